@@ -1,0 +1,137 @@
+"""The shape of a transformer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from minitx.config.checks import require, require_one_of, require_range
+
+Architecture = Literal["qwen3", "gpt2"]
+ARCHITECTURES: tuple[Architecture, ...] = ("qwen3", "gpt2")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything needed to build the network; weights aside, two equal configs are one model.
+
+    Attributes:
+        architecture: `qwen3` (RMSNorm, rotary embeddings, query/key norm, SwiGLU, no biases) or
+            `gpt2` (LayerNorm, learned positions, GELU, biases).
+        vocab_size: number of token ids.
+        context_length: the longest sequence, in tokens, the model is trained to see.
+        n_layers: number of blocks on the residual stream.
+        n_heads: query heads in each attention layer.
+        n_kv_heads: key/value heads; fewer than `n_heads` is grouped-query attention
+            (Ainslie et al. 2023). `gpt2` has as many as query heads.
+        d_model: width of the residual stream.
+        d_ff: width of the MLP's hidden layer.
+        head_dim: width of one head.
+        tie_embeddings: share one matrix between the embedding and the output head.
+        dropout: probability of zeroing an element, in training only: after the embedding, on
+            attention weights, and on what each layer adds to the residual stream.
+        rope_theta: base of the rotary frequencies (Su et al. 2021, section 3.4); qwen3 only.
+        norm_eps: added to the variance in every norm.
+
+    Raises:
+        BadInputError: from `check`, when a value is out of range or two don't fit together.
+    """
+
+    vocab_size: int
+    context_length: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_model: int
+    d_ff: int
+    head_dim: int
+    architecture: Architecture = "qwen3"
+    tie_embeddings: bool = True
+    dropout: float = 0.0
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Refuse shapes that can't be built, before any memory is allotted."""
+        require_one_of("architecture", self.architecture, ARCHITECTURES)
+        require_range("vocab_size", self.vocab_size, 1, 2**24)
+        require_range("context_length", self.context_length, 1, 2**20)
+        require_range("n_layers", self.n_layers, 1, 1024)
+        require_range("n_heads", self.n_heads, 1, 1024)
+        require_range("n_kv_heads", self.n_kv_heads, 1, self.n_heads)
+        require_range("d_model", self.d_model, 1, 2**16)
+        require_range("d_ff", self.d_ff, 1, 2**20)
+        require_range("head_dim", self.head_dim, 1, 2**16)
+        require_range("dropout", self.dropout, 0.0, 0.95)
+        require_range("rope_theta", self.rope_theta, 1.0, 1e12)
+        require_range("norm_eps", self.norm_eps, 0.0, 1.0)
+        require(
+            self.n_heads % self.n_kv_heads == 0,
+            f"n_kv_heads {self.n_kv_heads} does not divide n_heads {self.n_heads}",
+            "Choose a number of key/value heads that divides the number of heads",
+        )
+        if self.architecture == "gpt2":
+            require(
+                self.n_kv_heads == self.n_heads,
+                f"architecture gpt2 has no grouped-query attention, got n_kv_heads "
+                f"{self.n_kv_heads} for n_heads {self.n_heads}",
+                "Leave out --kv-heads, or use --architecture qwen3",
+            )
+            require(
+                self.head_dim * self.n_heads == self.d_model,
+                f"architecture gpt2 needs d_model = n_heads x head_dim, got {self.d_model} for "
+                f"{self.n_heads} x {self.head_dim}",
+                "Leave out --head-dim, or use --architecture qwen3",
+            )
+        else:
+            require(
+                self.head_dim % 2 == 0,
+                f"head_dim {self.head_dim} is odd, and rotary embeddings turn pairs",
+                "Choose --d-model and --heads so that each head has an even width",
+            )
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of trainable numbers, a shared embedding counted once."""
+        d, qkv = self.d_model, (self.n_heads + 2 * self.n_kv_heads) * self.head_dim
+        attention = d * qkv + self.n_heads * self.head_dim * d
+        embeddings = self.vocab_size * d * (1 if self.tie_embeddings else 2)
+        if self.architecture == "gpt2":
+            biases = qkv + d + self.d_ff + d
+            block = attention + 2 * d * self.d_ff + biases + 4 * d
+            return self.n_layers * block + embeddings + self.context_length * d + 2 * d
+        block = attention + 3 * d * self.d_ff + 2 * d + 2 * self.head_dim
+        return self.n_layers * block + embeddings + d
+
+    @property
+    def flops_per_token(self) -> float:
+        """Floating-point operations to train on one token at full context.
+
+        Six for each matrix weight (forward 2, backward 4) and the attention products, as counted
+        in PaLM (Chowdhery et al. 2022, appendix B), with the causal half of the square.
+        """
+        d, qkv = self.d_model, (self.n_heads + 2 * self.n_kv_heads) * self.head_dim
+        mlp = (2 if self.architecture == "gpt2" else 3) * d * self.d_ff
+        matrices = self.n_layers * (d * qkv + self.n_heads * self.head_dim * d + mlp)
+        matrices += self.vocab_size * d
+        attention = self.n_layers * self.n_heads * self.head_dim * self.context_length
+        return 6.0 * matrices + 6.0 * attention
+
+
+def derive_head_dim(d_model: int, n_heads: int) -> int:
+    """Width of one head when the heads share the residual width evenly.
+
+    Raises:
+        BadInputError: when `n_heads` does not divide `d_model`.
+    """
+    require_range("n_heads", n_heads, 1, 1024)
+    require(
+        d_model % n_heads == 0,
+        f"n_heads {n_heads} does not divide d_model {d_model}",
+        f"Use --d-model {max(1, round(d_model / n_heads)) * n_heads}, or a number of heads that "
+        f"divides {d_model}",
+    )
+    return d_model // n_heads

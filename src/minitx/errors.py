@@ -1,0 +1,64 @@
+"""Errors that a person can act on: one line that names the thing, says why, and how to fix it.
+
+Every error minitx raises on purpose derives from `MinitxError`. The command line prints it as
+``error: WHAT. FIX`` on stderr, without a traceback, and exits with the class's `exit_code`.
+
+| exit code | meaning                                                    |
+| --------- | ---------------------------------------------------------- |
+| 0         | done                                                       |
+| 1         | a defect in minitx itself (a traceback is written)         |
+| 2         | bad input: a flag, a file or a directory that can't be used |
+| 3         | a damaged checkpoint or run file, detected on load         |
+| 4         | training stopped because it became unstable                |
+| 5         | the run directory is in use by another process             |
+| 130       | interrupted (Ctrl-C), the run saved                        |
+| 143       | terminated (SIGTERM or SIGHUP), the run saved              |
+"""
+
+from __future__ import annotations
+
+
+class MinitxError(Exception):
+    """An expected failure, told in one line.
+
+    Args:
+        what: names the thing and says why it can't be used, without a final full stop.
+        fix: what to do about it, as an imperative.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(f"{what}. {fix}")
+        self.what = what
+        self.fix = fix
+
+
+class BadInputError(MinitxError):
+    """A flag, file or directory that can't be used as given (exit code 2)."""
+
+
+class DamagedFileError(MinitxError):
+    """A file of a checkpoint or run that fails its digest or does not parse (exit code 3)."""
+
+    exit_code = 3
+
+
+class InstabilityError(MinitxError):
+    """Training can't go on: the loss is no longer a number or diverged (exit code 4)."""
+
+    exit_code = 4
+
+
+class RunLockedError(MinitxError):
+    """Another process is writing to this run directory (exit code 5)."""
+
+    exit_code = 5
+
+
+class InterruptedRunError(MinitxError):
+    """A signal ended the run after it was saved (exit code 128 + signal number)."""
+
+    def __init__(self, what: str, fix: str, signal_number: int) -> None:
+        super().__init__(what, fix)
+        self.exit_code = 128 + signal_number
