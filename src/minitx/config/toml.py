@@ -31,7 +31,7 @@ def parse_toml(path: Path) -> dict[str, Any]:
         BadInputError: when the file is missing, is not UTF-8, or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_bytes().decode("utf-8"))
+        tables: dict[str, Any] = tomllib.loads(path.read_bytes().decode("utf-8"))
     except OSError as error:
         raise BadInputError(
             f"config {path} can't be read ({error.strerror})", "Give a TOML file that exists"
@@ -42,6 +42,7 @@ def parse_toml(path: Path) -> dict[str, Any]:
         ) from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadInputError(f"config {path} is not TOML: {error}", "Correct that line") from None
+    return tables
 
 
 def dump_toml(tables: dict[str, Any]) -> str:
