@@ -1,0 +1,6 @@
+"""`python -m minitx`."""
+
+from minitx.cli.app import main
+
+if __name__ == "__main__":
+    main()

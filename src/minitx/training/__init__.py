@@ -1,0 +1,1 @@
+"""How the model learns: schedule, optimizers, the loop, and what it reports."""
