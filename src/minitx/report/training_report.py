@@ -205,7 +205,7 @@ def sample_lines(
     lines = [
         line
         for part in text.split("\n", allow_blank=True)
-        for line in (part.wrap(console, width - 2) or [Text()])
+        for line in (part.wrap(console, max(2, width - 2)) or [Text()])
     ]
     if compact:
         lines = [line for line in lines if line.plain.strip()]
@@ -238,11 +238,11 @@ def _event_block(event: Event, times: int, console: Console, width: int) -> list
     text = Text(f"{event.severity} {visible(event.name)}", style=style)
     text = Text().append_text(text)
     text.append(f" at step {event.step:,}{often}: {_shown(event.message)}".replace("\n", " "))
-    lines = list(text.wrap(console, width - 2))
+    lines = list(text.wrap(console, max(2, width - 2)))
     if event.fix:
         fix = Text("try: ", style="bold")
         fix = Text().append_text(fix).append(_shown(event.fix).replace("\n", " "))
-        lines.extend(fix.wrap(console, width - 2))
+        lines.extend(fix.wrap(console, max(2, width - 2)))
     return [lines[0], *(Text("  ").append_text(line) for line in lines[1:])]
 
 
