@@ -1,0 +1,127 @@
+"""What a head is worth: the loss with its output set to zero, less the loss with it on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from minitx.inspection.probes import text_windows
+
+if TYPE_CHECKING:
+    from minitx.model import Transformer
+
+FloatArray = npt.NDArray[np.float64]
+
+WINDOWS = 16
+WINDOW_LENGTH = 128
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class HeadAblation:
+    """One head switched off.
+
+    Attributes:
+        layer, head: which head.
+        loss_change: loss without it less the loss with it, in nats per token; above 0, the head
+            helps.
+        standard_error: of `loss_change`, over windows of text paired with themselves; None with
+            fewer than two windows.
+    """
+
+    layer: int
+    head: int
+    loss_change: float
+    standard_error: float | None
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Every head switched off in turn.
+
+    Attributes:
+        loss: with all heads on, in nats per token.
+        heads: in order of layer and head.
+        n_windows, window_length: how much text was scored.
+        text_name: which text.
+    """
+
+    loss: float
+    heads: tuple[HeadAblation, ...]
+    n_windows: int
+    window_length: int
+    text_name: str
+
+    @property
+    def measured_on(self) -> str:
+        """The text that the losses were taken from, in words."""
+        plural = "s" if self.n_windows != 1 else ""
+        return f"{self.n_windows} window{plural} of {self.window_length} tokens of {self.text_name}"
+
+    def of(self, layer: int, head: int) -> HeadAblation | None:
+        """The figures of one head."""
+        for one in self.heads:
+            if (one.layer, one.head) == (layer, head):
+                return one
+        return None
+
+
+def ablate_heads(
+    model: Transformer,
+    text_ids: npt.NDArray[np.integer],
+    text_name: str = "the holdout",
+    progress: Callable[[int, int], None] | None = None,
+) -> Ablation | None:
+    """Switch each head off and measure the loss on the same windows of text.
+
+    Args:
+        model: any minitx model; left as it was.
+        text_ids: (tokens,) of a text, best of the holdout; only some windows are read.
+        text_name: what to call that text.
+        progress: told (heads done, heads in all) after each.
+
+    Returns:
+        None when the text has fewer than two tokens, so that there is no target.
+    """
+    import torch
+
+    from minitx.inspection.evaluating import evaluating
+
+    config = model.config
+    length = min(WINDOW_LENGTH, config.context_length, len(text_ids) - 1)
+    if length < 1:
+        return None
+    windows = torch.from_numpy(text_windows(text_ids, length + 1, WINDOWS))
+    windows = windows.to(next(model.parameters()).device)
+
+    def losses() -> FloatArray:
+        """Mean loss of each window, (windows,)."""
+        parts = [
+            model.token_losses(part[:, :-1], part[:, 1:]).double().mean(dim=1)
+            for part in torch.split(windows, _BATCH)
+        ]
+        return np.asarray(torch.cat(parts).cpu().numpy(), dtype=np.float64)
+
+    heads = []
+    with torch.inference_mode(), evaluating(model):
+        with_all = losses()
+        for layer in range(config.n_layers):
+            for head in range(config.n_heads):
+                model.ablated_heads.add((layer, head))
+                change = losses() - with_all
+                model.ablated_heads.clear()
+                heads.append(_summary(layer, head, change))
+                if progress is not None:
+                    progress(len(heads), config.n_layers * config.n_heads)
+    return Ablation(float(with_all.mean()), tuple(heads), len(windows), length, text_name)
+
+
+def _summary(layer: int, head: int, change: FloatArray) -> HeadAblation:
+    n = len(change)
+    error = float(change.std(ddof=1)) / math.sqrt(n) if n > 1 else None
+    return HeadAblation(layer, head, float(change.mean()), error)

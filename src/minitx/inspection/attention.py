@@ -1,0 +1,177 @@
+"""Who looks at whom: the attention weights of every layer and head for one text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from minitx.config import ModelConfig
+from minitx.errors import BadInputError
+from minitx.inspection.rollout import attention_rollout
+
+if TYPE_CHECKING:
+    from minitx.model import Transformer
+    from minitx.tokenizer import Tokenizer
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionMaps:
+    """The attention of all heads over one text.
+
+    Attributes:
+        tokens: text of each token, as the tokenizer shows it (a space is a space).
+        ids: (seq,) token ids.
+        weights: (n_layers, n_heads, seq, seq); `weights[l, h, i, j]` is how much of its attention
+            head h of layer l gives at position i to position j. Rows sum to 1; entries above the
+            diagonal are 0.
+        value_lengths: (n_layers, n_heads, seq) length of the vector that a head would add to the
+            residual stream if it looked at that position alone: the norm of its value after the
+            head's part of the output matrix (Kobayashi et al. 2020, equation 5).
+    """
+
+    tokens: tuple[str, ...]
+    ids: IntArray
+    weights: FloatArray
+    value_lengths: FloatArray
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers."""
+        return int(self.weights.shape[0])
+
+    @property
+    def n_heads(self) -> int:
+        """Query heads in each layer."""
+        return int(self.weights.shape[1])
+
+    @property
+    def seq(self) -> int:
+        """Number of tokens."""
+        return int(self.weights.shape[2])
+
+    def head(self, layer: int, head: int) -> FloatArray:
+        """Weights of one head, (seq, seq).
+
+        Raises:
+            BadInputError: when the model has no such layer or head.
+        """
+        require_layer(layer, self.n_layers)
+        require_head(head, self.n_heads)
+        return np.asarray(self.weights[layer, head])
+
+    def average(self, layer: int | None = None) -> FloatArray:
+        """Mean weights over the heads of a layer, or of all layers, (seq, seq)."""
+        if layer is None:
+            return np.asarray(self.weights.mean(axis=(0, 1)))
+        require_layer(layer, self.n_layers)
+        return np.asarray(self.weights[layer].mean(axis=0))
+
+    def norms(self, layer: int, head: int) -> FloatArray:
+        """Value-weighted norms of one head, (seq, seq): weight times length of what it fetches.
+
+        A large weight on a token whose value is short moves nothing (Kobayashi et al. 2020).
+        """
+        return np.asarray(self.head(layer, head) * self.value_lengths[layer, head][None, :])
+
+    def rollout(self) -> FloatArray:
+        """Attention rollout after each layer, (n_layers, seq, seq)."""
+        return attention_rollout(self.weights)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """One token that was looked at: its position, its text, and how much."""
+
+    position: int
+    token: str
+    value: float
+
+
+def most_looked_at(
+    rows: FloatArray, tokens: tuple[str, ...], position: int, count: int
+) -> list[Looked]:
+    """What the token at `position` looked at most, the strongest first.
+
+    Args:
+        rows: (seq, seq) weights or norms, row = the token that looks.
+        tokens: text of each token.
+        position: which token looks.
+        count: at most so many answers; never tokens after `position`.
+
+    Raises:
+        BadInputError: when there is no such position.
+    """
+    require_position(position, len(tokens))
+    row = rows[position, : position + 1]
+    # Ties go to the nearest token, so that the answer does not hang on the sort.
+    order = np.lexsort((-np.arange(len(row)), -row))[:count]
+    return [Looked(int(j), tokens[j], float(row[j])) for j in order]
+
+
+def read_attention(model: Transformer, tokenizer: Tokenizer, ids: IntArray) -> AttentionMaps:
+    """Run the explicit form of attention over one text and keep all its weights.
+
+    Args:
+        model: any minitx model; left as it was.
+        tokenizer: to show the tokens.
+        ids: (seq,) token ids, at least 1 and at most the model's context length.
+
+    Returns:
+        Maps in float32 on the CPU, whatever the model's device and dtype.
+    """
+    import torch
+
+    from minitx.inspection.evaluating import evaluating
+    from minitx.inspection.value_norms import value_lengths
+    from minitx.model import Trace
+
+    trace = Trace()
+    device = next(model.parameters()).device
+    with torch.inference_mode(), evaluating(model):
+        model(torch.from_numpy(ids.astype(np.int64))[None].to(device), trace=trace)
+        weights = np.stack([layer[0].float().cpu().numpy() for layer in trace.attention])
+        lengths = value_lengths(model, trace)
+    tokens = tuple(tokenizer.piece(int(i)) for i in ids)
+    return AttentionMaps(tokens, ids.astype(np.int64), weights, lengths)
+
+
+def require_layer(layer: int, n_layers: int) -> None:
+    """Refuse a layer that does not exist, saying which do."""
+    if not 0 <= layer < n_layers:
+        raise BadInputError(f"layer {layer} does not exist", _existing("layer", n_layers))
+
+
+def require_head(head: int, n_heads: int) -> None:
+    """Refuse a head that does not exist, saying which do."""
+    if not 0 <= head < n_heads:
+        raise BadInputError(f"head {head} does not exist", _existing("head", n_heads))
+
+
+def require_position(position: int, seq: int) -> None:
+    """Refuse a position outside the text, saying which exist."""
+    if not 0 <= position < seq:
+        raise BadInputError(f"token {position} does not exist", _existing("token", seq))
+
+
+def require_fits(seq: int, config: ModelConfig) -> None:
+    """Refuse an empty text, and one that is longer than the model's context."""
+    if seq == 0:
+        raise BadInputError("the prompt is empty", "Give at least one character with --prompt")
+    if seq > config.context_length:
+        raise BadInputError(
+            f"the prompt is {seq:,} tokens long, and the model's context is "
+            f"{config.context_length:,}",
+            "Shorten the prompt",
+        )
+
+
+def _existing(what: str, count: int) -> str:
+    if count == 1:
+        return f"Choose {what} 0, the only one"
+    return f"Choose a {what} from 0 to {count - 1}"

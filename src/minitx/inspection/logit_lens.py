@@ -1,0 +1,80 @@
+"""What each layer would say next: the residual stream read with the model's own output head.
+
+The stream after any block has the shape of the last one, so the final norm and the output head can
+be put on it early (nostalgebraist 2020, "interpreting GPT: the logit lens"). The reading of the
+last layer is the model's own answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from minitx.model import Transformer
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class LogitLens:
+    """Readings of the residual stream: at the embedding (0), then after each layer.
+
+    Attributes:
+        top_ids: (n_layers + 1, seq, k) the likeliest next tokens, the likeliest first.
+        top_probabilities: (n_layers + 1, seq, k) their probabilities.
+        next_probability: (n_layers + 1, seq - 1) probability of the token that does follow.
+        loss: (n_layers + 1,) mean loss on the text at each reading, nats per token; empty for a
+            text of one token.
+    """
+
+    top_ids: IntArray
+    top_probabilities: FloatArray
+    next_probability: FloatArray
+    loss: FloatArray
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each reading is called: `embedding`, `layer 0`, `layer 1`, ..."""
+        return ("embedding", *(f"layer {i}" for i in range(len(self.top_ids) - 1)))
+
+
+def read_logit_lens(model: Transformer, ids: IntArray, k: int = 5) -> LogitLens:
+    """Read the residual stream of one text after each layer.
+
+    Args:
+        model: any minitx model; left as it was.
+        ids: (seq,) token ids.
+        k: how many of the likeliest tokens to keep, at most the vocabulary's size.
+    """
+    import torch
+
+    from minitx.inspection.evaluating import evaluating
+    from minitx.model import Trace
+
+    trace = Trace()
+    device = next(model.parameters()).device
+    text = torch.from_numpy(ids.astype(np.int64)).to(device)
+    k = min(k, model.config.vocab_size)
+    top_ids, top, following, losses = [], [], [], []
+    with torch.inference_mode(), evaluating(model):
+        model(text[None], trace=trace)
+        for stream in trace.residual:
+            log_probabilities = model.unembed(stream)[0].float().log_softmax(dim=-1)
+            best = log_probabilities.topk(k, dim=-1)
+            top_ids.append(best.indices.cpu().numpy())
+            top.append(best.values.exp().cpu().numpy())
+            right = log_probabilities[:-1].gather(1, text[1:, None])[:, 0]
+            following.append(right.exp().cpu().numpy())
+            if len(ids) > 1:
+                losses.append(-float(right.mean()))
+    return LogitLens(
+        np.stack(top_ids).astype(np.int64),
+        np.stack(top).astype(np.float32),
+        np.stack(following).astype(np.float32),
+        np.asarray(losses, dtype=np.float32),
+    )

@@ -1,0 +1,78 @@
+"""Texts made to bring out what a head does: random tokens repeated, and a control.
+
+A token that follows its own earlier occurrence by chance tells nothing about repetition. So the
+probe is drawn at random (Olsson et al. 2022, section "Argument 4"), and the control is the same
+text with the second half drawn anew: positions and offsets are equal, only the repetition is gone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+
+MAX_PERIOD = 64
+MIN_PERIOD = 4
+
+
+@dataclass(frozen=True, eq=False)
+class RepeatProbe:
+    """Random tokens, once and again.
+
+    Attributes:
+        period: number of tokens before they repeat.
+        repeated: (batch, 2 * period) ids; the second half equals the first.
+        control: (batch, 2 * period) ids; the same first half, then other random tokens.
+    """
+
+    period: int
+    repeated: IntArray
+    control: IntArray
+
+
+def repeat_probe(vocab_size: int, context_length: int, batch: int, seed: int) -> RepeatProbe | None:
+    """Draw a probe; None where the context is too short for one.
+
+    Within a half no token occurs twice if the vocabulary is large enough, so that "the earlier
+    occurrence" is one position.
+    """
+    period = min(MAX_PERIOD, context_length // 2)
+    if vocab_size >= MIN_PERIOD:
+        period = min(period, vocab_size)
+    if period < MIN_PERIOD:
+        return None
+    rng = np.random.default_rng(seed)
+    first = _halves(rng, vocab_size, period, batch)
+    other = _halves(rng, vocab_size, period, batch)
+    return RepeatProbe(
+        period=period,
+        repeated=np.concatenate([first, first], axis=1),
+        control=np.concatenate([first, other], axis=1),
+    )
+
+
+def _halves(rng: np.random.Generator, vocab_size: int, period: int, batch: int) -> IntArray:
+    distinct = vocab_size >= period
+    rows = [rng.choice(vocab_size, size=period, replace=not distinct) for _ in range(batch)]
+    return np.stack(rows).astype(np.int64)
+
+
+def text_windows(ids: npt.NDArray[np.integer], length: int, count: int) -> IntArray:
+    """Windows spread evenly over a text.
+
+    Args:
+        ids: all token ids of the text.
+        length: tokens in a window.
+        count: most windows; fewer where the text is short, since they never overlap.
+
+    Returns:
+        (windows, length) ids; no row at all when the text is shorter than one window.
+    """
+    fitting = min(count, len(ids) // length)
+    if fitting == 0:
+        return np.empty((0, length), dtype=np.int64)
+    starts = np.linspace(0, len(ids) - length, fitting).astype(np.int64)
+    return np.stack([np.asarray(ids[start : start + length]) for start in starts]).astype(np.int64)

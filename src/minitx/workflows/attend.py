@@ -1,0 +1,307 @@
+"""Look inside a trained model while it reads a text: what `minitx attn` does, as library calls.
+
+    study = open_study(Path("runs/shakespeare"), prompt="To be or not to be")
+    study.maps.head(1, 3)              # (seq, seq) weights
+    study.roles.most_telling()         # which head does what
+
+Each figure is measured when it is first asked for, and kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from minitx.checkpoint import load_model
+from minitx.errors import BadInputError
+from minitx.inspection.ablation import Ablation, ablate_heads
+from minitx.inspection.attention import (
+    AttentionMaps,
+    read_attention,
+    require_fits,
+    require_head,
+    require_layer,
+)
+from minitx.inspection.logit_lens import LogitLens, read_logit_lens
+from minitx.inspection.mask_check import MaskCheck, check_mask
+from minitx.inspection.roles import HeadRole, HeadRoles, read_roles
+
+if TYPE_CHECKING:
+    from minitx.model import Transformer
+    from minitx.tokenizer import Tokenizer
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+Index = int | Literal["all"] | None
+MapKind = Literal["weight", "norm", "average", "rollout"]
+
+SHORT_PROMPT = 32
+"""Tokens of the holdout that stand in for a prompt: so many fit a map 80 columns wide."""
+
+_HOLDOUT_CHARACTERS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The head to show, and why this one if nobody asked for it."""
+
+    layer: int
+    head: int
+    reason: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenMap:
+    """One map to show.
+
+    Attributes:
+        kind: weights or value-weighted norms of a head, an average over heads, or a rollout.
+        layer, head: of which; None where the map is over all of them.
+        values: (seq, seq).
+    """
+
+    kind: MapKind
+    layer: int | None
+    head: int | None
+    values: FloatArray
+
+
+@dataclass(frozen=True)
+class ChosenMaps:
+    """The maps to show, and why these if they were not asked for."""
+
+    maps: tuple[ChosenMap, ...]
+    reason: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionStudy:
+    """A model, a text, and everything that can be asked about the two.
+
+    Attributes:
+        checkpoint: directory of the model.
+        model: in eval mode.
+        tokenizer: of the model.
+        prompt: the text.
+        prompt_from: where the text comes from, in words; None if it was given.
+        ids: (seq,) token ids of the text.
+        sample_ids: (tokens,) of a longer text to measure roles and ablations on: the holdout, or
+            the prompt where there is none.
+        sample_name: what that text is, in words.
+    """
+
+    checkpoint: Path
+    model: Transformer
+    tokenizer: Tokenizer
+    prompt: str
+    prompt_from: str | None
+    ids: IntArray
+    sample_ids: IntArray
+    sample_name: str
+
+    @cached_property
+    def maps(self) -> AttentionMaps:
+        """Attention of all heads on the text."""
+        return read_attention(self.model, self.tokenizer, self.ids)
+
+    @cached_property
+    def roles(self) -> HeadRoles:
+        """What each head does."""
+        return read_roles(self.model, self.sample_ids, self.sample_name)
+
+    @cached_property
+    def lens(self) -> LogitLens:
+        """What each layer would say next."""
+        return read_logit_lens(self.model, self.ids)
+
+    @cached_property
+    def ablation(self) -> Ablation | None:
+        """What the loss gains when each head is off; None if there is no target to score."""
+        return ablate_heads(self.model, self.sample_ids, self.sample_name)
+
+    @cached_property
+    def mask_check(self) -> MaskCheck:
+        """Whether any logit depends on a later token."""
+        return check_mask(self.model, self.ids)
+
+    def choose(self, layer: int | None = None, head: int | None = None) -> Choice:
+        """The head asked for; where layer or head is None, the most telling one that fits.
+
+        Raises:
+            BadInputError: when there is no such layer or head.
+        """
+        config = self.model.config
+        if layer is not None:
+            require_layer(layer, config.n_layers)
+        if head is not None:
+            require_head(head, config.n_heads)
+        if layer is not None and head is not None:
+            return Choice(layer, head, None)
+        fitting = HeadRoles(
+            tuple(
+                one
+                for one in self.roles.heads
+                if layer in (None, one.layer) and head in (None, one.head)
+            ),
+            self.roles.measured_on,
+        )
+        best = fitting.most_telling()
+        if best is None:
+            return Choice(layer or 0, head or 0, "the first; its context is too short for roles")
+        return Choice(best.layer, best.head, _reason(best, layer, head))
+
+
+def open_study(
+    checkpoint: Path,
+    prompt: str | None = None,
+    prompt_tokens: int = SHORT_PROMPT,
+    device: str = "cpu",
+) -> AttentionStudy:
+    """Load a model and the text to look at.
+
+    Args:
+        checkpoint: a checkpoint directory, for example from `resolve_checkpoint`.
+        prompt: the text; None takes the beginning of the model's holdout.
+        prompt_tokens: how many tokens of the holdout stand in for a prompt.
+        device: a torch device. Weights are used in float32.
+
+    Raises:
+        BadInputError: when the prompt is empty, longer than the context, or has characters that
+            the tokenizer never saw.
+    """
+    loaded = load_model(checkpoint, device=device)
+    model, tokenizer = loaded.model, loaded.tokenizer
+    model.eval()
+    holdout = _holdout(checkpoint)
+    sample_ids = _as_ids(tokenizer.encode(holdout, unknown="replace")) if holdout else None
+    prompt_from = None
+    if prompt is not None:
+        ids = _as_ids(tokenizer.encode(prompt))
+    elif sample_ids is not None and len(sample_ids):
+        limit = min(prompt_tokens, model.config.context_length)
+        ids = _whole_words(sample_ids[:limit], tokenizer.piece)
+        prompt, prompt_from = tokenizer.decode(ids), "the beginning of the holdout"
+    else:
+        raise BadInputError(
+            f"no prompt was given, and {checkpoint} has no holdout to take one from",
+            "Give a text with --prompt",
+        )
+    require_fits(len(ids), model.config)
+    if sample_ids is None or len(sample_ids) < len(ids):
+        sample_ids, sample_name = ids, "the prompt"
+    else:
+        sample_name = "the holdout"
+    return AttentionStudy(
+        checkpoint, model, tokenizer, prompt, prompt_from, ids, sample_ids, sample_name
+    )
+
+
+def choose_maps(
+    study: AttentionStudy, kind: MapKind, layer: Index = None, head: Index = None
+) -> ChosenMaps:
+    """The maps that a layer, a head and a kind name.
+
+    For weights and norms, None lets the most telling head be chosen and `all` takes every one.
+    An average is over the heads of a layer, or of all layers (None). A rollout runs up to a
+    layer, or to the last (None).
+
+    Raises:
+        BadInputError: when there is no such layer or head, or a head is given to an average or
+            a rollout, which have none.
+    """
+    n_layers, n_heads = study.model.config.n_layers, study.model.config.n_heads
+    if isinstance(layer, int):
+        require_layer(layer, n_layers)
+    if isinstance(head, int):
+        require_head(head, n_heads)
+    if kind in ("average", "rollout"):
+        if head is not None:
+            raise BadInputError(f"--{kind} takes all heads together", "Leave out --head")
+        return ChosenMaps(tuple(_over_heads(study, kind, layer)))
+    reason = None
+    if "all" not in (layer, head):
+        choice = study.choose(*(at if isinstance(at, int) else None for at in (layer, head)))
+        layer, head, reason = choice.layer, choice.head, choice.reason
+    layers = [layer] if isinstance(layer, int) else range(n_layers)
+    heads = [head] if isinstance(head, int) else range(n_heads)
+    read = study.maps.norms if kind == "norm" else study.maps.head
+    chosen = tuple(ChosenMap(kind, i, j, read(i, j)) for i in layers for j in heads)
+    return ChosenMaps(chosen, reason)
+
+
+def _over_heads(study: AttentionStudy, kind: MapKind, layer: Index) -> Iterator[ChosenMap]:
+    n_layers = study.model.config.n_layers
+    if kind == "average":
+        if layer is None:
+            yield ChosenMap(kind, None, None, study.maps.average())
+        for at in range(n_layers):
+            if layer in ("all", at):
+                yield ChosenMap(kind, at, None, study.maps.average(at))
+        return
+    rolled = study.maps.rollout()
+    for at in range(n_layers):
+        if layer in ("all", at) or (layer is None and at == n_layers - 1):
+            yield ChosenMap(kind, at, None, rolled[at])
+
+
+def save_maps(study: AttentionStudy, path: Path) -> None:
+    """Write the maps as a NumPy archive: weights, norms, rollout, ids, tokens (UTF-8 strings).
+
+    Raises:
+        BadInputError: when the file can't be written.
+    """
+    maps = study.maps
+    norms = maps.weights * maps.value_lengths[:, :, None, :]
+    try:
+        with path.open("wb") as file:
+            np.savez_compressed(
+                file,
+                weights=maps.weights,
+                norms=norms,
+                rollout=maps.rollout(),
+                ids=maps.ids,
+                tokens=np.array(maps.tokens, dtype=np.str_),
+            )
+    except OSError as error:
+        raise BadInputError(
+            f"{path} can't be written ({error.strerror})", "Choose another file"
+        ) from None
+
+
+def _reason(best: HeadRole, layer: int | None, head: int | None) -> str:
+    where = "" if layer is None and head is None else " there"
+    if layer is not None:
+        where = f" of layer {layer}"
+    elif head is not None:
+        where = f" among the heads {head}"
+    if best.role is None:
+        return f"no head{where} has a role that stands out; this is the first"
+    return f"the strongest {best.role} head{where}"
+
+
+def _holdout(checkpoint: Path) -> str | None:
+    """Text of the holdout part that the run keeps, as far as it is needed; None without a run."""
+    for directory in (checkpoint, *checkpoint.resolve().parents[:2]):
+        path = directory / "data" / "holdout.txt"
+        if path.is_file():
+            with path.open(encoding="utf-8", errors="strict", newline="") as file:
+                return file.read(_HOLDOUT_CHARACTERS)
+    return None
+
+
+def _whole_words(ids: IntArray, piece: Callable[[int], str]) -> IntArray:
+    """Drop a word that the cut may have broken, unless that drops much."""
+    for length in range(len(ids), len(ids) * 2 // 3, -1):
+        if length < len(ids) and piece(int(ids[length]))[:1].isspace():
+            return ids[:length]
+    return ids
+
+
+def _as_ids(ids: npt.NDArray[np.integer]) -> IntArray:
+    return np.asarray(ids, dtype=np.int64)
