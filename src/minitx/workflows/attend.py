@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from minitx.checkpoint import load_model
 from minitx.errors import BadInputError
 from minitx.inspection.ablation import Ablation, ablate_heads
 from minitx.inspection.attention import (
@@ -175,6 +174,8 @@ def open_study(
         BadInputError: when the prompt is empty, longer than the context, or has characters that
             the tokenizer never saw.
     """
+    from minitx.checkpoint import load_model
+
     loaded = load_model(checkpoint, device=device)
     model, tokenizer = loaded.model, loaded.tokenizer
     model.eval()

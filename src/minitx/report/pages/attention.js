@@ -247,7 +247,7 @@
       node("th", { scope: "col", class: "number" }, next === null ? "" : "next"),
       node("th", { scope: "col" }, "most likely")));
     const rows = data.lens.layers.map((layer) => {
-      const guesses = layer.top[i].flatMap(([id, p], k) => {
+      const guesses = layer.top[i].slice(0, 4).flatMap(([id, p], k) => {
         const right = next !== null && data.lens.pieces[id] === next;
         return [k ? "  " : "", node("span", right ? { class: "next" } : {}, piece(data.lens.pieces[id])),
           " ", node("small", {}, `${Math.round(100 * p)} %`)];

@@ -1,0 +1,435 @@
+import base64
+import html.parser
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from minitx.errors import BadInputError
+from minitx.inspection.ablation import Ablation, HeadAblation
+from minitx.inspection.attention import AttentionMaps
+from minitx.inspection.logit_lens import LogitLens
+from minitx.inspection.roles import HeadRole, HeadRoles, RoleScore
+from minitx.report.attention_page import (
+    MAX_PAGE_BYTES,
+    PageContent,
+    attention_page,
+    quantise,
+    require_page_fits,
+)
+
+TEXT = ["To", " be", ",", " or", " not", " to", " be", "</script><b>", "\n", "é", "{{data}}", " x"]
+
+
+def content(n_layers=2, n_heads=3, tokens=TEXT, lens=True):
+    rng = np.random.default_rng(0)
+    seq = len(tokens)
+    weights = np.tril(rng.random((n_layers, n_heads, seq, seq)) ** 6 + 1e-7)
+    weights = (weights / weights.sum(axis=-1, keepdims=True)).astype(np.float32)
+    maps = AttentionMaps(
+        tuple(tokens),
+        np.arange(seq),
+        weights,
+        rng.uniform(0.1, 3, (n_layers, n_heads, seq)).astype(np.float32),
+    )
+    scores = {"previous token": RoleScore(0.8, 0.05), "local": RoleScore(0.9, 0.1)}
+    places = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
+    heads = [HeadRole(*at, "previous token" if at == (1, 0) else None, scores) for at in places]
+    readings = LogitLens(
+        rng.integers(0, seq, (n_layers + 1, seq, 3)),
+        rng.random((n_layers + 1, seq, 3)).astype(np.float32),
+        rng.random((n_layers + 1, seq - 1)).astype(np.float32),
+        rng.random(n_layers + 1).astype(np.float32),
+    )
+    ablation = Ablation(1.5, tuple(HeadAblation(*at, 0.01, 0.002) for at in places), 4, 8, "a text")
+    return PageContent(
+        title="A <title>",
+        about="a & b",
+        maps=maps,
+        layer=1,
+        head=0,
+        roles=HeadRoles(tuple(heads), "16 windows"),
+        lens=readings if lens else None,
+        piece=lambda i: tokens[i],
+        ablation=ablation,
+    )
+
+
+class Page(html.parser.HTMLParser):
+    """Text of the elements with an id, attributes that could fetch something, and the title."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.by_id, self.links, self.title, self.open = {}, [], "", []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.links += [v for k, v in attrs if k in ("src", "href", "srcset", "action", "data")]
+        if tag not in ("meta", "link", "br", "input"):
+            self.open.append((tag, attributes.get("id")))
+        if "id" in attributes:
+            self.by_id[attributes["id"]] = ""
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data):
+        tag, name = self.open[-1] if self.open else ("", None)
+        if name:
+            self.by_id[name] += data
+        if tag == "title":
+            self.title += data
+
+
+def test_the_page_holds_every_weight_within_its_stated_error():
+    given = content()
+    page = Page(attention_page(given))
+    raw = np.frombuffer(base64.b64decode(page.by_id["weights"]), np.uint8)
+    maps, seq = given.maps, given.maps.seq
+    stored = (raw.reshape(2 * 3 + 2 + 2, -1) / 255.0) ** 2
+    rows, columns = np.tril_indices(seq)
+    for layer in range(2):
+        for head in range(3):
+            error = stored[layer * 3 + head] - maps.weights[layer, head][rows, columns]
+            assert np.abs(error).max() <= 0.004
+        mean, rolled = stored[6 + layer], stored[8 + layer]
+        assert np.abs(mean - maps.average(layer)[rows, columns]).max() <= 0.004
+        assert np.abs(rolled - maps.rollout()[layer][rows, columns]).max() <= 0.004
+    lengths = np.frombuffer(base64.b64decode(page.by_id["lengths"]), "<f4")
+    np.testing.assert_array_equal(lengths, maps.value_lengths.ravel())
+
+
+def test_the_page_holds_tokens_roles_and_lens_whatever_their_text():
+    given = content()
+    page = Page(attention_page(given))
+    data = json.loads(page.by_id["data"])
+    assert data["tokens"] == TEXT
+    assert page.title == "A <title>"
+    assert data["about"] == "a & b"
+    assert data["chosen"] == {"layer": 1, "head": 0}
+    assert [one["role"] for one in data["roles"]["heads"]] == [None] * 3 + ["previous token"] + [
+        None
+    ] * 2
+    assert data["roles"]["heads"][0]["scores"]["local"] == [0.9, 0.1]
+    assert data["roles"]["heads"][0]["loss_change"] == 0.01
+    assert [layer["name"] for layer in data["lens"]["layers"]] == [
+        "embedding",
+        "layer 0",
+        "layer 1",
+    ]
+    top = data["lens"]["layers"][2]["top"][4]
+    assert [data["lens"]["pieces"][at] for at, _ in top] == [
+        TEXT[i] for i in given.lens.top_ids[2, 4]
+    ]
+
+
+def test_nothing_is_fetched():
+    text = attention_page(content(tokens=["a", "b"]))
+    page = Page(text)
+    assert [link for link in page.links if not link.startswith("#")] == []
+    assert not re.search(r"https?://|@import|url\(", text)
+    assert "default-src 'none'" in text
+
+
+def test_quantising_keeps_small_weights_apart_and_the_ends_exact():
+    maps = np.zeros((1, 3, 3), np.float32)
+    maps[0] = [[1, 0, 0], [0.001, 0.999, 0], [0.002, 0.004, 0.994]]
+    bytes_ = quantise(maps)[0]
+    assert bytes_[0] == 255
+    assert len(set(bytes_[[1, 3, 4]].tolist())) == 3
+
+
+def test_64_heads_of_256_tokens_stay_under_5_megabytes():
+    tokens = [f" w{i}" for i in range(256)]
+    assert len(attention_page(content(8, 8, tokens)).encode()) < 5_000_000 == MAX_PAGE_BYTES
+
+
+def test_a_page_over_the_limit_is_refused_with_the_length_that_fits():
+    with pytest.raises(BadInputError) as caught:
+        require_page_fits(2048, 12, 12)
+    longest = int(re.search(r"to (\d+) tokens", str(caught.value))[1])
+    require_page_fits(longest, 12, 12)
+    with pytest.raises(BadInputError):
+        require_page_fits(longest + 1, 12, 12)
+
+
+# ---- in a browser ------------------------------------------------------------------------------
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+
+class Browser:
+    """Headless Chromium spoken to over a pipe in the DevTools protocol: no driver needed."""
+
+    def __init__(self, profile, page):
+        read_commands, self.commands = os.pipe()
+        self.answers, write_answers = os.pipe()
+
+        def as_3_and_4():
+            # Chromium reads commands from descriptor 3 and answers on 4.
+            spare = [os.dup(read_commands), os.dup(write_answers)]
+            os.dup2(spare[0], 3)
+            os.dup2(spare[1], 4)
+
+        self.process = subprocess.Popen(
+            [
+                CHROMIUM,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                "--disable-background-networking",
+                f"--user-data-dir={profile}",
+                "--remote-debugging-pipe",
+                "--window-size=1200,900",
+                "about:blank",
+            ],
+            preexec_fn=as_3_and_4,
+            close_fds=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(read_commands)
+        os.close(write_answers)
+        self.buffer, self.number, self.session, self.events = b"", 0, None, []
+        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.send("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.send(f"{domain}.enable")
+        self.send("Page.navigate", url=page.as_uri())
+        self.wait("Page.loadEventFired")
+
+    def send(self, method, **params):
+        self.number += 1
+        message = {"id": self.number, "method": method, "params": params}
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self.commands, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self.receive()
+            if answer.get("id") == self.number:
+                assert "error" not in answer, answer
+                return answer["result"]
+
+    def receive(self):
+        while b"\0" not in self.buffer:
+            part = os.read(self.answers, 1 << 16)
+            assert part, "the browser went away"
+            self.buffer += part
+        message, self.buffer = self.buffer.split(b"\0", 1)
+        message = json.loads(message)
+        if "method" in message:
+            self.events.append(message)
+        return message
+
+    def wait(self, method):
+        while not any(event["method"] == method for event in self.events):
+            self.receive()
+
+    def run(self, script):
+        found = self.send("Runtime.evaluate", expression=script, returnByValue=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    def until(self, condition):
+        for _ in range(200):
+            if self.run(condition):
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"never true: {condition}")
+
+    def text(self, selector):
+        return self.run(f"document.querySelector({selector!r}).textContent")
+
+    def choose(self, name, value):
+        self.run(
+            f"(() => {{ const s = document.getElementById({name!r}); s.value = {value!r};"
+            " s.dispatchEvent(new Event('change')); })()"
+        )
+
+    def middle(self, selector):
+        return self.run(
+            f"(() => {{ const e = document.querySelector({selector!r});"
+            " e.scrollIntoView({block: 'center'}); const b = e.getBoundingClientRect();"
+            " return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+        )
+
+    def mouse(self, kind, x, y):
+        button = "none" if kind == "mouseMoved" else "left"
+        self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, clickCount=1)
+
+    def click(self, selector):
+        x, y = self.middle(selector)
+        for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+            self.mouse(kind, x, y)
+
+    def key(self, name):
+        for kind in ("keyDown", "keyUp"):
+            self.send("Input.dispatchKeyEvent", type=kind, key=name, code=name)
+
+    def close(self):
+        self.process.terminate()
+        self.process.wait(timeout=20)
+        os.close(self.commands)
+        os.close(self.answers)
+
+
+@pytest.fixture(scope="module")
+def given():
+    return content()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory, given):
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    folder = tmp_path_factory.mktemp("page")
+    page = folder / "page.html"
+    page.write_text(attention_page(given), encoding="utf-8")
+    opened = Browser(folder / "profile", page)
+    yield opened
+    opened.close()
+
+
+def looked_at(given, rows, token):
+    """What the list `looks at` should say, from the exact weights."""
+    order = sorted(range(token + 1), key=lambda j: -rows[token, j])[:5]
+    return [j for j in order if rows[token, j] > 1e-4]
+
+
+def listed(browser):
+    return browser.run("[...document.querySelectorAll('#looks-at .at')].map(e => +e.textContent)")
+
+
+def test_the_chosen_head_is_shown_first(browser):
+    assert browser.text("#role") == "previous token head"
+    assert "layer 1, head 0" in browser.text("#map-hint")
+    assert browser.run("document.querySelectorAll('.thumb').length") == 6
+
+
+def test_another_layer_and_head_can_be_selected(browser, given):
+    browser.choose("layer", "0")
+    browser.choose("head", "2")
+    assert "layer 0, head 2" in browser.text("#token-name")
+    browser.choose("kind", "rollout")
+    assert browser.run("document.getElementById('head').disabled")
+    browser.choose("kind", "head")
+    browser.click(".thumb[data-layer='1'][data-head='1']")
+    assert "layer 1, head 1" in browser.text("#token-name")
+    browser.key("ArrowLeft")
+    assert "layer 1, head 0" in browser.text("#token-name")
+
+
+def test_pointing_at_a_token_lists_what_it_looks_at(browser, given):
+    browser.choose("layer", "0")
+    browser.choose("head", "1")
+    for token in (3, 6, 9):
+        browser.mouse("mouseMoved", *browser.middle(f".token[data-i='{token}']"))
+        assert f"Token {token}," in browser.text("#token-name")
+        expected = looked_at(given, given.maps.weights[0, 1], token)
+        assert listed(browser)[:3] == expected[:3]
+        assert browser.run("document.querySelectorAll('.token.later').length") == 11 - token
+
+
+def test_the_measure_can_be_value_weighted(browser, given):
+    browser.choose("layer", "0")
+    browser.choose("head", "1")
+    browser.choose("measure", "norm")
+    browser.mouse("mouseMoved", *browser.middle(".token[data-i='9']"))
+    assert listed(browser)[:3] == looked_at(given, given.maps.norms(0, 1), 9)[:3]
+    browser.choose("measure", "weight")
+
+
+def test_the_keyboard_walks_the_text_and_a_screen_reader_hears_it(browser):
+    browser.click(".token[data-i='4']")
+    assert browser.run("location.hash").endswith("token=4")
+    browser.key("ArrowRight")
+    assert browser.run("document.activeElement.dataset.i") == "5"
+    said = browser.text("#said")
+    assert "token 5, space to, looks at" in said
+    browser.key("End")
+    assert browser.run("document.activeElement.dataset.i") == "11"
+    browser.key("Escape")
+    assert not browser.run("location.hash.includes('token')")
+    unnamed = browser.run(
+        "[...document.querySelectorAll('button, select, canvas#map, [role=option]')].filter(e => "
+        "!(e.getAttribute('aria-label') || e.closest('label') || e.textContent.trim())).length"
+    )
+    assert unnamed == 0
+
+
+def test_the_lens_marks_the_token_that_follows(browser, given):
+    browser.mouse("mouseMoved", *browser.middle(".token[data-i='2']"))
+    assert "␣or" in browser.text("#lens-hint")
+    assert browser.run("document.querySelectorAll('#lens tbody tr').length") == 3
+
+
+def test_a_row_of_the_role_table_selects_its_head(browser):
+    browser.click("#roles tbody tr:nth-child(6) button")
+    assert "layer 1, head 2" in browser.text("#token-name")
+
+
+def test_pointing_at_the_map_reads_out_the_weight(browser, given):
+    browser.run("document.querySelector('#map').scrollIntoView()")
+    x, y, side = browser.run(
+        "(() => { const b = document.querySelector('#map').getBoundingClientRect();"
+        " return [b.x, b.bottom, b.width]; })()"
+    )
+    browser.mouse("mouseMoved", x + side - 5, y - 5)
+    browser.until("document.getElementById('readout').textContent.includes('→')")
+    found = re.match(r"11 ␣x → 11 ␣x: ([\d.]+) %", browser.text("#readout"))
+    assert float(found[1]) == pytest.approx(100 * given.maps.weights[1, 2, 11, 11], abs=0.9)
+
+
+def test_light_and_dark_differ_in_background_and_map(browser):
+    seen = set()
+    for scheme in ("light", "dark"):
+        media = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.send("Emulation.setEmulatedMedia", features=media)
+        browser.until(f"document.documentElement.dataset.theme === {scheme!r}")
+        background = browser.run("getComputedStyle(document.body).backgroundColor")
+        pixel = browser.run(
+            "(() => { const c = document.querySelector('.thumb canvas');"
+            " return [...c.getContext('2d').getImageData(2, c.height - 2, 1, 1).data].join(); })()"
+        )
+        seen.add((background, pixel))
+    assert len({background for background, _ in seen}) == 2
+    assert len({pixel for _, pixel in seen}) == 2
+
+
+def test_a_narrow_window_does_not_scroll_sideways(browser):
+    browser.send(
+        "Emulation.setDeviceMetricsOverride",
+        width=360,
+        height=780,
+        deviceScaleFactor=1,
+        mobile=True,
+    )
+    assert browser.run("document.documentElement.scrollWidth") <= 360
+    browser.send("Emulation.clearDeviceMetricsOverride")
+
+
+def test_no_script_failed_and_nothing_was_requested(browser):
+    errors = [e for e in browser.events if e["method"] == "Runtime.exceptionThrown"]
+    entries = [e["params"]["entry"] for e in browser.events if e["method"] == "Log.entryAdded"]
+    refused = [entry for entry in entries if entry["level"] == "error"]
+    asked = [
+        e["params"]["request"]["url"]
+        for e in browser.events
+        if e["method"] == "Network.requestWillBeSent"
+    ]
+    assert errors == []
+    assert refused == []
+    assert all(url.startswith("file:") for url in asked)
+    assert len(asked) == 1
