@@ -92,7 +92,7 @@ def test_shades_rise_with_the_value_and_the_legend_tells_where():
     shades = [scale.character(v, "blocks") for v in (0, 0.019, 0.02, 0.1, 0.3, 0.6, 1.0)]
     assert shades == list("··░▒▓██")
     legend = scale.legend("blocks").plain
-    for part in ("under 2 %", "from 2 %", "from 10 %", "from 30 %", "from 60 %"):
+    for part in ("·· under 2 ", "░░ 2 to 10 ", "▒▒ 10 to 30 ", "▓▓ 30 to 60 ", "██ over 60 %"):
         assert part in legend
     brightness = [
         sum(int(scale.color(v)[i : i + 2], 16) for i in (1, 3, 5)) for v in np.linspace(0, 1, 40)

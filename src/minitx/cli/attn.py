@@ -162,5 +162,6 @@ def _print(study: AttentionStudy, request: AttentionRequest, ascii_only: bool) -
 
     console = Console(highlight=False, soft_wrap=False)
     shading = "ascii" if ascii_only else shading_for(console)
-    for part in attention_screen(study, request, shading, console.width):
+    # All is measured before anything is printed, so that an error stands alone.
+    for part in list(attention_screen(study, request, shading, console.width)):
         console.print(part)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from minitx.errors import BadInputError
 from minitx.report.attention_screen import map_name, scale_of
 from minitx.report.token_labels import cut_label, token_label
@@ -46,7 +48,8 @@ def save_png(maps: Sequence[ChosenMap], tokens: Sequence[str], path: Path) -> No
             continue
         one = maps[place]
         # Half the way along the colours is a quarter of the top, as in the terminal.
-        image = ax.imshow(one.values, cmap="Blues", norm=PowerNorm(0.5, 0, scale.top))
+        seen = np.where(np.tri(len(tokens)) > 0, one.values, np.nan)
+        image = ax.imshow(seen, cmap="Blues", norm=PowerNorm(0.5, 0, scale.top))
         ax.set_title(map_name(one) if single else _brief(one), fontsize=10)
         ax.spines[["top", "right"]].set_visible(False)
         if single and len(tokens) <= _LABELLED:

@@ -32,14 +32,10 @@ from minitx.workflows.attend import (
 )
 
 _CAPTIONS: dict[MapKind, str] = {
-    "weight": "Each row is a token looking back; a cell is the share of its attention that goes "
-    "to that column.",
-    "norm": "Each row is a token looking back; a cell is the size of what it fetches from that "
-    "column (weight x value norm).",
-    "average": "Each row is a token looking back; a cell is the mean share of attention that goes "
-    "to that column.",
-    "rollout": "Each row is a position after the layer; a cell is the part of it that traces back "
-    "to that column's token.",
+    "weight": "Row: the token that looks. Cell: the share of its attention that column gets.",
+    "norm": "Row: the token that looks. Cell: size of what it fetches there (weight x norm).",
+    "average": "Row: the token that looks. Cell: mean share of attention that column gets.",
+    "rollout": "Row: a position after the layer. Cell: the part that stems from that column.",
 }
 
 
@@ -264,8 +260,7 @@ def _overview(study: AttentionStudy, shown: ChosenMap, width: int) -> Iterator[R
     yield heads_overview(study.roles, chosen, width)
     yield Text()
     yield Text(
-        "More: --layer N --head N, --head all, --token N, --roles, --lens, --ablate, "
-        "--html page.html",
+        "More: --layer N --head N|all, --token N, --roles, --lens, --ablate, --html FILE",
         style="dim",
     )
 

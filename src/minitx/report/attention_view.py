@@ -32,6 +32,16 @@ _SHORT: dict[Role, str] = {
     "positional": "position",
     "uniform": "uniform",
 }
+_HEADERS: dict[Role, str] = {
+    "induction": "induct",
+    "duplicate token": "dupl",
+    "previous token": "prev",
+    "current token": "curr",
+    "first token": "first",
+    "local": "local",
+    "positional": "posit",
+    "uniform": "unif",
+}
 _CHOSEN_STYLE = "bold reverse"
 _NAMED_STYLE = "bold"
 
@@ -75,28 +85,34 @@ def _balanced(count: int, most: int) -> int:
 
 
 def roles_table(roles: HeadRoles, ablation: Ablation | None = None) -> RenderableType:
-    """Every head with every score and its control, in percent; the named role stands out."""
+    """Every head with every score and its control, in percent; the named role stands out.
+
+    A control that is the same for all heads stands once, in the last row.
+    """
     if not roles.heads:
         return Text("Roles of the heads can't be told: the context is too short.", style="dim")
     measured = [role for role in ROLES if any(role in one.scores for one in roles.heads)]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    shared = {role: control for role in measured if (control := _shared_control(roles, role))}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("head", no_wrap=True)
     table.add_column("role", no_wrap=True)
     for role in measured:
-        table.add_column(_SHORT[role][:9], justify="right", no_wrap=True)
+        table.add_column(_HEADERS[role], justify="right", no_wrap=True)
     if ablation is not None:
-        table.add_column("loss change", justify="right", no_wrap=True)
+        table.add_column("loss\nchange", justify="right", no_wrap=True)
     for one in roles.heads:
         cells = [Text(f"{one.layer}.{one.head}"), Text(_SHORT[one.role] if one.role else "-")]
-        for role in measured:
-            cells.append(_score(one, role))
+        cells += [_score(one, role, with_control=role not in shared) for role in measured]
         if ablation is not None:
             found = ablation.of(one.layer, one.head)
             cells.append(Text(_signed(found.loss_change) if found else ""))
         table.add_row(*cells)
+    table.add_section()
+    controls = [Text(shared.get(role, ""), style="dim") for role in measured]
+    table.add_row("", Text("control", style="dim"), *controls)
     note = (
-        "Scores in percent, the control (the score without the role) after the slash; "
-        f"measured on {roles.measured_on}."
+        "Scores in percent. The control, in the last row or after a slash, is the score of a head "
+        f"without the role. Columns: {', '.join(measured)}. Measured on {roles.measured_on}."
     )
     parts: list[RenderableType] = [table, Text(note, style="dim")]
     if ablation is not None:
@@ -104,13 +120,16 @@ def roles_table(roles: HeadRoles, ablation: Ablation | None = None) -> Renderabl
     return Group(*parts)
 
 
-def _score(one: HeadRole, role: Role) -> Text:
-    if role not in one.scores:
-        return Text("")
+def _shared_control(roles: HeadRoles, role: Role) -> str | None:
+    controls = {f"{100 * one.scores[role].control:.0f}" for one in roles.heads}
+    return controls.pop() if len(controls) == 1 else None
+
+
+def _score(one: HeadRole, role: Role, with_control: bool) -> Text:
     found = one.scores[role]
     style = _NAMED_STYLE if role == one.role else ""
     text = Text().append(f"{100 * found.score:.0f}", style)
-    return text.append(f"/{100 * found.control:.0f}", "dim")
+    return text.append(f"/{100 * found.control:.0f}", "dim") if with_control else text
 
 
 def looked_at_table(

@@ -112,16 +112,27 @@ class Scale:
             legend.append(f" {self._amount(1.0)} ", "dim")
             legend.append(f"(middle: {self._amount(0.25)})", "dim")
             return legend
-        low, rest = _CHARACTERS[shading][0], _CHARACTERS[shading][1:]
-        legend.append(low).append(f" under {self._amount(_FROM[0])}", "dim")
-        for character, start in zip(rest, _FROM, strict=True):
-            legend.append("   ").append(character * 2).append(f" from {self._amount(start)}", "dim")
+        bounds = [self._number(part) for part in _FROM]
+        ranges = [f"under {bounds[0]}"]
+        ranges += [f"{low} to {high}" for low, high in zip(bounds, bounds[1:], strict=False)]
+        ranges.append(f"over {bounds[-1]}{self._unit}")
+        for character, amounts in zip(_CHARACTERS[shading], ranges, strict=True):
+            legend.append(character * 2).append(f" {amounts}  ", "dim")
+        legend.rstrip()
         return legend
 
-    def _amount(self, part: float) -> str:
+    @property
+    def _unit(self) -> str:
+        return " %" if self.quantity == "weight" else ""
+
+    def _number(self, part: float) -> str:
+        """A part of the top: in percent for weights, else as it is."""
         if self.quantity == "weight":
-            return f"{100 * part * self.top:.3g} %"
+            return f"{100 * part * self.top:.3g}"
         return f"{part * self.top:.2g}"
+
+    def _amount(self, part: float) -> str:
+        return self._number(part) + self._unit
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,6 +44,8 @@ SHORT_PROMPT = 32
 """Tokens of the holdout that stand in for a prompt: so many fit a map 80 columns wide."""
 
 _HOLDOUT_CHARACTERS = 1_000_000
+# Tokens within which a line is expected to begin.
+_SEARCHED = 500
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,8 @@ def open_study(
         ids = _as_ids(tokenizer.encode(prompt))
     elif sample_ids is not None and len(sample_ids):
         limit = min(prompt_tokens, model.config.context_length)
-        ids = _whole_words(sample_ids[:limit], tokenizer.piece)
+        start = _line_start(sample_ids, tokenizer.piece)
+        ids = _whole_words(sample_ids[start : start + limit], tokenizer.piece)
         prompt, prompt_from = tokenizer.decode(ids), "the beginning of the holdout"
     else:
         raise BadInputError(
@@ -294,6 +297,14 @@ def _holdout(checkpoint: Path) -> str | None:
             with path.open(encoding="utf-8", errors="strict", newline="") as file:
                 return file.read(_HOLDOUT_CHARACTERS)
     return None
+
+
+def _line_start(ids: IntArray, piece: Callable[[int], str]) -> int:
+    """Position of the first whole line: the split may have cut one."""
+    for at in range(1, min(len(ids) // 2, _SEARCHED)):
+        if piece(int(ids[at - 1])).endswith("\n") and not piece(int(ids[at]))[:1].isspace():
+            return at
+    return 0
 
 
 def _whole_words(ids: IntArray, piece: Callable[[int], str]) -> IntArray:
