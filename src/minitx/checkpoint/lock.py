@@ -1,0 +1,95 @@
+"""One writer a run: a lock that dies with its process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+
+from minitx.errors import BadInputError, RunLockedError
+
+
+class RunLock:
+    """Hold a run directory for writing, as a context manager.
+
+    The operating system releases the lock when the process ends, however it ends, so a lock left
+    by a killed run is never in the way. The file holds the owner's process id, to name it.
+
+    Args:
+        path: the lock file; created if missing, never removed (removing it would let two
+            processes lock two files of one name).
+
+    Raises:
+        RunLockedError: on entry, when another process holds it.
+        BadInputError: on entry, when the file can't be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._handle: int | None = None
+
+    def __enter__(self) -> RunLock:
+        try:
+            handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise BadInputError(
+                f"{self._path.parent} can't be written ({error.strerror})",
+                "Choose a directory you may write to",
+            ) from None
+        if not _try_lock(handle):
+            owner = os.read(handle, 32).decode("ascii", "replace").strip()
+            os.close(handle)
+            named = f"process {owner}" if owner.isdigit() else "another process"
+            raise RunLockedError(
+                f"run {self._path.parent} is being trained by {named}",
+                "Wait until it ends, or stop it with Ctrl-C there",
+            )
+        self._handle = handle
+        # A full disk must not keep anyone from resuming: the pid is only a courtesy.
+        with contextlib.suppress(OSError):
+            os.ftruncate(handle, 0)
+            os.write(handle, f"{os.getpid()}\n".encode())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._handle is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._handle, 0)
+            os.close(self._handle)
+            self._handle = None
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    # Far past the pid, since a locked byte can't be read by others there.
+    _LOCKED_BYTE = 1 << 20
+
+    def _try_lock(handle: int) -> bool:
+        os.lseek(handle, _LOCKED_BYTE, os.SEEK_SET)
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        finally:
+            os.lseek(handle, 0, os.SEEK_SET)
+        return True
+
+else:
+    import fcntl
+
+    def _try_lock(handle: int) -> bool:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # A file system without locks: better to train unguarded than not at all.
+        return True

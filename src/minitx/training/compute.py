@@ -1,0 +1,128 @@
+"""Where a model computes and in which number format.
+
+`auto` measures instead of believing: a processor may have fast bfloat16 products, or may only
+imitate them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from minitx.config.training import DeviceName, DTypeName
+from minitx.errors import BadInputError
+
+WORTHWHILE_SPEEDUP = 1.5
+"""How much faster bfloat16 products must be to be chosen on a CPU."""
+
+_MATRIX = 768
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device and the format of its matrix products; weights stay in float32.
+
+    Attributes:
+        device: where.
+        dtype: `torch.float32` or `torch.bfloat16`.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def dtype_name(self) -> DTypeName:
+        """`float32` or `bfloat16`."""
+        return "bfloat16" if self.dtype == torch.bfloat16 else "float32"
+
+    @property
+    def description(self) -> str:
+        """For people, for example ``cpu (2 threads)``."""
+        if self.device.type == "cuda":
+            return f"cuda ({torch.cuda.get_device_name(self.device)})"
+        if self.device.type == "cpu":
+            n = torch.get_num_threads()
+            return f"cpu ({n} thread{'s' if n != 1 else ''})"
+        return self.device.type
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Context in which matrix products run in `dtype`."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+
+def choose_device(name: DeviceName | str) -> torch.device:
+    """Turn a device name into a device that is there.
+
+    Args:
+        name: `cpu`, `cuda`, `mps`, or `auto` for the first of cuda, mps, cpu that works.
+
+    Raises:
+        BadInputError: this machine, or this build of torch, lacks it.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": _has_mps()}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
+    if name not in available:
+        raise BadInputError(f"device is {name!r}", "Choose one of auto, cpu, cuda, mps")
+    if not available[name]:
+        raise BadInputError(
+            f"device {name} is not available on this machine", "Use --device auto, or --device cpu"
+        )
+    return torch.device(name)
+
+
+def choose_dtype(name: DTypeName | str, device: torch.device) -> torch.dtype:
+    """Turn a format name into a format that the device can compute in.
+
+    Args:
+        name: `float32`, `bfloat16`, or `auto`: bfloat16 where its products are measured to be at
+            least `WORTHWHILE_SPEEDUP` times as fast.
+        device: where.
+
+    Raises:
+        BadInputError: the device lacks bfloat16.
+    """
+    if name == "float32":
+        return torch.float32
+    has_bfloat16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if name == "bfloat16":
+        if not has_bfloat16:
+            raise BadInputError(
+                f"{device.type} on this machine does not compute in bfloat16", "Use --dtype float32"
+            )
+        return torch.bfloat16
+    if device.type == "mps" or not has_bfloat16:
+        return torch.float32
+    speedup = matmul_rate(device, torch.bfloat16) / matmul_rate(device, torch.float32)
+    return torch.bfloat16 if speedup >= WORTHWHILE_SPEEDUP else torch.float32
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.06) -> float:
+    """Measure the rate of matrix products, in floating-point operations a second.
+
+    The best of several short trials: whatever else the machine does can only slow one down.
+    """
+    a = torch.ones(_MATRIX, _MATRIX, device=device, dtype=dtype)
+    b = torch.ones(_MATRIX, _MATRIX, device=device, dtype=dtype)
+    best, began, trials = float("inf"), time.perf_counter(), 0
+    while trials < 4 or time.perf_counter() - began < seconds:
+        start = time.perf_counter()
+        torch.mm(a, b)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        elif device.type == "mps":
+            torch.mps.synchronize()
+        # The first product pays for choosing a kernel.
+        best = min(best, time.perf_counter() - start) if trials else best
+        trials += 1
+    return 2.0 * _MATRIX**3 / best
+
+
+def _has_mps() -> bool:
+    return bool(torch.backends.mps.is_available())

@@ -1,0 +1,398 @@
+"""The training loop: gradient, update, and now and then a look at the holdout and a checkpoint."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from minitx.config import TrainConfig
+from minitx.errors import InstabilityError, InterruptedRunError
+from minitx.model import Transformer
+from minitx.training.batches import Batches
+from minitx.training.compute import Compute
+from minitx.training.observer import (
+    EvaluationReport,
+    Event,
+    RunEnd,
+    StepReport,
+    TrainingObserver,
+)
+from minitx.training.optimizer import Optimizer
+from minitx.training.pace import SETTLING_STEPS, settle_steps
+from minitx.training.schedule import rate_factor
+from minitx.training.signals import StopRequest
+from minitx.training.state import TrainingState
+
+
+@dataclass(frozen=True)
+class HoldoutLoss:
+    """What an evaluation measured.
+
+    Attributes:
+        loss: nats per token.
+        bits_per_byte: the same loss, in bits per byte of the text.
+    """
+
+    loss: float
+    bits_per_byte: float
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the loop asks of the run it is part of.
+
+    Attributes:
+        run: its directory, for messages.
+        evaluate: scores the holdout: a part of it, or (given True) the whole.
+        sample: prompt and continuation drawn from the model, to show.
+        save: keeps the run as it stands, and whether that is the best so far; may return before
+            the disk has it.
+        saved: checkpoints that reached the disk since the last call.
+        settle: told when the number of steps is settled, or changes.
+        has_holdout: whether there is a holdout to score.
+        reserve_seconds: of the time budget, kept for the closing evaluation.
+    """
+
+    run: Path
+    evaluate: Callable[[bool], HoldoutLoss]
+    sample: Callable[[], tuple[str, str]]
+    save: Callable[[TrainingState, bool], None]
+    saved: Callable[[], list[tuple[int, Path]]]
+    settle: Callable[[int], None]
+    has_holdout: bool
+    reserve_seconds: float = 0.0
+
+
+class Trainer:
+    """Trains a model from where its state stands to its last step.
+
+    Args:
+        model: trained in place; in train mode afterwards.
+        optimizer: over the model's parameters.
+        batches: what it learns from.
+        config: how.
+        compute: device and number format.
+        state: where the run stands; updated in place.
+        observer: told what happens.
+        around: evaluation, sampling and saving.
+        stop: checked after each step.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        optimizer: Optimizer,
+        batches: Batches,
+        config: TrainConfig,
+        compute: Compute,
+        state: TrainingState,
+        observer: TrainingObserver,
+        around: Surroundings,
+        stop: StopRequest,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.batches = batches
+        self.config = config
+        self.compute = compute
+        self.state = state
+        self.observer = observer
+        self.around = around
+        self.stop = stop
+        self._loss = torch.compile(model.loss) if config.compile else model.loss
+        self._unread: list[tuple[Tensor, Tensor]] = []
+        self._clock = _Clock(state.elapsed_seconds)
+        self._saved_step = state.step if state.step else -1
+
+    def run(self) -> RunEnd:
+        """Do all steps that are left.
+
+        Returns:
+            How it ended. The last checkpoint is saved.
+
+        Raises:
+            InstabilityError: the loss or the gradient norm is no number. Nothing of that is
+                saved: the last checkpoint is from before.
+            InterruptedRunError: a signal asked to stop; the run is saved.
+            BadInputError: a file of the run can't be written.
+        """
+        state, config = self.state, self.config
+        self.model.train()
+        reason = "finished"
+        while state.step < state.steps:
+            self._step()
+            if self._is_due(config.log_every) or state.step == 1:
+                self._report_step()
+            self._settle()
+            if self._is_due(config.evaluate_every) or state.step == state.steps:
+                self._evaluate()
+            if self._is_due(config.checkpoint_every) or state.step == state.best_step:
+                self._save()
+            self._tell_saved()
+            if config.early_stopping and state.evaluations_since_best >= config.early_stopping:
+                reason = "early-stopping"
+                break
+            # After the evaluation, so that a resumed run goes on with the next step.
+            if self.stop.signal_number is not None and state.step < state.steps:
+                self._interrupt()
+        self._save()
+        return self._end(reason)
+
+    def _step(self) -> None:
+        state, config = self.state, self.config
+        loss = self._gradients()
+        if self.compute.device.type == "cpu" and not math.isfinite(float(loss)):
+            # Before the update, so that the weights stay those of the last good step.
+            self._fail("loss", float(loss), state.step + 1)
+        self._unread.append((loss, self.optimizer.step(self._rate_factor())))
+        state.step += 1
+        state.tokens += (
+            config.batch_size * config.accumulation * self.model.config.context_length
+        )
+        self._clock.step_done()
+
+    def _gradients(self) -> Tensor:
+        # Mean loss of one optimizer step's batches, left with its gradients in the parameters.
+        total: Tensor | None = None
+        passes = self.config.accumulation
+        for number in range(self.state.step * passes, (self.state.step + 1) * passes):
+            if self.model.config.dropout:
+                # A seed for each batch makes the masks a function of its number, so that a
+                # resumed run needs no state of a random generator.
+                torch.manual_seed(_mixed(self.config.seed, number))
+            inputs, targets = self.batches[number]
+            with self.compute.autocast():
+                loss: Tensor = self._loss(inputs, targets)
+            (loss / passes if passes > 1 else loss).backward()  # type: ignore[no-untyped-call]
+            total = loss.detach() if total is None else total + loss.detach()
+        assert total is not None
+        return total / passes if passes > 1 else total
+
+    def _rate_factor(self) -> float:
+        state, config = self.state, self.config
+        if not state.steps_settled:
+            return min(1.0, (state.step + 1) / max(1, config.warmup_steps))
+        factor = rate_factor(config, state.step, state.steps)
+        if state.rewarm_step >= 0 and config.warmup_steps:
+            done = state.step + 1 - state.rewarm_step
+            factor *= min(1.0, done / config.warmup_steps)
+        return factor
+
+    def _read_losses(self) -> tuple[float, float]:
+        # Last loss and gradient norm. Reading waits for the device, so it is done in batches.
+        loss = norm = math.nan
+        for index, (loss_tensor, norm_tensor) in enumerate(self._unread):
+            loss, norm = float(loss_tensor), float(norm_tensor)
+            step = self.state.step - len(self._unread) + 1 + index
+            if not math.isfinite(loss):
+                self._fail("loss", loss, step)
+            if not math.isfinite(norm):
+                self._fail("gradient norm", norm, step)
+            self.state.loss_sum += loss
+            self.state.loss_count += 1
+        self._unread.clear()
+        return loss, norm
+
+    def _fail(self, what: str, value: float, step: int) -> None:
+        saved = f"the checkpoint of step {self._saved_step:,} is whole"
+        raise InstabilityError(
+            f"the {what} of step {step:,} is {value}, so training can't go on; "
+            f"{saved if self._saved_step >= 0 else 'no checkpoint was due before it'}",
+            "Lower --learning-rate and --muon-learning-rate (a third is a fair try), or lengthen "
+            "--warmup-steps",
+        )
+
+    def _report_step(self) -> None:
+        state = self.state
+        rate = self._rate_of_last_step()
+        loss, norm = self._read_losses()
+        seconds_per_step = self._clock.since_report()
+        tokens = state.tokens / max(1, state.step)
+        self.observer.on_step(
+            StepReport(
+                step=state.step,
+                steps=state.steps,
+                loss=loss,
+                gradient_norm=norm,
+                learning_rate=rate,
+                tokens=state.tokens,
+                tokens_per_second=tokens / max(seconds_per_step, 1e-9),
+                elapsed_seconds=self._clock.elapsed(),
+                seconds_left=self._seconds_left(),
+            )
+        )
+
+    def _rate_of_last_step(self) -> float:
+        self.state.step -= 1
+        try:
+            return self._rate_factor() * self.config.learning_rate
+        finally:
+            self.state.step += 1
+
+    def _seconds_left(self) -> float:
+        state = self.state
+        if self.config.budget_seconds is not None and not state.steps_settled:
+            return max(0.0, self.config.budget_seconds - self._clock.elapsed())
+        left = (state.steps - state.step) * self._clock.seconds_per_step()
+        return left + self.around.reserve_seconds
+
+    def _settle(self) -> None:
+        state, budget = self.state, self.config.budget_seconds
+        if state.steps_settled or budget is None:
+            return
+        left = budget - self.around.reserve_seconds - self._clock.elapsed()
+        per_step = self._clock.seconds_per_step()
+        steps = settle_steps(self.config, state.step, per_step, left)
+        if steps is None:
+            # Shown until it is settled, and no end before that.
+            state.steps = max(state.step + 1, state.step + int(left / max(per_step, 1e-9)))
+            return
+        state.steps, state.steps_settled = max(steps, state.step), True
+        self.around.settle(state.steps)
+        self.observer.on_event(
+            Event(
+                step=state.step,
+                name="steps-settled",
+                severity="info",
+                message=f"{state.steps:,} steps fit the time budget; the learning rate falls from "
+                f"here",
+            )
+        )
+
+    def _evaluate(self) -> None:
+        state = self.state
+        self._read_losses()
+        mean_loss = state.loss_sum / state.loss_count if state.loss_count else math.nan
+        state.train_loss, state.loss_sum, state.loss_count = mean_loss, 0.0, 0
+        if not self.around.has_holdout:
+            return
+        self.observer.on_phase("scoring the holdout")
+        measured = self.around.evaluate(False)
+        state.holdout_loss = measured.loss
+        is_best = measured.loss < state.best_holdout_loss
+        if is_best:
+            state.best_holdout_loss, state.best_step = measured.loss, state.step
+            state.evaluations_since_best = 0
+        else:
+            state.evaluations_since_best += 1
+        prompt, sample = self.around.sample()
+        self.observer.on_evaluation(
+            EvaluationReport(
+                step=state.step,
+                train_loss=state.train_loss,
+                holdout_loss=measured.loss,
+                holdout_bits_per_byte=measured.bits_per_byte,
+                is_best=is_best,
+                sample=sample,
+                sample_prompt=prompt,
+            )
+        )
+        self.observer.on_phase("")
+        self.model.train()
+        self._clock.pause_done()
+
+    def _save(self) -> None:
+        if self._saved_step == self.state.step:
+            return
+        self._read_losses()
+        self.state.elapsed_seconds = self._clock.elapsed()
+        self.around.save(self.state, self.state.best_step == self.state.step)
+        self._saved_step = self.state.step
+        self._clock.pause_done()
+
+    def _tell_saved(self) -> None:
+        for step, directory in self.around.saved():
+            self.observer.on_checkpoint(step, directory)
+
+    def _interrupt(self) -> None:
+        self._save()
+        self._tell_saved()
+        number = self.stop.exit_signal
+        assert number is not None
+        self.observer.on_end(self._ended("interrupted", self.state.holdout_loss))
+        raise InterruptedRunError(
+            f"stopped after step {self.state.step:,} of {self.state.steps:,}, which is saved",
+            f"Go on with: minitx resume {self.around.run}",
+            number,
+        )
+
+    def _end(self, reason: str) -> RunEnd:
+        final = self.state.holdout_loss
+        if self.around.has_holdout:
+            self.observer.on_phase("scoring the whole holdout")
+            final = self.around.evaluate(True).loss
+            self.observer.on_phase("")
+        self._tell_saved()
+        end = self._ended(reason, final)
+        self.observer.on_end(end)
+        return end
+
+    def _ended(self, reason: str, final: float) -> RunEnd:
+        state = self.state
+        return RunEnd(
+            step=state.step,
+            reason=reason,
+            best_step=state.best_step,
+            best_holdout_loss=state.best_holdout_loss,
+            final_holdout_loss=final,
+            elapsed_seconds=self._clock.elapsed(),
+            tokens=state.tokens,
+        )
+
+    def _is_due(self, every: int) -> bool:
+        return self.state.step % every == 0
+
+
+class _Clock:
+    """Seconds of training: in all, per step, and per step without evaluations.
+
+    Nothing that it says changes what is computed, but for `settle_steps`.
+    """
+
+    def __init__(self, earlier_seconds: float) -> None:
+        self._earlier = earlier_seconds
+        self._began = self._step_began = time.perf_counter()
+        self._steps = 0
+        self._settled_at = self._began
+        self._report_seconds = 0.0
+        self._report_steps = 0
+
+    def elapsed(self) -> float:
+        return self._earlier + time.perf_counter() - self._began
+
+    def step_done(self) -> None:
+        now = time.perf_counter()
+        self._report_seconds += now - self._step_began
+        self._report_steps += 1
+        self._steps += 1
+        if self._steps == SETTLING_STEPS:
+            self._settled_at = now
+        self._step_began = now
+
+    def pause_done(self) -> None:
+        # What was neither forward, backward nor update does not count to the step's rate.
+        self._step_began = time.perf_counter()
+
+    def since_report(self) -> float:
+        seconds = self._report_seconds / max(1, self._report_steps)
+        self._report_seconds, self._report_steps = 0.0, 0
+        return seconds
+
+    def seconds_per_step(self) -> float:
+        if self._steps <= SETTLING_STEPS:
+            return (time.perf_counter() - self._began) / max(1, self._steps)
+        return (time.perf_counter() - self._settled_at) / (self._steps - SETTLING_STEPS)
+
+
+def _mixed(seed: int, number: int) -> int:
+    # Neighbouring numbers must give unrelated seeds: the finalizer of SplitMix64.
+    z = (seed * 0x9E3779B97F4A7C15 + number + 1) * 0x9E3779B97F4A7C15 % 2**64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    return (z ^ (z >> 31)) % 2**63

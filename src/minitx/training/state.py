@@ -1,0 +1,93 @@
+"""Where a run stands: all that a resumed run must know beside the weights.
+
+The order of the data and the masks of dropout are no state: both follow from the seed and the
+number of steps done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from minitx.errors import DamagedFileError
+
+
+@dataclass
+class TrainingState:
+    """Counters and sums of one run.
+
+    Attributes:
+        steps: planned number of optimizer steps.
+        steps_settled: false while a time budget may still change `steps`.
+        step: optimizer steps done.
+        tokens: training tokens consumed.
+        elapsed_seconds: training time, evaluations and earlier sessions included.
+        loss_sum: training losses since the last evaluation, added up, nats per token.
+        loss_count: how many.
+        train_loss: mean training loss before the last evaluation; NaN before the first.
+        best_step: step of the lowest holdout loss so far.
+        best_holdout_loss: that loss, nats per token; infinity before the first evaluation.
+        holdout_loss: of the last evaluation; NaN before the first.
+        evaluations_since_best: for early stopping.
+        rewarm_step: step at which a finished run was lengthened, so that its learning rate rises
+            gently once more; -1 if it was not.
+    """
+
+    steps: int
+    steps_settled: bool = True
+    step: int = 0
+    tokens: int = 0
+    elapsed_seconds: float = 0.0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    train_loss: float = math.nan
+    best_step: int = 0
+    best_holdout_loss: float = math.inf
+    holdout_loss: float = math.nan
+    evaluations_since_best: int = 0
+    rewarm_step: int = -1
+
+    def to_json(self) -> bytes:
+        """As a JSON object; floats in full, so that they come back to the bit."""
+        values = {
+            key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in dataclasses.asdict(self).items()
+        }
+        return (json.dumps(values, indent=2) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, content: bytes, where: str) -> TrainingState:
+        """Read what `to_json` wrote.
+
+        Args:
+            content: of the file.
+            where: names the file in an error.
+
+        Raises:
+            DamagedFileError: it is not the state of a run.
+        """
+        try:
+            values = json.loads(content)
+            if not isinstance(values, dict):
+                raise ValueError("it is not a JSON object")
+            kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(cls)}
+            if set(values) != set(kinds):
+                raise ValueError("its keys are not those of a training state")
+            return cls(**{key: _read(kinds[key], value, key) for key, value in values.items()})
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DamagedFileError(
+                f"{where} can't be used: {error}", "Use another checkpoint of the run"
+            ) from None
+
+
+def _read(kind: str, value: Any, key: str) -> Any:
+    if kind == "float" and isinstance(value, (float, int, str)) and not isinstance(value, bool):
+        return float(value)
+    if kind == "int" and type(value) is int and value >= -1:
+        return value
+    if kind == "bool" and isinstance(value, bool):
+        return value
+    raise ValueError(f"{key} is {value!r}")
