@@ -15,7 +15,7 @@ from minitx.config import TrainConfig
 from minitx.errors import InstabilityError, InterruptedRunError
 from minitx.model import Transformer
 from minitx.training.batches import Batches
-from minitx.training.compute import Compute
+from minitx.compute import Compute
 from minitx.training.observer import (
     EvaluationReport,
     Event,
