@@ -1,13 +1,13 @@
 """The run directory: everything of one run in one place.
 
-    runs/shakespeare-001/
-        run.toml            the resolved config
-        metrics.jsonl       loss, perplexity and the rest, line by line
-        data/               encoded ids and text of the train part and the holdout
-        checkpoints/
-            step-000250/    a Hugging Face model directory, with the training state beside it
-        last, best          names of checkpoints
-        lock                held by the process that trains
+runs/shakespeare-001/
+    run.toml            the resolved config
+    metrics.jsonl       loss, perplexity and the rest, line by line
+    data/               encoded ids and text of the train part and the holdout
+    checkpoints/
+        step-000250/    a Hugging Face model directory, with the training state beside it
+    last, best          names of checkpoints
+    lock                held by the process that trains
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ class RunDirectory:
         spared = {*steps[-keep:], self.pointed("best"), self.pointed("last")}
         for step in steps:
             if step not in spared:
-                self._remove(self.checkpoint(step))
+                self.remove(step)
 
     def clear_leftovers(self) -> None:
         """Remove what a killed process left half written or half removed."""
@@ -233,8 +233,9 @@ class RunDirectory:
                 if pattern != "step-*" or not (entry / MANIFEST).exists():
                     shutil.rmtree(entry, ignore_errors=True)
 
-    def _remove(self, directory: Path) -> None:
-        # Renamed first, so that no one finds a checkpoint with half of its files.
+    def remove(self, step: int) -> None:
+        """Remove a checkpoint; nobody ever finds one with half of its files."""
+        directory = self.checkpoint(step)
         doomed = directory.with_name(f".{directory.name}.old")
         with contextlib.suppress(OSError):
             directory.rename(doomed)

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from minitx.compute import Compute
 from minitx.config import TrainConfig
 from minitx.errors import InstabilityError, InterruptedRunError
 from minitx.model import Transformer
 from minitx.training.batches import Batches
-from minitx.compute import Compute
 from minitx.training.observer import (
     EvaluationReport,
     Event,
@@ -152,9 +152,7 @@ class Trainer:
             self._fail("loss", float(loss), state.step + 1)
         self._unread.append((loss, self.optimizer.step(self._rate_factor())))
         state.step += 1
-        state.tokens += (
-            config.batch_size * config.accumulation * self.model.config.context_length
-        )
+        state.tokens += config.batch_size * config.accumulation * self.model.config.context_length
         self._clock.step_done()
 
     def _gradients(self) -> Tensor:

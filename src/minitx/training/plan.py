@@ -1,0 +1,213 @@
+"""Plan a run from its corpus: tokenizer, sizes, batch, rates and steps, each with a reason.
+
+The rules are few, and each constant says where it was measured (`docs/plan.md`). Whatever a
+person gives is taken as it is; the rest is filled in around it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from minitx.config import DataConfig, ModelConfig, RunConfig, TokenizerConfig, TrainConfig
+from minitx.config.model import derive_head_dim
+from minitx.config.toml import build
+
+DEFAULT_BUDGET_SECONDS = 300.0
+"""Planned for when neither a budget nor a number of steps is given."""
+
+Given = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A rung of the ladder of model sizes."""
+
+    n_layers: int
+    n_heads: int
+    d_model: int
+
+
+# Widths are multiples of 64, so that matrix products fill the vector units.
+LADDER = (
+    Shape(2, 2, 64),
+    Shape(3, 4, 128),
+    Shape(4, 4, 128),
+    Shape(4, 6, 192),
+    Shape(6, 4, 256),
+    Shape(6, 6, 384),
+    Shape(8, 8, 512),
+    Shape(12, 12, 768),
+)
+
+
+@dataclass(frozen=True)
+class TextFigures:
+    """What is known of a text before it is tokenized.
+
+    Attributes:
+        n_bytes: of its UTF-8.
+        n_distinct: different characters.
+    """
+
+    n_bytes: int
+    n_distinct: int
+
+
+@dataclass(frozen=True)
+class TokenFigures:
+    """What is known of the encoded corpus.
+
+    Attributes:
+        vocab_size: token ids.
+        n_train: tokens of the train part.
+        n_holdout: tokens of the holdout.
+    """
+
+    vocab_size: int
+    n_train: int
+    n_holdout: int
+
+
+def plan_tokenizer(text: TextFigures, given: Given) -> tuple[TokenizerConfig, dict[str, str]]:
+    """Choose a tokenizer for a train part.
+
+    Args:
+        text: of the train part.
+        given: keys of `TokenizerConfig` that are fixed.
+
+    Returns:
+        The config, and a reason for each key that was chosen.
+    """
+    values, reasons = dict(given), {}
+    if "kind" not in values:
+        small = text.n_bytes < 8_000_000 and text.n_distinct <= 256
+        values["kind"] = "char" if small else "bpe"
+        size = f"{text.n_bytes / 1e6:.3g} MB with {text.n_distinct:,} characters"
+        reasons["kind"] = (
+            f"{size}: each character is seen often enough to be learned"
+            if small
+            else f"{size}: pieces of words make the text shorter"
+        )
+    if "vocab_size" not in values and values["kind"] != "char":
+        # About one id per 250 bytes, in powers of two: every piece is seen often.
+        values["vocab_size"] = _between(512, 2 ** round(math.log2(text.n_bytes / 250)), 32_768)
+        reasons["vocab_size"] = "about one id for each 250 bytes of the train part"
+    return build(TokenizerConfig, values, "tokenizer"), reasons
+
+
+def plan_run(
+    data: DataConfig,
+    tokenizer: TokenizerConfig,
+    tokens: TokenFigures,
+    matmul_rate: float,
+    given_model: Given,
+    given_train: Given,
+) -> tuple[RunConfig, dict[str, str]]:
+    """Choose everything that is not given.
+
+    Args:
+        data: where the text comes from.
+        tokenizer: its config.
+        tokens: figures of the encoded corpus.
+        matmul_rate: of the device, in floating-point operations a second.
+        given_model: keys of `ModelConfig` that are fixed.
+        given_train: keys of `TrainConfig` that are fixed.
+
+    Returns:
+        The resolved config, and a reason for each key that was chosen.
+
+    Raises:
+        BadInputError: a given value is out of range, or two don't fit together.
+    """
+    reasons: dict[str, str] = {}
+    train = dict(given_train)
+    budget = train.get("budget_seconds")
+    if budget is None and "steps" not in train:
+        budget = train["budget_seconds"] = DEFAULT_BUDGET_SECONDS
+        reasons["budget_seconds"] = "no --budget or --steps was given"
+    model = _plan_model(tokens, matmul_rate, budget or DEFAULT_BUDGET_SECONDS, given_model, reasons)
+    config = build(ModelConfig, model, "model")
+    planned = _plan_train(config, tokens, matmul_rate, train, reasons)
+    run = RunConfig(data, tokenizer, config, build(TrainConfig, planned, "train"))
+    return run, reasons
+
+
+def _plan_model(
+    tokens: TokenFigures, rate: float, budget: float, given: Given, reasons: dict[str, str]
+) -> Given:
+    values = dict(given)
+    values["vocab_size"] = tokens.vocab_size
+    if not {"n_layers", "n_heads", "d_model"} <= set(values):
+        shape, why = _choose_shape(tokens, rate, budget)
+        for key in ("n_layers", "d_model", "n_heads"):
+            if key not in values:
+                values[key] = getattr(shape, key)
+                reasons[key] = why
+        if "n_heads" not in given and "d_model" in given and "head_dim" not in given:
+            values["n_heads"], why = _heads_of(int(values["d_model"]))
+            reasons["n_heads"] = why
+    if "head_dim" not in values:
+        values["head_dim"] = derive_head_dim(values["d_model"], values["n_heads"])
+    values.setdefault("n_kv_heads", values["n_heads"])
+    if "d_ff" not in values:
+        gated = values.get("architecture", "qwen3") == "qwen3"
+        # A gated MLP has three matrices where a plain one has two.
+        width = values["d_model"] * (8 / 3 if gated else 4)
+        values["d_ff"] = max(8, math.ceil(width / 64) * 64)
+    if "context_length" not in values:
+        longest = max(1, min(tokens.n_train, tokens.n_holdout or tokens.n_train) // 8)
+        values["context_length"] = _between(8, 2 ** int(math.log2(max(8, longest))), 128)
+        reasons["context_length"] = "longer ones cost more steps than they teach in this time"
+    if "dropout" not in values:
+        values["dropout"] = 0.0
+    return values
+
+
+def _choose_shape(tokens: TokenFigures, rate: float, budget: float) -> tuple[Shape, str]:
+    affordable = rate * budget
+    best = LADDER[0]
+    for shape in LADDER:
+        n_parameters = 12 * shape.n_layers * shape.d_model**2
+        # Measured: see docs/plan.md.
+        if 6 * n_parameters * 25 * n_parameters**0.5 * 40 <= affordable:
+            best = shape
+    return best, "the largest that this machine trains well in the time"
+
+
+def _heads_of(d_model: int) -> tuple[int, str]:
+    for n_heads in range(max(1, round(d_model / 48)), 0, -1):
+        if d_model % n_heads == 0 and (d_model // n_heads) % 2 == 0:
+            return n_heads, f"heads of {d_model // n_heads} wide"
+    return 1, "no other number divides the width"
+
+
+def _plan_train(
+    model: ModelConfig, tokens: TokenFigures, rate: float, given: Given, reasons: dict[str, str]
+) -> Given:
+    values = dict(given)
+    if "batch_size" not in values:
+        values["batch_size"] = _between(1, 2048 // model.context_length, 64)
+        reasons["batch_size"] = "about 2,000 tokens a step: many steps matter more than large ones"
+    values.setdefault("accumulation", 1)
+    tokens_per_step = values["batch_size"] * values["accumulation"] * model.context_length
+    seconds_per_step = tokens_per_step * model.flops_per_token / (0.3 * rate) + 2e-3
+    if "learning_rate" not in values:
+        values["learning_rate"] = 0.003
+    if "steps" not in values:
+        values["steps"] = max(10, int(values["budget_seconds"] / seconds_per_step))
+        reasons["steps"] = "an estimate; settled by the measured rate before the decay"
+    steps = values["steps"]
+    values.setdefault("warmup_steps", _between(1, steps // 20, 20))
+    period = max(1, steps // 20)
+    values.setdefault("evaluate_every", period)
+    values.setdefault("checkpoint_every", values["evaluate_every"])
+    if "evaluation_tokens" not in values:
+        values["evaluation_tokens"] = 0 if tokens.n_holdout <= 20_000 else 20_000
+    values.setdefault("log_every", _between(1, round(0.5 / seconds_per_step), 10))
+    return values
+
+
+def _between(low: int, value: int, high: int) -> int:
+    return max(low, min(value, high))

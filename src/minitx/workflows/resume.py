@@ -1,0 +1,207 @@
+"""Continue a run from its last checkpoint: what `minitx resume` does, as a library call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from minitx.checkpoint import load_model
+from minitx.checkpoint.rundir import RunDirectory
+from minitx.compute import Compute, choose_device, choose_dtype
+from minitx.config import RunConfig, TrainConfig
+from minitx.config.toml import build
+from minitx.corpus import EncodedCorpus, encode_corpus, load_encoded, read_corpus, split_corpus
+from minitx.errors import BadInputError, DamagedFileError
+from minitx.tokenizer import Tokenizer
+from minitx.training.observer import RunEnd, TrainingObserver
+from minitx.training.plan import Given
+from minitx.training.signals import StopRequest
+from minitx.training.state import TrainingState
+from minitx.workflows.session import OPTIMIZER_FILE, STATE_FILE, Session, run_session
+from minitx.workflows.train import FinishedRun
+
+CHANGEABLE = (
+    "steps",
+    "learning_rate",
+    "muon_learning_rate",
+    "grad_clip",
+    "early_stopping",
+    "keep_checkpoints",
+    "device",
+    "threads",
+)
+"""Keys of `TrainConfig` that a resumed run may change; all but `steps` change its numbers from
+there on."""
+
+
+@dataclass(frozen=True)
+class ResumeRequest:
+    """What to continue, and what to change.
+
+    Attributes:
+        run: a run directory, or its last checkpoint; None for the newest run.
+        train: keys of `TrainConfig` to change, of those in `CHANGEABLE`.
+        allow_changed_corpus: go on although the text is not what it was.
+        tensorboard: also write TensorBoard files.
+    """
+
+    run: Path | None = None
+    train: Given = field(default_factory=dict)
+    allow_changed_corpus: bool = False
+    tensorboard: bool = False
+
+
+def resume(request: ResumeRequest, observers: Sequence[TrainingObserver]) -> FinishedRun:
+    """Continue a run to its last step, or to a new one.
+
+    Unless something is changed, the run ends with the very numbers it would have had uncut.
+
+    Raises:
+        BadInputError: there is no such run, nothing is left to do, or its corpus changed.
+        DamagedFileError: no checkpoint is whole.
+        RunLockedError: another process trains it.
+        InstabilityError, InterruptedRunError: as in `train`.
+    """
+    with StopRequest() as stop:
+        run = RunDirectory.open(request.run)
+        _refuse_older_checkpoint(run, request.run)
+        with run.lock():
+            run.clear_leftovers()
+            for observer in observers:
+                observer.on_phase("reading the checkpoint")
+            session = _open_session(run, request)
+            for observer in observers:
+                observer.on_phase("")
+            end: RunEnd = run_session(session, observers, stop)
+    return FinishedRun(run.path, end)
+
+
+def _open_session(run: RunDirectory, request: ResumeRequest) -> Session:
+    checkpoint = run.usable_checkpoint("last")
+    config = run.read_config()
+    state_file = checkpoint / STATE_FILE
+    state = TrainingState.from_json(_read(state_file), str(state_file))
+    config = _changed_config(run, config, state, request.train)
+    compute = _compute(config.train)
+    loaded = load_model(checkpoint, device=compute.device)
+    if loaded.model.config != config.model:
+        raise DamagedFileError(
+            f"{checkpoint} holds another model than {run.config_file} describes",
+            "Restore run.toml, or resume from a copy of the run",
+        )
+    loaded.model.attention_form = config.train.attention
+    corpus = _corpus(run, config, loaded.tokenizer, request.allow_changed_corpus)
+    _drop_later(run, state.step)
+    run.write_config(config)
+    return Session(
+        run=run,
+        config=config,
+        reasons={},
+        corpus=corpus,
+        tokenizer=loaded.tokenizer,
+        model=loaded.model,
+        compute=compute,
+        state=state,
+        optimizer_tensors=_load_tensors(checkpoint / OPTIMIZER_FILE),
+        tensorboard=request.tensorboard,
+    )
+
+
+def _changed_config(
+    run: RunDirectory, config: RunConfig, state: TrainingState, given: Given
+) -> RunConfig:
+    changes = dict(given)
+    unknown = sorted(set(changes) - set(CHANGEABLE))
+    if unknown:
+        raise BadInputError(
+            f"{unknown[0]} can't be changed in a run that has begun",
+            f"Start a new run, or change one of {', '.join(CHANGEABLE)}",
+        )
+    steps = changes.get("steps", state.steps)
+    if steps <= state.step:
+        raise BadInputError(
+            f"run {run.path} has done {state.step:,} of {steps:,} steps",
+            f"Lengthen it with --steps {2 * state.step}, or use it with minitx generate",
+        )
+    if "steps" in given and steps != state.steps:
+        if state.step >= state.steps:
+            state.rewarm_step = state.step
+        state.steps, state.steps_settled = steps, True
+        state.evaluations_since_best = 0
+    changes["steps"] = state.steps
+    values = {**vars(config.train), **changes}
+    if "device" in given:
+        # The number format and the form of attention belong to the device.
+        values["dtype"] = values["attention"] = "auto"
+    return replace(config, train=build(TrainConfig, values, "resume"))
+
+
+def _compute(config: TrainConfig) -> Compute:
+    device = choose_device(config.device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    return Compute(device, choose_dtype(config.dtype, device))
+
+
+def _corpus(
+    run: RunDirectory, config: RunConfig, tokenizer: Tokenizer, allow_changed: bool
+) -> EncodedCorpus:
+    kept = load_encoded(run.data)
+    if kept.tokenizer_digest != tokenizer.digest:
+        raise DamagedFileError(
+            f"{run.data} was encoded with another tokenizer than the checkpoint's",
+            "Restore the data directory of the run",
+        )
+    sources = config.data.corpus
+    present = "-" not in sources and all(Path(source).exists() for source in sources)
+    if not present:
+        return kept
+    split = split_corpus(read_corpus(sources), config.data)
+    if split.digest == kept.digest:
+        return kept
+    if not allow_changed:
+        raise BadInputError(
+            f"the corpus of {run.path} changed since training began: "
+            f"{', '.join(sources) or 'the embedded default'} has "
+            f"{len(split.train.encode()):,} bytes to train on instead of {kept.n_train_bytes:,}, "
+            f"or other text",
+            "Restore it, or go on with the new text: --allow-changed-corpus",
+        )
+    return encode_corpus(split, tokenizer, run.data)
+
+
+def _refuse_older_checkpoint(run: RunDirectory, named: Path | None) -> None:
+    steps = run.steps()
+    if named is None or named.absolute() == run.path.absolute() or not steps:
+        return
+    if named.name != run.checkpoint(steps[-1]).name:
+        raise BadInputError(
+            f"{named} is not the last checkpoint of {run.path}, and going on from it would "
+            f"overwrite later ones",
+            f"Name the run: minitx resume {run.path}",
+        )
+
+
+def _drop_later(run: RunDirectory, step: int) -> None:
+    # Damaged ones, or the run would have been resumed from there: they are in the way.
+    for later in run.steps():
+        if later > step:
+            run.remove(later)
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    return load_file(path)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DamagedFileError(
+            f"{path} can't be read ({error.strerror})", "Use another checkpoint of the run"
+        ) from None

@@ -1,0 +1,284 @@
+"""One session of training: from a run directory, a model and a state to the last step.
+
+Both a new run and a resumed one are a session; they differ in where model and state come from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from minitx.checkpoint.huggingface import model_files, model_tensors
+from minitx.evaluation.loss import score
+from minitx.model.attention_choice import choose_form
+from torch import Tensor
+
+from minitx.checkpoint.rundir import RunDirectory
+from minitx.checkpoint.writer import CheckpointWriter, Snapshot
+from minitx.compute import Compute
+from minitx.config import RunConfig, SamplingConfig, TrainConfig
+from minitx.corpus import EncodedCorpus
+from minitx.generation import generate
+from minitx.model import Transformer
+from minitx.tokenizer import Tokenizer
+from minitx.training.batches import Batches
+from minitx.training.loggers import MetricsFile, TensorBoardLogger
+from minitx.training.loop import HoldoutLoss, Surroundings, Trainer
+from minitx.training.observer import (
+    EvaluationReport,
+    Event,
+    RunEnd,
+    RunStart,
+    StepReport,
+    TrainingObserver,
+)
+from minitx.training.optimizer import Optimizer
+from minitx.training.signals import StopRequest
+from minitx.training.state import TrainingState
+
+STATE_FILE = "training_state.json"
+OPTIMIZER_FILE = "optimizer.safetensors"
+
+_SAMPLE_TOKENS = 160
+
+
+@dataclass(frozen=True)
+class Session:
+    """Everything that a session of training needs.
+
+    Attributes:
+        run: its directory, locked by the caller.
+        config: resolved.
+        reasons: for each key that the plan chose.
+        corpus: encoded.
+        tokenizer: of the corpus.
+        model: on the device.
+        compute: device and number format.
+        state: where the run stands.
+        optimizer_tensors: saved moments; None for a new run.
+        tensorboard: also write TensorBoard files.
+    """
+
+    run: RunDirectory
+    config: RunConfig
+    reasons: dict[str, str]
+    corpus: EncodedCorpus
+    tokenizer: Tokenizer
+    model: Transformer
+    compute: Compute
+    state: TrainingState
+    optimizer_tensors: dict[str, Tensor] | None = None
+    tensorboard: bool = False
+
+
+def run_session(
+    session: Session, observers: Sequence[TrainingObserver], stop: StopRequest
+) -> RunEnd:
+    """Train to the last step; whatever happens, what was saved before stays whole.
+
+    Raises:
+        InstabilityError, InterruptedRunError, BadInputError: see `Trainer.run`.
+    """
+    config, state, model = session.config.train, session.state, session.model
+    optimizer = Optimizer(model, config, session.compute.dtype)
+    if session.optimizer_tensors is not None:
+        optimizer.load_state_tensors(session.optimizer_tensors)
+    with contextlib.ExitStack() as stack:
+        writer = CheckpointWriter(session.run, config.keep_checkpoints)
+        stack.callback(writer.wait)
+        watchers = _Watchers([*observers, *stack.enter_context(_loggers(session))])
+        trainer = Trainer(
+            model=model,
+            optimizer=optimizer,
+            batches=Batches(
+                session.corpus.train_ids,
+                model.config.context_length,
+                config.batch_size,
+                config.seed,
+                session.compute.device,
+            ),
+            config=config,
+            compute=session.compute,
+            state=state,
+            observer=watchers,
+            around=_surroundings(session, optimizer, writer),
+            stop=stop,
+        )
+        watchers.on_start(_run_start(session))
+        return trainer.run()
+
+
+def attention_in_use(config: TrainConfig, compute: Compute, context_length: int) -> str:
+    """The form of attention that training computes: the one asked for, or the faster one."""
+    if config.attention != "auto":
+        return config.attention
+    return choose_form(compute.device.type, compute.dtype, context_length)
+
+
+def _surroundings(session: Session, optimizer: Optimizer, writer: CheckpointWriter) -> Surroundings:
+    def saved() -> list[tuple[int, Path]]:
+        return writer.written()
+
+    def save(state: TrainingState, is_best: bool) -> None:
+        writer.submit(_snapshot(session, optimizer, state, is_best))
+        if state.step >= state.steps:
+            writer.wait()
+
+    def settle(steps: int) -> None:
+        train = replace(session.config.train, steps=steps)
+        session.run.write_config(replace(session.config, train=train))
+
+    return Surroundings(
+        run=session.run.path,
+        evaluate=_evaluator(session),
+        sample=_sampler(session),
+        save=save,
+        saved=saved,
+        settle=settle,
+        has_holdout=len(session.corpus.holdout_ids) > 1,
+        reserve_seconds=_reserve(session),
+    )
+
+
+def _snapshot(
+    session: Session, optimizer: Optimizer, state: TrainingState, is_best: bool
+) -> Snapshot:
+    # Copies, since the next step changes the originals while these are being written.
+    return Snapshot(
+        step=state.step,
+        is_best=is_best,
+        files={**model_files(session.model, session.tokenizer), STATE_FILE: state.to_json()},
+        tensors={
+            "model.safetensors": _copies(model_tensors(session.model)),
+            OPTIMIZER_FILE: _copies(optimizer.state_tensors()),
+        },
+    )
+
+
+def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
+    }
+
+
+def _evaluator(session: Session) -> Callable[[bool], HoldoutLoss]:
+    corpus, model, compute = session.corpus, session.model, session.compute
+    ids = corpus.holdout_ids
+    bytes_per_token = corpus.n_holdout_bytes / max(1, len(ids))
+
+    def evaluate(whole: bool) -> HoldoutLoss:
+        scored = score(
+            model,
+            ids,
+            max_tokens=0 if whole else session.config.train.evaluation_tokens,
+            autocast_dtype=None if compute.dtype == torch.float32 else compute.dtype,
+        )
+        return HoldoutLoss(scored.loss, scored.loss / math.log(2) / bytes_per_token)
+
+    return evaluate
+
+
+def _sampler(session: Session) -> Callable[[], tuple[str, str]]:
+    prompt = _sample_prompt(session)
+    config = SamplingConfig(
+        temperature=0.8,
+        top_k=min(40, session.model.config.vocab_size),
+        max_new_tokens=_SAMPLE_TOKENS,
+        seed=session.config.train.seed,
+    )
+
+    def sample() -> tuple[str, str]:
+        drawn = generate(session.model, session.tokenizer, [prompt], config)
+        return prompt, drawn[0].text
+
+    return sample
+
+
+def _sample_prompt(session: Session) -> str:
+    # The first words of a line of the holdout: text like the corpus, but never trained on.
+    text = session.corpus.holdout_text()[:4000]
+    lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
+    limit = session.model.config.context_length // 2
+    for line in [*lines, text.strip()]:
+        words = line.split()
+        prompt = " ".join(words[:4])[:40]
+        if not prompt or session.tokenizer.unknown_characters(prompt):
+            continue
+        if len(session.tokenizer.encode(prompt)) <= limit:
+            return prompt
+    # One id of the train part is known to the tokenizer whatever the text.
+    return session.tokenizer.decode(session.corpus.train_ids[:1])
+
+
+def _reserve(session: Session) -> float:
+    # The closing evaluation of the whole holdout, and the last checkpoint. A forward pass costs
+    # a third of a training step.
+    budget = session.config.train.budget_seconds
+    return 0.0 if budget is None else min(0.1 * budget, 3.0)
+
+
+def _run_start(session: Session) -> RunStart:
+    train = session.config.train
+    return RunStart(
+        run=session.run.path,
+        config=session.config,
+        reasons=session.reasons,
+        n_parameters=session.config.model.n_parameters,
+        n_train_tokens=len(session.corpus.train_ids),
+        n_holdout_tokens=len(session.corpus.holdout_ids),
+        device=session.compute.description,
+        dtype=session.compute.dtype_name,
+        attention=attention_in_use(train, session.compute, session.config.model.context_length),
+        first_step=session.state.step,
+    )
+
+
+@contextlib.contextmanager
+def _loggers(session: Session) -> Iterator[list[TrainingObserver]]:
+    loggers: list[TrainingObserver] = [MetricsFile(session.run.metrics_file, session.state.step)]
+    try:
+        if session.tensorboard:
+            loggers.append(TensorBoardLogger(session.run.path / "tensorboard", session.state.step))
+        yield loggers
+    finally:
+        for logger in loggers:
+            logger.close()
+
+
+class _Watchers(TrainingObserver):
+    """Tells several observers, in order."""
+
+    def __init__(self, observers: Sequence[TrainingObserver]) -> None:
+        self._observers = observers
+
+    def on_start(self, start: RunStart) -> None:
+        for observer in self._observers:
+            observer.on_start(start)
+
+    def on_phase(self, phase: str) -> None:
+        for observer in self._observers:
+            observer.on_phase(phase)
+
+    def on_step(self, report: StepReport) -> None:
+        for observer in self._observers:
+            observer.on_step(report)
+
+    def on_evaluation(self, report: EvaluationReport) -> None:
+        for observer in self._observers:
+            observer.on_evaluation(report)
+
+    def on_checkpoint(self, step: int, directory: Path) -> None:
+        for observer in self._observers:
+            observer.on_checkpoint(step, directory)
+
+    def on_event(self, event: Event) -> None:
+        for observer in self._observers:
+            observer.on_event(event)
+
+    def on_end(self, end: RunEnd) -> None:
+        for observer in self._observers:
+            observer.on_end(end)

@@ -1,0 +1,210 @@
+"""Train a model on a text: what `minitx train` does, as a library call.
+
+request = TrainRequest(data={"corpus": ("shakespeare.txt",)}, train={"budget_seconds": 180.0})
+run = train(request, [])
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from minitx.checkpoint.rundir import RUNS, RunDirectory
+from minitx.compute import Compute, choose_device, choose_dtype, matmul_rate
+from minitx.config import DataConfig, RunConfig, TokenizerConfig
+from minitx.config.toml import build
+from minitx.corpus import (
+    EncodedCorpus,
+    Split,
+    encode_corpus,
+    read_corpus,
+    require_one_window,
+    split_corpus,
+)
+from minitx.errors import BadInputError
+from minitx.model import Transformer
+from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from minitx.training.observer import RunEnd, TrainingObserver
+from minitx.training.plan import Given, TextFigures, TokenFigures, plan_run, plan_tokenizer
+from minitx.training.signals import StopRequest
+from minitx.training.state import TrainingState
+from minitx.workflows.session import Session, attention_in_use, run_session
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What a person fixed; the plan fills in the rest.
+
+    Attributes:
+        data: keys of `DataConfig`.
+        tokenizer: keys of `TokenizerConfig`.
+        model: keys of `ModelConfig`.
+        train: keys of `TrainConfig`.
+        tokenizer_directory: use this tokenizer instead of training one.
+        out: the run directory to make; None takes the next free one under ``runs``.
+        tensorboard: also write TensorBoard files.
+    """
+
+    data: Given = field(default_factory=dict)
+    tokenizer: Given = field(default_factory=dict)
+    model: Given = field(default_factory=dict)
+    train: Given = field(default_factory=dict)
+    tokenizer_directory: Path | None = None
+    out: Path | None = None
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that came to its end.
+
+    Attributes:
+        run: its directory.
+        end: how it ended.
+    """
+
+    run: Path
+    end: RunEnd
+
+
+def train(
+    request: TrainRequest,
+    observers: Sequence[TrainingObserver],
+    stdin: BinaryIO | None = None,
+) -> FinishedRun:
+    """Plan a run, train it to its end, and leave everything in its directory.
+
+    Raises:
+        BadInputError: something given can't be used; no run directory is left behind.
+        InstabilityError: training came to a number that is none.
+        InterruptedRunError: a signal stopped it; the run is saved.
+    """
+    with StopRequest() as stop:
+        compute = _compute(request)
+        _tell(observers, "reading the corpus")
+        data = build(DataConfig, request.data, "data")
+        corpus = read_corpus(data.corpus, stdin)
+        split = split_corpus(corpus, data)
+        _tell(observers, "training the tokenizer")
+        tokenizer, tokenizer_config, reasons = _tokenizer(request, split)
+        run = RunDirectory.create(request.out, corpus.name)
+        with _removed_on_bad_input(run), run.lock():
+            _tell(observers, "encoding the corpus")
+            encoded = encode_corpus(split, tokenizer, run.data, reuse=_earlier_data(run))
+            _tell(observers, "measuring the device")
+            config, planned = _plan(request, data, tokenizer_config, encoded, tokenizer, compute)
+            session = _new_session(
+                request, run, config, reasons | planned, encoded, tokenizer, compute
+            )
+            _tell(observers, "")
+            end = run_session(session, observers, stop)
+    return FinishedRun(run.path, end)
+
+
+def _compute(request: TrainRequest) -> Compute:
+    device = choose_device(request.train.get("device", "auto"))
+    if threads := request.train.get("threads", 0):
+        torch.set_num_threads(threads)
+    return Compute(device, choose_dtype(request.train.get("dtype", "auto"), device))
+
+
+def _tokenizer(
+    request: TrainRequest, split: Split
+) -> tuple[Tokenizer, TokenizerConfig, dict[str, str]]:
+    if request.tokenizer_directory is not None:
+        if request.tokenizer:
+            raise BadInputError(
+                "--tokenizer names a finished tokenizer, and --kind or --vocab-size a new one",
+                "Give one or the other",
+            )
+        loaded = load_tokenizer(request.tokenizer_directory)
+        config = TokenizerConfig(loaded.kind, loaded.vocab_size)
+        return loaded, config, {"kind": f"from {request.tokenizer_directory}"}
+    text = TextFigures(len(split.train.encode()), len(set(split.train)))
+    config, reasons = plan_tokenizer(text, request.tokenizer)
+    trained = train_tokenizer(split.train, config.kind, config.vocab_size)
+    return trained, replace(config, vocab_size=trained.vocab_size), reasons
+
+
+def _plan(
+    request: TrainRequest,
+    data: DataConfig,
+    tokenizer_config: TokenizerConfig,
+    encoded: EncodedCorpus,
+    tokenizer: Tokenizer,
+    compute: Compute,
+) -> tuple[RunConfig, dict[str, str]]:
+    tokens = TokenFigures(tokenizer.vocab_size, len(encoded.train_ids), len(encoded.holdout_ids))
+    config, reasons = plan_run(
+        data,
+        tokenizer_config,
+        tokens,
+        matmul_rate(compute.device, compute.dtype),
+        request.model,
+        request.train,
+    )
+    require_one_window(tokens.n_train, config.model.context_length, "the train part")
+    resolved = replace(
+        config.train,
+        device=compute.device.type,
+        dtype=compute.dtype_name,
+        attention=attention_in_use(config.train, compute, config.model.context_length),
+        threads=torch.get_num_threads(),
+    )
+    return replace(config, train=resolved), reasons
+
+
+def _new_session(
+    request: TrainRequest,
+    run: RunDirectory,
+    config: RunConfig,
+    reasons: dict[str, str],
+    encoded: EncodedCorpus,
+    tokenizer: Tokenizer,
+    compute: Compute,
+) -> Session:
+    torch.manual_seed(config.train.seed)
+    model = Transformer(config.model).to(compute.device)
+    model.attention_form = config.train.attention
+    settled = config.train.budget_seconds is None or "steps" in request.train
+    run.write_config(config)
+    return Session(
+        run=run,
+        config=config,
+        reasons=reasons,
+        corpus=encoded,
+        tokenizer=tokenizer,
+        model=model,
+        compute=compute,
+        state=TrainingState(steps=config.train.steps, steps_settled=settled),
+        tensorboard=request.tensorboard,
+    )
+
+
+def _earlier_data(run: RunDirectory) -> Iterator[Path]:
+    """Encoded corpora of the runs beside this one, the newest first."""
+    parent = run.path.parent if run.path.parent != Path() else RUNS
+    found = [path for path in parent.glob("*/data") if path != run.data]
+    yield from sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+@contextmanager
+def _removed_on_bad_input(run: RunDirectory) -> Iterator[None]:
+    # A run that never began is not worth a directory; one with metrics or checkpoints is kept.
+    try:
+        yield
+    except BadInputError:
+        if not run.steps() and not run.metrics_file.exists():
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
+
+
+def _tell(observers: Sequence[TrainingObserver], phase: str) -> None:
+    for observer in observers:
+        observer.on_phase(phase)

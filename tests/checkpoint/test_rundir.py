@@ -1,0 +1,207 @@
+import logging
+import os
+
+import pytest
+
+from minitx.checkpoint.manifest import MANIFEST, manifest_bytes
+from minitx.checkpoint.rundir import (
+    MODEL_FILES,
+    RunDirectory,
+    find_run,
+    newest_run,
+    resolve_checkpoint,
+)
+from minitx.config import DataConfig, ModelConfig, RunConfig, TokenizerConfig, TrainConfig
+from minitx.errors import BadInputError, DamagedFileError
+
+CONFIG = RunConfig(
+    data=DataConfig(corpus=("a.txt", 'b "quoted".txt')),
+    tokenizer=TokenizerConfig(kind="char", vocab_size=66),
+    model=ModelConfig(
+        vocab_size=66, context_length=8, n_layers=1, n_heads=2, n_kv_heads=2, d_model=8, d_ff=16,
+        head_dim=4,
+    ),
+    train=TrainConfig(steps=10, batch_size=2, learning_rate=0.003, budget_seconds=2.5),
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _inside(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run():
+    run = RunDirectory.create(None, "corpus")
+    run.write_config(CONFIG)
+    return run
+
+
+def add(run, step, *pointers):
+    directory = run.checkpoint(step)
+    directory.mkdir()
+    for name in MODEL_FILES:
+        (directory / name).write_text(f"{name} of {step}")
+    (directory / MANIFEST).write_bytes(manifest_bytes(directory, step))
+    for which in pointers:
+        run.point(which, step)
+    return directory
+
+
+def damage(directory):
+    (directory / "model.safetensors").write_text("x")
+
+
+def test_config_comes_back_equal(run):
+    assert run.read_config() == CONFIG
+
+
+def test_names_count_up():
+    names = [RunDirectory.create(None, "My Corpus!").path.name for _ in range(3)]
+    assert names == ["My-Corpus-001", "My-Corpus-002", "My-Corpus-003"]
+
+
+def test_name_without_a_usable_letter():
+    assert RunDirectory.create(None, "..").path.name == "corpus-001"
+
+
+def test_given_directory_must_be_empty(tmp_path):
+    assert RunDirectory.create(tmp_path / "new" / "run", "x").checkpoint_root.is_dir()
+    with pytest.raises(BadInputError, match="is not empty"):
+        RunDirectory.create(tmp_path / "new" / "run", "x")
+
+
+def test_unwritable_place_is_bad_input(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInputError, match="can't be made"):
+        RunDirectory.create(tmp_path / "file" / "run", "x")
+
+
+def test_best_and_last(run):
+    add(run, 250, "best", "last")
+    add(run, 500, "last")
+    assert resolve_checkpoint(run.path, "best").name == "step-000250"
+    assert resolve_checkpoint(run.path, "last").name == "step-000500"
+    assert resolve_checkpoint(None, "last").name == "step-000500"
+    assert resolve_checkpoint(run.checkpoint(250)) == run.checkpoint(250)
+
+
+def test_checkpoint_newer_than_the_pointer_is_the_last(run):
+    add(run, 250, "last")
+    add(run, 500)  # the process died before it moved the pointer
+    assert run.usable_checkpoint("last").name == "step-000500"
+
+
+def test_unfinished_checkpoint_is_none(run):
+    add(run, 250, "last", "best")
+    (run.checkpoint(500)).mkdir()
+    (run.checkpoint(500) / "config.json").write_text("{}")
+    assert run.steps() == [250]
+
+
+def test_damaged_newest_is_named_and_the_one_before_used(run, caplog):
+    add(run, 250)
+    damage(add(run, 500, "last", "best"))
+    with caplog.at_level(logging.WARNING, "minitx"):
+        assert resolve_checkpoint(run.path, "best").name == "step-000250"
+    assert "step-000500/model.safetensors has 1 bytes" in caplog.text
+    assert "step-000250 instead" in caplog.text
+
+
+def test_all_damaged(run):
+    damage(add(run, 250))
+    damage(add(run, 500))
+    with pytest.raises(DamagedFileError, match="none of the 2 checkpoints"):
+        resolve_checkpoint(run.path)
+
+
+def test_named_damaged_checkpoint_is_refused_with_a_whole_one(run):
+    add(run, 250)
+    damaged = add(run, 500)
+    damage(damaged)
+    with pytest.raises(DamagedFileError, match=r"Use .*step-000250 instead"):
+        resolve_checkpoint(damaged)
+    damage(run.checkpoint(250))
+    with pytest.raises(DamagedFileError, match="Restore it"):
+        resolve_checkpoint(damaged)
+
+
+def test_pruning_spares_newest_best_and_last(run):
+    for step in (1, 2, 3, 4, 5):
+        add(run, step)
+    run.point("best", 2)
+    run.point("last", 5)
+    run.prune(2)
+    assert run.steps() == [2, 4, 5]
+    assert sorted(os.listdir(run.checkpoint_root)) == ["step-000002", "step-000004", "step-000005"]
+
+
+def test_leftovers_are_cleared_and_whole_ones_kept(run):
+    add(run, 1)
+    for name in (".step-000002.part", ".step-000003.old", "step-000004"):
+        (run.checkpoint_root / name).mkdir()
+        (run.checkpoint_root / name / "config.json").write_text("")
+    run.clear_leftovers()
+    assert os.listdir(run.checkpoint_root) == ["step-000001"]
+
+
+@pytest.mark.parametrize("text", ["", "step-x", "step-000777", "../../etc", "\xff" * 200])
+def test_pointer_that_names_nothing_is_ignored(run, text):
+    add(run, 3)
+    (run.path / "best").write_text(text)
+    assert run.pointed("best") is None
+    assert resolve_checkpoint(run.path, "best").name == "step-000003"
+
+
+def test_newest_run_is_the_last_trained(run):
+    other = RunDirectory.create(None, "corpus")
+    other.write_config(CONFIG)
+    os.utime(other.config_file, (1, 1))
+    assert newest_run() == run.path
+    run.metrics_file.write_text("")
+    os.utime(run.metrics_file, (5, 5))
+    os.utime(run.config_file, (1, 1))
+    os.utime(other.config_file, (9, 9))
+    assert newest_run().name == other.path.name
+
+
+def test_run_is_found_from_its_checkpoint(run):
+    directory = add(run, 1)
+    assert find_run(directory).path == run.path.absolute()
+    assert RunDirectory.open(directory).steps() == [1]
+    assert find_run(run.path.absolute().parent.parent) is None
+
+
+@pytest.mark.parametrize("which", ["resolve", "open"])
+def test_what_is_no_run_is_told(tmp_path, which):
+    use = resolve_checkpoint if which == "resolve" else RunDirectory.open
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadInputError, match="no run yet"):
+        use(None)
+    with pytest.raises(BadInputError, match="does not exist"):
+        use(tmp_path / "nowhere")
+    with pytest.raises(BadInputError, match="is a file"):
+        use(tmp_path / "file")
+    with pytest.raises(BadInputError, match="is not a run"):
+        use(tmp_path / "empty")
+
+
+def test_directory_of_runs_names_one(run):
+    with pytest.raises(BadInputError, match="for example runs/corpus-001"):
+        resolve_checkpoint(run.path.parent)
+
+
+def test_run_without_checkpoint(run):
+    with pytest.raises(BadInputError, match="no checkpoint yet"):
+        resolve_checkpoint(run.path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[model]\n", "model = 3\ndata = 1\ntokenizer = 1\ntrain = 1\n", "\x00", "[["]
+)
+def test_broken_run_toml(run, text):
+    run.config_file.write_text(text)
+    with pytest.raises(BadInputError) as caught:
+        run.read_config()
+    assert "run.toml" in str(caught.value)

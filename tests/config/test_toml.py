@@ -1,0 +1,79 @@
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minitx.config import DataConfig, ModelConfig, TrainConfig
+from minitx.config.toml import build, dump_toml, parse_toml
+from minitx.errors import BadInputError
+
+TEXT = st.text(st.characters(blacklist_categories=("Cs",)), max_size=20)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    corpus=st.lists(TEXT, max_size=3),
+    holdout=st.none() | TEXT,
+    fraction=st.floats(0, 0.9),
+)
+def test_written_config_comes_back_equal(tmp_path_factory, corpus, holdout, fraction):
+    config = DataConfig(tuple(corpus), fraction, holdout)
+    path = tmp_path_factory.mktemp("toml") / "run.toml"
+    path.write_text(dump_toml({"data": config}), encoding="utf-8", newline="")
+    assert build(DataConfig, parse_toml(path)["data"], "data") == config
+
+
+def test_booleans_and_numbers_come_back(tmp_path):
+    config = TrainConfig(steps=3, batch_size=1, learning_rate=1e-300, compile=True)
+    path = tmp_path / "run.toml"
+    path.write_text(dump_toml({"train": config}))
+    assert build(TrainConfig, parse_toml(path)["train"], "train") == config
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"steps": "many"}, "steps is 'many', not a whole number"),
+        ({"steps": True}, "steps is True, not a whole number"),
+        ({"steps": 1.5}, "not a whole number"),
+        ({"compile": 1}, "compile is 1, not true or false"),
+        ({"learning_rate": "x"}, "not a number"),
+        ({"learning_rate": math.nan}, "learning_rate is nan"),
+        ({"optimizer": 3}, "not a text"),
+        ({"optimizer": "sgd"}, "optimizer is 'sgd'"),
+        ({"warmup": 3}, "unknown key 'warmup'"),
+    ],
+)
+def test_wrong_values_are_named(values, told):
+    good = {"steps": 3, "batch_size": 1, "learning_rate": 0.1}
+    with pytest.raises(BadInputError, match=told) as caught:
+        build(TrainConfig, {**good, **values}, "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_keys_are_named():
+    with pytest.raises(BadInputError, match="lacks the keys steps, learning_rate"):
+        build(TrainConfig, {"batch_size": 1}, "train")
+    with pytest.raises(BadInputError, match="lacks the key steps"):
+        build(TrainConfig, {"batch_size": 1, "learning_rate": 0.1}, "train")
+
+
+def test_list_must_be_a_list():
+    with pytest.raises(BadInputError, match="corpus is 'a', not a list"):
+        build(DataConfig, {"corpus": "a"}, "data")
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(BadInputError, match="can't be read"):
+        parse_toml(tmp_path / "none.toml")
+    (tmp_path / "a.toml").write_bytes(b"a = '\xff'")
+    with pytest.raises(BadInputError, match="not UTF-8 at byte 5"):
+        parse_toml(tmp_path / "a.toml")
+
+
+def test_values_without_a_toml_form_are_refused():
+    model = ModelConfig(8, 8, 1, 1, 1, 8, 8, 8)
+    object.__setattr__(model, "n_layers", object())
+    with pytest.raises(TypeError, match="no TOML form"):
+        dump_toml({"model": model})
