@@ -71,6 +71,6 @@ class AdamW:
 
     @torch.no_grad()
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Copy a saved state in; a missing name or another shape raises KeyError or RuntimeError."""
+        """Copy a saved state in; raises KeyError or RuntimeError if it does not fit."""
         for name, tensor in self.state_tensors().items():
             tensor.copy_(tensors[name])

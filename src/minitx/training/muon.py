@@ -102,6 +102,6 @@ class Muon:
 
     @torch.no_grad()
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Copy saved momenta in; a missing name or another shape raises KeyError or RuntimeError."""
+        """Copy saved momenta in; raises KeyError or RuntimeError if they do not fit."""
         for name, momentum in self.state_tensors().items():
             momentum.copy_(tensors[name])
