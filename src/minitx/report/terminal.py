@@ -1,0 +1,33 @@
+"""Text from a corpus or a model, made safe to print: no character in it commands the terminal."""
+
+from __future__ import annotations
+
+_KEPT = "\n\t"
+_REPLACEMENT = "\ufffd"
+
+# Unicode Standard Annex 9: these turn the direction of writing, so that a line reads as another.
+_BIDI_CONTROLS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+_STAND_INS: dict[int, str] = {
+    # Control pictures: U+2400 to U+241F draw the C0 controls, U+2421 draws DEL.
+    **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in _KEPT},
+    0x7F: "\u2421",
+    # C1 controls: U+009B alone begins a control sequence, as ESC [ does.
+    **{code: _REPLACEMENT for code in range(0x80, 0xA0)},
+    **{ord(character): _REPLACEMENT for character in _BIDI_CONTROLS},
+    # Line and paragraph separators break a line for Python, but for few terminals.
+    0x2028: "\u2424",
+    0x2029: "\u2424",
+    # A lone surrogate has no UTF-8 form: printing it would raise.
+    **{code: _REPLACEMENT for code in range(0xD800, 0xE000)},
+}
+
+
+def visible(text: str) -> str:
+    """The text with a visible stand-in, one column wide, for each control character.
+
+    Line feeds and tabs stay; the caller knows what they do to its layout. ESC becomes ``␛``, a
+    carriage return ``␍``; controls that have no picture, and those that turn the direction of
+    writing, become U+FFFD. As many characters come out as went in.
+    """
+    return text.translate(_STAND_INS)
