@@ -1,0 +1,32 @@
+"""Which form of attention is faster, as measured by ``bench/attention_forms.py``.
+
+On a CPU in bfloat16 the fused kernel's backward pass is slow for short contexts; the explicit
+form wins up to about 512 tokens, and beyond them its square of weights costs more. In float32 the
+border lies lower. On a GPU the fused form wins at every length.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+EXPLICIT_UP_TO = {torch.bfloat16: 512, torch.float32: 128}
+"""Longest context, in tokens, at which a CPU trains faster in the explicit form."""
+
+
+def choose_form(
+    device_type: str, dtype: torch.dtype, seq: int, training: bool = True
+) -> Literal["explicit", "fused"]:
+    """Name the faster form.
+
+    Args:
+        device_type: `cpu`, `cuda` or `mps`.
+        dtype: of the matrix products.
+        seq: tokens in the longest sequence.
+        training: whether gradients are taken; without them the fused form is always at least as
+            fast.
+    """
+    if device_type != "cpu" or not training:
+        return "fused"
+    return "explicit" if seq <= EXPLICIT_UP_TO.get(dtype, 0) else "fused"

@@ -1,0 +1,101 @@
+"""The key/value cache: what attention would otherwise compute again for every new token.
+
+The keys and values of a position never change once it is read, because no position looks ahead.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from minitx.config import ModelConfig
+from minitx.errors import BadInputError
+
+
+class KVCache:
+    """Keys and values of every layer for a batch of texts, which may differ in length.
+
+    Args:
+        config: of the model.
+        batch_size: rows.
+        capacity: positions that a row can hold.
+        device: where.
+        dtype: of the keys and values.
+
+    Attributes:
+        keys, values: per layer `(batch, n_kv_heads, capacity, head_dim)`.
+        lengths: `(batch,)` int64 on the CPU: positions held by each row. What lies beyond them is
+            left over, and never looked at.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        batch_size: int,
+        capacity: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        shape = (batch_size, config.n_kv_heads, capacity, config.head_dim)
+        self.capacity = capacity
+        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layers)]
+        self.values = [torch.zeros_like(keys) for keys in self.keys]
+        self.lengths = torch.zeros(batch_size, dtype=torch.int64)
+        self._common: int | None = 0
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows."""
+        return len(self.lengths)
+
+    @property
+    def common_length(self) -> int | None:
+        """Positions held by every row; None where the rows differ."""
+        return self._common
+
+    def require_room(self, tokens: int) -> None:
+        """Refuse `tokens` more positions than there is room for.
+
+        Raises:
+            BadInputError: naming both numbers.
+        """
+        held = self._common if self._common is not None else int(self.lengths.max())
+        if held + tokens > self.capacity:
+            raise BadInputError(
+                f"the cache holds {held:,} of {self.capacity:,} positions, and {tokens:,} more "
+                "were given",
+                "Make it larger, or start a new one with the newest tokens",
+            )
+
+    def advance(self, tokens: int | Tensor) -> None:
+        """Count positions just written: a number for all rows, or one for each `(batch,)`."""
+        if isinstance(tokens, int):
+            self.lengths += tokens
+            if self._common is not None:
+                self._common += tokens
+        else:
+            self.set_lengths(self.lengths + tokens.cpu())
+
+    def set_lengths(self, lengths: Tensor) -> None:
+        """Declare how many positions each row holds, `(batch,)`."""
+        self.lengths = lengths.detach().to("cpu", torch.int64).clone()
+        if len(lengths) == 0:
+            self._common = 0
+            return
+        shortest, longest = torch.aminmax(self.lengths)
+        self._common = int(longest) if shortest == longest else None
+
+    def truncate(self, lengths: Tensor | int) -> None:
+        """Forget each row's positions from `lengths` on (one for all rows, or `(batch,)`)."""
+        wanted = torch.as_tensor(lengths, dtype=torch.int64).cpu().expand(self.batch_size)
+        if bool((wanted > self.lengths).any()) or bool((wanted < 0).any()):
+            raise ValueError("a cache can be truncated to at most what it holds")
+        self.set_lengths(wanted)
+
+    def select(self, rows: Tensor | list[int]) -> None:
+        """Keep these rows, in this order; a row named twice is copied."""
+        index = torch.as_tensor(rows, dtype=torch.int64)
+        there = index.to(self.keys[0].device)
+        self.keys = [keys.index_select(0, there) for keys in self.keys]
+        self.values = [values.index_select(0, there) for values in self.values]
+        self.set_lengths(self.lengths[index.cpu()])
