@@ -13,13 +13,13 @@ _STAND_INS: dict[int, str] = {
     **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in _KEPT},
     0x7F: "\u2421",
     # C1 controls: U+009B alone begins a control sequence, as ESC [ does.
-    **{code: _REPLACEMENT for code in range(0x80, 0xA0)},
+    **dict.fromkeys(range(128, 160), _REPLACEMENT),
     **{ord(character): _REPLACEMENT for character in _BIDI_CONTROLS},
     # Line and paragraph separators break a line for Python, but for few terminals.
     0x2028: "\u2424",
     0x2029: "\u2424",
     # A lone surrogate has no UTF-8 form: printing it would raise.
-    **{code: _REPLACEMENT for code in range(0xD800, 0xE000)},
+    **dict.fromkeys(range(55296, 57344), _REPLACEMENT),
 }
 
 
