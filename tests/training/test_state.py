@@ -1,0 +1,44 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minitx.errors import DamagedFileError
+from minitx.training.state import TrainingState
+
+
+@given(
+    loss_sum=st.floats(allow_nan=False),
+    best=st.floats(allow_nan=False),
+    step=st.integers(0, 10**12),
+    settled=st.booleans(),
+)
+def test_comes_back_to_the_bit(loss_sum, best, step, settled):
+    state = TrainingState(
+        steps=5, steps_settled=settled, step=step, loss_sum=loss_sum, best_holdout_loss=best
+    )
+    again = TrainingState.from_json(state.to_json(), "x")
+    # Compared without the fields that are NaN, which equal nothing.
+    for name in vars(state):
+        a, b = getattr(state, name), getattr(again, name)
+        assert a == b or (math.isnan(a) and math.isnan(b)), name
+        assert type(a) is type(b)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"[]", b"{}", b"\xff", b"[" * 10_000,
+        TrainingState(steps=5).to_json().replace(b'"step": 0', b'"step": "0"'),
+        TrainingState(steps=5).to_json().replace(b'"step": 0', b'"step": -7'),
+        TrainingState(steps=5).to_json().replace(b'"step": 0', b'"step": 1.5'),
+        TrainingState(steps=5).to_json().replace(b"true", b"1"),
+        TrainingState(steps=5).to_json().replace(b'"tokens"', b'"token"'),
+        TrainingState(steps=5).to_json().replace(b'"nan"', b'"many"'),
+    ],
+)  # fmt: skip
+def test_damage_is_refused_in_one_line(content):
+    with pytest.raises(DamagedFileError, match="training_state.json can't be used") as caught:
+        TrainingState.from_json(content, "training_state.json")
+    assert "\n" not in str(caught.value)
