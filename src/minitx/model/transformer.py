@@ -210,10 +210,12 @@ class Transformer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         key = (device, dtype)
         if key not in self._tables:
-            cosine, sine = rotary_table(
-                self.config.head_dim, self.config.context_length, self.config.rope_theta, dtype
-            )
-            self._tables[key] = (cosine.to(device), sine.to(device))
+            # Kept for training too, where tensors made in inference mode can't be used.
+            with torch.inference_mode(False):
+                cosine, sine = rotary_table(
+                    self.config.head_dim, self.config.context_length, self.config.rope_theta, dtype
+                )
+                self._tables[key] = (cosine.to(device), sine.to(device))
         cosine, sine = self._tables[key]
         if start is not None:
             return cosine[start : start + seq], sine[start : start + seq]
@@ -224,5 +226,6 @@ class Transformer(nn.Module):
     def _causal_mask(self, length: int, device: torch.device) -> Tensor:
         key = (length, device)
         if key not in self._masks:
-            self._masks = {key: causal_mask(length, length, device)}
+            with torch.inference_mode(False):
+                self._masks = {key: causal_mask(length, length, device)}
         return self._masks[key]

@@ -1,0 +1,185 @@
+"""`check_mask` passes a sound model, and finds leaks that are planted on purpose."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from minitx.config import ModelConfig
+from minitx.inspection import mask_check
+from minitx.inspection.mask_check import check_mask
+from minitx.model import KVCache, Transformer, attention
+
+CONFIG = ModelConfig(
+    vocab_size=23, context_length=24, n_layers=2, n_heads=4, n_kv_heads=2, d_model=16, d_ff=24,
+    head_dim=4,
+)  # fmt: skip
+GPT2 = dataclasses.replace(CONFIG, architecture="gpt2", n_kv_heads=4)
+
+
+def make_model(config=CONFIG):
+    torch.manual_seed(1)
+    model = Transformer(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.4)
+    return model
+
+
+@pytest.mark.parametrize("config", [CONFIG, GPT2], ids=["qwen3", "gpt2"])
+def test_sound_model_passes_every_way_through_it(config):
+    check = check_mask(make_model(config))
+    assert check.passed
+    assert len(check.paths) == 6
+    assert all(path.cuts == 23 and path.logits > 20 * 23 for path in check.paths)
+
+
+def test_model_is_left_as_it_was():
+    model = make_model().train()
+    model.ablated_heads.add((0, 1))
+    model.attention_form = "fused"
+    check_mask(model)
+    assert model.training
+    assert model.ablated_heads == {(0, 1)}
+    assert model.attention_form == "fused"
+    model.loss(
+        torch.zeros(1, 5, dtype=torch.int64), torch.zeros(1, 5, dtype=torch.int64)
+    ).backward()
+
+
+def test_same_seed_same_check():
+    model = make_model()
+    assert check_mask(model, seed=3) == check_mask(model, seed=3)
+
+
+@pytest.mark.parametrize("shape", [{"context_length": 1}, {"vocab_size": 1}])
+def test_nothing_to_compare(shape):
+    check = check_mask(make_model(dataclasses.replace(CONFIG, **shape)))
+    assert check.passed
+    assert check.paths == ()
+
+
+def plant(monkeypatch, change):
+    """Replace the explicit form by one whose mask `change` has spoiled."""
+    sound = attention.explicit_attention
+
+    def spoiled(queries, keys, values, mask, dropout=0.0):
+        mask = (
+            None if mask is None else change(mask.expand(*queries.shape[:3], keys.size(2)).clone())
+        )
+        return sound(queries, keys, values, mask, dropout)
+
+    monkeypatch.setattr(attention, "explicit_attention", spoiled)
+
+
+def off_by_one(mask):
+    mask[..., :-1, 1:] |= mask[..., 1:, 1:]
+    return mask
+
+
+def transposed(mask):
+    return mask.transpose(-1, -2) if mask.size(-1) == mask.size(-2) else mask
+
+
+def opened(mask):
+    return torch.ones_like(mask)
+
+
+@pytest.mark.parametrize("change", [off_by_one, transposed, opened])
+def test_spoiled_mask_is_found_at_the_first_layer(monkeypatch, change):
+    plant(monkeypatch, change)
+    check = check_mask(make_model())
+    assert not check.passed
+    leak = check.paths[0].leak
+    assert leak.layer == 0
+    assert leak.heads == (0, 1, 2, 3)
+    assert leak.place == "layer 0, all heads"
+    assert leak.position <= leak.cut
+    assert leak.largest_change > 0
+
+
+def test_hole_in_one_head_of_one_layer_is_named(monkeypatch):
+    sound = attention.explicit_attention
+    calls = []
+
+    def spoiled(queries, keys, values, mask, dropout=0.0):
+        calls.append(None)
+        if len(calls) % 2 == 0 and mask is not None:  # the second of two layers
+            mask = mask.expand(*queries.shape[:3], keys.size(2)).clone()
+            mask[:, 2] = True
+        return sound(queries, keys, values, mask, dropout)
+
+    monkeypatch.setattr(attention, "explicit_attention", spoiled)
+    check = check_mask(make_model())
+    leak = check.paths[0].leak
+    assert (leak.layer, leak.heads) == (1, (2,))
+    assert leak.place == "layer 1, head 2"
+
+
+def test_leak_of_the_fused_form_alone_is_found(monkeypatch):
+    def open_wide(queries, keys, values, mask, dropout=0.0):
+        return torch.nn.functional.scaled_dot_product_attention(queries, keys, values)
+
+    monkeypatch.setattr(attention, "fused_attention", open_wide)
+    check = check_mask(make_model())
+    found = {path.path: path.leak is not None for path in check.paths}
+    assert not found["whole text, explicit attention"]
+    assert found["whole text, fused attention"]
+    assert found["in pieces through the cache, fused attention"]
+
+
+def test_cache_that_forgets_one_too_few_is_found(monkeypatch):
+    sound = KVCache.truncate
+
+    class Roomy(KVCache):
+        def __init__(self, config, batch_size, capacity, device, dtype):
+            super().__init__(config, batch_size, capacity + 8, device, dtype)
+
+        def truncate(self, lengths):
+            sound(self, torch.minimum(lengths + 1, self.lengths))
+
+    monkeypatch.setattr("minitx.model.KVCache", Roomy)
+    monkeypatch.setattr(mask_check, "MAX_LENGTH", 24)
+    longer = dataclasses.replace(CONFIG, context_length=40)
+    found = {path.path: path.leak for path in check_mask(make_model(longer)).paths}
+    assert found["through a cache that was turned back"] is not None
+    assert found["whole text, explicit attention"] is None
+
+
+def test_row_that_sees_its_padding_is_found(monkeypatch):
+    def careless(self, tokens):
+        self.lengths += tokens if isinstance(tokens, int) else int(tokens.max())
+        self._common = int(self.lengths[0])
+
+    monkeypatch.setattr(KVCache, "advance", careless)
+    found = {path.path: path.leak for path in check_mask(make_model()).paths}
+    assert found["beside rows of other lengths"] is not None
+
+
+def test_leak_before_the_layers_is_placed_there(monkeypatch):
+    model = make_model()
+    model.embedding.register_forward_hook(
+        lambda module, inputs, out: out + out.mean(1, keepdim=True)
+    )
+    leak = check_mask(model).paths[0].leak
+    assert leak.layer is None
+    assert leak.place == "before layer 0, in the embedding"
+
+
+def test_leak_in_an_mlp_is_placed_in_its_layer():
+    model = make_model()
+    model.blocks[0].mlp.register_forward_hook(
+        lambda module, inputs, out: out + out.flip(1).cumsum(1).flip(1)
+    )
+    leak = check_mask(model).paths[0].leak
+    assert (leak.layer, leak.heads) == (0, ())
+    assert leak.place == "layer 0, outside its attention heads"
+
+
+def test_leak_after_the_last_layer_is_placed_there():
+    model = make_model()
+    model.norm.register_forward_hook(lambda module, inputs, out: out + out.mean(1, keepdim=True))
+    leak = check_mask(model).paths[0].leak
+    assert leak.layer is None
+    assert leak.place == "after the heads of layer 1, the last"
