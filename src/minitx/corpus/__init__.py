@@ -1,0 +1,19 @@
+"""From files to token ids on disk, and from ids to training windows."""
+
+from minitx.corpus.encoded import EncodedCorpus, encode_corpus, load_encoded
+from minitx.corpus.reading import Corpus, read_corpus
+from minitx.corpus.split import Split, split_corpus
+from minitx.corpus.windows import WindowSampler, gather, require_one_window
+
+__all__ = [
+    "Corpus",
+    "EncodedCorpus",
+    "Split",
+    "WindowSampler",
+    "encode_corpus",
+    "gather",
+    "load_encoded",
+    "read_corpus",
+    "require_one_window",
+    "split_corpus",
+]

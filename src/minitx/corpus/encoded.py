@@ -1,0 +1,228 @@
+"""The encoded corpus: token ids in memory-mapped files, with digests of what they came from.
+
+data/
+    corpus.json                digests, counts and the ids' type; written last
+    train.ids, holdout.ids     token ids, little-endian, 2 or 4 bytes each
+    train.txt, holdout.txt     the text itself
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from minitx.corpus.split import Split
+from minitx.errors import BadInputError, DamagedFileError
+from minitx.tokenizer import Tokenizer
+
+IdArray = npt.NDArray[np.integer[Any]]
+
+DESCRIPTION = "corpus.json"
+_FORMAT = 1
+_PARTS = ("train", "holdout")
+_FIX = "Train again, or restore the data directory of the run"
+
+
+@dataclass(frozen=True)
+class PartCounts:
+    """Size of one part.
+
+    Attributes:
+        tokens: ids.
+        bytes: of UTF-8.
+        characters: of text.
+        unknown: ids that stand for what the vocabulary lacks.
+    """
+
+    tokens: int
+    bytes: int
+    characters: int
+    unknown: int
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedCorpus:
+    """Both parts of a corpus as ids.
+
+    Attributes:
+        directory: where the files are.
+        digest: of the text (`Split.digest`).
+        tokenizer_digest: of the tokenizer that encoded it.
+        train_ids: (tokens,) memory-mapped.
+        holdout_ids: (tokens,) memory-mapped; may be empty.
+        train: counts.
+        holdout: counts.
+    """
+
+    directory: Path
+    digest: str
+    tokenizer_digest: str
+    train_ids: IdArray
+    holdout_ids: IdArray
+    train: PartCounts
+    holdout: PartCounts
+
+    @property
+    def n_train_bytes(self) -> int:
+        """Bytes of the train part's text."""
+        return self.train.bytes
+
+    @property
+    def n_holdout_bytes(self) -> int:
+        """Bytes of the holdout's text."""
+        return self.holdout.bytes
+
+    def train_text(self) -> str:
+        """Text of the train part."""
+        return (self.directory / "train.txt").read_bytes().decode("utf-8")
+
+    def holdout_text(self) -> str:
+        """Text of the holdout."""
+        return (self.directory / "holdout.txt").read_bytes().decode("utf-8")
+
+
+def encode_corpus(
+    split: Split, tokenizer: Tokenizer, directory: Path, earlier: Iterable[Path] = ()
+) -> EncodedCorpus:
+    """Encode both parts into a directory, or use what is there if nothing has changed.
+
+    Args:
+        split: the text. What the vocabulary lacks becomes the unknown token, and is counted.
+        tokenizer: its digest is noted.
+        directory: made if needed.
+        earlier: directories of other runs; one with the same text and tokenizer is linked from
+            instead of encoding again.
+
+    Raises:
+        BadInputError: the directory can't be written.
+    """
+    for candidate in (directory, *earlier):
+        with contextlib.suppress(DamagedFileError):
+            found = load_encoded(candidate)
+            if found.digest == split.digest and found.tokenizer_digest == tokenizer.digest:
+                return found if candidate == directory else _linked(candidate, directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / DESCRIPTION).unlink(missing_ok=True)
+        dtype = np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
+        counts = {
+            part: _encode_part(directory, part, getattr(split, part), tokenizer, dtype)
+            for part in _PARTS
+        }
+        description = {
+            "format": _FORMAT,
+            "digest": split.digest,
+            "tokenizer_digest": tokenizer.digest,
+            "dtype": dtype.str,
+            **{part: asdict(count) for part, count in counts.items()},
+        }
+        _write(directory / DESCRIPTION, [(json.dumps(description, indent=2) + "\n").encode()])
+    except OSError as error:
+        raise BadInputError(
+            f"the encoded corpus can't be written to {directory} ({error.strerror})",
+            "Free some space, or choose another directory",
+        ) from None
+    return load_encoded(directory)
+
+
+def load_encoded(directory: Path) -> EncodedCorpus:
+    """Open an encoded corpus.
+
+    Raises:
+        DamagedFileError: a file is missing, or does not fit the others.
+    """
+    path = directory / DESCRIPTION
+    try:
+        description = json.loads(path.read_bytes())
+        if description["format"] != _FORMAT or description["dtype"] not in ("<u2", "<u4"):
+            raise ValueError("its format is unknown")
+        dtype = np.dtype(description["dtype"])
+        parts: dict[str, tuple[IdArray, PartCounts]] = {}
+        for part in _PARTS:
+            counts = PartCounts(**description[part])
+            if not all(type(n) is int and n >= 0 for n in asdict(counts).values()):
+                raise ValueError(f"the counts of {part} are not whole numbers")
+            _require_size(directory / f"{part}.txt", counts.bytes)
+            _require_size(directory / f"{part}.ids", counts.tokens * dtype.itemsize)
+            # An empty file can't be mapped.
+            ids = (
+                np.memmap(directory / f"{part}.ids", dtype, "r", shape=(counts.tokens,))
+                if counts.tokens
+                else np.empty(0, dtype)
+            )
+            parts[part] = (ids, counts)
+        return EncodedCorpus(
+            directory=directory,
+            digest=str(description["digest"]),
+            tokenizer_digest=str(description["tokenizer_digest"]),
+            train_ids=parts["train"][0],
+            holdout_ids=parts["holdout"][0],
+            train=parts["train"][1],
+            holdout=parts["holdout"][1],
+        )
+    except OSError as error:
+        raise DamagedFileError(f"{path} can't be used ({error.strerror})", _FIX) from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise DamagedFileError(f"{path} can't be used: {reason}", _FIX) from None
+
+
+def _encode_part(
+    directory: Path, part: str, text: str, tokenizer: Tokenizer, dtype: np.dtype[Any]
+) -> PartCounts:
+    tokens = unknown = 0
+
+    def encoded() -> Iterable[bytes]:
+        nonlocal tokens, unknown
+        for ids in tokenizer.encode_parts(text, unknown="replace"):
+            tokens += len(ids)
+            if tokenizer.unknown_id is not None:
+                unknown += int(np.count_nonzero(ids == tokenizer.unknown_id))
+            yield ids.astype(dtype).tobytes()
+
+    content = text.encode("utf-8")
+    _write(directory / f"{part}.txt", [content])
+    _write(directory / f"{part}.ids", encoded())
+    return PartCounts(tokens, len(content), len(text), unknown)
+
+
+def _write(path: Path, blocks: Iterable[bytes]) -> None:
+    # A new file takes the name, so that one linked from another run is never written into.
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        with beside.open("wb") as file:
+            for block in blocks:
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _linked(source: Path, directory: Path) -> EncodedCorpus:
+    directory.mkdir(parents=True, exist_ok=True)
+    names = [f"{part}.{kind}" for part in _PARTS for kind in ("ids", "txt")]
+    for name in (*names, DESCRIPTION):
+        target = directory / name
+        target.unlink(missing_ok=True)
+        try:
+            os.link(source / name, target)
+        except OSError:
+            # Another file system, or one without links.
+            _write(target, [(source / name).read_bytes()])
+    return load_encoded(directory)
+
+
+def _require_size(path: Path, size: int) -> None:
+    found = path.stat().st_size
+    if found != size:
+        raise ValueError(f"{path.name} has {found:,} bytes instead of {size:,}")

@@ -1,0 +1,151 @@
+"""A text, from wherever it is kept: files, directories, globs, standard input, or Python itself."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from minitx.errors import BadInputError
+
+DEFAULT_NAME = "python-reference"
+"""Name of the embedded default corpus: the language reference that comes with Python."""
+
+TEXT_SUFFIXES = frozenset(
+    ".txt .md .rst .tex .org .adoc .py .pyi .c .h .cpp .hpp .cc .rs .go .java .js .ts .css .html "
+    ".htm .xml .json .jsonl .toml .yaml .yml .ini .cfg .sh .sql .csv .tsv .srt .r .jl .lua .rb "
+    ".hs .ml .el .lisp .scm .swift .kt".split()
+)
+"""Files that a directory is searched for; name a file itself to use any other."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text and where it came from.
+
+    Attributes:
+        text: all of it; files follow each other in the order given, on lines of their own.
+        name: short, for naming runs.
+        sources: as they were given.
+        digest: SHA-256 of the text's UTF-8, in hexadecimal.
+        n_bytes: of its UTF-8.
+    """
+
+    text: str
+    name: str
+    sources: tuple[str, ...]
+    digest: str
+    n_bytes: int
+
+
+def read_corpus(sources: Sequence[str], stdin: BinaryIO | None = None) -> Corpus:
+    """Read a corpus; its characters are kept as they are, line ends included.
+
+    Args:
+        sources: files, directories (searched for text files, in order of their paths), globs, or
+            ``-`` for standard input; none for the embedded default.
+        stdin: read for ``-``.
+
+    Raises:
+        BadInputError: a source is missing, empty, unreadable, or not UTF-8 text.
+    """
+    if not sources:
+        return _corpus([default_text()], DEFAULT_NAME, ())
+    parts: list[str] = []
+    for source in sources:
+        if source == "-":
+            if stdin is None:
+                raise BadInputError("there is no standard input to read", "Name a file")
+            parts.append(decode_text(stdin.read(), "standard input"))
+        else:
+            parts.extend(decode_text(_read(path), str(path)) for path in _files(source))
+    named = ", ".join("standard input" if source == "-" else source for source in sources)
+    if not any(part.strip() for part in parts):
+        raise BadInputError(f"{named} has no text in it", "Give a file with some text")
+    first = "stdin" if sources[0] == "-" else Path(sources[0]).absolute()
+    name = first if isinstance(first, str) else (first.stem or first.name)
+    return _corpus(parts, name, tuple(sources))
+
+
+def default_text() -> str:
+    """The embedded default corpus: topics of the Python reference, in order of their names."""
+    from pydoc_data.topics import topics
+
+    return "\n".join(topics[name].strip("\n") + "\n" for name in sorted(topics))
+
+
+def decode_text(content: bytes, name: str) -> str:
+    """Decode UTF-8; a byte order mark at the start is dropped.
+
+    Args:
+        content: of the file.
+        name: of the file, for errors.
+
+    Raises:
+        BadInputError: it is not UTF-8 (with the offset of the first bad byte), or is binary.
+    """
+    start = 3 if content.startswith(b"\xef\xbb\xbf") else 0
+    at = content.find(b"\0")
+    if at >= 0:
+        raise BadInputError(
+            f"{name} is binary, not text: byte {at:,} is zero",
+            "Give UTF-8 text, for example from iconv -t utf-8",
+        )
+    try:
+        return content[start:].decode("utf-8")
+    except UnicodeDecodeError as error:
+        at = error.start + start
+        raise BadInputError(
+            f"{name} is not UTF-8: byte {at:,} is 0x{content[at]:02x} ({error.reason})",
+            "Convert it first, for example with iconv -f latin1 -t utf-8",
+        ) from None
+
+
+def _corpus(parts: Iterable[str], name: str, sources: tuple[str, ...]) -> Corpus:
+    pieces: list[str] = []
+    for part in parts:
+        if pieces and pieces[-1] and not pieces[-1].endswith("\n"):
+            pieces.append("\n")
+        pieces.append(part)
+    text = "".join(pieces)
+    content = text.encode("utf-8")
+    return Corpus(text, name, sources, hashlib.sha256(content).hexdigest(), len(content))
+
+
+def _files(source: str) -> list[Path]:
+    path = Path(source)
+    if path.is_dir():
+        found = sorted(
+            file
+            for file in path.rglob("*")
+            if file.suffix.lower() in TEXT_SUFFIXES
+            and file.is_file()
+            and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        )
+        if not found:
+            raise BadInputError(
+                f"directory {source} has no text files (such as .txt, .md, .py)",
+                "Name the files themselves",
+            )
+        return found
+    if path.exists() or not glob.has_magic(source):
+        return [path]
+    matches = sorted(Path(match) for match in glob.glob(source, recursive=True))
+    files = [match for match in matches if match.is_file()]
+    if not files:
+        raise BadInputError(f"no file matches {source}", "Check the pattern, or name a file")
+    return files
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise BadInputError(f"corpus {path} does not exist", "Name a text file") from None
+    except OSError as error:
+        raise BadInputError(
+            f"corpus {path} can't be read ({error.strerror})", "Name a text file you may read"
+        ) from None

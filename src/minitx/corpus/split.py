@@ -1,0 +1,56 @@
+"""Train part and holdout: what a model learns from, and what it is judged by."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+from minitx.config import DataConfig
+from minitx.corpus.reading import Corpus, read_corpus
+from minitx.errors import BadInputError
+
+
+@dataclass(frozen=True)
+class Split:
+    """The two parts of a text.
+
+    Attributes:
+        train: what is trained on, tokenizer included.
+        holdout: never trained on; may be empty.
+    """
+
+    train: str
+    holdout: str
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over both parts, in hexadecimal; moves when either does."""
+        whole = hashlib.sha256()
+        for part in (self.train, self.holdout):
+            whole.update(hashlib.sha256(part.encode("utf-8")).digest())
+        return whole.hexdigest()
+
+
+def split_corpus(corpus: Corpus, data: DataConfig) -> Split:
+    """Cut off the tail of a corpus as its holdout, or read the holdout from its own file.
+
+    A contiguous tail is harder than random lines, and more honest: neighbouring lines give each
+    other away.
+
+    Args:
+        corpus: the text.
+        data: `holdout`, or else `holdout_fraction`.
+
+    Raises:
+        BadInputError: the holdout file can't be read, or nothing is left to train on.
+    """
+    if data.holdout is not None:
+        return Split(corpus.text, read_corpus([data.holdout]).text)
+    cut = int(len(corpus.text) * (1.0 - data.holdout_fraction))
+    if cut == 0:
+        raise BadInputError(
+            f"a corpus of {len(corpus.text)} characters is too short to split",
+            "Give a longer text, or --holdout-fraction 0",
+        )
+    return Split(corpus.text[:cut], corpus.text[cut:])

@@ -1,0 +1,83 @@
+"""Training windows: which stretch of the text each sample is.
+
+Sample k is the same stretch in every run with the same seed, whatever the batch size, and however
+often the run was stopped: the order of the data is a function, not a state.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from minitx.errors import BadInputError
+
+Starts = npt.NDArray[np.int64]
+
+
+class WindowSampler:
+    """Every window once an epoch, in an order shuffled anew, at a new phase.
+
+    Windows lie side by side; where the first begins is drawn for each epoch, so that over time a
+    token is seen at every position of a window.
+
+    Args:
+        n_ids: of the train part.
+        context_length: tokens in a window; one more is needed as its last target.
+        seed: of order and phase.
+
+    Attributes:
+        per_epoch: windows in an epoch.
+    """
+
+    def __init__(self, n_ids: int, context_length: int, seed: int) -> None:
+        require_one_window(n_ids, context_length, "the train part")
+        self._context_length = context_length
+        self._seed = seed
+        # The last id is a target only, and the phase may take up to a window less one.
+        slack = n_ids - 1 - context_length
+        self._phases = min(context_length, slack + 1)
+        self.per_epoch = (n_ids - 1 - (self._phases - 1)) // context_length
+        self._epoch = -1
+        self._order: Starts = np.empty(0, np.int64)
+
+    def starts(self, sample_index: int, count: int) -> Starts:
+        """Where windows begin: `(count,)`, of the samples from `sample_index` on."""
+        parts = []
+        while count > 0:
+            epoch, offset = divmod(sample_index, self.per_epoch)
+            if epoch != self._epoch:
+                self._epoch, self._order = epoch, self._shuffled(epoch)
+            part = self._order[offset : offset + count]
+            parts.append(part)
+            sample_index, count = sample_index + len(part), count - len(part)
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def _shuffled(self, epoch: int) -> Starts:
+        # A generator of numbers by position: any epoch is reached without those before it.
+        random = np.random.Generator(np.random.Philox(key=(self._seed, epoch)))
+        phase = int(random.integers(self._phases))
+        return phase + self._context_length * random.permutation(self.per_epoch).astype(np.int64)
+
+
+def gather(
+    ids: npt.NDArray[np.integer[Any]], starts: Starts, context_length: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Inputs and targets of windows, each `(batch, seq)`: a target is the id after its input."""
+    windows = ids[starts[:, None] + np.arange(context_length + 1)].astype(np.int64)
+    return windows[:, :-1], windows[:, 1:]
+
+
+def require_one_window(n_ids: int, context_length: int, name: str) -> None:
+    """Refuse a text too short for a single window.
+
+    Raises:
+        BadInputError: naming both lengths.
+    """
+    if n_ids < context_length + 1:
+        fits = f"--context {n_ids - 1} or less, or " if n_ids > 1 else ""
+        raise BadInputError(
+            f"{name} has {n_ids:,} tokens, and one context needs {context_length + 1:,}",
+            f"Use {fits}a longer text",
+        )
