@@ -1,0 +1,12 @@
+"""Text to token ids and back: byte-level BPE, characters, or words.
+
+tokenizer = train_tokenizer(text, "bpe", 1024)
+ids = tokenizer.encode("To be or not to be")
+assert tokenizer.decode(ids) == "To be or not to be"
+"""
+
+from minitx.tokenizer.base import Tokenizer, Unknown
+from minitx.tokenizer.loading import load_tokenizer
+from minitx.tokenizer.training import train_tokenizer
+
+__all__ = ["Tokenizer", "Unknown", "load_tokenizer", "train_tokenizer"]

@@ -1,0 +1,217 @@
+"""What every kind of tokenizer does, and the files it is kept in.
+
+A tokenizer is its `tokenizer.json`, in the format of the Hugging Face `tokenizers` library: what
+the file says is what encodes.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer as Backend
+
+from minitx.config.run import TokenizerKind
+from minitx.errors import BadInputError
+from minitx.tokenizer.chunks import Border, chunks
+
+Ids = npt.NDArray[np.int32]
+Unknown = Literal["error", "replace"]
+
+TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+
+# Small enough that the work of a batch is a few MB, large enough to be worth a batch.
+_CHUNK = 16_384
+_CHUNKS_AT_ONCE = 64
+_NAMED = 5
+
+
+class Tokenizer(ABC):
+    """Text to token ids and back.
+
+    Args:
+        definition: the content of `tokenizer.json`, sound (see `load_tokenizer`).
+
+    Attributes:
+        kind: `bpe`, `char` or `word`.
+        backend: the `tokenizers` object that does the work.
+        vocab_size: number of ids; every id is below it.
+        json_bytes: content of `tokenizer.json`, the same bytes for the same tokenizer.
+        digest: SHA-256 of `json_bytes`, in hexadecimal.
+        unknown_id: the id for what the vocabulary lacks; None where nothing can be lacking.
+    """
+
+    kind: ClassVar[TokenizerKind]
+
+    def __init__(self, definition: dict[str, Any]) -> None:
+        self.json_bytes = canonical(definition)
+        self.digest = sha256(self.json_bytes).hexdigest()
+        self.backend = Backend.from_str(self.json_bytes.decode("utf-8"))
+        # A file may ask for either; our ids are those of the text, all of it and nothing else.
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        self.vocab_size = self.backend.get_vocab_size()
+        self.unknown_id: int | None = None
+
+    @property
+    def config_json_bytes(self) -> bytes:
+        """Content of `tokenizer_config.json`, with which `AutoTokenizer` opens the directory."""
+        return canonical(
+            {
+                "clean_up_tokenization_spaces": False,
+                "tokenizer_class": "PreTrainedTokenizerFast",
+            }
+        )
+
+    def encode(self, text: str, unknown: Unknown = "error") -> Ids:
+        """Turn a text into ids, (tokens,) of int32.
+
+        Args:
+            text: any length.
+            unknown: what to do with text that the vocabulary lacks: raise an error that names it,
+                or `replace` it by the unknown token.
+
+        Raises:
+            BadInputError: the text has something unknown, or a lone surrogate.
+        """
+        parts = list(self.encode_parts(text, unknown))
+        return np.concatenate(parts) if parts else np.empty(0, np.int32)
+
+    def encode_parts(self, text: str, unknown: Unknown = "error") -> Iterator[Ids]:
+        """Give the ids of `encode` in several arrays, so that a long text needs little memory.
+
+        Raises:
+            BadInputError: as in `encode`, after the parts before.
+        """
+        waiting: list[str] = []
+        for chunk in chunks(text, _CHUNK, self._border):
+            waiting.append(chunk)
+            if len(waiting) == _CHUNKS_AT_ONCE:
+                yield self._encode_chunks(waiting, unknown)
+                waiting = []
+        if waiting:
+            yield self._encode_chunks(waiting, unknown)
+
+    def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
+        """Turn ids into text; bytes that are no UTF-8 become U+FFFD, as do unknown tokens.
+
+        Raises:
+            BadInputError: an id is not in the vocabulary.
+        """
+        table = self._bytes_of
+        return b"".join([table[i] for i in self._checked(ids).tolist()]).decode("utf-8", "replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The exact bytes that an id stands for.
+
+        Raises:
+            BadInputError: the id is not in the vocabulary.
+        """
+        self._checked([token_id])
+        return self._bytes_of[token_id]
+
+    def piece(self, token_id: int) -> str:
+        """The text of one id, for display; bytes of part of a character look like ``<0xE2>``.
+
+        Raises:
+            BadInputError: the id is not in the vocabulary.
+        """
+        text = self.token_bytes(token_id).decode("utf-8", "surrogateescape")
+        return "".join(
+            f"<0x{ord(character) - 0xDC00:02X}>" if "\ud800" <= character <= "\udfff" else character
+            for character in text
+        )
+
+    def unknown_characters(self, text: str) -> list[str]:
+        """What of a text would become the unknown token: each once, in order.
+
+        Characters for `char`, words for `word`; nothing is unknown to `bpe`.
+        """
+        return []
+
+    def save(self, directory: Path) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, making the directory if needed.
+
+        Raises:
+            BadInputError: it can't be written.
+        """
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / TOKENIZER_FILE).write_bytes(self.json_bytes)
+            (directory / TOKENIZER_CONFIG_FILE).write_bytes(self.config_json_bytes)
+        except OSError as error:
+            raise BadInputError(
+                f"the tokenizer can't be written to {directory} ({error.strerror})",
+                "Choose a directory where you may write",
+            ) from None
+
+    @property
+    @abstractmethod
+    def _bytes_of(self) -> list[bytes]:
+        """Bytes of each id."""
+
+    def _vocabulary(self) -> list[str]:
+        """Entry of each id."""
+        return [self.backend.id_to_token(i) or "" for i in range(self.vocab_size)]
+
+    @property
+    def _border(self) -> Border | None:
+        """Where a text may be cut without changing its ids; None for nowhere."""
+        return None
+
+    def _encode_chunks(self, texts: list[str], unknown: Unknown) -> Ids:
+        try:
+            encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+        except TypeError:
+            raise _surrogate_error(texts) from None
+        ids = np.concatenate([np.asarray(encoding.ids, np.int32) for encoding in encodings])
+        if unknown == "error" and self.unknown_id is not None and (ids == self.unknown_id).any():
+            self._require_known("".join(texts))
+        return ids
+
+    def _require_known(self, text: str) -> None:
+        unknown = self.unknown_characters(text)
+        if unknown:
+            raise BadInputError(
+                f"the {self.kind} tokenizer never saw {_named(unknown)} in its training text",
+                "Leave it out, or train with --kind bpe",
+            )
+
+    def _checked(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        array = np.asarray(ids, dtype=np.int64).reshape(-1)
+        if array.size and not 0 <= array.min() <= array.max() < self.vocab_size:
+            wrong = array[(array < 0) | (array >= self.vocab_size)][0]
+            raise BadInputError(
+                f"token id {wrong} is not in the vocabulary of {self.vocab_size:,}",
+                f"Use ids from 0 to {self.vocab_size - 1}",
+            )
+        return array
+
+
+def canonical(content: dict[str, Any]) -> bytes:
+    """JSON as we write it: one form for one content, in the order given."""
+    return (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode("utf-8")
+
+
+def _named(unknown: list[str]) -> str:
+    shown = [
+        f"{text!r} (U+{ord(text):04X})" if len(text) == 1 else repr(text)
+        for text in unknown[:_NAMED]
+    ]
+    more = len(unknown) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more else "")
+
+
+def _surrogate_error(texts: Sequence[str]) -> BadInputError:
+    lone = next(c for text in texts for c in text if "\ud800" <= c <= "\udfff")
+    return BadInputError(
+        f"the text has a lone surrogate (U+{ord(lone):04X}), which is not valid Unicode",
+        "Give the text as UTF-8",
+    )

@@ -1,0 +1,104 @@
+"""Byte-level BPE: pieces of words, learned by merging frequent pairs; any text round-trips.
+
+Sennrich et al. 2016 (merges), Radford et al. 2019, section 2.2 (over bytes). The vocabulary holds
+all 256 bytes, so that nothing is unknown, and no text is normalized.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import Any
+
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Backend
+
+from minitx.errors import BadInputError
+from minitx.tokenizer.base import Tokenizer
+from minitx.tokenizer.byte_alphabet import CHARACTER_OF_BYTE, to_bytes
+from minitx.tokenizer.chunks import LINE_END, LINE_START, Border, chunks
+
+LONGEST_PIECE = 64
+"""Characters in a run before it is cut: without a limit, a line of a million dashes would be one
+word, and merging it would take minutes."""
+
+_RUN = f"{{1,{LONGEST_PIECE}}}"
+
+# Merges never cross the pieces that this cuts a text into. Every character matches one of the
+# alternatives, and no alternative goes on after a line end (see `chunks.LINE_START`).
+PATTERN = "|".join(
+    [
+        rf"[ '’]?[\p{{L}}\p{{M}}]{_RUN}",  # a word with the space before it; 't, 's
+        r" ?\p{N}{1,3}",  # digits, by threes
+        rf" ?[^\s\p{{L}}\p{{M}}\p{{N}}]{_RUN}[\r\n]{{0,8}}",  # punctuation, with the line end
+        rf"[\r\n]{_RUN}",  # empty lines
+        rf"[^\S\r\n]{_RUN}(?= \S)",  # indentation, but for the space that goes with the word
+        rf"[^\S\r\n]{_RUN}",
+    ]
+)
+
+_TRAINING_CHUNK = 65_536
+
+
+class BytePairTokenizer(Tokenizer):
+    """Byte-level BPE, ours or one from elsewhere (GPT-2's, for example)."""
+
+    kind = "bpe"
+
+    @cached_property
+    def _bytes_of(self) -> list[bytes]:
+        added = self.backend.get_added_tokens_decoder()
+        return [
+            token.encode("utf-8") if i in added else to_bytes(token)
+            for i, token in enumerate(self._vocabulary())
+        ]
+
+    @cached_property
+    def _border(self) -> Border | None:
+        content = json.loads(self.json_bytes)
+        if content["normalizer"] or content["added_tokens"]:
+            return None
+        first = content["pre_tokenizer"]
+        if first["type"] == "Sequence":
+            first = first["pretokenizers"][0]
+        if first.get("pattern") == {"Regex": PATTERN} and first["behavior"] == "Isolated":
+            return LINE_START
+        if first["type"] == "ByteLevel" and first["use_regex"] and not first["add_prefix_space"]:
+            return LINE_END
+        return None
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> BytePairTokenizer:
+    """Learn merges until the vocabulary has `vocab_size` ids, or no pair is left that repeats.
+
+    Raises:
+        BadInputError: `vocab_size` is below 256.
+    """
+    if vocab_size < 256:
+        raise BadInputError(
+            f"vocab_size is {vocab_size}, and byte-level BPE begins with the 256 bytes",
+            "Choose --vocab-size 256 or more, or --kind char",
+        )
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        initial_alphabet=list(CHARACTER_OF_BYTE.values()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(_chunks_of(texts), trainer)
+    definition: dict[str, Any] = json.loads(backend.to_str())
+    return BytePairTokenizer(definition)
+
+
+def _chunks_of(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        yield from chunks(text, _TRAINING_CHUNK, LINE_START)

@@ -1,0 +1,167 @@
+"""Tokenizers from files, which are data to be checked before use: any of them may be damaged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from minitx.errors import BadInputError, DamagedFileError
+from minitx.tokenizer import char, word
+from minitx.tokenizer.base import TOKENIZER_FILE, Tokenizer
+from minitx.tokenizer.bpe import BytePairTokenizer
+from minitx.tokenizer.byte_alphabet import BYTE_OF_CHARACTER, CHARACTER_OF_BYTE
+from minitx.tokenizer.char import CharTokenizer
+from minitx.tokenizer.word import WordTokenizer
+from minitx.tokenizer.word_level import UNKNOWN
+
+LARGEST_FILE = 64 * 2**20
+"""Bytes; the largest tokenizers in use take about half of that."""
+
+_LARGEST_VOCABULARY = 2**24
+_MOST_ADDED = 2**16
+
+Content = dict[str, Any]
+
+
+def load_tokenizer(directory: Path) -> Tokenizer:
+    """Open the tokenizer of a directory: one of ours, or a byte-level BPE such as GPT-2's.
+
+    Raises:
+        BadInputError: there is none, or it is of a kind that minitx does not run.
+        DamagedFileError: the file is not a sound `tokenizer.json`.
+    """
+    path = directory / TOKENIZER_FILE
+    content = _parse(path, _read(path, directory))
+    try:
+        _require_vocabulary(content)
+        tokenizer = _of_kind(content, path)
+        tokenizer.token_bytes(0)
+    except (BadInputError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        # The library tells a bad file with plain exceptions, and a panic with a BaseException.
+        raise _damaged(path, str(error) or type(error).__name__) from None
+    return tokenizer
+
+
+def _read(path: Path, directory: Path) -> bytes:
+    if not directory.is_dir():
+        what = "is a file" if directory.exists() else "does not exist"
+        raise BadInputError(
+            f"tokenizer directory {directory} {what}", f"Name a directory with {TOKENIZER_FILE}"
+        )
+    if not path.is_file():
+        raise BadInputError(
+            f"{directory} has no {TOKENIZER_FILE}", "Make one with: minitx tokenize TEXT --out DIR"
+        )
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_FILE:
+            raise DamagedFileError(
+                f"{path} has {size:,} bytes, more than the {LARGEST_FILE:,} of any tokenizer",
+                "Check that it is a tokenizer.json",
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInputError(f"{path} can't be read ({error.strerror})", "Restore access") from None
+
+
+def _parse(path: Path, raw: bytes) -> Content:
+    try:
+        content = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise _damaged(path, reason) from None
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise _damaged(path, "it has no model")
+    # The library writes these always, others leave them out where they are empty.
+    for key in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        content.setdefault(key, None)
+    content["added_tokens"] = content.get("added_tokens") or []
+    return content
+
+
+def _require_vocabulary(content: Content) -> None:
+    """Refuse ids that are not 0, 1, 2, ...: tables as long as the largest id are made of them."""
+    vocabulary, added = content["model"].get("vocab"), content["added_tokens"]
+    if not isinstance(vocabulary, dict) or not vocabulary:
+        raise ValueError("its vocabulary is not a table of ids")
+    if not isinstance(added, list) or len(added) > _MOST_ADDED:
+        raise ValueError("its added tokens are not a list of a sensible length")
+    ids = set(vocabulary.values()) | {token["id"] for token in added}
+    n = len(set(vocabulary) | {token["content"] for token in added})
+    if not all(type(i) is int for i in ids) or n > _LARGEST_VOCABULARY:
+        raise ValueError("its vocabulary has something else than ids")
+    if len(ids) != n or min(ids) != 0 or max(ids) != n - 1:
+        raise ValueError(f"its {n:,} tokens do not have the ids from 0 to {n - 1:,}")
+
+
+def _of_kind(content: Content, path: Path) -> Tokenizer:
+    model = content["model"]
+    # Files from before the library wrote types have none for BPE, which alone has merges.
+    kind = model.get("type", "BPE" if "merges" in model else None)
+    if kind == "BPE":
+        _require_byte_level(content, path)
+        return BytePairTokenizer(content)
+    if kind == "WordLevel":
+        return _word_level(content, path)
+    raise _foreign(path, f"its model is {kind}")
+
+
+def _require_byte_level(content: Content, path: Path) -> None:
+    model = content["model"]
+    steps = _steps(content["pre_tokenizer"], "pretokenizers")
+    if "ByteLevel" not in {step["type"] for step in steps}:
+        raise _foreign(path, "its BPE is not over bytes")
+    decoder = _steps(content["decoder"], "decoders")
+    if [step["type"] for step in decoder] != ["ByteLevel"]:
+        raise _foreign(path, "its decoder is not that of bytes")
+    if (content["normalizer"] or {"type": "NFC"})["type"] != "NFC":
+        raise _foreign(path, f"it normalizes text ({content['normalizer']['type']})")
+    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(key):
+            raise _foreign(path, f"it has {key}")
+    added = {token["content"] for token in content["added_tokens"]}
+    for token in model["vocab"].keys() - added:
+        if not BYTE_OF_CHARACTER.keys() >= set(token):
+            raise ValueError(f"its token {token!r} does not stand for bytes")
+    if not model["vocab"].keys() >= set(CHARACTER_OF_BYTE.values()):
+        raise _foreign(path, "its vocabulary lacks some of the 256 bytes")
+
+
+def _word_level(content: Content, path: Path) -> Tokenizer:
+    model, splitter = content["model"], content["pre_tokenizer"] or {}
+    pattern = splitter.get("pattern")
+    plain = content["normalizer"] is None and not content["added_tokens"]
+    if not plain or model.get("unk_token") != UNKNOWN or splitter.get("behavior") != "Isolated":
+        raise _foreign(path, "its words are cut in another way")
+    if UNKNOWN not in model["vocab"]:
+        raise ValueError(f"its vocabulary has no {UNKNOWN}")
+    if pattern == {"Regex": char.PATTERN}:
+        if not all(len(piece) == 1 or piece == UNKNOWN for piece in model["vocab"]):
+            raise ValueError("its vocabulary has something else than characters")
+        return CharTokenizer(content)
+    if pattern == {"Regex": word.PATTERN}:
+        return WordTokenizer(content)
+    raise _foreign(path, "its words are cut in another way")
+
+
+def _steps(step: Content | None, key: str) -> list[Content]:
+    if step is None:
+        return []
+    return list(step[key]) if step["type"] == "Sequence" else [step]
+
+
+def _foreign(path: Path, why: str) -> BadInputError:
+    return BadInputError(
+        f"{path} is of a kind that minitx does not run: {why}",
+        "Use a tokenizer of minitx tokenize, or a byte-level BPE such as GPT-2's",
+    )
+
+
+def _damaged(path: Path, why: str) -> DamagedFileError:
+    return DamagedFileError(
+        f"{path} is damaged or no tokenizer.json: {why.splitlines()[0]}",
+        "Restore it from a copy, or train the tokenizer again",
+    )

@@ -1,0 +1,42 @@
+"""Training a tokenizer on a text: the same text and settings give the same file, byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from minitx.config.checks import require_one_of
+from minitx.config.run import TOKENIZER_KINDS, TokenizerKind
+from minitx.errors import BadInputError
+from minitx.tokenizer.base import Tokenizer
+from minitx.tokenizer.bpe import train_bpe
+from minitx.tokenizer.char import train_char
+from minitx.tokenizer.word import train_word
+
+_TRAINERS: dict[TokenizerKind, Callable[[Iterable[str], int], Tokenizer]] = {
+    "bpe": train_bpe,
+    "char": train_char,
+    "word": train_word,
+}
+
+
+def train_tokenizer(text: str | Iterable[str], kind: TokenizerKind, vocab_size: int) -> Tokenizer:
+    """Train a tokenizer.
+
+    Args:
+        text: the train part; of several texts, none is joined to the next.
+        kind: `bpe`, `char` or `word`.
+        vocab_size: the most ids. For `char` and `word` 0 means all characters or words, and the
+            unknown token is counted.
+
+    Raises:
+        BadInputError: the kind is unknown, the vocabulary too small for it, or the text has a
+            lone surrogate.
+    """
+    require_one_of("kind", kind, TOKENIZER_KINDS)
+    try:
+        return _TRAINERS[kind]([text] if isinstance(text, str) else text, vocab_size)
+    except (UnicodeEncodeError, TypeError) as error:
+        # The library says no more than that it wants a str, which a lone surrogate spoils.
+        raise BadInputError(
+            f"the training text is not valid Unicode ({error})", "Give the text as UTF-8"
+        ) from None

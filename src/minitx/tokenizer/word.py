@@ -1,0 +1,89 @@
+"""Words as tokens: white space and punctuation are pieces too, so that nothing is lost between.
+
+The most frequent pieces have an id; all others share the unknown token, the last id.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import Any
+
+from tokenizers import Regex, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Backend
+
+from minitx.errors import BadInputError
+from minitx.tokenizer.base import Tokenizer
+from minitx.tokenizer.bpe import LONGEST_PIECE
+from minitx.tokenizer.chunks import LINE_START, Border, chunks
+from minitx.tokenizer.word_level import UNKNOWN, word_level_definition
+
+_RUN = f"{{1,{LONGEST_PIECE}}}"
+
+PATTERN = "|".join([rf"\w{_RUN}", rf"[\r\n]{_RUN}", rf"[^\S\r\n]{_RUN}", r"[^\w\s]"])
+
+_TRAINING_CHUNK = 65_536
+_EVERY_WORD = 2**24
+
+
+class WordTokenizer(Tokenizer):
+    """One id a word, a run of white space or a punctuation mark."""
+
+    kind = "word"
+
+    def __init__(self, definition: dict[str, Any]) -> None:
+        super().__init__(definition)
+        self.unknown_id = self.backend.token_to_id(UNKNOWN)
+
+    def unknown_characters(self, text: str) -> list[str]:
+        """As in `Tokenizer`: the words that have no id."""
+        found: dict[str, None] = {}
+        for chunk in chunks(text, _TRAINING_CHUNK, LINE_START):
+            encoding = self.backend.encode(chunk, add_special_tokens=False)
+            for i, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+                if i == self.unknown_id:
+                    found[chunk[start:end]] = None
+        return list(found)
+
+    @cached_property
+    def _bytes_of(self) -> list[bytes]:
+        return [
+            ("\ufffd" if i == self.unknown_id else token).encode("utf-8")
+            for i, token in enumerate(self._vocabulary())
+        ]
+
+    @property
+    def _border(self) -> Border | None:
+        return LINE_START
+
+
+def train_word(texts: Iterable[str], vocab_size: int) -> WordTokenizer:
+    """Collect the words of a text.
+
+    Args:
+        texts: what to collect them from.
+        vocab_size: the most ids, the unknown token included: the most frequent pieces are kept,
+            the first in code point order where two are as frequent. 0 keeps all.
+
+    Raises:
+        BadInputError: `vocab_size` leaves no word.
+    """
+    if vocab_size == 1:
+        raise BadInputError(
+            "vocab_size is 1, and the unknown token takes it",
+            "Choose --vocab-size 2 or more, or 0 for every word",
+        )
+    backend = Backend(models.WordLevel(unk_token=UNKNOWN))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(PATTERN), "isolated")
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=(vocab_size or _EVERY_WORD) - 1, min_frequency=1, show_progress=False
+    )
+    backend.train_from_iterator(_chunks_of(texts), trainer)
+    learned: dict[str, int] = json.loads(backend.to_str())["model"]["vocab"]
+    return WordTokenizer(word_level_definition(sorted(learned, key=learned.__getitem__), PATTERN))
+
+
+def _chunks_of(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        yield from chunks(text, _TRAINING_CHUNK, LINE_START)
