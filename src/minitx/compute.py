@@ -35,6 +35,12 @@ class Compute:
     dtype: torch.dtype
 
     @property
+    def device_name(self) -> DeviceName:
+        """`cpu`, `cuda` or `mps`."""
+        kind = self.device.type
+        return "cuda" if kind == "cuda" else "mps" if kind == "mps" else "cpu"
+
+    @property
     def dtype_name(self) -> DTypeName:
         """`float32` or `bfloat16`."""
         return "bfloat16" if self.dtype == torch.bfloat16 else "float32"

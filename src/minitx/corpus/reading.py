@@ -15,9 +15,53 @@ DEFAULT_NAME = "python-reference"
 """Name of the embedded default corpus: the language reference that comes with Python."""
 
 TEXT_SUFFIXES = frozenset(
-    ".txt .md .rst .tex .org .adoc .py .pyi .c .h .cpp .hpp .cc .rs .go .java .js .ts .css .html "
-    ".htm .xml .json .jsonl .toml .yaml .yml .ini .cfg .sh .sql .csv .tsv .srt .r .jl .lua .rb "
-    ".hs .ml .el .lisp .scm .swift .kt".split()
+    [
+        ".txt",
+        ".md",
+        ".rst",
+        ".tex",
+        ".org",
+        ".adoc",
+        ".py",
+        ".pyi",
+        ".c",
+        ".h",
+        ".cpp",
+        ".hpp",
+        ".cc",
+        ".rs",
+        ".go",
+        ".java",
+        ".js",
+        ".ts",
+        ".css",
+        ".html",
+        ".htm",
+        ".xml",
+        ".json",
+        ".jsonl",
+        ".toml",
+        ".yaml",
+        ".yml",
+        ".ini",
+        ".cfg",
+        ".sh",
+        ".sql",
+        ".csv",
+        ".tsv",
+        ".srt",
+        ".r",
+        ".jl",
+        ".lua",
+        ".rb",
+        ".hs",
+        ".ml",
+        ".el",
+        ".lisp",
+        ".scm",
+        ".swift",
+        ".kt",
+    ]
 )
 """Files that a directory is searched for; name a file itself to use any other."""
 

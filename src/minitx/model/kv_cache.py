@@ -99,3 +99,12 @@ class KVCache:
         self.keys = [keys.index_select(0, there) for keys in self.keys]
         self.values = [values.index_select(0, there) for values in self.values]
         self.set_lengths(self.lengths[index.cpu()])
+
+    def replace(self, rows: list[int], other: KVCache) -> None:
+        """Let these rows hold what the rows of another cache of the same capacity hold."""
+        index = torch.tensor(rows, device=self.keys[0].device)
+        for mine, theirs in zip(
+            (*self.keys, *self.values), (*other.keys, *other.values), strict=True
+        ):
+            mine.index_copy_(0, index, theirs)
+        self.set_lengths(self.lengths.index_copy(0, torch.tensor(rows), other.lengths))

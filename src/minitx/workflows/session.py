@@ -12,18 +12,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from minitx.checkpoint.huggingface import model_files, model_tensors
-from minitx.evaluation.loss import score
-from minitx.model.attention_choice import choose_form
 from torch import Tensor
 
+from minitx.checkpoint.huggingface import model_files, model_tensors
 from minitx.checkpoint.rundir import RunDirectory
 from minitx.checkpoint.writer import CheckpointWriter, Snapshot
 from minitx.compute import Compute
 from minitx.config import RunConfig, SamplingConfig, TrainConfig
+from minitx.config.training import AttentionForm
 from minitx.corpus import EncodedCorpus
+from minitx.evaluation.loss import score
 from minitx.generation import generate
 from minitx.model import Transformer
+from minitx.model.attention_choice import choose_form
 from minitx.tokenizer import Tokenizer
 from minitx.training.batches import Batches
 from minitx.training.loggers import MetricsFile, TensorBoardLogger
@@ -112,7 +113,7 @@ def run_session(
         return trainer.run()
 
 
-def attention_in_use(config: TrainConfig, compute: Compute, context_length: int) -> str:
+def attention_in_use(config: TrainConfig, compute: Compute, context_length: int) -> AttentionForm:
     """The form of attention that training computes: the one asked for, or the faster one."""
     if config.attention != "auto":
         return config.attention

@@ -96,7 +96,7 @@ def train(
         run = RunDirectory.create(request.out, corpus.name)
         with _removed_on_bad_input(run), run.lock():
             _tell(observers, "encoding the corpus")
-            encoded = encode_corpus(split, tokenizer, run.data, reuse=_earlier_data(run))
+            encoded = encode_corpus(split, tokenizer, run.data, _earlier_data(run))
             _tell(observers, "measuring the device")
             config, planned = _plan(request, data, tokenizer_config, encoded, tokenizer, compute)
             session = _new_session(
@@ -152,7 +152,7 @@ def _plan(
     require_one_window(tokens.n_train, config.model.context_length, "the train part")
     resolved = replace(
         config.train,
-        device=compute.device.type,
+        device=compute.device_name,
         dtype=compute.dtype_name,
         attention=attention_in_use(config.train, compute, config.model.context_length),
         threads=torch.get_num_threads(),

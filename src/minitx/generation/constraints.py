@@ -1,0 +1,81 @@
+"""Texts that must not appear, and texts that must."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from minitx.errors import BadInputError
+from minitx.tokenizer import Tokenizer
+
+
+class BannedStrings:
+    """Rules out every token that would complete a banned text, however tokens cut it up.
+
+    Args:
+        tokenizer: of the model.
+        strings: the banned texts.
+        device: of the masks.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, strings: tuple[str, ...], device: torch.device
+    ) -> None:
+        self._banned = [string.encode("utf-8") for string in strings if string]
+        self._tokens = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
+        self._device = device
+        self._longest = max((len(banned) for banned in self._banned), default=0)
+        self._masks: dict[bytes, Tensor] = {}
+        self._whole = self._mask(
+            [any(banned in token for banned in self._banned) for token in self._tokens]
+        )
+        if strings and all(self._whole.tolist()):
+            raise BadInputError("every token has a banned string in it", "Ban less")
+
+    def mask(self, text: bytes) -> Tensor:
+        """True for each token that is ruled out after this text, `(vocab_size,)`.
+
+        Args:
+            text: what was generated; only its end matters.
+        """
+        mask = self._whole
+        for banned in self._banned:
+            for size in range(1, len(banned)):
+                if text.endswith(banned[:size]):
+                    mask = mask | self._completing(banned[size:])
+        return mask
+
+    def _completing(self, rest: bytes) -> Tensor:
+        if rest not in self._masks:
+            self._masks[rest] = self._mask([token.startswith(rest) for token in self._tokens])
+        return self._masks[rest]
+
+    def _mask(self, ruled_out: list[bool]) -> Tensor:
+        return torch.tensor(ruled_out, dtype=torch.bool, device=self._device)
+
+
+class RequiredStrings:
+    """Writes out, at the end, the required texts that have not appeared by themselves.
+
+    Args:
+        tokenizer: of the model.
+        strings: the required texts.
+        max_new_tokens: room for all of them.
+
+    Raises:
+        BadInputError: they don't fit.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, strings: tuple[str, ...], max_new_tokens: int) -> None:
+        self._ids = {string: tokenizer.encode(string).tolist() for string in strings if string}
+        needed = sum(map(len, self._ids.values()))
+        if needed > max_new_tokens:
+            raise BadInputError(
+                f"the required strings are {needed} tokens, and only {max_new_tokens} may be "
+                "generated",
+                f"Use --max-new-tokens {needed} or more",
+            )
+
+    def missing(self, text: str) -> list[int]:
+        """Ids of the required texts that this text lacks, in the order given."""
+        return [i for string, ids in self._ids.items() if string not in text for i in ids]

@@ -1,0 +1,55 @@
+"""Random draws by number: the draw of a sample at a position is the same in any batch.
+
+A generator with a state would give a sample other numbers when another sample is drawn beside it.
+Here the number is a hash of seed, sample and position.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_MASK = 2**64 - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def uniform(seed: int, sample: int, position: int) -> float:
+    """A number from [0, 1), with 53 random bits.
+
+    Args:
+        seed: of the whole.
+        sample: which continuation.
+        position: which new token of it.
+    """
+    state = _mix(seed + _GOLDEN)
+    state = _mix(state ^ (sample * _GOLDEN + 1) & _MASK)
+    state = _mix(state ^ (position * _GOLDEN + 2) & _MASK)
+    return (state >> 11) / 2**53
+
+
+def draw(logits: Tensor, numbers: list[float]) -> Tensor:
+    """Draw a token in each row.
+
+    The distribution is laid out along [0, 1] in the order of ids, in double precision, and the
+    row's number points at a token.
+
+    Args:
+        logits: `(rows, vocab_size)`; minus infinity rules a token out.
+        numbers: one from [0, 1) for each row.
+
+    Returns:
+        `(rows,)` ids.
+    """
+    cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)
+    # The sum may miss 1 by a rounding; pointing relative to it never points past the end.
+    points = torch.tensor(numbers, dtype=torch.float64, device=logits.device)[:, None]
+    points = points * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, points, right=True).squeeze(1)
+
+
+def _mix(z: int) -> int:
+    # The finalizer of SplitMix64 (Steele et al. 2014): every input bit moves every output bit.
+    z &= _MASK
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & _MASK
+    return z ^ (z >> 31)

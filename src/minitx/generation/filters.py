@@ -1,0 +1,113 @@
+"""From logits to the distribution that is drawn from.
+
+Each function takes logits `(rows, vocab_size)` and returns logits; a token that is ruled out has
+minus infinity. They are applied in the order in which `SamplingConfig` lists them: first what
+changes a token's logit for a reason of its own (penalties, bias), then temperature, then what
+cuts off the tail. It is the order of transformers, so that the same settings mean the same.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from minitx.config import SamplingConfig
+
+
+def penalize(
+    logits: Tensor, counts: Tensor, repetition: float, frequency: float, presence: float
+) -> Tensor:
+    """Make tokens less likely that the text already has.
+
+    Args:
+        logits: `(rows, vocab_size)`.
+        counts: `(rows, vocab_size)` how often each token stands in the text.
+        repetition: divides positive logits and multiplies negative ones (Keskar et al. 2019,
+            section 4.1).
+        frequency: subtracted once per occurrence.
+        presence: subtracted once.
+    """
+    there = counts > 0
+    if repetition != 1.0:
+        scaled = torch.where(logits < 0, logits * repetition, logits / repetition)
+        logits = torch.where(there, scaled, logits)
+    return logits - frequency * counts - presence * there
+
+
+def keep_top_k(logits: Tensor, k: int) -> Tensor:
+    """Keep the k most likely tokens (and those as likely as the last of them)."""
+    if k >= logits.size(-1):
+        return logits
+    lowest = logits.topk(k, dim=-1).values[..., -1:]
+    return logits.masked_fill(logits < lowest, -math.inf)
+
+
+def keep_top_p(logits: Tensor, p: float) -> Tensor:
+    """Keep the most likely tokens up to a probability of p in all (Holtzman et al. 2020).
+
+    The token that passes p is kept too, so there is always one.
+    """
+    ordered, index = logits.sort(dim=-1)
+    # Summed from the least likely, as in transformers: what stays below 1 - p is cut.
+    tail = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1.0 - p
+    tail[..., -1] = False
+    return logits.masked_fill(tail.scatter(-1, index, tail), -math.inf)
+
+
+def keep_min_p(logits: Tensor, p: float) -> Tensor:
+    """Keep tokens at least p times as likely as the likeliest (Nguyen et al. 2024)."""
+    probabilities = logits.softmax(dim=-1)
+    lowest = p * probabilities.amax(dim=-1, keepdim=True)
+    return logits.masked_fill(probabilities < lowest, -math.inf)
+
+
+def keep_typical(logits: Tensor, p: float) -> Tensor:
+    """Keep tokens whose surprise is nearest the entropy, up to p (Meister et al. 2022)."""
+    log_probabilities = logits.log_softmax(dim=-1)
+    probabilities = log_probabilities.exp()
+    entropy = -(log_probabilities * probabilities).nansum(dim=-1, keepdim=True)
+    distance = (-log_probabilities - entropy).abs()
+    ordered, index = distance.sort(dim=-1)
+    mass = probabilities.gather(-1, index).cumsum(dim=-1)
+    last = (mass < p).sum(dim=-1, keepdim=True).clamp(max=logits.size(-1) - 1)
+    return logits.masked_fill(distance > ordered.gather(-1, last), -math.inf)
+
+
+def bias_tensor(config: SamplingConfig, vocab_size: int, device: torch.device) -> Tensor | None:
+    """The logit bias as a row `(vocab_size,)`; None if there is none."""
+    if not config.logit_bias:
+        return None
+    bias = torch.zeros(vocab_size, device=device)
+    for token, value in config.logit_bias.items():
+        bias[token] = value
+    return bias
+
+
+def reads_text(config: SamplingConfig) -> bool:
+    """Whether `penalize` is needed."""
+    return (
+        config.repetition_penalty != 1.0
+        or config.frequency_penalty != 0.0
+        or config.presence_penalty != 0.0
+    )
+
+
+def reshape(logits: Tensor, config: SamplingConfig) -> Tensor:
+    """Temperature, then the cuts: `(rows, vocab_size)` to the same. Temperature 0 is greedy."""
+    if config.temperature == 0.0:
+        # The first of the likeliest, where several are.
+        best = logits.argmax(dim=-1, keepdim=True)
+        return torch.full_like(logits, -math.inf).scatter(-1, best, logits.gather(-1, best))
+    if config.temperature != 1.0:
+        logits = logits / config.temperature
+    if config.top_k is not None:
+        logits = keep_top_k(logits, config.top_k)
+    if config.top_p < 1.0:
+        logits = keep_top_p(logits, config.top_p)
+    if config.min_p > 0.0:
+        logits = keep_min_p(logits, config.min_p)
+    if config.typical_p < 1.0:
+        logits = keep_typical(logits, config.typical_p)
+    return logits
