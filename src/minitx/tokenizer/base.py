@@ -27,6 +27,10 @@ Unknown = Literal["error", "replace"]
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 
+UNKNOWN = "<unk>"
+"""How `char` and `word` vocabularies name the unknown token. No text encodes to it by that name:
+their pieces hold a punctuation mark alone."""
+
 # Small enough that the work of a batch is a few MB, large enough to be worth a batch.
 _CHUNK = 16_384
 _CHUNKS_AT_ONCE = 64
@@ -118,11 +122,15 @@ class Tokenizer(ABC):
         return self._bytes_of[token_id]
 
     def piece(self, token_id: int) -> str:
-        """The text of one id, for display; bytes of part of a character look like ``<0xE2>``.
+        """The text of one id, for display.
+
+        Bytes of part of a character look like ``<0xE2>``; the unknown token is ``<unk>``.
 
         Raises:
             BadInputError: the id is not in the vocabulary.
         """
+        if token_id == self.unknown_id:
+            return UNKNOWN
         text = self.token_bytes(token_id).decode("utf-8", "surrogateescape")
         return "".join(
             f"<0x{ord(character) - 0xDC00:02X}>" if "\ud800" <= character <= "\udfff" else character

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from minitx.errors import BadInputError
-from minitx.tokenizer.base import Ids, Tokenizer, Unknown
-from minitx.tokenizer.word_level import UNKNOWN, word_level_definition
+from minitx.tokenizer.base import UNKNOWN, Ids, Tokenizer, Unknown
+from minitx.tokenizer.word_level import word_level_definition
 
 PATTERN = r"[\s\S]"
 

@@ -8,12 +8,11 @@ from typing import Any
 
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.tokenizer import char, word
-from minitx.tokenizer.base import TOKENIZER_FILE, Tokenizer
+from minitx.tokenizer.base import TOKENIZER_FILE, UNKNOWN, Tokenizer
 from minitx.tokenizer.bpe import BytePairTokenizer
 from minitx.tokenizer.byte_alphabet import BYTE_OF_CHARACTER, CHARACTER_OF_BYTE
 from minitx.tokenizer.char import CharTokenizer
 from minitx.tokenizer.word import WordTokenizer
-from minitx.tokenizer.word_level import UNKNOWN
 
 LARGEST_FILE = 64 * 2**20
 """Bytes; the largest tokenizers in use take about half of that."""

@@ -35,8 +35,9 @@ def train_tokenizer(text: str | Iterable[str], kind: TokenizerKind, vocab_size: 
     require_one_of("kind", kind, TOKENIZER_KINDS)
     try:
         return _TRAINERS[kind]([text] if isinstance(text, str) else text, vocab_size)
-    except (UnicodeEncodeError, TypeError) as error:
-        # The library says no more than that it wants a str, which a lone surrogate spoils.
+    except (UnicodeEncodeError, TypeError):
+        # What the library says of a lone surrogate is that it wants a str.
         raise BadInputError(
-            f"the training text is not valid Unicode ({error})", "Give the text as UTF-8"
+            "the training text has a lone surrogate, which is not valid Unicode",
+            "Give the text as UTF-8",
         ) from None

@@ -14,10 +14,10 @@ from tokenizers import Regex, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
 from minitx.errors import BadInputError
-from minitx.tokenizer.base import Tokenizer
+from minitx.tokenizer.base import UNKNOWN, Tokenizer
 from minitx.tokenizer.bpe import LONGEST_PIECE
 from minitx.tokenizer.chunks import LINE_START, Border, chunks
-from minitx.tokenizer.word_level import UNKNOWN, word_level_definition
+from minitx.tokenizer.word_level import word_level_definition
 
 _RUN = f"{{1,{LONGEST_PIECE}}}"
 

@@ -9,9 +9,7 @@ from typing import Any
 from tokenizers import Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-UNKNOWN = "<unk>"
-"""How the vocabulary names the unknown token. No text encodes to it by that name: the pieces of
-both kinds hold a punctuation mark alone."""
+from minitx.tokenizer.base import UNKNOWN
 
 
 def word_level_definition(pieces: Sequence[str], pattern: str) -> dict[str, Any]:
