@@ -108,8 +108,9 @@ def model_files(model: Transformer, tokenizer: Tokenizer) -> dict[str, bytes]:
         "dropout": model.config.dropout,
         "tokenizer_digest": tokenizer.digest,
     }
-    # Greedy unless asked otherwise, and no token that ends a text: the corpus has none.
-    generation = {"do_sample": False, "max_new_tokens": 256, "pad_token_id": 0}
+    # Greedy unless asked otherwise. No padding token is named: transformers would hide it in
+    # prompts, and each of our ids is text.
+    generation = {"do_sample": False, "max_new_tokens": 256}
     return {
         "config.json": _json_bytes(config),
         "generation_config.json": _json_bytes(generation),

@@ -108,22 +108,19 @@ class RunDirectory:
             BadInputError: it does not parse, or a value is out of range.
         """
         tables = parse_toml(self.config_file)
-        parts = {
-            "data": DataConfig,
-            "tokenizer": TokenizerConfig,
-            "model": ModelConfig,
-            "train": TrainConfig,
-        }
-        if set(tables) != set(parts) or not all(isinstance(t, dict) for t in tables.values()):
+        names = ("data", "tokenizer", "model", "train")
+        if set(tables) != set(names) or not all(isinstance(t, dict) for t in tables.values()):
             raise BadInputError(
-                f"{self.config_file} does not have exactly the tables {', '.join(parts)}",
+                f"{self.config_file} does not have exactly the tables {', '.join(names)}",
                 "Restore it from another run of the same corpus",
             )
-        built = {
-            name: build(kind, tables[name], f"{self.config_file} [{name}]")
-            for name, kind in parts.items()
-        }
-        return RunConfig(**built)  # type: ignore[arg-type]
+        where = f"{self.config_file}"
+        return RunConfig(
+            data=build(DataConfig, tables["data"], f"{where} [data]"),
+            tokenizer=build(TokenizerConfig, tables["tokenizer"], f"{where} [tokenizer]"),
+            model=build(ModelConfig, tables["model"], f"{where} [model]"),
+            train=build(TrainConfig, tables["train"], f"{where} [train]"),
+        )
 
     def write_config(self, config: RunConfig) -> None:
         """Write `run.toml`, durably."""

@@ -14,54 +14,10 @@ from minitx.errors import BadInputError
 DEFAULT_NAME = "python-reference"
 """Name of the embedded default corpus: the language reference that comes with Python."""
 
-TEXT_SUFFIXES = frozenset(
-    [
-        ".txt",
-        ".md",
-        ".rst",
-        ".tex",
-        ".org",
-        ".adoc",
-        ".py",
-        ".pyi",
-        ".c",
-        ".h",
-        ".cpp",
-        ".hpp",
-        ".cc",
-        ".rs",
-        ".go",
-        ".java",
-        ".js",
-        ".ts",
-        ".css",
-        ".html",
-        ".htm",
-        ".xml",
-        ".json",
-        ".jsonl",
-        ".toml",
-        ".yaml",
-        ".yml",
-        ".ini",
-        ".cfg",
-        ".sh",
-        ".sql",
-        ".csv",
-        ".tsv",
-        ".srt",
-        ".r",
-        ".jl",
-        ".lua",
-        ".rb",
-        ".hs",
-        ".ml",
-        ".el",
-        ".lisp",
-        ".scm",
-        ".swift",
-        ".kt",
-    ]
+TEXT_SUFFIXES = tuple(
+    ".txt .md .rst .tex .org .adoc .py .pyi .c .h .cpp .hpp .cc .rs .go .java .js .ts .css .html "  # noqa: SIM905
+    ".htm .xml .json .jsonl .toml .yaml .yml .ini .cfg .sh .sql .csv .tsv .srt .r .jl .lua .rb "
+    ".hs .ml .el .lisp .scm .swift .kt".split()
 )
 """Files that a directory is searched for; name a file itself to use any other."""
 
@@ -177,7 +133,7 @@ def _files(source: str) -> list[Path]:
         return found
     if path.exists() or not glob.has_magic(source):
         return [path]
-    matches = sorted(Path(match) for match in glob.glob(source, recursive=True))
+    matches = sorted(Path(match) for match in glob.glob(source, recursive=True))  # noqa: PTH207
     files = [match for match in matches if match.is_file()]
     if not files:
         raise BadInputError(f"no file matches {source}", "Check the pattern, or name a file")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from minitx.config.training import AttentionForm
 from minitx.model import Transformer
 
 
 @contextmanager
-def evaluating(model: Transformer, attention_form: str | None = None) -> Iterator[None]:
+def evaluating(model: Transformer, attention_form: AttentionForm | None = None) -> Iterator[None]:
     """Switch dropout off, every head on and (if given) a form of attention on, for a while."""
     was_training, form, ablated = model.training, model.attention_form, set(model.ablated_heads)
     model.eval()

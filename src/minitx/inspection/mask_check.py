@@ -24,6 +24,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import torch
 
+    from minitx.config.training import AttentionForm
     from minitx.model import KVCache, Transformer
 
 MAX_LENGTH = 256
@@ -129,7 +130,7 @@ def check_mask(
         changed[row, cut + 1 :] = (base[row, cut + 1 :] + shift) % config.vocab_size
     base, changed = base.to(device), changed.to(device)
 
-    paths: list[tuple[str, str, Callable[..., _Run]]] = [
+    paths: list[tuple[str, AttentionForm, Callable[..., _Run]]] = [
         ("whole text, explicit attention", "explicit", _whole),
         ("whole text, fused attention", "fused", _whole),
         ("in pieces through the cache", "explicit", _pieces),
@@ -326,9 +327,11 @@ def _listening(model: Transformer) -> Iterator[_Heard]:
         return hook
 
     hooks = []
-    for layer, block in enumerate(model.blocks):
+    for layer, (block, attention) in enumerate(
+        zip(model.blocks, model.attention_layers(), strict=True)
+    ):
         hooks.append(block.register_forward_pre_hook(note((layer, "input"))))
-        hooks.append(block.attention.output.register_forward_pre_hook(note((layer, "heads"))))
+        hooks.append(attention.output.register_forward_pre_hook(note((layer, "heads"))))
     try:
         yield heard
     finally:

@@ -28,9 +28,9 @@ def value_lengths(model: Transformer, trace: Trace) -> npt.NDArray[np.float32]:
         (n_layers, n_heads, seq) float32.
     """
     lengths = []
-    for block, values in zip(model.blocks, trace.values, strict=True):
+    for attention, values in zip(model.attention_layers(), trace.values, strict=True):
         # (d_model, n_heads * head_dim), columns by head.
-        output = block.attention.output.weight.double()
+        output = attention.output.weight.double()
         by_head = output.view(output.shape[0], model.config.n_heads, -1)
         moved = values[0].double().transpose(0, 1).unsqueeze(-2) @ by_head.permute(1, 2, 0)
         lengths.append(moved.squeeze(-2).norm(dim=-1).T.float().cpu().numpy())

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from minitx.config import ModelConfig
 from minitx.config.training import AttentionForm
 from minitx.errors import BadInputError
-from minitx.model.attention import AttentionContext, causal_mask
+from minitx.model.attention import Attention, AttentionContext, causal_mask
 from minitx.model.attention_choice import choose_form
 from minitx.model.block import Block
 from minitx.model.initialization import initialize
@@ -150,6 +150,10 @@ class Transformer(nn.Module):
             if parameter.dim() == 2:
                 part = name.split(".", 2)[2]
                 yield name, parameter, sections.get(part, (parameter.size(0),))
+
+    def attention_layers(self) -> list[Attention]:
+        """The attention layer of each block."""
+        return [block.attention for block in self.blocks if isinstance(block, Block)]
 
     def _require_fits(self, seq: int, cache: KVCache | None) -> None:
         if cache is not None:

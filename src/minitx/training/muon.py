@@ -80,8 +80,8 @@ class Muon:
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
         """Update every parameter from its `.grad`."""
-        gradients = [parameter.grad for parameter in self.parameters]
-        if any(gradient is None for gradient in gradients):
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if len(gradients) < len(self.parameters):
             raise RuntimeError("Muon.step needs a gradient for every matrix")
         torch._foreach_lerp_(self.momenta, gradients, 1.0 - self.momentum)
         ahead = torch._foreach_lerp(gradients, self.momenta, self.momentum)

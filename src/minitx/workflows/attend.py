@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from minitx.compute import choose_device
 from minitx.errors import BadInputError
 from minitx.inspection.ablation import Ablation, ablate_heads
 from minitx.inspection.attention import (
@@ -170,7 +171,7 @@ def open_study(
         checkpoint: a checkpoint directory, for example from `resolve_checkpoint`.
         prompt: the text; None takes the beginning of the model's holdout.
         prompt_tokens: how many tokens of the holdout stand in for a prompt.
-        device: a torch device. Weights are used in float32.
+        device: `auto`, `cpu`, `cuda` or `mps`. Weights are used in float32.
 
     Raises:
         BadInputError: when the prompt is empty, longer than the context, or has characters that
@@ -178,7 +179,7 @@ def open_study(
     """
     from minitx.checkpoint import load_model
 
-    loaded = load_model(checkpoint, device=device)
+    loaded = load_model(checkpoint, choose_device(device))
     model, tokenizer = loaded.model, loaded.tokenizer
     model.eval()
     holdout = _holdout(checkpoint)

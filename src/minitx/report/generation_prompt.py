@@ -1,0 +1,98 @@
+"""`minitx generate --interactive`: a prompt with history, and settings changed on the fly."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import Any
+
+from minitx.config import SamplingConfig
+from minitx.config.toml import build
+from minitx.errors import BadInputError
+from minitx.report.generation_screen import GenerationScreen
+from minitx.report.terminal import visible
+from minitx.workflows.generate import Speaker
+
+_NUMBERS = (
+    "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty",
+    "frequency_penalty", "presence_penalty", "max_new_tokens", "min_new_tokens", "num_samples",
+    "seed",
+)  # fmt: skip
+
+HELP = """\
+Write a text, and the model continues it. A line that begins with / is a setting:
+  /temperature 0.5      /top-k 40 (or off)      /top-p 0.9      /seed 7      ...
+  /probs                show each token's probability, or no longer
+  /settings             all settings as they are
+  /help                 this
+  /quit                 leave (or Ctrl-D)
+"""
+
+
+def ask_for_prompts(speaker: Speaker, screen: GenerationScreen, config: SamplingConfig) -> None:
+    """Read prompts from the terminal until it ends, and print a continuation of each."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  (gives input() a history and editing keys)
+    print(f"{visible(str(speaker.checkpoint))}: write a text to continue, or /help")
+    with_probabilities = False
+    while True:
+        try:
+            line = input("> ")
+            if line in ("/quit", "/exit"):
+                return
+            if line == "/help":
+                print(HELP, end="")
+            elif line == "/settings":
+                print(settings_text(config), end="")
+            elif line == "/probs":
+                with_probabilities = not with_probabilities
+            elif line.startswith("/"):
+                config = changed(config, line)
+            elif line and with_probabilities:
+                screen.probabilities(line, config)
+            elif line:
+                screen.text(line, config)
+        except BadInputError as error:
+            print(f"error: {error}")
+        except KeyboardInterrupt:
+            # Ends what is being written; Ctrl-D ends the conversation.
+            print()
+        except EOFError:
+            print()
+            return
+
+
+def changed(config: SamplingConfig, line: str) -> SamplingConfig:
+    """Apply one setting, like ``/top-k 40``.
+
+    Raises:
+        BadInputError: there is no such setting, or its value can't be.
+    """
+    name, _, value = line[1:].strip().partition(" ")
+    key = name.replace("-", "_")
+    if key not in _NUMBERS:
+        known = ", ".join("/" + one.replace("_", "-") for one in _NUMBERS)
+        raise BadInputError(f"there is no setting /{name}", f"Known are {known}")
+    parsed: Any
+    try:
+        if key == "top_k" and value.strip() == "off":
+            parsed = None
+        else:
+            parsed = float(value) if "." in value or "e" in value.lower() else int(value)
+    except ValueError:
+        raise BadInputError(f"/{name} is {value!r}", "Give a number") from None
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    for field in dataclasses.fields(config):
+        if isinstance(values[field.name], dict):
+            values.pop(field.name)
+    rebuilt = build(SamplingConfig, {**values, key: parsed}, "setting")
+    return dataclasses.replace(rebuilt, logit_bias=config.logit_bias)
+
+
+def settings_text(config: SamplingConfig) -> str:
+    """All numbers as lines that can be typed."""
+    values = {key: getattr(config, key) for key in _NUMBERS}
+    return "".join(
+        f"/{key.replace('_', '-')} {'off' if value is None else value}\n"
+        for key, value in values.items()
+    )

@@ -1,0 +1,103 @@
+"""What `minitx generate` prints: text as it comes, JSON lines, or tokens with probabilities."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from minitx.config import SamplingConfig
+from minitx.generation import Generation
+from minitx.report.terminal import visible
+from minitx.report.tokens import coloured_text, legend, probability_table
+from minitx.report.units import duration
+from minitx.workflows.generate import Speaker, as_json, in_batches
+
+_PROGRESS_SECONDS = 1.0
+
+
+class GenerationScreen:
+    """Prints generations; nothing in them reaches the terminal as a control sequence.
+
+    Args:
+        speaker: generates.
+        out: where to.
+    """
+
+    def __init__(self, speaker: Speaker, out: TextIO) -> None:
+        self._speaker = speaker
+        self._out = out
+        self._console = Console(file=out, highlight=False, soft_wrap=True)
+
+    def text(self, prompt: str, config: SamplingConfig) -> None:
+        """Print the prompt and its continuation as it comes; several, one after the other."""
+        if config.num_samples == 1:
+            # Checked before anything is printed, so that an error stands alone.
+            shown = False
+
+            def show(_: int, piece: str) -> None:
+                nonlocal shown
+                if not shown:
+                    self._print(Text(visible(prompt), style="dim"))
+                    shown = True
+                self._print(Text(visible(piece)))
+
+            self._speaker.generate([prompt], config, show)
+            self._out.write("\n")
+            self._out.flush()
+            return
+        for one in self._speaker.generate([prompt], config):
+            self._heading(f"sample {one.sample + 1} of {config.num_samples}")
+            self._whole(one)
+
+    def probabilities(self, prompt: str, config: SamplingConfig) -> None:
+        """Print each continuation coloured by probability, and a table of its tokens."""
+        tokenizer = self._speaker.tokenizer
+        for one in self._speaker.generate([prompt], config, record_probabilities=True):
+            if config.num_samples > 1:
+                self._heading(f"sample {one.sample + 1} of {config.num_samples}")
+            self._console.print(coloured_text(one, tokenizer))
+            self._console.print()
+            self._console.print(legend())
+            self._console.print(probability_table(one, tokenizer, self._console.width))
+
+    def json_lines(self, prompts: Sequence[str], config: SamplingConfig) -> None:
+        """Print one JSON object a line, in the order of the prompts; progress on stderr."""
+        began = told = time.monotonic()
+        total = len(prompts) * config.num_samples
+        for done, one in enumerate(in_batches(self._speaker, prompts, config), start=1):
+            line = json.dumps(as_json(one, self._speaker.tokenizer), ensure_ascii=False)
+            self._out.write(line + "\n")
+            now = time.monotonic()
+            if sys.stderr.isatty() and now - told > _PROGRESS_SECONDS:
+                told = now
+                left = (now - began) / done * (total - done)
+                sys.stderr.write(f"\r{done:,} of {total:,}, {duration(left)} left  ")
+        self._out.flush()
+
+    def beams(self, prompt: str, beams: int, max_new_tokens: int, as_json: bool) -> None:
+        """Print the likeliest continuations, best first."""
+        for one in self._speaker.beam_search(prompt, beams, max_new_tokens):
+            if as_json:
+                values = {"prompt": prompt, "rank": one.sample, "text": one.text, "ids": one.ids}
+                self._out.write(json.dumps(values, ensure_ascii=False) + "\n")
+            else:
+                self._heading(f"beam {one.sample + 1}")
+                self._whole(one)
+        self._out.flush()
+
+    def _whole(self, one: Generation) -> None:
+        text = Text(visible(one.prompt), style="dim")
+        self._console.print(Text().append_text(text).append(visible(one.text)))
+
+    def _heading(self, words: str) -> None:
+        self._console.print(Text(f"── {words} ──", style="bold"))
+
+    def _print(self, text: Text) -> None:
+        self._console.print(text, end="")
+        self._out.flush()
