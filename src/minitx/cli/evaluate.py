@@ -65,7 +65,8 @@ def evaluate(
     for text in texts:
         if not text.exists():
             raise BadInputError(f"{text} does not exist", "Name a run, a checkpoint or a text file")
-    directories = [resolve_checkpoint(model, which) for model in models or [None]]
+    named: list[Path | None] = [*models] or [None]
+    directories = [resolve_checkpoint(model, which) for model in named]
 
     from minitx.workflows.evaluate import EvaluationSettings
 

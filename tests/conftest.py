@@ -1,0 +1,60 @@
+"""Small runs that many tests look at; each is trained once."""
+
+import os
+
+import pytest
+from small_runs import SHAKESPEARE, TINY_MODEL, TINY_TRAIN, VERSES
+
+# One thread, as in the test command: the numbers of a run depend on it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def verses(tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpus") / "verses.txt"
+    path.write_text(VERSES)
+    return path
+
+
+@pytest.fixture
+def inside(tmp_path, monkeypatch):
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory, verses):
+    """A finished run; tests must not change it."""
+    from minitx.workflows.train import TrainRequest, train
+
+    request = TrainRequest(
+        data={"corpus": (str(verses),)},
+        model=TINY_MODEL,
+        train={**TINY_TRAIN, "steps": 120, "evaluate_every": 40, "checkpoint_every": 40},
+        out=tmp_path_factory.mktemp("tiny") / "runs" / "verses-001",
+    )
+    return train(request, []).run
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2_run(tmp_path_factory, verses):
+    """The same with the other architecture and byte-level BPE."""
+    from minitx.workflows.train import TrainRequest, train
+
+    shape = {key: value for key, value in TINY_MODEL.items() if key != "n_kv_heads"}
+    request = TrainRequest(
+        data={"corpus": (str(verses),)},
+        tokenizer={"kind": "bpe", "vocab_size": 300},
+        model={**shape, "architecture": "gpt2"},
+        train={**TINY_TRAIN, "steps": 40},
+        out=tmp_path_factory.mktemp("tiny") / "runs" / "verses-001",
+    )
+    return train(request, []).run
+
+
+@pytest.fixture
+def shakespeare():
+    if not SHAKESPEARE.is_file():
+        pytest.skip("tiny Shakespeare is not here")
+    return SHAKESPEARE

@@ -1,0 +1,267 @@
+"""A run that was cut and resumed has the numbers of the uncut one, to the bit."""
+
+import json
+import os
+import signal
+
+import pytest
+from safetensors.torch import load_file
+from small_runs import TINY_MODEL, TINY_TRAIN
+
+from minitx.checkpoint.rundir import RunDirectory
+from minitx.errors import BadInputError, DamagedFileError, InterruptedRunError, RunLockedError
+from minitx.training.observer import TrainingObserver
+from minitx.workflows.resume import ResumeRequest, resume
+from minitx.workflows.train import TrainRequest, train
+
+
+class Cut(TrainingObserver):
+    """Sends a signal to this process after given steps."""
+
+    def __init__(self, *steps, number=signal.SIGINT):
+        self.steps, self.number = set(steps), number
+
+    def on_step(self, report):
+        if report.step in self.steps:
+            self.steps.remove(report.step)
+            os.kill(os.getpid(), self.number)
+
+
+def request(verses, out, model=None, **train_keys):
+    return TrainRequest(
+        data={"corpus": (str(verses),)},
+        model={**TINY_MODEL, **(model or {})},
+        train={**TINY_TRAIN, "log_every": 1, **train_keys},
+        out=out,
+    )
+
+
+def numbers(run):
+    """Everything that a run's metrics say, but for what the clock decides."""
+    lines = [json.loads(line) for line in run.joinpath("metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "timing"} for line in lines]
+
+
+def weights(run):
+    directory = RunDirectory(run).checkpoint(RunDirectory(run).steps()[-1])
+    tensors = load_file(directory / "model.safetensors")
+    return tensors | load_file(directory / "optimizer.safetensors")
+
+
+def assert_equal_runs(one, other):
+    assert numbers(one) == numbers(other)
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    for name, tensor in a.items():
+        assert tensor.equal(b[name]), name
+
+
+VARIANTS = [
+    {"optimizer": "muon", "accumulation": 1, "dropout": 0.0},
+    {"optimizer": "adamw", "accumulation": 2, "dropout": 0.2},
+    {"optimizer": "muon", "accumulation": 3, "dropout": 0.1},
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_same_seed_same_run_and_cuts_do_not_show(tmp_path, verses, variant):
+    keys = dict(variant)
+    model = {"dropout": keys.pop("dropout")}
+    uncut = train(request(verses, tmp_path / "uncut", model, **keys), []).run
+    again = train(request(verses, tmp_path / "again", model, **keys), []).run
+    assert_equal_runs(uncut, again)
+    with pytest.raises(InterruptedRunError) as caught:
+        train(request(verses, tmp_path / "cut", model, **keys), [Cut(7)])
+    assert caught.value.exit_code == 130
+    with pytest.raises(InterruptedRunError):
+        resume(ResumeRequest(tmp_path / "cut"), [Cut(10)])  # at an evaluation and a checkpoint
+    with pytest.raises(InterruptedRunError):
+        resume(ResumeRequest(tmp_path / "cut"), [Cut(11)])
+    end = resume(ResumeRequest(tmp_path / "cut"), []).end
+    assert (end.step, end.reason) == (30, "finished")
+    assert_equal_runs(uncut, tmp_path / "cut")
+
+
+def test_another_seed_is_another_run(tmp_path, verses):
+    one = train(request(verses, tmp_path / "a", steps=4), []).run
+    other = train(request(verses, tmp_path / "b", steps=4, seed=2), []).run
+    assert numbers(one)[0]["loss"] != numbers(other)[0]["loss"]
+
+
+def test_killed_run_goes_on_from_its_last_checkpoint(tmp_path, verses):
+    """A kill leaves metrics past the checkpoint, a torn line and half a checkpoint."""
+    uncut = train(request(verses, tmp_path / "uncut"), []).run
+    killed = tmp_path / "killed"
+    with pytest.raises(InterruptedRunError):
+        train(request(verses, killed), [Cut(15)])
+    run = RunDirectory(killed)
+    run.remove(15)  # as if the process had died before it could save
+    (killed / "metrics.jsonl").open("ab").write(b'{"kind": "step", "st')
+    half = run.checkpoint_root / ".step-000020.part"
+    half.mkdir()
+    (half / "config.json").write_text("{")
+    resume(ResumeRequest(killed), [])
+    assert_equal_runs(uncut, killed)
+    assert not half.exists()
+
+
+def test_damaged_newest_checkpoint_is_passed_over(tmp_path, verses, caplog):
+    uncut = train(request(verses, tmp_path / "uncut"), []).run
+    cut = tmp_path / "cut"
+    with pytest.raises(InterruptedRunError):
+        train(request(verses, cut), [Cut(25)])
+    run = RunDirectory(cut)
+    path = run.checkpoint(25) / "optimizer.safetensors"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    resume(ResumeRequest(cut), [])
+    assert "step-000025/optimizer.safetensors was changed" in caplog.text
+    assert "using" in caplog.text
+    assert_equal_runs(uncut, cut)
+
+
+def test_all_checkpoints_damaged(tmp_path, verses):
+    with pytest.raises(InterruptedRunError):
+        train(request(verses, tmp_path / "run"), [Cut(5)])
+    run = RunDirectory(tmp_path / "run")
+    for step in run.steps():
+        (run.checkpoint(step) / "model.safetensors").write_bytes(b"")
+    with pytest.raises(DamagedFileError, match="none of the 1 checkpoints"):
+        resume(ResumeRequest(tmp_path / "run"), [])
+
+
+def test_longer_before_the_decay_is_as_if_planned_so(tmp_path, verses):
+    keys = {"decay_fraction": 0.5, "warmup_steps": 2}
+    planned = train(request(verses, tmp_path / "planned", steps=40, **keys), []).run
+    with pytest.raises(InterruptedRunError):
+        train(request(verses, tmp_path / "cut", steps=30, **keys), [Cut(12)])
+    resume(ResumeRequest(tmp_path / "cut", train={"steps": 40}), [])
+    assert_equal_runs(planned, tmp_path / "cut")
+
+
+def test_finished_run_can_be_lengthened(tmp_path, verses):
+    run = train(request(verses, tmp_path / "run", warmup_steps=5), []).run
+    with pytest.raises(BadInputError, match="has done 30 of 30 steps"):
+        resume(ResumeRequest(run), [])
+    end = resume(ResumeRequest(run, train={"steps": 60}), []).end
+    assert end.step == 60
+    lines = [line for line in numbers(run) if line["kind"] == "step"]
+    rates = {line["step"]: line["learning_rate"] for line in lines}
+    assert rates[31] < rates[33] < rates[35]  # warmed up once more
+    assert RunDirectory(run).read_config().train.steps == 60
+    assert [line["step"] for line in lines] == list(range(1, 61))
+
+
+def test_lengthening_is_exact_across_a_cut(tmp_path, verses):
+    for name in ("uncut", "cut"):
+        train(request(verses, tmp_path / name, warmup_steps=5), [])
+    resume(ResumeRequest(tmp_path / "uncut", train={"steps": 50}), [])
+    with pytest.raises(InterruptedRunError):
+        resume(ResumeRequest(tmp_path / "cut", train={"steps": 50}), [Cut(33)])
+    resume(ResumeRequest(tmp_path / "cut"), [])
+    assert_equal_runs(tmp_path / "uncut", tmp_path / "cut")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 143), (signal.SIGINT, 130)]
+)
+def test_signals_save_and_tell(tmp_path, verses, number, code):
+    with pytest.raises(InterruptedRunError, match="stopped after step 6 of 30") as caught:
+        train(request(verses, tmp_path / "run"), [Cut(6, number=number)])
+    assert caught.value.exit_code == code
+    assert "minitx resume" in caught.value.fix
+    assert RunDirectory(tmp_path / "run").steps() == [6]
+    assert numbers(tmp_path / "run")[-1]["reason"] == "interrupted"
+
+
+def test_config_of_a_run_repeats_it(tmp_path, verses):
+    from minitx.config.given import merged
+
+    one = train(request(verses, tmp_path / "one"), []).run
+    tables = merged(one / "run.toml", {})
+    again = TrainRequest(**tables, out=tmp_path / "again")
+    assert_equal_runs(one, train(again, []).run)
+
+
+def test_settled_budget_is_repeated_by_its_config(tmp_path, verses):
+    from minitx.config.given import merged
+
+    keys = {key: value for key, value in TINY_TRAIN.items() if key != "steps"}
+    timed = TrainRequest(
+        data={"corpus": (str(verses),)},
+        model=TINY_MODEL,
+        train={**keys, "budget_seconds": 3.0},
+        out=tmp_path / "timed",
+    )
+    run = train(timed, []).run
+    again = TrainRequest(**merged(run / "run.toml", {}), out=tmp_path / "again")
+    other = train(again, []).run
+    one, two = numbers(run), numbers(other)
+    assert [line for line in one if line["kind"] != "event"] == two
+    assert [line["name"] for line in one if line["kind"] == "event"] == ["steps-settled"]
+
+
+def test_changed_corpus_is_refused_unless_allowed(tmp_path, verses):
+    text = tmp_path / "text.txt"
+    text.write_text(verses.read_text())
+    with pytest.raises(InterruptedRunError):
+        train(request(text, tmp_path / "run"), [Cut(5)])
+    text.write_text(verses.read_text() + "And no more green bottles.\n")
+    with pytest.raises(BadInputError, match="changed since training began") as caught:
+        resume(ResumeRequest(tmp_path / "run"), [])
+    assert "--allow-changed-corpus" in caught.value.fix
+    end = resume(ResumeRequest(tmp_path / "run", allow_changed_corpus=True), []).end
+    assert end.step == 30
+
+
+def test_corpus_that_is_gone_is_not_needed(tmp_path, verses):
+    text = tmp_path / "text.txt"
+    text.write_text(verses.read_text())
+    with pytest.raises(InterruptedRunError):
+        train(request(text, tmp_path / "run"), [Cut(5)])
+    text.unlink()
+    assert resume(ResumeRequest(tmp_path / "run"), []).end.step == 30
+
+
+def test_data_of_another_tokenizer_is_refused(tmp_path, verses):
+    with pytest.raises(InterruptedRunError):
+        train(request(verses, tmp_path / "run"), [Cut(5)])
+    path = tmp_path / "run/data/corpus.json"
+    description = json.loads(path.read_text())
+    description["tokenizer_digest"] = "0" * 64
+    path.write_text(json.dumps(description))
+    with pytest.raises(DamagedFileError, match="encoded with another tokenizer"):
+        resume(ResumeRequest(tmp_path / "run"), [])
+
+
+def test_run_that_is_being_trained_is_refused(tmp_path, verses):
+    with pytest.raises(InterruptedRunError):
+        train(request(verses, tmp_path / "run"), [Cut(5)])
+    with RunDirectory(tmp_path / "run").lock(), pytest.raises(RunLockedError):
+        resume(ResumeRequest(tmp_path / "run"), [])
+
+
+def test_older_checkpoint_cannot_be_named(tmp_path, verses):
+    run = RunDirectory(train(request(verses, tmp_path / "run"), []).run)
+    with pytest.raises(BadInputError, match="is not the last checkpoint"):
+        resume(ResumeRequest(run.checkpoint(run.steps()[0])), [])
+
+
+def test_what_was_learned_cannot_be_swapped(tmp_path, verses):
+    with pytest.raises(InterruptedRunError):
+        train(request(verses, tmp_path / "run"), [Cut(5)])
+    with pytest.raises(BadInputError, match="batch_size can't be changed"):
+        resume(ResumeRequest(tmp_path / "run", train={"batch_size": 8}), [])
+    config = (tmp_path / "run/run.toml").read_text()
+    (tmp_path / "run/run.toml").write_text(config.replace("d_ff = 32", "d_ff = 64"))
+    with pytest.raises(DamagedFileError, match="another model"):
+        resume(ResumeRequest(tmp_path / "run"), [])
+
+
+def test_rate_can_be_lowered(tmp_path, verses):
+    with pytest.raises(InterruptedRunError):
+        train(request(verses, tmp_path / "run"), [Cut(5)])
+    resume(ResumeRequest(tmp_path / "run", train={"learning_rate": 1e-5}), [])
+    last = [line for line in numbers(tmp_path / "run") if line["kind"] == "step"][6]
+    assert last["learning_rate"] <= 1e-5
