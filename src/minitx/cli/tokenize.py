@@ -86,7 +86,7 @@ def tokenize(
         used.save(out)
         typer.echo(f"Wrote {out / 'tokenizer.json'}", err=True)
     if decode is not None:
-        ids = parse_ids(sys.stdin.read() if decode == "-" else decode)
+        ids = parse_ids(_piped() if decode == "-" else decode)
         _print_decoded(used, ids, json)
         return
     if text is None and not parts:
@@ -101,7 +101,7 @@ def _piped() -> str:
 
     if sys.stdin.isatty():
         raise BadInputError(
-            "there is no text", 'Name a corpus, give --text "To be", or pipe a text in'
+            "nothing is piped in", 'Name a corpus, give --text "To be", or pipe a text in'
         )
     return decode_text(sys.stdin.buffer.read(), "standard input")
 

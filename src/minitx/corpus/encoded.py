@@ -9,6 +9,7 @@ data/
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minitx.corpus.split import Split
+from minitx.corpus.split import Split, digest_of_parts
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.tokenizer import Tokenizer
 
@@ -28,6 +29,7 @@ IdArray = npt.NDArray[np.integer[Any]]
 DESCRIPTION = "corpus.json"
 _FORMAT = 1
 _PARTS = ("train", "holdout")
+_BLOCK = 1 << 20
 _FIX = "Train again, or restore the data directory of the run"
 
 
@@ -104,12 +106,12 @@ def encode_corpus(
     Raises:
         BadInputError: the directory can't be written.
     """
-    for candidate in (directory, *earlier):
-        with contextlib.suppress(DamagedFileError):
-            found = load_encoded(candidate)
-            if found.digest == split.digest and found.tokenizer_digest == tokenizer.digest:
-                return found if candidate == directory else _linked(candidate, directory)
     try:
+        for candidate in (directory, *earlier):
+            with contextlib.suppress(DamagedFileError):
+                if _came_from(candidate, split, tokenizer):
+                    found = load_encoded(candidate)
+                    return found if candidate == directory else _linked(candidate, directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / DESCRIPTION).unlink(missing_ok=True)
         dtype = np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
@@ -123,6 +125,7 @@ def encode_corpus(
             "tokenizer_digest": tokenizer.digest,
             "dtype": dtype.str,
             **{part: asdict(count) for part, count in counts.items()},
+            "ids_digest": _digest_of(directory, "ids"),
         }
         _write(directory / DESCRIPTION, [(json.dumps(description, indent=2) + "\n").encode()])
     except OSError as error:
@@ -134,7 +137,7 @@ def encode_corpus(
 
 
 def load_encoded(directory: Path) -> EncodedCorpus:
-    """Open an encoded corpus.
+    """Open an encoded corpus, after its files were compared with their digests.
 
     Raises:
         DamagedFileError: a file is missing, or does not fit the others.
@@ -159,6 +162,9 @@ def load_encoded(directory: Path) -> EncodedCorpus:
                 else np.empty(0, dtype)
             )
             parts[part] = (ids, counts)
+        for kind, noted in (("txt", "digest"), ("ids", "ids_digest")):
+            if _digest_of(directory, kind) != description[noted]:
+                raise ValueError(f"the .{kind} files are not what they were")
         return EncodedCorpus(
             directory=directory,
             digest=str(description["digest"]),
@@ -173,6 +179,27 @@ def load_encoded(directory: Path) -> EncodedCorpus:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise DamagedFileError(f"{path} can't be used: {reason}", _FIX) from None
+
+
+def _came_from(directory: Path, split: Split, tokenizer: Tokenizer) -> bool:
+    try:
+        description = json.loads((directory / DESCRIPTION).read_bytes())
+        found = (description["digest"], description["tokenizer_digest"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
+    return found == (split.digest, tokenizer.digest)
+
+
+def _digest_of(directory: Path, kind: str) -> str:
+    """Digest of both files of a kind, as `Split.digest` is one of both texts."""
+    digests = []
+    for part in _PARTS:
+        one = hashlib.sha256()
+        with (directory / f"{part}.{kind}").open("rb") as file:
+            while block := file.read(_BLOCK):
+                one.update(block)
+        digests.append(one.digest())
+    return digest_of_parts(digests)
 
 
 def _encode_part(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ TEXT_SUFFIXES = tuple(
     ".hs .ml .el .lisp .scm .swift .kt".split()
 )
 """Files that a directory is searched for; name a file itself to use any other."""
+
+
+_SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,8 @@ def read_corpus(sources: Sequence[str], stdin: BinaryIO | None = None) -> Corpus
 
     Args:
         sources: files, directories (searched for text files, in order of their paths), globs, or
-            ``-`` for standard input; none for the embedded default.
+            ``-`` for standard input; none for the embedded default. A file is read once, however
+            often it is named.
         stdin: read for ``-``.
 
     Raises:
@@ -55,19 +60,18 @@ def read_corpus(sources: Sequence[str], stdin: BinaryIO | None = None) -> Corpus
     if not sources:
         return _corpus([default_text()], DEFAULT_NAME, ())
     parts: list[str] = []
+    # A text that is named twice, by its directory for example, would land on both sides of a split.
+    seen: set[Path | None] = set()
     for source in sources:
-        if source == "-":
-            if stdin is None:
-                raise BadInputError("there is no standard input to read", "Name a file")
-            parts.append(decode_text(stdin.read(), "standard input"))
-        else:
-            parts.extend(decode_text(_read(path), str(path)) for path in _files(source))
+        for path in [None] if source == "-" else _files(source):
+            where = path and path.resolve()
+            if where not in seen:
+                parts.append(_from_stdin(stdin) if path is None else _from_file(path))
+            seen.add(where)
     named = ", ".join("standard input" if source == "-" else source for source in sources)
     if not any(part.strip() for part in parts):
         raise BadInputError(f"{named} has no text in it", "Give a file with some text")
-    first = "stdin" if sources[0] == "-" else Path(sources[0]).absolute()
-    name = first if isinstance(first, str) else (first.stem or first.name)
-    return _corpus(parts, name, tuple(sources))
+    return _corpus(parts, _name(sources[0]), tuple(sources))
 
 
 def default_text() -> str:
@@ -115,9 +119,30 @@ def _corpus(parts: Iterable[str], name: str, sources: tuple[str, ...]) -> Corpus
     return Corpus(text, name, sources, hashlib.sha256(content).hexdigest(), len(content))
 
 
+def _name(source: str) -> str:
+    """A name for what a source holds, fit for a directory."""
+    if source == "-":
+        return "stdin"
+    path = Path(source)
+    # Of a pattern, the part before it says most.
+    while glob.has_magic(path.stem) and not path.exists():
+        path = path.parent
+    path = path.resolve()
+    stem = path.name if path.is_dir() else path.stem
+    return re.sub(r"[^\w.-]+", "-", stem).strip("-.")[:60] or "corpus"
+
+
 def _files(source: str) -> list[Path]:
     path = Path(source)
-    if path.is_dir():
+    try:
+        is_directory = path.is_dir()
+    except OSError as error:
+        # The text itself, perhaps, given as an argument.
+        shown = source if len(source) <= _SHOWN else f"{source[:_SHOWN]}..."
+        raise BadInputError(
+            f"corpus {shown!r} can't be read ({error.strerror})", "Name a text file"
+        ) from None
+    if is_directory:
         found = sorted(
             file
             for file in path.rglob("*")
@@ -140,8 +165,20 @@ def _files(source: str) -> list[Path]:
     return files
 
 
+def _from_stdin(stdin: BinaryIO | None) -> str:
+    if stdin is None:
+        raise BadInputError("there is no standard input to read", "Name a file")
+    return decode_text(stdin.read(), "standard input")
+
+
+def _from_file(path: Path) -> str:
+    return decode_text(_read(path), str(path))
+
+
 def _read(path: Path) -> bytes:
     try:
+        if path.is_char_device() or path.is_block_device():
+            raise BadInputError(f"corpus {path} is a device", "Name a text file, or - for a pipe")
         return path.read_bytes()
     except FileNotFoundError:
         raise BadInputError(f"corpus {path} does not exist", "Name a text file") from None

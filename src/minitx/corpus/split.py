@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,10 +27,13 @@ class Split:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over both parts, in hexadecimal; moves when either does."""
-        whole = hashlib.sha256()
-        for part in (self.train, self.holdout):
-            whole.update(hashlib.sha256(part.encode("utf-8")).digest())
-        return whole.hexdigest()
+        parts = (self.train.encode("utf-8"), self.holdout.encode("utf-8"))
+        return digest_of_parts([hashlib.sha256(part).digest() for part in parts])
+
+
+def digest_of_parts(digests: Sequence[bytes]) -> str:
+    """`Split.digest`, from the SHA-256 of train part and holdout."""
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def split_corpus(corpus: Corpus, data: DataConfig) -> Split:

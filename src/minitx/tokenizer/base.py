@@ -193,7 +193,13 @@ class Tokenizer(ABC):
             )
 
     def _checked(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-        array = np.asarray(ids, dtype=np.int64).reshape(-1)
+        try:
+            array = np.asarray(ids, dtype=np.int64).reshape(-1)
+        except OverflowError:
+            raise BadInputError(
+                "a token id is too large for any vocabulary",
+                f"Use ids from 0 to {self.vocab_size - 1}",
+            ) from None
         if array.size and not 0 <= array.min() <= array.max() < self.vocab_size:
             wrong = array[(array < 0) | (array >= self.vocab_size)][0]
             raise BadInputError(

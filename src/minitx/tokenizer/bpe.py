@@ -57,16 +57,28 @@ class BytePairTokenizer(Tokenizer):
     @cached_property
     def _border(self) -> Border | None:
         content = json.loads(self.json_bytes)
-        if content["normalizer"] or content["added_tokens"]:
+        if content["normalizer"] or not all(map(_stays_in_line, content["added_tokens"])):
             return None
         first = content["pre_tokenizer"]
         if first["type"] == "Sequence":
             first = first["pretokenizers"][0]
-        if first.get("pattern") == {"Regex": PATTERN} and first["behavior"] == "Isolated":
+        ours = {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated"}
+        if {**first, **ours, "invert": False} == first:
             return LINE_START
-        if first["type"] == "ByteLevel" and first["use_regex"] and not first["add_prefix_space"]:
+        # Files from before the flag existed were cut so.
+        if (
+            first["type"] == "ByteLevel"
+            and first.get("use_regex", True)
+            and not first["add_prefix_space"]
+        ):
             return LINE_END
         return None
+
+
+def _stays_in_line(added: dict[str, Any]) -> bool:
+    """Whether an added token, which is found before anything is cut, leaves line ends alone."""
+    reaches = any(added.get(flag) for flag in ("lstrip", "rstrip", "single_word"))
+    return not reaches and "\n" not in added["content"]
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> BytePairTokenizer:
