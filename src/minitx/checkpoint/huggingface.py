@@ -110,7 +110,10 @@ def model_files(model: Transformer, tokenizer: Tokenizer) -> dict[str, bytes]:
     }
     # Greedy unless asked otherwise. No padding token is named: transformers would hide it in
     # prompts, and each of our ids is text.
-    generation = {"do_sample": False, "max_new_tokens": 256}
+    generation: dict[str, Any] = {"do_sample": False, "max_new_tokens": 256}
+    if tokenizer.unknown_id is not None:
+        # It stands for what is not there, and says nothing.
+        generation["suppress_tokens"] = [tokenizer.unknown_id]
     return {
         "config.json": _json_bytes(config),
         "generation_config.json": _json_bytes(generation),
@@ -229,7 +232,7 @@ def _qwen3_config(values: dict[str, Any], own: dict[str, Any]) -> ModelConfig:
     n_heads, d_model = values["num_attention_heads"], values["hidden_size"]
     head_dim = values.get("head_dim")
     if head_dim is None:
-        head_dim = d_model // n_heads if type(n_heads) is int and n_heads > 0 else 0
+        head_dim = _even_share(d_model, n_heads)
     return _checked(
         architecture="qwen3",
         vocab_size=values["vocab_size"],
@@ -259,11 +262,17 @@ def _gpt2_config(values: dict[str, Any], own: dict[str, Any]) -> ModelConfig:
         n_kv_heads=n_heads,
         d_model=d_model,
         d_ff=4 * d_model if d_ff is None and type(d_model) is int else d_ff,
-        head_dim=d_model // n_heads if type(n_heads) is int and n_heads > 0 else 0,
+        head_dim=_even_share(d_model, n_heads),
         tie_embeddings=values.get("tie_word_embeddings", True),
         dropout=own.get("dropout", values.get("resid_pdrop", 0.0)),
         norm_eps=values.get("layer_norm_epsilon", 1e-5),
     )
+
+
+def _even_share(d_model: Any, n_heads: Any) -> int:
+    if type(d_model) is int and type(n_heads) is int and n_heads > 0:
+        return d_model // n_heads
+    return 0  # Refused by `_checked`, as is whatever made it so.
 
 
 def _checked(**values: Any) -> ModelConfig:

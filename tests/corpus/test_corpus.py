@@ -1,0 +1,301 @@
+import io
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minitx.config import DataConfig
+from minitx.corpus import (
+    Split,
+    WindowSampler,
+    encode_corpus,
+    gather,
+    load_encoded,
+    read_corpus,
+    require_one_window,
+    split_corpus,
+)
+from minitx.corpus.reading import decode_text
+from minitx.errors import BadInputError, DamagedFileError
+from minitx.tokenizer import train_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def _inside(inside):
+    pass
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+# Reading
+
+
+def test_one_file(inside):
+    corpus = read_corpus([write(inside / "my text.txt", "a\r\nb\u00e9\n")])
+    assert corpus.text == "a\r\nb\u00e9\n"  # line ends are kept
+    assert (corpus.name, corpus.n_bytes) == ("my-text", 7)
+
+
+def test_several_files_stand_on_lines_of_their_own(inside):
+    sources = [write(inside / "b.txt", "two"), write(inside / "a.txt", "one\n"),
+               write(inside / "c.txt", "three")]  # fmt: skip
+    assert read_corpus(sources).text == "two\none\nthree"
+
+
+def test_directory_is_searched_in_order(inside):
+    write(inside / "d/b.md", "2")
+    write(inside / "d/a/z.txt", "1")
+    write(inside / "d/.hidden/x.txt", "no")
+    write(inside / "d/picture.png", b"\x89PNG\0")
+    corpus = read_corpus(["d"])
+    assert (corpus.text, corpus.name) == ("1\n2", "d")
+
+
+def test_glob(inside):
+    write(inside / "x/2.txt", "b")
+    write(inside / "x/1.txt", "a")
+    assert read_corpus(["x/*.txt"]).text == "a\nb"
+    assert read_corpus(["**/*.txt"]).text == "a\nb"
+
+
+def test_file_whose_name_looks_like_a_glob(inside):
+    assert read_corpus([write(inside / "a[1].txt", "text")]).text == "text"
+
+
+def test_standard_input():
+    corpus = read_corpus(["-"], io.BytesIO(b"piped"))
+    assert (corpus.text, corpus.name) == ("piped", "stdin")
+    with pytest.raises(BadInputError, match="no standard input"):
+        read_corpus(["-"])
+
+
+def test_embedded_default_is_english_and_always_the_same():
+    corpus = read_corpus([])
+    assert corpus.name == "python-reference"
+    assert corpus.n_bytes > 300_000
+    assert "statement" in corpus.text
+    assert corpus.digest == read_corpus([]).digest
+
+
+def test_byte_order_mark_is_dropped_and_offsets_count_it():
+    assert decode_text(b"\xef\xbb\xbfhi", "x") == "hi"
+    with pytest.raises(BadInputError, match="byte 5 is 0xff"):
+        decode_text(b"\xef\xbb\xbfhi\xff", "x")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(min_size=1), st.integers(0, 200))
+def test_first_bad_byte_is_told(text, at):
+    content = text.replace("\0", "").replace("\ufeff", "").encode()
+    at = min(at, len(content))
+    while at < len(content) and content[at] & 0xC0 == 0x80:
+        at += 1  # not inside a character
+    with pytest.raises(BadInputError, match=f"byte {at:,} is 0xff"):
+        decode_text(content[:at] + b"\xff" + content[at:], "x")
+
+
+def test_unreadable_file(inside):
+    path = write(inside / "secret.txt", "x")
+    Path(path).chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("this user may read everything")
+    with pytest.raises(BadInputError, match="can't be read"):
+        read_corpus([path])
+
+
+# Split
+
+
+def test_tail_is_held_out():
+    split = split_corpus(read_corpus(["-"], io.BytesIO(b"0123456789")), DataConfig())
+    assert (split.train, split.holdout) == ("012345678", "9")
+
+
+def test_given_holdout(inside):
+    data = DataConfig(holdout=write(inside / "h.txt", "held"))
+    split = split_corpus(read_corpus(["-"], io.BytesIO(b"all of it")), data)
+    assert (split.train, split.holdout) == ("all of it", "held")
+
+
+def test_nothing_left_to_train_on():
+    with pytest.raises(BadInputError, match="too short to split"):
+        split_corpus(read_corpus(["-"], io.BytesIO(b"x")), DataConfig())
+
+
+def test_digest_tells_where_the_border_is():
+    assert Split("ab", "c").digest != Split("a", "bc").digest
+    assert Split("ab", "c").digest == Split("ab", "c").digest
+
+
+# Encoding
+
+SPLIT = Split("the cat sat on the mat\n" * 30, "a dog \u00e9\u00e9\n" * 5)
+
+
+@pytest.mark.parametrize("kind", ["char", "word", "bpe"])
+def test_ids_on_disk_are_those_of_the_tokenizer(inside, kind):
+    tokenizer = train_tokenizer(SPLIT.train, kind, 280 if kind == "bpe" else 0)
+    encoded = encode_corpus(SPLIT, tokenizer, inside / "data")
+    assert encoded.train_ids.tolist() == tokenizer.encode(SPLIT.train).tolist()
+    assert encoded.holdout_ids.tolist() == tokenizer.encode(SPLIT.holdout, "replace").tolist()
+    assert encoded.train_text() == SPLIT.train
+    assert encoded.holdout_text() == SPLIT.holdout
+    assert encoded.n_holdout_bytes == len(SPLIT.holdout.encode())
+    assert encoded.train.unknown == 0
+    assert (encoded.holdout.unknown > 0) == (kind != "bpe")
+    assert isinstance(encoded.train_ids, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        encoded.train_ids[0] = 1
+
+
+def test_unchanged_corpus_is_not_encoded_again(inside, monkeypatch):
+    tokenizer = train_tokenizer(SPLIT.train, "char", 0)
+    encode_corpus(SPLIT, tokenizer, inside / "one")
+    monkeypatch.setattr(type(tokenizer), "encode_parts", None)
+    again = encode_corpus(SPLIT, tokenizer, inside / "one")
+    linked = encode_corpus(SPLIT, tokenizer, inside / "two", [inside / "gone", inside / "one"])
+    assert again.train_ids.tolist() == linked.train_ids.tolist()
+    assert (inside / "one/train.ids").samefile(inside / "two/train.ids")
+
+
+def test_copied_where_links_are_not_allowed(inside, monkeypatch):
+    tokenizer = train_tokenizer(SPLIT.train, "char", 0)
+    encode_corpus(SPLIT, tokenizer, inside / "one")
+
+    def refuse(*_):
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    linked = encode_corpus(SPLIT, tokenizer, inside / "two", [inside / "one"])
+    assert linked.train_text() == SPLIT.train
+    assert not (inside / "one/train.ids").samefile(inside / "two/train.ids")
+
+
+def test_changed_text_or_tokenizer_is_encoded_anew_and_links_are_left_alone(inside):
+    tokenizer = train_tokenizer(SPLIT.train, "char", 0)
+    one = encode_corpus(SPLIT, tokenizer, inside / "one")
+    encode_corpus(SPLIT, tokenizer, inside / "two", [inside / "one"])
+    other = Split(SPLIT.train + "more", SPLIT.holdout)
+    changed = encode_corpus(other, tokenizer, inside / "two")
+    assert changed.train_text().endswith("more")
+    assert load_encoded(inside / "one").train_text() == SPLIT.train
+    assert one.digest != changed.digest
+    smaller = train_tokenizer(SPLIT.train, "char", 8)
+    assert encode_corpus(SPLIT, smaller, inside / "one").tokenizer_digest == smaller.digest
+
+
+def test_empty_holdout(inside):
+    tokenizer = train_tokenizer("abc", "char", 0)
+    encoded = encode_corpus(Split("abc", ""), tokenizer, inside / "data")
+    assert len(encoded.holdout_ids) == 0
+    assert encoded.holdout_text() == ""
+
+
+def test_large_vocabularies_take_four_bytes(inside):
+    text = "".join(map(chr, range(0x4E00, 0x4E00 + 20_000))) + "".join(
+        map(chr, range(0x20000, 0x20000 + 50_000))
+    )
+    tokenizer = train_tokenizer(text, "char", 0)
+    encoded = encode_corpus(Split(text, ""), tokenizer, inside / "data")
+    assert encoded.train_ids.dtype == np.dtype("<u4")
+    assert encoded.train_ids.tolist() == tokenizer.encode(text).tolist()
+
+
+@pytest.mark.parametrize("damage", ["gone", "short", "json", "format", "dtype", "count", "key"])
+def test_damaged_data_is_refused(inside, damage):
+    encode_corpus(SPLIT, train_tokenizer(SPLIT.train, "char", 0), inside / "data")
+    path = inside / "data/corpus.json"
+    description = json.loads(path.read_text())
+    if damage == "gone":
+        (inside / "data/holdout.ids").unlink()
+    elif damage == "short":
+        (inside / "data/train.ids").write_bytes(b"\0" * 10)
+    elif damage == "json":
+        path.write_text("{")
+    else:
+        if damage == "format":
+            description["format"] = 7
+        elif damage == "dtype":
+            description["dtype"] = "<f8"
+        elif damage == "count":
+            description["train"]["tokens"] = -1
+        else:
+            del description["holdout"]
+        path.write_text(json.dumps(description))
+    with pytest.raises(DamagedFileError, match=r"corpus\.json can't be used") as caught:
+        load_encoded(inside / "data")
+    assert "\n" not in str(caught.value)
+
+
+def test_unwritable_directory(inside):
+    (inside / "file").write_text("")
+    with pytest.raises(BadInputError, match="can't be written"):
+        encode_corpus(SPLIT, train_tokenizer("abc", "char", 0), inside / "file/data")
+
+
+# Windows
+
+
+@settings(max_examples=150, deadline=None)
+@given(n=st.integers(2, 300), context=st.integers(1, 40), seed=st.integers(0, 2**63 - 1))
+def test_every_epoch_has_each_window_once_at_one_phase(n, context, seed):
+    if n < context + 1:
+        with pytest.raises(BadInputError, match=f"one context needs {context + 1}"):
+            WindowSampler(n, context, seed)
+        return
+    sampler = WindowSampler(n, context, seed)
+    for epoch in range(3):
+        starts = sampler.starts(epoch * sampler.per_epoch, sampler.per_epoch)
+        assert len(set(starts.tolist())) == sampler.per_epoch
+        assert len(set((starts % context).tolist())) == 1
+        assert starts.min() >= 0
+        assert starts.max() + context + 1 <= n
+    # No room for another window, whatever the phase.
+    assert (sampler.per_epoch + 2) * context + 1 > n - context
+
+
+@settings(max_examples=60, deadline=None)
+@given(first=st.integers(0, 400), cuts=st.lists(st.integers(1, 50), max_size=8))
+def test_sample_does_not_depend_on_how_it_was_reached(first, cuts):
+    sampler = WindowSampler(503, 16, 7)
+    whole = sampler.starts(first, sum(cuts))
+    parts, at = [], first
+    for count in cuts:
+        parts.extend(WindowSampler(503, 16, 7).starts(at, count).tolist())
+        at += count
+    assert whole.tolist() == parts
+
+
+def test_order_and_phase_change_with_epoch_and_seed():
+    sampler = WindowSampler(5000, 16, 7)
+    epochs = [tuple(sampler.starts(e * sampler.per_epoch, sampler.per_epoch)) for e in range(8)]
+    assert len(set(epochs)) == 8
+    phases = Counter(epoch[0] % 16 for epoch in epochs)
+    assert len(phases) > 2
+    assert tuple(WindowSampler(5000, 16, 8).starts(0, sampler.per_epoch)) not in epochs
+
+
+def test_targets_follow_their_inputs():
+    ids = np.arange(100, dtype=np.uint16)
+    inputs, targets = gather(ids, np.array([3, 50]), 4)
+    assert inputs.tolist() == [[3, 4, 5, 6], [50, 51, 52, 53]]
+    assert targets.tolist() == [[4, 5, 6, 7], [51, 52, 53, 54]]
+    assert inputs.dtype == np.int64
+
+
+def test_short_text_names_the_context_that_fits():
+    with pytest.raises(BadInputError, match="the train part has 5 tokens") as caught:
+        require_one_window(5, 8, "the train part")
+    assert "--context 4" in caught.value.fix
+    with pytest.raises(BadInputError) as caught:
+        require_one_window(1, 8, "it")
+    assert "longer text" in caught.value.fix
