@@ -58,9 +58,10 @@ class Tokenizer(ABC):
         self.json_bytes = canonical(definition)
         self.digest = sha256(self.json_bytes).hexdigest()
         self.backend = Backend.from_str(self.json_bytes.decode("utf-8"))
-        # A file may ask for either; our ids are those of the text, all of it and nothing else.
+        # A file may ask for these; our ids are those of the text, all of it and nothing else.
         self.backend.no_truncation()
         self.backend.no_padding()
+        self.backend.post_processor = None
         self.vocab_size = self.backend.get_vocab_size()
         self.unknown_id: int | None = None
 

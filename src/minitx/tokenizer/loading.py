@@ -33,6 +33,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     path = directory / TOKENIZER_FILE
     content = _parse(path, _read(path, directory))
     try:
+        _require_known_model(content, path)
         _require_vocabulary(content)
         tokenizer = _of_kind(content, path)
         tokenizer.token_bytes(0)
@@ -40,7 +41,8 @@ def load_tokenizer(directory: Path) -> Tokenizer:
         raise
     except BaseException as error:
         # The library tells a bad file with plain exceptions, and a panic with a BaseException.
-        raise _damaged(path, str(error) or type(error).__name__) from None
+        lacks = "it lacks " if isinstance(error, KeyError) else ""
+        raise _damaged(path, lacks + (str(error) or type(error).__name__)) from None
     return tokenizer
 
 
@@ -81,6 +83,14 @@ def _parse(path: Path, raw: bytes) -> Content:
     return content
 
 
+def _require_known_model(content: Content, path: Path) -> None:
+    model = content["model"]
+    # Files from before the library wrote types have none for BPE, which alone has merges.
+    model.setdefault("type", "BPE" if "merges" in model else None)
+    if model["type"] not in ("BPE", "WordLevel"):
+        raise _foreign(path, f"its model is {model['type']}")
+
+
 def _require_vocabulary(content: Content) -> None:
     """Refuse ids that are not 0, 1, 2, ...: tables as long as the largest id are made of them."""
     vocabulary, added = content["model"].get("vocab"), content["added_tokens"]
@@ -97,15 +107,10 @@ def _require_vocabulary(content: Content) -> None:
 
 
 def _of_kind(content: Content, path: Path) -> Tokenizer:
-    model = content["model"]
-    # Files from before the library wrote types have none for BPE, which alone has merges.
-    kind = model.get("type", "BPE" if "merges" in model else None)
-    if kind == "BPE":
-        _require_byte_level(content, path)
-        return BytePairTokenizer(content)
-    if kind == "WordLevel":
+    if content["model"]["type"] == "WordLevel":
         return _word_level(content, path)
-    raise _foreign(path, f"its model is {kind}")
+    _require_byte_level(content, path)
+    return BytePairTokenizer(content)
 
 
 def _require_byte_level(content: Content, path: Path) -> None:
