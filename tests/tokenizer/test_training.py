@@ -1,0 +1,219 @@
+"""Same text and settings, same file; vocabularies of the size asked for; cuts that move no id."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minitx.errors import BadInputError
+from minitx.tokenizer import bpe, char, chunks, train_tokenizer, word
+from minitx.tokenizer.chunks import LINE_END, LINE_START
+
+TEXT = "".join(
+    f"Line {i}: the {['cat', 'dog', 'naïve fox'][i % 3]} sat on the {i % 7} mats, didn't it?\n"
+    + ("\n" if i % 5 == 0 else "   indented\r\n" if i % 11 == 0 else "")
+    for i in range(400)
+)
+SHAKESPEARE = Path(__file__).parents[3] / "shared/data/tinyshakespeare.txt"
+
+SCRIPT = """
+import sys
+from minitx.tokenizer import train_tokenizer
+text = sys.stdin.buffer.read().decode()
+for kind, size in (("bpe", 400), ("char", 20), ("word", 60)):
+    sys.stdout.buffer.write(train_tokenizer(text, kind, size).json_bytes)
+"""
+
+
+@pytest.mark.parametrize(
+    "threads",
+    [{"TOKENIZERS_PARALLELISM": "false"}, {"RAYON_NUM_THREADS": "1"}, {"RAYON_NUM_THREADS": "7"}],
+    ids=["serial", "one", "seven"],
+)
+def test_the_same_file_whatever_the_threads_and_the_hash_seed(threads):
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        input=TEXT.encode(),
+        capture_output=True,
+        check=True,
+        timeout=60,
+        env={**os.environ, **threads, "PYTHONHASHSEED": "17"},
+    )
+    here = b"".join(
+        train_tokenizer(TEXT, kind, size).json_bytes
+        for kind, size in (("bpe", 400), ("char", 20), ("word", 60))
+    )
+    assert done.stdout == here
+
+
+def test_digest_is_that_of_the_file():
+    first, second = train_tokenizer(TEXT, "bpe", 300), train_tokenizer(TEXT, "bpe", 301)
+    assert first.digest == sha256(first.json_bytes).hexdigest()
+    assert first.digest != second.digest
+    assert first.json_bytes == train_tokenizer(TEXT, "bpe", 300).json_bytes
+
+
+@pytest.mark.parametrize("kind", ["bpe", "char", "word"])
+def test_training_in_chunks_is_training_at_once(kind, monkeypatch):
+    size = {"bpe": 400, "char": 0, "word": 0}[kind]
+    whole = train_tokenizer(TEXT, kind, size)
+    monkeypatch.setattr(bpe, "_TRAINING_CHUNK", 50)
+    monkeypatch.setattr(word, "_TRAINING_CHUNK", 50)
+    assert train_tokenizer(TEXT, kind, size).json_bytes == whole.json_bytes
+    lines = TEXT.splitlines(keepends=True)
+    blocks = ["".join(lines[i : i + 55]) for i in range(0, len(lines), 55)]
+    if kind == "char":
+        assert train_tokenizer(iter(blocks), kind, size).json_bytes == whole.json_bytes
+
+
+def test_texts_of_an_iterable_are_not_joined():
+    apart = train_tokenizer(["ab"] * 9 + ["c"] * 9, "bpe", 300)
+    assert sorted(apart.backend.get_vocab(), key=len)[-1] == "ab"
+
+
+# Characters at which the patterns decide: letters, marks, digits, quotes, white space of all sorts.
+pieces = st.lists(
+    st.sampled_from(
+        ["a", "b", "é", "e\u0301", "1", "23", "'", "’", "'s", "!", "-" * 70, "x" * 70, " ", "  ",
+         "\t", "\n", "\n", "\r\n", "\r", "\u2028", "\x85", "\x0b", "中", "👩‍💻", "_", "\u00a0"]
+    ),
+    max_size=60,
+).map("".join)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["bpe", "word"])
+@given(pieces)
+@settings(deadline=None, max_examples=400)
+def test_no_token_crosses_the_start_of_a_line(kind, text):
+    # Merges are left out: what is cut apart here is never merged.
+    tokenizer = TRAINED[kind]
+    cut = tokenizer.backend.pre_tokenizer.pre_tokenize_str
+    apart = [piece for part in chunks.chunks(text, 1, LINE_START) for piece, _ in cut(part)]
+    assert apart == [piece for piece, _ in cut(text)]
+    assert "".join(chunks.chunks(text, 1, LINE_START)) == text
+
+
+@given(pieces)
+@settings(deadline=None, max_examples=400)
+def test_gpt2_s_cut_never_crosses_a_lone_line_end(text):
+    from tokenizers import pre_tokenizers
+
+    cut = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str
+    apart = [piece for part in chunks.chunks(text, 1, LINE_END) for piece, _ in cut(part)]
+    assert apart == [piece for piece, _ in cut(text)]
+
+
+def test_a_border_elsewhere_would_be_noticed():
+    # So that the two tests above can fail: cutting at any character does change pieces.
+    text = "one two\n\n\nthree"
+    cut = TRAINED["bpe"].backend.pre_tokenizer.pre_tokenize_str
+    apart = [piece for part in chunks.chunks(text, 1, chunks.ANYWHERE) for piece, _ in cut(part)]
+    assert apart != [piece for piece, _ in cut(text)]
+
+
+TRAINED = {
+    "bpe": train_tokenizer(TEXT, "bpe", 400),
+    "char": train_tokenizer(TEXT, "char", 0),
+    "word": train_tokenizer(TEXT, "word", 0),
+}
+
+
+@pytest.mark.parametrize("kind", ["bpe", "char", "word"])
+def test_encoding_in_parts_is_encoding_at_once(kind, monkeypatch):
+    from minitx.tokenizer import base
+
+    tokenizer = TRAINED[kind]
+    whole = tokenizer.backend.encode(TEXT, add_special_tokens=False).ids
+    monkeypatch.setattr(base, "_CHUNK", 40)
+    monkeypatch.setattr(base, "_CHUNKS_AT_ONCE", 3)
+    monkeypatch.setattr(char, "_AT_ONCE", 101)
+    parts = list(tokenizer.encode_parts(TEXT))
+    assert len(parts) > 50
+    assert [int(i) for part in parts for i in part] == whole
+
+
+def test_bpe_sizes():
+    assert train_tokenizer(TEXT, "bpe", 330).vocab_size == 330
+    assert train_tokenizer(TEXT, "bpe", 256).vocab_size == 256
+    for size in (0, 1, 255):
+        with pytest.raises(BadInputError, match=r"256 bytes.*Choose --vocab-size 256 or more"):
+            train_tokenizer(TEXT, "bpe", size)
+    # A text too poor for so many merges gives what it has.
+    assert train_tokenizer("aaaa aaaa", "bpe", 5000).vocab_size < 270
+
+
+def test_bpe_merges_the_most_frequent_pair_first():
+    content = json.loads(train_tokenizer("ab ab ab ab cd cd", "bpe", 258).json_bytes)
+    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in
+              content["model"]["merges"]]  # fmt: skip
+    assert merges[0] == ("a", "b")
+    assert merges[1] == ("Ġ", "ab")
+
+
+@given(st.text(alphabet="abcdeéž \n", max_size=60), st.integers(2, 12))
+@settings(deadline=None, max_examples=150)
+def test_char_keeps_the_most_frequent(text, size):
+    counts = Counter(text)
+    expected = sorted(sorted(counts, key=lambda c: (-counts[c], c))[: size - 1])
+    tokenizer = train_tokenizer(text, "char", size)
+    assert [tokenizer.piece(i) for i in range(tokenizer.vocab_size - 1)] == expected
+    assert tokenizer.vocab_size == len(expected) + 1
+    assert train_tokenizer(text, "char", 0).vocab_size == len(counts) + 1
+
+
+def test_word_keeps_the_most_frequent():
+    text = "b b b a a c c d\n"
+    tokenizer = train_tokenizer(text, "word", 5)
+    assert [tokenizer.piece(i) for i in range(5)] == [" ", "b", "a", "c", "<unk>"]
+    assert train_tokenizer(text, "word", 0).vocab_size == 7
+    assert (
+        tokenizer.decode(tokenizer.encode(text, unknown="replace")) == "b b b a a c c \ufffd\ufffd"
+    )
+    assert tokenizer.unknown_characters(text) == ["d", "\n"]
+
+
+@pytest.mark.parametrize("kind", ["char", "word"])
+def test_a_vocabulary_of_the_unknown_alone_is_refused(kind):
+    with pytest.raises(BadInputError, match="the unknown token takes it"):
+        train_tokenizer(TEXT, kind, 1)
+
+
+def test_unknown_kind_and_invalid_unicode():
+    with pytest.raises(BadInputError, match="Choose one of bpe, char, word"):
+        train_tokenizer(TEXT, "sentencepiece", 300)  # type: ignore[arg-type]
+    for kind in ("bpe", "char", "word"):
+        with pytest.raises(BadInputError, match="lone surrogate") as caught:
+            train_tokenizer("a\ud800b", kind, 300)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [" " * 200_000, "ab" * 100_000, "-" * 200_000, "\n" * 200_000],
+                         ids=["spaces", "letters", "dashes", "lines"])  # fmt: skip
+def test_a_text_without_breaks_takes_no_longer(text):
+    tokenizer = train_tokenizer(text, "bpe", 512)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert max(len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)) <= 65
+    words = train_tokenizer(text, "word", 0)
+    assert words.decode(words.encode(text)) == text
+    assert words.vocab_size <= 4
+
+
+def test_tiny_shakespeare():
+    if not SHAKESPEARE.is_file():
+        pytest.skip("tiny Shakespeare is not here")
+    text = SHAKESPEARE.read_bytes().decode()
+    letters = train_tokenizer(text, "char", 0)
+    assert letters.vocab_size == 66
+    assert letters.decode(letters.encode(text)) == text
+    pairs = train_tokenizer(text, "bpe", 1024)
+    ids = pairs.encode(text)
+    assert pairs.decode(ids) == text
+    assert len(text) / len(ids) > 2.5
+    assert ids.tolist() == pairs.backend.encode(text).ids
