@@ -100,7 +100,7 @@ def test_gpt2_s_kind_is_bpe(tmp_path, monkeypatch):
     tokenizer = load_tokenizer(write(tmp_path, content))
     assert tokenizer.kind == "bpe"
     assert tokenizer.vocab_size == backend.get_vocab_size()
-    text = TEXT + "a<|endoftext|>\nb <|endoftext|> c\n\n  d" + "\nlines " * 20
+    text = TEXT + "a<|endoftext|>\nb <|endoftext|> c\n\n  d" + "\nlines" * 20
     monkeypatch.setattr(base, "_CHUNK", 10)
     monkeypatch.setattr(base, "_CHUNKS_AT_ONCE", 1)
     assert len(list(tokenizer.encode_parts(text))) > 5
