@@ -17,7 +17,7 @@ def simulate(train, budget, seconds_per_step, start_up=0.0):
     while True:
         step += 1
         now += seconds_per_step(step)
-        steps = settle_steps(train, step, (now - start_up) / step, budget - now)
+        steps = settle_steps(train, step, (now - start_up) / step, now, budget - now)
         if steps is not None:
             return step, steps, now + sum(seconds_per_step(i) for i in range(step + 1, steps + 1))
 
@@ -63,17 +63,25 @@ def test_slower_machine_halfway_settles_sooner():
     assert slower[1] < steady[1]
 
 
+def test_a_slow_start_settles_nothing():
+    """One slow evaluation among the first steps says little about the rest."""
+    train = config(decay_fraction=0.5, warmup_steps=2)
+    _, steps, end = simulate(train, 10, lambda step: 1.0 if step == 3 else 0.01)
+    assert steps > 500
+    assert end < 11
+
+
 def test_constant_rate_runs_until_time_is_up():
     train = config(decay="constant", warmup_steps=5)
-    assert settle_steps(train, 50, 0.1, 1.0) is None
-    assert settle_steps(train, 50, 0.1, -0.1) == 50
+    assert settle_steps(train, 50, 0.1, 5.0, 1.0) is None
+    assert settle_steps(train, 50, 0.1, 5.0, -0.1) == 50
 
 
 def test_first_steps_settle_nothing():
-    assert settle_steps(config(), 1, 100.0, 0.1) is None
+    assert settle_steps(config(), 1, 100.0, 100.0, 0.1) is None
 
 
 @pytest.mark.parametrize("left", [0.0, 0.5, -3.0])
 def test_time_that_runs_out_in_the_warmup_ends_the_run(left):
     train = config(warmup_steps=1000)
-    assert settle_steps(train, 100, 1.0, left) == 101
+    assert settle_steps(train, 100, 1.0, 100.0, left) == 101

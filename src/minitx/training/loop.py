@@ -244,9 +244,10 @@ class Trainer:
         state, budget = self.state, self.config.budget_seconds
         if state.steps_settled or budget is None:
             return
-        left = budget - self.around.reserve_seconds - self._clock.elapsed()
+        used = self._clock.elapsed()
+        left = budget - self.around.reserve_seconds - used
         per_step = self._clock.seconds_per_step()
-        steps = settle_steps(self.config, state.step, per_step, left)
+        steps = settle_steps(self.config, state.step, per_step, used, left)
         if steps is None:
             # Shown until it is settled, and no end before that.
             state.steps = max(state.step + 1, state.step + int(left / max(per_step, 1e-9)))

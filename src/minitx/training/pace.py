@@ -29,8 +29,17 @@ def steps_ending_at(config: TrainConfig, step: int) -> int:
     return max(steps, step + 1)
 
 
+EARLIEST = 0.7
+"""Part of the plateau's share of the time before which nothing is settled: the average of a few
+steps may be far off."""
+
+
 def settle_steps(
-    config: TrainConfig, step: int, seconds_per_step: float, seconds_left: float
+    config: TrainConfig,
+    step: int,
+    seconds_per_step: float,
+    seconds_used: float,
+    seconds_left: float,
 ) -> int | None:
     """Decide, after `step` steps, whether the decay has to begin now.
 
@@ -38,6 +47,7 @@ def settle_steps(
         config: of the schedule.
         step: steps done.
         seconds_per_step: average, with evaluations and checkpoints.
+        seconds_used: of the budget.
         seconds_left: until the budget ends.
 
     Returns:
@@ -53,5 +63,7 @@ def settle_steps(
         return max(step, affordable) if affordable <= config.warmup_steps else None
     if config.decay_fraction >= 1.0:
         return affordable
+    if seconds_used < EARLIEST * (1.0 - config.decay_fraction) * (seconds_used + seconds_left):
+        return None
     ending = steps_ending_at(config, step)
     return ending if ending >= affordable else None

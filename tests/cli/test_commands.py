@@ -1,0 +1,294 @@
+"""The commands as a person runs them."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from minitx import __version__
+
+SMALL = ["--layers", 1, "--heads", 2, "--d-model", 16, "--context", 16, "--batch-size", 2,
+         "--steps", 6, "--dtype", "float32", "--threads", 1, "--evaluate-every", 3]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _inside(inside):
+    pass
+
+
+def test_train_then_all_the_others_with_no_name_given(minitx, inside, verses):
+    """From nothing to samples, perplexity and attention; the newest run is meant throughout."""
+    done = minitx("train", verses, *SMALL)
+    assert done.code == 0, done.err
+    assert "finished at step 6" in done.out
+    assert "minitx generate runs/verses-001" in done.out
+    assert (inside / "runs/verses-001/metrics.jsonl").is_file()
+    done = minitx("generate", "--prompt", "10 green", "--top-k", 5, "--max-new-tokens", 20)
+    assert done.out.startswith("10 green")
+    done = minitx("eval", "--holdout")
+    assert "perplexity" in done.out
+    assert "bits per byte" in done.out
+    assert "previous" in minitx("attn", "--roles").out.lower()
+    assert minitx("attn", "--check-mask").code == 0
+    done = minitx("resume", "--steps", 8)
+    assert "finished at step 8" in done.out
+    done = minitx("tokenize", "--text", "10 green")
+    assert "exact" in done.out
+
+
+def test_train_on_the_embedded_default(minitx, inside):
+    done = minitx("train", *SMALL)
+    assert done.code == 0, done.err
+    assert "embedded default" in done.out
+    assert (inside / "runs/python-reference-001").is_dir()
+
+
+def test_train_from_a_pipe_and_resume_without_it(minitx, inside, verses):
+    done = minitx("train", "-", *SMALL, stdin=verses.read_bytes()[:6000])
+    assert done.code == 0, done.err
+    assert minitx("resume", "--steps", 7).code == 0
+    assert (inside / "runs/stdin-001").is_dir()
+
+
+@pytest.mark.parametrize("kind", ["bpe", "word"])
+def test_train_with_other_tokenizers(minitx, verses, kind):
+    vocabulary = ["--vocab-size", 300] if kind == "bpe" else []
+    done = minitx("train", verses, *SMALL, "--kind", kind, *vocabulary)
+    assert done.code == 0, done.err
+    assert f"{kind}, " in done.out
+
+
+def test_train_with_a_tokenizer_made_before(minitx, verses):
+    assert (
+        minitx("tokenize", verses, "--kind", "bpe", "--vocab-size", 280, "--out", "mine").code == 0
+    )
+    done = minitx("train", verses, *SMALL, "--tokenizer", "mine")
+    assert "bpe, 280 ids" in done.out
+    assert "from mine" in done.out
+    refused = minitx("train", verses, *SMALL, "--tokenizer", "mine", "--kind", "char")
+    assert refused.code == 2
+
+
+def test_train_with_gpt2_adamw_and_a_config_file(minitx, inside, verses):
+    (inside / "mine.toml").write_text(
+        '[model]\narchitecture = "gpt2"\n[train]\noptimizer = "adamw"\nsteps = 3\nseed = 5\n'
+    )
+    done = minitx("train", verses, *SMALL, "--config", "mine.toml", "--steps", 4)
+    assert done.code == 0, done.err
+    text = (inside / "runs/verses-001/run.toml").read_text()
+    assert 'architecture = "gpt2"' in text
+    assert 'optimizer = "adamw"' in text
+    assert "steps = 4" in text  # the flag wins
+    assert "seed = 5" in text
+
+
+def test_early_stopping_stops(minitx, inside, verses):
+    keys = dict(zip(SMALL[::2], SMALL[1::2], strict=True))
+    keys |= {"--steps": 400, "--evaluate-every": 2, "--early-stopping": 2, "--learning-rate": 0.3,
+             "--muon-learning-rate": 1.5}  # fmt: skip
+    done = minitx("train", verses, *[part for pair in keys.items() for part in pair])
+    assert done.code == 0, done.err
+    assert "stopped early" in done.out
+
+
+def test_loss_that_is_no_number_stops_with_its_own_code(minitx, verses):
+    flags = ["--learning-rate", 1000, "--grad-clip", 0, "--optimizer", "adamw", "--steps", 200,
+             "--weight-decay", 900]  # fmt: skip
+    done = minitx("train", verses, *SMALL, *flags)
+    assert done.code == 4, done.err
+    assert re.search(r"error: the (loss|gradient norm) of step \d+ is (nan|inf)", done.err)
+    assert "--learning-rate" in done.err
+
+
+def test_compiled_model_trains(minitx, verses, monkeypatch):
+    """What torch.compile returns is what trains; the compiler itself is torch's."""
+    import torch
+
+    seen = []
+    monkeypatch.setattr(torch, "compile", lambda f: seen.append(f) or f)
+    assert minitx("train", verses, *SMALL, "--compile").code == 0
+    assert len(seen) == 1
+
+
+def test_budget_ends_about_on_time(minitx, verses):
+    keys = dict(zip(SMALL[::2], SMALL[1::2], strict=True))
+    del keys["--steps"]
+    began = time.monotonic()
+    done = minitx("train", verses, *[p for pair in keys.items() for p in pair], "--budget", "3s")
+    assert done.code == 0, done.err
+    assert 1.5 < time.monotonic() - began < 8
+    assert "steps-settled" in done.out
+
+
+# generate
+
+
+def test_generate_streams_samples_and_json(minitx, tiny_run):
+    one = minitx("generate", tiny_run, "--prompt", "1 green", "--seed", 3)
+    again = minitx("generate", tiny_run, "--prompt", "1 green", "--seed", 3)
+    assert one.out == again.out
+    assert one.out != minitx("generate", tiny_run, "--prompt", "1 green", "--seed", 4).out
+    several = minitx("generate", tiny_run, "--prompt", "1", "--num-samples", 3).out
+    assert "sample 3 of 3" in several
+    flags = ["--max-new-tokens", 4, "--num-samples", 2]
+    lines = minitx("generate", tiny_run, "--prompt", "1 green", "--json", *flags).out.splitlines()
+    values = [json.loads(line) for line in lines]
+    assert [value["sample"] for value in values] == [0, 1]
+    assert len(values[0]["log_probabilities"]) == len(values[0]["ids"]) == 4
+    assert values[0]["timing"]["seconds"] > 0
+
+
+def test_generate_from_a_pipe(minitx, tiny_run):
+    done = minitx("generate", tiny_run, "--max-new-tokens", 3, stdin="2 green")
+    assert done.out.startswith("2 green")
+
+
+def test_generate_from_files(minitx, inside, tiny_run):
+    (inside / "p.jsonl").write_text('{"prompt": "1 green"}\n\n{"prompt": "2"}\n')
+    done = minitx("generate", tiny_run, "--prompt-file", "p.jsonl", "--max-new-tokens", 3)
+    assert [json.loads(line)["prompt"] for line in done.out.splitlines()] == ["1 green", "2"]
+    (inside / "p.txt").write_text("3 green")
+    done = minitx("generate", tiny_run, "--prompt-file", "p.txt", "--max-new-tokens", 3)
+    assert done.out.startswith("3 green")
+
+
+def test_generate_beams_and_probabilities(minitx, tiny_run):
+    flags = ["--prompt", "1 green", "--max-new-tokens", 5]
+    done = minitx("generate", tiny_run, *flags, "--beams", 2)
+    assert "beam 2" in done.out
+    done = minitx("generate", tiny_run, *flags, "--beams", 2, "--json")
+    assert [json.loads(line)["rank"] for line in done.out.splitlines()] == [0, 1]
+    done = minitx("generate", tiny_run, *flags, "--show-probs", "--num-samples", 2)
+    assert "entropy" in done.out
+    assert "sample 2 of 2" in done.out
+
+
+def test_generate_in_bfloat16(minitx, tiny_run):
+    done = minitx("generate", tiny_run, "--prompt", "1", "--dtype", "bfloat16")
+    assert done.code == 0
+
+
+def test_generate_interactively(minitx, tiny_run, monkeypatch):
+    typed = ("1 green|/help|/settings|/top-k 3|/top-k off|/temperature 0|/probs|2 green|"
+             "/nonsense 3|/seed x|/top-k 0||/quit")  # fmt: skip
+    lines = iter(typed.split("|"))
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    done = minitx("generate", tiny_run, "--interactive", "--max-new-tokens", 5)
+    assert done.code == 0
+    assert "1 green" in done.out
+    assert "entropy" in done.out
+    assert "there is no setting /nonsense" in done.out
+    assert "/seed is 'x'" in done.out
+    assert "top_k is 0" in done.out
+    assert "/temperature 0.8" in done.out
+
+
+@pytest.mark.parametrize("end", [EOFError, KeyboardInterrupt])
+def test_conversation_ends_cleanly(minitx, tiny_run, monkeypatch, end):
+    calls = []
+
+    def read(_):
+        calls.append(None)
+        raise end if len(calls) == 1 else EOFError
+
+    monkeypatch.setattr("builtins.input", read)
+    assert minitx("generate", tiny_run, "-i").code == 0
+
+
+# eval
+
+
+def test_eval_as_json_and_on_files(minitx, inside, verses, tiny_run, tiny_gpt2_run):
+    values = json.loads(minitx("eval", tiny_run, "--json").out)
+    assert values
+
+
+# tokenize
+
+
+def test_tokenize_shows_saves_and_comes_back(minitx, inside, verses):
+    done = minitx("tokenize", verses, "--kind", "word", "--out", "words")
+    assert done.code == 0, done.err
+    assert "train part" in done.out
+    assert "words/tokenizer.json" in done.err
+    done = minitx("tokenize", "--tokenizer", "words", "--text", "green bottles", "--json")
+    values = json.loads(done.out)
+    assert "".join(values["pieces"]) == "green bottles"
+    ids = " ".join(map(str, values["parts"]["text"]["ids"]))
+    assert (
+        minitx("tokenize", "--tokenizer", "words", "--decode", ids).out.strip() == "green bottles"
+    )
+    back = minitx("tokenize", "--tokenizer", "words", "--decode", "-", "--json", stdin=ids)
+    assert json.loads(back.out)["text"] == "green bottles"
+
+
+def test_tokenize_files_and_pipes(minitx, verses, tiny_gpt2_run):
+    done = minitx("tokenize", verses, "--tokenizer", tiny_gpt2_run)
+    assert "bytes per token" in done.out
+    done = minitx("tokenize", "--tokenizer", tiny_gpt2_run, "--show", 4, stdin="green \U0001f600")
+    assert "more tokens" in done.out
+
+
+def test_same_corpus_same_tokenizer_file(minitx, inside, verses):
+    for name in ("one", "two"):
+        minitx("tokenize", verses, "--kind", "bpe", "--vocab-size", 300, "--out", name)
+    assert (inside / "one/tokenizer.json").read_bytes() == (
+        inside / "two/tokenizer.json"
+    ).read_bytes()
+
+
+# The program
+
+
+def test_help_needs_no_torch_and_names_all_commands(minitx_process):
+    code = "import sys; from minitx.cli import app; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "False"
+    done = minitx_process("--help")
+    for name in ("tokenize", "train", "resume", "generate", "eval", "attn"):
+        assert name in done.out
+    assert minitx_process("--version").out == f"minitx {__version__}\n"
+
+
+@pytest.mark.parametrize("name", ["tokenize", "train", "resume", "generate", "eval", "attn"])
+def test_help_of_each_command_fits_80_columns(minitx, name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    done = minitx(name, "--help")
+    assert done.code == 0
+    assert max(map(len, done.out.splitlines())) <= 80
+
+
+def test_no_traceback_when_the_reader_goes_away(tiny_run):
+    command = f"{sys.executable} -m minitx generate {tiny_run} --prompt 1 | head -c 1"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+
+
+def test_errors_are_one_line_on_stderr_in_a_real_process(minitx_process, inside):
+    done = minitx_process("train", "gone.txt", cwd=inside)
+    assert done.code == 2
+    assert done.err.splitlines()[-1] == ("error: corpus gone.txt does not exist. Name a text file")
+    assert "Traceback" not in done.err
+
+
+def test_first_interrupt_saves_and_the_run_goes_on(inside, verses):
+    import signal
+
+    flags = [str(flag) for flag in SMALL]
+    flags[flags.index("--steps") + 1] = "100000"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "minitx", "train", str(verses), *flags],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=inside,
+    )  # fmt: skip
+    for line in process.stdout:
+        if line.startswith("step"):
+            break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "which is saved" in err
+    assert "minitx resume runs/verses-001" in err
+    assert "Traceback" not in err
