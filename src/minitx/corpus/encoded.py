@@ -108,7 +108,8 @@ def encode_corpus(
     """
     try:
         for candidate in (directory, *earlier):
-            with contextlib.suppress(DamagedFileError):
+            # Another process may remove its run while we look.
+            with contextlib.suppress(DamagedFileError, FileNotFoundError):
                 if _came_from(candidate, split, tokenizer):
                     found = load_encoded(candidate)
                     return found if candidate == directory else _linked(candidate, directory)

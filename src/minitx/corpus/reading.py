@@ -75,9 +75,17 @@ def read_corpus(sources: Sequence[str], stdin: BinaryIO | None = None) -> Corpus
 
 
 def default_text() -> str:
-    """The embedded default corpus: topics of the Python reference, in order of their names."""
-    from pydoc_data.topics import topics
+    """The embedded default corpus: topics of the Python reference, in order of their names.
 
+    Raises:
+        BadInputError: this Python was packaged without them.
+    """
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        raise BadInputError(
+            "this Python comes without the reference that is the default corpus", "Name a text file"
+        ) from None
     return "\n".join(topics[name].strip("\n") + "\n" for name in sorted(topics))
 
 
@@ -134,6 +142,8 @@ def _name(source: str) -> str:
 
 def _files(source: str) -> list[Path]:
     path = Path(source)
+    if "\0" in source:
+        raise BadInputError(f"corpus {source!r} is no path", "Name a text file")
     try:
         is_directory = path.is_dir()
     except OSError as error:

@@ -1,0 +1,144 @@
+"""Sources that are named oddly, twice, or are no files; encoded files that changed on disk."""
+
+import io
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from minitx.corpus import Split, encode_corpus, load_encoded, read_corpus
+from minitx.errors import BadInputError, DamagedFileError
+from minitx.tokenizer import train_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def _inside(inside):
+    (inside / "d").mkdir()
+    (inside / "d/a.txt").write_text("one\n")
+    (inside / "d/b.txt").write_text("two\n")
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [["d", "d/a.txt"], ["d/a.txt", "d/b.txt", "./d/a.txt"], ["d/*.txt", "d"], ["d", "d/link.txt"]],
+)
+def test_a_file_is_read_once_however_it_is_named(sources):
+    Path("d/link.txt").symlink_to("a.txt")
+    assert read_corpus(sources).text == "one\ntwo\n"
+
+
+def test_standard_input_is_read_once_and_takes_its_place():
+    assert read_corpus(["d/a.txt", "-", "d/b.txt", "-"], io.BytesIO(b"piped")).text == (
+        "one\npiped\ntwo\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("d", "d"),
+        ("d/a.txt", "a"),
+        ("d/*.txt", "d"),
+        ("d/../d", "d"),
+        ("with space & more.tar.txt", "with-space-more.tar"),
+        ("...txt", "corpus"),
+        ("x" * 90 + ".txt", "x" * 60),
+        ("ünï.txt", "ünï"),
+    ],
+)
+def test_names_are_fit_for_a_directory(source, name):
+    if not ("*" in source or Path(source).exists()):
+        Path(source).write_text("text")
+    assert read_corpus([source]).name == name
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("gone.txt", "gone.txt does not exist"),
+        ("gone/*.txt", "no file matches"),
+        ("empty", "directory empty has no text files"),
+        ("a\0b", "is no path"),
+        ("To be, or not to be:\n" * 300, "can't be read .File name too long"),
+        ("/dev/null", "/dev/null is a device"),
+    ],
+    ids=["missing", "glob", "directory", "null", "the text itself", "device"],
+)
+def test_sources_that_are_none(source, words):
+    Path("empty").mkdir()
+    with pytest.raises(BadInputError, match=words) as caught:
+        read_corpus([source])
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+def test_a_file_that_may_not_be_read(monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(BadInputError, match=r"d/a.txt can't be read \(Permission denied\)"):
+        read_corpus(["d"])
+
+
+def test_a_python_without_its_reference(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    with pytest.raises(BadInputError, match="comes without the reference"):
+        read_corpus([])
+
+
+def test_binary_and_invalid_files_of_a_directory_are_named():
+    Path("d/c.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(BadInputError, match=r"d/c.txt is not UTF-8: byte 3 is 0xe9"):
+        read_corpus(["d"])
+    Path("d/c.txt").write_bytes("abc".encode("utf-16"))
+    with pytest.raises(BadInputError, match=r"d/c.txt is binary, not text: byte 3 is zero"):
+        read_corpus(["d"])
+
+
+SPLIT = Split("the cat sat on the mat\n" * 30, "a dog\n" * 5)
+
+
+@pytest.mark.parametrize("name", ["train.txt", "holdout.txt", "train.ids", "holdout.ids"])
+def test_a_changed_byte_is_noticed_and_encoded_anew(inside, name):
+    tokenizer = train_tokenizer(SPLIT.train, "char", 0)
+    encode_corpus(SPLIT, tokenizer, inside / "data")
+    path = inside / "data" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedFileError, match=f"the {path.suffix} files are not what they were"):
+        load_encoded(inside / "data")
+    # Such a directory is not linked from either.
+    fresh = encode_corpus(SPLIT, tokenizer, inside / "fresh", [inside / "data"])
+    assert fresh.train_text() == SPLIT.train
+    again = encode_corpus(SPLIT, tokenizer, inside / "data")
+    assert again.train_ids.tolist() == tokenizer.encode(SPLIT.train).tolist()
+    assert again.n_train_bytes == len(SPLIT.train)
+
+
+def test_only_a_directory_of_the_same_text_and_tokenizer_is_checked(inside, monkeypatch):
+    from minitx.corpus import encoded
+
+    tokenizer = train_tokenizer(SPLIT.train, "char", 0)
+    encode_corpus(SPLIT, tokenizer, inside / "other")
+    opened = []
+    real = encoded.load_encoded
+    monkeypatch.setattr(encoded, "load_encoded", lambda path: opened.append(path) or real(path))
+    encode_corpus(Split("cat", ""), tokenizer, inside / "new", [inside / "other"])
+    assert opened == [inside / "new"]
+
+
+def test_a_run_that_vanishes_while_it_is_copied_from_is_no_loss(inside, monkeypatch):
+    tokenizer = train_tokenizer(SPLIT.train, "char", 0)
+    encode_corpus(SPLIT, tokenizer, inside / "one")
+
+    def vanish(*_):
+        (inside / "one/train.ids").unlink(missing_ok=True)
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", vanish)
+    fresh = encode_corpus(SPLIT, tokenizer, inside / "two", [inside / "one"])
+    assert fresh.train_text() == SPLIT.train
+    assert not list((inside / "two").glob(".*"))
