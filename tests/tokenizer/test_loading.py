@@ -115,11 +115,14 @@ def test_gpt2_s_kind_is_bpe(tmp_path, monkeypatch):
 def test_tokenizers_that_can_t_be_cut_are_encoded_whole(tmp_path, monkeypatch):
     from minitx.tokenizer import base
 
-    plain = json.loads(gpt2_like().to_str())
+    backend = gpt2_like()
+    plain = json.loads(backend.to_str())
     monkeypatch.setattr(base, "_CHUNK", 10)
     for change in (
         {"normalizer": {"type": "NFC"}},
         {"added_tokens": [{**plain["added_tokens"][0], "rstrip": True}]},
+        {"added_tokens": [plain["added_tokens"][0], {**plain["added_tokens"][0], "id": backend.get_vocab_size(),
+                                                     "content": "o>\nt"}]},
         {"pre_tokenizer": {**plain["pre_tokenizer"], "add_prefix_space": True}},
         {
             "pre_tokenizer": {
@@ -133,7 +136,7 @@ def test_tokenizers_that_can_t_be_cut_are_encoded_whole(tmp_path, monkeypatch):
         },
     ):  # fmt: skip
         content = {**plain, **change}
-        text = "one\n two <|endoftext|>\nthree e\u0301\nfour"
+        text = "one\n two <|endoftext|>\nthree e\u0301\nfour <|endo>\nto>\nt five"
         tokenizer = load_tokenizer(write(tmp_path, content))
         from tokenizers import Tokenizer
 
@@ -196,6 +199,9 @@ DAMAGED = {
     "enormous id": changed("bpe", "model", "vocab", to={**VOCABULARY, "zz": 10**40}),
     "negative id": changed("bpe", "model", "vocab", to={**VOCABULARY, "zz": -1}),
     "id twice": changed("bpe", "model", "vocab", to={**VOCABULARY, "zz": 5}),
+    "id twice and one skipped": changed(
+        "bpe", "model", "vocab", to={**VOCABULARY, "zz": 5, "yy": N + 1}
+    ),
     "id of text": changed("bpe", "model", "vocab", to={**VOCABULARY, "zz": "5"}),
     "id of a fraction": changed("bpe", "model", "vocab", to={**VOCABULARY, "zz": float(N)}),
     "id true": changed("word", "model", "vocab", to={"<unk>": False, "a": True}),
