@@ -117,12 +117,12 @@ def test_tokenizers_that_can_t_be_cut_are_encoded_whole(tmp_path, monkeypatch):
 
     backend = gpt2_like()
     plain = json.loads(backend.to_str())
+    (first,), after = plain["added_tokens"], backend.get_vocab_size()
     monkeypatch.setattr(base, "_CHUNK", 10)
     for change in (
         {"normalizer": {"type": "NFC"}},
-        {"added_tokens": [{**plain["added_tokens"][0], "rstrip": True}]},
-        {"added_tokens": [plain["added_tokens"][0], {**plain["added_tokens"][0], "id": backend.get_vocab_size(),
-                                                     "content": "o>\nt"}]},
+        {"added_tokens": [{**first, "rstrip": True}]},
+        {"added_tokens": [first, {**first, "id": after, "content": "o>\nt"}]},
         {"pre_tokenizer": {**plain["pre_tokenizer"], "add_prefix_space": True}},
         {
             "pre_tokenizer": {
