@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minitx.config import ModelConfig
+from minitx.model.fast import norm_and_rotate, use_fast
 from minitx.model.kv_cache import KVCache
 from minitx.model.norms import RMSNorm
 from minitx.model.rotary import rotate
@@ -32,7 +33,7 @@ class AttentionContext:
     Attributes:
         fused: use the fused form.
         cosine, sine: rotary tables at the queries' positions, `(seq, head_dim)`, or
-            `(batch, 1, seq, head_dim)` where rows stand at different positions; None for gpt2.
+            `(batch, seq, head_dim)` where rows stand at different positions; None for gpt2.
         mask: True where a query may look, `(queries, keys)` or `(batch, 1, queries, keys)`; None
             if each query may look at every key there is.
         square: the mask is the plain causal one over as many queries as keys.
@@ -79,9 +80,10 @@ def explicit_attention(
     # Scaling keeps the scores' variance near 1 whatever the width, and the softmax soft.
     scores = (queries * (1.0 / math.sqrt(queries.size(-1)))) @ keys.transpose(-2, -1)
     if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf)
+        scores = scores.masked_fill_(~mask, -math.inf)
     weights = scores.softmax(dim=-1)
-    return F.dropout(weights, dropout, training=dropout > 0) @ values, weights
+    kept = F.dropout(weights, dropout) if dropout else weights
+    return kept @ values, weights
 
 
 def fused_attention(
@@ -149,14 +151,31 @@ class Attention(nn.Module):
     def _project(self, x: Tensor, context: AttentionContext) -> tuple[Tensor, Tensor, Tensor]:
         # Each (batch, heads, seq, head_dim).
         batch, seq, _ = x.shape
-        split = self.qkv(x).view(batch, seq, -1, self.head_dim).transpose(1, 2)
-        queries, keys, values = split.split((self.n_heads, self.n_kv_heads, self.n_kv_heads), dim=1)
+        split = self.qkv(x).view(batch, seq, -1, self.head_dim)
+        turned = self.n_heads + self.n_kv_heads
+        both, values = split[:, :, :turned], split[:, :, turned:]
         if self.query_norm is not None and self.key_norm is not None:
-            queries, keys = self.query_norm(queries), self.key_norm(keys)
-        if context.cosine is not None and context.sine is not None:
-            queries = rotate(queries, context.cosine, context.sine)
-            keys = rotate(keys, context.cosine, context.sine)
-        return queries, keys, values
+            both = self._norm_and_rotate(both, self.query_norm, self.key_norm, context)
+        queries, keys = both[:, :, : self.n_heads], both[:, :, self.n_heads :]
+        return queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
+
+    def _norm_and_rotate(
+        self, x: Tensor, query_norm: RMSNorm, key_norm: RMSNorm, context: AttentionContext
+    ) -> Tensor:
+        # Queries and keys together, (batch, seq, heads, head_dim): half the number of operations.
+        cosine, sine = context.cosine, context.sine
+        assert cosine is not None
+        assert sine is not None
+        gains = torch.cat(
+            (
+                query_norm.gain.expand(self.n_heads, -1),
+                key_norm.gain.expand(self.n_kv_heads, -1),
+            )
+        )
+        if use_fast(x) and cosine.dim() == 2:
+            return norm_and_rotate(x, gains, cosine, sine, query_norm.eps)
+        x = F.rms_norm(x, x.shape[-1:], None, query_norm.eps) * gains.to(x.dtype)
+        return rotate(x, cosine.unsqueeze(-2), sine.unsqueeze(-2))
 
     def _remember(
         self, keys: Tensor, values: Tensor, context: AttentionContext

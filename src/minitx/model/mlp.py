@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minitx.model.fast import swiglu, use_fast
+
 
 class SwiGLU(nn.Module):
     """A gated MLP: down(silu(gate(x)) * up(x)) (Shazeer 2020, section 2).
@@ -19,8 +21,13 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(batch, seq, d_model)` to `(batch, seq, d_model)`."""
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        out: Tensor = self.down(F.silu(gate) * up)
+        gate_up = self.gate_up(x)
+        if use_fast(gate_up):
+            hidden = swiglu(gate_up)
+        else:
+            gate, up = gate_up.chunk(2, dim=-1)
+            hidden = F.silu(gate) * up
+        out: Tensor = self.down(hidden)
         return out
 
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minitx.model.fast import rms_norm, use_fast
+
 
 class RMSNorm(nn.Module):
     """Divide by the root of the mean square, then scale by a learned gain.
@@ -21,6 +23,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize the last dimension: `(..., width)` to `(..., width)`."""
+        if use_fast(x):
+            return rms_norm(x, self.gain, self.eps, product_dtype(x))
         return F.rms_norm(x, self.gain.shape, self.gain.to(x.dtype), self.eps)
 
 
@@ -38,3 +42,9 @@ class LayerNorm(nn.Module):
         return F.layer_norm(
             x, self.gain.shape, self.gain.to(x.dtype), self.bias.to(x.dtype), self.eps
         )
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """Format in which a matrix product reads x: that of autocast, or its own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

@@ -225,7 +225,7 @@ class Transformer(nn.Module):
             return cosine[start : start + seq], sine[start : start + seq]
         # Padding of a nearly full row may lie past the table; nothing looks at it.
         inside = positions.clamp(max=self.config.context_length - 1)
-        return cosine[inside].unsqueeze(1), sine[inside].unsqueeze(1)
+        return cosine[inside], sine[inside]
 
     def _causal_mask(self, length: int, device: torch.device) -> Tensor:
         key = (length, device)
