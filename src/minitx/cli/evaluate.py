@@ -11,7 +11,8 @@ import typer
 from minitx.errors import BadInputError
 
 if TYPE_CHECKING:
-    from minitx.workflows.evaluate import EvaluationReport, EvaluationSettings
+    from minitx.evaluation.report import Report
+    from minitx.workflows.evaluate import EvaluationSettings
 
 
 def evaluate(
@@ -19,7 +20,7 @@ def evaluate(
         list[Path] | None,
         typer.Argument(
             help="Runs or checkpoints to measure (the newest run if none), and text files to "
-            "measure them on.",
+            "measure them on. Several runs are compared.",
             show_default=False,
         ),
     ] = None,
@@ -31,23 +32,43 @@ def evaluate(
     ] = None,
     stride: Annotated[
         int | None,
-        typer.Option(help="Tokens scored by each window; fewer than the context fill contexts."),
+        typer.Option(
+            help="Tokens that each overlapping window scores, for the figure with fuller "
+            "contexts; half the context if left out."
+        ),
     ] = None,
     max_tokens: Annotated[
         int, typer.Option(help="Score about so many, evenly spaced; 0 for all.")
     ] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    baselines: Annotated[
+        bool,
+        typer.Option("--baselines/--no-baselines", help="Measure n-grams and compressors too."),
+    ] = True,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The loss alone, without baselines and details.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     checkpoint: Annotated[
         str, typer.Option(metavar="best|last", help="Which checkpoint of a run.")
     ] = "best",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps")] = "auto",
-    dtype: Annotated[str, typer.Option(metavar="auto|float32|bfloat16")] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|float32|bfloat16", help="Of the matrix products; auto is float32, exact."
+        ),
+    ] = "auto",
 ) -> None:
     """Measure loss, perplexity and bits per byte, over the whole text, each token once.
 
-    minitx eval --holdout                 the newest run on its holdout
+    With them: what it must beat, where the loss comes from, what surprised the model, and whether
+    it copies.
+
+    minitx eval --holdout                  the newest run on its holdout
 
     minitx eval runs/corpus-001 other.txt  a run on another text
+
+    minitx eval runs/a runs/b              which is better, and is that chance?
     """
     from minitx.checkpoint.rundir import resolve_checkpoint
     from minitx.config.checks import require_one_of, require_range
@@ -70,35 +91,46 @@ def evaluate(
 
     from minitx.workflows.evaluate import EvaluationSettings
 
-    settings = EvaluationSettings(context, stride, max_tokens, device, dtype)
-    reports = _measure(directories, texts, holdout or not texts, settings)
+    settings = EvaluationSettings(context, stride, max_tokens, baselines, quick, device, dtype)
+    sources = [None] if holdout or not texts else []
+    reports = _measure(directories, [*sources, *map(str, texts)], settings)
     if json:
         import json as json_module
 
-        typer.echo(json_module.dumps([report.to_json() for report in reports], indent=2))
-        return
-    from rich.console import Console
-
-    from minitx.report.evaluation_screen import evaluation_table
-
-    console = Console(highlight=False)
-    if len(directories) == 1:
-        console.print(f"{directories[0]}", style="dim")
-    console.print(evaluation_table(reports))
+        found = [report.to_json() for report in reports]
+        typer.echo(json_module.dumps({"reports": found}, ensure_ascii=False))
+    else:
+        _print(reports)
 
 
 def _measure(
-    directories: list[Path], texts: list[Path], holdout: bool, settings: EvaluationSettings
-) -> list[EvaluationReport]:
+    directories: list[Path], sources: list[str | None], settings: EvaluationSettings
+) -> list[Report]:
     from minitx.report.evaluation_progress import EvaluationProgress
-    from minitx.workflows.evaluate import evaluate_file, evaluate_holdout
+    from minitx.workflows.evaluate import compare_checkpoints, evaluate_file, evaluate_holdout
 
-    reports = []
+    reports: list[Report] = []
     with EvaluationProgress(sys.stderr) as progress:
-        for directory in directories:
-            if holdout:
-                reports.append(evaluate_holdout(directory, settings, progress.named("holdout")))
-            for text in texts:
-                told = progress.named(text.name)
-                reports.append(evaluate_file(directory, str(text), settings, told))
+        for source in sources:
+            if len(directories) > 1:
+                reports.append(compare_checkpoints(directories, source, settings, progress.update))
+            elif source is None:
+                reports.append(evaluate_holdout(directories[0], settings, progress.update))
+            else:
+                reports.append(evaluate_file(directories[0], source, settings, progress.update))
     return reports
+
+
+def _print(reports: list[Report]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from minitx.report.heatmap import shading_for
+    from minitx.report.holdout_report import holdout_report
+
+    console = Console(highlight=False)
+    for number, report in enumerate(reports):
+        if number:
+            console.print(Text())
+        for part in holdout_report(report, shading_for(console), console.width):
+            console.print(part)

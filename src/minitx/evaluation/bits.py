@@ -3,6 +3,9 @@
 A loss per token depends on what a token is. The same total, divided by the bytes of the text that
 was scored, does not. The first token of a text has nothing before it and is not scored, so its
 bytes are not counted either.
+
+Tokens that stand for what the vocabulary lacks hide the text behind them: where there are any,
+the true figure of a model that had to spell them out would be higher.
 """
 
 from __future__ import annotations
@@ -10,10 +13,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
+from minitx.tokenizer import Tokenizer
+
 
 @dataclass(frozen=True)
 class TextSize:
-    """How much text the scored tokens stand for.
+    """How much text some tokens stand for.
 
     Attributes:
         n_bytes: of UTF-8.
@@ -23,18 +31,24 @@ class TextSize:
     n_bytes: int
     n_characters: int
 
-
-def scored_size(text: str, first_token: bytes) -> TextSize:
-    """Size of a text without its first token.
-
-    Args:
-        text: all that was encoded.
-        first_token: bytes of its first token.
-    """
-    n_bytes = len(text.encode("utf-8")) - len(first_token)
-    return TextSize(n_bytes, len(text) - len(first_token.decode("utf-8", "ignore")))
+    def without(self, first_token: bytes) -> TextSize:
+        """The size less a token at the start, which is not scored."""
+        return TextSize(
+            max(0, self.n_bytes - len(first_token)),
+            max(0, self.n_characters - len(first_token.decode("utf-8", "ignore"))),
+        )
 
 
-def bits_per(total_nats: float, n: int) -> float:
+def bits_per(total_nats: float, n: float) -> float:
     """Bits for each of n units, from a total in nats; NaN for no units."""
     return total_nats / math.log(2) / n if n else math.nan
+
+
+def token_sizes(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
+    """Bytes that each id stands for, `(vocab_size,)`; the unknown token counts as one."""
+    sizes = np.array(
+        [len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)], dtype=np.int64
+    )
+    if tokenizer.unknown_id is not None:
+        sizes[tokenizer.unknown_id] = 1
+    return sizes

@@ -1,25 +1,18 @@
-"""A progress bar on stderr while texts are scored; nothing where stderr is no terminal."""
+"""What `minitx eval` is doing, on stderr; nothing where stderr is no terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import TracebackType
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from minitx.report.terminal import visible
 
 
 class EvaluationProgress:
-    """Shows tokens scored, and time left.
+    """A bar for the scoring, with tokens and time left, and a name for all else.
 
     Args:
         stream: usually stderr, so that results can be piped.
@@ -28,15 +21,16 @@ class EvaluationProgress:
     def __init__(self, stream: TextIO) -> None:
         console = Console(file=stream)
         self._progress = Progress(
-            TextColumn("scoring {task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("tokens"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[amount]}"),
             TimeRemainingColumn(),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
+        self._task: TaskID | None = None
+        self._name = ""
 
     def __enter__(self) -> EvaluationProgress:
         self._progress.start()
@@ -50,11 +44,12 @@ class EvaluationProgress:
     ) -> None:
         self._progress.stop()
 
-    def named(self, name: str) -> Callable[[int, int], None]:
-        """A bar of its own for one text: call it with tokens scored, and tokens in all."""
-        task = self._progress.add_task(visible(name), total=None)
-
-        def update(done: int, total: int) -> None:
-            self._progress.update(task, completed=done, total=total)
-
-        return update
+    def update(self, name: str, done: int, total: int) -> None:
+        """Show what is being done; a total of 0 is not known."""
+        if name != self._name or self._task is None:
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            self._name = name
+            self._task = self._progress.add_task(visible(name), total=total or None, amount="")
+        amount = f"{done:,} of {total:,} tokens" if total else ""
+        self._progress.update(self._task, completed=done, amount=amount)

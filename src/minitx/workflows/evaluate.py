@@ -1,42 +1,73 @@
 """Measure a model on text it was not trained on: what `minitx eval` does, as library calls.
 
 report = evaluate_holdout(resolve_checkpoint(None), EvaluationSettings())
-print(report.perplexity, report.bits_per_byte)
+print(report.plain.perplexity, report.plain.bits_per_byte)
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from minitx.checkpoint import LoadedModel, load_model
-from minitx.checkpoint.rundir import find_run
+from minitx.checkpoint.rundir import RunDirectory, find_run
 from minitx.compute import Compute, choose_device, choose_dtype
+from minitx.config import SamplingConfig
 from minitx.corpus import EncodedCorpus, load_encoded, read_corpus
 from minitx.errors import BadInputError, DamagedFileError
-from minitx.evaluation.bits import bits_per, scored_size
+from minitx.evaluation.baselines import measure_baselines
+from minitx.evaluation.bits import TextSize
+from minitx.evaluation.blocks import Blocks
+from minitx.evaluation.comparison import compare
+from minitx.evaluation.copying import find_copied
 from minitx.evaluation.loss import count_targets, score
-from minitx.training.perplexity import perplexity
+from minitx.evaluation.reading import Reading, Windows, read_text
+from minitx.evaluation.report import (
+    Baselines,
+    ComparisonReport,
+    Figures,
+    HoldoutReport,
+    ModelFigures,
+    PairedTest,
+    SurprisingText,
+    TextFigures,
+)
+from minitx.evaluation.surprising import Passage
+from minitx.evaluation.verdict import Verdict, judge
+from minitx.evaluation.windows import require_stride
+from minitx.generation import generate
+from minitx.tokenizer import Tokenizer
+from minitx.training.loggers import read_metrics
 
-Progress = Callable[[int, int], None]
+IdArray = npt.NDArray[np.integer]
+ByteArray = npt.NDArray[np.uint8]
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, and how much of how much is done; of 0 where that is not known."""
+
+_STRETCHES = 8
+_STRETCH_TOKENS = 160
+_PROMPT_TOKENS = 16
+_SEARCHED_TRAIN_BYTES = 64_000_000
+_COUNTED_AT_ONCE = 1 << 24
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How a text is scored.
+    """How a text is scored, and what else is measured.
 
     Attributes:
         context_length: most tokens that a prediction sees; None for the model's.
-        stride: targets scored by each window; None puts windows side by side, less than the
-            context makes them overlap, so that contexts are fuller.
+        stride: targets scored by each window of the second figure; None for half the context.
+            Equal to the context length, there is no second figure.
         max_tokens: score about as many targets, evenly spaced; 0 for all.
+        baselines: measure n-grams and compressors on the same text.
+        quick: the plain figure alone.
         device: `auto`, `cpu`, `cuda` or `mps`.
         dtype: of the matrix products: `float32`, `bfloat16`, or `auto` for float32, which is exact.
     """
@@ -44,66 +75,158 @@ class EvaluationSettings:
     context_length: int | None = None
     stride: int | None = None
     max_tokens: int = 0
+    baselines: bool = True
+    quick: bool = False
     device: str = "auto"
     dtype: str = "auto"
 
 
-@dataclass(frozen=True)
-class EvaluationReport:
-    """A model's loss on a text.
-
-    Attributes:
-        checkpoint: the model.
-        text: what was scored: `holdout`, or a file's name.
-        context_length: most tokens that a prediction saw.
-        stride: targets scored by each window; equal to the context length for the plain figure.
-        tokens: in the text.
-        tokens_scored: of them; the first has nothing before it.
-        bytes: of the text that was scored.
-        unknown_tokens: tokens that stand for what the vocabulary lacks.
-        loss: nats per token.
-        perplexity: e to the loss.
-        bits_per_byte: the same loss over the bytes of the text.
-        bits_per_character: the same over its characters.
-        train_loss: nats per token on as many tokens of the train part; None without one.
-    """
-
-    checkpoint: str
-    text: str
-    context_length: int
-    stride: int
-    tokens: int
-    tokens_scored: int
-    bytes: int
-    unknown_tokens: int
-    loss: float
-    perplexity: float
-    bits_per_byte: float
-    bits_per_character: float
-    train_loss: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        """As a JSON object; a figure that is no number is None."""
-        return {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in asdict(self).items()
-        }
-
-
 def evaluate_holdout(
     checkpoint: Path, settings: EvaluationSettings, progress: Progress | None = None
-) -> EvaluationReport:
-    """Score the holdout of the run that a checkpoint belongs to.
+) -> HoldoutReport:
+    """Measure a model on the holdout of the run that it belongs to.
 
     Args:
         checkpoint: for example from `resolve_checkpoint`.
         settings: how.
-        progress: told how many targets of how many are scored.
+        progress: told what is being done.
 
     Raises:
-        BadInputError: the checkpoint is in no run, or the run has no holdout.
+        BadInputError: the checkpoint is in no run, the run has no holdout, or a setting does not
+            fit the model.
         DamagedFileError: the run's data does not belong to the model.
     """
+    subject = _open(checkpoint, settings, _corpus_with_holdout(checkpoint))
+    return _measure(subject, _holdout(subject), settings, progress)[0]
+
+
+def evaluate_file(
+    checkpoint: Path, source: str, settings: EvaluationSettings, progress: Progress | None = None
+) -> HoldoutReport:
+    """Measure a model on a text file; what the vocabulary lacks is counted, not hidden.
+
+    Raises:
+        BadInputError: it can't be read, is too short, or has nothing that the model knows; or a
+            setting does not fit the model.
+    """
+    content = _file_content(source)
+    subject = _open(checkpoint, settings, _corpus_if_any(checkpoint))
+    return _measure(subject, _file(subject, source, content), settings, progress)[0]
+
+
+def compare_checkpoints(
+    checkpoints: Sequence[Path],
+    source: str | None,
+    settings: EvaluationSettings,
+    progress: Progress | None = None,
+) -> ComparisonReport:
+    """Measure several models on one text, and test each against the first.
+
+    Args:
+        checkpoints: at least two.
+        source: a text file; None for the holdout, which must be the same for all.
+        settings: how. Baselines and details are left out.
+        progress: told what is being done.
+
+    Raises:
+        BadInputError: as above, or the models have different holdouts, or `max_tokens` would have
+            them score different parts of the text.
+    """
+    settings = replace(settings, quick=True)
+    content = None if source is None else _file_content(source)
+    if source is None:
+        _require_same_holdout(checkpoints)
+    reports: list[HoldoutReport] = []
+    blocks: list[Blocks] = []
+    same_tokens: set[tuple[str, int]] = set()
+    for checkpoint in checkpoints:
+        if source is None or content is None:
+            subject = _open(checkpoint, settings, _corpus_with_holdout(checkpoint))
+            text = _holdout(subject)
+        else:
+            subject = _open(checkpoint, settings, _corpus_if_any(checkpoint))
+            text = _file(subject, source, content)
+        same_tokens.add((subject.tokenizer.digest, _context(subject, settings)))
+        if settings.max_tokens and len(same_tokens) > 1:
+            raise BadInputError(
+                "with --max-tokens, models of different contexts or tokenizers would be scored on "
+                "different parts of the text",
+                "Leave it out, or give one --context for all",
+            )
+        report, of_report = _measure(subject, text, settings, progress)
+        reports.append(report)
+        blocks.append(of_report)
+    first = reports[0].model.checkpoint
+    tests = tuple(
+        PairedTest(report.model.checkpoint, first, compare(of_report, blocks[0]))
+        for report, of_report in zip(reports[1:], blocks[1:], strict=True)
+    )
+    return ComparisonReport(tuple(reports), tests)
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """A model to measure, and what is known of its training."""
+
+    loaded: LoadedModel
+    compute: Compute
+    corpus: EncodedCorpus | None
+    run: RunDirectory | None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.loaded.tokenizer
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        return None if self.compute.dtype == torch.float32 else self.compute.dtype
+
+    def train_content(self) -> ByteArray | None:
+        """UTF-8 of the train part, mapped; None without one."""
+        if self.corpus is None or not self.corpus.train.bytes:
+            return None
+        return np.memmap(self.corpus.directory / "train.txt", np.uint8, "r")
+
+
+@dataclass(frozen=True, eq=False)
+class _Text:
+    """A text to score."""
+
+    name: str
+    ids: IdArray
+    size: TextSize
+    unknown: int
+    content: ByteArray
+    is_holdout: bool
+
+
+def _open(
+    checkpoint: Path,
+    settings: EvaluationSettings,
+    corpus: tuple[RunDirectory, EncodedCorpus] | None,
+) -> _Subject:
+    device = choose_device(settings.device)
+    dtype = torch.float32 if settings.dtype == "auto" else choose_dtype(settings.dtype, device)
+    loaded = load_model(checkpoint, device)
+    run, encoded = corpus or (None, None)
+    if encoded is not None and encoded.tokenizer_digest != loaded.tokenizer.digest:
+        raise DamagedFileError(
+            f"{encoded.directory} was encoded with another tokenizer than that of {checkpoint}",
+            "Restore the data directory of the run",
+        )
+    subject = _Subject(loaded, Compute(device, dtype), encoded, run)
+    require_stride(_stride(subject, settings), _context(subject, settings))
+    return subject
+
+
+def _corpus_if_any(checkpoint: Path) -> tuple[RunDirectory, EncodedCorpus] | None:
+    run = find_run(checkpoint)
+    if run is None or not run.data.is_dir():
+        return None
+    return run, load_encoded(run.data)
+
+
+def _corpus_with_holdout(checkpoint: Path) -> tuple[RunDirectory, EncodedCorpus]:
     run = find_run(checkpoint)
     if run is None:
         raise BadInputError(
@@ -115,107 +238,288 @@ def evaluate_holdout(
             f"run {run.path} has no holdout to score",
             "Name a text file to score, or train with a --holdout-fraction above 0",
         )
-    loaded, compute = _load(checkpoint, settings)
-    if corpus.tokenizer_digest != loaded.tokenizer.digest:
-        raise DamagedFileError(
-            f"{run.data} was encoded with another tokenizer than that of {checkpoint}",
-            "Restore the data directory of the run",
+    return run, corpus
+
+
+def _require_same_holdout(checkpoints: Sequence[Path]) -> None:
+    digests: dict[bytes, Path] = {}
+    for checkpoint in checkpoints:
+        run, _ = _corpus_with_holdout(checkpoint)
+        with (run.data / "holdout.txt").open("rb") as file:
+            digest = hashlib.sha256()
+            while part := file.read(1 << 20):
+                digest.update(part)
+        digests.setdefault(digest.digest(), run.path)
+    if len(digests) > 1:
+        one, other, *_ = digests.values()
+        raise BadInputError(
+            f"runs {one} and {other} have different holdouts, so their losses don't compare",
+            "Name a text file that neither was trained on",
         )
-    return _report(
-        loaded,
-        compute,
-        settings,
+
+
+def _holdout(subject: _Subject) -> _Text:
+    corpus = subject.corpus
+    assert corpus is not None
+    return _Text(
         name="holdout",
         ids=corpus.holdout_ids,
-        text=corpus.holdout_text(),
+        size=TextSize(corpus.holdout.bytes, corpus.holdout.characters),
         unknown=corpus.holdout.unknown,
-        train=corpus,
-        progress=progress,
+        content=np.memmap(corpus.directory / "holdout.txt", np.uint8, "r"),
+        is_holdout=True,
     )
 
 
-def evaluate_file(
-    checkpoint: Path, source: str, settings: EvaluationSettings, progress: Progress | None = None
-) -> EvaluationReport:
-    """Score a text file; what the vocabulary lacks is counted, not hidden.
+def _file_content(source: str) -> str:
+    return read_corpus([source]).text
 
-    Raises:
-        BadInputError: it can't be read, is too short, or has nothing that the model knows.
-    """
-    text = read_corpus([source]).text
-    loaded, compute = _load(checkpoint, settings)
-    ids = loaded.tokenizer.encode(text, unknown="replace")
-    unknown_id = loaded.tokenizer.unknown_id
+
+def _file(subject: _Subject, source: str, text: str) -> _Text:
+    tokenizer = subject.tokenizer
+    ids = tokenizer.encode(text, unknown="replace")
+    unknown_id = tokenizer.unknown_id
     unknown = 0 if unknown_id is None else int(np.count_nonzero(ids == unknown_id))
     if unknown == len(ids):
         raise BadInputError(
-            f"{source} has nothing that the {loaded.tokenizer.kind} tokenizer of this model knows",
+            f"{source} has nothing that the {tokenizer.kind} tokenizer of this model knows",
             "Score a text like the one it was trained on, or train with --kind bpe",
         )
-    name = Path(source).name
-    return _report(loaded, compute, settings, name, ids, text, unknown, None, progress)
-
-
-def _load(checkpoint: Path, settings: EvaluationSettings) -> tuple[LoadedModel, Compute]:
-    device = choose_device(settings.device)
-    dtype = torch.float32 if settings.dtype == "auto" else choose_dtype(settings.dtype, device)
-    return load_model(checkpoint, device), Compute(device, dtype)
-
-
-def _report(
-    loaded: LoadedModel,
-    compute: Compute,
-    settings: EvaluationSettings,
-    name: str,
-    ids: npt.NDArray[np.integer[Any]],
-    text: str,
-    unknown: int,
-    train: EncodedCorpus | None,
-    progress: Progress | None,
-) -> EvaluationReport:
-    context = settings.context_length or loaded.model.config.context_length
-    if settings.context_length == 0 or context > loaded.model.config.context_length:
+    if len(ids) < 2:
         raise BadInputError(
-            f"context length is {settings.context_length:,}, and this model was trained with "
-            f"{loaded.model.config.context_length:,}",
-            f"Choose a --context from 1 to {loaded.model.config.context_length}",
+            f"{source} is 1 token long, which can't be scored: nothing comes before it",
+            "Give a text of at least 2 tokens",
         )
-    stride = context if settings.stride is None else settings.stride
-    total = count_targets(len(ids), context, stride, settings.max_tokens)
+    content = np.frombuffer(text.encode("utf-8"), np.uint8)
+    size = TextSize(len(content), len(text))
+    return _Text(Path(source).name, ids, size, unknown, content, is_holdout=False)
+
+
+def _context(subject: _Subject, settings: EvaluationSettings) -> int:
+    longest = subject.loaded.model.config.context_length
+    wanted = settings.context_length
+    if wanted is None:
+        return longest
+    if not 1 <= wanted <= longest:
+        raise BadInputError(
+            f"context length is {wanted:,}, and this model was trained with {longest:,}",
+            f"Choose a --context from 1 to {longest}",
+        )
+    return wanted
+
+
+def _stride(subject: _Subject, settings: EvaluationSettings) -> int:
+    if settings.stride is not None:
+        return settings.stride
+    return max(1, _context(subject, settings) // 2)
+
+
+def _measure(
+    subject: _Subject, text: _Text, settings: EvaluationSettings, progress: Progress | None
+) -> tuple[HoldoutReport, Blocks]:
+    context = _context(subject, settings)
+    windows = Windows(context, context, settings.max_tokens, subject.autocast_dtype)
+    counts = None if settings.quick else _train_counts(subject, progress)
+    reading = _read(subject, text, windows, progress, not settings.quick, counts)
+    report = HoldoutReport(
+        model=_model_figures(subject),
+        text=_text_figures(text),
+        plain=reading.figures,
+        strided=_strided(subject, text, settings, progress),
+        train_loss=_train_loss(subject, text, reading, windows, progress),
+    )
+    if not settings.quick:
+        baselines = None
+        if settings.baselines:
+            baselines = measure_baselines(
+                subject.tokenizer,
+                text.ids,
+                text.size,
+                text.content,
+                reading.index,
+                None if subject.corpus is None else subject.corpus.train_ids,
+                subject.train_content(),
+                lambda name: _tell(progress, name),
+            )
+        report = _with_details(subject, text, report, reading, baselines)
+        report = _with_copying(subject, text, report, progress)
+    return report, reading.blocks
+
+
+def _read(
+    subject: _Subject,
+    text: _Text,
+    windows: Windows,
+    progress: Progress | None,
+    with_details: bool = False,
+    train_counts: npt.NDArray[np.integer] | None = None,
+) -> Reading:
+    total = count_targets(len(text.ids), windows.context_length, windows.stride, windows.max_tokens)
+    name = f"scoring {text.name}"
+    if windows.stride != windows.context_length:
+        name += f", stride {windows.stride}"
+    return read_text(
+        subject.loaded.model, subject.tokenizer, text.ids, text.size, windows, with_details,
+        train_counts, _counter(progress, name, total),
+    )  # fmt: skip
+
+
+def _strided(
+    subject: _Subject, text: _Text, settings: EvaluationSettings, progress: Progress | None
+) -> Figures | None:
+    context, stride = _context(subject, settings), _stride(subject, settings)
+    # A quick look leaves it out, unless it is what was asked for.
+    if stride == context or (settings.quick and settings.stride is None):
+        return None
+    windows = Windows(context, stride, settings.max_tokens, subject.autocast_dtype)
+    return _read(subject, text, windows, progress).figures
+
+
+def _train_loss(
+    subject: _Subject, text: _Text, reading: Reading, windows: Windows, progress: Progress | None
+) -> float | None:
+    if not text.is_holdout or subject.corpus is None or len(subject.corpus.train_ids) < 2:
+        return None
+    ids = subject.corpus.train_ids
+    most = min(reading.figures.tokens_scored, len(ids) - 1)
+    total = count_targets(len(ids), windows.context_length, windows.stride, most)
+    return score(
+        subject.loaded.model, ids, windows.context_length, windows.stride, max_tokens=most,
+        autocast_dtype=subject.autocast_dtype,
+        progress=_counter(progress, "scoring as much of the train part", total),
+    ).loss  # fmt: skip
+
+
+def _with_details(
+    subject: _Subject,
+    text: _Text,
+    report: HoldoutReport,
+    reading: Reading,
+    baselines: Baselines | None,
+) -> HoldoutReport:
+    details = reading.details
+    assert details is not None
+    return replace(
+        report,
+        baselines=baselines,
+        verdict=_verdict(subject, report, baselines),
+        context_use=details.context_use,
+        classes=details.classes,
+        frequencies=details.frequencies,
+        calibration=details.calibration,
+        surprising=tuple(_readable(subject.tokenizer, one) for one in details.surprising),
+    )
+
+
+def _verdict(
+    subject: _Subject, report: HoldoutReport, baselines: Baselines | None
+) -> Verdict | None:
+    if report.train_loss is None or subject.run is None:
+        return None
+    beaten_by = None
+    if baselines is not None and len(baselines.ngrams) > 1:
+        best = min(baselines.ngrams, key=lambda one: one.bits_per_byte)
+        if best.bits_per_byte < report.plain.bits_per_byte:
+            beaten_by = f"counting {best.order}-grams"
+    history = _holdout_losses(subject.run)
+    name = subject.loaded.directory.name.removeprefix("step-")
+    step = int(name) if name.isdecimal() else None
+    return judge(report.train_loss, report.plain.loss, history, step, beaten_by)
+
+
+def _holdout_losses(run: RunDirectory) -> list[tuple[int, float]]:
+    """Step and holdout loss of each evaluation that training noted."""
+    if not run.metrics_file.is_file():
+        return []
+    return [
+        (int(line["step"]), float(line["holdout_loss"]))
+        for line in read_metrics(run.metrics_file)
+        if line["kind"] == "evaluation" and isinstance(line.get("holdout_loss"), (int, float))
+    ]
+
+
+def _with_copying(
+    subject: _Subject, text: _Text, report: HoldoutReport, progress: Progress | None
+) -> HoldoutReport:
+    train = subject.train_content()
+    if train is None:
+        return report
+    train = train[-_SEARCHED_TRAIN_BYTES:]
+    stretches = _stretches(subject.tokenizer, text.ids)
+    _tell(progress, "looking for the text in the train part")
+    shared = find_copied(stretches, train)
+    _tell(progress, "drawing samples")
+    samples = find_copied(_samples(subject, text), train)
+    return replace(report, text=replace(report.text, shared_with_train=shared), samples=samples)
+
+
+def _samples(subject: _Subject, text: _Text) -> list[str]:
+    context = subject.loaded.model.config.context_length
+    prompts = _stretches(subject.tokenizer, text.ids, min(_PROMPT_TOKENS, max(1, context // 2)))
+    # A lone unknown character can't be continued from, and its stand-in has no id.
+    known = [p for p in prompts if p and not subject.tokenizer.unknown_characters(p)]
+    config = SamplingConfig(max_new_tokens=_STRETCH_TOKENS)
+    drawn = generate(subject.loaded.model, subject.tokenizer, known, config) if known else []
+    return [one.text for one in drawn]
+
+
+def _stretches(tokenizer: Tokenizer, ids: IdArray, length: int = _STRETCH_TOKENS) -> list[str]:
+    """Evenly spaced pieces of a text."""
+    count = max(1, min(_STRETCHES, len(ids) // length))
+    starts = [i * len(ids) // count for i in range(count)]
+    return [tokenizer.decode(np.asarray(ids[at : at + length])) for at in starts]
+
+
+def _train_counts(subject: _Subject, progress: Progress | None) -> npt.NDArray[np.int64] | None:
+    if subject.corpus is None or not len(subject.corpus.train_ids):
+        return None
+    _tell(progress, "counting tokens")
+    counts = np.zeros(subject.tokenizer.vocab_size, np.int64)
+    ids = subject.corpus.train_ids
+    for start in range(0, len(ids), _COUNTED_AT_ONCE):
+        counts += np.bincount(ids[start : start + _COUNTED_AT_ONCE], minlength=len(counts))
+    return counts
+
+
+def _readable(tokenizer: Tokenizer, passage: Passage) -> SurprisingText:
+    pieces = tuple(tokenizer.piece(i) for i in passage.ids)
+    return SurprisingText(passage.start, passage.loss, pieces, passage.losses)
+
+
+def _model_figures(subject: _Subject) -> ModelFigures:
+    config = subject.loaded.model.config
+    return ModelFigures(
+        checkpoint=str(subject.loaded.directory),
+        architecture=config.architecture,
+        n_parameters=config.n_parameters,
+        tokenizer=subject.tokenizer.kind,
+        vocab_size=subject.tokenizer.vocab_size,
+        context_length=config.context_length,
+        device=subject.compute.description,
+        dtype=subject.compute.dtype_name,
+    )
+
+
+def _text_figures(text: _Text) -> TextFigures:
+    return TextFigures(
+        text.name, len(text.ids), text.size.n_bytes, text.size.n_characters, text.unknown
+    )
+
+
+def _tell(progress: Progress | None, name: str) -> None:
+    if progress is not None:
+        progress(name, 0, 0)
+
+
+def _counter(progress: Progress | None, name: str, total: int) -> Callable[[int], None]:
     done = 0
+    if progress is not None:
+        progress(name, 0, total)
 
     def count(n: int) -> None:
         nonlocal done
         done += n
         if progress is not None:
-            progress(done, total)
+            progress(name, done, total)
 
-    dtype = None if compute.dtype == torch.float32 else compute.dtype
-    scored = score(
-        loaded.model, ids, context, stride, max_tokens=settings.max_tokens, autocast_dtype=dtype,
-        progress=count,
-    )  # fmt: skip
-    train_loss = None
-    if train is not None and len(train.train_ids) > 1:
-        train_loss = score(
-            loaded.model, train.train_ids, context, stride,
-            max_tokens=min(scored.n_tokens, len(train.train_ids) - 1), autocast_dtype=dtype,
-        ).loss  # fmt: skip
-    size = scored_size(text, loaded.tokenizer.token_bytes(int(ids[0])))
-    # A part of the text stands for the whole in the same ratio of bytes to tokens.
-    part = scored.n_tokens / (len(ids) - 1)
-    return EvaluationReport(
-        checkpoint=str(loaded.directory),
-        text=name,
-        context_length=context,
-        stride=stride,
-        tokens=len(ids),
-        tokens_scored=scored.n_tokens,
-        bytes=round(size.n_bytes * part),
-        unknown_tokens=unknown,
-        loss=scored.loss,
-        perplexity=perplexity(scored.loss),
-        bits_per_byte=bits_per(scored.total_nats / part, size.n_bytes),
-        bits_per_character=bits_per(scored.total_nats / part, size.n_characters),
-        train_loss=train_loss,
-    )
+    return count

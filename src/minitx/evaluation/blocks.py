@@ -1,0 +1,79 @@
+"""A text in blocks of about equal bytes: the units that a bootstrap draws.
+
+Neighbouring tokens are surprising together, so that single tokens are no independent draws; long
+stretches nearly are. Blocks are cut by bytes, so that models with different tokenizers have the
+same ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Sums = npt.NDArray[np.float64]
+
+MOST_BLOCKS = 100
+SMALLEST_BLOCK = 128
+"""Bytes below which a block would depend too much on its neighbours."""
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """What was summed in each block; blocks without a scored token are left out.
+
+    Attributes:
+        nats: `(blocks,)` total loss.
+        tokens: `(blocks,)` scored.
+        bytes: `(blocks,)` that the scored tokens stand for.
+        number: `(blocks,)` place of each block in the text.
+    """
+
+    nats: Sums
+    tokens: Sums
+    bytes: Sums
+    number: npt.NDArray[np.int64]
+
+
+class BlockSums:
+    """Sums losses by block as they stream by.
+
+    Args:
+        n_bytes: of the whole text.
+        sizes: bytes of each token id.
+    """
+
+    def __init__(self, n_bytes: int, sizes: npt.NDArray[np.int64]) -> None:
+        self._sizes = sizes
+        self.n_blocks = max(1, min(MOST_BLOCKS, n_bytes // SMALLEST_BLOCK))
+        self._block_bytes = max(1.0, n_bytes / self.n_blocks)
+        self._nats = np.zeros(self.n_blocks)
+        self._tokens = np.zeros(self.n_blocks)
+        self._bytes = np.zeros(self.n_blocks)
+        self._read_ids = 0
+        self._read_bytes = 0
+
+    def add(
+        self,
+        ids: npt.NDArray[np.integer],
+        index: npt.NDArray[np.int64],
+        losses: npt.NDArray[np.float32],
+    ) -> None:
+        """Add losses of the targets at `index` of `ids`; each call is further on in the text."""
+        end = int(index[-1]) + 1
+        sizes = self._sizes[ids[self._read_ids : end]]
+        ends = self._read_bytes + np.cumsum(sizes)
+        here = index - self._read_ids
+        starts = ends[here] - sizes[here]
+        block = np.minimum((starts / self._block_bytes).astype(np.int64), self.n_blocks - 1)
+        n = self.n_blocks
+        self._nats += np.bincount(block, losses.astype(np.float64), n)
+        self._tokens += np.bincount(block, minlength=n)
+        self._bytes += np.bincount(block, sizes[here], n)
+        self._read_ids, self._read_bytes = end, int(ends[-1])
+
+    def result(self) -> Blocks:
+        """The sums so far."""
+        number = np.flatnonzero(self._tokens)
+        return Blocks(self._nats[number], self._tokens[number], self._bytes[number], number)

@@ -1,0 +1,147 @@
+"""Loss by kind of token: what is it that the model finds hard?
+
+Every token is of one class, by its first character that is no space (`` the`` is a letter), or
+`space` if it has no other. A token of letters is a new word if no letter precedes it, in-word
+otherwise. By how often the train part has it, every token is in one of five groups.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from minitx.tokenizer import Tokenizer
+
+CLASSES = ("space", "new word", "in-word", "digit", "punctuation", "other")
+LETTER = ("new word", "in-word")
+
+_SPACE, _NEW_WORD, _IN_WORD, _DIGIT, _PUNCTUATION, _OTHER = range(len(CLASSES))
+
+FREQUENCIES = (
+    ("the commonest half", 0.5),
+    ("next 40 %", 0.9),
+    ("next 9 %", 0.99),
+    ("rarest 1 %", 1.0),
+    ("never seen", 1.0),
+)
+"""Groups of tokens by the part of the train text that they and all commoner ones make up."""
+
+
+@dataclass(frozen=True)
+class ClassLoss:
+    """Loss of some kind of token.
+
+    Attributes:
+        name: of the kind.
+        tokens: scored.
+        share: of all scored tokens.
+        loss: nats per token.
+        share_of_loss: of the total loss.
+    """
+
+    name: str
+    tokens: int
+    share: float
+    loss: float
+    share_of_loss: float
+
+
+class GroupLosses:
+    """Sums losses by group as they stream by.
+
+    Args:
+        names: of the groups.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._tokens = np.zeros(len(names))
+        self._nats = np.zeros(len(names))
+
+    def add(self, group: npt.NDArray[np.integer], losses: npt.NDArray[np.float32]) -> None:
+        """Add losses and the group of each."""
+        self._tokens += np.bincount(group, minlength=len(self._names))
+        self._nats += np.bincount(group, losses.astype(np.float64), len(self._names))
+
+    def result(self) -> list[ClassLoss]:
+        """The groups that have tokens, in order of their names' list."""
+        tokens, nats = self._tokens.sum(), self._nats.sum()
+        return [
+            ClassLoss(
+                name=name,
+                tokens=int(self._tokens[i]),
+                share=float(self._tokens[i] / tokens),
+                loss=float(self._nats[i] / self._tokens[i]),
+                share_of_loss=float(self._nats[i] / nats) if nats else 0.0,
+            )
+            for i, name in enumerate(self._names)
+            if self._tokens[i]
+        ]
+
+
+class TokenClasses:
+    """Tells the class of tokens in a text.
+
+    Args:
+        tokenizer: whose ids these are.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        texts = [_text(tokenizer, i) for i in range(tokenizer.vocab_size)]
+        self._class = np.array([_class(text) for text in texts], dtype=np.int64)
+        self._ends_in_letter = np.array([text[-1:].isalpha() for text in texts])
+        self._starts_with_letter = np.array([text[:1].isalpha() for text in texts])
+
+    def of(
+        self, targets: npt.NDArray[np.integer], before: npt.NDArray[np.integer]
+    ) -> npt.NDArray[np.int64]:
+        """Index into `CLASSES` of each target, given the token before it; all `(n,)`."""
+        found: npt.NDArray[np.int64] = self._class[targets].copy()
+        inside = self._starts_with_letter[targets] & self._ends_in_letter[before]
+        found[(found == _NEW_WORD) & inside] = _IN_WORD
+        return found
+
+
+def frequency_groups(train_counts: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Index into `FREQUENCIES` of each id.
+
+    Args:
+        train_counts: `(vocab_size,)` how often the train part has each id.
+    """
+    order = np.argsort(-train_counts, kind="stable")
+    total = max(1, int(train_counts.sum()))
+    # What the commoner ones make up: the commonest token is in the first half though it is all.
+    before = (np.cumsum(train_counts[order]) - train_counts[order]) / total
+    bounds = [limit for _, limit in FREQUENCIES[:3]]
+    groups = np.empty(len(train_counts), dtype=np.int64)
+    groups[order] = np.searchsorted(bounds, before, side="right")
+    groups[train_counts == 0] = len(FREQUENCIES) - 1
+    return groups
+
+
+def _text(tokenizer: Tokenizer, token: int) -> str:
+    if token == tokenizer.unknown_id:
+        return ""
+    # Part of a character is no text: it ends up in `other`.
+    return tokenizer.token_bytes(token).decode("utf-8", "replace")
+
+
+def _class(text: str) -> int:
+    if not text:
+        return _OTHER
+    stripped = text.lstrip()
+    if not stripped:
+        return _SPACE
+    first = stripped[0]
+    if first.isalpha():
+        return _NEW_WORD
+    if first.isnumeric():
+        return _DIGIT
+    # Symbols such as + and $ read as punctuation; U+FFFD is what could not be decoded.
+    if unicodedata.category(first)[0] in "PS" and first != "\ufffd":
+        return _PUNCTUATION
+    return _OTHER

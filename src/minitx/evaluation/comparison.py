@@ -1,0 +1,63 @@
+"""Whether one model is better than another on a text: a paired test over blocks.
+
+Both models read the same blocks, so a hard passage is hard for both and drops out of the
+difference. The p-value is that of a sign-flip permutation test: if there were no difference, each
+block's difference could as well have the other sign.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from minitx.evaluation.bits import bits_per
+from minitx.evaluation.blocks import Blocks
+from minitx.evaluation.bootstrap import FEWEST_BLOCKS, Interval, bootstrap_interval
+
+FLIPS = 10_000
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One model less another, in bits per byte; negative where the first is better.
+
+    Attributes:
+        difference: bits per byte of the first less that of the second.
+        interval: 95 %, by bootstrap over blocks; None with too few blocks.
+        p_value: two-sided; None with too few blocks.
+        n_blocks: that both were scored on.
+    """
+
+    difference: float
+    interval: Interval | None
+    p_value: float | None
+    n_blocks: int
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether so large a difference would come by chance in less than 5 % of cases."""
+        return self.p_value is not None and self.p_value < SIGNIFICANT
+
+
+def compare(first: Blocks, second: Blocks, seed: int = 0) -> Comparison:
+    """Test the difference of two models on the same text.
+
+    Args:
+        first, second: the same text in the same blocks. Bytes may differ by a token or so where
+            tokenizers do; those of the first count.
+        seed: of the draws.
+    """
+    _, mine, other = np.intersect1d(first.number, second.number, return_indices=True)
+    difference = bits_per(1.0, 1) * (first.nats[mine] - second.nats[other])
+    n_bytes = first.bytes[mine]
+    mean = float(difference.sum() / n_bytes.sum())
+    if len(mine) < FEWEST_BLOCKS:
+        return Comparison(mean, None, None, len(mine))
+    random = np.random.default_rng(seed)
+    signs = random.integers(0, 2, (FLIPS, len(mine)), dtype=np.int8) * 2.0 - 1.0
+    # The tolerance keeps a flip that changes nothing from counting as smaller by rounding.
+    as_large = np.abs(signs @ difference) >= abs(difference.sum()) * (1 - 1e-12)
+    p_value = (1 + int(as_large.sum())) / (1 + FLIPS)
+    return Comparison(mean, bootstrap_interval(difference, n_bytes, seed), p_value, len(mine))

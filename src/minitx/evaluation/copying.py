@@ -1,0 +1,153 @@
+"""How much of what a model says is copied from its train part.
+
+A text's copied share is the part of its bytes that lies in some stretch of at least `COPY_BYTES`
+bytes that the train part has word for word. Plain language repeats itself too: the same measure on
+as much of the holdout says how much of it is to be expected.
+
+Stretches are compared by hash (Karp and Rabin 1987) in arrays, and every find is checked byte by
+byte. The longest one is found by bisection: where a stretch of n bytes is shared, so is one of
+n - 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+ByteArray = npt.NDArray[np.uint8]
+HashArray = npt.NDArray[np.uint64]
+
+COPY_BYTES = 32
+"""Shorter shared stretches are phrases that anyone may use."""
+
+_AT_ONCE = 1 << 22
+_BASE = np.uint64(0x9E3779B97F4A7C15)
+_INVERSE = np.uint64(pow(int(_BASE), -1, 2**64))
+# A value of its own for each byte, drawn once, so that sums of small numbers don't collide.
+_VALUES = np.random.default_rng(20).integers(0, 2**64, 256, dtype=np.uint64)
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What some texts share with the train part.
+
+    Attributes:
+        n_bytes: of the texts.
+        copied_share: part of them that lies in shared stretches of `COPY_BYTES` or more.
+        longest: the longest shared stretch, as text.
+        longest_bytes: its length.
+    """
+
+    n_bytes: int
+    copied_share: float
+    longest: str
+    longest_bytes: int
+
+
+def find_copied(texts: Sequence[str], train: ByteArray, least: int = COPY_BYTES) -> Copied:
+    """Look for stretches of texts in the train part.
+
+    Args:
+        texts: short; they are in memory several times over.
+        train: `(bytes,)` UTF-8 of the train part; a memory map is read in pieces.
+        least: bytes from which on a shared stretch counts as copied.
+    """
+    parts = [np.frombuffer(text.encode("utf-8", "replace"), np.uint8) for text in texts]
+    text = _Text(parts)
+    covered = np.zeros(len(text.content), np.bool_)
+    longest, at = 0, 0
+    for piece in _pieces(train, overlap=max(map(len, parts), default=0)):
+        hashes = _Hashes(piece)
+        shared = text.shared_with(hashes, least)
+        _cover(covered, shared, least)
+        longest, at = _longest(text, hashes, longest, at)
+    found = text.content[at : at + longest].tobytes().decode("utf-8", "ignore")
+    share = float(covered.mean()) if len(covered) else 0.0
+    return Copied(len(covered), share, found, longest)
+
+
+class _Hashes:
+    """Hashes of all stretches of some bytes, of whatever length is asked for."""
+
+    def __init__(self, content: ByteArray) -> None:
+        self.content = content
+        with np.errstate(over="ignore"):
+            powers = np.full(len(content) + 1, _BASE, np.uint64)
+            inverses = np.full(len(content) + 1, _INVERSE, np.uint64)
+            powers[0] = inverses[0] = 1
+            powers, self._inverses = np.cumprod(powers), np.cumprod(inverses)
+            self._sums = np.zeros(len(content) + 1, np.uint64)
+            np.cumsum(_VALUES[content] * powers[:-1], out=self._sums[1:])
+
+    def of_length(self, n: int) -> HashArray:
+        """`(bytes - n + 1,)` hash of the n bytes from each place on."""
+        starts = len(self.content) - n + 1
+        if starts <= 0:
+            return np.empty(0, np.uint64)
+        with np.errstate(over="ignore"):
+            sums: HashArray = (self._sums[n:] - self._sums[:starts]) * self._inverses[:starts]
+        return sums
+
+
+class _Text:
+    """Several texts in a row; no stretch runs from one into the next."""
+
+    def __init__(self, parts: Sequence[ByteArray]) -> None:
+        self.content = np.concatenate([*parts, np.empty(0, np.uint8)])
+        self.longest = max(map(len, parts), default=0)
+        self._ends = np.repeat(np.cumsum([len(part) for part in parts]), [len(p) for p in parts])
+        self._hashes = _Hashes(self.content)
+
+    def shared_with(self, train: _Hashes, n: int) -> npt.NDArray[np.int64]:
+        """Where stretches of n bytes begin that the other bytes have too."""
+        mine = self._hashes.of_length(n)
+        whole = np.arange(len(mine)) + n <= self._ends[: len(mine)]
+        theirs = train.of_length(n)
+        if not whole.any() or not len(theirs):
+            return np.empty(0, np.int64)
+        known, which = np.unique(mine[whole], return_inverse=True)
+        at = np.minimum(np.searchsorted(known, theirs), len(known) - 1)
+        hits = np.flatnonzero(known[at] == theirs)
+        # Where each of our hashes is found over there; -1 where it is not.
+        places = np.full(len(known), -1)
+        places[at[hits]] = hits
+        starts = np.flatnonzero(whole)
+        places = places[which.reshape(-1)]
+        starts, places = starts[places >= 0], places[places >= 0]
+        same = [
+            np.array_equal(self.content[s : s + n], train.content[p : p + n])
+            for s, p in zip(starts.tolist(), places.tolist(), strict=True)
+        ]
+        return starts[np.array(same, dtype=np.bool_)] if same else starts
+
+
+def _longest(text: _Text, train: _Hashes, longest: int, at: int) -> tuple[int, int]:
+    """The longest shared stretch and where it begins, if longer than the one known."""
+    low, high = longest, text.longest
+    step = 16
+    while low < high:
+        # Most stretches are short: look near the known length first, then further away.
+        n = min(low + step, high, (low + high + 1) // 2)
+        shared = text.shared_with(train, n)
+        if len(shared):
+            low, at = n, int(shared[0])
+            step *= 2
+        else:
+            high = n - 1
+    return low, at
+
+
+def _cover(covered: npt.NDArray[np.bool_], starts: npt.NDArray[np.int64], n: int) -> None:
+    edges = np.zeros(len(covered) + 1, np.int64)
+    np.add.at(edges, starts, 1)
+    np.add.at(edges, starts + n, -1)
+    covered |= np.cumsum(edges[:-1]) > 0
+
+
+def _pieces(train: ByteArray, overlap: int) -> Iterator[ByteArray]:
+    # Pieces overlap, so that no shared stretch is cut.
+    for start in range(0, max(1, len(train)), _AT_ONCE):
+        yield np.asarray(train[start : start + _AT_ONCE + overlap])

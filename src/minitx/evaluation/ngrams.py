@@ -1,0 +1,178 @@
+"""Interpolated Kneser-Ney n-grams: what counting alone achieves on the same tokens.
+
+The probability of a token after a context is that of the longest context, mixed with that of the
+next shorter one, and so on down to the uniform distribution (Kneser and Ney 1995, in the
+interpolated form of Chen and Goodman 1998, section 3):
+
+    P(w | h) = max(c(h w) - D, 0) / c(h)  +  D * N(h) / c(h) * P(w | h without its first token)
+
+c counts occurrences at the highest order; below it, how many different tokens come before: what
+matters there is in how many contexts something appears, not how often. N(h) is the number of
+different tokens seen after h. With three discounts, for counts of 1, 2 and more, it is Chen and
+Goodman's modified form.
+
+An n-gram is kept as the rank of (rank of its first n-1 tokens, last token), so that any order over
+any vocabulary fits in 64 bits, and everything is sorting and searching of arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+ORDERS = 6
+
+
+@dataclass(frozen=True, eq=False)
+class _Counts:
+    """Counts of the n-grams of one order, and what follows for their contexts.
+
+    Attributes:
+        discounted: `(grams,)` count less discount, over the context's total.
+        context_seen: `(contexts,)` whether the context has any count.
+        backoff: `(contexts,)` weight of the next lower order.
+    """
+
+    discounted: FloatArray
+    context_seen: npt.NDArray[np.bool_]
+    backoff: FloatArray
+
+
+class NGrams:
+    """N-grams of a text, of all orders up to a highest.
+
+    Args:
+        ids: `(n,)` what is counted.
+        vocab_size: number of ids.
+        max_order: the highest order.
+        discount: one fixed discount for all orders; None estimates three for each order from how
+            many n-grams occur once, twice, three and four times.
+    """
+
+    def __init__(
+        self,
+        ids: npt.NDArray[np.integer],
+        vocab_size: int,
+        max_order: int = ORDERS,
+        discount: float | None = None,
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.max_order = max_order
+        self._keys: list[IntArray] = [np.zeros(1, np.int64)]
+        self._raw: list[_Counts] = []
+        self._continuation: list[_Counts] = []
+        ids = np.asarray(ids, dtype=np.int64)
+        # Rank of the n-gram that ends at each place; of the empty one to begin with.
+        ranks = np.zeros(len(ids) + 1, np.int64)
+        for order in range(1, max_order + 1):
+            packed = ranks[:-1] * vocab_size + ids[order - 1 :]
+            keys, ends, counts = np.unique(packed, return_inverse=True, return_counts=True)
+            if order > 1:
+                # Of each n-gram, the one without its first token: it gains a predecessor.
+                shorter = np.zeros(len(keys), np.int64)
+                shorter[ends] = ranks[1:]
+                before = np.bincount(shorter, minlength=len(self._keys[-1]))
+                self._continuation.append(self._counts(self._keys, before, discount))
+            self._keys.append(keys)
+            self._raw.append(self._counts(self._keys, counts, discount))
+            ranks = ends.reshape(-1).astype(np.int64)
+
+    def losses(self, ids: npt.NDArray[np.integer]) -> FloatArray:
+        """Loss of every id but the first, by each order.
+
+        Args:
+            ids: `(n,)` a text; a prediction sees up to `order` - 1 ids before.
+
+        Returns:
+            `(max_order, n - 1)` nats, order 1 first.
+        """
+        rows = np.asarray(ids, dtype=np.int64)[None, :]
+        return np.stack([-np.log(p[0]) for p in self._probabilities(rows, first=1)])
+
+    def distribution(self, context: npt.NDArray[np.integer], order: int) -> FloatArray:
+        """Probability of each id after a context, `(vocab_size,)`.
+
+        Args:
+            context: ids; only the last `order` - 1 count.
+            order: 1 to `max_order`.
+        """
+        rows = np.empty((self.vocab_size, len(context) + 1), dtype=np.int64)
+        rows[:, :-1] = context
+        rows[:, -1] = np.arange(self.vocab_size)
+        return self._probabilities(rows, first=len(context))[order - 1][:, 0]
+
+    def _probabilities(self, rows: IntArray, first: int) -> list[FloatArray]:
+        """For each order, the probability of the ids from `first` on, in each row."""
+        lower = np.full((len(rows), rows.shape[1] - first), 1.0 / self.vocab_size)
+        contexts = np.zeros_like(lower, dtype=np.int64)
+        ranks = np.zeros(rows.shape, np.int64)
+        found = []
+        for order in range(1, self.max_order + 1):
+            if order > 1:
+                contexts = _shifted(ranks)[:, first:]
+            ranks = self._ranks(order, ranks, rows)
+            grams = ranks[:, first:]
+            found.append(_interpolated(self._raw[order - 1], contexts, grams, lower))
+            if order < self.max_order:
+                lower = _interpolated(self._continuation[order - 1], contexts, grams, lower)
+        return found
+
+    def _ranks(self, order: int, shorter: IntArray, rows: IntArray) -> IntArray:
+        # Rank of the n-gram that ends at each place; -1 where the text lacks it.
+        prefix = _shifted(shorter) if order > 1 else shorter
+        keys = self._keys[order]
+        if not len(keys):
+            return np.full_like(rows, -1)
+        wanted = prefix * self.vocab_size + rows
+        at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        return np.where((prefix >= 0) & (keys[at] == wanted), at, -1)
+
+    def _counts(self, keys: list[IntArray], counts: IntArray, discount: float | None) -> _Counts:
+        prefix = keys[-1] // self.vocab_size
+        n_contexts = max(1, len(keys[-2]))
+        totals = np.bincount(prefix, counts, n_contexts)
+        by_count = _discounts(counts) if discount is None else np.array([0.0, *[discount] * 3])
+        taken = np.minimum(by_count[np.minimum(counts, 3)], counts)
+        divisor = np.maximum(totals, 1.0)
+        return _Counts(
+            discounted=(counts - taken) / divisor[prefix],
+            context_seen=totals > 0,
+            backoff=np.bincount(prefix, taken, n_contexts) / divisor,
+        )
+
+
+def _shifted(ranks: IntArray) -> IntArray:
+    """What ends one place earlier; nothing does before the first."""
+    shifted = np.full_like(ranks, -1)
+    shifted[:, 1:] = ranks[:, :-1]
+    return shifted
+
+
+def _interpolated(
+    counts: _Counts, contexts: IntArray, grams: IntArray, lower: FloatArray
+) -> FloatArray:
+    seen = (contexts >= 0) & counts.context_seen[contexts]
+    if not seen.any():
+        return lower
+    own = np.where(grams >= 0, counts.discounted[grams], 0.0)
+    return np.where(seen, own + counts.backoff[contexts] * lower, lower)
+
+
+def _discounts(counts: IntArray) -> FloatArray:
+    """Discounts of counts 0, 1, 2 and 3 or more (Chen and Goodman 1998, equation 26)."""
+    n1, n2, n3, n4 = (int(np.count_nonzero(counts == n)) for n in (1, 2, 3, 4))
+    if not n1 or not n2:
+        # Too few different counts to estimate from: a small vocabulary, or a small text.
+        return np.array([0.0, 0.5, 0.5, 0.5])
+    one = n1 / (n1 + 2 * n2)
+    if not n3 or not n4:
+        return np.array([0.0, one, one, one])
+    three = [1 - 2 * one * n2 / n1, 2 - 3 * one * n3 / n2, 3 - 4 * one * n4 / n3]
+    # Where the counts are not as the estimate assumes, it can leave the range that makes sense.
+    bounded = [min(max(d, 0.01), n) for n, d in enumerate(three, start=1)]
+    return np.array([0.0, *bounded])

@@ -1,0 +1,202 @@
+"""One pass of a model over a text, and all that is counted on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from minitx.evaluation.bits import TextSize, bits_per, token_sizes
+from minitx.evaluation.blocks import Blocks, BlockSums
+from minitx.evaluation.bootstrap import bootstrap_interval
+from minitx.evaluation.calibration import Calibration, CalibrationCurve
+from minitx.evaluation.classes import (
+    CLASSES,
+    FREQUENCIES,
+    ClassLoss,
+    GroupLosses,
+    TokenClasses,
+    frequency_groups,
+)
+from minitx.evaluation.loss import token_losses
+from minitx.evaluation.positions import ContextUse, PositionLosses
+from minitx.evaluation.report import Figures
+from minitx.evaluation.surprising import Passage, SurprisingPassages
+from minitx.model import Transformer
+from minitx.tokenizer import Tokenizer
+from minitx.training.perplexity import perplexity
+
+IdArray = npt.NDArray[np.integer]
+
+_PASSAGE_BYTES = 72
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How a text is cut into windows.
+
+    Attributes:
+        context_length: most tokens that a prediction sees.
+        stride: targets scored by each window after the first.
+        max_tokens: score about as many targets, evenly spaced; 0 for all.
+        autocast_dtype: format of the matrix products; None for that of the weights.
+    """
+
+    context_length: int
+    stride: int
+    max_tokens: int = 0
+    autocast_dtype: torch.dtype | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Details:
+    """What is known of single tokens, beyond the total.
+
+    Attributes:
+        context_use: loss by position in the context.
+        classes: loss by kind of token.
+        frequencies: loss by how common tokens are in the train part; empty without counts.
+        calibration: confidence against how often it is right.
+        surprising: the worst passages.
+    """
+
+    context_use: ContextUse
+    classes: tuple[ClassLoss, ...]
+    frequencies: tuple[ClassLoss, ...]
+    calibration: CalibrationCurve
+    surprising: tuple[Passage, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a pass over a text found.
+
+    Attributes:
+        figures: the loss.
+        blocks: the same by block.
+        index: of the targets that were scored; None if all but the first.
+        details: None where not asked for.
+    """
+
+    figures: Figures
+    blocks: Blocks
+    index: npt.NDArray[np.int64] | None
+    details: Details | None
+
+
+def read_text(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    ids: IdArray,
+    size: TextSize,
+    windows: Windows,
+    with_details: bool = False,
+    train_counts: npt.NDArray[np.integer] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Reading:
+    """Score a text once, in bounded memory.
+
+    Args:
+        model, tokenizer: that belong together.
+        ids: of the text; a memory map is read in pieces.
+        size: of the whole text.
+        windows: how it is cut.
+        with_details: also fill `Reading.details`.
+        train_counts: `(vocab_size,)` how often the train part has each id.
+        progress: told the number of targets scored by each batch.
+
+    Raises:
+        BadInputError: as `token_losses`.
+    """
+    sums = BlockSums(size.n_bytes, token_sizes(tokenizer))
+    details = _Details(tokenizer, windows, ids, size, train_counts) if with_details else None
+    index: list[npt.NDArray[np.int64]] = []
+    chunks = token_losses(
+        model, ids, windows.context_length, windows.stride, max_tokens=windows.max_tokens,
+        autocast_dtype=windows.autocast_dtype, with_confidence=with_details,
+    )  # fmt: skip
+    for chunk in chunks:
+        sums.add(ids, chunk.index, chunk.losses)
+        if windows.max_tokens:
+            index.append(chunk.index)
+        if details is not None:
+            targets, before = ids[chunk.index].astype(np.int64), ids[chunk.index - 1]
+            details.positions.add(chunk.position, chunk.losses)
+            details.classes.add(details.class_of.of(targets, before), chunk.losses)
+            if details.group_of is not None:
+                details.frequencies.add(details.group_of[targets], chunk.losses)
+            details.calibration.add(chunk.confidence, chunk.correct)
+            details.passages.add(chunk.index, targets, chunk.losses)
+        if progress is not None:
+            progress(len(chunk.losses))
+    blocks = sums.result()
+    first = tokenizer.token_bytes(int(ids[0]))
+    scored = np.concatenate(index) if index else None
+    if scored is not None and len(scored) == len(ids) - 1:
+        scored = None
+    return Reading(
+        figures=_figures(blocks, windows, size, first, len(ids)),
+        blocks=blocks,
+        index=scored,
+        details=None if details is None else details.result(),
+    )
+
+
+def _figures(blocks: Blocks, windows: Windows, size: TextSize, first: bytes, n_ids: int) -> Figures:
+    nats, tokens = float(blocks.nats.sum()), int(blocks.tokens.sum())
+    n_bytes = float(blocks.bytes.sum())
+    n_characters = n_bytes * size.n_characters / size.n_bytes
+    if tokens == n_ids - 1:
+        # What unknown tokens stand for is known for the text as a whole.
+        whole = size.without(first)
+        n_bytes, n_characters = whole.n_bytes, whole.n_characters
+    loss = nats / tokens
+    return Figures(
+        context_length=windows.context_length,
+        stride=windows.stride,
+        tokens_scored=tokens,
+        bytes_scored=round(n_bytes),
+        loss=loss,
+        loss_interval=bootstrap_interval(blocks.nats, blocks.tokens),
+        perplexity=perplexity(loss),
+        bits_per_byte=bits_per(nats, n_bytes),
+        bits_per_byte_interval=bootstrap_interval(
+            bits_per(1.0, 1) * blocks.nats, blocks.bytes * (n_bytes / blocks.bytes.sum())
+        ),
+        bits_per_character=bits_per(nats, n_characters),
+    )
+
+
+class _Details:
+    """The counters of a pass."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        windows: Windows,
+        ids: IdArray,
+        size: TextSize,
+        train_counts: npt.NDArray[np.integer] | None,
+    ) -> None:
+        self.positions = PositionLosses(windows.context_length)
+        self.class_of = TokenClasses(tokenizer)
+        self.classes = GroupLosses(CLASSES)
+        self.group_of = None if train_counts is None else frequency_groups(train_counts)
+        self.frequencies = GroupLosses([name for name, _ in FREQUENCIES])
+        self.calibration = Calibration()
+        length = round(_PASSAGE_BYTES * len(ids) / max(1, size.n_bytes) / 2) * 2
+        # A short text has few passages if they are long.
+        longest = max(2, len(ids) // 8 * 2)
+        self.passages = SurprisingPassages(min(max(8, length), longest))
+
+    def result(self) -> Details:
+        return Details(
+            context_use=self.positions.result(),
+            classes=tuple(self.classes.result()),
+            frequencies=tuple(self.frequencies.result()) if self.group_of is not None else (),
+            calibration=self.calibration.result(),
+            surprising=tuple(self.passages.result()),
+        )

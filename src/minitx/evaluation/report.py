@@ -1,0 +1,245 @@
+"""What an evaluation found, as data: for the screen, for JSON, for a page."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from minitx.evaluation.bootstrap import Interval
+from minitx.evaluation.calibration import CalibrationCurve
+from minitx.evaluation.classes import ClassLoss
+from minitx.evaluation.comparison import Comparison
+from minitx.evaluation.compressors import Compressed
+from minitx.evaluation.copying import Copied
+from minitx.evaluation.positions import ContextUse
+from minitx.evaluation.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Loss of a model on a text, in windows of one kind.
+
+    Attributes:
+        context_length: most tokens that a prediction saw.
+        stride: targets scored by each window; the context length for windows side by side.
+        tokens_scored: targets, each once.
+        bytes_scored: that they stand for.
+        loss: nats per token.
+        loss_interval: 95 %, by bootstrap over blocks; None for a text too short for it.
+        perplexity: e to the loss.
+        bits_per_byte: the same loss over the bytes of the text.
+        bits_per_byte_interval: 95 %.
+        bits_per_character: the same over its characters.
+    """
+
+    context_length: int
+    stride: int
+    tokens_scored: int
+    bytes_scored: int
+    loss: float
+    loss_interval: Interval | None
+    perplexity: float
+    bits_per_byte: float
+    bits_per_byte_interval: Interval | None
+    bits_per_character: float
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether windows lie side by side."""
+        return self.stride == self.context_length
+
+
+@dataclass(frozen=True)
+class ModelFigures:
+    """Which model was measured, and how.
+
+    Attributes:
+        checkpoint: its directory.
+        architecture: `qwen3` or `gpt2`.
+        n_parameters: of the model.
+        tokenizer: `bpe`, `char` or `word`.
+        vocab_size: of the tokenizer.
+        context_length: the model's own.
+        device: where it was computed.
+        dtype: of the matrix products.
+    """
+
+    checkpoint: str
+    architecture: str
+    n_parameters: int
+    tokenizer: str
+    vocab_size: int
+    context_length: int
+    device: str
+    dtype: str
+
+
+@dataclass(frozen=True)
+class TextFigures:
+    """Which text was scored.
+
+    Attributes:
+        name: `holdout`, or a file's name.
+        tokens: in it; the first has nothing before it and is not scored.
+        bytes: of UTF-8.
+        characters: of text.
+        unknown_tokens: that stand for what the vocabulary lacks.
+        shared_with_train: what some stretches of it have in common with the train part; None
+            where there is no train part.
+    """
+
+    name: str
+    tokens: int
+    bytes: int
+    characters: int
+    unknown_tokens: int
+    shared_with_train: Copied | None = None
+
+    @property
+    def unknown_rate(self) -> float:
+        """Part of the tokens that is unknown."""
+        return self.unknown_tokens / self.tokens if self.tokens else 0.0
+
+
+@dataclass(frozen=True)
+class NGramFigures:
+    """What counting achieves on the tokens that the model was scored on.
+
+    Attributes:
+        order: 0 for the uniform distribution; else a prediction sees `order` - 1 tokens.
+        loss: nats per token.
+        bits_per_byte: over the bytes of these tokens.
+    """
+
+    order: int
+    loss: float
+    bits_per_byte: float
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """What the model must beat.
+
+    Attributes:
+        ngrams: by order; only the uniform one where there is no train part to count.
+        compressors: on the bytes of the text.
+        train_tokens: that the n-grams were counted on.
+        tokens: of the text that n-grams were scored on; fewer than the model's for a large text.
+        text_bytes: of the text that was compressed.
+        train_bytes: of the train part that was compressed before it.
+    """
+
+    ngrams: tuple[NGramFigures, ...]
+    compressors: tuple[Compressed, ...]
+    train_tokens: int
+    tokens: int
+    text_bytes: int
+    train_bytes: int
+
+
+@dataclass(frozen=True)
+class SurprisingText:
+    """A passage that surprised the model.
+
+    Attributes:
+        start: index of its first token in the text.
+        loss: nats per token.
+        tokens: text of each token.
+        losses: nats of each.
+    """
+
+    start: int
+    loss: float
+    tokens: tuple[str, ...]
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class HoldoutReport:
+    """All that is found out about a model on a text.
+
+    Attributes:
+        model: which model.
+        text: which text.
+        plain: windows side by side: the figure that training reports.
+        strided: overlapping windows, so that contexts are fuller; None where not asked for.
+        train_loss: nats per token on as many tokens of the train part; None without one.
+        verdict: under-, over- or well fitted; None where the text is not the run's holdout.
+        baselines: what it must beat; None where not asked for.
+        context_use: loss by position in the context.
+        classes: loss by kind of token; `letter` is `new word` and `in-word` together.
+        frequencies: loss by how common tokens are in the train part; empty without one.
+        calibration: confidence against how often it is right.
+        surprising: the passages with the highest loss.
+        samples: what some samples of the model share with the train part; None where not asked
+            for.
+    """
+
+    model: ModelFigures
+    text: TextFigures
+    plain: Figures
+    strided: Figures | None = None
+    train_loss: float | None = None
+    verdict: Verdict | None = None
+    baselines: Baselines | None = None
+    context_use: ContextUse | None = None
+    classes: tuple[ClassLoss, ...] = ()
+    frequencies: tuple[ClassLoss, ...] = ()
+    calibration: CalibrationCurve | None = None
+    surprising: tuple[SurprisingText, ...] = ()
+    samples: Copied | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object; a figure that is no number is None."""
+        return {"kind": "report", **as_plain(asdict(self))}
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """One model against the first, on the same text.
+
+    Attributes:
+        checkpoint: of the one.
+        against: of the first.
+        comparison: the difference and how sure it is.
+    """
+
+    checkpoint: str
+    against: str
+    comparison: Comparison
+
+
+@dataclass(frozen=True)
+class ComparisonReport:
+    """Several models on one text.
+
+    Attributes:
+        reports: of each.
+        tests: of each but the first, against the first.
+    """
+
+    reports: tuple[HoldoutReport, ...]
+    tests: tuple[PairedTest, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object; a figure that is no number is None."""
+        return {
+            "kind": "comparison",
+            "reports": [report.to_json() for report in self.reports],
+            "tests": [as_plain(asdict(test)) for test in self.tests],
+        }
+
+
+Report = HoldoutReport | ComparisonReport
+
+
+def as_plain(value: Any) -> Any:
+    """A nested value with what JSON can't say replaced: tuples by lists, infinities by None."""
+    if isinstance(value, dict):
+        return {key: as_plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,103 @@
+"""The passages of a text that surprise the model most, with the loss of each token."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+PASSAGES = 10
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Some tokens in a row.
+
+    Attributes:
+        start: index of its first token in the text.
+        ids: its tokens.
+        losses: nats of each.
+    """
+
+    start: int
+    ids: tuple[int, ...]
+    losses: tuple[float, ...]
+
+    @property
+    def loss(self) -> float:
+        """Nats per token."""
+        return sum(self.losses) / len(self.losses)
+
+
+class SurprisingPassages:
+    """Keeps the worst passages as losses stream by; they don't overlap.
+
+    Passages begin at every half of their length.
+
+    Args:
+        length: tokens in a passage; an even number.
+        count: how many to keep.
+    """
+
+    def __init__(self, length: int, count: int = PASSAGES) -> None:
+        self._half = max(1, length // 2)
+        self._count = count
+        # One that is chosen rules out its two neighbours at most, so three times as many suffice.
+        self._heap: list[tuple[float, int, Passage]] = []
+        self._index = np.empty(0, np.int64)
+        self._ids = np.empty(0, np.int64)
+        self._losses = np.empty(0, np.float32)
+
+    def add(
+        self,
+        index: npt.NDArray[np.int64],
+        targets: npt.NDArray[np.integer],
+        losses: npt.NDArray[np.float32],
+    ) -> None:
+        """Add targets in the order of the text: where they are, what they are, their losses."""
+        self._index = np.concatenate([self._index, index])
+        self._ids = np.concatenate([self._ids, targets])
+        self._losses = np.concatenate([self._losses, losses])
+        half = self._half
+        n_halves = len(self._index) // half
+        if n_halves < 2:
+            return
+        whole = self._losses[: n_halves * half].astype(np.float64)
+        sums = whole.reshape(n_halves, half).sum(1)
+        means = (sums[:-1] + sums[1:]) / (2 * half)
+        # Only where tokens lie side by side: a part of a text is scored in pieces.
+        starts = np.arange(n_halves - 1) * half
+        joined = self._index[starts + 2 * half - 1] - self._index[starts] == 2 * half - 1
+        for i in np.flatnonzero(joined & (means > self._worst_kept())).tolist():
+            self._offer(float(means[i]), i * half)
+        # The last half may go on.
+        kept = (n_halves - 1) * half
+        self._index, self._ids = self._index[kept:], self._ids[kept:]
+        self._losses = self._losses[kept:]
+
+    def result(self) -> list[Passage]:
+        """The worst passages that don't overlap, the worst first."""
+        chosen: list[Passage] = []
+        for _, _, passage in sorted(self._heap, key=lambda entry: (-entry[0], -entry[1])):
+            apart = all(abs(passage.start - one.start) >= 2 * self._half for one in chosen)
+            if apart and len(chosen) < self._count:
+                chosen.append(passage)
+        return chosen
+
+    def _worst_kept(self) -> float:
+        return self._heap[0][0] if len(self._heap) >= 3 * self._count else -1.0
+
+    def _offer(self, mean: float, at: int) -> None:
+        if mean <= self._worst_kept():
+            return
+        end = at + 2 * self._half
+        passage = Passage(
+            int(self._index[at]),
+            tuple(self._ids[at:end].tolist()),
+            tuple(self._losses[at:end].tolist()),
+        )
+        heapq.heappush(self._heap, (mean, -passage.start, passage))
+        if len(self._heap) > 3 * self._count:
+            heapq.heappop(self._heap)
