@@ -13,7 +13,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 # Prompts of the pages, so that the small corpus here has their characters.
-TEXT = "To be, or not to be.\n" * 3 + VERSES
+TEXT = "To be, or not to be.\nABCDEFGHIJKLMNOPQRSTUVWXYZ xyz\n" * 3 + VERSES
 
 SIZE = ["--layers", "2", "--heads", "2", "--d-model", "16", "--context", "64", "--threads", "1"]
 """A page's run takes minutes; here every run is a small one of two seconds."""
