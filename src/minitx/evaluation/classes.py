@@ -17,7 +17,7 @@ import numpy.typing as npt
 from minitx.tokenizer import Tokenizer
 
 CLASSES = ("space", "new word", "in-word", "digit", "punctuation", "other")
-LETTER = ("new word", "in-word")
+LETTER_KINDS = ("new word", "in-word")
 
 _SPACE, _NEW_WORD, _IN_WORD, _DIGIT, _PUNCTUATION, _OTHER = range(len(CLASSES))
 
@@ -81,6 +81,25 @@ class GroupLosses:
             for i, name in enumerate(self._names)
             if self._tokens[i]
         ]
+
+
+def with_letters(classes: Sequence[ClassLoss]) -> list[ClassLoss]:
+    """The classes with `letter`, which is `new word` and `in-word` together, before these two."""
+    kinds = [one for one in classes if one.name in LETTER_KINDS]
+    shown: list[ClassLoss] = []
+    for one in classes:
+        if kinds and one is kinds[0]:
+            tokens = sum(kind.tokens for kind in kinds)
+            letter = ClassLoss(
+                name="letter",
+                tokens=tokens,
+                share=sum(kind.share for kind in kinds),
+                loss=sum(kind.loss * kind.tokens for kind in kinds) / tokens,
+                share_of_loss=sum(kind.share_of_loss for kind in kinds),
+            )
+            shown.append(letter)
+        shown.append(one)
+    return shown
 
 
 class TokenClasses:

@@ -17,6 +17,7 @@ any vocabulary fits in 64 bits, and everything is sorting and searching of array
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,8 +51,8 @@ class NGrams:
         ids: `(n,)` what is counted.
         vocab_size: number of ids.
         max_order: the highest order.
-        discount: one fixed discount for all orders; None estimates three for each order from how
-            many n-grams occur once, twice, three and four times.
+        discounts: a fixed one for each order; None estimates three for each order from how many
+            n-grams occur once, twice, three and four times.
     """
 
     def __init__(
@@ -59,10 +60,11 @@ class NGrams:
         ids: npt.NDArray[np.integer],
         vocab_size: int,
         max_order: int = ORDERS,
-        discount: float | None = None,
+        discounts: Sequence[float] | None = None,
     ) -> None:
         self.vocab_size = vocab_size
         self.max_order = max_order
+        self._discounts = discounts
         self._keys: list[IntArray] = [np.zeros(1, np.int64)]
         self._raw: list[_Counts] = []
         self._continuation: list[_Counts] = []
@@ -77,9 +79,9 @@ class NGrams:
                 shorter = np.zeros(len(keys), np.int64)
                 shorter[ends] = ranks[1:]
                 before = np.bincount(shorter, minlength=len(self._keys[-1]))
-                self._continuation.append(self._counts(self._keys, before, discount))
+                self._continuation.append(self._counts(self._keys, before, order - 1))
             self._keys.append(keys)
-            self._raw.append(self._counts(self._keys, counts, discount))
+            self._raw.append(self._counts(self._keys, counts, order))
             ranks = ends.reshape(-1).astype(np.int64)
 
     def losses(self, ids: npt.NDArray[np.integer]) -> FloatArray:
@@ -132,11 +134,14 @@ class NGrams:
         at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         return np.where((prefix >= 0) & (keys[at] == wanted), at, -1)
 
-    def _counts(self, keys: list[IntArray], counts: IntArray, discount: float | None) -> _Counts:
+    def _counts(self, keys: list[IntArray], counts: IntArray, order: int) -> _Counts:
         prefix = keys[-1] // self.vocab_size
         n_contexts = max(1, len(keys[-2]))
         totals = np.bincount(prefix, counts, n_contexts)
-        by_count = _discounts(counts) if discount is None else np.array([0.0, *[discount] * 3])
+        if self._discounts is None:
+            by_count = _estimated_discounts(counts)
+        else:
+            by_count = np.array([0.0, *[self._discounts[order - 1]] * 3])
         taken = np.minimum(by_count[np.minimum(counts, 3)], counts)
         divisor = np.maximum(totals, 1.0)
         return _Counts(
@@ -163,7 +168,7 @@ def _interpolated(
     return np.where(seen, own + counts.backoff[contexts] * lower, lower)
 
 
-def _discounts(counts: IntArray) -> FloatArray:
+def _estimated_discounts(counts: IntArray) -> FloatArray:
     """Discounts of counts 0, 1, 2 and 3 or more (Chen and Goodman 1998, equation 26)."""
     n1, n2, n3, n4 = (int(np.count_nonzero(counts == n)) for n in (1, 2, 3, 4))
     if not n1 or not n2:

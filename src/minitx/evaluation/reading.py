@@ -20,6 +20,7 @@ from minitx.evaluation.classes import (
     GroupLosses,
     TokenClasses,
     frequency_groups,
+    with_letters,
 )
 from minitx.evaluation.loss import token_losses
 from minitx.evaluation.positions import ContextUse, PositionLosses
@@ -195,7 +196,7 @@ class _Details:
     def result(self) -> Details:
         return Details(
             context_use=self.positions.result(),
-            classes=tuple(self.classes.result()),
+            classes=tuple(with_letters(self.classes.result())),
             frequencies=tuple(self.frequencies.result()) if self.group_of is not None else (),
             calibration=self.calibration.result(),
             surprising=tuple(self.passages.result()),

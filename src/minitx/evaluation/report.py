@@ -168,7 +168,8 @@ class HoldoutReport:
         verdict: under-, over- or well fitted; None where the text is not the run's holdout.
         baselines: what it must beat; None where not asked for.
         context_use: loss by position in the context.
-        classes: loss by kind of token; `letter` is `new word` and `in-word` together.
+        classes: loss by kind of token; `letter` is `new word` and `in-word` together, which
+            follow it.
         frequencies: loss by how common tokens are in the train part; empty without one.
         calibration: confidence against how often it is right.
         surprising: the passages with the highest loss.

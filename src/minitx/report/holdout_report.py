@@ -11,7 +11,7 @@ from rich.text import Text
 
 from minitx.evaluation.bootstrap import Interval
 from minitx.evaluation.calibration import CalibrationCurve
-from minitx.evaluation.classes import LETTER, ClassLoss
+from minitx.evaluation.classes import LETTER_KINDS, ClassLoss
 from minitx.evaluation.copying import COPY_BYTES, Copied
 from minitx.evaluation.positions import ContextUse
 from minitx.evaluation.report import (
@@ -62,7 +62,7 @@ def holdout_report(report: Report, shading: Shading, width: int) -> Iterator[Ren
         yield from _positions(report.context_use, shading, width)
     if report.classes:
         yield from _heading("Loss by kind of token")
-        yield _classes_table(_with_letters(report.classes), shading, width)
+        yield _classes_table(report.classes, shading, width)
     if report.frequencies:
         yield from _heading("Loss by how common a token is in the train part")
         yield _classes_table(report.frequencies, shading, width)
@@ -269,28 +269,6 @@ def _positions(use: ContextUse, shading: Shading, width: int) -> Iterator[Render
         )
 
 
-def _with_letters(classes: Sequence[ClassLoss]) -> list[ClassLoss]:
-    """The classes with `letter`, the sum of its two kinds, before them."""
-    parts = [one for one in classes if one.name in LETTER]
-    if len(parts) < 2:
-        return list(classes)
-    tokens = sum(one.tokens for one in parts)
-    total = ClassLoss(
-        name="letter",
-        tokens=tokens,
-        share=sum(one.share for one in parts),
-        loss=sum(one.loss * one.tokens for one in parts) / tokens,
-        share_of_loss=sum(one.share_of_loss for one in parts),
-    )
-    shown: list[ClassLoss] = []
-    for one in classes:
-        if one is parts[0]:
-            shown.append(total)
-        name = f"  {one.name}" if one in parts else one.name
-        shown.append(ClassLoss(name, one.tokens, one.share, one.loss, one.share_of_loss))
-    return shown
-
-
 def _classes_table(classes: Sequence[ClassLoss], shading: Shading, width: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)
@@ -303,7 +281,7 @@ def _classes_table(classes: Sequence[ClassLoss], shading: Shading, width: int) -
     room = max(6, min(24, width - 66))
     for one in classes:
         table.add_row(
-            one.name,
+            f"  {one.name}" if one.name in LETTER_KINDS else one.name,
             fixed(one.loss, 3),
             f"{one.tokens:,}",
             _percent(one.share),
