@@ -102,13 +102,10 @@ class _NormAndRotate(Function):
 
 
 def _turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    # `rotate`, written half by half into one result. Both halves of a table are the same.
+    # `rotate`: the sign is put into the small table instead of the large tensor.
     half = x.size(-1) // 2
-    first, second = x[..., :half], x[..., half:]
-    out = x * cosine
-    out[..., :half].addcmul_(second, sine[..., :half], value=-1.0)
-    out[..., half:].addcmul_(first, sine[..., half:])
-    return out
+    signed = torch.cat((-sine[..., :half], sine[..., half:]), dim=-1)
+    return (x * cosine).addcmul_(x.roll(half, -1), signed)
 
 
 class _SwiGLU(Function):
