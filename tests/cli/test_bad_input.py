@@ -14,8 +14,8 @@ def assert_refused(result, *words):
     assert result.code == 2, result
     assert "Traceback" not in result.err
     error = [line for line in result.err.splitlines() if line.strip()]
-    if error[0].startswith("error: "):
-        assert len(error) == 1, result.err
+    assert len(error) == 1, result.err
+    assert error[0].startswith("error: ")
     for word in words:
         assert word.lower() in result.err.lower(), result.err
     return result
@@ -297,5 +297,6 @@ def test_occupied_output(minitx, inside, verses):
     assert (inside / "full/letter.txt").read_text() == "dear"
 
 
-def test_unknown_command(minitx):
-    assert_refused(minitx("trian"), "no such command")
+def test_unknown_command_and_no_command(minitx):
+    assert_refused(minitx("trian"), "no such command", "see minitx --help")
+    assert "tokenize" in assert_refused(minitx(), "no command was given").out

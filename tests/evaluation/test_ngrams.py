@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from minitx.evaluation.ngrams import NGrams
 
-TEXT = (
+SENTENCE = (
     "the cat sat on the mat and the dog sat on the log while the cat saw the dog and the dog "
     "saw the cat on the mat"
-).split()
+)
+TEXT = SENTENCE.split()
 
 
 class DictionaryKneserNey:

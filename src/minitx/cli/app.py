@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -58,14 +58,43 @@ def root(
 def main() -> None:
     """Run the command line; expected errors become one line on stderr and an exit code."""
     try:
-        app()
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
     except MinitxError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
+        _stop(str(error), error.exit_code)
     except BrokenPipeError:
         # The reader (head, less) went away: not an error, and nothing more can be printed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        code = 0
+    except KeyboardInterrupt:
+        _stop("stopped at once. What was saved before is whole", 130)
+    except Exception as error:
+        message = _usage_message(error)
+        if message is None:
+            raise
+        _stop(message, 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage_message(error: Exception) -> str | None:
+    """One line for a flag that typer could not read; None for any other exception."""
+    # Typer carries a click of its own, so its exceptions are known by what they can do.
+    describe = getattr(error, "format_message", None)
+    if describe is None:
+        return "stopped" if type(error).__name__ == "Abort" else None
+    context = getattr(error, "ctx", None)
+    command = getattr(context, "command_path", "minitx")
+    if type(error).__name__ == "NoArgsIsHelpError":
+        sys.stdout.write(context.get_help() + "\n" if context is not None else "")
+        return "no command was given. Choose one of the commands above"
+    what = " ".join(str(describe()).split()).rstrip(".")
+    return f"{what}. See {command} --help"
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(code)
 
 
 if __name__ == "__main__":

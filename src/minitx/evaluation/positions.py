@@ -41,7 +41,7 @@ class ContextUse:
     Attributes:
         buckets: by rising length of context, each about twice as long as the one before.
         used_length: tokens of context beyond which the loss falls no further, as far as can be
-            told; `context_length` if it falls to the end.
+            told: an upper bound, to the end of a bucket; `context_length` if it falls to the end.
         context_length: most tokens seen.
     """
 
