@@ -267,13 +267,13 @@ def _labels(ticks: Sequence[float]) -> list[str]:
 
 def _legend(with_holdout: bool, width: int, ascii_only: bool) -> Text:
     legend = Text()
-    if width >= 30:
-        name = "loss by step, nats per token   " if width >= 50 else "loss   "
-        legend.append(name, _AXIS_STYLE)
     legend.append("... " if ascii_only else "⠤⠤ ", _TRAIN_STYLE).append("train", _AXIS_STYLE)
     if with_holdout:
         legend.append("  o " if ascii_only else "  ● ", _HOLDOUT_STYLE)
         legend.append("holdout", _AXIS_STYLE)
+    for name in ("loss by step, nats per token   ", "loss   "):
+        if len(name) + legend.cell_len <= width:
+            return Text().append(name, _AXIS_STYLE).append_text(legend)
     return legend
 
 
