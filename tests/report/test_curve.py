@@ -62,7 +62,7 @@ def dots_of(rows):
     last_step=st.integers(0, 10**7),
     ascii_only=st.booleans(),
 )
-@example([], [(0, 0.0)], width=50, height=6, last_step=0, ascii_only=True)
+@example(train=[], holdout=[(0, 0.0)], width=50, height=6, last_step=0, ascii_only=True)
 def test_always_fits_the_given_space(train, holdout, width, height, last_step, ascii_only):
     lines = curve_lines(train, holdout, width, height, last_step, ascii_only)
     assert len(lines) == height
