@@ -1,16 +1,15 @@
-"""Every command and program shown in the README and the docs runs, in the order shown."""
+"""Every command and program shown in the README and the docs runs, in the order shown, and prints
+what the page says."""
 
 import re
+import runpy
 import shlex
 import shutil
-from pathlib import Path
+import sys
 
 import pytest
+from documented import PAGES, ROOT, blocks, difference, run_python
 from small_runs import VERSES
-
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 # Prompts of the pages, so that the small corpus here has their characters.
 TEXT = "To be, or not to be.\nABCDEFGHIJKLMNOPQRSTUVWXYZ xyz\n" * 3 + VERSES
@@ -18,14 +17,15 @@ TEXT = "To be, or not to be.\nABCDEFGHIJKLMNOPQRSTUVWXYZ xyz\n" * 3 + VERSES
 SIZE = ["--layers", "2", "--heads", "2", "--d-model", "16", "--context", "64", "--threads", "1"]
 """A page's run takes minutes; here every run is a small one of two seconds."""
 
-
-def shown(page):
-    return [(kind, body) for kind, body in BLOCK.findall(page.read_text()) if kind != "text"]
+OWN_SIZE = {"--layers", "--steps"}
+"""Runs that name both are small, and run as they stand."""
 
 
 def smaller(arguments):
     if arguments[0] != "train":
         return ["8" if argument == "5000" else argument for argument in arguments]
+    if set(arguments) >= OWN_SIZE:
+        return arguments
     quick = ["2s" if argument == "3m" else argument for argument in arguments]
     if "--config" in quick:
         return quick
@@ -33,7 +33,7 @@ def smaller(arguments):
     return [*quick, *SIZE, *steps]
 
 
-def resume_further(arguments, minitx):
+def resume_further(arguments):
     """The page's number of steps lies beyond what a small run has done; so must ours."""
     from minitx.checkpoint.rundir import RunDirectory
 
@@ -41,25 +41,95 @@ def resume_further(arguments, minitx):
     return [str(done + 2) if argument == "8" else argument for argument in arguments]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
-def test_what_is_shown_runs(page, minitx, inside, capfd):
+def needs_run(page):
+    """Whether a page speaks of a run that it does not train."""
+    text = "\n".join(block.body for block in blocks(page.read_text()))
+    first = re.search(r"minitx (\w+(?: --config)?)|resolve_checkpoint", text)
+    return page.name != "README.md" and first is not None and first[1] not in ("train", "tokenize")
+
+
+@pytest.fixture(scope="module")
+def page_run(tmp_path_factory):
+    """A directory with a corpus and a finished run, to be copied for each page."""
+    from minitx.workflows.train import TrainRequest, train
+
+    place = tmp_path_factory.mktemp("pages")
+    (place / "corpus.txt").write_text(TEXT)
+    shape = {"n_layers": 2, "n_heads": 2, "d_model": 16, "context_length": 64}
+    request = TrainRequest(
+        data={"corpus": (str(place / "corpus.txt"),)},
+        model=shape,
+        train={"steps": 60, "threads": 1},
+        out=place / "runs" / "corpus-001",
+    )
+    train(request, [])
+    return place
+
+
+def run_script(path, arguments, monkeypatch, capfd):
+    """A lesson's script, at the size for tests."""
+    monkeypatch.setattr(sys, "argv", [path, *arguments, "--quick"])
+    monkeypatch.syspath_prepend(str((ROOT / path).parent))
+    capfd.readouterr()
+    runpy.run_path(str(ROOT / path), run_name="__main__")
+    return capfd.readouterr().out
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_what_is_shown_runs(page, minitx, inside, capfd, monkeypatch, request):
+    if needs_run(page):
+        shutil.copytree(request.getfixturevalue("page_run"), inside, dirs_exist_ok=True)
     (inside / "corpus.txt").write_text(TEXT)
-    if page.name != "README.md":
-        assert minitx(*smaller(["train", "corpus.txt"])).code == 0
-    for kind, body in shown(page):
-        if kind == "python":
-            exec(compile(body, str(page), "exec"), {})
-            continue
-        assert kind == "sh", f"{page.name} shows a block of unknown kind {kind!r}"
-        for line in body.strip().splitlines():
-            program, *arguments = shlex.split(line)
-            assert program == "minitx", line
-            arguments = smaller(arguments)
-            if arguments[0] == "resume":
-                arguments = resume_further(arguments, minitx)
-            done = minitx(*arguments)
-            assert done.code == 0, f"{line}: {done.err}"
-            assert done.out or done.err
+    namespace = {}
+    for block in blocks(page.read_text(encoding="utf-8")):
+        where = f"{page.name}:{block.line}"
+        capfd.readouterr()
+        printed = ""
+        if block.kind == "python":
+            run_python(block.body, namespace, where)
+            printed = capfd.readouterr().out
+        else:
+            for line in block.body.strip().splitlines():
+                program, *arguments = shlex.split(line)
+                if program == "python":
+                    script, *arguments = arguments
+                    printed += run_script(script, arguments, monkeypatch, capfd)
+                    continue
+                assert program == "minitx", line
+                arguments = smaller(arguments)
+                if arguments[0] == "resume":
+                    arguments = resume_further(arguments)
+                done = minitx(*arguments)
+                assert done.code == 0, f"{line}: {done.err}"
+                assert done.out or done.err
+                printed += done.out
+        if block.shown is not None:
+            assert not difference(block, printed), f"{where}\n{difference(block, printed)}"
+
+
+def test_what_a_block_shows_is_compared():
+    page = '```python\nprint(1)\n```\n\n```text title="{}"\n{}\n```\n'
+    (exact,) = blocks(page.format("Output", "loss 1.25\n...\nend"))
+    assert exact.shown == "loss 1.25\n...\nend\n"
+    assert not difference(exact, "loss 1.25\nabc\ndef\nend\n")
+    assert difference(exact, "loss 1.26\nabc\nend\n")
+    (varies,) = blocks(page.format("Output, numbers vary", "loss 1.25\n> To be"))
+    assert not difference(varies, "loss 9.99\n> or not\n")
+    assert difference(varies, "losses 1.25\n")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "```python\nprint(1)\n```\n\n```text\n1\n```\n",
+        '```python\nprint(1)\n```\nSo:\n```text title="Output"\n1\n```\n',
+        '```python\nprint(1)\n```\n```text title="Output, more or less"\n1\n```\n',
+        "```perl\nprint 1\n```\n",
+    ],
+)
+def test_a_page_can_show_nothing_that_is_not_checked(page):
+    with pytest.raises(ValueError, match="line"):
+        blocks(page)
 
 
 def test_links_lead_somewhere():
