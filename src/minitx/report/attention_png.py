@@ -63,6 +63,7 @@ def save_png(maps: Sequence[ChosenMap], tokens: Sequence[str], path: Path) -> No
         axes[0, 0].set_ylabel("token that looks")
         axes[0, 0].set_xlabel("token looked at")
     label = "weight" if scale.quantity == "weight" else "weight x value norm"
+    assert image is not None
     figure.colorbar(image, ax=axes, shrink=0.6, label=label)
     try:
         figure.savefig(path, format="png", dpi=160)
