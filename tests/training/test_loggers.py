@@ -79,7 +79,7 @@ def test_a_line_has_these_keys_and_full_floats(tmp_path):
     metrics = MetricsFile(path)
     metrics.on_step(step_report(3, loss=loss))
     metrics.on_evaluation(evaluation(3, loss=loss))
-    metrics.on_event(Event(3, "loss-spike", "warning", "rose to 9", "lower it"))
+    metrics.on_event(Event(3, "loss-spike", "warning", "rose to 9", "lower it", "bad text"))
     metrics.on_end(end(3))
     metrics.close()
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
@@ -111,6 +111,7 @@ def test_a_line_has_these_keys_and_full_floats(tmp_path):
             "name": "loss-spike",
             "severity": "warning",
             "message": "rose to 9",
+            "cause": "bad text",
             "fix": "lower it",
         },
         {

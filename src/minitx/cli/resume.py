@@ -21,6 +21,11 @@ def resume(
     grad_clip: Annotated[
         float | None, typer.Option(help="New largest gradient norm; 0 is off.")
     ] = None,
+    on_spike: Annotated[
+        str | None,
+        typer.Option(metavar="warn|rollback|stop", help="After a loss spike or divergence."),
+    ] = None,
+    max_rollbacks: Annotated[int | None, typer.Option(help="After so many, stop.")] = None,
     early_stopping: Annotated[
         int | None,
         typer.Option(help="Stop after so many evaluations without a better holdout loss."),
@@ -49,6 +54,8 @@ def resume(
         "learning_rate": learning_rate,
         "muon_learning_rate": muon_learning_rate,
         "grad_clip": grad_clip,
+        "on_spike": on_spike,
+        "max_rollbacks": max_rollbacks,
         "early_stopping": early_stopping,
         "keep_checkpoints": keep_checkpoints,
         "device": device,

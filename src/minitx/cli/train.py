@@ -158,6 +158,17 @@ def train(
         int | None,
         typer.Option(help="How many of the newest stay.", rich_help_panel=_WATCHING),
     ] = None,
+    on_spike: Annotated[
+        str | None,
+        typer.Option(
+            metavar="warn|rollback|stop",
+            help="After a loss spike or divergence: go on, go back and skip, or stop.",
+            rich_help_panel=_WATCHING,
+        ),
+    ] = None,
+    max_rollbacks: Annotated[
+        int | None, typer.Option(help="After so many, stop.", rich_help_panel=_WATCHING)
+    ] = None,
     log_every: Annotated[
         int | None, typer.Option(help="Steps between lines.", rich_help_panel=_WATCHING)
     ] = None,
@@ -232,6 +243,8 @@ def train(
             "evaluation_tokens": evaluation_tokens,
             "checkpoint_every": checkpoint_every,
             "keep_checkpoints": keep_checkpoints,
+            "on_spike": on_spike,
+            "max_rollbacks": max_rollbacks,
             "log_every": log_every,
             "device": device,
             "dtype": dtype,

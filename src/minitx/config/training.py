@@ -12,11 +12,13 @@ DecayName = Literal["linear", "cosine", "constant"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 DTypeName = Literal["auto", "float32", "bfloat16"]
 AttentionForm = Literal["auto", "explicit", "fused"]
+SpikePolicy = Literal["warn", "rollback", "stop"]
 
 OPTIMIZERS: tuple[OptimizerName, ...] = ("muon", "adamw")
 DECAYS: tuple[DecayName, ...] = ("linear", "cosine", "constant")
 DEVICES: tuple[DeviceName, ...] = ("auto", "cpu", "cuda", "mps")
 DTYPES: tuple[DTypeName, ...] = ("auto", "float32", "bfloat16")
+SPIKE_POLICIES: tuple[SpikePolicy, ...] = ("warn", "rollback", "stop")
 ATTENTION_FORMS: tuple[AttentionForm, ...] = ("auto", "explicit", "fused")
 
 
@@ -49,6 +51,10 @@ class TrainConfig:
         checkpoint_every: steps between checkpoints.
         keep_checkpoints: how many of the newest checkpoints stay on disk, beside the best.
         early_stopping: evaluations without a better holdout loss before stopping; 0 is off.
+        on_spike: what follows a loss spike or a divergence: `warn` goes on; `rollback` returns to
+            the last good state, skips the batches since, and lowers the rate; `stop` ends the run.
+            A loss that is no number is never gone on from: `warn` stops there too.
+        max_rollbacks: after so many, the next one stops the run.
         log_every: steps between lines of `metrics.jsonl`.
         device: where to compute; `auto` takes cuda, then mps, then cpu.
         dtype: number format of the matrix products; weights are kept in float32 regardless.
@@ -79,6 +85,8 @@ class TrainConfig:
     checkpoint_every: int = 250
     keep_checkpoints: int = 2
     early_stopping: int = 0
+    on_spike: SpikePolicy = "warn"
+    max_rollbacks: int = 5
     log_every: int = 10
     device: DeviceName = "auto"
     dtype: DTypeName = "auto"
@@ -108,6 +116,8 @@ class TrainConfig:
         require_range("checkpoint_every", self.checkpoint_every, 1, 10**9)
         require_range("keep_checkpoints", self.keep_checkpoints, 1, 10**6)
         require_range("early_stopping", self.early_stopping, 0, 10**6)
+        require_one_of("on_spike", self.on_spike, SPIKE_POLICIES)
+        require_range("max_rollbacks", self.max_rollbacks, 0, 10**6)
         require_range("log_every", self.log_every, 1, 10**9)
         require_one_of("device", self.device, DEVICES)
         require_one_of("dtype", self.dtype, DTYPES)

@@ -88,8 +88,9 @@ class PlainTrainingView(TrainingObserver):
     def on_event(self, event: Event) -> None:
         """Print what happened and what to try."""
         self._record.on_event(event)
+        cause = f". Likely cause: {event.cause}" if event.cause else ""
         fix = f". Try: {event.fix}" if event.fix else ""
-        message = f"{event.message}{fix}".replace("\n", " ")
+        message = f"{event.message}{cause}{fix}".replace("\n", " ")
         self._line(visible(f"{event.severity} step {event.step} {event.name}: {message}"))
 
     def on_checkpoint(self, step: int, directory: Path) -> None:

@@ -239,10 +239,11 @@ def _event_block(event: Event, times: int, console: Console, width: int) -> list
     text = Text().append_text(text)
     text.append(f" at step {event.step:,}{often}: {_shown(event.message)}".replace("\n", " "))
     lines = list(text.wrap(console, max(2, width - 2)))
-    if event.fix:
-        fix = Text("try: ", style="bold")
-        fix = Text().append_text(fix).append(_shown(event.fix).replace("\n", " "))
-        lines.extend(fix.wrap(console, max(2, width - 2)))
+    for heading, words in (("likely cause: ", event.cause), ("try: ", event.fix)):
+        if words:
+            part = Text().append_text(Text(heading, style="bold"))
+            part.append(_shown(words).replace("\n", " "))
+            lines.extend(part.wrap(console, max(2, width - 2)))
     return [lines[0], *(Text("  ").append_text(line) for line in lines[1:])]
 
 

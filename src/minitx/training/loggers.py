@@ -7,7 +7,11 @@
 | `step`       | `loss perplexity gradient_norm learning_rate tokens timing`                      |
 | `evaluation` | `train_loss holdout_loss holdout_perplexity holdout_bits_per_byte is_best`       |
 |              | `sample_prompt sample`                                                           |
-| `event`      | `name severity message fix`                                                      |
+| `health`     | `gradient_norms update_ratios`, each an object by layer; at some of the steps    |
+| `probe`      | `attention_entropy` (a list of heads for each layer) `uniform_entropy`           |
+|              | `attention_score` (by layer) `output_logit` `dead_activations` (by layer)        |
+|              | `leaks`; with each evaluation                                                    |
+| `event`      | `name severity message cause fix`                                                |
 | `end`        | `reason best_step best_holdout_loss final_holdout_loss tokens timing`            |
 
 What the clock decides stands under `timing` (`tokens_per_second`, `elapsed_seconds`); all else
@@ -23,6 +27,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -30,6 +35,8 @@ from minitx.errors import BadInputError
 from minitx.training.observer import (
     EvaluationReport,
     Event,
+    HealthReport,
+    ProbeReport,
     RunEnd,
     StepReport,
     TrainingObserver,
@@ -98,6 +105,14 @@ class MetricsFile(TrainingObserver):
             }
         )
 
+    def on_health(self, report: HealthReport) -> None:
+        """Write a `health` line."""
+        self._write({"kind": "health", **asdict(report)})
+
+    def on_probe(self, report: ProbeReport) -> None:
+        """Write a `probe` line."""
+        self._write({"kind": "probe", **asdict(report)})
+
     def on_checkpoint(self, step: int, directory: Path) -> None:
         """Put what was written on disk, so that the lines last as long as the checkpoint."""
         self._sync()
@@ -111,6 +126,7 @@ class MetricsFile(TrainingObserver):
                 "name": event.name,
                 "severity": event.severity,
                 "message": event.message,
+                "cause": event.cause,
                 "fix": event.fix,
             }
         )
@@ -241,6 +257,8 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
     if isinstance(value, float):
         if math.isnan(value):
             return "NaN"
@@ -301,9 +319,32 @@ class TensorBoardLogger(TrainingObserver):
             text = (report.sample_prompt + report.sample).replace("\n", "\n    ")
             self._writer.add_text("sample", "    " + text, report.step)
 
+    def on_health(self, report: HealthReport) -> None:
+        """Write each layer's figures."""
+        for name, by_layer in (
+            ("gradient_norm", report.gradient_norms),
+            ("update_ratio", report.update_ratios),
+        ):
+            figures = {f"health/{name}/{layer}": value for layer, value in by_layer.items()}
+            self._scalars(report.step, figures)
+
+    def on_probe(self, report: ProbeReport) -> None:
+        """Write each layer's figures, entropies as the mean of a layer's heads."""
+        self._scalars(report.step, {"probe/output_logit": report.output_logit})
+        for layer, heads in enumerate(report.attention_entropy):
+            self._scalars(
+                report.step,
+                {
+                    f"probe/attention_entropy/{layer}": sum(heads) / len(heads),
+                    f"probe/attention_score/{layer}": report.attention_score[layer],
+                    f"probe/dead_activations/{layer}": report.dead_activations[layer],
+                },
+            )
+
     def on_event(self, event: Event) -> None:
         """Write the event as a text."""
-        text = f"{event.severity}: {event.message}. {event.fix}"
+        parts = (f"{event.severity}: {event.message}", event.cause, event.fix)
+        text = ". ".join(part for part in parts if part)
         self._writer.add_text(f"event/{event.name}", text, event.step)
 
     def close(self) -> None:

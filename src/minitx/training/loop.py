@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from minitx.config import TrainConfig
 from minitx.errors import InstabilityError, InterruptedRunError
 from minitx.model import Transformer
 from minitx.training.batches import Batches
+from minitx.training.good_states import GoodStates
 from minitx.training.observer import (
     EvaluationReport,
     Event,
@@ -28,6 +30,10 @@ from minitx.training.pace import SETTLING_STEPS, settle_steps
 from minitx.training.schedule import rate_factor
 from minitx.training.signals import StopRequest
 from minitx.training.state import TrainingState
+from minitx.training.watch import Concern, Watch
+
+RATE_AFTER_ROLLBACK = 0.5
+"""What the learning rate is multiplied with at each rollback."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,8 @@ class Trainer:
         observer: told what happens.
         around: evaluation, sampling and saving.
         stop: checked after each step.
+        watch: looks for trouble.
+        good_states: to go back to; None unless the policy is `rollback`.
     """
 
     def __init__(
@@ -95,6 +103,8 @@ class Trainer:
         observer: TrainingObserver,
         around: Surroundings,
         stop: StopRequest,
+        watch: Watch,
+        good_states: GoodStates | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -105,8 +115,13 @@ class Trainer:
         self.observer = observer
         self.around = around
         self.stop = stop
+        self.watch = watch
+        self.good_states = good_states
+        # Where reading a number costs nothing, or where it matters to which step it belongs.
+        self._reads_each_step = compute.device.type == "cpu" or config.on_spike != "warn"
         self._loss = torch.compile(model.loss) if config.compile else model.loss
         self._unread: list[tuple[Tensor, Tensor]] = []
+        self._last = (math.nan, math.nan)
         self._clock = _Clock(state.elapsed_seconds)
         self._saved_step = state.step if state.step else -1
 
@@ -117,17 +132,19 @@ class Trainer:
             How it ended. The last checkpoint is saved.
 
         Raises:
-            InstabilityError: the loss or the gradient norm is no number. Nothing of that is
-                saved: the last checkpoint is from before.
+            InstabilityError: the loss or the gradient norm is no number, or the policy is to
+                stop. Nothing of that is saved: the last checkpoint is from before.
             InterruptedRunError: a signal asked to stop; the run is saved.
             BadInputError: a file of the run can't be written.
         """
         state, config = self.state, self.config
         self.model.train()
         reason = "finished"
+        if self.good_states is not None:
+            self.good_states.take(state.step)
         while state.step < state.steps:
-            self._step()
-            if self._is_due(config.log_every) or state.step == 1:
+            learned = self._step()
+            if learned and (self._is_due(config.log_every) or state.step == 1):
                 self._report_step()
             self._settle()
             if self._is_due(config.evaluate_every) or state.step == state.steps:
@@ -144,16 +161,23 @@ class Trainer:
         self._save()
         return self._end(reason)
 
-    def _step(self) -> None:
+    def _step(self) -> bool:
+        # False if the step was so bad that training went back instead.
         state, config = self.state, self.config
+        factor = self._rate_factor()
         loss = self._gradients()
-        if self.compute.device.type == "cpu" and not math.isfinite(float(loss)):
-            # Before the update, so that the weights stay those of the last good step.
-            self._fail("loss", float(loss), state.step + 1)
-        self._unread.append((loss, self.optimizer.step(self._rate_factor())))
+        norm, norms = self.optimizer.clip_gradients()
+        self._unread.append((loss, norm))
         state.step += 1
         state.tokens += config.batch_size * config.accumulation * self.model.config.context_length
+        # Before the update, so that the weights are still those that gave the loss.
+        learned = not self._reads_each_step or self._read_losses()
+        if learned:
+            self.watch.before_update(state.step, norms)
+            self.optimizer.update(factor)
+            self.watch.after_update(state.step)
         self._clock.step_done()
+        return learned
 
     def _gradients(self) -> Tensor:
         # Mean loss of one optimizer step's batches, left with its gradients in the parameters.
@@ -175,41 +199,65 @@ class Trainer:
     def _rate_factor(self) -> float:
         state, config = self.state, self.config
         if not state.steps_settled:
-            return min(1.0, (state.step + 1) / max(1, config.warmup_steps))
+            return state.rate_scale * min(1.0, (state.step + 1) / max(1, config.warmup_steps))
         factor = rate_factor(config, state.step, state.steps)
         if state.rewarm_step >= 0 and config.warmup_steps:
             done = state.step + 1 - state.rewarm_step
             factor *= min(1.0, done / config.warmup_steps)
-        return factor
+        return state.rate_scale * factor
 
-    def _read_losses(self) -> tuple[float, float]:
-        # Last loss and gradient norm. Reading waits for the device, so it is done in batches.
-        loss = norm = math.nan
-        for index, (loss_tensor, norm_tensor) in enumerate(self._unread):
-            loss, norm = float(loss_tensor), float(norm_tensor)
-            step = self.state.step - len(self._unread) + 1 + index
-            if not math.isfinite(loss):
-                self._fail("loss", loss, step)
-            if not math.isfinite(norm):
-                self._fail("gradient norm", norm, step)
-            self.state.loss_sum += loss
+    def _read_losses(self) -> bool:
+        # Reading waits for the device, so it may be done for several steps at once. False if
+        # training went back.
+        unread, self._unread = self._unread, []
+        for index, (loss, norm) in enumerate(unread):
+            self._last = float(loss), float(norm)
+            step = self.state.step - len(unread) + 1 + index
+            concern = self.watch.on_loss(step, *self._last)
+            if concern is not None and (concern.fatal or self.config.on_spike != "warn"):
+                self._roll_back(concern)
+                return False
+            self.state.loss_sum += self._last[0]
             self.state.loss_count += 1
-        self._unread.clear()
-        return loss, norm
+        return True
 
-    def _fail(self, what: str, value: float, step: int) -> None:
+    def _roll_back(self, concern: Concern) -> None:
+        state = self.state
+        if self.good_states is None or state.rollbacks >= self.config.max_rollbacks:
+            self._fail(concern)
+        good_step = self.good_states.go_back(concern.since)
+        self.optimizer.clear_gradients()
+        state.rollbacks += 1
+        state.rate_scale *= RATE_AFTER_ROLLBACK
+        # The count of steps goes on, and the batches with it: what was learned from the batches
+        # since then is gone, and they do not come again.
+        self.observer.on_event(
+            Event(
+                step=state.step,
+                name="rollback",
+                severity="warning",
+                message=f"weights and optimizer are those of step {good_step:,} again; the batches "
+                f"of steps {good_step + 1:,} to {state.step:,} are skipped; the learning rate is "
+                f"{state.rate_scale:g} times the planned one from here on",
+                fix=f"Nothing now: this was rollback {state.rollbacks} of at most "
+                f"{self.config.max_rollbacks}. {concern.fix}",
+            )
+        )
+
+    def _fail(self, concern: Concern) -> NoReturn:
         saved = f"the checkpoint of step {self._saved_step:,} is whole"
+        tried = f" after {self.state.rollbacks} rollbacks" if self.state.rollbacks else ""
         raise InstabilityError(
-            f"the {what} of step {step:,} is {value}, so training can't go on; "
+            f"{concern.what}; training stopped{tried}, and "
             f"{saved if self._saved_step >= 0 else 'no checkpoint was due before it'}",
-            "Lower --learning-rate and --muon-learning-rate (a third is a fair try), or lengthen "
-            "--warmup-steps",
+            concern.fix,
         )
 
     def _report_step(self) -> None:
         state = self.state
         rate = self._rate_of_last_step()
-        loss, norm = self._read_losses()
+        self._read_losses()
+        loss, norm = self._last
         seconds_per_step = self._clock.since_report()
         tokens = state.tokens / max(1, state.step)
         self.observer.on_step(
@@ -269,8 +317,23 @@ class Trainer:
         self._read_losses()
         mean_loss = state.loss_sum / state.loss_count if state.loss_count else math.nan
         state.train_loss, state.loss_sum, state.loss_count = mean_loss, 0.0, 0
-        if not self.around.has_holdout:
-            return
+        if self.around.has_holdout:
+            self._score_holdout()
+        self.watch.on_evaluation(
+            state.step,
+            state.train_loss,
+            state.holdout_loss,
+            self._rate_factor(),
+            is_last=state.step == state.steps,
+        )
+        if self.good_states is not None:
+            self.good_states.take(state.step)
+        self.observer.on_phase("")
+        self.model.train()
+        self._clock.pause_done()
+
+    def _score_holdout(self) -> None:
+        state = self.state
         self.observer.on_phase("scoring the holdout")
         measured = self.around.evaluate(False)
         state.holdout_loss = measured.loss
@@ -292,9 +355,6 @@ class Trainer:
                 sample_prompt=prompt,
             )
         )
-        self.observer.on_phase("")
-        self.model.train()
-        self._clock.pause_done()
 
     def _save(self) -> None:
         if self._saved_step == self.state.step:

@@ -69,6 +69,46 @@ class StepReport:
 
 
 @dataclass(frozen=True)
+class HealthReport:
+    """How strongly each layer was pulled and moved in one logged step.
+
+    Layers are named `embedding`, `blocks.0` and so on, `norm`, and `head` unless it is tied.
+
+    Attributes:
+        step: number of optimizer steps done, counted from 1.
+        gradient_norms: before clipping, by layer.
+        update_ratios: norm of a layer's update over the norm of its weights, by layer.
+    """
+
+    step: int
+    gradient_norms: dict[str, float]
+    update_ratios: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ProbeReport:
+    """What goes on inside the model on a few windows of text, looked at with each evaluation.
+
+    Attributes:
+        step: optimizer steps done.
+        attention_entropy: of each layer's heads, mean over positions, nats.
+        uniform_entropy: what heads have that look everywhere alike, nats.
+        attention_score: largest magnitude of an attention score in each layer, before the softmax.
+        output_logit: largest magnitude of an output logit.
+        dead_activations: part of each layer's MLP units that no token of the text moves.
+        leaks: some logit changed when only later tokens did.
+    """
+
+    step: int
+    attention_entropy: tuple[tuple[float, ...], ...]
+    uniform_entropy: float
+    attention_score: tuple[float, ...]
+    output_logit: float
+    dead_activations: tuple[float, ...]
+    leaks: bool
+
+
+@dataclass(frozen=True)
 class EvaluationReport:
     """Holdout loss at one step.
 
@@ -101,6 +141,7 @@ class Event:
         severity: ``info``, ``warning`` or ``error``.
         message: one line with the evidence.
         fix: what to try, or empty.
+        cause: what most likely led to it, or empty.
     """
 
     step: int
@@ -108,6 +149,7 @@ class Event:
     severity: str
     message: str
     fix: str = ""
+    cause: str = ""
 
 
 @dataclass(frozen=True)
@@ -145,8 +187,14 @@ class TrainingObserver:
     def on_step(self, report: StepReport) -> None:
         """After a logged step."""
 
+    def on_health(self, report: HealthReport) -> None:
+        """After some logged steps: gradients and updates by layer."""
+
     def on_evaluation(self, report: EvaluationReport) -> None:
         """After a holdout evaluation."""
+
+    def on_probe(self, report: ProbeReport) -> None:
+        """After an evaluation: what goes on inside the model."""
 
     def on_checkpoint(self, step: int, directory: Path) -> None:
         """After a checkpoint is safely on disk."""

@@ -54,17 +54,35 @@ class Optimizer:
         Returns:
             Scalar: the global gradient norm before clipping.
         """
-        norm = torch.nn.utils.get_total_norm(
-            [p.grad for p in self._all if p.grad is not None], foreach=True
-        )
+        norm, _ = self.clip_gradients()
+        self.update(rate_factor)
+        return norm
+
+    def clip_gradients(self) -> tuple[Tensor, Tensor]:
+        """Scale all gradients down together if their norm exceeds `grad_clip`.
+
+        Returns:
+            Before clipping: the global gradient norm, a scalar, and the norm of each parameter's
+            gradient, `(parameters,)`.
+        """
+        gradients = [p.grad for p in self._all if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm(gradients))
+        norm = torch.linalg.vector_norm(norms)
         if self.config.grad_clip:
             torch.nn.utils.clip_grads_with_norm_(self._all, self.config.grad_clip, norm)
+        return norm, norms
+
+    def update(self, rate_factor: float) -> None:
+        """Take the step, and clear the gradients."""
         self.adamw.step(rate_factor * self.config.learning_rate)
         if self.muon is not None:
             self.muon.step(rate_factor * self.config.muon_learning_rate)
+        self.clear_gradients()
+
+    def clear_gradients(self) -> None:
+        """Forget the gradients."""
         for parameter in self._all:
             parameter.grad = None
-        return norm
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Everything the optimizers remember, by name."""

@@ -34,6 +34,8 @@ class TrainingState:
         evaluations_since_best: for early stopping.
         rewarm_step: step at which a finished run was lengthened, so that its learning rate rises
             gently once more; -1 if it was not.
+        rollbacks: how often training went back to a good state.
+        rate_scale: what the learning rate is multiplied with since then.
     """
 
     steps: int
@@ -49,6 +51,8 @@ class TrainingState:
     holdout_loss: float = math.nan
     evaluations_since_best: int = 0
     rewarm_step: int = -1
+    rollbacks: int = 0
+    rate_scale: float = 1.0
 
     def to_json(self) -> bytes:
         """As a JSON object; floats in full, so that they come back to the bit."""

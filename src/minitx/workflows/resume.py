@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -22,7 +24,14 @@ from minitx.training.observer import RunEnd, TrainingObserver
 from minitx.training.plan import Given
 from minitx.training.signals import StopRequest
 from minitx.training.state import TrainingState
-from minitx.workflows.session import OPTIMIZER_FILE, STATE_FILE, Session, run_session
+from minitx.workflows.session import (
+    DIAGNOSIS_FILE,
+    GOOD_STATES_FILE,
+    OPTIMIZER_FILE,
+    STATE_FILE,
+    Session,
+    run_session,
+)
 from minitx.workflows.train import FinishedRun
 
 CHANGEABLE = (
@@ -30,6 +39,8 @@ CHANGEABLE = (
     "learning_rate",
     "muon_learning_rate",
     "grad_clip",
+    "on_spike",
+    "max_rollbacks",
     "early_stopping",
     "keep_checkpoints",
     "device",
@@ -97,6 +108,7 @@ def _open_session(run: RunDirectory, request: ResumeRequest) -> Session:
     loaded.model.attention_form = config.train.attention
     corpus = _corpus(run, config, loaded.tokenizer, request.allow_changed_corpus)
     _drop_later(run, state.step)
+    kept = checkpoint / GOOD_STATES_FILE
     run.write_config(config)
     return Session(
         run=run,
@@ -108,6 +120,8 @@ def _open_session(run: RunDirectory, request: ResumeRequest) -> Session:
         compute=compute,
         state=state,
         optimizer_tensors=_load_tensors(checkpoint / OPTIMIZER_FILE),
+        diagnosis=_read_diagnosis(checkpoint / DIAGNOSIS_FILE),
+        good_state_tensors=_load_tensors(kept) if kept.exists() else {},
         tensorboard=request.tensorboard,
     )
 
@@ -196,6 +210,21 @@ def _drop_later(run: RunDirectory, step: int) -> None:
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:
     return load_file(path)
+
+
+def _read_diagnosis(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        # Its manifest would name it as missing if it had been there.
+        return {}
+    try:
+        found = json.loads(_read(path))
+        if not isinstance(found, dict):
+            raise ValueError("it is not a JSON object")
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(
+            f"{path} can't be used: {error}", "Use another checkpoint of the run"
+        ) from None
+    return found
 
 
 def _read(path: Path) -> bytes:

@@ -6,10 +6,12 @@ Both a new run and a resumed one are a session; they differ in where model and s
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,17 +23,22 @@ from minitx.compute import Compute
 from minitx.config import RunConfig, SamplingConfig, TrainConfig
 from minitx.config.training import AttentionForm
 from minitx.corpus import EncodedCorpus
+from minitx.diagnosis.live import LiveDiagnosis
+from minitx.errors import DamagedFileError
 from minitx.evaluation.loss import score
 from minitx.generation import generate
 from minitx.model import Transformer
 from minitx.model.attention_choice import choose_form
 from minitx.tokenizer import Tokenizer
 from minitx.training.batches import Batches
+from minitx.training.good_states import GoodStates
 from minitx.training.loggers import MetricsFile, TensorBoardLogger
 from minitx.training.loop import HoldoutLoss, Surroundings, Trainer
 from minitx.training.observer import (
     EvaluationReport,
     Event,
+    HealthReport,
+    ProbeReport,
     RunEnd,
     RunStart,
     StepReport,
@@ -40,9 +47,12 @@ from minitx.training.observer import (
 from minitx.training.optimizer import Optimizer
 from minitx.training.signals import StopRequest
 from minitx.training.state import TrainingState
+from minitx.training.watch import Watch
 
 STATE_FILE = "training_state.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
+DIAGNOSIS_FILE = "diagnosis.json"
+GOOD_STATES_FILE = "good_states.safetensors"
 
 _SAMPLE_TOKENS = 160
 
@@ -61,6 +71,8 @@ class Session:
         compute: device and number format.
         state: where the run stands.
         optimizer_tensors: saved moments; None for a new run.
+        diagnosis: what `diagnosis.json` of the checkpoint says; empty for a new run.
+        good_state_tensors: of the states that a rollback may return to.
         tensorboard: also write TensorBoard files.
     """
 
@@ -73,6 +85,8 @@ class Session:
     compute: Compute
     state: TrainingState
     optimizer_tensors: dict[str, Tensor] | None = None
+    diagnosis: dict[str, Any] = field(default_factory=dict)
+    good_state_tensors: dict[str, Tensor] = field(default_factory=dict)
     tensorboard: bool = False
 
 
@@ -92,22 +106,27 @@ def run_session(
         writer = CheckpointWriter(session.run, config.keep_checkpoints)
         stack.callback(writer.wait)
         watchers = _Watchers([*observers, *stack.enter_context(_loggers(session))])
+        batches = Batches(
+            session.corpus.train_ids,
+            model.config.context_length,
+            config.batch_size,
+            config.seed,
+            session.compute.device,
+        )
+        watch = _watch(session, batches, watchers)
+        good_states = _good_states(session, optimizer, watch)
         trainer = Trainer(
             model=model,
             optimizer=optimizer,
-            batches=Batches(
-                session.corpus.train_ids,
-                model.config.context_length,
-                config.batch_size,
-                config.seed,
-                session.compute.device,
-            ),
+            batches=batches,
             config=config,
             compute=session.compute,
             state=state,
             observer=watchers,
-            around=_surroundings(session, optimizer, writer),
+            around=_surroundings(session, optimizer, writer, watch, good_states),
             stop=stop,
+            watch=watch,
+            good_states=good_states,
         )
         watchers.on_start(_run_start(session))
         return trainer.run()
@@ -120,12 +139,49 @@ def attention_in_use(config: TrainConfig, compute: Compute, context_length: int)
     return choose_form(compute.device.type, compute.dtype, context_length)
 
 
-def _surroundings(session: Session, optimizer: Optimizer, writer: CheckpointWriter) -> Surroundings:
+def _watch(session: Session, batches: Batches, observer: TrainingObserver) -> Watch:
+    watch = LiveDiagnosis(
+        session.model,
+        session.config.train,
+        session.compute,
+        batches,
+        session.corpus.train_ids,
+        session.corpus.holdout_ids,
+        observer,
+    )
+    # A run that is lengthened warms up anew: its losses are not compared with those before.
+    lengthened = session.state.step > 0 and session.state.rewarm_step == session.state.step
+    if session.diagnosis and not lengthened:
+        try:
+            watch.restore(session.diagnosis["watch"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise DamagedFileError(
+                f"{DIAGNOSIS_FILE} can't be used: {error}", "Use another checkpoint of the run"
+            ) from None
+    return watch
+
+
+def _good_states(session: Session, optimizer: Optimizer, watch: Watch) -> GoodStates | None:
+    if session.config.train.on_spike != "rollback":
+        return None
+    good_states = GoodStates(session.model, optimizer, watch)
+    saved = session.diagnosis.get("good_states", [])
+    good_states.load(saved, session.good_state_tensors, session.state.step)
+    return good_states
+
+
+def _surroundings(
+    session: Session,
+    optimizer: Optimizer,
+    writer: CheckpointWriter,
+    watch: Watch,
+    good_states: GoodStates | None,
+) -> Surroundings:
     def saved() -> list[tuple[int, Path]]:
         return writer.written()
 
     def save(state: TrainingState, is_best: bool) -> None:
-        writer.submit(_snapshot(session, optimizer, state, is_best))
+        writer.submit(_snapshot(session, optimizer, state, is_best, watch, good_states))
         if state.step >= state.steps:
             writer.wait()
 
@@ -146,16 +202,32 @@ def _surroundings(session: Session, optimizer: Optimizer, writer: CheckpointWrit
 
 
 def _snapshot(
-    session: Session, optimizer: Optimizer, state: TrainingState, is_best: bool
+    session: Session,
+    optimizer: Optimizer,
+    state: TrainingState,
+    is_best: bool,
+    watch: Watch,
+    good_states: GoodStates | None,
 ) -> Snapshot:
+    diagnosis: dict[str, Any] = {"watch": watch.state()}
+    kept: dict[str, dict[str, Tensor]] = {}
+    if good_states is not None:
+        diagnosis["good_states"] = good_states.description()
+        # Nothing changes these any more, so they need no copies.
+        kept = {GOOD_STATES_FILE: good_states.tensors(state.step)}
     # Copies, since the next step changes the originals while these are being written.
     return Snapshot(
         step=state.step,
         is_best=is_best,
-        files={**model_files(session.model, session.tokenizer), STATE_FILE: state.to_json()},
+        files={
+            **model_files(session.model, session.tokenizer),
+            STATE_FILE: state.to_json(),
+            DIAGNOSIS_FILE: (json.dumps(diagnosis) + "\n").encode(),
+        },
         tensors={
             "model.safetensors": _copies(model_tensors(session.model)),
             OPTIMIZER_FILE: _copies(optimizer.state_tensors()),
+            **{name: tensors for name, tensors in kept.items() if tensors},
         },
     )
 
@@ -271,6 +343,14 @@ class _Watchers(TrainingObserver):
     def on_evaluation(self, report: EvaluationReport) -> None:
         for observer in self._observers:
             observer.on_evaluation(report)
+
+    def on_health(self, report: HealthReport) -> None:
+        for observer in self._observers:
+            observer.on_health(report)
+
+    def on_probe(self, report: ProbeReport) -> None:
+        for observer in self._observers:
+            observer.on_probe(report)
 
     def on_checkpoint(self, step: int, directory: Path) -> None:
         for observer in self._observers:

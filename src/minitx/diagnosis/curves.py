@@ -1,0 +1,145 @@
+"""Plateau, overfitting, underfitting and a mismatched tokenizer, from the losses of evaluations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from minitx.diagnosis.findings import Finding, finding
+
+PLATEAU_EVALUATIONS = 6
+"""Evaluations whose train losses must show a fall."""
+
+PLATEAU_FALL = 0.005
+"""Part of the loss by which their second half must lie below the first."""
+
+PLATEAU_PART = 0.25
+"""They must span this part of all steps done, or they are too close to each other to tell."""
+
+LOWEST_RATE = 0.2
+"""No plateau is told below this fraction of the peak rate, where little is meant to happen."""
+
+OVERFITTING_EVALUATIONS = 3
+"""Evaluations after the best before overfitting is told, ..."""
+
+OVERFITTING_RISE = 0.02
+"""... and how far above the best the holdout loss then is, as a part of it."""
+
+LEARNED = 0.85
+"""A train loss below this part of the uniform loss shows that the ids of the train part mean
+something to the model."""
+
+Baseline = Callable[[], float]
+
+
+@dataclass
+class CurveDetector:
+    """Told each evaluation, in order. Its fields are its state.
+
+    Attributes:
+        steps: optimizer steps done at each evaluation.
+        train: mean train loss since the evaluation before, nats per token.
+        holdout: holdout loss, nats per token; NaN without a holdout.
+        told: names of the findings that hold and were told.
+    """
+
+    steps: list[int] = field(default_factory=list)
+    train: list[float] = field(default_factory=list)
+    holdout: list[float] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+
+    def on_evaluation(
+        self,
+        step: int,
+        train_loss: float,
+        holdout_loss: float,
+        rate_factor: float,
+        uniform_loss: float,
+        pair_loss: Baseline | None,
+    ) -> list[Finding]:
+        """Look at one more evaluation.
+
+        Args:
+            step: optimizer steps done.
+            train_loss: nats per token.
+            holdout_loss: nats per token; NaN without a holdout.
+            rate_factor: fraction of the peak learning rate in use.
+            uniform_loss: of a model that knows nothing, nats.
+            pair_loss: loss on the holdout of a model that counts pairs of tokens; None if the run
+                is not at its end.
+        """
+        self.steps.append(step)
+        self.train.append(train_loss)
+        self.holdout.append(holdout_loss)
+        found = [
+            self._new("mismatched-tokenizer", self._mismatch(uniform_loss)),
+            self._new("overfitting", self._overfitting()),
+            self._new("plateau", self._plateau(rate_factor)),
+        ]
+        if pair_loss is not None and not self.told:
+            found.append(self._new("underfitting", self._underfitting(pair_loss())))
+        return [one for one in found if one is not None]
+
+    def _new(self, name: str, evidence: str | None) -> Finding | None:
+        # Told once, and again only after it was over.
+        if evidence is None:
+            if name in self.told:
+                self.told.remove(name)
+            return None
+        if name in self.told:
+            return None
+        self.told.append(name)
+        return finding(name, self.steps[-1], evidence)
+
+    def _mismatch(self, uniform_loss: float) -> str | None:
+        lowest, train = min(self.holdout), self.train[-1]
+        if not (lowest > uniform_loss and train < LEARNED * uniform_loss):
+            return None
+        return (
+            f"the holdout loss was never below {lowest:.3g}, and knowing nothing costs "
+            f"{uniform_loss:.3g}; the train loss is {train:.3g}"
+        )
+
+    def _overfitting(self) -> str | None:
+        if math.isnan(self.holdout[-1]) or "mismatched-tokenizer" in self.told:
+            return None
+        best = min(range(len(self.holdout)), key=self.holdout.__getitem__)
+        since = len(self.holdout) - 1 - best
+        lowest, now = self.holdout[best], self.holdout[-1]
+        # The mean before the best evaluation is of earlier steps, and so a little high.
+        train_then = self.train[min(best + 1, len(self.train) - 1)]
+        if since < OVERFITTING_EVALUATIONS or now < lowest * (1 + OVERFITTING_RISE):
+            return None
+        if self.train[-1] >= train_then:
+            return None
+        return (
+            f"the holdout loss rose from {lowest:.4g} at step {self.steps[best]:,} to {now:.4g}, "
+            f"while the train loss fell from {train_then:.4g} to {self.train[-1]:.4g}"
+        )
+
+    def _plateau(self, rate_factor: float) -> str | None:
+        if len(self.steps) < PLATEAU_EVALUATIONS or rate_factor < LOWEST_RATE:
+            return None
+        newest = self.train[-PLATEAU_EVALUATIONS:]
+        first_step, step = self.steps[-PLATEAU_EVALUATIONS], self.steps[-1]
+        if step - first_step < PLATEAU_PART * step:
+            return None
+        half = PLATEAU_EVALUATIONS // 2
+        before, after = sum(newest[:half]) / half, sum(newest[half:]) / half
+        if not after > before * (1 - PLATEAU_FALL):
+            return None
+        return (
+            f"the train loss was {before:.4g} on average in the evaluations from step "
+            f"{first_step:,} on, and is {after:.4g} in the last {half}, to step {step:,}"
+        )
+
+    def _underfitting(self, pair_loss: float) -> str | None:
+        holdout = self.holdout[-1]
+        loss, name = (self.train[-1], "train") if math.isnan(holdout) else (holdout, "holdout")
+        if not loss > pair_loss:
+            return None
+        return (
+            f"at the end the {name} loss is {loss:.4g}; counting which token follows which (an "
+            f"interpolated bigram) reaches {pair_loss:.4g}"
+        )

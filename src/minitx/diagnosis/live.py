@@ -1,0 +1,166 @@
+"""Watch a run while it trains: every detector behind the one object that the loop calls."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from minitx.compute import Compute
+from minitx.config import TrainConfig
+from minitx.diagnosis.baseline import bigram_loss
+from minitx.diagnosis.curves import CurveDetector
+from minitx.diagnosis.findings import Finding, instability
+from minitx.diagnosis.inside import InsideDetector
+from minitx.diagnosis.losses import LEVEL, LossDetector, uniform_loss
+from minitx.diagnosis.nonfinite import first_nonfinite
+from minitx.diagnosis.probes import probe, probe_windows
+from minitx.diagnosis.updates import UpdateMeter
+from minitx.model import Transformer
+from minitx.training.batches import Batches
+from minitx.training.observer import TrainingObserver
+from minitx.training.watch import Concern, Watch
+
+Ids = npt.NDArray[np.integer[Any]]
+Detector = TypeVar("Detector", LossDetector, CurveDetector, InsideDetector)
+
+
+class LiveDiagnosis(Watch):
+    """Tells the observer what it sees, and the loop what it may have to act on.
+
+    Args:
+        model: in training.
+        config: how it is trained.
+        compute: where, and in which number format.
+        batches: of the run, to look at a bad one again.
+        train_ids, holdout_ids: `(tokens,)` of both parts.
+        observer: told of findings, health and probes.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        config: TrainConfig,
+        compute: Compute,
+        batches: Batches,
+        train_ids: Ids,
+        holdout_ids: Ids,
+        observer: TrainingObserver,
+    ) -> None:
+        self._model = model
+        self._config = config
+        self._compute = compute
+        self._batches = batches
+        self._observer = observer
+        self._uniform_loss = uniform_loss(model.config.vocab_size)
+        self._meter = UpdateMeter(model, config.log_every)
+        text = holdout_ids if len(holdout_ids) > 1 else train_ids
+        self._windows = probe_windows(text, model.config.context_length)
+        self._bigram_loss = partial(bigram_loss, train_ids, holdout_ids, model.config.vocab_size)
+        self._losses = LossDetector(self._uniform_loss)
+        self._curves = CurveDetector()
+        self._inside = InsideDetector()
+
+    def on_loss(self, step: int, loss: float, gradient_norm: float) -> Concern | None:
+        """Look for spikes, divergence and what is no number."""
+        if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
+            found = self._nonfinite(step, loss, gradient_norm)
+            self._tell([found])
+            return Concern(found.evidence, found.fix, step, fatal=True)
+        seen = self._losses.on_loss(step, loss, gradient_norm, self._config)
+        if seen is None:
+            return None
+        self._tell([seen])
+        since = step if seen.name == "loss-spike" else step - LEVEL + 1
+        return Concern(f"{seen.name}: {seen.evidence}", seen.fix, since, fatal=False)
+
+    def before_update(self, step: int, gradient_norms: Tensor) -> None:
+        """Remember the weights, now and then."""
+        self._meter.before_update(step, gradient_norms)
+
+    def after_update(self, step: int) -> None:
+        """Tell how far each layer moved, now and then."""
+        report = self._meter.after_update(step)
+        if report is not None:
+            self._observer.on_health(report)
+
+    def on_evaluation(
+        self, step: int, train_loss: float, holdout_loss: float, rate_factor: float, is_last: bool
+    ) -> None:
+        """Look inside the model and at the curves."""
+        found: list[Finding] = []
+        if self._windows is not None:
+            report = probe(self._model, self._windows, step)
+            self._observer.on_probe(report)
+            found += self._inside.on_probe(report)
+        found += self._curves.on_evaluation(
+            step,
+            train_loss,
+            holdout_loss,
+            rate_factor,
+            self._uniform_loss,
+            self._bigram_loss if is_last else None,
+        )
+        self._tell(found)
+
+    def state(self) -> dict[str, Any]:
+        """The fields of each detector."""
+        return {
+            "losses": _fields(self._losses),
+            "curves": _fields(self._curves),
+            "inside": _fields(self._inside),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Give each detector the fields that it had."""
+        try:
+            self._losses = _restored(LossDetector, state["losses"])
+            self._curves = _restored(CurveDetector, state["curves"])
+            self._inside = _restored(InsideDetector, state["inside"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the state of the diagnosis lacks {error}") from None
+
+    def _nonfinite(self, step: int, loss: float, norm: float) -> Finding:
+        name, value = ("gradient norm", norm) if math.isfinite(loss) else ("loss", loss)
+        passes = self._config.accumulation
+        batches = (self._batches[i] for i in range((step - 1) * passes, step * passes))
+        first = first_nonfinite(self._model, batches, self._compute)
+        where = (
+            f"the first tensor that is no number is {first}" if first else "every tensor is finite"
+        )
+        return instability(
+            "not-a-number", step, f"the {name} of step {step:,} is {value}; {where}", self._config
+        )
+
+    def _tell(self, found: Sequence[Finding]) -> None:
+        for one in found:
+            self._observer.on_event(one.to_event())
+
+
+def _fields(detector: LossDetector | CurveDetector | InsideDetector) -> dict[str, Any]:
+    # JSON has no word for a number that is none.
+    return {
+        key: [_json(item) for item in value] if isinstance(value, list) else value
+        for key, value in dataclasses.asdict(detector).items()
+    }
+
+
+def _json(item: Any) -> Any:
+    return None if isinstance(item, float) and not math.isfinite(item) else item
+
+
+def _restored(kind: type[Detector], fields: dict[str, Any]) -> Detector:
+    # Copies, so that a state that was given once can be gone back to again.
+    given: dict[str, Any] = {
+        key: [math.nan if item is None else item for item in value]
+        if isinstance(value, list)
+        else value
+        for key, value in fields.items()
+    }
+    return kind(**given)

@@ -1,0 +1,112 @@
+"""Loss spikes and divergence, from the loss of every step.
+
+Medians are used throughout: a median does not move when a few losses are far off, which is what
+is looked for.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from statistics import median
+
+from minitx.config import TrainConfig
+from minitx.diagnosis.findings import Finding, instability
+
+WINDOW = 48
+"""Steps that a loss is compared with."""
+
+FEWEST = 16
+"""Steps before anything is said."""
+
+SCATTERS = 8.0
+"""A spike is so many robust standard deviations above the median of the window, ..."""
+
+SMALLEST_SPIKE = 0.3
+"""... and at least so many nats, and at least this part of the median: see `_is_spike`."""
+
+LEVEL = 16
+"""Steps whose quarter tells the present level of the loss."""
+
+RISE = 0.5
+"""Divergence is a level this many nats above the lowest before, and a fifth of it."""
+
+PAUSE = 20
+"""Steps after a spike in which no other is told."""
+
+
+@dataclass
+class LossDetector:
+    """Told each step's loss, in order. Its fields are its state.
+
+    Attributes:
+        losses: of the last `WINDOW` steps, nats per token.
+        norms: gradient norms of the same steps.
+        lowest: lowest level so far; a model that knows nothing can always have the loss of the
+            uniform distribution, so it begins there.
+        quiet_until: no spike is told before this step.
+        diverged: the level is above the lowest, and it was told.
+    """
+
+    lowest: float
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    quiet_until: int = 0
+    diverged: bool = False
+
+    def on_loss(self, step: int, loss: float, norm: float, config: TrainConfig) -> Finding | None:
+        """Look at one more step.
+
+        Args:
+            step: counted from 1.
+            loss: nats per token, finite.
+            norm: global gradient norm, finite.
+            config: may tell the cause.
+        """
+        found = self._spike(step, loss, norm, config)
+        self.losses = [*self.losses[1 - WINDOW :], loss]
+        self.norms = [*self.norms[1 - WINDOW :], norm]
+        return self._divergence(step, config) or found
+
+    def _spike(self, step: int, loss: float, norm: float, config: TrainConfig) -> Finding | None:
+        if len(self.losses) < FEWEST or step < self.quiet_until:
+            return None
+        usual = median(self.losses)
+        # 1.4826 makes it the standard deviation where the scatter is normal.
+        scatter = 1.4826 * median([abs(other - usual) for other in self.losses])
+        if loss <= usual + max(SCATTERS * scatter, SMALLEST_SPIKE, SMALLEST_SPIKE * usual):
+            return None
+        self.quiet_until = step + PAUSE
+        return instability(
+            "loss-spike",
+            step,
+            f"loss {loss:.3g} where {usual:.3g} was usual in the {len(self.losses)} steps before; "
+            f"gradient norm {norm:.3g}, usually {median(self.norms):.3g}",
+            config,
+        )
+
+    def _divergence(self, step: int, config: TrainConfig) -> Finding | None:
+        if len(self.losses) < LEVEL:
+            return None
+        newest = sorted(self.losses[-LEVEL:])
+        level, high = median(newest), newest[LEVEL // 4]
+        above = self.lowest + max(RISE, 0.2 * self.lowest)
+        self.lowest = min(self.lowest, level)
+        if level <= above:
+            self.diverged = False
+        if self.diverged or high <= above:
+            return None
+        self.diverged = True
+        return instability(
+            "divergence",
+            step,
+            f"three quarters of the last {LEVEL} losses are above {high:.3g}, where "
+            f"{self.lowest:.3g} was reached before; gradient norm "
+            f"{median(self.norms[-LEVEL:]):.3g}",
+            config,
+        )
+
+
+def uniform_loss(vocab_size: int) -> float:
+    """Loss of a model that holds every token alike likely, nats."""
+    return math.log(vocab_size)

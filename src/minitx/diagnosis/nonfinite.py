@@ -1,0 +1,78 @@
+"""Which tensor was the first that is no number.
+
+In the order in which a step computes: the weights that it begins with, what each module gives out
+on the batch, then the gradients, from the last module back to the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from minitx.compute import Compute
+from minitx.model import Transformer
+
+Batch = tuple[Tensor, Tensor]
+
+
+def first_nonfinite(model: Transformer, batches: Iterable[Batch], compute: Compute) -> str | None:
+    """Name the first tensor that holds a NaN or an infinity.
+
+    Args:
+        model: with the weights that gave the bad number, its gradients still there.
+        batches: inputs and targets of the step, each `(batch, seq)`.
+        compute: in whose number format the step was computed.
+
+    Returns:
+        For example ``weight blocks.1.mlp.down.weight (3 of 4,096 numbers)``, or None if all
+        tensors are finite.
+    """
+    for name, parameter in model.named_parameters():
+        if _broken(parameter):
+            return f"weight {name} ({_share(parameter)})"
+    with torch.no_grad(), _listening(model) as heard:
+        for inputs, targets in batches:
+            with compute.autocast():
+                loss = model.loss(inputs, targets)
+            if heard:
+                return heard[0]
+            if _broken(loss):
+                return "the loss itself, computed from finite logits"
+    for name, parameter in reversed(list(model.named_parameters())):
+        if parameter.grad is not None and _broken(parameter.grad):
+            return f"gradient of {name} ({_share(parameter.grad)})"
+    return None
+
+
+def _broken(tensor: Tensor) -> bool:
+    return not bool(tensor.isfinite().all())
+
+
+def _share(tensor: Tensor) -> str:
+    bad = int((~tensor.isfinite()).sum())
+    return f"{bad:,} of {tensor.numel():,} numbers"
+
+
+@contextmanager
+def _listening(model: nn.Module) -> Iterator[list[str]]:
+    # Notes the first output that is broken. A module inside another is done before it, so the
+    # first one noted is the innermost.
+    heard: list[str] = []
+    hooks = []
+    for name, module in model.named_modules():
+
+        def note(
+            _: nn.Module, inputs: tuple[object, ...], output: object, name: str = name
+        ) -> None:
+            if not heard and isinstance(output, Tensor) and _broken(output):
+                heard.append(f"output of {name or 'the model'} ({_share(output)})")
+
+        hooks.append(module.register_forward_hook(note))
+    try:
+        yield heard
+    finally:
+        for hook in hooks:
+            hook.remove()

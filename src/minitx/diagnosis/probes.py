@@ -1,0 +1,112 @@
+"""Look inside a model on a few windows of text: attention, logits, dead units, leaks.
+
+One pass in the explicit form with a trace, and two in the form that trains. It is done with each
+evaluation, never in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from minitx.inspection.evaluating import evaluating
+from minitx.inspection.probes import text_windows
+from minitx.model import Trace, Transformer
+from minitx.training.observer import ProbeReport
+
+LENGTH = 128
+"""Most tokens in a window."""
+
+TOKENS = 512
+"""Tokens looked at in all, about."""
+
+DEAD = 0.01
+"""A unit is dead if its largest magnitude is below this part of its layer's mean largest one."""
+
+
+def probe_windows(ids: npt.NDArray[np.integer[Any]], context_length: int) -> Tensor | None:
+    """Windows to look at, `(batch, seq)`, the same each time; None if the text has fewer than
+    two tokens."""
+    length = min(LENGTH, context_length, len(ids))
+    if length < 2:
+        return None
+    return torch.from_numpy(text_windows(ids, length, max(1, TOKENS // length)))
+
+
+def probe(model: Transformer, windows: Tensor, step: int) -> ProbeReport:
+    """Look inside.
+
+    Args:
+        model: left as it was.
+        windows: `(batch, seq)` ids.
+        step: for the report.
+    """
+    ids = windows.to(next(model.parameters()).device)
+    # Not inference mode: tables that the model makes and keeps here serve training later.
+    with torch.no_grad(), evaluating(model):
+        trace = Trace()
+        with _hidden_units(model) as hidden:
+            logits = model(ids, trace=trace)
+        leaks = _leaks(model, ids)
+    positions = torch.arange(1, ids.size(1) + 1, device=ids.device).log()
+    return ProbeReport(
+        step=step,
+        attention_entropy=tuple(_entropies(weights) for weights in trace.attention),
+        uniform_entropy=float(positions.mean()),
+        attention_score=tuple(map(_largest_score, trace.queries, trace.keys)),
+        output_logit=float(logits.abs().max()),
+        dead_activations=tuple(dead_part(units) for units in hidden),
+        leaks=leaks,
+    )
+
+
+def dead_part(hidden: Tensor) -> float:
+    """Part of the units `(..., units)` that no token moves."""
+    largest = hidden.abs().flatten(0, -2).amax(dim=0).float()
+    # A layer without any answer is dead as a whole.
+    return float((largest <= DEAD * largest.mean()).float().mean())
+
+
+def _entropies(weights: Tensor) -> tuple[float, ...]:
+    # (batch, heads, seq, seq) to the mean over positions for each head, nats.
+    entropies: Tensor = torch.special.entr(weights.float()).sum(-1).mean(dim=(0, 2))
+    return tuple(entropies.tolist())
+
+
+def _largest_score(queries: Tensor, keys: Tensor) -> float:
+    scores = (queries.float() @ keys.float().transpose(-2, -1)) * queries.size(-1) ** -0.5
+    return float(scores.tril().abs().max())
+
+
+def _leaks(model: Transformer, ids: Tensor) -> bool:
+    # Other tokens in the second half must leave the logits of the first as they are, to the bit
+    # (`inspection.mask_check` does this for every position and every way through the model).
+    half = (ids.size(1) + 1) // 2
+    changed = ids.clone()
+    changed[:, half:] = (changed[:, half:] + 1) % model.config.vocab_size
+    one, other = model(ids)[:, :half], model(changed)[:, :half]
+    return bool(((one != other) & ~(one.isnan() & other.isnan())).any())
+
+
+@contextmanager
+def _hidden_units(model: Transformer) -> Iterator[list[Tensor]]:
+    # What the MLP of each layer hands to its last matrix, (batch, seq, d_ff).
+    heard: list[Tensor] = []
+
+    def note(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        heard.append(inputs[0])
+
+    hooks = [
+        block.get_submodule("mlp.down").register_forward_pre_hook(note) for block in model.blocks
+    ]
+    try:
+        yield heard
+    finally:
+        for hook in hooks:
+            hook.remove()
