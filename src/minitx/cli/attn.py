@@ -64,7 +64,9 @@ def attn(
     checkpoint: Annotated[
         str, typer.Option(metavar="best|last", help="Which checkpoint of a run.")
     ] = "best",
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="Where to compute.", metavar="auto|cpu|cuda|mps")
+    ] = "auto",
 ) -> None:
     """Draw what a model looks at: attention maps, head roles, logit lens, ablation.
 

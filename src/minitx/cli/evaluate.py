@@ -51,7 +51,9 @@ def evaluate(
     checkpoint: Annotated[
         str, typer.Option(metavar="best|last", help="Which checkpoint of a run.")
     ] = "best",
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="Where to compute.", metavar="auto|cpu|cuda|mps")
+    ] = "auto",
     dtype: Annotated[
         str,
         typer.Option(

@@ -102,7 +102,8 @@ def generate(
         ),
     ] = "best",
     device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda|mps", rich_help_panel=_MODEL)
+        str,
+        typer.Option(help="Where to compute.", metavar="auto|cpu|cuda|mps", rich_help_panel=_MODEL),
     ] = "auto",
     dtype: Annotated[
         str, typer.Option(metavar="auto|float32|bfloat16", rich_help_panel=_MODEL)

@@ -33,7 +33,10 @@ def resume(
     keep_checkpoints: Annotated[
         int | None, typer.Option(help="How many of the newest checkpoints stay.")
     ] = None,
-    device: Annotated[str | None, typer.Option(metavar="auto|cpu|cuda|mps")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Where to compute; as before if left out.", metavar="auto|cpu|cuda|mps"),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; 0 for all.")] = None,
     allow_changed_corpus: Annotated[
         bool,

@@ -75,7 +75,8 @@ def train(
         typer.Option(help="Use the tokenizer in this directory.", rich_help_panel=_TEXT),
     ] = None,
     architecture: Annotated[
-        str | None, typer.Option(metavar="qwen3|gpt2", rich_help_panel=_MODEL)
+        str | None,
+        typer.Option(help="Family of shapes.", metavar="qwen3|gpt2", rich_help_panel=_MODEL),
     ] = None,
     layers: Annotated[int | None, typer.Option(help="Blocks.", rich_help_panel=_MODEL)] = None,
     heads: Annotated[int | None, typer.Option(help="Query heads.", rich_help_panel=_MODEL)] = None,
@@ -94,7 +95,12 @@ def train(
     context: Annotated[
         int | None, typer.Option(help="Context length, in tokens.", rich_help_panel=_MODEL)
     ] = None,
-    dropout: Annotated[float | None, typer.Option(rich_help_panel=_MODEL)] = None,
+    dropout: Annotated[
+        float | None,
+        typer.Option(
+            help="Part of the activations zeroed, in training only.", rich_help_panel=_MODEL
+        ),
+    ] = None,
     tie_embeddings: Annotated[
         bool | None,
         typer.Option(
@@ -110,7 +116,12 @@ def train(
         int | None, typer.Option(help="Passes in a step.", rich_help_panel=_LEARNING)
     ] = None,
     optimizer: Annotated[
-        str | None, typer.Option(metavar="muon|adamw", rich_help_panel=_LEARNING)
+        str | None,
+        typer.Option(
+            help="Of the matrices; AdamW has the rest.",
+            metavar="muon|adamw",
+            rich_help_panel=_LEARNING,
+        ),
     ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Peak rate of AdamW.", rich_help_panel=_LEARNING)
@@ -119,16 +130,29 @@ def train(
         float | None, typer.Option(help="Peak rate of Muon.", rich_help_panel=_LEARNING)
     ] = None,
     weight_decay: Annotated[
-        float | None, typer.Option(help="On matrices alone.", rich_help_panel=_LEARNING)
+        float | None, typer.Option(help="Decoupled, on matrices alone.", rich_help_panel=_LEARNING)
     ] = None,
-    beta1: Annotated[float | None, typer.Option(rich_help_panel=_LEARNING)] = None,
-    beta2: Annotated[float | None, typer.Option(rich_help_panel=_LEARNING)] = None,
+    beta1: Annotated[
+        float | None,
+        typer.Option(help="AdamW's decay of the first moment.", rich_help_panel=_LEARNING),
+    ] = None,
+    beta2: Annotated[
+        float | None,
+        typer.Option(help="AdamW's decay of the second moment.", rich_help_panel=_LEARNING),
+    ] = None,
     momentum: Annotated[
-        float | None, typer.Option(help="Of Muon.", rich_help_panel=_LEARNING)
+        float | None, typer.Option(help="Muon's momentum.", rich_help_panel=_LEARNING)
     ] = None,
-    warmup_steps: Annotated[int | None, typer.Option(rich_help_panel=_LEARNING)] = None,
+    warmup_steps: Annotated[
+        int | None, typer.Option(help="Steps over which the rate rises.", rich_help_panel=_LEARNING)
+    ] = None,
     decay: Annotated[
-        str | None, typer.Option(metavar="linear|cosine|constant", rich_help_panel=_LEARNING)
+        str | None,
+        typer.Option(
+            help="How the rate falls in the end.",
+            metavar="linear|cosine|constant",
+            rich_help_panel=_LEARNING,
+        ),
     ] = None,
     decay_fraction: Annotated[
         float | None,
@@ -145,14 +169,14 @@ def train(
         typer.Option(help="Largest gradient norm; 0 is off.", rich_help_panel=_LEARNING),
     ] = None,
     evaluate_every: Annotated[
-        int | None, typer.Option(help="Steps.", rich_help_panel=_WATCHING)
+        int | None, typer.Option(help="Steps between holdout losses.", rich_help_panel=_WATCHING)
     ] = None,
     evaluation_tokens: Annotated[
         int | None,
         typer.Option(help="Holdout tokens scored each time; 0 is all.", rich_help_panel=_WATCHING),
     ] = None,
     checkpoint_every: Annotated[
-        int | None, typer.Option(help="Steps.", rich_help_panel=_WATCHING)
+        int | None, typer.Option(help="Steps between checkpoints.", rich_help_panel=_WATCHING)
     ] = None,
     keep_checkpoints: Annotated[
         int | None,
@@ -167,23 +191,39 @@ def train(
         ),
     ] = None,
     max_rollbacks: Annotated[
-        int | None, typer.Option(help="After so many, stop.", rich_help_panel=_WATCHING)
+        int | None, typer.Option(help="Stop after so many rollbacks.", rich_help_panel=_WATCHING)
     ] = None,
     log_every: Annotated[
-        int | None, typer.Option(help="Steps between lines.", rich_help_panel=_WATCHING)
+        int | None,
+        typer.Option(help="Steps between lines of metrics.jsonl.", rich_help_panel=_WATCHING),
     ] = None,
     tensorboard: Annotated[
         bool,
-        typer.Option("--tensorboard", help="Also for TensorBoard.", rich_help_panel=_WATCHING),
+        typer.Option(
+            "--tensorboard", help="Also write TensorBoard files.", rich_help_panel=_WATCHING
+        ),
     ] = False,
     device: Annotated[
-        str | None, typer.Option(metavar="auto|cpu|cuda|mps", rich_help_panel=_MACHINE)
+        str | None,
+        typer.Option(
+            help="Where to compute.", metavar="auto|cpu|cuda|mps", rich_help_panel=_MACHINE
+        ),
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(metavar="auto|float32|bfloat16", rich_help_panel=_MACHINE)
+        str | None,
+        typer.Option(
+            help="Format of the matrix products; auto is measured.",
+            metavar="auto|float32|bfloat16",
+            rich_help_panel=_MACHINE,
+        ),
     ] = None,
     attention: Annotated[
-        str | None, typer.Option(metavar="auto|explicit|fused", rich_help_panel=_MACHINE)
+        str | None,
+        typer.Option(
+            help="Which of two equal forms; auto is the faster.",
+            metavar="auto|explicit|fused",
+            rich_help_panel=_MACHINE,
+        ),
     ] = None,
     compile_: Annotated[
         bool | None,
