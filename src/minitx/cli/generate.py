@@ -106,7 +106,10 @@ def generate(
         typer.Option(help="Where to compute.", metavar="auto|cpu|cuda|mps", rich_help_panel=_MODEL),
     ] = "auto",
     dtype: Annotated[
-        str, typer.Option(metavar="auto|float32|bfloat16", rich_help_panel=_MODEL)
+        str,
+        typer.Option(
+            help="Format of the weights.", metavar="auto|float32|bfloat16", rich_help_panel=_MODEL
+        ),
     ] = "auto",
 ) -> None:
     """Continue a text with a trained model; the same seed gives the same text."""
