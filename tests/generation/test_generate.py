@@ -9,9 +9,9 @@ from minitx.config import ModelConfig, SamplingConfig
 from minitx.errors import BadInputError
 from minitx.generation import generate, stream
 from minitx.generation.beam import beam_search
+from minitx.generation.decoder import window_after_slide
 from minitx.generation.draws import draw, uniform
 from minitx.generation.filters import reshape
-from minitx.generation.loop import window_after_slide
 from minitx.model import Transformer
 from minitx.tokenizer import train_tokenizer
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 
 from minitx.errors import BadInputError
-from minitx.generation.loop import Generation, prompt_ids
+from minitx.generation.records import Generation
+from minitx.generation.requests import prompt_ids
 from minitx.model import KVCache, Transformer
 from minitx.tokenizer import Tokenizer
 

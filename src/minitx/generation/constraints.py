@@ -60,14 +60,20 @@ class RequiredStrings:
     Args:
         tokenizer: of the model.
         strings: the required texts.
-        max_new_tokens: room for all of them.
 
     Raises:
-        BadInputError: they don't fit.
+        BadInputError: the vocabulary lacks one of their characters.
     """
 
-    def __init__(self, tokenizer: Tokenizer, strings: tuple[str, ...], max_new_tokens: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, strings: tuple[str, ...]) -> None:
         self._ids = {string: tokenizer.encode(string).tolist() for string in strings if string}
+
+    def check_room(self, max_new_tokens: int) -> None:
+        """Refuse a continuation that is too short for all of them.
+
+        Raises:
+            BadInputError: naming how many tokens they are.
+        """
         needed = sum(map(len, self._ids.values()))
         if needed > max_new_tokens:
             raise BadInputError(

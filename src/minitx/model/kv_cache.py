@@ -53,13 +53,20 @@ class KVCache:
         """Positions held by every row; None where the rows differ."""
         return self._common
 
+    @property
+    def longest(self) -> int:
+        """Positions held by the row that holds the most; 0 without rows."""
+        if self._common is not None:
+            return self._common
+        return int(self.lengths.max())
+
     def require_room(self, tokens: int) -> None:
         """Refuse `tokens` more positions than there is room for.
 
         Raises:
             BadInputError: naming both numbers.
         """
-        held = self._common if self._common is not None else int(self.lengths.max())
+        held = self.longest
         if held + tokens > self.capacity:
             raise BadInputError(
                 f"the cache holds {held:,} of {self.capacity:,} positions, and {tokens:,} more "

@@ -1,0 +1,128 @@
+"""Rows drawn side by side, each with settings of its own, that join and leave between steps.
+
+A step feeds every row's newest token in one pass and draws the next one for each (Yu et al. 2022,
+Orca, section 3: scheduling by iteration). A row's text follows from its prompt, settings and seed,
+whoever is beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minitx.generation.chooser import Chooser
+from minitx.generation.decoder import Decoder, window_after_slide
+from minitx.generation.row import Row
+from minitx.model import Transformer
+from minitx.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What a row said in one step.
+
+    Attributes:
+        row: who; its newest token is `row.ids[-1]`, its record `row.chosen[-1]`.
+        text: that is now certain; may be empty.
+        finish_reason: `stop` or `length` with the last piece; None before.
+    """
+
+    row: Row
+    text: str
+    finish_reason: str | None
+
+
+class Batch:
+    """Rows under way.
+
+    Args:
+        model: in eval mode, and not changed while this lives.
+        tokenizer: of the model.
+    """
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer) -> None:
+        self._model, self._tokenizer = model, tokenizer
+        self._chooser = Chooser(model, tokenizer)
+        self._kept = window_after_slide(model.config.context_length) - 1
+        self.clear()
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """The rows that go on."""
+        return self._rows
+
+    def clear(self) -> None:
+        """Drop all rows, and the memory that they had."""
+        self._rows: list[Row] = []
+        self._decoder = Decoder(self._model)
+
+    def check(self, row: Row) -> None:
+        """Refuse a row whose settings can't be met, before it joins.
+
+        Raises:
+            BadInputError: what it bans or requires can't be.
+        """
+        self._chooser.prepare(row)
+
+    @torch.inference_mode()
+    def add(self, rows: Sequence[Row]) -> list[Piece]:
+        """Read prompts, the same prompt once, and draw a first token for each row.
+
+        Returns:
+            A piece of each row, in their order. Rows that end with it don't stay.
+
+        Raises:
+            BadInputError: as in `check`, before anything is read.
+        """
+        for row in rows:
+            self.check(row)
+        if not rows:
+            return []
+        logits = self._decoder.read([row.prompt_ids for row in rows])
+        self._rows.extend(rows)
+        return self._speak(rows, logits)
+
+    @torch.inference_mode()
+    def step(self) -> list[Piece]:
+        """Draw the next token of every row; rows that end leave."""
+        if not self._rows:
+            return []
+        for place in self._decoder.full_rows():
+            # One at a time: whatever is beside it, a row is reread to the same numbers.
+            self._decoder.slide(place, self._rows[place].newest(self._kept + 1)[:-1])
+        logits = self._decoder.feed([row.ids[-1] for row in self._rows])
+        return self._speak(list(self._rows), logits)
+
+    def remove(self, row: Row) -> None:
+        """Let a row leave before its end; one that is not here is no error."""
+        if row not in self._rows:
+            return
+        place = self._rows.index(row)
+        with torch.inference_mode():
+            self._decoder.leave(place)
+        last = self._rows.pop()
+        if place < len(self._rows):
+            self._rows[place] = last
+
+    def _speak(self, rows: Sequence[Row], logits: Tensor) -> list[Piece]:
+        chosen = self._chooser.choose(rows, logits)
+        pieces = [self._append(row, token) for row, token in zip(rows, chosen, strict=True)]
+        for piece in pieces:
+            if piece.finish_reason is not None:
+                self.remove(piece.row)
+        return pieces
+
+    def _append(self, row: Row, token: int) -> Piece:
+        row.ids.append(token)
+        if row.counts is not None:
+            row.counts[token] += 1.0
+        text = row.stream.feed(self._tokenizer.token_bytes(token), self._chooser.may_stop(row))
+        if row.stream.stopped:
+            row.finish_reason = "stop"
+        elif len(row.ids) >= row.config.max_new_tokens:
+            text += row.stream.finish()
+            row.finish_reason = "length"
+        return Piece(row, text, row.finish_reason)

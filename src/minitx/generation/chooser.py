@@ -1,0 +1,173 @@
+"""From logits to tokens: the settings of each row, in the documented order, then a draw."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+from minitx.generation.constraints import BannedStrings, RequiredStrings
+from minitx.generation.draws import draw, uniform
+from minitx.generation.filters import bias_tensor, penalize, reads_text, reshape
+from minitx.generation.records import ALTERNATIVES, Chosen
+from minitx.generation.row import Row
+from minitx.model import Transformer
+from minitx.tokenizer import Tokenizer
+
+_KEPT_BANS = 64
+_BYTES_THAT_MATTER = 256
+
+
+class Chooser:
+    """Draws the next token of each row.
+
+    Args:
+        model: whose vocabulary the logits are over.
+        tokenizer: of the model.
+    """
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = model.config.vocab_size
+        self._device = model.embedding.weight.device
+        self._silent = _silent(model, tokenizer, self._device)
+        self._bans: dict[tuple[str, ...], BannedStrings] = {}
+        self._required: dict[tuple[str, ...], RequiredStrings] = {}
+
+    def prepare(self, row: Row) -> None:
+        """Get ready for a row that joins.
+
+        Raises:
+            BadInputError: what it bans or requires can't be.
+        """
+        if row.config.banned_strings:
+            self._banned(row.config.banned_strings)
+        if row.config.required_strings:
+            self._requiring(row).check_room(row.config.max_new_tokens)
+        if reads_text(row.config):
+            row.counts = torch.bincount(
+                torch.tensor(row.prompt_ids), minlength=self._vocab_size
+            ).to(self._device, torch.float32)
+
+    def choose(self, rows: Sequence[Row], raw: Tensor) -> list[int]:
+        """Draw a token for each row, and record it in those that ask.
+
+        Args:
+            rows: which are drawn.
+            raw: logits `(rows, vocab_size)` of the model.
+        """
+        logits = raw.float() if raw.dtype.itemsize < 4 else raw
+        alike: dict[Hashable, list[int]] = {}
+        for place, row in enumerate(rows):
+            alike.setdefault(row.distribution, []).append(place)
+        if len(alike) == 1:
+            return self._choose_alike(rows, logits)
+        chosen = [0] * len(rows)
+        for places in alike.values():
+            some = logits[torch.tensor(places, device=self._device)]
+            ids = self._choose_alike([rows[place] for place in places], some)
+            for place, token in zip(places, ids, strict=True):
+                chosen[place] = token
+        return chosen
+
+    def may_stop(self, row: Row) -> bool:
+        """Whether a stop string would end the row now."""
+        if len(row.ids) < row.config.min_new_tokens:
+            return False
+        return not row.config.required_strings or not self._requiring(row).missing(row.text)
+
+    def _choose_alike(self, rows: Sequence[Row], own: Tensor) -> list[int]:
+        config = rows[0].config
+        logits = own
+        if rows[0].counts is not None:
+            logits = penalize(
+                logits,
+                torch.stack([row.counts for row in rows if row.counts is not None]),
+                config.repetition_penalty,
+                config.frequency_penalty,
+                config.presence_penalty,
+            )
+        bias = bias_tensor(config, self._vocab_size, self._device)
+        if bias is not None:
+            logits = logits + bias
+        if config.banned_strings:
+            banned = self._banned(config.banned_strings)
+            masks = torch.stack([banned.mask(self._ending(row)) for row in rows])
+            logits = logits.masked_fill(_padded(masks, logits), -torch.inf)
+        if self._silent is not None:
+            logits = logits.masked_fill(self._silent, -torch.inf)
+        logits = reshape(logits, config)
+        if config.temperature == 0.0:
+            chosen: list[int] = logits.argmax(dim=-1).tolist()
+        else:
+            numbers = [uniform(row.config.seed, row.sample, len(row.ids)) for row in rows]
+            chosen = draw(logits, numbers).tolist()
+        for place, row in enumerate(rows):
+            if row.config.required_strings:
+                chosen[place] = self._forced(row, chosen[place])
+        if any(row.record for row in rows):
+            _note(rows, own, logits, chosen)
+        return chosen
+
+    def _ending(self, row: Row) -> bytes:
+        return b"".join(map(self._tokenizer.token_bytes, row.ids[-_BYTES_THAT_MATTER:]))
+
+    def _banned(self, strings: tuple[str, ...]) -> BannedStrings:
+        if strings not in self._bans:
+            if len(self._bans) >= _KEPT_BANS:
+                self._bans.clear()
+            self._bans[strings] = BannedStrings(self._tokenizer, strings, self._device)
+        return self._bans[strings]
+
+    def _requiring(self, row: Row) -> RequiredStrings:
+        strings = row.config.required_strings
+        if strings not in self._required:
+            if len(self._required) >= _KEPT_BANS:
+                self._required.clear()
+            self._required[strings] = RequiredStrings(self._tokenizer, strings)
+        return self._required[strings]
+
+    def _forced(self, row: Row, token: int) -> int:
+        # The token itself, or the next one of the required texts when there is room for no other.
+        if not row.forced:
+            missing = self._requiring(row).missing(row.text)
+            if missing and row.config.max_new_tokens - len(row.ids) <= len(missing):
+                row.forced = missing
+        return row.forced.pop(0) if row.forced else token
+
+
+def _note(rows: Sequence[Row], own: Tensor, logits: Tensor, chosen: Sequence[int]) -> None:
+    log_probabilities = own.double().log_softmax(dim=-1)
+    sampled = logits.double().log_softmax(dim=-1)
+    probabilities = log_probabilities.exp()
+    entropies = -(probabilities * log_probabilities).nansum(dim=-1)
+    top = probabilities.topk(min(ALTERNATIVES, own.size(-1)), dim=-1)
+    kept = (logits > -torch.inf).sum(dim=-1)
+    for place, (row, token) in enumerate(zip(rows, chosen, strict=True)):
+        if row.record:
+            alternatives = zip(top.indices[place].tolist(), top.values[place].tolist(), strict=True)
+            row.chosen.append(
+                Chosen(
+                    id=token,
+                    log_probability=float(log_probabilities[place, token]),
+                    sampled_log_probability=float(sampled[place, token]),
+                    entropy=float(entropies[place]),
+                    kept=int(kept[place]),
+                    alternatives=tuple(alternatives),
+                )
+            )
+
+
+def _silent(model: Transformer, tokenizer: Tokenizer, device: torch.device) -> Tensor | None:
+    """True for ids that say nothing: the unknown token, and rows of the head without a token."""
+    mask = torch.arange(model.config.vocab_size) >= tokenizer.vocab_size
+    if tokenizer.unknown_id is not None:
+        mask[tokenizer.unknown_id] = True
+    return mask.to(device) if bool(mask.any()) else None
+
+
+def _padded(mask: Tensor, logits: Tensor) -> Tensor:
+    # A model may have more rows in its head than the tokenizer has ids.
+    extra = logits.size(-1) - mask.size(-1)
+    return torch.nn.functional.pad(mask, (0, extra)) if extra else mask

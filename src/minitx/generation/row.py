@@ -1,0 +1,73 @@
+"""One continuation under way: what it continues, how it is drawn, what it has said."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from minitx.config import SamplingConfig
+from minitx.generation.records import Chosen
+from minitx.generation.text_stream import TextStream
+
+_NOT_OF_THE_DISTRIBUTION = {
+    "seed": 0,
+    "num_samples": 1,
+    "max_new_tokens": 1,
+    "min_new_tokens": 0,
+    "stop_strings": (),
+    "required_strings": (),
+    "logit_bias": {},
+}
+
+
+@dataclass(eq=False)
+class Row:
+    """One continuation in a `Batch`, with settings of its own.
+
+    Args:
+        prompt_ids: at least one, at most the context.
+        config: how to draw; `num_samples` is ignored.
+        sample: which continuation of its prompt; the draws follow from it, the seed and the
+            position.
+        record: note a `Chosen` of each token.
+
+    Attributes:
+        ids: the new tokens.
+        stream: the text that they say.
+        chosen: records of the new tokens, if asked for.
+        finish_reason: `stop`, `length`, or None while it goes on.
+        forced: tokens of required strings that are still to be written.
+        counts: how often the text has each token, `(vocab_size,)`; None if no setting asks.
+        distribution: equal for rows whose logits are reshaped alike.
+    """
+
+    prompt_ids: list[int]
+    config: SamplingConfig
+    sample: int = 0
+    record: bool = False
+    ids: list[int] = field(default_factory=list, init=False)
+    stream: TextStream = field(init=False)
+    chosen: list[Chosen] = field(default_factory=list, init=False)
+    finish_reason: str | None = field(default=None, init=False)
+    forced: list[int] = field(default_factory=list, init=False)
+    counts: Tensor | None = field(default=None, init=False)
+    distribution: Hashable = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stream = TextStream(self.config.stop_strings)
+        alike = replace(self.config, **_NOT_OF_THE_DISTRIBUTION)  # type: ignore[arg-type]
+        values = vars(alike) | {"logit_bias": tuple(sorted(self.config.logit_bias.items()))}
+        self.distribution = tuple(values.values())
+
+    @property
+    def text(self) -> str:
+        """All that was said, also what is not yet certain."""
+        return self.stream.text + self.stream.held
+
+    def newest(self, size: int) -> list[int]:
+        """The newest tokens of prompt and continuation, at most `size`."""
+        missing = size - len(self.ids)
+        before = self.prompt_ids[-missing:] if missing > 0 else []
+        return before + self.ids[-size:]
