@@ -1,4 +1,4 @@
-"""The `minitx` command: its six subcommands, and errors shown as one line.
+"""The `minitx` command: its subcommands, and errors shown as one line.
 
 Nothing here or in the command modules imports torch until a command runs, so that help is
 instant.
@@ -14,6 +14,7 @@ import typer
 
 from minitx import __version__
 from minitx.cli.attn import attn
+from minitx.cli.diagnose import diagnose
 from minitx.cli.evaluate import evaluate
 from minitx.cli.generate import generate
 from minitx.cli.resume import resume
@@ -35,6 +36,7 @@ app.command("resume")(resume)
 app.command("generate")(generate)
 app.command("eval")(evaluate)
 app.command("attn")(attn)
+app.command("diagnose")(diagnose)
 
 
 def _show_version(wanted: bool) -> None:

@@ -26,6 +26,12 @@ OVERFITTING_EVALUATIONS = 3
 OVERFITTING_RISE = 0.02
 """... and how far above the best the holdout loss then is, as a part of it."""
 
+JUMP = 1.0
+"""Nats from one evaluation to the next by which no holdout loss rises in training alone."""
+
+UNDERFITTING_MARGIN = 0.02
+"""Part by which the loss must exceed that of counting pairs."""
+
 LEARNED = 0.85
 """A train loss below this part of the uniform loss shows that the ids of the train part mean
 something to the model."""
@@ -93,11 +99,18 @@ class CurveDetector:
         return finding(name, self.steps[-1], evidence)
 
     def _mismatch(self, uniform_loss: float) -> str | None:
-        lowest, train = min(self.holdout), self.train[-1]
-        if not (lowest > uniform_loss and train < LEARNED * uniform_loss):
+        lowest, now, train = min(self.holdout), self.holdout[-1], self.train[-1]
+        if not (now > uniform_loss and train < LEARNED * uniform_loss):
+            return None
+        # Overfitting gets there too, but slowly, and from below.
+        if lowest > uniform_loss:
+            history = f"and was never below {lowest:.3g}"
+        elif "mismatched-tokenizer" in self.told or now - self.holdout[-2] > JUMP:
+            history = f"after {self.holdout[-2]:.3g} at the evaluation before"
+        else:
             return None
         return (
-            f"the holdout loss was never below {lowest:.3g}, and knowing nothing costs "
+            f"the holdout loss is {now:.3g}, {history}, where knowing nothing costs "
             f"{uniform_loss:.3g}; the train loss is {train:.3g}"
         )
 
@@ -137,7 +150,7 @@ class CurveDetector:
     def _underfitting(self, pair_loss: float) -> str | None:
         holdout = self.holdout[-1]
         loss, name = (self.train[-1], "train") if math.isnan(holdout) else (holdout, "holdout")
-        if not loss > pair_loss:
+        if not loss > pair_loss * (1 + UNDERFITTING_MARGIN):
             return None
         return (
             f"at the end the {name} loss is {loss:.4g}; counting which token follows which (an "

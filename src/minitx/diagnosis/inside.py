@@ -26,7 +26,7 @@ class InsideDetector:
     """Told each probe, in order. Its fields are its state.
 
     Attributes:
-        told: names of the findings that hold and were told.
+        told: names of the findings that were told; each is told once.
     """
 
     told: list[str] = field(default_factory=list)
@@ -39,7 +39,7 @@ class InsideDetector:
             "dead-activations": _dead(report),
         }
         new = [name for name, evidence in seen.items() if evidence and name not in self.told]
-        self.told = [name for name, evidence in seen.items() if evidence]
+        self.told += new
         return [finding(name, report.step, seen[name] or "") for name in new]
 
 

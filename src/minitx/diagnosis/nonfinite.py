@@ -30,9 +30,9 @@ def first_nonfinite(model: Transformer, batches: Iterable[Batch], compute: Compu
         For example ``weight blocks.1.mlp.down.weight (3 of 4,096 numbers)``, or None if all
         tensors are finite.
     """
-    for name, parameter in model.named_parameters():
-        if _broken(parameter):
-            return f"weight {name} ({_share(parameter)})"
+    weight = broken_weight(model)
+    if weight is not None:
+        return weight
     with torch.no_grad(), _listening(model) as heard:
         for inputs, targets in batches:
             with compute.autocast():
@@ -44,6 +44,14 @@ def first_nonfinite(model: Transformer, batches: Iterable[Batch], compute: Compu
     for name, parameter in reversed(list(model.named_parameters())):
         if parameter.grad is not None and _broken(parameter.grad):
             return f"gradient of {name} ({_share(parameter.grad)})"
+    return None
+
+
+def broken_weight(model: Transformer) -> str | None:
+    """The first weight that holds a NaN or an infinity; None if there is none."""
+    for name, parameter in model.named_parameters():
+        if _broken(parameter):
+            return f"weight {name} ({_share(parameter)})"
     return None
 
 

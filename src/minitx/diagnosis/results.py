@@ -1,0 +1,75 @@
+"""What a look back at a run gave: findings, and what was looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minitx.diagnosis.findings import Finding
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A finding, and how often.
+
+    Attributes:
+        finding: the first time.
+        times: that it was told.
+        last_step: of the last time.
+    """
+
+    finding: Finding
+    times: int
+    last_step: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something that was looked at.
+
+    Attributes:
+        what: named.
+        result: in words and figures.
+    """
+
+    what: str
+    result: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found in a run, and what was looked at.
+
+    Attributes:
+        run: its directory.
+        checkpoint: looked into; None if there is none.
+        findings: errors first.
+        checks: everything that was looked at.
+    """
+
+    run: Path
+    checkpoint: Path | None
+    findings: tuple[Seen, ...]
+    checks: tuple[Check, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As `minitx diagnose --json` prints it."""
+        return {
+            "run": str(self.run),
+            "checkpoint": None if self.checkpoint is None else str(self.checkpoint),
+            "findings": [
+                {
+                    "name": seen.finding.name,
+                    "severity": seen.finding.severity,
+                    "step": seen.finding.step,
+                    "times": seen.times,
+                    "last_step": seen.last_step,
+                    "evidence": seen.finding.evidence,
+                    "cause": seen.finding.cause,
+                    "fix": seen.finding.fix,
+                }
+                for seen in self.findings
+            ],
+            "checks": {check.what: check.result for check in self.checks},
+        }

@@ -1,0 +1,219 @@
+"""Look back at a run: what its `metrics.jsonl` and its last checkpoint say.
+
+What was told while it trained stands in the metrics as events. The losses there are looked at
+again all the same, since a run may have been cut before its end, or written by an older version.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from minitx.config import RunConfig
+from minitx.corpus import EncodedCorpus
+from minitx.diagnosis.baseline import bigram_loss
+from minitx.diagnosis.curves import CurveDetector
+from minitx.diagnosis.findings import KINDS, Finding, finding
+from minitx.diagnosis.inside import InsideDetector
+from minitx.diagnosis.losses import LossDetector, uniform_loss
+from minitx.diagnosis.nonfinite import broken_weight
+from minitx.diagnosis.probes import probe, probe_windows
+from minitx.diagnosis.results import Check, Seen
+from minitx.evaluation.loss import score
+from minitx.inspection.mask_check import check_mask
+from minitx.model import Transformer
+from minitx.tokenizer import Tokenizer
+
+_SCORED_TOKENS = 20_000
+
+
+def review_metrics(
+    records: Iterable[dict[str, Any]], config: RunConfig
+) -> tuple[list[Seen], list[Check]]:
+    """Collect what was told, and look at the losses again.
+
+    Args:
+        records: lines of `metrics.jsonl`, in order; what does not fit is passed over.
+        config: of the run.
+    """
+    told: list[Finding] = []
+    recomputed: list[Finding] = []
+    uniform = uniform_loss(config.model.vocab_size)
+    losses = LossDetector(uniform)
+    curves = CurveDetector()
+    rate, n_steps, last_step = 1.0, 0, 0
+    for record in records:
+        try:
+            step = record["step"]
+            if record["kind"] == "event" and record["name"] in KINDS:
+                told.append(_told(record))
+            elif record["kind"] == "step":
+                peak = config.train.learning_rate
+                rate = float(record["learning_rate"]) / peak if peak else 0.0
+                n_steps, last_step = n_steps + 1, step
+                recomputed += _step(losses, record, config)
+            elif record["kind"] == "evaluation":
+                pair = (float(record["train_loss"]), float(record["holdout_loss"]))
+                recomputed += curves.on_evaluation(step, *pair, rate, uniform, None)
+        except (KeyError, TypeError, ValueError):
+            # A line written by another version.
+            continue
+    checks = [
+        Check("metrics", f"{n_steps:,} logged steps, to step {last_step:,}"),
+        Check("evaluations", f"{len(curves.steps):,}"),
+        Check("events", f"{len(told):,} of trouble"),
+    ]
+    return merged([*told, *recomputed], len(told)), checks
+
+
+def review_model(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    corpus: EncodedCorpus,
+    step: int,
+    finished: bool,
+) -> tuple[list[Seen], list[Check]]:
+    """Look inside a checkpoint.
+
+    Args:
+        model: its model; left as it was.
+        tokenizer: its tokenizer.
+        corpus: what the run learned from.
+        step: of the checkpoint.
+        finished: it is the end of the run, so that it should have learned by now.
+    """
+    weight = broken_weight(model)
+    if weight is not None:
+        found = finding("not-a-number", step, f"{weight} of the checkpoint")
+        return merged([found]), [Check("weights", f"{weight} is no number")]
+    checks = [Check("weights", "all are numbers")]
+    found_all: list[Finding] = []
+    for look in (_tokenizer, _holdout, _mask, _inside):
+        findings, check = look(model, tokenizer, corpus, step)
+        found_all += findings
+        checks.append(check)
+    if finished and not found_all:
+        findings, check = _underfitting(model, tokenizer, corpus, step)
+        found_all += findings
+        checks.append(check)
+    return merged(found_all), checks
+
+
+def merged(findings: list[Finding], n_told: int | None = None) -> list[Seen]:
+    """One entry for each name, errors first; the first `n_told` count, others only add names."""
+    n_told = len(findings) if n_told is None else n_told
+    by_name: dict[str, Seen] = {}
+    for index, one in enumerate(findings):
+        seen = by_name.get(one.name)
+        if seen is None:
+            by_name[one.name] = Seen(one, 1, one.step)
+        elif index < n_told:
+            by_name[one.name] = Seen(seen.finding, seen.times + 1, one.step)
+    return _in_order(by_name)
+
+
+def merged_seen(first: list[Seen], second: list[Seen]) -> list[Seen]:
+    """Both, errors first; what is in both is told as in `first`."""
+    return _in_order({seen.finding.name: seen for seen in [*second, *first]})
+
+
+def _in_order(by_name: dict[str, Seen]) -> list[Seen]:
+    return sorted(
+        by_name.values(), key=lambda seen: (seen.finding.severity != "error", seen.finding.step)
+    )
+
+
+def _told(record: dict[str, Any]) -> Finding:
+    texts = [str(record.get(key, "")) for key in ("message", "cause", "fix")]
+    return Finding(str(record["name"]), int(record["step"]), *texts)
+
+
+def _step(losses: LossDetector, record: dict[str, Any], config: RunConfig) -> list[Finding]:
+    loss, norm = float(record["loss"]), float(record["gradient_norm"])
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        return [finding("not-a-number", record["step"], f"loss {loss}, gradient norm {norm}")]
+    found = losses.on_loss(record["step"], loss, norm, config.train)
+    return [] if found is None else [found]
+
+
+def _tokenizer(
+    model: Transformer, tokenizer: Tokenizer, corpus: EncodedCorpus, step: int
+) -> tuple[list[Finding], Check]:
+    if tokenizer.digest == corpus.tokenizer_digest:
+        return [], Check("tokenizer", "the one that encoded the corpus")
+    evidence = (
+        f"the checkpoint's tokenizer has the digest {tokenizer.digest[:12]}, and the corpus was "
+        f"encoded with {corpus.tokenizer_digest[:12]}"
+    )
+    found = finding(
+        "mismatched-tokenizer",
+        step,
+        evidence,
+        "tokenizer.json or the data directory was replaced after training",
+        "Restore them from a copy of the run, or train again",
+    )
+    return [found], Check("tokenizer", "not the one that encoded the corpus")
+
+
+def _holdout(
+    model: Transformer, tokenizer: Tokenizer, corpus: EncodedCorpus, step: int
+) -> tuple[list[Finding], Check]:
+    if len(corpus.holdout_ids) < 2:
+        return [], Check("holdout", "there is none")
+    loss = score(model, corpus.holdout_ids, max_tokens=_SCORED_TOKENS).loss
+    train = score(model, corpus.train_ids, max_tokens=_SCORED_TOKENS).loss
+    uniform = uniform_loss(model.config.vocab_size)
+    words = f"loss {loss:.4g} nats, on the train part {train:.4g}; knowing nothing costs "
+    check = Check("holdout", f"{words}{uniform:.4g}")
+    curves = CurveDetector()
+    # One evaluation: only what needs no history can be found.
+    return curves.on_evaluation(step, train, loss, 0.0, uniform, None), check
+
+
+def _mask(
+    model: Transformer, tokenizer: Tokenizer, corpus: EncodedCorpus, step: int
+) -> tuple[list[Finding], Check]:
+    checked = check_mask(model, corpus.train_ids)
+    for path in checked.paths:
+        if path.leak is not None:
+            leak = path.leak
+            evidence = (
+                f"{path.path}: with only the tokens after {leak.cut} changed, a logit at "
+                f"{leak.position} moved by {leak.largest_change:.3g}; first in {leak.place}"
+            )
+            return [finding("leaky-mask", step, evidence)], Check("mask", f"leaks: {leak.place}")
+    compared = sum(path.logits for path in checked.paths)
+    return [], Check("mask", f"none of {compared:,} logits depends on a later token")
+
+
+def _inside(
+    model: Transformer, tokenizer: Tokenizer, corpus: EncodedCorpus, step: int
+) -> tuple[list[Finding], Check]:
+    text = corpus.holdout_ids if len(corpus.holdout_ids) > 1 else corpus.train_ids
+    windows = probe_windows(text, model.config.context_length)
+    if windows is None:
+        return [], Check("attention", "the text is too short")
+    report = probe(model, windows, step)
+    entropies = [entropy for heads in report.attention_entropy for entropy in heads]
+    check = Check(
+        "attention",
+        f"entropy of heads {min(entropies):.2f} to {max(entropies):.2f} nats, uniform "
+        f"{report.uniform_entropy:.2f}; scores up to {max(report.attention_score):.3g}; output "
+        f"logits up to {report.output_logit:.3g}; dead MLP units at most "
+        f"{max(report.dead_activations):.0%} of a layer",
+    )
+    return InsideDetector().on_probe(report), check
+
+
+def _underfitting(
+    model: Transformer, tokenizer: Tokenizer, corpus: EncodedCorpus, step: int
+) -> tuple[list[Finding], Check]:
+    part = corpus.holdout_ids if len(corpus.holdout_ids) > 1 else corpus.train_ids
+    loss = score(model, part, max_tokens=_SCORED_TOKENS).loss
+    pairs = bigram_loss(corpus.train_ids, corpus.holdout_ids, model.config.vocab_size)
+    holdout = loss if part is corpus.holdout_ids else math.nan
+    found = CurveDetector().on_evaluation(
+        step, loss, holdout, 0.0, uniform_loss(model.config.vocab_size), lambda: pairs
+    )
+    return found, Check("bigram", f"counting which token follows which reaches {pairs:.4g}")

@@ -1,0 +1,55 @@
+"""What went wrong in a run, by name: what `minitx diagnose` does, as a library call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from minitx.checkpoint import load_model
+from minitx.checkpoint.rundir import RunDirectory
+from minitx.corpus import load_encoded
+from minitx.diagnosis.results import Check, Diagnosis, Seen
+from minitx.diagnosis.review import merged_seen, review_metrics, review_model
+from minitx.errors import BadInputError, MinitxError
+from minitx.training.loggers import read_metrics
+
+
+def diagnose(path: Path | None) -> Diagnosis:
+    """Look at the metrics and the last checkpoint of a run; nothing in it is changed.
+
+    Args:
+        path: a run, or one of its checkpoints; None for the newest run.
+
+    Raises:
+        BadInputError: there is no such run, or it has neither metrics nor a checkpoint.
+    """
+    run = RunDirectory.open(path)
+    config = run.read_config()
+    findings: list[Seen] = []
+    checks: list[Check] = []
+    finished = False
+    if run.metrics_file.exists():
+        records = list(read_metrics(run.metrics_file))
+        findings, checks = review_metrics(records, config)
+        finished = any(
+            record["kind"] == "end" and record.get("reason") == "finished" for record in records
+        )
+    else:
+        checks.append(Check("metrics", "there are none"))
+    checkpoint: Path | None = None
+    try:
+        checkpoint = run.usable_checkpoint("last")
+        loaded = load_model(checkpoint)
+        corpus = load_encoded(run.data)
+    except MinitxError as error:
+        # A run that broke before its first checkpoint still has metrics to look at.
+        if not run.metrics_file.exists():
+            raise BadInputError(
+                f"{run.path} has nothing to look at: {error.what}", "Train it first, or resume it"
+            ) from None
+        checks.append(Check("checkpoint", f"can't be looked at: {error.what}"))
+    else:
+        step = int(checkpoint.name.removeprefix("step-"))
+        checks.append(Check("checkpoint", f"step {step:,}"))
+        inside, looked = review_model(loaded.model, loaded.tokenizer, corpus, step, finished)
+        findings, checks = merged_seen(findings, inside), [*checks, *looked]
+    return Diagnosis(run.path, checkpoint, tuple(findings), tuple(checks))
