@@ -1,0 +1,223 @@
+"""What the benchmarks share: interleaved timing, the machine's limits, and how a result is kept.
+
+A result is a JSON file in ``bench/results`` that `render.py` turns into a section of
+``docs/performance.md``.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Repeated timings of one thing.
+
+    Attributes:
+        seconds: in the order taken.
+    """
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def best(self) -> float:
+        return min(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Half the distance between the quartiles, as a part of the median."""
+        if len(self.seconds) < 4:
+            return (max(self.seconds) - min(self.seconds)) / 2 / self.median
+        low, _, high = statistics.quantiles(self.seconds, n=4)
+        return (high - low) / 2 / self.median
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it is printed and rendered: cells are text already."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What was aimed at, what was measured, and whether that is enough."""
+
+    aim: str
+    measured: str
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one benchmark found.
+
+    Attributes:
+        name: of the JSON file, and the order key in the page.
+        title: heading of its section.
+        about: what is compared and how, in a few sentences.
+        tables: shown as they are.
+        targets: shown after the tables.
+        notes: shown last, one paragraph each.
+        raw: numbers behind the tables, for other programs.
+    """
+
+    name: str
+    title: str
+    about: str
+    tables: Sequence[Table]
+    targets: Sequence[Target] = ()
+    notes: Sequence[str] = ()
+    raw: Mapping[str, object] = field(default_factory=dict)
+
+
+def interleave(
+    contenders: Mapping[str, Callable[[], object]], rounds: int, per_round: int, warmup: int = 3
+) -> dict[str, Samples]:
+    """Time several things in turn, so that whatever slows the machine slows all of them.
+
+    Args:
+        contenders: name to one step.
+        rounds: turns that each takes.
+        per_round: steps in a turn; each is timed by itself.
+        warmup: untimed steps before the first turn.
+    """
+    for step in contenders.values():
+        for _ in range(warmup):
+            step()
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, step in contenders.items():
+            # The caches hold another contender's numbers.
+            step()
+            for _ in range(per_round):
+                began = time.perf_counter()
+                step()
+                seconds[name].append(time.perf_counter() - began)
+    return {name: Samples(tuple(values)) for name, values in seconds.items()}
+
+
+def matmul_peak(dtype_name: str, size: int = 768, seconds: float = 1.0) -> float:
+    """Best rate of square matrix products seen, in floating-point operations a second."""
+    import torch
+
+    a = torch.ones(size, size, dtype=getattr(torch, dtype_name))
+    best, began = float("inf"), time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        start = time.perf_counter()
+        torch.mm(a, a)
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * size**3 / best
+
+
+def memory_bandwidth(megabytes: int = 256, repeats: int = 8) -> float:
+    """Bytes a second that a copy reads and writes, the best of several."""
+    import torch
+
+    source = torch.ones(megabytes * 2**18)
+    target = torch.empty_like(source)
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        target.copy_(source)
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * 4 * source.numel() / best
+
+
+def machine() -> dict[str, str]:
+    """The machine and the software, in words."""
+    import torch
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    description = {
+        "processor": f"{_processor()}, {torch.get_num_threads()} threads, {capability}",
+        "memory": _memory(),
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "torch": torch.__version__,
+        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }
+    return description
+
+
+def table_text(table: Table) -> str:
+    """The table with aligned columns."""
+    rows = [list(table.columns), *(list(row) for row in table.rows)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(table.columns))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join([table.caption, "", *(line.rstrip() for line in lines), ""])
+
+
+def publish(result: Result, out: Path | None = None) -> Path:
+    """Print a result, and write it as JSON.
+
+    Args:
+        result: to print.
+        out: the file; None for the one in ``bench/results`` that the page is made from.
+
+    Returns:
+        The file written.
+    """
+    for table in result.tables:
+        print(table_text(table))
+    for target in result.targets:
+        print(f"{'holds' if target.holds else 'SHORT'}: {target.aim}: {target.measured}")
+    for note in result.notes:
+        print(note)
+    path = RESULTS / f"{result.name}.json" if out is None else out
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {**asdict(result), "command": _command(), "machine": machine()}
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"written to {path}")
+    return path
+
+
+def _command() -> str:
+    # As a person would type it: the peer's checkout is wherever theirs is.
+    words = ["python", f"bench/{Path(sys.argv[0]).name}"]
+    skip = False
+    for argument in sys.argv[1:]:
+        if skip:
+            words.append("PATH")
+        elif argument == "--out":
+            break
+        else:
+            words.append(shlex.quote(argument))
+        skip = argument in ("--nanogpt", "--corpus")
+    return " ".join(words)
+
+
+def _processor() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    if sys.platform == "darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemTotal"):
+                return f"{int(line.split()[1]) / 2**20:.0f} GiB"
+    return "unknown"
