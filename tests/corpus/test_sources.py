@@ -74,10 +74,10 @@ def test_sources_that_are_none(source, words):
 
 
 def test_a_file_that_may_not_be_read(monkeypatch):
-    def refuse(path):
+    def refuse(path, mode):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(BadInputError, match=r"d/a.txt can't be read \(Permission denied\)"):
         read_corpus(["d"])
 

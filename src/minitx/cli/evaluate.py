@@ -47,6 +47,13 @@ def evaluate(
     quick: Annotated[
         bool, typer.Option("--quick", help="The loss alone, without baselines and details.")
     ] = False,
+    unknown: Annotated[
+        str,
+        typer.Option(
+            metavar="error|replace",
+            help="Refuse characters that a char tokenizer lacks, or score them as unknown.",
+        ),
+    ] = "error",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     checkpoint: Annotated[
         str, typer.Option(metavar="best|last", help="Which checkpoint of a run.")
@@ -79,6 +86,7 @@ def evaluate(
     require_one_of("--checkpoint", checkpoint, ("best", "last"))
     require_one_of("--device", device, DEVICES)
     require_one_of("--dtype", dtype, DTYPES)
+    require_one_of("--unknown", unknown, ("error", "replace"))
     require_range("--max-tokens", max_tokens, 0, 10**15)
     which: Literal["best", "last"] = "last" if checkpoint == "last" else "best"
     models: list[Path] = []
@@ -93,7 +101,9 @@ def evaluate(
 
     from minitx.workflows.evaluate import EvaluationSettings
 
-    settings = EvaluationSettings(context, stride, max_tokens, baselines, quick, device, dtype)
+    settings = EvaluationSettings(
+        context, stride, max_tokens, baselines, quick, device, dtype, unknown
+    )
     sources = [None] if holdout or not texts else []
     reports = _measure(directories, [*sources, *map(str, texts)], settings)
     if json:

@@ -1,6 +1,7 @@
 """From files to token ids on disk, and from ids to training windows."""
 
 from minitx.corpus.encoded import EncodedCorpus, encode_corpus, load_encoded
+from minitx.corpus.encoded_file import EncodedFile, encode_file
 from minitx.corpus.reading import Corpus, read_corpus
 from minitx.corpus.split import Split, split_corpus
 from minitx.corpus.windows import WindowSampler, gather, require_one_window
@@ -8,9 +9,11 @@ from minitx.corpus.windows import WindowSampler, gather, require_one_window
 __all__ = [
     "Corpus",
     "EncodedCorpus",
+    "EncodedFile",
     "Split",
     "WindowSampler",
     "encode_corpus",
+    "encode_file",
     "gather",
     "load_encoded",
     "read_corpus",

@@ -115,7 +115,7 @@ def encode_corpus(
                     return found if candidate == directory else _linked(candidate, directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / DESCRIPTION).unlink(missing_ok=True)
-        dtype = np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
+        dtype = ids_type(tokenizer.vocab_size)
         counts = {
             part: _encode_part(directory, part, getattr(split, part), tokenizer, dtype)
             for part in _PARTS
@@ -135,6 +135,11 @@ def encode_corpus(
             "Free some space, or choose another directory",
         ) from None
     return load_encoded(directory)
+
+
+def ids_type(vocab_size: int) -> np.dtype[Any]:
+    """What an id is kept as: 2 bytes where they suffice, else 4."""
+    return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
 
 
 def load_encoded(directory: Path) -> EncodedCorpus:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -22,6 +23,8 @@ TEXT_SUFFIXES = tuple(
 )
 """Files that a directory is searched for; name a file itself to use any other."""
 
+BOM = b"\xef\xbb\xbf"
+"""Byte order mark, which some editors put before UTF-8; no part of the text."""
 
 _SHOWN = 60
 
@@ -99,21 +102,31 @@ def decode_text(content: bytes, name: str) -> str:
     Raises:
         BadInputError: it is not UTF-8 (with the offset of the first bad byte), or is binary.
     """
-    start = 3 if content.startswith(b"\xef\xbb\xbf") else 0
+    start = len(BOM) if content.startswith(BOM) else 0
     at = content.find(b"\0")
     if at >= 0:
-        raise BadInputError(
-            f"{name} is binary, not text: byte {at:,} is zero",
-            "Give UTF-8 text, for example from iconv -t utf-8",
-        )
+        raise binary_error(name, at)
     try:
         return content[start:].decode("utf-8")
     except UnicodeDecodeError as error:
         at = error.start + start
-        raise BadInputError(
-            f"{name} is not UTF-8: byte {at:,} is 0x{content[at]:02x} ({error.reason})",
-            "Convert it first, for example with iconv -f latin1 -t utf-8",
-        ) from None
+        raise encoding_error(name, at, content[at], error.reason) from None
+
+
+def binary_error(name: str, at: int) -> BadInputError:
+    """What to say of a text with a zero byte at `at`."""
+    return BadInputError(
+        f"{name} is binary, not text: byte {at:,} is zero",
+        "Give UTF-8 text, for example from iconv -t utf-8",
+    )
+
+
+def encoding_error(name: str, at: int, byte: int, reason: str) -> BadInputError:
+    """What to say of a text whose byte at `at` is no UTF-8."""
+    return BadInputError(
+        f"{name} is not UTF-8: byte {at:,} is 0x{byte:02x} ({reason})",
+        "Convert it first, for example with iconv -f latin1 -t utf-8",
+    )
 
 
 def _corpus(parts: Iterable[str], name: str, sources: tuple[str, ...]) -> Corpus:
@@ -186,10 +199,22 @@ def _from_file(path: Path) -> str:
 
 
 def _read(path: Path) -> bytes:
+    with open_text(path) as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def open_text(path: Path) -> Iterator[BinaryIO]:
+    """Open a file of text for reading; what goes wrong meanwhile is told in one line.
+
+    Raises:
+        BadInputError: it is missing, a device, or can't be read.
+    """
     try:
         if path.is_char_device() or path.is_block_device():
             raise BadInputError(f"corpus {path} is a device", "Name a text file, or - for a pipe")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            yield file
     except FileNotFoundError:
         raise BadInputError(f"corpus {path} does not exist", "Name a text file") from None
     except OSError as error:

@@ -1,7 +1,8 @@
 """What a model must beat, on the same split and the same bytes: counting, and compressors.
 
-For texts too large to count in memory, n-grams and compressors get the end of the train part and
-the beginning of the text; the report says how much of each.
+Of a text too large to count and compress, all of them get the beginning, and the model's figure
+for that beginning stands beside theirs; of a large train part they get the end. The report says
+how much of each.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from minitx.evaluation.bits import TextSize, bits_per, token_sizes
 from minitx.evaluation.compressors import compress_holdout, compressor_names
 from minitx.evaluation.ngrams import ORDERS, NGrams
+from minitx.evaluation.reading import Beginning
 from minitx.evaluation.report import Baselines, NGramFigures
 from minitx.tokenizer import Tokenizer
 
@@ -22,11 +24,12 @@ IdArray = npt.NDArray[np.integer]
 ByteArray = npt.NDArray[np.uint8]
 
 MOST_TRAIN_TOKENS = 5_000_000
-MOST_TOKENS = 2_000_000
 MOST_TRAIN_BYTES = 16_000_000
-MOST_BYTES = 8_000_000
+MOST_BYTES = 4_000_000
+"""Of a text, what is counted and compressed."""
 
 _PART = 1 << 20
+_SCORED_AT_ONCE = 1 << 20
 
 
 def measure_baselines(
@@ -34,7 +37,7 @@ def measure_baselines(
     ids: IdArray,
     size: TextSize,
     content: ByteArray,
-    index: npt.NDArray[np.int64] | None,
+    scored: Beginning,
     train_ids: IdArray | None,
     train_content: ByteArray | None,
     phase: Callable[[str], None] | None = None,
@@ -46,58 +49,65 @@ def measure_baselines(
         ids: of the text.
         size: of the text.
         content: `(bytes,)` the text itself, in UTF-8.
-        index: of the ids that the model was scored on; None for all but the first.
+        scored: what the model was scored on, of the beginning of the text or all of it.
         train_ids: what n-grams are counted on; None without a train part.
         train_content: `(bytes,)` what compressors read first; None without a train part.
         phase: told what is measured next.
     """
     tell = phase or (lambda name: None)
     tell("counting n-grams")
-    ngrams, n_tokens, n_train = _ngrams(tokenizer, ids, size, index, train_ids)
-    text = content[:MOST_BYTES]
-    train = None if train_content is None else train_content[-MOST_TRAIN_BYTES:]
+    part = np.asarray(ids[: scored.n_ids], dtype=np.int64)
+    train = np.empty(0, np.int64)
+    if train_ids is not None:
+        train = np.asarray(train_ids[-MOST_TRAIN_TOKENS:], dtype=np.int64)
+    n_tokens, n_bytes = len(scored.index), _bytes_of(tokenizer, ids, size, scored)
+    losses = [math.log(tokenizer.vocab_size)]
+    if len(train):
+        losses += _ngram_losses(NGrams(train, tokenizer.vocab_size), part, scored.index)
+    text = content
+    if len(part) < len(ids):
+        text = content[: int(token_sizes(tokenizer)[part].sum())]
+    before = None if train_content is None else train_content[-MOST_TRAIN_BYTES:]
     compressed = []
     for name in compressor_names():
         tell(f"compressing with {name}")
-        parts = None if train is None else _parts(train)
-        compressed.append(compress_holdout(name, parts, _parts(text)))
+        compressed.append(
+            compress_holdout(name, None if before is None else _parts(before), _parts(text))
+        )
     return Baselines(
-        ngrams=ngrams,
+        ngrams=tuple(
+            NGramFigures(order, loss, bits_per(loss * n_tokens, n_bytes))
+            for order, loss in enumerate(losses)
+        ),
         compressors=tuple(compressed),
-        train_tokens=n_train,
+        train_tokens=len(train),
         tokens=n_tokens,
         text_bytes=len(text),
-        train_bytes=0 if train is None else len(train),
+        train_bytes=0 if before is None else len(before),
+        model_loss=scored.nats / n_tokens,
+        model_bits_per_byte=bits_per(scored.nats, n_bytes),
     )
 
 
-def _ngrams(
-    tokenizer: Tokenizer,
-    ids: IdArray,
-    size: TextSize,
-    index: npt.NDArray[np.int64] | None,
-    train_ids: IdArray | None,
-) -> tuple[tuple[NGramFigures, ...], int, int]:
-    sizes = token_sizes(tokenizer)
-    part = np.asarray(ids[:MOST_TOKENS], dtype=np.int64)
-    targets = np.arange(1, len(part)) if index is None else index[index < len(part)]
-    if not len(targets):
-        # The model was scored on a far part alone; its beginning will have to do.
-        targets = np.arange(1, len(part))
-    n_bytes = float(sizes[part[targets]].sum())
-    if len(targets) == len(ids) - 1:
-        n_bytes = size.without(tokenizer.token_bytes(int(ids[0]))).n_bytes
-    losses = [math.log(tokenizer.vocab_size)]
-    train = np.empty(0, np.int64)
-    if train_ids is not None and len(train_ids):
-        train = np.asarray(train_ids[-MOST_TRAIN_TOKENS:], dtype=np.int64)
-        by_order = NGrams(train, tokenizer.vocab_size, ORDERS).losses(part)
-        losses += [float(row[targets - 1].mean()) for row in by_order]
-    figures = tuple(
-        NGramFigures(order, loss, bits_per(loss * len(targets), n_bytes))
-        for order, loss in enumerate(losses)
-    )
-    return figures, len(targets), len(train)
+def _bytes_of(tokenizer: Tokenizer, ids: IdArray, size: TextSize, scored: Beginning) -> float:
+    if len(scored.index) == len(ids) - 1:
+        # What unknown tokens stand for is known for the text as a whole.
+        return size.without(tokenizer.token_bytes(int(ids[0]))).n_bytes
+    return float(token_sizes(tokenizer)[ids[scored.index]].sum())
+
+
+def _ngram_losses(
+    ngrams: NGrams, part: npt.NDArray[np.int64], index: npt.NDArray[np.int64]
+) -> list[float]:
+    """Mean loss of the targets at `index`, by each order; a piece of the text at a time."""
+    totals = np.zeros(ORDERS)
+    for start in range(1, len(part), _SCORED_AT_ONCE):
+        end = min(start + _SCORED_AT_ONCE, len(part))
+        first = max(0, start - ORDERS + 1)
+        losses = ngrams.losses(part[first:end])
+        inside = index[(index >= start) & (index < end)]
+        totals += losses[:, inside - first - 1].sum(1)
+    return [float(total) / len(index) for total in totals]
 
 
 def _parts(content: ByteArray) -> Callable[[], Iterator[bytes]]:

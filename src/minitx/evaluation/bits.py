@@ -18,6 +18,8 @@ import numpy.typing as npt
 
 from minitx.tokenizer import Tokenizer
 
+_AT_ONCE = 1 << 20
+
 
 @dataclass(frozen=True)
 class TextSize:
@@ -52,3 +54,22 @@ def token_sizes(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
     if tokenizer.unknown_id is not None:
         sizes[tokenizer.unknown_id] = 1
     return sizes
+
+
+def ids_within(ids: npt.NDArray[np.integer], sizes: npt.NDArray[np.int64], n_bytes: int) -> int:
+    """How many ids from the start on stand for at most `n_bytes` bytes together.
+
+    Args:
+        ids: of a text; a memory map is read as far as needed.
+        sizes: bytes of each id.
+        n_bytes: to fit into.
+    """
+    count, left = 0, n_bytes
+    while count < len(ids):
+        ends = np.cumsum(sizes[ids[count : count + _AT_ONCE]])
+        fitting = int(np.searchsorted(ends, left, side="right"))
+        count += fitting
+        if fitting < len(ends):
+            break
+        left -= int(ends[-1])
+    return count

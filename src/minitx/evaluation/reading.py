@@ -72,19 +72,34 @@ class Details:
 
 
 @dataclass(frozen=True, eq=False)
+class Beginning:
+    """What was scored of the beginning of a text: what baselines are compared on.
+
+    Attributes:
+        n_ids: that the beginning has.
+        index: of the targets in it that were scored, `(n,)`.
+        nats: their total loss.
+    """
+
+    n_ids: int
+    index: npt.NDArray[np.int64]
+    nats: float
+
+
+@dataclass(frozen=True, eq=False)
 class Reading:
     """What a pass over a text found.
 
     Attributes:
         figures: the loss.
         blocks: the same by block.
-        index: of the targets that were scored; None if all but the first.
+        beginning: the same of the beginning alone; None where not asked for.
         details: None where not asked for.
     """
 
     figures: Figures
     blocks: Blocks
-    index: npt.NDArray[np.int64] | None
+    beginning: Beginning | None
     details: Details | None
 
 
@@ -96,6 +111,7 @@ def read_text(
     windows: Windows,
     with_details: bool = False,
     train_counts: npt.NDArray[np.integer] | None = None,
+    beginning: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Reading:
     """Score a text once, in bounded memory.
@@ -107,6 +123,7 @@ def read_text(
         windows: how it is cut.
         with_details: also fill `Reading.details`.
         train_counts: `(vocab_size,)` how often the train part has each id.
+        beginning: ids of which `Reading.beginning` tells; 0 for none.
         progress: told the number of targets scored by each batch.
 
     Raises:
@@ -115,14 +132,17 @@ def read_text(
     sums = BlockSums(size.n_bytes, token_sizes(tokenizer))
     details = _Details(tokenizer, windows, ids, size, train_counts) if with_details else None
     index: list[npt.NDArray[np.int64]] = []
+    nats = 0.0
     chunks = token_losses(
         model, ids, windows.context_length, windows.stride, max_tokens=windows.max_tokens,
         autocast_dtype=windows.autocast_dtype, with_confidence=with_details,
     )  # fmt: skip
     for chunk in chunks:
         sums.add(ids, chunk.index, chunk.losses)
-        if windows.max_tokens:
-            index.append(chunk.index)
+        if chunk.index[0] < beginning:
+            inside = chunk.index < beginning
+            index.append(chunk.index[inside])
+            nats += float(chunk.losses[inside].sum(dtype=np.float64))
         if details is not None:
             targets, before = ids[chunk.index].astype(np.int64), ids[chunk.index - 1]
             details.positions.add(chunk.position, chunk.losses)
@@ -135,13 +155,10 @@ def read_text(
             progress(len(chunk.losses))
     blocks = sums.result()
     first = tokenizer.token_bytes(int(ids[0]))
-    scored = np.concatenate(index) if index else None
-    if scored is not None and len(scored) == len(ids) - 1:
-        scored = None
     return Reading(
         figures=_figures(blocks, windows, size, first, len(ids)),
         blocks=blocks,
-        index=scored,
+        beginning=Beginning(beginning, np.concatenate(index), nats) if index else None,
         details=None if details is None else details.result(),
     )
 

@@ -119,15 +119,19 @@ class NGramFigures:
 
 @dataclass(frozen=True)
 class Baselines:
-    """What the model must beat.
+    """What the model must beat, and the model on the same text.
+
+    Of a large text, all this is measured on its beginning.
 
     Attributes:
         ngrams: by order; only the uniform one where there is no train part to count.
         compressors: on the bytes of the text.
         train_tokens: that the n-grams were counted on.
-        tokens: of the text that n-grams were scored on; fewer than the model's for a large text.
+        tokens: of the text that n-grams and model were scored on.
         text_bytes: of the text that was compressed.
         train_bytes: of the train part that was compressed before it.
+        model_loss: of the model on these tokens, nats per token.
+        model_bits_per_byte: the same over their bytes.
     """
 
     ngrams: tuple[NGramFigures, ...]
@@ -136,6 +140,8 @@ class Baselines:
     tokens: int
     text_bytes: int
     train_bytes: int
+    model_loss: float
+    model_bits_per_byte: float
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def holdout_report(report: Report, shading: Shading, width: int) -> Iterator[Ren
         yield _verdict(report.verdict)
     if report.baselines is not None:
         yield from _heading("What it must beat, on the same text")
-        yield _baselines_table(report, report.baselines, shading, width)
+        yield _baselines_table(report.baselines, shading, width)
         yield from _baseline_notes(report, report.baselines)
     if report.context_use is not None:
         yield from _heading("Loss by how many tokens a prediction sees")
@@ -178,14 +178,12 @@ def _verdict(verdict: Verdict) -> Text:
     return text.append(f": {verdict.reason}. {verdict.advice}.")
 
 
-def _baselines_table(
-    report: HoldoutReport, baselines: Baselines, shading: Shading, width: int
-) -> Table:
+def _baselines_table(baselines: Baselines, shading: Shading, width: int) -> Table:
     rows: list[tuple[str, float, float | None]] = [
         (_ngram_name(one.order), one.bits_per_byte, one.loss) for one in baselines.ngrams
     ]
     rows += [(one.name, one.bits_per_byte, None) for one in baselines.compressors]
-    rows.append((_MODEL, report.plain.bits_per_byte, report.plain.loss))
+    rows.append((_MODEL, baselines.model_bits_per_byte, baselines.model_loss))
     rows.sort(key=lambda row: row[1])
     longest = max(value for _, value, _ in rows)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -223,16 +221,16 @@ def _baseline_notes(report: HoldoutReport, baselines: Baselines) -> Iterator[Tex
         )
     else:
         note = "Without a train part there is nothing to count. Compressors: the text alone."
-    if baselines.tokens < report.plain.tokens_scored or baselines.text_bytes < report.text.bytes:
+    if baselines.text_bytes < report.text.bytes:
         note += (
-            f" Of this large text, n-grams saw the first {baselines.tokens:,} tokens and "
-            f"compressors the first {bytes_(baselines.text_bytes)}."
+            f" All of this, the model's row included, is on the first "
+            f"{bytes_(baselines.text_bytes)} of this large text."
         )
     elif report.plain.tokens_scored < report.text.tokens - 1:
         note += " Compressors had the whole text."
     yield Text(note, style="dim")
     best = min(baselines.ngrams, key=lambda one: one.bits_per_byte)
-    if report.verdict is None and best.bits_per_byte < report.plain.bits_per_byte:
+    if report.verdict is None and best.bits_per_byte < baselines.model_bits_per_byte:
         yield Text(
             f"Counting {best.order}-grams does better than this model: it is trained too little, "
             "or too small.",

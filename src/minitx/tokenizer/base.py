@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -103,6 +103,21 @@ class Tokenizer(ABC):
                 waiting = []
         if waiting:
             yield self._encode_chunks(waiting, unknown)
+
+    def encode_stream(self, texts: Iterable[str], unknown: Unknown = "error") -> Iterator[Ids]:
+        """Give the ids of a text that comes in parts, cut anywhere; few of them are in memory.
+
+        The ids are those of the whole. A text without a line end, or of a tokenizer that may be
+        cut nowhere, is gathered up first.
+
+        Raises:
+            BadInputError: as in `encode`, after the parts before.
+        """
+        rest = ""
+        for text in texts:
+            *whole, rest = ["", *chunks(rest + text, _CHUNK, self._border)]
+            yield from self.encode_parts("".join(whole), unknown)
+        yield from self.encode_parts(rest, unknown)
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """Turn ids into text; bytes that are no UTF-8 become U+FFFD, as do unknown tokens.

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from minitx.errors import BadInputError
 from minitx.tokenizer.base import UNKNOWN, Ids, Tokenizer, Unknown
+from minitx.tokenizer.chunks import ANYWHERE, Border
 from minitx.tokenizer.word_level import word_level_definition
 
 PATTERN = r"[\s\S]"
@@ -59,6 +60,10 @@ class CharTokenizer(Tokenizer):
     def unknown_characters(self, text: str) -> list[str]:
         """As in `Tokenizer`."""
         return [c for c in dict.fromkeys(text) if self._look_up(c)[0] == self.unknown_id]
+
+    @property
+    def _border(self) -> Border:
+        return ANYWHERE
 
     @cached_property
     def _bytes_of(self) -> list[bytes]:

@@ -19,10 +19,12 @@ from minitx.checkpoint import LoadedModel, load_model
 from minitx.checkpoint.rundir import RunDirectory, find_run
 from minitx.compute import Compute, choose_device, choose_dtype
 from minitx.config import SamplingConfig
-from minitx.corpus import EncodedCorpus, load_encoded, read_corpus
+from minitx.config.checks import require_one_of
+from minitx.corpus import EncodedCorpus, EncodedFile, encode_file, load_encoded
+from minitx.corpus.encoded_file import blocks_of, decoded, release
 from minitx.errors import BadInputError, DamagedFileError
-from minitx.evaluation.baselines import measure_baselines
-from minitx.evaluation.bits import TextSize
+from minitx.evaluation.baselines import MOST_BYTES, measure_baselines
+from minitx.evaluation.bits import TextSize, ids_within, token_sizes
 from minitx.evaluation.blocks import Blocks
 from minitx.evaluation.comparison import compare
 from minitx.evaluation.copying import find_copied
@@ -50,11 +52,13 @@ ByteArray = npt.NDArray[np.uint8]
 Progress = Callable[[str, int, int], None]
 """Told what is being done, and how much of how much is done; of 0 where that is not known."""
 
+UNKNOWN_CHOICES = ("error", "replace")
+
 _STRETCHES = 8
 _STRETCH_TOKENS = 160
 _PROMPT_TOKENS = 16
 _SEARCHED_TRAIN_BYTES = 64_000_000
-_COUNTED_AT_ONCE = 1 << 24
+_COUNTED_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,9 @@ class EvaluationSettings:
         quick: the plain figure alone.
         device: `auto`, `cpu`, `cuda` or `mps`.
         dtype: of the matrix products: `float32`, `bfloat16`, or `auto` for float32, which is exact.
+        unknown: what to do with characters that a `char` tokenizer lacks: refuse the text
+            (`error`), or score them as the unknown token (`replace`), which makes bits per byte
+            too low. Words that a `word` tokenizer lacks are always replaced, and counted.
     """
 
     context_length: int | None = None
@@ -79,6 +86,7 @@ class EvaluationSettings:
     quick: bool = False
     device: str = "auto"
     dtype: str = "auto"
+    unknown: str = "error"
 
 
 def evaluate_holdout(
@@ -92,26 +100,26 @@ def evaluate_holdout(
         progress: told what is being done.
 
     Raises:
-        BadInputError: the checkpoint is in no run, the run has no holdout, or a setting does not
-            fit the model.
+        BadInputError: the checkpoint is in no run, the run has no holdout or one that its
+            tokenizer does not know, or a setting does not fit the model.
         DamagedFileError: the run's data does not belong to the model.
     """
     subject = _open(checkpoint, settings, _corpus_with_holdout(checkpoint))
-    return _measure(subject, _holdout(subject), settings, progress)[0]
+    return _measure(subject, _holdout(subject, settings), settings, progress)[0]
 
 
 def evaluate_file(
     checkpoint: Path, source: str, settings: EvaluationSettings, progress: Progress | None = None
 ) -> HoldoutReport:
-    """Measure a model on a text file; what the vocabulary lacks is counted, not hidden.
+    """Measure a model on a text file of any size, or on a pipe.
 
     Raises:
-        BadInputError: it can't be read, is too short, or has nothing that the model knows; or a
-            setting does not fit the model.
+        BadInputError: it can't be read, is too short, or has text that the model does not know;
+            or a setting does not fit the model.
     """
-    content = _file_content(source)
     subject = _open(checkpoint, settings, _corpus_if_any(checkpoint))
-    return _measure(subject, _file(subject, source, content), settings, progress)[0]
+    text = _file(subject, source, settings, progress)
+    return _measure(subject, text, settings, progress)[0]
 
 
 def compare_checkpoints(
@@ -133,19 +141,18 @@ def compare_checkpoints(
             them score different parts of the text.
     """
     settings = replace(settings, quick=True)
-    content = None if source is None else _file_content(source)
     if source is None:
         _require_same_holdout(checkpoints)
     reports: list[HoldoutReport] = []
     blocks: list[Blocks] = []
     same_tokens: set[tuple[str, int]] = set()
     for checkpoint in checkpoints:
-        if source is None or content is None:
+        if source is None:
             subject = _open(checkpoint, settings, _corpus_with_holdout(checkpoint))
-            text = _holdout(subject)
+            text = _holdout(subject, settings)
         else:
             subject = _open(checkpoint, settings, _corpus_if_any(checkpoint))
-            text = _file(subject, source, content)
+            text = _file(subject, source, settings, progress)
         same_tokens.add((subject.tokenizer.digest, _context(subject, settings)))
         if settings.max_tokens and len(same_tokens) > 1:
             raise BadInputError(
@@ -258,10 +265,10 @@ def _require_same_holdout(checkpoints: Sequence[Path]) -> None:
         )
 
 
-def _holdout(subject: _Subject) -> _Text:
+def _holdout(subject: _Subject, settings: EvaluationSettings) -> _Text:
     corpus = subject.corpus
     assert corpus is not None
-    return _Text(
+    text = _Text(
         name="holdout",
         ids=corpus.holdout_ids,
         size=TextSize(corpus.holdout.bytes, corpus.holdout.characters),
@@ -269,30 +276,49 @@ def _holdout(subject: _Subject) -> _Text:
         content=np.memmap(corpus.directory / "holdout.txt", np.uint8, "r"),
         is_holdout=True,
     )
+    _require_known(subject.tokenizer, "the holdout", text, settings)
+    return text
 
 
-def _file_content(source: str) -> str:
-    return read_corpus([source]).text
-
-
-def _file(subject: _Subject, source: str, text: str) -> _Text:
+def _file(
+    subject: _Subject, source: str, settings: EvaluationSettings, progress: Progress | None
+) -> _Text:
     tokenizer = subject.tokenizer
-    ids = tokenizer.encode(text, unknown="replace")
-    unknown_id = tokenizer.unknown_id
-    unknown = 0 if unknown_id is None else int(np.count_nonzero(ids == unknown_id))
-    if unknown == len(ids):
+    _tell(progress, f"encoding {source}")
+    found: EncodedFile = encode_file(Path(source), tokenizer)
+    counts = found.counts
+    if counts.unknown == counts.tokens:
         raise BadInputError(
             f"{source} has nothing that the {tokenizer.kind} tokenizer of this model knows",
             "Score a text like the one it was trained on, or train with --kind bpe",
         )
-    if len(ids) < 2:
+    if counts.tokens < 2:
         raise BadInputError(
             f"{source} is 1 token long, which can't be scored: nothing comes before it",
             "Give a text of at least 2 tokens",
         )
-    content = np.frombuffer(text.encode("utf-8"), np.uint8)
-    size = TextSize(len(content), len(text))
-    return _Text(Path(source).name, ids, size, unknown, content, is_holdout=False)
+    size = TextSize(counts.bytes, counts.characters)
+    name = Path(source).name
+    text = _Text(name, found.ids, size, counts.unknown, found.content, is_holdout=False)
+    _require_known(tokenizer, source, text, settings)
+    return text
+
+
+def _require_known(
+    tokenizer: Tokenizer, name: str, text: _Text, settings: EvaluationSettings
+) -> None:
+    require_one_of("--unknown", settings.unknown, UNKNOWN_CHOICES)
+    # A vocabulary of words is never complete; one of characters is expected to be.
+    if not text.unknown or settings.unknown == "replace" or tokenizer.kind != "char":
+        return
+    for part in decoded(blocks_of(text.content), name):
+        if unknown := tokenizer.unknown_characters(part):
+            break
+    raise BadInputError(
+        f"{name} has {text.unknown:,} character{'s' if text.unknown > 1 else ''} that the char "
+        f"tokenizer does not know, the first {unknown[0]!r} (U+{ord(unknown[0]):04X})",
+        "Give --unknown replace to score them as <unk>, or train with --kind bpe",
+    )
 
 
 def _context(subject: _Subject, settings: EvaluationSettings) -> int:
@@ -320,7 +346,10 @@ def _measure(
     context = _context(subject, settings)
     windows = Windows(context, context, settings.max_tokens, subject.autocast_dtype)
     counts = None if settings.quick else _train_counts(subject, progress)
-    reading = _read(subject, text, windows, progress, not settings.quick, counts)
+    beginning = 0
+    if settings.baselines and not settings.quick:
+        beginning = _beginning(subject, text)
+    reading = _read(subject, text, windows, progress, not settings.quick, counts, beginning)
     report = HoldoutReport(
         model=_model_figures(subject),
         text=_text_figures(text),
@@ -330,13 +359,13 @@ def _measure(
     )
     if not settings.quick:
         baselines = None
-        if settings.baselines:
+        if reading.beginning is not None:
             baselines = measure_baselines(
                 subject.tokenizer,
                 text.ids,
                 text.size,
                 text.content,
-                reading.index,
+                reading.beginning,
                 None if subject.corpus is None else subject.corpus.train_ids,
                 subject.train_content(),
                 lambda name: _tell(progress, name),
@@ -346,6 +375,13 @@ def _measure(
     return report, reading.blocks
 
 
+def _beginning(subject: _Subject, text: _Text) -> int:
+    """Tokens of the text that baselines are measured on."""
+    if text.size.n_bytes <= MOST_BYTES:
+        return len(text.ids)
+    return ids_within(text.ids, token_sizes(subject.tokenizer), MOST_BYTES)
+
+
 def _read(
     subject: _Subject,
     text: _Text,
@@ -353,6 +389,7 @@ def _read(
     progress: Progress | None,
     with_details: bool = False,
     train_counts: npt.NDArray[np.integer] | None = None,
+    beginning: int = 0,
 ) -> Reading:
     total = count_targets(len(text.ids), windows.context_length, windows.stride, windows.max_tokens)
     name = f"scoring {text.name}"
@@ -360,7 +397,7 @@ def _read(
         name += f", stride {windows.stride}"
     return read_text(
         subject.loaded.model, subject.tokenizer, text.ids, text.size, windows, with_details,
-        train_counts, _counter(progress, name, total),
+        train_counts, beginning, _counter(progress, name, total),
     )  # fmt: skip
 
 
@@ -419,7 +456,7 @@ def _verdict(
     beaten_by = None
     if baselines is not None and len(baselines.ngrams) > 1:
         best = min(baselines.ngrams, key=lambda one: one.bits_per_byte)
-        if best.bits_per_byte < report.plain.bits_per_byte:
+        if best.bits_per_byte < baselines.model_bits_per_byte:
             beaten_by = f"counting {best.order}-grams"
     history = _holdout_losses(subject.run)
     name = subject.loaded.directory.name.removeprefix("step-")
@@ -478,6 +515,7 @@ def _train_counts(subject: _Subject, progress: Progress | None) -> npt.NDArray[n
     ids = subject.corpus.train_ids
     for start in range(0, len(ids), _COUNTED_AT_ONCE):
         counts += np.bincount(ids[start : start + _COUNTED_AT_ONCE], minlength=len(counts))
+        release(ids)
     return counts
 
 

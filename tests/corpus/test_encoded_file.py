@@ -1,0 +1,110 @@
+import os
+import tempfile
+import threading
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minitx.corpus import encode_file, encoded_file
+from minitx.corpus.encoded_file import decoded, release
+from minitx.errors import BadInputError
+from minitx.tokenizer import base, train_tokenizer
+
+TEXT = "".join(f"Line {i} has a naïve fox,\r\n\nand {i % 7} ☃ men.\n" for i in range(300))
+TOKENIZERS = {
+    "bpe": train_tokenizer(TEXT, "bpe", 300),
+    "char": train_tokenizer(TEXT[:200], "char", 0),
+    "word": train_tokenizer(TEXT, "word", 40),
+}
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_file_in_blocks_is_the_text_at_once(kind, mark, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoded_file, "_BLOCK", 101)
+    monkeypatch.setattr(base, "_CHUNK", 30)
+    tokenizer = TOKENIZERS[kind]
+    path = tmp_path / "text.txt"
+    path.write_bytes(mark + TEXT.encode())
+    found = encode_file(path, tokenizer)
+    expected = tokenizer.encode(TEXT, unknown="replace")
+    assert np.array_equal(found.ids, expected)
+    assert found.content.tobytes() == TEXT.encode()
+    assert found.counts.tokens == len(expected)
+    assert found.counts.characters == len(TEXT)
+    assert found.counts.bytes == len(TEXT.encode())
+    unknown = 0 if tokenizer.unknown_id is None else (expected == tokenizer.unknown_id).sum()
+    assert found.counts.unknown == unknown
+    assert (unknown > 0) == (kind != "bpe")
+
+
+def test_a_pipe_is_read_once(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_bytes, args=(TEXT.encode(),))
+    writer.start()
+    found = encode_file(path, TOKENIZERS["bpe"])
+    writer.join()
+    assert np.array_equal(found.ids, TOKENIZERS["bpe"].encode(TEXT))
+
+
+@given(st.text(max_size=40), st.integers(1, 7))
+@settings(deadline=None, max_examples=60)
+def test_characters_may_be_cut_anywhere(text, size):
+    content = text.replace("\0", "").encode("utf-8", "replace")
+    blocks = [content[i : i + size] for i in range(0, len(content), size)]
+    assert "".join(decoded(blocks, "it")) == content.decode()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "has no text in it"),
+        (b" \n\n", "has no text in it"),
+        (b"abc\0def", "byte 3 is zero"),
+        (b"abcdefgh\xe2\x98", "is not UTF-8: byte 8 is 0xe2"),
+        (b"ab\xff", "is not UTF-8: byte 2 is 0xff"),
+    ],
+)
+def test_what_is_no_text_is_refused_with_its_place(content, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoded_file, "_BLOCK", 3)
+    path = tmp_path / "text.txt"
+    path.write_bytes(content)
+    with pytest.raises(BadInputError, match=message):
+        encode_file(path, TOKENIZERS["char"])
+
+
+def test_no_room_for_the_ids_is_told_with_the_place(tmp_path, monkeypatch):
+    def full():
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(BadInputError, match="No space left on device.*TMPDIR"):
+        encode_file(path, TOKENIZERS["char"])
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    peaks = []
+    for times in (40, 400):
+        path = tmp_path / f"{times}.txt"
+        path.write_text(TEXT * times)
+        tracemalloc.start()
+        encode_file(path, TOKENIZERS["char"])
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert (tmp_path / "400.txt").stat().st_size > 4_000_000
+    assert peaks[1] < 2.5 * max(peaks[0], 8_000_000)
+
+
+def test_what_is_released_is_still_there(tmp_path):
+    path = tmp_path / "ids"
+    np.arange(5000, dtype="<u2").tofile(path)
+    mapped = np.memmap(path, "<u2", "r")
+    release(mapped[10:20])
+    assert mapped[4999] == 4999
+    release(np.arange(3))
