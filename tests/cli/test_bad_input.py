@@ -300,3 +300,21 @@ def test_occupied_output(minitx, inside, verses):
 def test_unknown_command_and_no_command(minitx):
     assert_refused(minitx("trian"), "no such command", "see minitx --help")
     assert "tokenize" in assert_refused(minitx(), "no command was given").out
+
+
+def test_eval_of_a_text_with_unseen_characters(minitx, text, tiny_run):
+    """The default refuses, naming the first; asked to, it scores them and says what that hides."""
+    path = text("2 green bottles\nhanging déjà vu, über the wall.\n" * 9)
+    words = ["text.txt has 27 characters", "'é' (u+00e9)", "--unknown replace", "--kind bpe"]
+    assert_refused(minitx("eval", tiny_run, path), *words)
+    done = minitx("eval", tiny_run, path, "--unknown", "replace", "--quick")
+    assert done.code == 0
+    assert "stand for text that the vocabulary lacks" in done.out
+    assert_refused(minitx("eval", tiny_run, path, "--unknown", "skip"), "--unknown is 'skip'")
+
+
+def test_eval_of_a_holdout_with_unseen_characters(minitx, inside, verses):
+    (inside / "new.txt").write_text("3 green bottles ☃ on the wall.\n" * 20)
+    assert minitx("train", verses, *SMALL, "--holdout", "new.txt", "--out", "run").code == 0
+    assert_refused(minitx("eval", "run"), "the holdout has 20 characters", "'☃' (u+2603)")
+    assert minitx("eval", "run", "--unknown", "replace", "--quick").code == 0

@@ -86,7 +86,7 @@ class EvaluationSettings:
     quick: bool = False
     device: str = "auto"
     dtype: str = "auto"
-    unknown: str = "error"
+    unknown: str = "replace"
 
 
 def evaluate_holdout(
