@@ -12,7 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from minitx.corpus.encoded_file import release
+
 Sums = npt.NDArray[np.float64]
+
+_AT_ONCE = 1 << 20
 
 MOST_BLOCKS = 100
 SMALLEST_BLOCK = 128
@@ -61,7 +65,20 @@ class BlockSums:
         losses: npt.NDArray[np.float32],
     ) -> None:
         """Add losses of the targets at `index` of `ids`; each call is further on in the text."""
-        end = int(index[-1]) + 1
+        # A part of a text may be scored in places far apart, with much to count in between.
+        while self._read_ids <= index[-1]:
+            end = min(self._read_ids + _AT_ONCE, int(index[-1]) + 1)
+            first, last = np.searchsorted(index, [self._read_ids, end])
+            self._add_up_to(end, ids, index[first:last], losses[first:last])
+            release(ids)
+
+    def _add_up_to(
+        self,
+        end: int,
+        ids: npt.NDArray[np.integer],
+        index: npt.NDArray[np.int64],
+        losses: npt.NDArray[np.float32],
+    ) -> None:
         sizes = self._sizes[ids[self._read_ids : end]]
         ends = self._read_bytes + np.cumsum(sizes)
         here = index - self._read_ids

@@ -28,7 +28,6 @@ Progress = Callable[[int], None]
 _BATCH_TOKENS = {"cpu": 8_192}
 _BATCH_TOKENS_ELSEWHERE = 65_536
 _BATCH_LOGITS = 2**26
-_RELEASE_EVERY = 64
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ def _losses(
     was_training = model.training
     model.eval()
     try:
-        for number, batch in enumerate(batches, start=1):
+        for batch in batches:
             length = batch[0].length
             rows = np.stack([ids[w.start : w.start + length + 1] for w in batch]).astype(np.int64)
             tokens = torch.from_numpy(rows).to(device)
@@ -181,8 +180,7 @@ def _losses(
             with torch.no_grad(), _autocast(device, autocast_dtype):
                 measured = _measure(model, tokens[:, :-1], tokens[:, 1:], with_confidence)
             yield _chunk(batch, *(array.cpu().numpy() for array in measured))
-            if number % _RELEASE_EVERY == 0:
-                release(ids)
+            release(ids)
     finally:
         model.train(was_training)
 

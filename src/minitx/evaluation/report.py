@@ -14,6 +14,7 @@ from minitx.evaluation.compressors import Compressed
 from minitx.evaluation.copying import Copied
 from minitx.evaluation.positions import ContextUse
 from minitx.evaluation.verdict import Verdict
+from minitx.shown import Shown
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class SurprisingText:
 
 
 @dataclass(frozen=True)
-class HoldoutReport:
+class HoldoutReport(Shown):
     """All that is found out about a model on a text.
 
     Attributes:
@@ -218,7 +219,7 @@ class PairedTest:
 
 
 @dataclass(frozen=True)
-class ComparisonReport:
+class ComparisonReport(Shown):
     """Several models on one text.
 
     Attributes:

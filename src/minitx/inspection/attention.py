@@ -11,6 +11,7 @@ import numpy.typing as npt
 from minitx.config import ModelConfig
 from minitx.errors import BadInputError
 from minitx.inspection.rollout import attention_rollout
+from minitx.shown import Shown
 
 if TYPE_CHECKING:
     from minitx.model import Transformer
@@ -21,7 +22,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class AttentionMaps:
+class AttentionMaps(Shown):
     """The attention of all heads over one text.
 
     Attributes:

@@ -33,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minitx.inspection.probes import RepeatProbe, repeat_probe, text_windows
+from minitx.shown import Shown
 
 if TYPE_CHECKING:
     from minitx.model import Transformer
@@ -109,7 +110,7 @@ class HeadRole:
 
 
 @dataclass(frozen=True)
-class HeadRoles:
+class HeadRoles(Shown):
     """The roles of all heads, layer by layer.
 
     Attributes:

@@ -98,8 +98,22 @@ def save_page(study: AttentionStudy, request: AttentionRequest, path: Path) -> N
     """Measure everything the page shows of a study, and write it.
 
     Raises:
-        BadInputError: when the page would be too large or can't be written, or when there is no
-            such layer or head.
+        BadInputError: as `study_page`, or when it can't be written.
+    """
+    page = study_page(study, request)
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise BadInputError(
+            f"{path} can't be written ({error.strerror})", "Choose another file"
+        ) from None
+
+
+def study_page(study: AttentionStudy, request: AttentionRequest) -> str:
+    """Measure everything the page shows of a study, and lay it out as one HTML document.
+
+    Raises:
+        BadInputError: when the page would be too large, or when there is no such layer or head.
     """
     config = study.model.config
     require_page_fits(len(study.ids), config.n_layers, config.n_heads)
@@ -111,7 +125,7 @@ def save_page(study: AttentionStudy, request: AttentionRequest, path: Path) -> N
         f"{config.n_heads} heads, {count(config.n_parameters)} parameters; "
         f"a text of {len(study.ids)} tokens"
     )
-    page = attention_page(
+    return attention_page(
         PageContent(
             title=f"What {study.checkpoint.name} looks at",
             about=f"{about}, {study.prompt_from}" if study.prompt_from else about,
@@ -124,12 +138,6 @@ def save_page(study: AttentionStudy, request: AttentionRequest, path: Path) -> N
             ablation=study.ablation,
         )
     )
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise BadInputError(
-            f"{path} can't be written ({error.strerror})", "Choose another file"
-        ) from None
 
 
 def require_page_fits(seq: int, n_layers: int, n_heads: int) -> None:

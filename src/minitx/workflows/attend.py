@@ -31,6 +31,7 @@ from minitx.inspection.attention import (
 from minitx.inspection.logit_lens import LogitLens, read_logit_lens
 from minitx.inspection.mask_check import MaskCheck, check_mask
 from minitx.inspection.roles import HeadRole, HeadRoles, read_roles
+from minitx.shown import Shown
 
 if TYPE_CHECKING:
     from minitx.model import Transformer
@@ -59,19 +60,21 @@ class Choice:
 
 
 @dataclass(frozen=True, eq=False)
-class ChosenMap:
+class ChosenMap(Shown):
     """One map to show.
 
     Attributes:
         kind: weights or value-weighted norms of a head, an average over heads, or a rollout.
         layer, head: of which; None where the map is over all of them.
         values: (seq, seq).
+        tokens: text of each token; empty if it is not known.
     """
 
     kind: MapKind
     layer: int | None
     head: int | None
     values: FloatArray
+    tokens: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class ChosenMaps:
 
 
 @dataclass(frozen=True, eq=False)
-class AttentionStudy:
+class AttentionStudy(Shown):
     """A model, a text, and everything that can be asked about the two.
 
     Attributes:
@@ -236,23 +239,24 @@ def choose_maps(
     layers = [layer] if isinstance(layer, int) else range(n_layers)
     heads = [head] if isinstance(head, int) else range(n_heads)
     read = study.maps.norms if kind == "norm" else study.maps.head
-    chosen = tuple(ChosenMap(kind, i, j, read(i, j)) for i in layers for j in heads)
+    tokens = study.maps.tokens
+    chosen = tuple(ChosenMap(kind, i, j, read(i, j), tokens) for i in layers for j in heads)
     return ChosenMaps(chosen, reason)
 
 
 def _over_heads(study: AttentionStudy, kind: MapKind, layer: Index) -> Iterator[ChosenMap]:
-    n_layers = study.model.config.n_layers
+    n_layers, tokens = study.model.config.n_layers, study.maps.tokens
     if kind == "average":
         if layer is None:
-            yield ChosenMap(kind, None, None, study.maps.average())
+            yield ChosenMap(kind, None, None, study.maps.average(), tokens)
         for at in range(n_layers):
             if layer in ("all", at):
-                yield ChosenMap(kind, at, None, study.maps.average(at))
+                yield ChosenMap(kind, at, None, study.maps.average(at), tokens)
         return
     rolled = study.maps.rollout()
     for at in range(n_layers):
         if layer in ("all", at) or (layer is None and at == n_layers - 1):
-            yield ChosenMap(kind, at, None, rolled[at])
+            yield ChosenMap(kind, at, None, rolled[at], tokens)
 
 
 def save_maps(study: AttentionStudy, path: Path) -> None:

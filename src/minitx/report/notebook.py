@@ -1,0 +1,110 @@
+"""What studies, maps and reports look like when rich prints them or a notebook shows them."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Iterable
+from functools import singledispatch
+
+from rich.console import Console, RenderableType
+
+from minitx.evaluation.report import ComparisonReport, HoldoutReport
+from minitx.inspection.attention import AttentionMaps
+from minitx.inspection.roles import HeadRoles
+from minitx.report.attention_page import study_page
+from minitx.report.attention_screen import (
+    AttentionRequest,
+    attention_screen,
+    map_name,
+    quantity_of,
+)
+from minitx.report.attention_view import maps_grid, roles_table
+from minitx.report.heatmap import Heatmap, Scale, shading_for
+from minitx.report.holdout_report import holdout_report
+from minitx.shown import Shown
+from minitx.workflows.attend import AttentionStudy, ChosenMap
+
+_WIDTH = 100
+_FRAME_HEIGHT = 900
+
+
+@singledispatch
+def view(shown: Shown, console: Console, width: int) -> Iterable[RenderableType]:
+    """What rich prints of an object, in parts.
+
+    Args:
+        shown: what to show.
+        console: that prints; its colours decide how maps are drawn.
+        width: columns.
+    """
+    raise NotImplementedError(type(shown).__name__)
+
+
+@view.register
+def _(shown: AttentionStudy, console: Console, width: int) -> Iterable[RenderableType]:
+    return attention_screen(shown, AttentionRequest(), shading_for(console), width)
+
+
+@view.register
+def _(shown: ChosenMap, console: Console, width: int) -> Iterable[RenderableType]:
+    return [map_name(shown), _heatmap(shown)]
+
+
+@view.register
+def _(shown: AttentionMaps, console: Console, width: int) -> Iterable[RenderableType]:
+    shading, scale = shading_for(console), Scale(1.0)
+    maps = [
+        (f"{layer}.{head}", shown.head(layer, head))
+        for layer in range(shown.n_layers)
+        for head in range(shown.n_heads)
+    ]
+    lines = maps_grid(maps, shown.n_heads, scale, shading, width)
+    return [*lines, scale.legend(shading)]
+
+
+@view.register
+def _(shown: HeadRoles, console: Console, width: int) -> Iterable[RenderableType]:
+    return [roles_table(shown)]
+
+
+@view.register(HoldoutReport)
+@view.register(ComparisonReport)
+def _(
+    shown: HoldoutReport | ComparisonReport, console: Console, width: int
+) -> Iterable[RenderableType]:
+    return holdout_report(shown, shading_for(console), width)
+
+
+@singledispatch
+def as_html(shown: Shown) -> str:
+    """What a notebook shows of an object: what rich prints, in colour, unless there is better."""
+    console = Console(
+        file=io.StringIO(), record=True, width=_WIDTH, force_terminal=True,
+        color_system="truecolor", no_color=False, legacy_windows=False, force_jupyter=False,
+    )  # fmt: skip
+    console.print(shown)
+    style = "font-family:ui-monospace,Menlo,Consolas,monospace;line-height:1.25;overflow-x:auto"
+    return console.export_html(
+        inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>'
+    )
+
+
+@as_html.register
+def _(shown: AttentionStudy) -> str:
+    """The page of `minitx attn --html`, in a frame of its own."""
+    page = html.escape(study_page(shown, AttentionRequest()))
+    return (
+        f'<iframe title="Attention" srcdoc="{page}" width="100%" height="{_FRAME_HEIGHT}" '
+        'style="border:0"></iframe>'
+    )
+
+
+@as_html.register
+def _(shown: ChosenMap) -> str:
+    return f"<p>{html.escape(map_name(shown))}</p>{_heatmap(shown)._repr_html_()}"
+
+
+def _heatmap(shown: ChosenMap) -> Heatmap:
+    tokens = shown.tokens or tuple(map(str, range(len(shown.values))))
+    return Heatmap(shown.values, tokens, quantity_of(shown.kind))
