@@ -54,6 +54,13 @@ def evaluate(
             help="Refuse characters that a char tokenizer lacks, or score them as unknown.",
         ),
     ] = "error",
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="int8|bfloat16",
+            help="Round the weights, and show what it costs beside the model as it is.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     checkpoint: Annotated[
         str, typer.Option(metavar="best|last", help="Which checkpoint of a run.")
@@ -78,6 +85,8 @@ def evaluate(
     minitx eval runs/corpus-001 other.txt  a run on another text
 
     minitx eval runs/a runs/b              which is better, and is that chance?
+
+    minitx eval --quantize int8            what do weights of 8 bits cost?
     """
     from minitx.checkpoint.rundir import resolve_checkpoint
     from minitx.config.checks import require_one_of, require_range
@@ -87,6 +96,10 @@ def evaluate(
     require_one_of("--device", device, DEVICES)
     require_one_of("--dtype", dtype, DTYPES)
     require_one_of("--unknown", unknown, ("error", "replace"))
+    if quantize is not None:
+        from minitx.config.weights import WEIGHT_FORMATS
+
+        require_one_of("--quantize", quantize, WEIGHT_FORMATS)
     require_range("--max-tokens", max_tokens, 0, 10**15)
     which: Literal["best", "last"] = "last" if checkpoint == "last" else "best"
     models: list[Path] = []
@@ -102,7 +115,7 @@ def evaluate(
     from minitx.workflows.evaluate import EvaluationSettings
 
     settings = EvaluationSettings(
-        context, stride, max_tokens, baselines, quick, device, dtype, unknown
+        context, stride, max_tokens, baselines, quick, device, dtype, unknown, quantize
     )
     sources = [None] if holdout or not texts else []
     reports = _measure(directories, [*sources, *map(str, texts)], settings)
@@ -119,13 +132,22 @@ def _measure(
     directories: list[Path], sources: list[str | None], settings: EvaluationSettings
 ) -> list[Report]:
     from minitx.report.evaluation_progress import EvaluationProgress
-    from minitx.workflows.evaluate import compare_checkpoints, evaluate_file, evaluate_holdout
+    from minitx.workflows.evaluate import (
+        compare_checkpoints,
+        compare_with_quantized,
+        evaluate_file,
+        evaluate_holdout,
+    )
 
     reports: list[Report] = []
     with EvaluationProgress(sys.stderr) as progress:
         for source in sources:
             if len(directories) > 1:
                 reports.append(compare_checkpoints(directories, source, settings, progress.update))
+            elif settings.quantize is not None:
+                reports.append(
+                    compare_with_quantized(directories[0], source, settings, progress.update)
+                )
             elif source is None:
                 reports.append(evaluate_holdout(directories[0], settings, progress.update))
             else:

@@ -111,14 +111,25 @@ def generate(
             help="Format of the weights.", metavar="auto|float32|bfloat16", rich_help_panel=_MODEL
         ),
     ] = "auto",
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="int8|bfloat16",
+            help="Keep the weights in fewer bits; eval --quantize says what it costs.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
 ) -> None:
     """Continue a text with a trained model; the same seed gives the same text."""
     from minitx.checkpoint.rundir import resolve_checkpoint
     from minitx.config import SamplingConfig
     from minitx.config.checks import require_one_of
+    from minitx.config.weights import WEIGHT_FORMATS
     from minitx.report.generation_screen import GenerationScreen
 
     require_one_of("--checkpoint", checkpoint, ("best", "last"))
+    if quantize is not None:
+        require_one_of("--quantize", quantize, WEIGHT_FORMATS)
     if sum((prompt is not None, prompt_file is not None, interactive)) > 1:
         raise BadInputError(
             "--prompt, --prompt-file and --interactive each say where prompts come from",
@@ -150,7 +161,7 @@ def generate(
     from minitx.workflows.generate import open_speaker, read_prompts
 
     prompts = read_prompts(prompt_file) if prompt_file is not None else [prompt or ""]
-    speaker = open_speaker(directory, device, dtype)
+    speaker = open_speaker(directory, device, dtype, quantize)
     screen = GenerationScreen(speaker, sys.stdout)
     if interactive:
         from minitx.report.generation_prompt import ask_for_prompts

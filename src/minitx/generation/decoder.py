@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from minitx.generation.one_row import OneRow, fits_one_row
 from minitx.generation.slot_cache import SlotCache
 from minitx.model import KVCache, Transformer
 
@@ -34,6 +35,7 @@ class Decoder:
         weight = model.embedding.weight
         self.device, self._dtype = weight.device, weight.dtype
         self.cache = SlotCache(model.config, self.device, self._dtype)
+        self._one_row: OneRow | None = None
 
     def read(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Let texts join behind the last row, each read in one pass; equal ones are read once.
@@ -66,6 +68,10 @@ class Decoder:
             Logits of what follows, `(rows, vocab_size)`.
         """
         self.cache.reserve(self.cache.longest + 1)
+        if len(tokens) == 1 and fits_one_row(self._model):
+            if self._one_row is None:
+                self._one_row = OneRow(self._model)
+            return self._one_row.feed(tokens[0], self.cache)
         newest = torch.tensor(tokens, device=self.device)[:, None]
         logits: Tensor = self._model(newest, cache=self.cache)[:, -1]
         return logits

@@ -25,29 +25,32 @@ class SlotCache(KVCache):
 
     def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
         self._context = config.context_length
-        super().__init__(config, 0, min(_FIRST_CAPACITY, self._context), device, dtype)
-        self._stored_keys, self._stored_values = self.keys, self.values
+        capacity = min(_FIRST_CAPACITY, self._context)
+        super().__init__(config, 0, capacity, device, dtype)
+        # Keys and values of all layers in one tensor: (layers, 2, rows, heads, positions, width).
+        shape = (config.n_layers, 2, 0, config.n_kv_heads, capacity, config.head_dim)
+        self._store = torch.zeros(shape, device=device, dtype=dtype)
 
     def reserve(self, positions: int) -> None:
         """Have room for at least so many positions in each row, as far as the context goes."""
         if positions > self.capacity and self.capacity < self._context:
             capacity = min(max(positions, 2 * self.capacity), self._context)
-            self._grow(self._stored_keys[0].size(0), capacity)
+            self._grow(self._store.size(2), capacity)
             self._show(self.lengths)
 
     def join(self, other: KVCache, rows: list[int]) -> None:
         """Append what these rows of another cache hold; a row named twice joins twice."""
         held, wanted = self.batch_size, self.batch_size + len(rows)
         longest = int(other.lengths.max())
-        stored_rows = self._stored_keys[0].size(0)
+        stored_rows = self._store.size(2)
         if wanted > stored_rows:
             self._grow(max(wanted, 2 * stored_rows), self.capacity)
         self.reserve(longest)
-        index = torch.tensor(rows, device=self.keys[0].device)
-        for stored, theirs in zip(
-            (*self._stored_keys, *self._stored_values), (*other.keys, *other.values), strict=True
-        ):
-            stored[held:wanted, :, :longest] = theirs[index, :, :longest]
+        index = torch.tensor(rows, device=self._store.device)
+        for layer, both in enumerate(zip(other.keys, other.values, strict=True)):
+            for kind, theirs in enumerate(both):
+                chosen = theirs.index_select(0, index)[:, :, :longest]
+                self._store[layer, kind, held:wanted, :, :longest] = chosen
         self._show(torch.cat((self.lengths, other.lengths[torch.tensor(rows)])))
 
     def leave(self, row: int) -> None:
@@ -56,8 +59,7 @@ class SlotCache(KVCache):
         lengths = self.lengths.clone()
         if row != last:
             held = int(lengths[last])
-            for stored in (*self._stored_keys, *self._stored_values):
-                stored[row, :, :held] = stored[last, :, :held]
+            self._store[:, :, row, :, :held] = self._store[:, :, last, :, :held]
             lengths[row] = lengths[last]
         self._show(lengths[:last])
 
@@ -72,18 +74,34 @@ class SlotCache(KVCache):
         lengths[row] = held
         self.set_lengths(lengths)
 
-    def _grow(self, rows: int, capacity: int) -> None:
-        def larger(stored: Tensor) -> Tensor:
-            there, heads, positions, width = stored.shape
-            new = stored.new_zeros((rows, heads, capacity, width))
-            new[:there, :, :positions] = stored
-            return new
+    def row_views(self, position: int) -> tuple[tuple[Tensor, ...], ...]:
+        """Views of the first row, layer by layer, for one that writes a position itself.
 
-        self._stored_keys = [larger(stored) for stored in self._stored_keys]
-        self._stored_values = [larger(stored) for stored in self._stored_values]
-        self.capacity = capacity
+        Args:
+            position: there is room for it.
+
+        Returns:
+            Where its key and its value go, `(n_kv_heads, head_dim)` each, and all keys and all
+            values up to it, `(1, n_kv_heads, position + 1, head_dim)` each.
+        """
+        row = self._store[:, :, 0]
+        new = row[:, :, :, position]
+        everything = row[:, :, None, :, : position + 1]
+        return (
+            new[:, 0].unbind(0),
+            new[:, 1].unbind(0),
+            everything[:, 0].unbind(0),
+            everything[:, 1].unbind(0),
+        )
+
+    def _grow(self, rows: int, capacity: int) -> None:
+        layers, kinds, there, heads, positions, width = self._store.shape
+        larger = self._store.new_zeros((layers, kinds, rows, heads, capacity, width))
+        larger[:, :, :there, :, :positions] = self._store
+        self._store, self.capacity = larger, capacity
 
     def _show(self, lengths: Tensor) -> None:
-        self.keys = [stored[: len(lengths)] for stored in self._stored_keys]
-        self.values = [stored[: len(lengths)] for stored in self._stored_values]
+        shown = self._store[:, :, : len(lengths)]
+        self.keys = list(shown[:, 0].unbind(0))
+        self.values = list(shown[:, 1].unbind(0))
         self.set_lengths(lengths)

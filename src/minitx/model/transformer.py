@@ -22,6 +22,7 @@ from minitx.model.attention_choice import choose_form
 from minitx.model.block import Block
 from minitx.model.initialization import initialize
 from minitx.model.kv_cache import KVCache
+from minitx.model.matrices import Matrix
 from minitx.model.norms import LayerNorm, RMSNorm
 from minitx.model.rotary import rotary_table
 from minitx.model.trace import Trace
@@ -39,6 +40,8 @@ class Transformer(nn.Module):
     Attributes:
         attention_form: `explicit`, `fused`, or `auto` for the faster one.
         ablated_heads: (layer, head) pairs whose output is set to 0; empty by default.
+        stored_matrices: weights by name that are kept in fewer bits beside the parameter of that
+            name, which has the same values; empty unless `store_weights` was called.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -46,6 +49,7 @@ class Transformer(nn.Module):
         self.config = config
         self.attention_form: AttentionForm = "auto"
         self.ablated_heads: set[tuple[int, int]] = set()
+        self.stored_matrices: dict[str, Matrix] = {}
         gpt2 = config.architecture == "gpt2"
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.positions = nn.Embedding(config.context_length, config.d_model) if gpt2 else None

@@ -44,6 +44,7 @@ from minitx.evaluation.surprising import Passage
 from minitx.evaluation.verdict import Verdict, judge
 from minitx.evaluation.windows import require_stride
 from minitx.generation import generate
+from minitx.model.matrices import store_weights
 from minitx.tokenizer import Tokenizer
 from minitx.training.loggers import read_metrics
 
@@ -77,6 +78,7 @@ class EvaluationSettings:
         unknown: what to do with characters that a `char` tokenizer lacks: refuse the text
             (`error`), or score them as the unknown token (`replace`), which makes bits per byte
             too low. Words that a `word` tokenizer lacks are always replaced, and counted.
+        quantize: round the weights first: `int8` or `bfloat16`; None leaves them as they are.
     """
 
     context_length: int | None = None
@@ -87,6 +89,7 @@ class EvaluationSettings:
     device: str = "auto"
     dtype: str = "auto"
     unknown: str = "replace"
+    quantize: str | None = None
 
 
 def evaluate_holdout(
@@ -140,13 +143,42 @@ def compare_checkpoints(
         BadInputError: as above, or the models have different holdouts, or `max_tokens` would have
             them score different parts of the text.
     """
-    settings = replace(settings, quick=True)
     if source is None:
         _require_same_holdout(checkpoints)
+    return _compare([(checkpoint, settings) for checkpoint in checkpoints], source, progress)
+
+
+def compare_with_quantized(
+    checkpoint: Path,
+    source: str | None,
+    settings: EvaluationSettings,
+    progress: Progress | None = None,
+) -> ComparisonReport:
+    """Measure what rounding the weights costs: a model as it is, and as `settings.quantize` says.
+
+    Args:
+        checkpoint: for example from `resolve_checkpoint`.
+        source: a text file; None for the holdout.
+        settings: how. Baselines and details are left out.
+        progress: told what is being done.
+
+    Raises:
+        BadInputError: as above, or there is no such format.
+    """
+    as_it_is = replace(settings, quantize=None)
+    return _compare([(checkpoint, as_it_is), (checkpoint, settings)], source, progress)
+
+
+def _compare(
+    variants: Sequence[tuple[Path, EvaluationSettings]],
+    source: str | None,
+    progress: Progress | None,
+) -> ComparisonReport:
     reports: list[HoldoutReport] = []
     blocks: list[Blocks] = []
     same_tokens: set[tuple[str, int]] = set()
-    for checkpoint in checkpoints:
+    for checkpoint, given in variants:
+        settings = replace(given, quick=True)
         if source is None:
             subject = _open(checkpoint, settings, _corpus_with_holdout(checkpoint))
             text = _holdout(subject, settings)
@@ -179,6 +211,7 @@ class _Subject:
     compute: Compute
     corpus: EncodedCorpus | None
     run: RunDirectory | None
+    quantize: str | None = None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -215,13 +248,15 @@ def _open(
     device = choose_device(settings.device)
     dtype = torch.float32 if settings.dtype == "auto" else choose_dtype(settings.dtype, device)
     loaded = load_model(checkpoint, device)
+    if settings.quantize is not None:
+        store_weights(loaded.model, settings.quantize)
     run, encoded = corpus or (None, None)
     if encoded is not None and encoded.tokenizer_digest != loaded.tokenizer.digest:
         raise DamagedFileError(
             f"{encoded.directory} was encoded with another tokenizer than that of {checkpoint}",
             "Restore the data directory of the run",
         )
-    subject = _Subject(loaded, Compute(device, dtype), encoded, run)
+    subject = _Subject(loaded, Compute(device, dtype), encoded, run, settings.quantize)
     require_stride(_stride(subject, settings), _context(subject, settings))
     return subject
 
@@ -527,7 +562,8 @@ def _readable(tokenizer: Tokenizer, passage: Passage) -> SurprisingText:
 def _model_figures(subject: _Subject) -> ModelFigures:
     config = subject.loaded.model.config
     return ModelFigures(
-        checkpoint=str(subject.loaded.directory),
+        checkpoint=str(subject.loaded.directory)
+        + (f" ({subject.quantize} weights)" if subject.quantize else ""),
         architecture=config.architecture,
         n_parameters=config.n_parameters,
         tokenizer=subject.tokenizer.kind,

@@ -22,6 +22,7 @@ from minitx.generation import Generation, generate
 from minitx.generation.beam import beam_search
 from minitx.generation.loop import OnText
 from minitx.model import Transformer
+from minitx.model.matrices import store_weights
 from minitx.tokenizer import Tokenizer
 
 _LARGEST_PROMPT_FILE = 1 << 30
@@ -56,21 +57,38 @@ class Speaker:
         return beam_search(self.model, self.tokenizer, prompt, beams, max_new_tokens)
 
 
-def open_speaker(checkpoint: Path, device: str = "auto", dtype: str = "float32") -> Speaker:
+def open_speaker(
+    checkpoint: Path, device: str = "auto", dtype: str = "auto", quantize: str | None = None
+) -> Speaker:
     """Load a model to generate with.
 
     Args:
         checkpoint: a checkpoint directory, for example from `resolve_checkpoint`.
         device: `auto`, `cpu`, `cuda` or `mps`.
         dtype: of the weights; `auto` and `float32` keep them exact, `bfloat16` halves them.
+        quantize: `int8` keeps weights in 8 bits, `bfloat16` in 16; None as `dtype` says.
 
     Raises:
-        BadInputError, DamagedFileError: see `load_model`.
+        BadInputError, DamagedFileError: see `load_model`; or the device does not go with it.
     """
     if dtype not in ("auto", "float32", "bfloat16"):
         raise BadInputError(f"dtype is {dtype!r}", "Choose one of auto, float32, bfloat16")
-    weights = torch.bfloat16 if dtype == "bfloat16" else torch.float32
-    loaded = load_model(checkpoint, choose_device(device), weights)
+    where = choose_device(device)
+    if quantize is not None and dtype == "bfloat16" != quantize:
+        raise BadInputError(f"{quantize} and bfloat16 are both asked for", "Leave out --dtype")
+    if where.type != "cpu":
+        if quantize == "int8":
+            raise BadInputError(
+                f"weights of 8 bits are not read on {where.type}",
+                "Use --device cpu, or --dtype bfloat16",
+            )
+        half = "bfloat16" in (dtype, quantize)
+        loaded = load_model(checkpoint, where, torch.bfloat16 if half else torch.float32)
+    else:
+        loaded = load_model(checkpoint, where, torch.float32)
+        kept = quantize or ("bfloat16" if dtype == "bfloat16" else None)
+        if kept is not None:
+            store_weights(loaded.model, kept)
     return Speaker(checkpoint, loaded.model, loaded.tokenizer)
 
 

@@ -1,0 +1,326 @@
+"""Generating text: tokens a second beside nanoGPT and transformers, and beside reading memory.
+
+python bench/generation.py --nanogpt PATH
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from harness import Result, Samples, Table, Target, publish
+from peers import SHAKESPEARE_GPU
+
+from minitx.checkpoint.huggingface import save_model
+from minitx.config import ModelConfig, SamplingConfig
+from minitx.generation import generate
+from minitx.generation.one_row import OneRow
+from minitx.model import Transformer
+from minitx.model.matrices import store_weights
+from minitx.tokenizer import Tokenizer, train_tokenizer
+
+PROMPT = "\n"
+NEW_TOKENS = 250
+MANY = 32
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something that generates `NEW_TOKENS` tokens for each of `texts` texts.
+
+    Attributes:
+        run: generates.
+        texts: side by side.
+        n_bytes: of weights that a step reads; 0 for a peer.
+    """
+
+    run: Callable[[], object]
+    texts: int = 1
+    n_bytes: int = 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nanogpt", type=Path, help="a checkout of karpathy/nanoGPT")
+    parser.add_argument("--out", type=Path, help="write the JSON here instead")
+    parser.add_argument("--seconds", type=float, default=60.0, help="for the turns of all")
+    given = parser.parse_args()
+    torch.manual_seed(0)
+    tokenizer = _tokenizer()
+    model = _model("qwen3", tokenizer)
+    contenders = _ours(model, tokenizer)
+    with tempfile.TemporaryDirectory() as temporary:
+        directories = {}
+        for family in ("qwen3", "gpt2"):
+            directories[family] = Path(temporary) / family
+            directories[family].mkdir()
+            save_model(directories[family], _model(family, tokenizer), tokenizer)
+        contenders |= _transformers(directories)
+        if given.nanogpt is not None:
+            contenders["nanoGPT (no cache)"] = _nanogpt(given.nanogpt)
+        bandwidths: list[float] = []
+        timed = _turns(contenders, given.seconds, bandwidths)
+        starts = _starts(directories["qwen3"])
+    first = _first_token(model, tokenizer)
+    publish(_result(contenders, timed, bandwidths, first, starts), given.out)
+
+
+def _tokenizer() -> Tokenizer:
+    letters = "".join(map(chr, range(33, 33 + SHAKESPEARE_GPU.vocabulary - 2)))
+    return train_tokenizer("\n " + letters, "char", 0)
+
+
+def _model(family: str, tokenizer: Tokenizer) -> Transformer:
+    load = SHAKESPEARE_GPU
+    gated = family == "qwen3"
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size, context_length=load.context, n_layers=load.layers,
+        n_heads=load.heads, n_kv_heads=load.heads, d_model=load.width,
+        d_ff=round(load.width * 8 / 3 / 8) * 8 if gated else 4 * load.width,
+        head_dim=load.width // load.heads, architecture="qwen3" if gated else "gpt2",
+    )  # fmt: skip
+    return Transformer(config).eval()
+
+
+def _ours(model: Transformer, tokenizer: Tokenizer) -> dict[str, Contender]:
+    one = SamplingConfig(temperature=0.8, max_new_tokens=NEW_TOKENS)
+    found: dict[str, Contender] = {}
+    for name in ("float32", "bfloat16", "int8"):
+        kept = Transformer(model.config).eval()
+        kept.load_state_dict(model.state_dict())
+        if name != "float32":
+            store_weights(kept, name)
+        n_bytes = OneRow(kept).n_bytes
+        for texts in (1, MANY):
+            config = replace(one, num_samples=texts)
+            label = f"minitx {name}" + (f", {texts} samples" if texts > 1 else "")
+            found[label] = Contender(
+                lambda kept=kept, config=config: generate(kept, tokenizer, [PROMPT], config),
+                texts,
+                n_bytes,
+            )
+    return found
+
+
+def _transformers(directories: Mapping[str, Path]) -> dict[str, Contender]:
+    found: dict[str, Contender] = {}
+    with contextlib.suppress(ImportError):
+        import transformers
+
+        transformers.logging.set_verbosity_error()
+        for family, directory in directories.items():
+            theirs = transformers.AutoModelForCausalLM.from_pretrained(directory).eval()
+            ids = torch.zeros(1, 1, dtype=torch.int64)
+
+            def run(theirs=theirs, ids=ids) -> None:
+                theirs.generate(
+                    ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS,
+                    min_new_tokens=NEW_TOKENS, do_sample=True, temperature=0.8, top_k=0,
+                    pad_token_id=0,
+                )  # fmt: skip
+
+            found[f"transformers {transformers.__version__} {family}"] = Contender(run)
+    return found
+
+
+def _nanogpt(checkout: Path) -> Contender:
+    sys.path.insert(0, str(checkout))
+    from model import GPT, GPTConfig
+
+    load = SHAKESPEARE_GPU
+    with contextlib.redirect_stdout(io.StringIO()):
+        theirs = GPT(
+            GPTConfig(
+                block_size=load.context, vocab_size=load.vocabulary, n_layer=load.layers,
+                n_head=load.heads, n_embd=load.width, dropout=0.0, bias=False,
+            )
+        ).eval()  # fmt: skip
+    start = torch.zeros(1, 1, dtype=torch.int64)
+    return Contender(lambda: theirs.generate(start, NEW_TOKENS, temperature=0.8))
+
+
+def _turns(
+    contenders: Mapping[str, Contender], seconds: float, bandwidths: list[float]
+) -> dict[str, Samples]:
+    # In turn, with a reading of the memory's speed in each round; at least two rounds.
+    for contender in contenders.values():
+        contender.run()
+    timed: dict[str, list[float]] = {name: [] for name in contenders}
+    began = time.perf_counter()
+    while len(bandwidths) < 2 or time.perf_counter() - began < seconds:
+        bandwidths.append(_read_bandwidth())
+        for name, contender in contenders.items():
+            start = time.perf_counter()
+            contender.run()
+            timed[name].append(time.perf_counter() - start)
+    return {name: Samples(tuple(values)) for name, values in timed.items()}
+
+
+def _read_bandwidth(megabytes: int = 200, repeats: int = 3) -> float:
+    """Bytes a second that a sum over a long vector reads, the best of several."""
+    source = torch.ones(megabytes * 250_000)
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        source.sum()
+        best = min(best, time.perf_counter() - start)
+    return 4 * source.numel() / best
+
+
+def _first_token(model: Transformer, tokenizer: Tokenizer) -> dict[int, float]:
+    # Seconds to the first token after a prompt of so many tokens, in a process that has just
+    # loaded: nothing is warm but what loading warms.
+    found = {}
+    for size in (1, 64, 255):
+        config = SamplingConfig(max_new_tokens=1)
+        times = [
+            generate(model, tokenizer, ["A" * size], config)[0].seconds_to_first_token
+            for _ in range(5)
+        ]
+        found[size] = statistics.median(times)
+    return found
+
+
+def _starts(directory: Path) -> dict[str, float]:
+    # Seconds of a whole process: torch alone, and `minitx generate` of one token.
+    commands = {
+        "import torch": [sys.executable, "-c", "import torch"],
+        "minitx generate, 1 token": [
+            sys.executable, "-m", "minitx", "generate", str(directory), "--prompt", "A",
+            "--max-new-tokens", "1", "--device", "cpu",
+        ],
+    }  # fmt: skip
+    found = {}
+    for name, command in commands.items():
+        times = []
+        for _ in range(4):
+            start = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True)
+            times.append(time.perf_counter() - start)
+        # The first may have read files from the disk.
+        found[name] = statistics.median(times[1:])
+    return found
+
+
+def _result(
+    contenders: Mapping[str, Contender],
+    timed: Mapping[str, Samples],
+    bandwidths: list[float],
+    first: Mapping[int, float],
+    starts: Mapping[str, float],
+) -> Result:
+    bandwidth = statistics.median(bandwidths)
+    rates = {
+        name: contenders[name].texts * NEW_TOKENS / samples.median
+        for name, samples in timed.items()
+    }
+    peers = [name for name in rates if not name.startswith("minitx")]
+    rows = []
+    for name, rate in rates.items():
+        contender = contenders[name]
+        limit = bandwidth / contender.n_bytes if contender.n_bytes else 0.0
+        alone = contender.n_bytes and contender.texts == 1
+        rows.append(
+            [
+                name,
+                f"{rate:,.0f}",
+                f"{100 * timed[name].spread:.0f} %",
+                f"{limit:,.0f}" if alone else "",
+                f"{100 * rate / limit:.0f} %" if alone else "",
+                *(f"{rate / rates[peer]:.1f}" if alone else "" for peer in peers),
+            ]
+        )
+    speed = Table(
+        f"{NEW_TOKENS} tokens after a prompt of 1, all texts of a run together:",
+        ["who", "tokens/s", "spread", "memory allows", "part of it",
+         *(f"ratio to {peer}" for peer in peers)],
+        rows,
+    )  # fmt: skip
+    waits = Table(
+        "Waiting:",
+        ["what", "seconds"],
+        [
+            *([f"first token after a prompt of {n}", f"{s:.3f}"] for n, s in first.items()),
+            *([f"whole process: {name}", f"{s:.2f}"] for name, s in starts.items()),
+        ],
+    )
+    return Result(
+        name="generation",
+        title="Generation",
+        about=f"One process generates with each library in turn, at {SHAKESPEARE_GPU.name}, "
+        f"context {SHAKESPEARE_GPU.context}, random weights, temperature 0.8. What memory allows "
+        "is the rate at which all weights could be read once for each token: bytes a second that "
+        "a sum over 200 MB reads, measured in each round, over the bytes of the weights in that "
+        "format. Peers compute in float32.",
+        tables=[
+            Table(
+                "The limit, measured in the same run:",
+                ["limit", "measured"],
+                [["memory read", f"{bandwidth / 1e9:.1f} GB/s"]],
+            ),
+            speed,
+            waits,
+        ],
+        targets=_targets(contenders, rates, peers, bandwidth, first, starts),
+        notes=[
+            "A matrix that stays in the processor's cache is read faster than memory allows; "
+            "weights of 8 bits may. With several samples the weights are read once for all, and "
+            "arithmetic is the limit.",
+        ],
+        raw={
+            "bandwidth": bandwidths,
+            "seconds": {name: list(samples.seconds) for name, samples in timed.items()},
+            "first_token_seconds": {str(n): s for n, s in first.items()},
+            "process_seconds": dict(starts),
+        },
+    )
+
+
+def _targets(
+    contenders: Mapping[str, Contender],
+    rates: Mapping[str, float],
+    peers: list[str],
+    bandwidth: float,
+    first: Mapping[int, float],
+    starts: Mapping[str, float],
+) -> list[Target]:
+    found = []
+    for name in ("float32", "bfloat16", "int8"):
+        label = f"minitx {name}"
+        part = rates[label] * contenders[label].n_bytes / bandwidth
+        found.append(
+            Target(f"60 % of what memory allows, {name}", f"{100 * part:.0f} %", part >= 0.6)
+        )
+        for peer in peers:
+            aim = 3.0 if "transformers" in peer else 20.0
+            ratio = rates[label] / rates[peer]
+            found.append(
+                Target(f"{aim:.0f} times {peer}, {name}", f"{ratio:.1f} times", ratio >= aim)
+            )
+        many = rates[f"{label}, {MANY} samples"] / rates[label]
+        found.append(
+            Target(
+                f"{MANY} samples at 10 times the rate of one, {name}",
+                f"{many:.1f} times",
+                many >= 10,
+            )
+        )
+    slowest = max(first.values())
+    found.append(Target("first token under 50 ms", f"{1000 * slowest:.0f} ms", slowest < 0.05))
+    process = starts["minitx generate, 1 token"]
+    found.append(Target("process under 1.5 s", f"{process:.2f} s", process < 1.5))
+    return found
+
+
+if __name__ == "__main__":
+    main()
