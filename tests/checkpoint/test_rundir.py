@@ -12,7 +12,7 @@ from minitx.checkpoint.rundir import (
     resolve_checkpoint,
 )
 from minitx.config import DataConfig, ModelConfig, RunConfig, TokenizerConfig, TrainConfig
-from minitx.errors import BadInputError, DamagedFileError
+from minitx.errors import BadInputError, DamagedFileError, RunLockedError
 
 CONFIG = RunConfig(
     data=DataConfig(corpus=("a.txt", 'b "quoted".txt')),
@@ -37,14 +37,12 @@ def run():
     return run
 
 
-def add(run, step, *pointers):
+def add(run, step, best_step=None):
     directory = run.checkpoint(step)
     directory.mkdir()
     for name in MODEL_FILES:
         (directory / name).write_text(f"{name} of {step}")
-    (directory / MANIFEST).write_bytes(manifest_bytes(directory, step))
-    for which in pointers:
-        run.point(which, step)
+    (directory / MANIFEST).write_bytes(manifest_bytes(directory, step, best_step))
     return directory
 
 
@@ -71,6 +69,17 @@ def test_given_directory_must_be_empty(tmp_path):
         RunDirectory.create(tmp_path / "new" / "run", "x")
 
 
+def test_directory_of_a_run_that_never_began_is_used_again(tmp_path):
+    path = RunDirectory.create(tmp_path / "run", "x").path
+    (path / "data" / "train.txt").write_text("half")
+    (path / "lock").write_text("4000000\n")
+    assert list((RunDirectory.create(path, "x").path / "data").iterdir()) == []
+    (path / "notes.txt").write_text("mine")
+    with pytest.raises(BadInputError, match="is not empty"):
+        RunDirectory.create(path, "x")
+    assert (path / "notes.txt").read_text() == "mine"
+
+
 def test_unwritable_place_is_bad_input(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInputError, match="can't be made"):
@@ -78,8 +87,8 @@ def test_unwritable_place_is_bad_input(tmp_path):
 
 
 def test_best_and_last(run):
-    add(run, 250, "best", "last")
-    add(run, 500, "last")
+    add(run, 250, best_step=250)
+    add(run, 500, best_step=250)
     assert resolve_checkpoint(run.path, "best").name == "step-000250"
     assert resolve_checkpoint(run.path, "last").name == "step-000500"
     assert resolve_checkpoint(None, "last").name == "step-000500"
@@ -87,21 +96,39 @@ def test_best_and_last(run):
 
 
 def test_checkpoint_newer_than_the_pointer_is_the_last(run):
-    add(run, 250, "last")
+    add(run, 250)
+    run.point("last", 250)
     add(run, 500)  # the process died before it moved the pointer
     assert run.usable_checkpoint("last").name == "step-000500"
 
 
-def test_unfinished_checkpoint_is_none(run):
-    add(run, 250, "last", "best")
-    (run.checkpoint(500)).mkdir()
-    (run.checkpoint(500) / "config.json").write_text("{}")
+def test_checkpoint_that_lost_its_manifest_is_named(run, caplog):
+    add(run, 250)
+    (add(run, 500) / MANIFEST).unlink()
     assert run.steps() == [250]
+    assert run.usable_checkpoint("last").name == "step-000250"
+    assert "step-000500/manifest.json can't be used: No such file" in caplog.text
+    with pytest.raises(DamagedFileError, match=r"manifest.json .*Use .*step-000250 instead"):
+        resolve_checkpoint(run.checkpoint(500))
+
+
+def test_checkpoints_swapped_between_steps_are_found(run, caplog):
+    add(run, 250)
+    add(run, 500)
+    run.checkpoint(250).rename(run.checkpoint(750))
+    assert run.usable_checkpoint("last").name == "step-000500"
+    assert "holds step 250 by its manifest, not step 750" in caplog.text
+
+
+def test_file_that_a_run_needs_must_be_in_the_manifest(run):
+    add(run, 250)
+    with pytest.raises(DamagedFileError, match="optimizer.safetensors is not in the"):
+        run.usable_checkpoint("last", required=("optimizer.safetensors",))
 
 
 def test_damaged_newest_is_named_and_the_one_before_used(run, caplog):
     add(run, 250)
-    damage(add(run, 500, "last", "best"))
+    damage(add(run, 500, best_step=500))
     with caplog.at_level(logging.WARNING, "minitx"):
         assert resolve_checkpoint(run.path, "best").name == "step-000250"
     assert "step-000500/model.safetensors has 1 bytes" in caplog.text
@@ -127,10 +154,8 @@ def test_named_damaged_checkpoint_is_refused_with_a_whole_one(run):
 
 
 def test_pruning_spares_newest_best_and_last(run):
-    for step in (1, 2, 3, 4, 5):
-        add(run, step)
-    run.point("best", 2)
-    run.point("last", 5)
+    for step in (0, 1, 2, 3, 4, 5):
+        add(run, step, best_step=2 if step > 1 else None)
     run.prune(2)
     assert run.steps() == [2, 4, 5]
     assert sorted(os.listdir(run.checkpoint_root)) == ["step-000002", "step-000004", "step-000005"]
@@ -142,15 +167,40 @@ def test_leftovers_are_cleared_and_whole_ones_kept(run):
         (run.checkpoint_root / name).mkdir()
         (run.checkpoint_root / name / "config.json").write_text("")
     run.clear_leftovers()
+    assert os.listdir(run.checkpoint_root) == ["step-000001", "step-000004"]
+    run.drop_after(1)
     assert os.listdir(run.checkpoint_root) == ["step-000001"]
 
 
-@pytest.mark.parametrize("text", ["", "step-x", "step-000777", "../../etc", "\xff" * 200])
-def test_pointer_that_names_nothing_is_ignored(run, text):
-    add(run, 3)
+@pytest.mark.parametrize("text", ["", "step-x", "step-000777", "step-000005", "\xff" * 200])
+def test_pointers_are_for_people(run, text):
+    add(run, 3, best_step=3)
+    add(run, 5, best_step=3)
     (run.path / "best").write_text(text)
-    assert run.pointed("best") is None
     assert resolve_checkpoint(run.path, "best").name == "step-000003"
+
+
+def test_first_checkpoint_stays_while_it_is_the_only_one(run):
+    add(run, 0)
+    run.prune(1)
+    assert run.steps() == [0]
+    add(run, 10)
+    run.prune(3)
+    assert run.steps() == [10]
+
+
+def test_run_that_lost_run_toml_is_still_one(run):
+    directory = add(run, 3)
+    run.config_file.unlink()
+    assert resolve_checkpoint(run.path) == directory
+    assert newest_run() == run.path
+    with pytest.raises(DamagedFileError, match="run.toml can't be read"):
+        run.read_config()
+
+
+def test_directory_in_use_is_refused_with_its_owner(run, tmp_path):
+    with run.lock(), pytest.raises(RunLockedError, match=f"process {os.getpid()}"):
+        RunDirectory.create(run.path, "corpus")
 
 
 def test_newest_run_is_the_last_trained(run):
@@ -202,6 +252,6 @@ def test_run_without_checkpoint(run):
 )
 def test_broken_run_toml(run, text):
     run.config_file.write_text(text)
-    with pytest.raises(BadInputError) as caught:
+    with pytest.raises(DamagedFileError) as caught:
         run.read_config()
     assert "run.toml" in str(caught.value)

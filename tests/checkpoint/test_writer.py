@@ -16,19 +16,20 @@ def run(tmp_path):
     return RunDirectory.create(tmp_path / "run", "x")
 
 
-def snapshot(step, value=0.0, is_best=False):
+def snapshot(step, value=0.0, best_step=None):
     return Snapshot(
         step=step,
-        is_best=is_best,
+        best_step=best_step,
         files={"config.json": b"{}"},
         tensors={"model.safetensors": {"w": torch.full((3,), value)}},
     )
 
 
 def test_checkpoint_is_whole_and_pointed_to(run):
-    path = write_checkpoint(run, snapshot(1, 7.0, is_best=True), keep=2)
+    path = write_checkpoint(run, snapshot(1, 7.0, best_step=1), keep=2)
     assert verify(path) == 1
-    assert run.pointed("last") == run.pointed("best") == 1
+    assert run.best_step() == 1
+    assert [(run.path / name).read_text() for name in ("last", "best")] == ["step-000001\n"] * 2
     assert load_file(path / "model.safetensors")["w"].tolist() == [7.0] * 3
 
 
@@ -41,7 +42,7 @@ def test_same_step_again_replaces(run):
 
 def test_keeps_the_newest_and_the_best(run):
     for step in range(1, 7):
-        write_checkpoint(run, snapshot(step, is_best=step == 2), keep=2)
+        write_checkpoint(run, snapshot(step, best_step=2 if step > 1 else None), keep=2)
     assert run.steps() == [2, 5, 6]
 
 
@@ -50,7 +51,7 @@ STAGES = ["save_file", "manifest_bytes", "sync_file", "sync_directory", "_replac
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_failure_at_any_stage_leaves_the_checkpoint_before(run, monkeypatch, stage):
-    write_checkpoint(run, snapshot(1, 1.0, is_best=True), keep=1)
+    write_checkpoint(run, snapshot(1, 1.0, best_step=1), keep=1)
 
     def refuse(*_args, **_named):
         raise OSError(28, "No space left on device")

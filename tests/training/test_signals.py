@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from minitx.training.signals import StopRequest
+from minitx.errors import InterruptedRunError
+from minitx.training.signals import StopRequest, interrupted_before_steps
 
 
 @pytest.mark.parametrize(
@@ -15,6 +16,7 @@ from minitx.training.signals import StopRequest
 def test_first_signal_is_only_noted(number, told):
     before = signal.getsignal(number)
     with StopRequest() as stop:
+        stop.defer()
         assert stop.signal_number is None
         assert stop.exit_signal is None
         os.kill(os.getpid(), number)
@@ -25,6 +27,7 @@ def test_first_signal_is_only_noted(number, told):
 
 def test_second_interrupt_stops_now():
     with StopRequest() as stop, pytest.raises(KeyboardInterrupt):
+        stop.defer()
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.signal_number == signal.SIGINT
         os.kill(os.getpid(), signal.SIGINT)
@@ -32,9 +35,18 @@ def test_second_interrupt_stops_now():
 
 def test_second_termination_changes_nothing():
     with StopRequest() as stop:
+        stop.defer()
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.signal_number == signal.SIGINT
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_before_the_first_step_a_signal_stops_at_once(number):
+    refused = pytest.raises(InterruptedRunError, match="before the first step")
+    with refused as caught, StopRequest() as stop, interrupted_before_steps(stop, "Do it again"):
+        os.kill(os.getpid(), number)
+    assert caught.value.exit_code == (130 if number == signal.SIGINT else 143)
 
 
 def test_outside_the_main_thread_no_handler_is_set():

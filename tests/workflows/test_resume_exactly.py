@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import signal
+from dataclasses import replace
 
 import pytest
 from safetensors.torch import load_file
@@ -16,10 +18,14 @@ from minitx.workflows.train import TrainRequest, train
 
 
 class Cut(TrainingObserver):
-    """Sends a signal to this process after given steps."""
+    """Sends a signal to this process after given steps, or in a phase."""
 
-    def __init__(self, *steps, number=signal.SIGINT):
-        self.steps, self.number = set(steps), number
+    def __init__(self, *steps, number=signal.SIGINT, phase=None):
+        self.steps, self.number, self.phase = set(steps), number, phase
+
+    def on_phase(self, phase):
+        if phase == self.phase:
+            os.kill(os.getpid(), self.number)
 
     def on_step(self, report):
         if report.step in self.steps:
@@ -38,7 +44,11 @@ def request(verses, out, model=None, **train_keys):
 
 def numbers(run):
     """Everything that a run's metrics say, but for what the clock decides."""
-    lines = [json.loads(line) for line in run.joinpath("metrics.jsonl").read_text().splitlines()]
+    return strip_timing(run.joinpath("metrics.jsonl").read_bytes())
+
+
+def strip_timing(content):
+    lines = [json.loads(line) for line in content.splitlines()]
     return [{k: v for k, v in line.items() if k != "timing"} for line in lines]
 
 
@@ -211,6 +221,9 @@ def test_changed_corpus_is_refused_unless_allowed(tmp_path, verses):
     text.write_text(verses.read_text() + "And no more green bottles.\n")
     with pytest.raises(BadInputError, match="changed since training began") as caught:
         resume(ResumeRequest(tmp_path / "run"), [])
+    assert re.search(
+        r"train part has [\d,]+ bytes instead of .* from line \d+ on", str(caught.value)
+    )
     assert "--allow-changed-corpus" in caught.value.fix
     end = resume(ResumeRequest(tmp_path / "run", allow_changed_corpus=True), []).end
     assert end.step == 30
@@ -225,15 +238,155 @@ def test_corpus_that_is_gone_is_not_needed(tmp_path, verses):
     assert resume(ResumeRequest(tmp_path / "run"), []).end.step == 30
 
 
-def test_data_of_another_tokenizer_is_refused(tmp_path, verses):
+@pytest.mark.parametrize("source_is_there", [True, False])
+def test_data_of_another_tokenizer_is_encoded_again(tmp_path, verses, caplog, source_is_there):
+    uncut = train(request(verses, tmp_path / "uncut"), []).run
+    text = tmp_path / "verses.txt"
+    text.write_text(verses.read_text())
     with pytest.raises(InterruptedRunError):
-        train(request(verses, tmp_path / "run"), [Cut(5)])
+        train(request(text, tmp_path / "run"), [Cut(5)])
     path = tmp_path / "run/data/corpus.json"
     description = json.loads(path.read_text())
     description["tokenizer_digest"] = "0" * 64
     path.write_text(json.dumps(description))
-    with pytest.raises(DamagedFileError, match="encoded with another tokenizer"):
+    if not source_is_there:
+        text.unlink()
+    resume(ResumeRequest(tmp_path / "run"), [])
+    assert "encoded with another tokenizer" in caplog.text
+    assert "encoding the corpus again" in caplog.text
+    assert_equal_runs(uncut, tmp_path / "run")
+
+
+def test_damaged_data_whose_text_is_gone_is_refused(tmp_path, verses):
+    text = tmp_path / "verses.txt"
+    text.write_text(verses.read_text())
+    with pytest.raises(InterruptedRunError):
+        train(request(text, tmp_path / "run"), [Cut(5)])
+    text.unlink()
+    (tmp_path / "run/data/train.txt").write_text("another")
+    with pytest.raises(DamagedFileError, match="train.txt has 7 bytes"):
         resume(ResumeRequest(tmp_path / "run"), [])
+
+
+def test_damaged_run_toml_is_told_and_its_copy_used(tmp_path, verses, caplog):
+    uncut = train(request(verses, tmp_path / "uncut"), []).run
+    for name, damage in (
+        ("flipped", lambda text: text.replace("learning_rate = 0.003", "learning_rate = 0.002")),
+        ("cut", lambda text: text[: text.index("learning_rate")]),
+        ("gone", None),
+    ):
+        with pytest.raises(InterruptedRunError):
+            train(request(verses, tmp_path / name), [Cut(5)])
+        file = tmp_path / name / "run.toml"
+        if damage is None:
+            file.unlink()
+        else:
+            file.write_text(damage(file.read_text()))
+        caplog.clear()
+        resume(ResumeRequest(tmp_path / name), [])
+        assert "using" in caplog.text
+        assert "run_copy.toml" in caplog.text
+        assert file.read_bytes() == (uncut / "run.toml").read_bytes()
+        assert_equal_runs(uncut, tmp_path / name)
+
+
+def test_killed_in_the_closing_evaluation(tmp_path, verses):
+    """The steps are done and saved, but nothing says how it ended: resume does the rest."""
+    for keys in ({}, {"early_stopping": 1, "learning_rate": 0.0, "muon_learning_rate": 0.0}):
+        uncut = train(request(verses, tmp_path / f"uncut-{len(keys)}", **keys), []).run
+        metrics = uncut / "metrics.jsonl"
+        before = metrics.read_bytes()
+        reason = json.loads(before.splitlines()[-1])["reason"]
+        assert reason == ("early-stopping" if keys else "finished")
+        with pytest.raises(BadInputError, match="has done"):
+            resume(ResumeRequest(uncut), [])
+        metrics.write_bytes(b"".join(before.splitlines(keepends=True)[:-1]))
+        assert resume(ResumeRequest(uncut), []).end.reason == reason
+        assert strip_timing(metrics.read_bytes()) == strip_timing(before)
+
+
+def test_interrupted_in_the_closing_evaluation(tmp_path, verses):
+    uncut = train(request(verses, tmp_path / "uncut"), []).run
+    with pytest.raises(InterruptedRunError, match="after step 30 of 30"):
+        train(request(verses, tmp_path / "cut"), [Cut(phase="scoring the whole holdout")])
+    assert resume(ResumeRequest(tmp_path / "cut"), []).end.reason == "finished"
+    assert_equal_runs(uncut, tmp_path / "cut")
+
+
+def test_run_is_resumable_from_its_first_step(tmp_path, verses):
+    """Killed in step 1: what is saved before it makes the same run."""
+    uncut = train(request(verses, tmp_path / "uncut"), []).run
+
+    class Killed(TrainingObserver):
+        def on_step(self, report):
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        train(request(verses, tmp_path / "killed"), [Killed()])
+    assert RunDirectory(tmp_path / "killed").steps() == [0]
+    resume(ResumeRequest(tmp_path / "killed"), [])
+    assert_equal_runs(uncut, tmp_path / "killed")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_during_set_up_stops_at_once(tmp_path, verses, number):
+    for phase in ("reading the corpus", "training the tokenizer", "encoding the corpus"):
+        with pytest.raises(InterruptedRunError, match="before the first step") as caught:
+            train(request(verses, tmp_path / "run"), [Cut(phase=phase, number=number)])
+        assert caught.value.exit_code == 128 + number
+        assert not (tmp_path / "run").exists()
+
+
+def test_signal_while_resume_sets_up_changes_nothing(tmp_path, verses):
+    with pytest.raises(InterruptedRunError):
+        train(request(verses, tmp_path / "run"), [Cut(5)])
+    before = (tmp_path / "run/metrics.jsonl").read_bytes()
+    with pytest.raises(InterruptedRunError, match="before the first step") as caught:
+        resume(ResumeRequest(tmp_path / "run"), [Cut(phase="reading the checkpoint")])
+    assert "minitx resume" in caught.value.fix
+    assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
+    assert resume(ResumeRequest(tmp_path / "run"), []).end.step == 30
+
+
+def test_second_interrupt_stops_at_once(tmp_path, verses):
+    uncut = train(request(verses, tmp_path / "uncut"), []).run
+
+    class Twice(TrainingObserver):
+        def on_step(self, report):
+            if report.step == 12:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(request(verses, tmp_path / "cut"), [Twice()])
+    assert RunDirectory(tmp_path / "cut").steps()[-1] == 10
+    resume(ResumeRequest(tmp_path / "cut"), [])
+    assert_equal_runs(uncut, tmp_path / "cut")
+
+
+@pytest.mark.parametrize("cut_before_settling", [True, False])
+def test_budgeted_run_is_cut_and_resumed(tmp_path, verses, cut_before_settling):
+    """Whatever number of steps the clocks of both sessions settle, it is the run of that number."""
+    from minitx.config.given import merged
+
+    class WhenSettled(TrainingObserver):
+        def on_event(self, event):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    keys = {key: value for key, value in TINY_TRAIN.items() if key != "steps"}
+    timed = TrainRequest(
+        data={"corpus": (str(verses),)},
+        model=TINY_MODEL,
+        train={**keys, "budget_seconds": 3.0, "log_every": 1},
+        out=tmp_path / "timed",
+    )
+    with pytest.raises(InterruptedRunError):
+        train(timed, [Cut(3) if cut_before_settling else WhenSettled()])
+    run = resume(ResumeRequest(tmp_path / "timed"), []).run
+    again = TrainRequest(**merged(run / "run.toml", {}), out=tmp_path / "again")
+    assert [line for line in numbers(run) if line["kind"] != "event"] == numbers(
+        train(again, []).run
+    )
 
 
 def test_run_that_is_being_trained_is_refused(tmp_path, verses):
@@ -254,8 +407,9 @@ def test_what_was_learned_cannot_be_swapped(tmp_path, verses):
         train(request(verses, tmp_path / "run"), [Cut(5)])
     with pytest.raises(BadInputError, match="batch_size can't be changed"):
         resume(ResumeRequest(tmp_path / "run", train={"batch_size": 8}), [])
-    config = (tmp_path / "run/run.toml").read_text()
-    (tmp_path / "run/run.toml").write_text(config.replace("d_ff = 32", "d_ff = 64"))
+    run = RunDirectory(tmp_path / "run")
+    config = run.read_config()
+    run.write_config(replace(config, model=replace(config.model, d_ff=64)))
     with pytest.raises(DamagedFileError, match="another model"):
         resume(ResumeRequest(tmp_path / "run"), [])
 

@@ -19,13 +19,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from minitx.checkpoint.durable import write_durably
+from minitx.checkpoint.header import require_sound_header
+from minitx.checkpoint.small_files import read_small_file
 from minitx.config import ModelConfig
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT = 1
-_LARGEST_CONFIG = 1 << 20
 _DTYPES = {"F32", "F16", "BF16", "F64"}
 _FIX = "Use another checkpoint, or write this one again"
 
@@ -363,9 +364,7 @@ def _gpt2_pieces(config: ModelConfig) -> Iterator[_Piece]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _LARGEST_CONFIG:
-            raise ValueError("it is larger than a config can be")
-        values = json.loads(path.read_bytes())
+        values = json.loads(read_small_file(path))
         if not isinstance(values, dict):
             raise ValueError("it is not a JSON object")
     except OSError as error:
@@ -378,6 +377,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _read_weights(
     path: Path, config: ModelConfig, device: torch.device, dtype: torch.dtype
 ) -> Transformer:
+    require_sound_header(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             names = _names_in_file(path, config, file)

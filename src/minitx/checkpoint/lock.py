@@ -38,8 +38,12 @@ class RunLock:
                 f"{self._path.parent} can't be written ({error.strerror})",
                 "Choose a directory you may write to",
             ) from None
-        if not _try_lock(handle):
-            owner = os.read(handle, 32).decode("ascii", "replace").strip()
+        owner = os.read(handle, 32).decode("ascii", "replace").strip()
+        locked = _try_lock(handle)
+        if locked is None:
+            # A file system without locks: the process id alone tells, if it is of this machine.
+            locked = not (owner.isdigit() and _is_running(int(owner)))
+        if not locked:
             os.close(handle)
             named = f"process {owner}" if owner.isdigit() else "another process"
             raise RunLockedError(
@@ -50,6 +54,7 @@ class RunLock:
         # A full disk must not keep anyone from resuming: the pid is only a courtesy.
         with contextlib.suppress(OSError):
             os.ftruncate(handle, 0)
+            os.lseek(handle, 0, os.SEEK_SET)
             os.write(handle, f"{os.getpid()}\n".encode())
         return self
 
@@ -66,13 +71,25 @@ class RunLock:
             self._handle = None
 
 
+def _is_running(process: int) -> bool:
+    if process in (0, os.getpid()) or sys.platform == "win32":
+        return False
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
 if sys.platform == "win32":
     import msvcrt
 
     # Far past the pid, since a locked byte can't be read by others there.
     _LOCKED_BYTE = 1 << 20
 
-    def _try_lock(handle: int) -> bool:
+    def _try_lock(handle: int) -> bool | None:
         os.lseek(handle, _LOCKED_BYTE, os.SEEK_SET)
         try:
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
@@ -85,11 +102,11 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    def _try_lock(handle: int) -> bool:
+    def _try_lock(handle: int) -> bool | None:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         except OSError:
-            pass  # A file system without locks: better to train unguarded than not at all.
+            return None
         return True

@@ -1,7 +1,8 @@
 """The manifest of a checkpoint: which files it has, how long they are, and their digests.
 
-It is written last. A checkpoint without one was never finished; a file that no longer fits its
-line was damaged since.
+It is written last. A checkpoint without one was never finished, or lost it; a file that no longer
+fits its line was damaged since. The manifest holds a digest of itself, so damage to it is found
+like damage to any other file.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from minitx.checkpoint.small_files import read_small_file
 from minitx.errors import DamagedFileError
 
 MANIFEST = "manifest.json"
-_FORMAT = 1
-_LARGEST_MANIFEST = 1 << 20
+_FORMAT = 2
+_LARGEST_STEP = 10**12
 
 
 def file_digest(path: Path) -> str:
@@ -28,69 +30,115 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def manifest_bytes(directory: Path, step: int) -> bytes:
-    """The manifest of the files in a directory, as they are now."""
+def manifest_bytes(directory: Path, step: int, best_step: int | None = None) -> bytes:
+    """The manifest of the files in a directory, as they are now.
+
+    Args:
+        directory: a checkpoint, all but finished.
+        step: optimizer steps done.
+        best_step: step of the run's best checkpoint so far; None before there is one.
+    """
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)}
         for path in sorted(directory.iterdir())
         if path.name != MANIFEST
     }
-    content = {"format": _FORMAT, "step": step, "files": files}
+    content: dict[str, Any] = {
+        "format": _FORMAT,
+        "step": step,
+        "best_step": best_step,
+        "files": files,
+    }
+    content["sha256"] = _own_digest(content)
     return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """Parse a manifest and check its form, not yet the files.
+    """Parse a manifest and check its form and its own digest, not yet the files.
 
     Raises:
         DamagedFileError: it is missing, is no manifest, or names a file outside the directory.
     """
     path = directory / MANIFEST
     try:
-        if path.stat().st_size > _LARGEST_MANIFEST:
-            raise ValueError("it is too large")
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_small_file(path))
         if content["format"] != _FORMAT:
             raise ValueError(f"format {content['format']!r} is not {_FORMAT}")
-        if type(content["step"]) is not int or content["step"] < 0:
-            raise ValueError("its step is not a number of steps")
         for name, entry in content["files"].items():
             if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
                 raise ValueError(f"it names {name!r}, which is not a file of this directory")
             if type(entry["bytes"]) is not int or not isinstance(entry["sha256"], str):
-                raise ValueError(f"the entry of {name} is malformed")
+                raise ValueError(f"the entry of {name!r} is malformed")
+        if not _is_step(content["step"]):
+            raise ValueError("its step is not a number of steps")
+        if content["best_step"] is not None and not _is_step(content["best_step"]):
+            raise ValueError("its best step is not a number of steps")
+        if content["sha256"] != _own_digest(content):
+            raise ValueError("it was changed: its own digest differs")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         if isinstance(error, OSError):
             reason = error.strerror or str(error)
         raise DamagedFileError(f"{path} can't be used: {reason}", _FIX) from None
     return dict(content)
 
 
-def verify(directory: Path, names: Iterable[str] | None = None) -> int:
+def verify(
+    directory: Path,
+    names: Iterable[str] | None = None,
+    *,
+    required: Iterable[str] = (),
+    step: int | None = None,
+) -> int:
     """Check files against the manifest; return the step it names.
 
     Args:
         directory: a checkpoint.
         names: files to check; None checks all. Each must be in the manifest.
+        required: files that must be in the manifest, checked or not.
+        step: what the manifest must name; None for any.
 
     Raises:
         DamagedFileError: naming the first file that is missing, is a link, or was changed.
     """
     manifest = read_manifest(directory)
+    if step is not None and manifest["step"] != step:
+        raise DamagedFileError(
+            f"{directory} holds step {manifest['step']:,} by its manifest, not step {step:,}", _FIX
+        )
     entries: dict[str, dict[str, Any]] = manifest["files"]
-    for name in entries if names is None else names:
-        path = directory / name
+    for name in required:
         if name not in entries:
-            raise DamagedFileError(f"{path} is not in the checkpoint's manifest", _FIX)
-        if path.is_symlink() or not path.is_file():
-            raise DamagedFileError(f"{path} is missing or not a plain file", _FIX)
-        size, expected = path.stat().st_size, entries[name]["bytes"]
-        if size != expected:
-            raise DamagedFileError(f"{path} has {size:,} bytes instead of {expected:,}", _FIX)
-        if file_digest(path) != entries[name]["sha256"]:
-            raise DamagedFileError(f"{path} was changed: its digest differs", _FIX)
+            raise DamagedFileError(f"{directory / name} is not in the checkpoint's manifest", _FIX)
+    for name in entries if names is None else names:
+        if name not in entries:
+            raise DamagedFileError(f"{directory / name} is not in the checkpoint's manifest", _FIX)
+        try:
+            _verify_file(directory / name, entries[name])
+        except OSError as error:
+            raise DamagedFileError(
+                f"{directory / name} can't be read ({error.strerror or error})", _FIX
+            ) from None
     return int(manifest["step"])
+
+
+def _verify_file(path: Path, entry: dict[str, Any]) -> None:
+    if path.is_symlink() or not path.is_file():
+        raise DamagedFileError(f"{path} is missing or not a plain file", _FIX)
+    size, expected = path.stat().st_size, entry["bytes"]
+    if size != expected:
+        raise DamagedFileError(f"{path} has {size:,} bytes instead of {expected:,}", _FIX)
+    if file_digest(path) != entry["sha256"]:
+        raise DamagedFileError(f"{path} was changed: its digest differs", _FIX)
+
+
+def _own_digest(content: dict[str, Any]) -> str:
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _LARGEST_STEP
 
 
 _FIX = "Use another checkpoint of the run, or remove this one"

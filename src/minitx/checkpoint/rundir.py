@@ -6,26 +6,34 @@ runs/shakespeare-001/
     data/               encoded ids and text of the train part and the holdout
     checkpoints/
         step-000250/    a Hugging Face model directory, with the training state beside it
-    last, best          names of checkpoints
+    last, best          names of checkpoints, for people: what counts stands in the manifests
     lock                held by the process that trains
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import re
 import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 from minitx.checkpoint.durable import sync_directory, write_durably
 from minitx.checkpoint.lock import RunLock
-from minitx.checkpoint.manifest import MANIFEST, verify
+from minitx.checkpoint.manifest import MANIFEST, read_manifest, verify
+from minitx.checkpoint.small_files import read_small_file
 from minitx.config import DataConfig, ModelConfig, RunConfig, TokenizerConfig, TrainConfig
-from minitx.config.toml import build, dump_toml, parse_toml
+from minitx.config.toml import build, dump_toml
 from minitx.errors import BadInputError, DamagedFileError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 Which = Literal["best", "last"]
 
@@ -35,6 +43,10 @@ RUNS = Path("runs")
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 """What a checkpoint needs to be used as a model."""
 
+CONFIG_COPY = "run_copy.toml"
+"""In a checkpoint: `run.toml` as it stood, for when that is damaged."""
+
+_CONFIG_DIGEST = "# sha256 of the lines above: "
 _CHECKPOINT = re.compile(r"step-(\d{6,12})")
 _log = logging.getLogger("minitx")
 
@@ -69,7 +81,7 @@ class RunDirectory:
                 path = _next_free(RUNS, name)
             else:
                 path.mkdir(parents=True, exist_ok=True)
-                if any(path.iterdir()):
+                if any(path.iterdir()) and not _cleared_of_a_run_that_never_began(path):
                     raise BadInputError(
                         f"{path} is not empty",
                         "Choose a new directory, or continue that run with minitx resume",
@@ -77,6 +89,8 @@ class RunDirectory:
             run = cls(path)
             run.checkpoint_root.mkdir()
             run.data.mkdir()
+            sync_directory(path)
+            sync_directory(path.parent)
         except OSError as error:
             raise BadInputError(
                 f"run directory {path or RUNS} can't be made ({error.strerror})",
@@ -102,35 +116,26 @@ class RunDirectory:
         return run
 
     def read_config(self) -> RunConfig:
-        """Parse `run.toml`.
+        """Parse `run.toml`; if it is damaged, the copy in the newest checkpoint that has one.
 
         Raises:
-            BadInputError: it does not parse, or a value is out of range.
+            DamagedFileError: neither is as it was written.
         """
-        tables = parse_toml(self.config_file)
-        names = ("data", "tokenizer", "model", "train")
-        if set(tables) != set(names) or not all(isinstance(t, dict) for t in tables.values()):
-            raise BadInputError(
-                f"{self.config_file} does not have exactly the tables {', '.join(names)}",
-                "Restore it from another run of the same corpus",
-            )
-        where = f"{self.config_file}"
-        return RunConfig(
-            data=build(DataConfig, tables["data"], f"{where} [data]"),
-            tokenizer=build(TokenizerConfig, tables["tokenizer"], f"{where} [tokenizer]"),
-            model=build(ModelConfig, tables["model"], f"{where} [model]"),
-            train=build(TrainConfig, tables["train"], f"{where} [train]"),
-        )
+        try:
+            return read_config(self.config_file)
+        except DamagedFileError as error:
+            for step in self.candidates("last"):
+                copy = self.checkpoint(step) / CONFIG_COPY
+                with contextlib.suppress(DamagedFileError):
+                    verify(copy.parent, (CONFIG_COPY,), step=step)
+                    config = read_config(copy)
+                    _log.warning("warning: %s; using %s instead", error.what, copy)
+                    return config
+            raise
 
     def write_config(self, config: RunConfig) -> None:
         """Write `run.toml`, durably."""
-        tables = {
-            "data": config.data,
-            "tokenizer": config.tokenizer,
-            "model": config.model,
-            "train": config.train,
-        }
-        write_durably(self.config_file, dump_toml(tables).encode())
+        write_durably(self.config_file, config_bytes(config))
 
     def lock(self) -> RunLock:
         """The lock to hold while writing to this run."""
@@ -141,49 +146,58 @@ class RunDirectory:
         return self.checkpoint_root / f"step-{step:06d}"
 
     def steps(self) -> list[int]:
-        """Steps of the finished checkpoints, oldest first."""
+        """Steps of the checkpoints that have a manifest, oldest first."""
+        return [
+            step for step in self._named_steps() if (self.checkpoint(step) / MANIFEST).is_file()
+        ]
+
+    def _named_steps(self) -> list[int]:
+        # Also of those that lost their manifest.
         if not self.checkpoint_root.is_dir():
             return []
-        found = []
-        for entry in self.checkpoint_root.iterdir():
-            match = _CHECKPOINT.fullmatch(entry.name)
-            if match and (entry / MANIFEST).is_file():
-                found.append(int(match[1]))
-        return sorted(found)
+        try:
+            names = [entry.name for entry in self.checkpoint_root.iterdir()]
+        except OSError as error:
+            raise BadInputError(
+                f"{self.checkpoint_root} can't be read ({error.strerror})", "Restore access to it"
+            ) from None
+        matches = [_CHECKPOINT.fullmatch(name) for name in names]
+        return sorted(int(match[1]) for match in matches if match)
 
     def point(self, which: Which, step: int) -> None:
         """Make `last` or `best` name a checkpoint."""
         write_durably(self.path / which, f"{self.checkpoint(step).name}\n".encode())
 
-    def pointed(self, which: Which) -> int | None:
-        """Step that `last` or `best` names; None if there is none such on disk."""
-        try:
-            with (self.path / which).open("rb") as file:
-                text = file.read(64).decode("ascii", "replace")
-        except OSError:
-            return None
-        match = _CHECKPOINT.fullmatch(text.strip())
-        step = int(match[1]) if match else None
-        return step if step in self.steps() else None
+    def best_step(self) -> int | None:
+        """Step of the best checkpoint, as the newest manifest that can be read tells it.
+
+        None if there was no evaluation yet, or the best is no longer on disk.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            with contextlib.suppress(DamagedFileError):
+                best: int | None = read_manifest(self.checkpoint(step))["best_step"]
+                return best if best in steps else None
+        return None
 
     def candidates(self, which: Which) -> list[int]:
-        """Steps to try in turn: the one pointed to, then the others, newest first.
-
-        A checkpoint newer than `last` says (the process died between the two writes) comes first
-        for `last`.
-        """
-        newest_first = self.steps()[::-1]
-        best = self.pointed("best") if which == "best" else None
+        """Steps to try in turn, also of checkpoints that lost files: the best one first if that
+        is asked for, then the others, newest first."""
+        newest_first = self._named_steps()[::-1]
+        best = self.best_step() if which == "best" else None
         if best is None:
             return newest_first
         return [best, *(step for step in newest_first if step != best)]
 
-    def usable_checkpoint(self, which: Which, names: Iterable[str] | None = None) -> Path:
+    def usable_checkpoint(
+        self, which: Which, names: Iterable[str] | None = None, required: Iterable[str] = ()
+    ) -> Path:
         """The first candidate whose files are as they were written; others are told about.
 
         Args:
             which: `best` or `last`.
-            names: files that must be sound; None for all.
+            names: files that must be sound; None for all that the manifest names.
+            required: files that the manifest must name.
 
         Raises:
             BadInputError: the run has no checkpoint yet.
@@ -195,12 +209,12 @@ class RunDirectory:
                 f"run {self.path} has no checkpoint yet",
                 "Wait for its first checkpoint, or train again: minitx train",
             )
-        names = None if names is None else tuple(names)
+        names, required = None if names is None else tuple(names), tuple(required)
         failure: DamagedFileError | None = None
         for step in candidates:
             directory = self.checkpoint(step)
             try:
-                verify(directory, names)
+                verify(directory, names, required=required, step=step)
             except DamagedFileError as error:
                 _log.warning("warning: %s", error.what)
                 failure = failure or error
@@ -216,19 +230,27 @@ class RunDirectory:
         )
 
     def prune(self, keep: int) -> None:
-        """Remove all but the newest `keep` checkpoints and the best."""
+        """Remove all but the newest `keep` checkpoints and the best.
+
+        That of step 0, in which nothing was learned yet, goes with the first other.
+        """
         steps = self.steps()
-        spared = {*steps[-keep:], self.pointed("best"), self.pointed("last")}
-        for step in steps:
+        spared = {*[step for step in steps if step or len(steps) == 1][-keep:], self.best_step()}
+        for step in self._named_steps():
             if step not in spared:
                 self.remove(step)
 
+    def drop_after(self, step: int) -> None:
+        """Remove checkpoints of later steps: damaged ones, or the run would go on from there."""
+        for later in self._named_steps():
+            if later > step:
+                self.remove(later)
+
     def clear_leftovers(self) -> None:
         """Remove what a killed process left half written or half removed."""
-        for pattern in (".step-*.part", ".step-*.old", "step-*"):
+        for pattern in (".step-*.part", ".step-*.old"):
             for entry in self.checkpoint_root.glob(pattern):
-                if pattern != "step-*" or not (entry / MANIFEST).exists():
-                    shutil.rmtree(entry, ignore_errors=True)
+                shutil.rmtree(entry, ignore_errors=True)
 
     def remove(self, step: int) -> None:
         """Remove a checkpoint; nobody ever finds one with half of its files."""
@@ -240,13 +262,62 @@ class RunDirectory:
         shutil.rmtree(doomed, ignore_errors=True)
 
 
+def config_bytes(config: RunConfig) -> bytes:
+    """Content of `run.toml`: four tables, and a digest that tells a damaged file."""
+    tables = {
+        "data": config.data,
+        "tokenizer": config.tokenizer,
+        "model": config.model,
+        "train": config.train,
+    }
+    content = dump_toml(tables).encode()
+    return content + f"{_CONFIG_DIGEST}{hashlib.sha256(content).hexdigest()}\n".encode()
+
+
+def read_config(path: Path) -> RunConfig:
+    """Parse what `config_bytes` wrote.
+
+    Raises:
+        DamagedFileError: it is missing, or not as it was written.
+    """
+    fix = "Restore it, or start a new run with minitx train"
+    try:
+        content = read_small_file(path)
+        tables_end = content.rfind(_CONFIG_DIGEST.encode())
+        digest = hashlib.sha256(content[: max(0, tables_end)]).hexdigest()
+        if content[tables_end:] != f"{_CONFIG_DIGEST}{digest}\n".encode():
+            raise ValueError("its digest differs")
+        tables = tomllib.loads(content.decode("utf-8"))
+        return RunConfig(
+            data=build(DataConfig, tables["data"], f"{path} [data]"),
+            tokenizer=build(TokenizerConfig, tables["tokenizer"], f"{path} [tokenizer]"),
+            model=build(ModelConfig, tables["model"], f"{path} [model]"),
+            train=build(TrainConfig, tables["train"], f"{path} [train]"),
+        )
+    except OSError as error:
+        raise DamagedFileError(f"{path} can't be read ({error.strerror})", fix) from None
+    except BadInputError as error:
+        raise DamagedFileError(error.what, fix) from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise DamagedFileError(
+            f"{path} was changed since it was written: {reason}",
+            "Restore it; settings of a run are changed with flags of minitx resume",
+        ) from None
+
+
 def find_run(path: Path) -> RunDirectory | None:
     """The run that a path is or lies in (a checkpoint, its parent); None if it is in none."""
     # Two levels up: run/checkpoints/step-000250.
     for candidate in (path, *list(path.absolute().parents)[:2]):
-        if (candidate / "run.toml").is_file():
+        if _is_run(candidate):
             return RunDirectory(candidate)
     return None
+
+
+def _is_run(path: Path) -> bool:
+    # One that lost its run.toml is still a run: its checkpoints have copies.
+    return (path / "run.toml").is_file() or bool(RunDirectory(path).steps())
 
 
 def newest_run(parent: Path = RUNS) -> Path:
@@ -255,7 +326,7 @@ def newest_run(parent: Path = RUNS) -> Path:
     Raises:
         BadInputError: there is none.
     """
-    found = [entry for entry in parent.glob("*") if (entry / "run.toml").is_file()]
+    found = [entry for entry in parent.glob("*") if _is_run(entry)]
     if not found:
         raise BadInputError(
             f"there is no run yet in {parent}{'/' if parent.name else ''}",
@@ -278,13 +349,16 @@ def resolve_checkpoint(path: Path | None, which: Which = "best") -> Path:
     """
     if path is None:
         path = newest_run()
-    if (path / "run.toml").is_file():
+    if _is_run(path):
         return RunDirectory(path).usable_checkpoint(which, MODEL_FILES)
-    if not (path / "config.json").is_file():
+    run, match = find_run(path), _CHECKPOINT.fullmatch(path.absolute().name)
+    step = int(match[1]) if run is not None and match and path.is_dir() else None
+    if step is None and not (path / "config.json").is_file():
         raise _not_a_run(path, "a run or checkpoint directory")
-    if (path / MANIFEST).is_file():
+    # Model directories of other programs have no manifest; a run's checkpoint always has one.
+    if step is not None or (path / MANIFEST).exists():
         try:
-            verify(path, MODEL_FILES)
+            verify(path, MODEL_FILES, step=step)
         except DamagedFileError as error:
             raise DamagedFileError(error.what, _advice(path)) from None
     return path
@@ -297,9 +371,30 @@ def _advice(damaged: Path) -> str:
         other = run.checkpoint(step)
         if other.name != damaged.name:
             with contextlib.suppress(DamagedFileError):
-                verify(other, MODEL_FILES)
+                verify(other, MODEL_FILES, step=step)
                 return f"Use {other} instead, which is whole"
     return "Restore it from a copy, or train again"
+
+
+def _cleared_of_a_run_that_never_began(path: Path) -> bool:
+    """Remove what a process left that was killed before its first checkpoint; whether it did.
+
+    Raises:
+        RunLockedError: the run is just beginning, or being trained.
+    """
+    if (path / "lock").is_file():
+        with RunLock(path / "lock"):
+            pass
+    # Nothing but what `create` and the set-up make, or it is not ours to remove.
+    ours = {"checkpoints", "data", "lock", "metrics.jsonl", "run.toml", ".run.toml.part"}
+    names = {entry.name for entry in path.iterdir()}
+    if not {"checkpoints", "data"} <= names <= ours or RunDirectory(path)._named_steps():
+        return False
+    for name in ("checkpoints", "data"):
+        shutil.rmtree(path / name)
+    for name in names - {"checkpoints", "data"}:
+        (path / name).unlink()
+    return True
 
 
 def _not_a_run(path: Path, wanted: str) -> BadInputError:
@@ -307,7 +402,7 @@ def _not_a_run(path: Path, wanted: str) -> BadInputError:
         return BadInputError(f"{path} does not exist", f"Name {wanted}")
     if not path.is_dir():
         return BadInputError(f"{path} is a file", f"Name {wanted}")
-    inside = sorted(entry.name for entry in path.glob("*") if (entry / "run.toml").is_file())
+    inside = sorted(entry.name for entry in path.glob("*") if _is_run(entry))
     hint = f", for example {path / inside[-1]}" if inside else ""
     return BadInputError(f"{path} is not {wanted}", f"Name one that minitx train made{hint}")
 

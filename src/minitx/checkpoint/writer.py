@@ -27,13 +27,13 @@ class Snapshot:
 
     Attributes:
         step: optimizer steps done.
-        is_best: whether `best` is to name it.
+        best_step: of the best checkpoint so far, perhaps this one; None before there is one.
         files: content of the small files, by name.
         tensors: tensors of the safetensors files, by file name.
     """
 
     step: int
-    is_best: bool
+    best_step: int | None
     files: dict[str, bytes]
     tensors: dict[str, dict[str, Tensor]]
 
@@ -56,17 +56,20 @@ def write_checkpoint(run: RunDirectory, snapshot: Snapshot, keep: int) -> Path:
             (beside / name).write_bytes(content)
         for name, tensors in snapshot.tensors.items():
             save_file(tensors, beside / name, metadata={"format": "pt"})
-        (beside / MANIFEST).write_bytes(manifest_bytes(beside, snapshot.step))
+        (beside / MANIFEST).write_bytes(manifest_bytes(beside, snapshot.step, snapshot.best_step))
         for path in beside.iterdir():
             sync_file(path)
         sync_directory(beside)
+        if run.metrics_file.exists():
+            # No checkpoint without the lines before it, also after a power cut.
+            sync_file(run.metrics_file)
         _replace_directory(beside, final)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
     sync_directory(final.parent)
     run.point("last", snapshot.step)
-    if snapshot.is_best:
+    if snapshot.best_step == snapshot.step:
         run.point("best", snapshot.step)
     run.prune(keep)
     return final
@@ -94,8 +97,11 @@ class CheckpointWriter:
             BadInputError: the one before could not be written.
         """
         self.wait()
-        # Not a daemon: should the program end, Python waits for it to finish.
-        self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint")
+        # A daemon, so that a second Ctrl-C does not wait for a slow disk: half a checkpoint is
+        # none, and the next resume clears it away.
+        self._thread = threading.Thread(
+            target=self._write, args=(snapshot,), name="checkpoint", daemon=True
+        )
         self._thread.start()
 
     def wait(self) -> None:

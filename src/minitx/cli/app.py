@@ -6,6 +6,8 @@ instant.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sys
 from typing import Annotated, NoReturn
@@ -21,6 +23,7 @@ from minitx.cli.resume import resume
 from minitx.cli.tokenize import tokenize
 from minitx.cli.train import train
 from minitx.errors import MinitxError
+from minitx.report.terminal import visible
 
 app = typer.Typer(
     name="minitx",
@@ -59,6 +62,7 @@ def root(
 
 def main() -> None:
     """Run the command line; expected errors become one line on stderr and an exit code."""
+    _show_warnings()
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
@@ -66,12 +70,12 @@ def main() -> None:
         _stop(str(error), error.exit_code)
     except BrokenPipeError:
         # The reader (head, less) went away: not an error, and nothing more can be printed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         code = 0
     except KeyboardInterrupt:
         _stop("stopped at once. What was saved before is whole", 130)
     except Exception as error:
-        message = _usage_message(error)
+        message = _usage_message(error) or _memory_message(error)
         if message is None:
             raise
         _stop(message, 2)
@@ -93,10 +97,55 @@ def _usage_message(error: Exception) -> str | None:
     return f"{what}. See {command} --help"
 
 
+def _memory_message(error: Exception) -> str | None:
+    """One line for memory that was asked for and not given; None for any other exception."""
+    # torch tells it as a RuntimeError of the CPU's allocator, or an OutOfMemoryError of the GPU's.
+    words = ("not enough memory", "out of memory", "can't allocate memory", "invalid buffer size")
+    named = isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    if not named and not isinstance(error, MemoryError):
+        return None
+    return (
+        "memory ran out. Lower --batch-size, --context or the sizes of the model, or close other "
+        "programs"
+    )
+
+
+def _show_warnings() -> None:
+    """Print warnings of the library on stderr, a line each."""
+    log = logging.getLogger("minitx")
+    if not log.handlers:
+        log.addHandler(_WarningLine())
+
+
+class _WarningLine(logging.Handler):
+    """Writes to what stderr is at that time; a file's name in a message may hold anything."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(f"{_one_line(record.getMessage())}\n")
+
+
 def _stop(message: str, code: int) -> NoReturn:
-    sys.stdout.flush()
-    sys.stderr.write(f"error: {message}\n")
+    try:
+        sys.stdout.flush()
+        # One line: a name in the message may hold a line feed.
+        sys.stderr.write(f"error: {_one_line(message)}\n")
+        sys.stderr.flush()
+    except OSError:
+        # The terminal is gone; the exit code still tells.
+        _forget_output()
     sys.exit(code)
+
+
+def _one_line(message: str) -> str:
+    return " ".join(visible(message).splitlines())
+
+
+def _forget_output() -> None:
+    # What is still buffered would raise once more when Python ends.
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

@@ -120,10 +120,10 @@ def evaluate(
     sources = [None] if holdout or not texts else []
     reports = _measure(directories, [*sources, *map(str, texts)], settings)
     if json:
-        import json as json_module
+        from minitx.report.terminal import json_line
 
         found = [report.to_json() for report in reports]
-        typer.echo(json_module.dumps({"reports": found}, ensure_ascii=False))
+        typer.echo(json_line({"reports": found}))
     else:
         _print(reports)
 

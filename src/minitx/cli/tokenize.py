@@ -109,9 +109,9 @@ def _piped() -> str:
 def _print_decoded(tokenizer: Tokenizer, ids: list[int], as_json: bool) -> None:
     text = tokenizer.decode(ids)
     if as_json:
-        import json
+        from minitx.report.terminal import json_line
 
-        typer.echo(json.dumps({"ids": ids, "text": text}, ensure_ascii=False))
+        typer.echo(json_line({"ids": ids, "text": text}))
     else:
         from minitx.report.terminal import visible
 
@@ -120,7 +120,7 @@ def _print_decoded(tokenizer: Tokenizer, ids: list[int], as_json: bool) -> None:
 
 def _print(tokenizer: Tokenizer, parts: dict[str, Tokenization], show: int, as_json: bool) -> None:
     if as_json:
-        import json
+        from minitx.report.terminal import json_line
 
         values: dict[str, Any] = {
             "kind": tokenizer.kind,
@@ -133,7 +133,7 @@ def _print(tokenizer: Tokenizer, parts: dict[str, Tokenization], show: int, as_j
         if len(parts) == 1:
             (one,) = parts.values()
             values["pieces"] = [tokenizer.piece(i) for i in one.ids.tolist()]
-        typer.echo(json.dumps(values, ensure_ascii=False))
+        typer.echo(json_line(values))
         return
     from rich.console import Console
 

@@ -142,6 +142,62 @@ def ids_type(vocab_size: int) -> np.dtype[Any]:
     return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
 
 
+@dataclass(frozen=True)
+class Description:
+    """What an encoded corpus came from.
+
+    Attributes:
+        digest: of the text (`Split.digest`).
+        tokenizer_digest: of the tokenizer that encoded it.
+    """
+
+    digest: str
+    tokenizer_digest: str
+
+
+def read_description(directory: Path) -> Description:
+    """Read the digests in a directory's `corpus.json`, without looking at the corpus.
+
+    Raises:
+        DamagedFileError: it can't be used.
+    """
+    path = directory / DESCRIPTION
+    try:
+        content = json.loads(_small(path))
+        return Description(str(content["digest"]), str(content["tokenizer_digest"]))
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise DamagedFileError(f"{path} can't be used: {error}", _FIX) from None
+
+
+def kept_split(directory: Path, digest: str) -> Split | None:
+    """The text in a directory, if it is the one of that digest; None if not."""
+    try:
+        train, holdout = (
+            (directory / f"{part}.txt").read_bytes().decode("utf-8") for part in _PARTS
+        )
+    except (OSError, UnicodeDecodeError):
+        return None
+    split = Split(train, holdout)
+    return split if split.digest == digest else None
+
+
+def describe_change(directory: Path, split: Split) -> str:
+    """Say in a few words where a text first differs from the one kept in a directory."""
+    for part in _PARTS:
+        name = "train part" if part == "train" else "holdout"
+        new = str(getattr(split, part)).encode()
+        try:
+            old = (directory / f"{part}.txt").read_bytes()
+        except OSError:
+            continue
+        if old != new:
+            at = _first_difference(old, new)
+            size = "" if len(old) == len(new) else f"{len(new):,} bytes instead of {len(old):,}, "
+            line = old.count(b"\n", 0, at) + 1
+            return f"its {name} has {size}other text from line {line:,} on (byte {at:,})"
+    return "its text is another"
+
+
 def load_encoded(directory: Path) -> EncodedCorpus:
     """Open an encoded corpus, after its files were compared with their digests.
 
@@ -150,7 +206,7 @@ def load_encoded(directory: Path) -> EncodedCorpus:
     """
     path = directory / DESCRIPTION
     try:
-        description = json.loads(path.read_bytes())
+        description = json.loads(_small(path))
         if description["format"] != _FORMAT or description["dtype"] not in ("<u2", "<u4"):
             raise ValueError("its format is unknown")
         dtype = np.dtype(description["dtype"])
@@ -189,7 +245,7 @@ def load_encoded(directory: Path) -> EncodedCorpus:
 
 def _came_from(directory: Path, split: Split, tokenizer: Tokenizer) -> bool:
     try:
-        description = json.loads((directory / DESCRIPTION).read_bytes())
+        description = json.loads(_small(directory / DESCRIPTION))
         found = (description["digest"], description["tokenizer_digest"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return False
@@ -253,6 +309,21 @@ def _linked(source: Path, directory: Path) -> EncodedCorpus:
             # Another file system, or one without links.
             _write(target, [(source / name).read_bytes()])
     return load_encoded(directory)
+
+
+def _first_difference(old: bytes, new: bytes) -> int:
+    at = 0
+    while at < len(old) and old[at : at + _BLOCK] == new[at : at + _BLOCK]:
+        at += _BLOCK
+    while at < min(len(old), len(new)) and old[at] == new[at]:
+        at += 1
+    return min(at, len(old), len(new))
+
+
+def _small(path: Path) -> bytes:
+    if not path.is_file() or path.stat().st_size > _BLOCK:
+        raise ValueError("it is missing, or no small file")
+    return path.read_bytes()
 
 
 def _require_size(path: Path, size: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from minitx.inspection.ablation import Ablation
@@ -11,6 +10,7 @@ from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.mask_check import MaskCheck
 from minitx.inspection.roles import HeadRole
 from minitx.report.attention_screen import AttentionRequest, quantity_of
+from minitx.report.terminal import json_line
 from minitx.workflows.attend import AttentionStudy, ChosenMap, choose_maps
 
 
@@ -43,7 +43,7 @@ def attention_json(study: AttentionStudy, request: AttentionRequest) -> str:
         found["logit_lens"] = _lens(study, study.lens)
     if request.check_mask:
         found["mask_check"] = _mask(study.mask_check)
-    return json.dumps(found, ensure_ascii=False)
+    return json_line(found)
 
 
 def _map(

@@ -53,7 +53,7 @@ def ask_for_prompts(speaker: Speaker, screen: GenerationScreen, config: Sampling
             elif line:
                 screen.text(line, config)
         except BadInputError as error:
-            print(f"error: {error}")
+            print(f"error: {visible(str(error))}")
         except KeyboardInterrupt:
             # Ends what is being written; Ctrl-D ends the conversation.
             print()

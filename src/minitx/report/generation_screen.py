@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from rich.text import Text
 
 from minitx.config import SamplingConfig
 from minitx.generation import Generation
-from minitx.report.terminal import visible
+from minitx.report.terminal import json_line, visible
 from minitx.report.tokens import coloured_text, legend, probability_table
 from minitx.report.units import duration
 from minitx.workflows.generate import Speaker, as_json, in_batches
@@ -71,7 +70,7 @@ class GenerationScreen:
         began = told = time.monotonic()
         total = len(prompts) * config.num_samples
         for done, one in enumerate(in_batches(self._speaker, prompts, config), start=1):
-            line = json.dumps(as_json(one, self._speaker.tokenizer), ensure_ascii=False)
+            line = json_line(as_json(one, self._speaker.tokenizer))
             self._out.write(line + "\n")
             now = time.monotonic()
             if sys.stderr.isatty() and now - told > _PROGRESS_SECONDS:
@@ -85,7 +84,7 @@ class GenerationScreen:
         for one in self._speaker.beam_search(prompt, beams, max_new_tokens):
             if as_json:
                 values = {"prompt": prompt, "rank": one.sample, "text": one.text, "ids": one.ids}
-                self._out.write(json.dumps(values, ensure_ascii=False) + "\n")
+                self._out.write(json_line(values) + "\n")
             else:
                 self._heading(f"beam {one.sample + 1}")
                 self._whole(one)

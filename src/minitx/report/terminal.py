@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+from typing import Any
+
 _KEPT = "\n\t"
 _REPLACEMENT = "\ufffd"
 
@@ -31,3 +35,14 @@ def visible(text: str) -> str:
     writing, become U+FFFD. As many characters come out as went in.
     """
     return text.translate(_STAND_INS)
+
+
+def json_line(values: Any) -> str:
+    """JSON on one line, in which every control character is an escape: the same value, safe to
+    print."""
+    text = json.dumps(values, ensure_ascii=False)
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+# JSON itself escapes those below 0x20.
+_UNSAFE = re.compile("[" + "".join(map(chr, sorted(set(_STAND_INS) - set(range(0x20))))) + "]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,16 +50,20 @@ class HoldoutLoss:
     bits_per_byte: float
 
 
+class StopEvaluation(Exception):  # noqa: N818
+    """The closing evaluation was cut short by a request to stop."""
+
+
 @dataclass(frozen=True)
 class Surroundings:
     """What the loop asks of the run it is part of.
 
     Attributes:
         run: its directory, for messages.
-        evaluate: scores the holdout: a part of it, or (given True) the whole.
+        evaluate: scores the holdout: a part of it, or (given True) the whole; the latter may
+            raise `StopEvaluation`.
         sample: prompt and continuation drawn from the model, to show.
-        save: keeps the run as it stands, and whether that is the best so far; may return before
-            the disk has it.
+        save: keeps the run as it stands; may return before the disk has it.
         saved: checkpoints that reached the disk since the last call.
         settle: told when the number of steps is settled, or changes.
         has_holdout: whether there is a holdout to score.
@@ -68,7 +73,7 @@ class Surroundings:
     run: Path
     evaluate: Callable[[bool], HoldoutLoss]
     sample: Callable[[], tuple[str, str]]
-    save: Callable[[TrainingState, bool], None]
+    save: Callable[[TrainingState], None]
     saved: Callable[[], list[tuple[int, Path]]]
     settle: Callable[[int], None]
     has_holdout: bool
@@ -123,10 +128,13 @@ class Trainer:
         self._unread: list[tuple[Tensor, Tensor]] = []
         self._last = (math.nan, math.nan)
         self._clock = _Clock(state.elapsed_seconds)
+        # Of a run that begins, nothing is saved yet.
         self._saved_step = state.step if state.step else -1
 
     def run(self) -> RunEnd:
-        """Do all steps that are left.
+        """Do all steps that are left, and the closing evaluation.
+
+        A new run is saved before its first step, so that from there on it can be resumed.
 
         Returns:
             How it ended. The last checkpoint is saved.
@@ -139,10 +147,11 @@ class Trainer:
         """
         state, config = self.state, self.config
         self.model.train()
-        reason = "finished"
+        if state.step == 0:
+            self._save()
         if self.good_states is not None:
             self.good_states.take(state.step)
-        while state.step < state.steps:
+        while state.step < state.steps and not self._stopped_early():
             learned = self._step()
             if learned and (self._is_due(config.log_every) or state.step == 1):
                 self._report_step()
@@ -152,14 +161,15 @@ class Trainer:
             if self._is_due(config.checkpoint_every) or state.step == state.best_step:
                 self._save()
             self._tell_saved()
-            if config.early_stopping and state.evaluations_since_best >= config.early_stopping:
-                reason = "early-stopping"
-                break
             # After the evaluation, so that a resumed run goes on with the next step.
-            if self.stop.signal_number is not None and state.step < state.steps:
+            if self.stop.signal_number is not None:
                 self._interrupt()
         self._save()
-        return self._end(reason)
+        return self._end("finished" if state.step >= state.steps else "early-stopping")
+
+    def _stopped_early(self) -> bool:
+        patience = self.config.early_stopping
+        return bool(patience) and self.state.evaluations_since_best >= patience
 
     def _step(self) -> bool:
         # False if the step was so bad that training went back instead.
@@ -361,7 +371,7 @@ class Trainer:
             return
         self._read_losses()
         self.state.elapsed_seconds = self._clock.elapsed()
-        self.around.save(self.state, self.state.best_step == self.state.step)
+        self.around.save(self.state)
         self._saved_step = self.state.step
         self._clock.pause_done()
 
@@ -369,7 +379,7 @@ class Trainer:
         for step, directory in self.around.saved():
             self.observer.on_checkpoint(step, directory)
 
-    def _interrupt(self) -> None:
+    def _interrupt(self) -> NoReturn:
         self._save()
         self._tell_saved()
         number = self.stop.exit_signal
@@ -377,7 +387,7 @@ class Trainer:
         self.observer.on_end(self._ended("interrupted", self.state.holdout_loss))
         raise InterruptedRunError(
             f"stopped after step {self.state.step:,} of {self.state.steps:,}, which is saved",
-            f"Go on with: minitx resume {self.around.run}",
+            f"Go on with: minitx resume {shlex.quote(str(self.around.run))}",
             number,
         )
 
@@ -385,7 +395,10 @@ class Trainer:
         final = self.state.holdout_loss
         if self.around.has_holdout:
             self.observer.on_phase("scoring the whole holdout")
-            final = self.around.evaluate(True).loss
+            try:
+                final = self.around.evaluate(True).loss
+            except StopEvaluation:
+                self._interrupt()
             self.observer.on_phase("")
         self._tell_saved()
         end = self._ended(reason, final)

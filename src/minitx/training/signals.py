@@ -1,22 +1,34 @@
-"""A request to stop, from Ctrl-C or the system, kept until the loop has a good moment."""
+"""A request to stop, from Ctrl-C or the system, kept until the loop has a good moment.
+
+Before the first step there is nothing to save, so there a signal stops at once.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
+from minitx.errors import InterruptedRunError
+
 
 class StopRequest:
-    """While active, the first SIGINT, SIGTERM or SIGHUP is only noted; a second Ctrl-C interrupts.
+    """While active, catches SIGINT, SIGTERM and SIGHUP.
+
+    Until `defer` is called, the first of them raises KeyboardInterrupt. From then on the first is
+    only noted, and a Ctrl-C after it raises KeyboardInterrupt.
 
     Attributes:
         signal_number: of the first signal; None until then.
+        deferring: whether the first signal is only noted.
     """
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
+        self.deferring = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -38,11 +50,16 @@ class StopRequest:
             signal.signal(number, handler)
         self._previous.clear()
 
+    def defer(self) -> None:
+        """From now on, only note the first signal: there is something to save."""
+        self.deferring = True
+
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_number is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self.signal_number is None:
+        first = self.signal_number is None
+        if first:
             self.signal_number = number
+        if (first and not self.deferring) or (not first and number == signal.SIGINT):
+            raise KeyboardInterrupt
 
     @property
     def exit_signal(self) -> int | None:
@@ -50,3 +67,23 @@ class StopRequest:
         if self.signal_number is None or self.signal_number == signal.SIGINT:
             return self.signal_number
         return int(signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def interrupted_before_steps(stop: StopRequest, fix: str) -> Iterator[None]:
+    """Turn a stop during set-up into the error that the command line tells.
+
+    Args:
+        stop: active.
+        fix: what to do to go on.
+
+    Raises:
+        InterruptedRunError: a signal came before `stop.defer` was called.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        number = stop.exit_signal
+        if stop.deferring or number is None:
+            raise
+        raise InterruptedRunError("stopped before the first step", fix, number) from None

@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import json
+import logging
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from minitx.checkpoint import load_model
-from minitx.checkpoint.rundir import RunDirectory
+from minitx.checkpoint.header import require_sound_header
+from minitx.checkpoint.rundir import CONFIG_COPY, MODEL_FILES, RunDirectory
+from minitx.checkpoint.small_files import read_small_file
 from minitx.compute import Compute, choose_device, choose_dtype
 from minitx.config import RunConfig, TrainConfig
 from minitx.config.toml import build
-from minitx.corpus import EncodedCorpus, encode_corpus, load_encoded, read_corpus, split_corpus
+from minitx.corpus import (
+    EncodedCorpus,
+    Split,
+    encode_corpus,
+    load_encoded,
+    read_corpus,
+    split_corpus,
+)
+from minitx.corpus.encoded import DESCRIPTION, describe_change, kept_split, read_description
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.tokenizer import Tokenizer
+from minitx.training.loggers import read_metrics
 from minitx.training.observer import RunEnd, TrainingObserver
 from minitx.training.plan import Given
-from minitx.training.signals import StopRequest
+from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
 from minitx.workflows.session import (
     DIAGNOSIS_FILE,
@@ -33,6 +47,9 @@ from minitx.workflows.session import (
     run_session,
 )
 from minitx.workflows.train import FinishedRun
+
+RESUME_FILES = (*MODEL_FILES, STATE_FILE, OPTIMIZER_FILE, CONFIG_COPY, DESCRIPTION)
+"""What a checkpoint needs to be gone on from."""
 
 CHANGEABLE = (
     "steps",
@@ -48,6 +65,8 @@ CHANGEABLE = (
 )
 """Keys of `TrainConfig` that a resumed run may change; all but `steps` change its numbers from
 there on."""
+
+_log = logging.getLogger("minitx")
 
 
 @dataclass(frozen=True)
@@ -76,12 +95,13 @@ def resume(request: ResumeRequest, observers: Sequence[TrainingObserver]) -> Fin
         BadInputError: there is no such run, nothing is left to do, or its corpus changed.
         DamagedFileError: no checkpoint is whole.
         RunLockedError: another process trains it.
-        InstabilityError, InterruptedRunError: as in `train`.
+        InstabilityError, InterruptedRunError, KeyboardInterrupt: as in `train`.
     """
     with StopRequest() as stop:
         run = RunDirectory.open(request.run)
         _refuse_older_checkpoint(run, request.run)
-        with run.lock():
+        fix = f"The run is as it was; go on with: minitx resume {shlex.quote(str(run.path))}"
+        with interrupted_before_steps(stop, fix), run.lock():
             run.clear_leftovers()
             for observer in observers:
                 observer.on_phase("reading the checkpoint")
@@ -93,10 +113,14 @@ def resume(request: ResumeRequest, observers: Sequence[TrainingObserver]) -> Fin
 
 
 def _open_session(run: RunDirectory, request: ResumeRequest) -> Session:
-    checkpoint = run.usable_checkpoint("last")
+    checkpoint = run.usable_checkpoint("last", required=RESUME_FILES)
     config = run.read_config()
     state_file = checkpoint / STATE_FILE
     state = TrainingState.from_json(_read(state_file), str(state_file))
+    if checkpoint != run.checkpoint(state.step):
+        raise DamagedFileError(
+            f"{state_file} is of step {state.step:,}", "Use another checkpoint of the run"
+        )
     config = _changed_config(run, config, state, request.train)
     compute = _compute(config.train)
     loaded = load_model(checkpoint, device=compute.device)
@@ -106,8 +130,8 @@ def _open_session(run: RunDirectory, request: ResumeRequest) -> Session:
             "Restore run.toml, or resume from a copy of the run",
         )
     loaded.model.attention_form = config.train.attention
-    corpus = _corpus(run, config, loaded.tokenizer, request.allow_changed_corpus)
-    _drop_later(run, state.step)
+    corpus = _corpus(run, config, loaded.tokenizer, checkpoint, request.allow_changed_corpus)
+    run.drop_after(state.step)
     kept = checkpoint / GOOD_STATES_FILE
     run.write_config(config)
     return Session(
@@ -137,13 +161,19 @@ def _changed_config(
             f"Start a new run, or change one of {', '.join(CHANGEABLE)}",
         )
     steps = changes.get("steps", state.steps)
-    if steps <= state.step:
+    longer = "steps" in given and steps > state.step
+    patience = changes.get("early_stopping", config.train.early_stopping)
+    stopped_early = bool(patience) and state.evaluations_since_best >= patience
+    ended = not longer and (steps <= state.step or stopped_early)
+    # A run that was killed in its closing evaluation has that left to do.
+    if ended and (steps < state.step or _has_end(run, state.step)):
+        early = ", and stopped early" if stopped_early and steps > state.step else ""
         raise BadInputError(
-            f"run {run.path} has done {state.step:,} of {steps:,} steps",
-            f"Lengthen it with --steps {2 * state.step}, or use it with minitx generate",
+            f"run {run.path} has done {state.step:,} of {steps:,} steps{early}",
+            f"Lengthen it with --steps {2 * max(1, state.step)}, or use it with minitx generate",
         )
-    if "steps" in given and steps != state.steps:
-        if state.step >= state.steps:
+    if longer and (steps != state.steps or stopped_early):
+        if state.step >= state.steps or stopped_early:
             state.rewarm_step = state.step
         state.steps, state.steps_settled = steps, True
         state.evaluations_since_best = 0
@@ -163,30 +193,48 @@ def _compute(config: TrainConfig) -> Compute:
 
 
 def _corpus(
-    run: RunDirectory, config: RunConfig, tokenizer: Tokenizer, allow_changed: bool
+    run: RunDirectory, config: RunConfig, tokenizer: Tokenizer, checkpoint: Path, changed_ok: bool
 ) -> EncodedCorpus:
-    kept = load_encoded(run.data)
-    if kept.tokenizer_digest != tokenizer.digest:
+    noted = read_description(checkpoint)
+    if noted.tokenizer_digest != tokenizer.digest:
         raise DamagedFileError(
-            f"{run.data} was encoded with another tokenizer than the checkpoint's",
-            "Restore the data directory of the run",
+            f"{checkpoint} was trained on a corpus encoded with another tokenizer", _FIX
         )
-    sources = config.data.corpus
-    present = "-" not in sources and all(Path(source).exists() for source in sources)
-    if not present:
+    split = _present_split(config)
+    if split is not None and split.digest != noted.digest:
+        if not changed_ok:
+            raise BadInputError(
+                f"the corpus of {run.path} changed since training began: "
+                f"{describe_change(run.data, split)}",
+                "Restore it, or go on with the new text: --allow-changed-corpus",
+            )
+        return encode_corpus(split, tokenizer, run.data)
+    try:
+        kept = load_encoded(run.data)
+        if kept.tokenizer_digest != tokenizer.digest or kept.digest != noted.digest:
+            other = "tokenizer" if kept.digest == noted.digest else "text"
+            raise DamagedFileError(
+                f"{run.data} was encoded with another {other} than the checkpoint was trained on",
+                "Restore the data directory of the run",
+            )
         return kept
-    split = split_corpus(read_corpus(sources), config.data)
-    if split.digest == kept.digest:
-        return kept
-    if not allow_changed:
-        raise BadInputError(
-            f"the corpus of {run.path} changed since training began: "
-            f"{', '.join(sources) or 'the embedded default'} has "
-            f"{len(split.train.encode()):,} bytes to train on instead of {kept.n_train_bytes:,}, "
-            f"or other text",
-            "Restore it, or go on with the new text: --allow-changed-corpus",
-        )
-    return encode_corpus(split, tokenizer, run.data)
+    except DamagedFileError as error:
+        # What the ids were made from may still be there, to the letter.
+        split = split or kept_split(run.data, noted.digest)
+        if split is None:
+            raise
+        _log.warning("warning: %s; encoding the corpus again", error.what)
+        return encode_corpus(split, tokenizer, run.data)
+
+
+def _present_split(config: RunConfig) -> Split | None:
+    # None where the sources are no longer what can be read: then the copy in the run serves.
+    if "-" in config.data.corpus:
+        return None
+    try:
+        return split_corpus(read_corpus(config.data.corpus), config.data)
+    except BadInputError:
+        return None
 
 
 def _refuse_older_checkpoint(run: RunDirectory, named: Path | None) -> None:
@@ -201,15 +249,21 @@ def _refuse_older_checkpoint(run: RunDirectory, named: Path | None) -> None:
         )
 
 
-def _drop_later(run: RunDirectory, step: int) -> None:
-    # Damaged ones, or the run would have been resumed from there: they are in the way.
-    for later in run.steps():
-        if later > step:
-            run.remove(later)
+def _has_end(run: RunDirectory, step: int) -> bool:
+    if not run.metrics_file.is_file():
+        return False
+    return any(
+        record["kind"] == "end" and record["step"] == step and record.get("reason") != "interrupted"
+        for record in read_metrics(run.metrics_file)
+    )
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:
-    return load_file(path)
+    require_sound_header(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise DamagedFileError(f"{path} can't be read: {error}", _FIX) from None
 
 
 def _read_diagnosis(path: Path) -> dict[str, Any]:
@@ -229,8 +283,11 @@ def _read_diagnosis(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_small_file(path)
     except OSError as error:
-        raise DamagedFileError(
-            f"{path} can't be read ({error.strerror})", "Use another checkpoint of the run"
-        ) from None
+        raise DamagedFileError(f"{path} can't be read ({error.strerror})", _FIX) from None
+    except ValueError as error:
+        raise DamagedFileError(f"{path} can't be used: {error}", _FIX) from None
+
+
+_FIX = "Use another checkpoint of the run"

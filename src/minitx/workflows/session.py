@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from minitx.checkpoint.huggingface import model_files, model_tensors
-from minitx.checkpoint.rundir import RunDirectory
+from minitx.checkpoint.rundir import CONFIG_COPY, RunDirectory, config_bytes
 from minitx.checkpoint.writer import CheckpointWriter, Snapshot
 from minitx.compute import Compute
 from minitx.config import RunConfig, SamplingConfig, TrainConfig
 from minitx.config.training import AttentionForm
 from minitx.corpus import EncodedCorpus
+from minitx.corpus.encoded import DESCRIPTION
 from minitx.diagnosis.live import LiveDiagnosis
 from minitx.errors import DamagedFileError
 from minitx.evaluation.loss import score
@@ -33,7 +34,7 @@ from minitx.tokenizer import Tokenizer
 from minitx.training.batches import Batches
 from minitx.training.good_states import GoodStates
 from minitx.training.loggers import MetricsFile, TensorBoardLogger
-from minitx.training.loop import HoldoutLoss, Surroundings, Trainer
+from minitx.training.loop import HoldoutLoss, StopEvaluation, Surroundings, Trainer
 from minitx.training.observer import (
     EvaluationReport,
     Event,
@@ -101,10 +102,10 @@ def run_session(
     config, state, model = session.config.train, session.state, session.model
     optimizer = Optimizer(model, config, session.compute.dtype)
     if session.optimizer_tensors is not None:
-        optimizer.load_state_tensors(session.optimizer_tensors)
+        _load_optimizer(session, optimizer, session.optimizer_tensors)
     with contextlib.ExitStack() as stack:
         writer = CheckpointWriter(session.run, config.keep_checkpoints)
-        stack.callback(writer.wait)
+        stack.push(_finish(writer))
         watchers = _Watchers([*observers, *stack.enter_context(_loggers(session))])
         batches = Batches(
             session.corpus.train_ids,
@@ -123,12 +124,13 @@ def run_session(
             compute=session.compute,
             state=state,
             observer=watchers,
-            around=_surroundings(session, optimizer, writer, watch, good_states),
+            around=_surroundings(session, optimizer, writer, watch, good_states, stop),
             stop=stop,
             watch=watch,
             good_states=good_states,
         )
         watchers.on_start(_run_start(session))
+        stop.defer()
         return trainer.run()
 
 
@@ -170,19 +172,48 @@ def _good_states(session: Session, optimizer: Optimizer, watch: Watch) -> GoodSt
     return good_states
 
 
+def _load_optimizer(session: Session, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    try:
+        optimizer.load_state_tensors(tensors)
+    except (KeyError, RuntimeError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        raise DamagedFileError(
+            f"{OPTIMIZER_FILE} of step {session.state.step:,} does not fit the model: {reason}",
+            "Use another checkpoint of the run, or train again",
+        ) from None
+
+
+def _finish(writer: CheckpointWriter) -> Callable[..., None]:
+    def finish(kind: type[BaseException] | None, *_: object) -> None:
+        # A second Ctrl-C waits for nothing: the checkpoint under way is then no checkpoint.
+        if kind is None or not issubclass(kind, KeyboardInterrupt):
+            writer.wait()
+
+    return finish
+
+
 def _surroundings(
     session: Session,
     optimizer: Optimizer,
     writer: CheckpointWriter,
     watch: Watch,
     good_states: GoodStates | None,
+    stop: StopRequest,
 ) -> Surroundings:
+    corpus_description = (session.corpus.directory / DESCRIPTION).read_bytes()
+
     def saved() -> list[tuple[int, Path]]:
         return writer.written()
 
-    def save(state: TrainingState, is_best: bool) -> None:
-        writer.submit(_snapshot(session, optimizer, state, is_best, watch, good_states))
-        if state.step >= state.steps:
+    def save(state: TrainingState) -> None:
+        own_files = {
+            STATE_FILE: state.to_json(),
+            CONFIG_COPY: config_bytes(_settled_config(session.config, state)),
+            DESCRIPTION: corpus_description,
+        }
+        writer.submit(_snapshot(session, optimizer, state, own_files, watch, good_states))
+        # The first one, so that a run is never without; the last, so that it is told as saved.
+        if state.step == 0 or state.step >= state.steps:
             writer.wait()
 
     def settle(steps: int) -> None:
@@ -191,7 +222,7 @@ def _surroundings(
 
     return Surroundings(
         run=session.run.path,
-        evaluate=_evaluator(session),
+        evaluate=_evaluator(session, stop),
         sample=_sampler(session),
         save=save,
         saved=saved,
@@ -201,11 +232,17 @@ def _surroundings(
     )
 
 
+def _settled_config(config: RunConfig, state: TrainingState) -> RunConfig:
+    if not state.steps_settled:
+        return config
+    return replace(config, train=replace(config.train, steps=state.steps))
+
+
 def _snapshot(
     session: Session,
     optimizer: Optimizer,
     state: TrainingState,
-    is_best: bool,
+    own_files: dict[str, bytes],
     watch: Watch,
     good_states: GoodStates | None,
 ) -> Snapshot:
@@ -218,10 +255,10 @@ def _snapshot(
     # Copies, since the next step changes the originals while these are being written.
     return Snapshot(
         step=state.step,
-        is_best=is_best,
+        best_step=state.best_step or None,
         files={
             **model_files(session.model, session.tokenizer),
-            STATE_FILE: state.to_json(),
+            **own_files,
             DIAGNOSIS_FILE: (json.dumps(diagnosis) + "\n").encode(),
         },
         tensors={
@@ -238,17 +275,22 @@ def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _evaluator(session: Session) -> Callable[[bool], HoldoutLoss]:
+def _evaluator(session: Session, stop: StopRequest) -> Callable[[bool], HoldoutLoss]:
     corpus, model, compute = session.corpus, session.model, session.compute
     ids = corpus.holdout_ids
     bytes_per_token = corpus.n_holdout_bytes / max(1, len(ids))
 
     def evaluate(whole: bool) -> HoldoutLoss:
+        def check_stop(_: int) -> None:
+            if whole and stop.signal_number is not None:
+                raise StopEvaluation
+
         scored = score(
             model,
             ids,
             max_tokens=0 if whole else session.config.train.evaluation_tokens,
             autocast_dtype=None if compute.dtype == torch.float32 else compute.dtype,
+            progress=check_stop,
         )
         return HoldoutLoss(scored.loss, scored.loss / math.log(2) / bytes_per_token)
 

@@ -32,7 +32,7 @@ from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from minitx.training.observer import RunEnd, TrainingObserver
 from minitx.training.plan import Given, TextFigures, TokenFigures, plan_run, plan_tokenizer
-from minitx.training.signals import StopRequest
+from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
 from minitx.workflows.session import Session, attention_in_use, run_session
 
@@ -83,9 +83,11 @@ def train(
     Raises:
         BadInputError: something given can't be used; no run directory is left behind.
         InstabilityError: training came to a number that is none.
-        InterruptedRunError: a signal stopped it; the run is saved.
+        InterruptedRunError: a signal stopped it; the run is saved, or has not begun.
+        KeyboardInterrupt: a second Ctrl-C; what was saved before is whole.
     """
-    with StopRequest() as stop:
+    fix = "No run was begun; give the same command again"
+    with StopRequest() as stop, interrupted_before_steps(stop, fix):
         compute = _compute(request)
         _tell(observers, "reading the corpus")
         data = build(DataConfig, request.data, "data")
@@ -94,7 +96,7 @@ def train(
         _tell(observers, "training the tokenizer")
         tokenizer, tokenizer_config, reasons = _tokenizer(request, split)
         run = RunDirectory.create(request.out, corpus.name)
-        with _removed_on_bad_input(run), run.lock():
+        with _removed_unless_begun(run), run.lock():
             _tell(observers, "encoding the corpus")
             encoded = encode_corpus(split, tokenizer, run.data, _earlier_data(run))
             _tell(observers, "measuring the device")
@@ -195,12 +197,12 @@ def _earlier_data(run: RunDirectory) -> Iterator[Path]:
 
 
 @contextmanager
-def _removed_on_bad_input(run: RunDirectory) -> Iterator[None]:
-    # A run that never began is not worth a directory; one with metrics or checkpoints is kept.
+def _removed_unless_begun(run: RunDirectory) -> Iterator[None]:
+    # A run that never began is not worth a directory; one with a checkpoint is kept.
     try:
         yield
-    except BadInputError:
-        if not run.steps() and not run.metrics_file.exists():
+    except (BadInputError, KeyboardInterrupt):
+        if not run.steps():
             shutil.rmtree(run.path, ignore_errors=True)
         raise
 

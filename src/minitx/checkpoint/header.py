@@ -1,0 +1,40 @@
+"""The header of a safetensors file, checked before anything of that size is allotted."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from minitx.errors import DamagedFileError
+
+LARGEST_HEADER = 8 << 20
+"""Bytes; tens of thousands of tensors fit."""
+
+
+def require_sound_header(path: Path) -> None:
+    """Refuse a file whose header can't be one: its length, and how its JSON begins.
+
+    What the header says (types, shapes, offsets) is checked against the file by safetensors.
+
+    Raises:
+        DamagedFileError: it is no plain file, too short, or its header is longer than any.
+    """
+    fix = "Use another checkpoint, or write this one again"
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(handle, "rb") as file:
+            about = os.fstat(handle)
+            if not stat.S_ISREG(about.st_mode):
+                raise ValueError("it is not a plain file")
+            length = int.from_bytes(file.read(8), "little")
+            if about.st_size < 8 or length > about.st_size - 8:
+                raise ValueError(f"it has {about.st_size:,} bytes, fewer than its header says")
+            if length > LARGEST_HEADER:
+                raise ValueError(f"its header of {length:,} bytes is longer than any")
+            if file.read(1) != b"{":
+                raise ValueError("its header is not JSON")
+    except OSError as error:
+        raise DamagedFileError(f"{path} can't be read ({error.strerror})", fix) from None
+    except ValueError as error:
+        raise DamagedFileError(f"{path} can't be used: {error}", fix) from None
