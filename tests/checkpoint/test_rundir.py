@@ -64,7 +64,9 @@ def test_name_without_a_usable_letter():
 
 
 def test_given_directory_must_be_empty(tmp_path):
-    assert RunDirectory.create(tmp_path / "new" / "run", "x").checkpoint_root.is_dir()
+    run = RunDirectory.create(tmp_path / "new" / "run", "x")
+    assert run.checkpoint_root.is_dir()
+    add(run, 3)
     with pytest.raises(BadInputError, match="is not empty"):
         RunDirectory.create(tmp_path / "new" / "run", "x")
 
