@@ -183,3 +183,24 @@ def test_leak_after_the_last_layer_is_placed_there():
     leak = check_mask(model).paths[0].leak
     assert leak.layer is None
     assert leak.place == "after the heads of layer 1, the last"
+
+
+def test_leak_through_the_cache_is_named_with_layer_and_head(monkeypatch):
+    """One head of one layer reads what lies beyond its row's length in the cache."""
+    sound = attention.explicit_attention
+    calls = []
+
+    def spoiled(queries, keys, values, mask, dropout=0.0):
+        calls.append(None)
+        ragged = mask is not None and mask.dim() == 4
+        if ragged and len(calls) % 2 == 0:  # the second of two layers, rows of the cache differ
+            mask = mask.expand(*queries.shape[:3], keys.size(2)).clone()
+            mask[:, 3] = True
+        return sound(queries, keys, values, mask, dropout)
+
+    monkeypatch.setattr(attention, "explicit_attention", spoiled)
+    found = {path.path: path.leak for path in check_mask(make_model()).paths}
+    assert found["whole text, explicit attention"] is None
+    leak = found["beside rows of other lengths"]
+    assert (leak.layer, leak.heads) == (1, (3,))
+    assert leak.place == "layer 1, head 3"
