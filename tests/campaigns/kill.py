@@ -24,14 +24,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no run after")
     options = parser.parse_args()
+    until = time.monotonic() + options.seconds
     chance = random.Random(options.seed)
     counts = dict.fromkeys(
         ("kills", "inside", "before", "resumed", "runs", "lost", "different", "torn"), 0
     )
     with scratch() as directory:
         wanted = [reference(directory, number) for number in range(len(VARIANTS))]
-        while counts["kills"] < options.kills:
+        while counts["kills"] < options.kills and time.monotonic() < until:
             number = counts["runs"] % len(VARIANTS)
             live_and_die(directory, number, wanted[number], options.kills, chance, counts)
     table(

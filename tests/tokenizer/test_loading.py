@@ -323,3 +323,12 @@ def test_an_interrupt_is_no_damage(tmp_path, monkeypatch):
     train_tokenizer(TEXT, "char", 0).save(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("value", [b"{}", b"[]", b"0", b'"ab"'])
+def test_file_made_to_fill_the_memory_is_refused_unparsed(tmp_path, monkeypatch, value):
+    count = loading._MOST_VALUES + 2
+    (tmp_path / "tokenizer.json").write_bytes(b"[" + b",".join([value] * count) + b"]")
+    monkeypatch.setattr(json, "loads", None)
+    with pytest.raises(DamagedFileError, match="more values than any tokenizer"):
+        load_tokenizer(tmp_path)

@@ -19,6 +19,7 @@ LARGEST_FILE = 64 * 2**20
 
 _LARGEST_VOCABULARY = 2**24
 _MOST_ADDED = 2**16
+_MOST_VALUES = 2**22
 
 Content = dict[str, Any]
 
@@ -69,6 +70,10 @@ def _read(path: Path, directory: Path) -> bytes:
 
 
 def _parse(path: Path, raw: bytes) -> Content:
+    # Counted before anything is parsed: each small value of a file made to fill the memory
+    # becomes an object many times its size.
+    if raw.count(b",") > _MOST_VALUES or raw.count(b"{") > 2 * _MOST_ADDED:
+        raise _damaged(path, "it has more values than any tokenizer")
     try:
         content = json.loads(raw)
     except (ValueError, RecursionError) as error:
