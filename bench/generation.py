@@ -53,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nanogpt", type=Path, help="a checkout of karpathy/nanoGPT")
     parser.add_argument("--out", type=Path, help="write the JSON here instead")
-    parser.add_argument("--seconds", type=float, default=60.0, help="for the turns of all")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each contender")
     given = parser.parse_args()
     torch.manual_seed(0)
     tokenizer = _tokenizer()
@@ -69,7 +69,7 @@ def main() -> None:
         if given.nanogpt is not None:
             contenders["nanoGPT (no cache)"] = _nanogpt(given.nanogpt)
         bandwidths: list[float] = []
-        timed = _turns(contenders, given.seconds, bandwidths)
+        timed = _turns(contenders, given.rounds, bandwidths)
         starts = _starts(directories["qwen3"])
     first = _first_token(model, tokenizer)
     publish(_result(contenders, timed, bandwidths, first, starts), given.out)
@@ -153,19 +153,20 @@ def _nanogpt(checkout: Path) -> Contender:
 
 
 def _turns(
-    contenders: Mapping[str, Contender], seconds: float, bandwidths: list[float]
+    contenders: Mapping[str, Contender], rounds: int, bandwidths: list[float]
 ) -> dict[str, Samples]:
-    # In turn, with a reading of the memory's speed in each round; at least two rounds.
+    # In turn, with a reading of the memory's speed in each round.
     for contender in contenders.values():
         contender.run(8)
     timed: dict[str, list[float]] = {name: [] for name in contenders}
-    began = time.perf_counter()
-    while len(bandwidths) < 2 or time.perf_counter() - began < seconds:
+    for _ in range(rounds):
         bandwidths.append(_read_bandwidth())
         for name, contender in contenders.items():
             start = time.perf_counter()
             contender.run(NEW_TOKENS)
             timed[name].append(time.perf_counter() - start)
+            rate = contender.texts * NEW_TOKENS / timed[name][-1]
+            print(f"{name}: {rate:,.0f} tokens/s", file=sys.stderr, flush=True)
     return {name: Samples(tuple(values)) for name, values in timed.items()}
 
 
