@@ -1,14 +1,21 @@
 """Each state is caused by a recipe that leads to it, and is named: live, and looking back."""
 
+import inspect
 import json
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from diagnosis import recipes
 
 from minitx.corpus import encoded
+from minitx.diagnosis.baseline import bigram_loss
+from minitx.diagnosis.curves import CurveDetector
+from minitx.diagnosis.losses import uniform_loss
 from minitx.errors import InstabilityError
 from minitx.model import transformer
+from minitx.tokenizer import train_tokenizer
 from minitx.training.batches import Batches
 from minitx.workflows.diagnose import diagnose
 
@@ -116,26 +123,61 @@ def test_leaky_mask(tmp_path, monkeypatch):
     assert event["step"] == 20
 
 
-def test_holdout_of_another_tokenizer(tmp_path, monkeypatch):
-    """Its ids are shifted, as those of a tokenizer with a few characters more."""
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+@pytest.mark.parametrize("changed", ["shifted", "permuted"])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_holdout_of_another_tokenizer(tmp_path, monkeypatch, kind, changed, seed):
+    """Told before the model has learned anything, and so on any machine."""
     real = encoded._encode_part
 
-    class Shifted:
+    class Other:
         def __init__(self, tokenizer):
             self.tokenizer, self.unknown_id = tokenizer, tokenizer.unknown_id
 
         def encode_parts(self, text, unknown):
+            size = self.tokenizer.vocab_size
+            table = np.random.default_rng(seed).permutation(size)
             for ids in self.tokenizer.encode_parts(text, unknown=unknown):
-                yield (ids + 5) % self.tokenizer.vocab_size
+                yield (ids + 1) % size if changed == "shifted" else table[ids]
 
     def encode(directory, part, text, tokenizer, dtype):
-        used = Shifted(tokenizer) if part == "holdout" else tokenizer
+        used = Other(tokenizer) if part == "holdout" else tokenizer
         return real(directory, part, text, used, dtype)
 
     monkeypatch.setattr(encoded, "_encode_part", encode)
-    run, _ = recipes.run_recipe(tmp_path, steps=80)
+    tokenizer = {"kind": kind} if kind == "char" else {"kind": kind, "vocab_size": 400}
+    run, _ = recipes.run_recipe(
+        tmp_path, tokenizer=tokenizer, steps=4, evaluate_every=2, checkpoint_every=4, seed=seed
+    )
     event = assert_named(run, "mismatched-tokenizer")
     assert event["severity"] == "error"
+    assert event["step"] == 2
+
+
+@pytest.mark.parametrize("length", [400, 3000, 60_000])
+@pytest.mark.parametrize("kind", ["char", "word", "bpe"])
+def test_parts_of_one_text_match(length, kind):
+    """A short text, or a holdout of another kind, is no mismatched tokenizer."""
+    text = recipes.TEXT[:length]
+    tokenizer = train_tokenizer(text[: length * 9 // 10], kind, 500 if kind == "bpe" else 0)
+    train_ids, holdout_ids, other_ids = (
+        np.concatenate([np.asarray(ids) for ids in tokenizer.encode_parts(part, unknown="replace")])
+        for part in (text[: length * 9 // 10], text[length * 9 // 10 :], inspect.getsource(recipes))
+    )
+    uniform = uniform_loss(tokenizer.vocab_size)
+    own, other = (
+        bigram_loss(train_ids, ids, tokenizer.vocab_size) for ids in (holdout_ids, other_ids)
+    )
+    foreign = [
+        CurveDetector().on_evaluation(9, train, holdout, 1.0, uniform, partial(float, pairs))
+        for pairs, train, holdout in (
+            (own, 0.9 * uniform, uniform),
+            (other, 0.9 * uniform, uniform),
+            # However badly it is overfitted.
+            (own if length > 1000 else 0.0, 0.1, 2 * uniform),
+        )
+    ]
+    assert foreign == [[], [], []]
 
 
 def test_tokenizer_swapped_after_training(tmp_path):

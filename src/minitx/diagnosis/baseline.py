@@ -11,7 +11,7 @@ from minitx.evaluation.ngrams import NGrams
 
 Ids = npt.NDArray[np.integer[Any]]
 
-MOST_TRAIN, MOST_HOLDOUT = 2_000_000, 200_000
+MOST_TRAIN, MOST_HOLDOUT = 1_000_000, 200_000
 """Tokens counted and scored: more would take longer and change little."""
 
 

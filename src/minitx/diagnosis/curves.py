@@ -26,15 +26,19 @@ OVERFITTING_EVALUATIONS = 3
 OVERFITTING_RISE = 0.02
 """... and how far above the best the holdout loss then is, as a part of it."""
 
-JUMP = 1.0
-"""Nats from one evaluation to the next by which no holdout loss rises in training alone."""
+FOREIGN = 1.02
+"""A holdout is foreign to the train part if the pairs of tokens counted there cost more than this
+times the uniform loss on it. Parts of one text stay below 1, however short and however different;
+ids that mean something else come to 1.03 and more (`docs/diagnosis.md`)."""
+
+STRANGE = 0.9
+"""It may be foreign if counting pairs costs more than this part of the uniform loss, ..."""
+
+LEARNED = 0.85
+"""... and is if the model, with a train loss below this part of it, does worse than uniform."""
 
 UNDERFITTING_MARGIN = 0.02
 """Part by which the loss must exceed that of counting pairs."""
-
-LEARNED = 0.85
-"""A train loss below this part of the uniform loss shows that the ids of the train part mean
-something to the model."""
 
 Baseline = Callable[[], float]
 
@@ -63,6 +67,7 @@ class CurveDetector:
         rate_factor: float,
         uniform_loss: float,
         pair_loss: Baseline | None,
+        is_last: bool = False,
     ) -> list[Finding]:
         """Look at one more evaluation.
 
@@ -72,18 +77,19 @@ class CurveDetector:
             holdout_loss: nats per token; NaN without a holdout.
             rate_factor: fraction of the peak learning rate in use.
             uniform_loss: of a model that knows nothing, nats.
-            pair_loss: loss on the holdout of a model that counts pairs of tokens; None if the run
-                is not at its end.
+            pair_loss: gives the loss on the holdout of a model that counts pairs of tokens in the
+                train part, nats; None if the tokens are not at hand.
+            is_last: no step follows.
         """
         self.steps.append(step)
         self.train.append(train_loss)
         self.holdout.append(holdout_loss)
         found = [
-            self._new("mismatched-tokenizer", self._mismatch(uniform_loss)),
+            self._new("mismatched-tokenizer", self._mismatch(uniform_loss, pair_loss)),
             self._new("overfitting", self._overfitting()),
             self._new("plateau", self._plateau(rate_factor)),
         ]
-        if pair_loss is not None and not self.told:
+        if is_last and pair_loss is not None and not self.told:
             found.append(self._new("underfitting", self._underfitting(pair_loss())))
         return [one for one in found if one is not None]
 
@@ -98,20 +104,23 @@ class CurveDetector:
         self.told.append(name)
         return finding(name, self.steps[-1], evidence)
 
-    def _mismatch(self, uniform_loss: float) -> str | None:
-        lowest, now, train = min(self.holdout), self.holdout[-1], self.train[-1]
-        if not (now > uniform_loss and train < LEARNED * uniform_loss):
+    def _mismatch(self, uniform_loss: float, pair_loss: Baseline | None) -> str | None:
+        # By counts alone, so that neither training nor its arithmetic decides, where they do.
+        holdout, train = self.holdout[-1], self.train[-1]
+        if pair_loss is None or math.isnan(holdout):
             return None
-        # Overfitting gets there too, but slowly, and from below.
-        if lowest > uniform_loss:
-            history = f"and was never below {lowest:.3g}"
-        elif "mismatched-tokenizer" in self.told or now - self.holdout[-2] > JUMP:
-            history = f"after {self.holdout[-2]:.3g} at the evaluation before"
+        pairs = pair_loss()
+        learned_in_vain = holdout > uniform_loss and train < LEARNED * uniform_loss
+        if pairs > FOREIGN * uniform_loss:
+            counts = "which knowing nothing is better than"
+        elif pairs > STRANGE * uniform_loss and learned_in_vain:
+            counts = "little better than knowing nothing"
         else:
             return None
         return (
-            f"the holdout loss is {now:.3g}, {history}, where knowing nothing costs "
-            f"{uniform_loss:.3g}; the train loss is {train:.3g}"
+            f"what the train part says of pairs of tokens costs {pairs:.3g} on the holdout, "
+            f"{counts} ({uniform_loss:.3g}); the model's loss is {holdout:.3g} there, and "
+            f"{train:.3g} on the train part"
         )
 
     def _overfitting(self) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from functools import partial
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -62,7 +62,9 @@ class LiveDiagnosis(Watch):
         self._meter = UpdateMeter(model, config.log_every)
         text = holdout_ids if len(holdout_ids) > 1 else train_ids
         self._windows = probe_windows(text, model.config.context_length)
-        self._bigram_loss = partial(bigram_loss, train_ids, holdout_ids, model.config.vocab_size)
+        self._pair_loss = cache(
+            lambda: bigram_loss(train_ids, holdout_ids, model.config.vocab_size)
+        )
         self._losses = LossDetector(self._uniform_loss)
         self._curves = CurveDetector()
         self._inside = InsideDetector()
@@ -105,7 +107,8 @@ class LiveDiagnosis(Watch):
             holdout_loss,
             rate_factor,
             self._uniform_loss,
-            self._bigram_loss if is_last else None,
+            self._pair_loss,
+            is_last,
         )
         self._tell(found)
 

@@ -165,10 +165,10 @@ def _holdout(
     train = score(model, corpus.train_ids, max_tokens=_SCORED_TOKENS).loss
     uniform = uniform_loss(model.config.vocab_size)
     words = f"loss {loss:.4g} nats, on the train part {train:.4g}; knowing nothing costs "
-    check = Check("holdout", f"{words}{uniform:.4g}")
-    curves = CurveDetector()
+    pairs = bigram_loss(corpus.train_ids, corpus.holdout_ids, model.config.vocab_size)
     # One evaluation: only what needs no history can be found.
-    return curves.on_evaluation(step, train, loss, 0.0, uniform, None), check
+    found = CurveDetector().on_evaluation(step, train, loss, 0.0, uniform, lambda: pairs)
+    return found, Check("holdout", f"{words}{uniform:.4g}, counting pairs {pairs:.4g}")
 
 
 def _mask(
@@ -214,6 +214,6 @@ def _underfitting(
     pairs = bigram_loss(corpus.train_ids, corpus.holdout_ids, model.config.vocab_size)
     holdout = loss if part is corpus.holdout_ids else math.nan
     found = CurveDetector().on_evaluation(
-        step, loss, holdout, 0.0, uniform_loss(model.config.vocab_size), lambda: pairs
+        step, loss, holdout, 0.0, uniform_loss(model.config.vocab_size), lambda: pairs, is_last=True
     )
     return found, Check("bigram", f"counting which token follows which reaches {pairs:.4g}")
