@@ -8,7 +8,8 @@ A ```text block that follows one of these is what it prints:
 
     ```text title="Output"                    to the letter; a line of "..." stands for any lines
     ```text title="Output, numbers vary"      to the word: numbers, plots, and lines that begin
-                                              with ">" (what a model wrote) depend on the machine
+                                              with ">" (what a model wrote) depend on the machine;
+                                              a line of "..." stands for any lines here, too
 
 Any other ```text block, such as a picture, says nothing about a command and follows none.
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
+import os
 import re
 import shlex
 import subprocess
@@ -94,7 +96,12 @@ def difference(block: Block, printed: str) -> str:
     """What is wrong with what a block shows; empty if it is what was printed."""
     shown = block.shown or ""
     if block.title == VARIES:
-        return _diff(_words(shown), _words(printed))
+        parts = re.split(r"^\.\.\.$", shown, flags=re.MULTILINE)
+        pattern = "(?: .*)?".join(
+            " " + " ".join(_words(part)) if _words(part) else "" for part in parts
+        )
+        words = " " + " ".join(_words(printed))
+        return "" if re.fullmatch(pattern, words) else _diff(_words(shown), _words(printed))
     shown_lines, printed_lines = _lines(shown), _lines(printed)
     pattern = "\n".join("@@any@@" if line == "..." else re.escape(line) for line in shown_lines)
     pattern = pattern.replace("@@any@@", r"(?:.*)")
@@ -155,6 +162,8 @@ def _run_in(directory: Path) -> Callable[[list[str]], str]:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as place:
-        for name in sys.argv[1:]:
-            rewrite(Path(name), _run_in(Path(place)))
+    for page in [Path(name).resolve() for name in sys.argv[1:]]:
+        with tempfile.TemporaryDirectory() as place:
+            os.chdir(place)
+            rewrite(page, _run_in(Path(place)))
+            os.chdir(ROOT)

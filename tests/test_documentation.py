@@ -116,6 +116,10 @@ def test_what_a_block_shows_is_compared():
     (varies,) = blocks(page.format("Output, numbers vary", "loss 1.25\n> To be"))
     assert not difference(varies, "loss 9.99\n> or not\n")
     assert difference(varies, "losses 1.25\n")
+    (cut,) = blocks(page.format("Output, numbers vary", "loss 1.25\n...\nthe end"))
+    assert not difference(cut, "loss 9.99\nand more\nthe end\n")
+    assert not difference(cut, "loss 9.99\nthe end\n")
+    assert difference(cut, "loss 9.99\nand more\nthe other end\n")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,112 @@
+"""Watch induction heads appear: train a small model on texts that repeat themselves.
+
+Every text is random tokens, and after a random number of them (a quarter to a half of the text) the
+same ones again. The first time nothing can be foretold: the loss stays at ln(vocabulary). The
+second time everything can, by a head that finds the token's earlier occurrence and looks at what
+followed it.
+
+    python examples/induction.py                 half a minute on one core
+    python examples/induction.py --layers 1      one layer can't: it takes two heads in a row
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import torch
+from small_training import small_model
+from torch.nn import functional as F
+
+from minitx.config import TrainConfig
+from minitx.inspection.probes import RepeatProbe, repeat_probe
+from minitx.inspection.roles import repeat_scores
+from minitx.model import Trace, Transformer
+from minitx.report.curve import curve_lines
+from minitx.training.optimizer import Optimizer
+from minitx.training.schedule import rate_factor
+
+RISEN = 0.5
+"""An induction score from which on a head is said to do it: half of its attention."""
+
+
+def repeating(rng: np.random.Generator, rows: int, length: int, vocab_size: int) -> np.ndarray:
+    """Texts that repeat after a number of tokens that differs from row to row."""
+    periods = rng.integers(length // 4, length // 2 + 1, size=(rows, 1))
+    tokens = rng.integers(vocab_size, size=(rows, length))
+    return np.take_along_axis(tokens, np.arange(length) % periods, axis=1)
+
+
+@torch.no_grad()
+def look(model: Transformer, probe: RepeatProbe) -> tuple[float, float, np.ndarray]:
+    """Loss where tokens repeat, loss where they do not, and each head's induction score."""
+    losses, weights = [], []
+    for ids in (torch.from_numpy(probe.repeated), torch.from_numpy(probe.control)):
+        trace = Trace()
+        logits = model(ids, trace=trace)[:, probe.period : -1]
+        targets = ids[:, probe.period + 1 :]
+        losses.append(float(F.cross_entropy(logits.flatten(0, 1), targets.flatten())))
+        weights.append([layer.numpy() for layer in trace.attention])
+    scores = [
+        repeat_scores(repeated, control, probe.period)["induction"][0]
+        for repeated, control in zip(*weights)
+    ]
+    return losses[0], losses[1], np.stack(scores)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="a smaller model, for tests")
+    given = parser.parse_args()
+    length, heads, steps = (32, 4, 240) if given.quick else (64, 4, given.steps)
+
+    torch.manual_seed(given.seed)
+    rng = np.random.default_rng(given.seed)
+    shape = small_model(
+        length, length, n_layers=given.layers, n_heads=heads, n_kv_heads=heads, d_model=16 * heads,
+        d_ff=32 * heads,
+    )  # fmt: skip
+    model = Transformer(shape)
+    config = TrainConfig(steps=steps, batch_size=32, learning_rate=0.03, decay="constant")
+    optimizer = Optimizer(model, config)
+    probe = repeat_probe(shape.vocab_size, length, 16, seed=1)
+    assert probe is not None
+
+    print("              loss where tokens       strongest induction score")
+    print("  step     repeat   do not repeat     by layer")
+    seen: list[tuple[int, float, float, np.ndarray]] = []
+    for step in range(steps + 1):
+        if step % (steps // 20) == 0:
+            seen.append((step, *look(model, probe)))
+            _, repeated, control, scores = seen[-1]
+            by_layer = "  ".join(f"{score:.2f}" for score in scores.max(axis=1))
+            print(f"{step:6,} {repeated:10.2f} {control:15.2f}     {by_layer}", flush=True)
+        ids = torch.from_numpy(repeating(rng, config.batch_size, length + 1, shape.vocab_size))
+        model.loss(ids[:, :-1], ids[:, 1:]).backward()
+        optimizer.step(rate_factor(config, step, steps))
+
+    best = max(range(seen[-1][3].size), key=lambda head: seen[-1][3].flat[head])
+    layer, head = divmod(best, heads)
+    print()
+    for line in curve_lines(
+        [(step, loss) for step, loss, _, _ in seen], [(step, loss) for step, _, loss, _ in seen],
+        72, 10, title="loss by step, nats", names=("repeated", "not repeated"),
+    ):  # fmt: skip
+        print(line.plain)
+    for line in curve_lines(
+        [(step, scores[layer, head]) for step, _, _, scores in seen], [], 72, 10,
+        title="induction score by step", names=("strongest head",),
+    ):  # fmt: skip
+        print(line.plain)
+    risen = [step for step, _, _, scores in seen if scores[layer, head] > RISEN]
+    if risen:
+        print(f"Layer {layer}, head {head} became an induction head before step {risen[0]:,}.")
+    else:
+        print("No head became an induction head.")
+
+
+if __name__ == "__main__":
+    main()

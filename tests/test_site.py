@@ -1,0 +1,160 @@
+"""The documentation as a site: it builds without a warning, and asks no other host for anything."""
+
+import functools
+import html.parser
+import http.server
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import threading
+
+import pytest
+import typer
+from browser import CHROMIUM, Browser
+from documented import ROOT
+
+pytest.importorskip("material")
+pytest.importorskip("mkdocstrings")
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools/site" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def build(root, site):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(site)]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    place = tmp_path_factory.mktemp("site") / "site"
+    done = build(ROOT, place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return place
+
+
+class Loaded(html.parser.HTMLParser):
+    """What a page loads, links that a person has to click left out, and its text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found, self.text = [], ""
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        if tag != "a":
+            self.found += [v for k, v in attrs if k in ("src", "href", "srcset", "data") and v]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_pages_load_nothing_from_elsewhere(site):
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 5
+    for page in pages:
+        outside = [at for at in Loaded(page).found if re.match(r"(?:https?:)?//", at)]
+        assert not outside, f"{page.name}: {outside}"
+    for style in site.rglob("*.css"):
+        assert not re.findall(r"url\(['\"]?(?:https?:)?//", style.read_text()), style.name
+
+
+def test_every_page_is_in_the_navigation(site):
+    start = (site / "index.html").read_text()
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert page.relative_to(ROOT / "docs").with_suffix(".html").as_posix() in start
+
+
+def test_every_command_and_option_is_in_the_reference(site):
+    from typer.main import get_command
+
+    from minitx.cli.app import app
+
+    text = " ".join(Loaded(site / "reference/cli.html").text.split())
+    for name, command in get_command(app).commands.items():
+        assert f"minitx {name}" in text
+        for parameter in command.params:
+            for shown in [*parameter.opts, *parameter.secondary_opts]:
+                assert shown in text, f"{name}: {shown}"
+            assert " ".join(parameter.help.split()) in text, f"{name}: {parameter.name}"
+
+
+def test_an_option_without_help_stops_the_build():
+    reference = load("cli_reference")
+    app = typer.Typer()
+
+    @app.command("one")
+    def one(named: str = "x") -> None:
+        """Has help."""
+
+    @app.command("two")
+    def two() -> None:
+        """Has help, too."""
+
+    app.callback()(lambda: None)
+    with pytest.raises(reference.UndocumentedError, match="minitx"):
+        reference.cli_reference(app)
+
+
+def test_the_navigation_takes_what_is_there():
+    navigation = load("navigation").navigation
+    pages = ["index.md", "plan.md", "a-new-page.md", "learn/a-new-lesson.md", "learn/index.md"]
+    found = {part: names for entry in navigation(pages) for part, names in entry.items()}
+    assert found["Start"] == "index.md"
+    assert found["Learn"] == ["learn/index.md", "learn/a-new-lesson.md"]
+    assert found["Use"] == ["plan.md", "a-new-page.md"]
+    assert "Reference" not in found
+
+
+def test_a_dead_link_stops_the_build(tmp_path):
+    for name in ("docs", "tools", "src"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    (tmp_path / "docs/dead.md").write_text("# Dead\n\n[there](nowhere.md)\n")
+    done = build(tmp_path, tmp_path / "site")
+    assert done.returncode != 0
+    assert "nowhere.md" in done.stdout + done.stderr
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def served(site):
+    handler = functools.partial(Quiet, directory=str(site))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_in_a_browser(served, tmp_path):
+    browser = Browser(tmp_path / "profile", f"{served}/index.html?q=perplexity")
+    try:
+        # The search runs in a worker of its own, on an index of its own.
+        browser.until("document.querySelectorAll('.md-search-result__item').length > 0")
+        assert all(url.startswith((served, "data:", "blob:")) for url in browser.requested())
+        dark = "matchMedia('(prefers-color-scheme: dark)').matches"
+        color = "getComputedStyle(document.body).backgroundColor"
+        colors = set()
+        for scheme in ("light", "dark"):
+            feature = {"name": "prefers-color-scheme", "value": scheme}
+            browser.send("Emulation.setEmulatedMedia", features=[feature])
+            browser.run("localStorage.clear()")
+            browser.open(f"{served}/evaluation.html")
+            assert browser.run(dark) == (scheme == "dark")
+            colors.add(browser.run(color))
+            assert all(url.startswith((served, "data:", "blob:")) for url in browser.requested())
+        assert len(colors) == 2
+    finally:
+        browser.close()

@@ -1,0 +1,48 @@
+"""The page of the library: the entry points that a program or a notebook starts from."""
+
+from __future__ import annotations
+
+import importlib
+
+ENTRIES: dict[str, tuple[str, ...]] = {
+    "Train and resume": (
+        "minitx.workflows.train.train",
+        "minitx.workflows.train.TrainRequest",
+        "minitx.training.observer.TrainingObserver",
+    ),
+    "Generate": (
+        "minitx.checkpoint.rundir.resolve_checkpoint",
+        "minitx.workflows.generate.open_speaker",
+        "minitx.config.SamplingConfig",
+    ),
+    "Look inside": (
+        "minitx.workflows.attend.open_study",
+        "minitx.workflows.attend.AttentionStudy",
+        "minitx.inspection.mask_check.check_mask",
+        "minitx.inspection.roles.read_roles",
+        "minitx.workflows.diagnose.diagnose",
+    ),
+    "The model": (
+        "minitx.config.ModelConfig",
+        "minitx.model.transformer.Transformer",
+        "minitx.model.attention.explicit_attention",
+        "minitx.model.trace.Trace",
+        "minitx.model.kv_cache.KVCache",
+    ),
+}
+
+
+def api_reference() -> str:
+    """The page, in Markdown; mkdocstrings fills in what each name is.
+
+    Raises:
+        ImportError, AttributeError: a name is no longer there.
+    """
+    parts = ["# Python API", "The words are those of the command line."]
+    for title, names in ENTRIES.items():
+        parts.append(f"## {title}")
+        for name in names:
+            module, _, attribute = name.rpartition(".")
+            getattr(importlib.import_module(module), attribute)
+            parts.append(f"::: {name}")
+    return "\n\n".join(parts) + "\n"

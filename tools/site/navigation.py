@@ -1,0 +1,59 @@
+"""The site's navigation: pages in the order in which a newcomer wants them.
+
+Pages are named by what they are in `docs/`. One that is named here and is not there is left out;
+one that is there and not named here stands at the end of its part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+PARTS: dict[str, tuple[str, ...]] = {
+    "Learn": (
+        "learn/index.md",
+        "learn/tokens.md",
+        "learn/attention.md",
+        "learn/masking.md",
+        "learn/cost.md",
+        "learn/positions.md",
+        "learn/training.md",
+        "learn/fit.md",
+        "learn/sampling.md",
+        "learn/induction.md",
+        "learn/wrong.md",
+        "learn/questions.md",
+    ),
+    "Use": (
+        "plan.md",
+        "generation.md",
+        "evaluation.md",
+        "attention.md",
+        "report.md",
+        "diagnosis.md",
+        "serving.md",
+    ),
+    "Rely on it": ("reliability.md", "reproducible.md", "performance.md", "files.md"),
+    "Reference": ("reference/cli.md", "reference/api.md"),
+}
+REST = "Use"
+"""The part of pages that no part names."""
+
+
+def navigation(pages: Iterable[str]) -> list[dict[str, Any]]:
+    """The nav of mkdocs.
+
+    Args:
+        pages: paths of all pages, relative to `docs/`.
+    """
+    left = set(pages)
+    entries: dict[str, list[str]] = {}
+    for part, names in PARTS.items():
+        entries[part] = [name for name in names if name in left]
+        left -= set(entries[part])
+    for name in sorted(left - {"index.md"}):
+        folder = name.rpartition("/")[0]
+        part = next((p for p, of in PARTS.items() if folder and of[0].startswith(folder)), REST)
+        entries[part].append(name)
+    home: list[dict[str, Any]] = [{"Start": "index.md"}] if "index.md" in left else []
+    return home + [{part: names} for part, names in entries.items() if names]
