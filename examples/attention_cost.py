@@ -66,8 +66,8 @@ def main() -> None:
     lengths = [2**power for power in range(7, 10 if given.quick else 13)]
     patience = 0.01 if given.quick else 0.7
 
-    print("                                              milliseconds")
-    print(" tokens   operations   memory for weights   explicit    fused")
+    print("          operations,   memory for          milliseconds")
+    print(" tokens      millions   weights, MiB   explicit      fused")
     counts, sizes, explicit, fused = [], [], [], []
     for length in lengths:
         given_vectors, mask = vectors(length), causal_mask(length, length)
@@ -78,8 +78,8 @@ def main() -> None:
         explicit.append(1000 * seconds(one, patience))
         fused.append(1000 * seconds(other, patience))
         print(
-            f"{length:7,} {counts[-1] / 1e6:10,.0f} M {sizes[-1] / 2**20:14,.2f} MiB "
-            f"{explicit[-1]:12.2f} {fused[-1]:8.2f}"
+            f"{length:7,} {counts[-1] / 1e6:13,.0f} {sizes[-1] / 2**20:14,.2f} "
+            f"{explicit[-1]:10.2f} {fused[-1]:10.2f}"
         )
     print()
     for line in curve_lines(

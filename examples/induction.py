@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a smaller model, for tests")
     given = parser.parse_args()
-    length, heads, steps = (32, 4, 240) if given.quick else (64, 4, given.steps)
+    length, heads, steps = (32, 4, 180) if given.quick else (64, 4, given.steps)
 
     torch.manual_seed(given.seed)
     rng = np.random.default_rng(given.seed)

@@ -116,7 +116,7 @@ def run_python(body: str, namespace: dict[str, Any], where: str) -> None:
 
 
 def _lines(text: str) -> list[str]:
-    return [line.rstrip() for line in text.strip("\n").splitlines()]
+    return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n").splitlines()
 
 
 def _words(text: str) -> list[str]:

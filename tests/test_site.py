@@ -150,7 +150,8 @@ def test_in_a_browser(served, tmp_path):
         for scheme in ("light", "dark"):
             feature = {"name": "prefers-color-scheme", "value": scheme}
             browser.send("Emulation.setEmulatedMedia", features=[feature])
-            browser.run("localStorage.clear()")
+            browser.open("about:blank")
+            browser.send("Storage.clearDataForOrigin", origin=served, storageTypes="all")
             browser.open(f"{served}/evaluation.html")
             assert browser.run(dark) == (scheme == "dark")
             colors.add(browser.run(color))

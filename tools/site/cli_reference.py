@@ -27,8 +27,8 @@ def cli_reference(app: typer.Typer) -> str:
     parts = [
         "# Commands",
         _prose(root.help or "", "minitx"),
-        "This page is made from the commands themselves. A default of – means that the command "
-        "chooses, as the help text says.",
+        "This page is made from the commands themselves; `-h` or `--help` after a command prints "
+        "its part. Where no default is named, an option is off, or the command chooses.",
     ]
     for name, command in root.commands.items():  # type: ignore[attr-defined]
         parts.extend(_command(f"minitx {name}", command))
@@ -39,27 +39,25 @@ def _command(name: str, command: Any) -> Iterator[str]:
     yield f"## {name}"
     yield _prose(command.help or "", name)
     context = command.make_context(name, [], resilient_parsing=True)
-    yield "    " + " ".join([name, *command.collect_usage_pieces(context)])
     panels: dict[str, list[str]] = {}
     for parameter in command.params:
         if getattr(parameter, "hidden", False):
             continue
-        is_argument = parameter.param_type_name == "argument"
-        usual = "Arguments" if is_argument else "Options"
+        usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
         panel = getattr(parameter, "rich_help_panel", None) or usual
-        panels.setdefault(panel, []).append(_row(name, parameter, is_argument, context))
-    for panel, rows in panels.items():
+        panels.setdefault(panel, []).append(_item(name, parameter, context))
+    for panel, items in panels.items():
         yield f"**{panel}**"
-        yield "\n".join(["| | value | default | |", "| --- | --- | --- | --- |", *rows])
+        yield "\n".join(items)
 
 
-def _row(command: str, parameter: Any, is_argument: bool, context: Any) -> str:
+def _item(command: str, parameter: Any, context: Any) -> str:
+    is_argument = parameter.param_type_name == "argument"
     names = [parameter.name] if is_argument else [*parameter.opts, *parameter.secondary_opts]
     if not (parameter.help or "").strip():
         raise UndocumentedError(f"{command}: {names[0]} has no help text")
-    shown = ", ".join(f"`{_cell(name)}`" for name in names)
-    cells = (shown, _value(parameter, context), _default(parameter), _cell(parameter.help))
-    return f"| {' | '.join(cells)} |"
+    shown = ", ".join(f"`{name}`" for name in names) + _value(parameter, context)
+    return f"- {shown}: {_one_line(parameter.help)}{_default(parameter)}"
 
 
 def _value(parameter: Any, context: Any) -> str:
@@ -68,30 +66,30 @@ def _value(parameter: Any, context: Any) -> str:
     value = parameter.metavar
     if value is None:
         describe = getattr(parameter, "display_type", None) or parameter.make_metavar
-        value = describe(context)
-    several = " several" if getattr(parameter, "multiple", False) else ""
-    return f"`{_cell(value.strip('<>'))}`{several}"
+        value = describe(context).strip("<>")
+    if value.startswith("list["):
+        value = value[len("list[") : -1]
+    # Arguments that take the rest of the line, and options that may be given again.
+    many = getattr(parameter, "multiple", False) or parameter.nargs == -1
+    return f" *{_one_line(value)}*{', several' if many else ''}"
 
 
 def _default(parameter: Any) -> str:
     default = parameter.default
-    if default is None or default == () or default == []:
-        return "–"
-    if isinstance(default, bool):
-        return "on" if default else "off"
-    if callable(default):
-        return "–"
-    return f"`{_cell(str(default))}`"
+    if default in (None, (), []) or callable(default) or default is False:
+        return ""
+    return f" Default: {'on' if default is True else f'`{_one_line(str(default))}`'}."
 
 
 def _prose(text: str, name: str) -> str:
-    """Help as paragraphs; those that are examples as code."""
+    """Help as paragraphs; those that are examples as one block of code."""
     if not text.strip():
         raise UndocumentedError(f"{name} has no help text")
     paragraphs = inspect.cleandoc(text.replace("\b", "")).split("\n\n")
-    code = [f"    {p}" if p.startswith("minitx ") else p for p in paragraphs]
-    return "\n\n".join(code)
+    prose = [paragraph for paragraph in paragraphs if not paragraph.startswith("minitx ")]
+    code = [f"    {paragraph}" for paragraph in paragraphs if paragraph.startswith("minitx ")]
+    return "\n\n".join([*prose, "\n".join(code)] if code else prose)
 
 
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
