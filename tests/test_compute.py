@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -48,3 +51,28 @@ def test_products_run_in_the_chosen_format(dtype):
         assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == dtype
     assert where.dtype_name == str(dtype).removeprefix("torch.")
     assert where.description.startswith("cpu (")
+
+
+def test_freed_memory_comes_back_without_the_system():
+    program = """
+import resource, torch
+from minitx.compute import keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(3_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+plain = faults()
+if not keep_freed_memory():
+    raise SystemExit(77)
+faults()
+kept = faults()
+assert torch.tensor(1e-40) * 1 == 0
+assert kept <= plain, (kept, plain)
+assert kept < 100, kept
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    if done.returncode == 77:
+        pytest.skip("this C library has no such setting")
+    assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import time
 from dataclasses import replace
 
 import pytest

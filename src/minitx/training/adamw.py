@@ -1,15 +1,39 @@
 """AdamW: Adam with decoupled weight decay (Loshchilov and Hutter 2019).
 
-The arithmetic is torch's fused kernel; this class names the state, so that it can be saved as
-plain tensors.
+The arithmetic is torch's fused kernel, called without `torch.optim`: making any optimizer of that
+loads torch's compiler, which takes longer than a short run's first hundred steps. This class names
+the state, so that it can be saved as plain tensors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What is remembered of one parameter's gradients.
+
+    Attributes:
+        parameter: updated in place.
+        first, second: running mean of the gradient and of its square, of the parameter's shape.
+        steps: scalar float32, how many updates there were.
+    """
+
+    parameter: Tensor
+    first: Tensor
+    second: Tensor
+    steps: Tensor
+
+    @classmethod
+    def of(cls, parameter: Tensor) -> Moments:
+        """Those of a parameter that was not updated yet."""
+        steps = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        return cls(parameter, torch.zeros_like(parameter), torch.zeros_like(parameter), steps)
 
 
 class AdamW:
@@ -32,42 +56,52 @@ class AdamW:
         eps: float = 1e-10,
         no_decay: frozenset[str] = frozenset(),
     ) -> None:
+        self.betas = betas
+        self.eps = eps
         self.names: list[str] = []
-        decayed: list[Tensor] = []
-        kept: list[Tensor] = []
-        self._parameters: list[Tensor] = []
+        groups: dict[bool, list[Moments]] = {True: [], False: []}
+        self._all: list[Moments] = []
         for name, parameter in parameters:
             self.names.append(name)
-            self._parameters.append(parameter)
-            (decayed if parameter.dim() >= 2 and name not in no_decay else kept).append(parameter)
-        groups = [
-            {"params": decayed, "weight_decay": weight_decay},
-            {"params": kept, "weight_decay": 0.0},
-        ]
-        self._optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=0.0, betas=betas, eps=eps, fused=True
-        )
-        for parameter in self._parameters:
-            # Allotted now rather than in the first step, so that a state can be loaded into it.
-            state = self._optimizer.state[parameter]
-            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            state["exp_avg"] = torch.zeros_like(parameter)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
+            self._all.append(Moments.of(parameter))
+            groups[parameter.dim() >= 2 and name not in no_decay].append(self._all[-1])
+        self._groups = [(groups[True], weight_decay), (groups[False], 0.0)]
 
+    @torch.no_grad()
     def step(self, learning_rate: float) -> None:
         """Update every parameter from its `.grad`."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
-        self._optimizer.step()
+        for moments, weight_decay in self._groups:
+            gradients = [m.parameter.grad for m in moments if m.parameter.grad is not None]
+            if len(gradients) < len(moments):
+                raise RuntimeError("AdamW.step needs a gradient for every parameter")
+            if not moments:
+                continue
+            steps = [m.steps for m in moments]
+            torch._foreach_add_(steps, 1.0)
+            torch._fused_adamw_(
+                [m.parameter for m in moments],
+                gradients,
+                [m.first for m in moments],
+                [m.second for m in moments],
+                [],
+                steps,
+                lr=learning_rate,
+                beta1=self.betas[0],
+                beta2=self.betas[1],
+                weight_decay=weight_decay,
+                eps=self.eps,
+                amsgrad=False,
+                maximize=False,
+            )
 
     def state_tensors(self) -> dict[str, Tensor]:
         """First and second moment and step count of each parameter, by name, not copied."""
-        words = {"exp_avg": "first_moment", "exp_avg_sq": "second_moment", "step": "steps"}
-        return {
-            f"{name}.{word}": self._optimizer.state[parameter][key]
-            for name, parameter in zip(self.names, self._parameters, strict=True)
-            for key, word in words.items()
-        }
+        tensors: dict[str, Tensor] = {}
+        for name, moments in zip(self.names, self._all, strict=True):
+            tensors[f"{name}.first_moment"] = moments.first
+            tensors[f"{name}.second_moment"] = moments.second
+            tensors[f"{name}.steps"] = moments.steps
+        return tensors
 
     @torch.no_grad()
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:

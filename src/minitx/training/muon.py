@@ -13,29 +13,42 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-# Coefficients of the odd polynomial a x + b x^3 + c x^5. Iterated, it moves every singular value
-# from (0, 1] to about 1; the slope 3.4445 at 0 lifts small ones fast, and the price is an
-# overshoot within about 0.7 to 1.2 (Jordan et al. 2024).
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-NEWTON_SCHULZ_STEPS = 5
+# Odd polynomials a x + b x^3 + c x^5, applied one after the other. Together they move every
+# singular value from [0.01, 1] into [0.73, 1.27], and smaller ones up by a factor of 78. Each is
+# the best approximation of 1 on the interval that those before it leave: the construction of
+# Amsel et al. 2025 (The Polar Express, theorem 3.1), begun at 0.01. Jordan's five equal
+# polynomials reach (0.68, 1.2) from there; three that differ do it at three fifths of the cost.
+POLYNOMIALS = (
+    (8.0934, -23.6204, 17.4462),
+    (3.6366, -2.7219, 0.5365),
+    (2.6613, -1.9772, 0.4526),
+)
+
+_SAFETY = 1.02
+"""The first polynomial is steep at 1: rounding must not carry a singular value beyond."""
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Nearest semi-orthogonal matrices, approximately, by a Newton-Schulz iteration.
+    """Nearest semi-orthogonal matrices, approximately, by matrix products alone.
 
     Args:
         matrices: `(n, rows, columns)`, any float dtype; the products run in that dtype.
 
     Returns:
-        `(n, rows, columns)`: the same singular vectors, singular values from about 0.7 to 1.2.
+        `(n, rows, columns)`: the same singular vectors, singular values from about 0.7 to 1.3.
     """
-    a, b, c = NEWTON_SCHULZ
     tall = matrices.size(-2) > matrices.size(-1)
     x = matrices.mT if tall else matrices
-    # The spectral norm is at most the Frobenius norm, so this brings it to 1 or below.
-    x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = torch.bmm(x, x.mT)
+    # First to a size at which squares neither overflow nor vanish.
+    x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + 1e-20)
+    gram = torch.bmm(x, x.mT)
+    # No singular value exceeds the fourth root of their fourth powers' sum. That is the square
+    # root of the Gram matrix's norm, and a much closer bound than the norm of x.
+    bound = _SAFETY * torch.linalg.vector_norm(gram, dim=(-2, -1), keepdim=True) + 1e-20
+    x, gram = x * bound.rsqrt(), gram / bound
+    for number, (a, b, c) in enumerate(POLYNOMIALS):
+        if number:
+            gram = torch.bmm(x, x.mT)
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, polynomial, x, beta=a)
     return x.mT if tall else x

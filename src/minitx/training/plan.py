@@ -17,6 +17,9 @@ from minitx.config.toml import build
 DEFAULT_BUDGET_SECONDS = 300.0
 """Planned for when neither a budget nor a number of steps is given."""
 
+SECONDS_BETWEEN_EVALUATIONS = 2.5
+"""At least, in a run that is not so short that it would have fewer than four."""
+
 Given = dict[str, Any]
 
 
@@ -200,7 +203,9 @@ def _plan_train(
         reasons["steps"] = "an estimate; settled by the measured rate before the decay"
     steps = values["steps"]
     values.setdefault("warmup_steps", _between(1, steps // 20, 20))
-    period = max(1, steps // 20)
+    # Often enough to draw a curve, rarely enough to cost a run of seconds little.
+    apart = round(SECONDS_BETWEEN_EVALUATIONS / seconds_per_step)
+    period = _between(max(1, steps // 20), apart, max(1, steps // 4))
     values.setdefault("evaluate_every", period)
     values.setdefault("checkpoint_every", values["evaluate_every"])
     if "evaluation_tokens" not in values:

@@ -19,7 +19,7 @@ from torch import Tensor
 from minitx.checkpoint.huggingface import model_files, model_tensors
 from minitx.checkpoint.rundir import CONFIG_COPY, RunDirectory, config_bytes
 from minitx.checkpoint.writer import CheckpointWriter, Snapshot
-from minitx.compute import Compute
+from minitx.compute import Compute, keep_freed_memory
 from minitx.config import RunConfig, SamplingConfig, TrainConfig
 from minitx.config.training import AttentionForm
 from minitx.corpus import EncodedCorpus
@@ -99,6 +99,7 @@ def run_session(
     Raises:
         InstabilityError, InterruptedRunError, BadInputError: see `Trainer.run`.
     """
+    keep_freed_memory()
     config, state, model = session.config.train, session.state, session.model
     optimizer = Optimizer(model, config, session.compute.dtype)
     if session.optimizer_tensors is not None:
