@@ -10,9 +10,7 @@ from minitx.training.muon import Muon, orthogonalize
 
 def decayed(rows, columns, smallest, generator):
     # A matrix whose singular values fall evenly, on a log scale, from 1 to `smallest`.
-    u, _, v = torch.linalg.svd(
-        torch.randn(rows, columns, generator=generator), full_matrices=False
-    )
+    u, _, v = torch.linalg.svd(torch.randn(rows, columns, generator=generator), full_matrices=False)
     values = torch.logspace(0, torch.tensor(smallest).log10(), min(rows, columns))
     return u @ torch.diag(values) @ v, u @ v
 
