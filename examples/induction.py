@@ -12,6 +12,7 @@ followed it.
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -37,9 +38,24 @@ def repeating(rng: np.random.Generator, rows: int, length: int, vocab_size: int)
     return np.take_along_axis(tokens, np.arange(length) % periods, axis=1)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What was seen at one step; losses in nats, scores of shape (layers, heads)."""
+
+    step: int
+    repeated: float
+    control: float
+    induction: np.ndarray
+    previous: np.ndarray
+
+
 @torch.no_grad()
-def look(model: Transformer, probe: RepeatProbe) -> tuple[float, float, np.ndarray]:
-    """Loss where tokens repeat, loss where they do not, and each head's induction score."""
+def look(model: Transformer, probe: RepeatProbe, step: int) -> Seen:
+    """Losses where tokens repeat and where they do not, and what each head looks at.
+
+    The induction score of a head is its mean weight on the token after the earlier occurrence; its
+    previous-token score, the mean weight on the token before.
+    """
     losses, weights = [], []
     for ids in (torch.from_numpy(probe.repeated), torch.from_numpy(probe.control)):
         trace = Trace()
@@ -47,11 +63,18 @@ def look(model: Transformer, probe: RepeatProbe) -> tuple[float, float, np.ndarr
         targets = ids[:, probe.period + 1 :]
         losses.append(float(F.cross_entropy(logits.flatten(0, 1), targets.flatten())))
         weights.append([layer.numpy() for layer in trace.attention])
-    scores = [
+    induction = [
         repeat_scores(repeated, control, probe.period)["induction"][0]
         for repeated, control in zip(*weights)
     ]
-    return losses[0], losses[1], np.stack(scores)
+    before = [np.diagonal(layer, -1, axis1=2, axis2=3).mean(axis=(0, 2)) for layer in weights[1]]
+    return Seen(step, *losses, np.stack(induction), np.stack(before))
+
+
+def plot(line: list, dots: list, title: str, names: tuple[str, str]) -> None:
+    """Print a curve of characters."""
+    for row in curve_lines(line, dots, 72, 10, title=title, names=names):
+        print(row.plain)
 
 
 def main() -> None:
@@ -75,33 +98,40 @@ def main() -> None:
     probe = repeat_probe(shape.vocab_size, length, 16, seed=1)
     assert probe is not None
 
-    print("              loss where tokens       strongest induction score")
-    print("  step     repeat   do not repeat     by layer")
-    seen: list[tuple[int, float, float, np.ndarray]] = []
+    print("              loss where tokens        strongest score of each layer")
+    print("  step     repeat   do not repeat    induction      previous token")
+    seen: list[Seen] = []
     for step in range(steps + 1):
         if step % (steps // 20) == 0:
-            seen.append((step, *look(model, probe)))
-            _, repeated, control, scores = seen[-1]
-            by_layer = "  ".join(f"{score:.2f}" for score in scores.max(axis=1))
-            print(f"{step:6,} {repeated:10.2f} {control:15.2f}     {by_layer}", flush=True)
+            now = look(model, probe, step)
+            seen.append(now)
+            scores = [
+                "  ".join(f"{score:.2f}" for score in layers.max(axis=1))
+                for layers in (now.induction, now.previous)
+            ]
+            print(
+                f"{step:6,} {now.repeated:10.2f} {now.control:15.2f}    {scores[0]:14} {scores[1]}"
+            )
         ids = torch.from_numpy(repeating(rng, config.batch_size, length + 1, shape.vocab_size))
         model.loss(ids[:, :-1], ids[:, 1:]).backward()
         optimizer.step(rate_factor(config, step, steps))
 
-    best = max(range(seen[-1][3].size), key=lambda head: seen[-1][3].flat[head])
+    best = int(seen[-1].induction.argmax())
     layer, head = divmod(best, heads)
     print()
-    for line in curve_lines(
-        [(step, loss) for step, loss, _, _ in seen], [(step, loss) for step, _, loss, _ in seen],
-        72, 10, title="loss by step, nats", names=("repeated", "not repeated"),
-    ):  # fmt: skip
-        print(line.plain)
-    for line in curve_lines(
-        [(step, scores[layer, head]) for step, _, _, scores in seen], [], 72, 10,
-        title="induction score by step", names=("strongest head",),
-    ):  # fmt: skip
-        print(line.plain)
-    risen = [step for step, _, _, scores in seen if scores[layer, head] > RISEN]
+    plot(
+        [(one.step, one.repeated) for one in seen],
+        [(one.step, one.control) for one in seen],
+        "loss by step, nats",
+        ("repeated", "not repeated"),
+    )
+    plot(
+        [(one.step, float(one.induction[layer, head])) for one in seen],
+        [(one.step, float(one.previous[0].max())) for one in seen],
+        "scores by step",
+        (f"induction, layer {layer}", "previous token, layer 0"),
+    )
+    risen = [one.step for one in seen if one.induction[layer, head] > RISEN]
     if risen:
         print(f"Layer {layer}, head {head} became an induction head before step {risen[0]:,}.")
     else:
