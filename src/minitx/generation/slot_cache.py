@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from minitx.config import ModelConfig
 from minitx.model import KVCache
+from minitx.model.matrices import Array
 
 _FIRST_CAPACITY = 64
 
@@ -30,6 +33,7 @@ class SlotCache(KVCache):
         # Keys and values of all layers in one tensor: (layers, 2, rows, heads, positions, width).
         shape = (config.n_layers, 2, 0, config.n_kv_heads, capacity, config.head_dim)
         self._store = torch.zeros(shape, device=device, dtype=dtype)
+        self._first_row: Sequence[tuple[Array, Array]] | None = None
 
     def reserve(self, positions: int) -> None:
         """Have room for at least so many positions in each row, as far as the context goes."""
@@ -74,31 +78,23 @@ class SlotCache(KVCache):
         lengths[row] = held
         self.set_lengths(lengths)
 
-    def row_views(self, position: int) -> tuple[tuple[Tensor, ...], ...]:
-        """Views of the first row, layer by layer, for one that writes a position itself.
+    @property
+    def first_row(self) -> Sequence[tuple[Array, Array]]:
+        """Keys and values of the first row, `(n_kv_heads, capacity, head_dim)` each, by layer.
 
-        Args:
-            position: there is room for it.
-
-        Returns:
-            Where its key and its value go, `(n_kv_heads, head_dim)` each, and all keys and all
-            values up to it, `(1, n_kv_heads, position + 1, head_dim)` each.
+        Arrays that share the cache's memory, for one that writes a position itself; on the CPU, in
+        a format that NumPy knows.
         """
-        row = self._store[:, :, 0]
-        new = row[:, :, :, position]
-        everything = row[:, :, None, :, : position + 1]
-        return (
-            new[:, 0].unbind(0),
-            new[:, 1].unbind(0),
-            everything[:, 0].unbind(0),
-            everything[:, 1].unbind(0),
-        )
+        if self._first_row is None:
+            self._first_row = [(keys, values) for keys, values in self._store[:, :, 0].numpy()]
+        return self._first_row
 
     def _grow(self, rows: int, capacity: int) -> None:
         layers, kinds, there, heads, positions, width = self._store.shape
         larger = self._store.new_zeros((layers, kinds, rows, heads, capacity, width))
         larger[:, :, :there, :, :positions] = self._store
         self._store, self.capacity = larger, capacity
+        self._first_row = None
 
     def _show(self, lengths: Tensor) -> None:
         shown = self._store[:, :, : len(lengths)]
