@@ -1,5 +1,6 @@
 """A headless browser for tests of pages."""
 
+import base64
 import json
 import os
 import shutil
@@ -133,6 +134,42 @@ class Browser:
     def key(self, name):
         for kind in ("keyDown", "keyUp"):
             self.send("Input.dispatchKeyEvent", type=kind, key=name, code=name)
+
+    def theme(self, scheme):
+        media = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.send("Emulation.setEmulatedMedia", features=media)
+
+    def width(self, pixels, height=900):
+        self.send(
+            "Emulation.setDeviceMetricsOverride",
+            width=pixels,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=pixels < 600,
+        )
+
+    def screenshot(self, path, whole=False):
+        clip = {}
+        if whole:
+            size = self.send("Page.getLayoutMetrics")["cssContentSize"]
+            clip = {
+                "clip": {"x": 0, "y": 0, **{k: size[k] for k in ("width", "height")}, "scale": 1}
+            }
+        shot = self.send(
+            "Page.captureScreenshot", format="png", captureBeyondViewport=whole, **clip
+        )
+        path.write_bytes(base64.b64decode(shot["data"]))
+
+    def complaints(self):
+        """Exceptions, errors on the console, and whatever was asked for beside the page."""
+        thrown = [
+            event["params"]["exceptionDetails"]
+            for event in self.events
+            if event["method"] == "Runtime.exceptionThrown"
+        ]
+        entries = [e["params"]["entry"] for e in self.events if e["method"] == "Log.entryAdded"]
+        errors = [entry["text"] for entry in entries if entry["level"] == "error"]
+        return [*thrown, *errors, *self.requested()[1:]]
 
     def close(self):
         self.process.terminate()

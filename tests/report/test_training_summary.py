@@ -12,6 +12,7 @@ def test_commands_with_a_relative_path(tmp_path, monkeypatch):
         "minitx generate runs/plays-0001 --prompt ROMEO: --top-k 40",
         "minitx eval runs/plays-0001 --holdout",
         "minitx attn runs/plays-0001 --prompt ROMEO:",
+        "minitx report runs/plays-0001",
         "minitx resume runs/plays-0001 --steps 4000",
     ]
     assert next_steps(Path("runs/a"))[0] == "minitx generate runs/a --prompt The --top-k 40"
@@ -21,7 +22,7 @@ def test_commands_with_a_relative_path(tmp_path, monkeypatch):
 def test_an_interrupted_run_is_finished_first():
     commands = next_steps(Path("runs/a"), interrupted=True)
     assert commands[0] == "minitx resume runs/a"
-    assert len(commands) == 4
+    assert len(commands) == 5
 
 
 def test_paths_outside_the_working_directory_stay_as_given(tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from minitx.cli.attn import attn
 from minitx.cli.diagnose import diagnose
 from minitx.cli.evaluate import evaluate
 from minitx.cli.generate import generate
+from minitx.cli.report import report
 from minitx.cli.resume import resume
 from minitx.cli.tokenize import tokenize
 from minitx.cli.train import train
@@ -40,6 +41,7 @@ app.command("generate")(generate)
 app.command("eval")(evaluate)
 app.command("attn")(attn)
 app.command("diagnose")(diagnose)
+app.command("report")(report)
 
 
 def _show_version(wanted: bool) -> None:

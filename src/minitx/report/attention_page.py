@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import base64
 import html
-import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ from minitx.inspection.attention import AttentionMaps
 from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.roles import ROLES, HeadRole, HeadRoles
 from minitx.report.attention_screen import AttentionRequest
+from minitx.report.html_page import fill, safe_json, template, write_page
 from minitx.report.units import count
 from minitx.workflows.attend import AttentionStudy
 
@@ -77,13 +75,13 @@ def attention_page(content: PageContent) -> str:
             maps.rollout(),
         ]
     )
-    page = _fill(
-        _template("attention.html"),
+    page = fill(
+        template("attention.html"),
         {
             "title": html.escape(content.title),
-            "style": _template("attention.css"),
-            "script": _template("attention.js"),
-            "data": _safe_json(_data(content)),
+            "style": template("base.css") + template("attention.css"),
+            "script": template("attention.js"),
+            "data": safe_json(_data(content)),
             "weights": _base64(quantise(stack)),
             "lengths": _base64(maps.value_lengths.astype("<f4")),
         },
@@ -100,13 +98,7 @@ def save_page(study: AttentionStudy, request: AttentionRequest, path: Path) -> N
     Raises:
         BadInputError: as `study_page`, or when it can't be written.
     """
-    page = study_page(study, request)
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise BadInputError(
-            f"{path} can't be written ({error.strerror})", "Choose another file"
-        ) from None
+    write_page(study_page(study, request), path)
 
 
 def study_page(study: AttentionStudy, request: AttentionRequest) -> str:
@@ -238,23 +230,6 @@ def _too_large(size: int, longest: int) -> BadInputError:
         f"the page would be {size / 1e6:.1f} MB, over its limit of {MAX_PAGE_BYTES / 1e6:.0f} MB",
         f"Shorten the prompt to {longest} tokens or fewer, or use --npz",
     )
-
-
-def _template(name: str) -> str:
-    return (files("minitx.report") / "pages" / name).read_text(encoding="utf-8")
-
-
-def _fill(template: str, parts: dict[str, str]) -> str:
-    # One pass, so that text which looks like a placeholder is left alone.
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)
-
-
-def _safe_json(value: Any) -> str:
-    """JSON that can't end the script element that it stands in."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
 
 
 def _base64(array: npt.NDArray[Any]) -> str:

@@ -13,7 +13,9 @@ from minitx.report.token_labels import cut_label, token_label
 
 _MARKS = {"blocks": " ░▒▓█", "ascii": " .-+#"}
 _FROM = (1.0, 2.0, 4.0, 7.0)
-_TOP = 10.0
+TOP_LOSS = 10.0
+"""Loss, in nats, from which on a token has the last colour."""
+
 _INDENT = 8
 _LONGEST_LABEL = 24
 
@@ -34,7 +36,7 @@ def _wrapped(passage: SurprisingText, shading: Shading, width: int) -> Iterator[
     """Lines of text, each with the line of marks that goes below it."""
     text, marks = Text(), Text()
     for token, loss in zip(passage.tokens, passage.losses, strict=True):
-        label = cut_label(_label(token, shading == "ascii"), _LONGEST_LABEL, shading == "ascii")
+        label = cut_label(token_text(token, shading == "ascii"), _LONGEST_LABEL, shading == "ascii")
         size = cell_len(label)
         if text.cell_len + size > width and text.cell_len:
             yield text, marks
@@ -48,13 +50,13 @@ def _wrapped(passage: SurprisingText, shading: Shading, width: int) -> Iterator[
     yield text, marks
 
 
-def _label(token: str, ascii_only: bool) -> str:
-    # A space reads as itself between coloured letters; all else that is invisible is shown.
+def token_text(token: str, ascii_only: bool = False) -> str:
+    """A token as it stands in a passage: a space as itself, all else that is invisible shown."""
     return "".join(" " if c == " " else token_label(c, ascii_only) for c in token) or "?"
 
 
 def _scale() -> Scale:
-    return Scale(_TOP, "norm")
+    return Scale(TOP_LOSS, "norm")
 
 
 def _mark(loss: float, shading: Shading) -> str:

@@ -28,6 +28,7 @@ def next_steps(
         f"minitx generate {run} --prompt {start} --top-k 40",
         f"minitx eval {run} --holdout",
         f"minitx attn {run} --prompt {start}",
+        f"minitx report {run}",
     ]
     if interrupted:
         return [f"minitx resume {run}", *commands]

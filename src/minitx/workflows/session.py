@@ -8,14 +8,17 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from minitx import __version__
 from minitx.checkpoint.huggingface import model_files, model_tensors
 from minitx.checkpoint.rundir import CONFIG_COPY, RunDirectory, config_bytes
 from minitx.checkpoint.writer import CheckpointWriter, Snapshot
@@ -54,6 +57,7 @@ STATE_FILE = "training_state.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
 DIAGNOSIS_FILE = "diagnosis.json"
 GOOD_STATES_FILE = "good_states.safetensors"
+MADE_WITH_FILE = "made_with.json"
 
 _SAMPLE_TOKENS = 160
 
@@ -202,6 +206,7 @@ def _surroundings(
     stop: StopRequest,
 ) -> Surroundings:
     corpus_description = (session.corpus.directory / DESCRIPTION).read_bytes()
+    made_with = (json.dumps(_made_with(session), indent=2) + "\n").encode()
 
     def saved() -> list[tuple[int, Path]]:
         return writer.written()
@@ -211,6 +216,7 @@ def _surroundings(
             STATE_FILE: state.to_json(),
             CONFIG_COPY: config_bytes(_settled_config(session.config, state)),
             DESCRIPTION: corpus_description,
+            MADE_WITH_FILE: made_with,
         }
         writer.submit(_snapshot(session, optimizer, state, own_files, watch, good_states))
         # The first one, so that a run is never without; the last, so that it is told as saved.
@@ -231,6 +237,22 @@ def _surroundings(
         has_holdout=len(session.corpus.holdout_ids) > 1,
         reserve_seconds=_reserve(session),
     )
+
+
+def _made_with(session: Session) -> dict[str, str]:
+    """What a run's numbers depend on beside its settings (docs/reproducible.md)."""
+    start = _run_start(session)
+    return {
+        "minitx": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": start.device,
+        "threads": str(torch.get_num_threads()),
+        "dtype": start.dtype,
+        "attention": start.attention,
+    }
 
 
 def _settled_config(config: RunConfig, state: TrainingState) -> RunConfig:

@@ -19,6 +19,8 @@
     firstOf[kind] + (kind === "head" ? layer * nHeads + head : layer);
   const weight = (map, i, j) => squares[quantised[map * triangle + (i * (i + 1)) / 2 + j]];
 
+  const framed = location.protocol === "about:";
+
   // ---- what is shown -----------------------------------------------------------------------
   const state = {
     kind: "head", measure: "weight", layer: data.chosen.layer, head: data.chosen.head,
@@ -305,7 +307,8 @@
     drawScale();
     showToken();
     const held = state.held === null ? "" : `&token=${state.held}`;
-    history.replaceState(null, "", `#layer=${state.layer}&head=${state.head}${held}`);
+    // In a frame of a report or a notebook there is no address to keep it in.
+    if (!framed) history.replaceState(null, "", `#layer=${state.layer}&head=${state.head}${held}`);
   };
   const choose = (change) => { Object.assign(state, change); showMap(); };
 
@@ -368,6 +371,13 @@
   $("measure").onchange = (event) => choose({ measure: event.target.value });
   $("theme").onclick = () => { wanted = themes[(themes.indexOf(wanted) + 1) % 3]; repaint(); };
   system.onchange = () => repaint();
+  // A report that holds this page has a title and a choice of colours of its own.
+  addEventListener("message", (event) => {
+    if (!framed || event.source !== parent || !themes.includes(event.data?.theme)) return;
+    document.documentElement.dataset.within = "report";
+    wanted = event.data.theme;
+    repaint();
+  });
   const repaint = () => { paint(); drawThumbs(); showMap(); };
 
   const at = (target) => { const span = target.closest?.(".token"); return span ? +span.dataset.i : null; };

@@ -1,0 +1,201 @@
+"""What a run's `metrics.jsonl` says, as columns: one array a figure, for curves and tables."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from minitx.training.observer import EvaluationReport, Event
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """Figures that were noted at the same steps.
+
+    Attributes:
+        step: (points,) optimizer steps done, rising.
+        columns: (points,) for each figure; NaN where a line had none.
+    """
+
+    step: IntArray
+    columns: dict[str, FloatArray]
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    def thinned(self, most: int, by: str) -> Series:
+        """At most about `most` points: of each stretch the lowest and the highest one stay.
+
+        So a spike of one step is never thinned away.
+
+        Args:
+            most: points to keep.
+            by: the column whose extremes stay.
+        """
+        if len(self) <= most:
+            return self
+        values = self.columns[by]
+        kept = {0, len(self) - 1}
+        for part in np.array_split(np.arange(len(self)), max(1, most // 2)):
+            known = part[np.isfinite(values[part])]
+            chosen = known if len(known) else part[:1]
+            kept.add(int(chosen[np.argmin(values[chosen])]))
+            kept.add(int(chosen[np.argmax(values[chosen])]))
+        places = np.array(sorted(kept))
+        columns = {name: column[places] for name, column in self.columns.items()}
+        return Series(self.step[places], columns)
+
+
+@dataclass(frozen=True, eq=False)
+class RunHistory:
+    """All that was noted while a run was trained.
+
+    Attributes:
+        steps: `loss`, `gradient_norm`, `learning_rate`, `tokens`, `tokens_per_second` and
+            `elapsed_seconds` of the logged steps. Losses are in nats per token.
+        gradient_norms: before clipping, a column for each layer.
+        update_ratios: norm of a layer's update over the norm of its weights, a column each.
+        evaluations: in order.
+        events: by step.
+        ending: why the run ended: `finished`, `early-stopping`, `interrupted`, or another reason;
+            None while it has not.
+    """
+
+    steps: Series
+    gradient_norms: Series
+    update_ratios: Series
+    evaluations: tuple[EvaluationReport, ...] = ()
+    events: tuple[Event, ...] = ()
+    ending: str | None = None
+
+    @property
+    def last_step(self) -> int:
+        """Optimizer steps done, as far as was noted."""
+        ends = [int(self.steps.step[-1])] if len(self.steps) else []
+        ends += [self.evaluations[-1].step] if self.evaluations else []
+        return max(ends, default=0)
+
+    @property
+    def best(self) -> EvaluationReport | None:
+        """The evaluation that training marked as the best."""
+        return next((one for one in reversed(self.evaluations) if one.is_best), None)
+
+    def at(self, column: str, step: float) -> float:
+        """A growing figure of `steps`, `tokens` or `elapsed_seconds`, at any step; NaN if unknown.
+
+        Between logged steps it is taken to grow evenly.
+        """
+        values = self.steps.columns[column]
+        known = np.isfinite(values)
+        if not known.any():
+            return math.nan
+        steps = np.concatenate([[0], self.steps.step[known]])
+        return float(np.interp(step, steps, np.concatenate([[0.0], values[known]])))
+
+
+STEP_COLUMNS = (
+    "loss",
+    "gradient_norm",
+    "learning_rate",
+    "tokens",
+    "tokens_per_second",
+    "elapsed_seconds",
+)
+
+
+@dataclass
+class _Columns:
+    """Lines on the way to a `Series`; of a step that was trained twice, the last counts."""
+
+    rows: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+
+    def add(self, step: int, row: Mapping[str, Any]) -> None:
+        self.rows[step] = row
+
+    def series(self, names: Sequence[str] | None = None) -> Series:
+        steps = sorted(self.rows)
+        if names is None:
+            names = list(dict.fromkeys(name for step in steps for name in self.rows[step]))
+        columns = {
+            name: np.array([_number(self.rows[step].get(name)) for step in steps], np.float64)
+            for name in names
+        }
+        return Series(np.array(steps, np.int64), columns)
+
+
+def read_history(records: Iterable[Mapping[str, Any]]) -> RunHistory:
+    """Sort the lines of a `metrics.jsonl` into columns.
+
+    Args:
+        records: lines, for example from `read_metrics`. What another version wrote and this one
+            can't use is passed over.
+    """
+    steps, gradient_norms, update_ratios = _Columns(), _Columns(), _Columns()
+    evaluations: dict[int, EvaluationReport] = {}
+    events: list[Event] = []
+    ending: str | None = None
+
+    def on_step(line: Mapping[str, Any]) -> None:
+        timing = line.get("timing")
+        steps.add(line["step"], {**line, **(timing if isinstance(timing, dict) else {})})
+
+    def on_health(line: Mapping[str, Any]) -> None:
+        gradient_norms.add(line["step"], dict(line["gradient_norms"]))
+        update_ratios.add(line["step"], dict(line["update_ratios"]))
+
+    def on_evaluation(line: Mapping[str, Any]) -> None:
+        evaluations[line["step"]] = EvaluationReport(
+            step=line["step"],
+            train_loss=float(line["train_loss"]),
+            holdout_loss=float(line["holdout_loss"]),
+            holdout_bits_per_byte=float(line["holdout_bits_per_byte"]),
+            is_best=bool(line["is_best"]),
+            sample=str(line["sample"]),
+            sample_prompt=str(line["sample_prompt"]),
+        )
+
+    def on_event(line: Mapping[str, Any]) -> None:
+        name, severity, message = (str(line[key]) for key in ("name", "severity", "message"))
+        fix, cause = str(line.get("fix", "")), str(line.get("cause", ""))
+        events.append(Event(line["step"], name, severity, message, fix, cause))
+
+    def on_end(line: Mapping[str, Any]) -> None:
+        nonlocal ending
+        ending = str(line["reason"])
+
+    readers: dict[str, Callable[[Mapping[str, Any]], None]] = {
+        "step": on_step,
+        "health": on_health,
+        "evaluation": on_evaluation,
+        "event": on_event,
+        "end": on_end,
+    }
+    for record in records:
+        reader = readers.get(record["kind"])
+        if reader is not None:
+            with contextlib.suppress(KeyError, ValueError, TypeError):
+                reader(record)
+    return RunHistory(
+        steps.series(STEP_COLUMNS),
+        gradient_norms.series(),
+        update_ratios.series(),
+        tuple(evaluations[step] for step in sorted(evaluations)),
+        tuple(sorted(events, key=lambda event: event.step)),
+        ending,
+    )
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan

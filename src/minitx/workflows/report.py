@@ -1,0 +1,230 @@
+"""Everything about a run on one page: what `minitx report` gathers, as library calls.
+
+story = gather_run(RunDirectory.open(None), ReportSettings())
+story.history.best, story.holdout, story.study
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from minitx.checkpoint.manifest import read_manifest
+from minitx.checkpoint.rundir import RunDirectory, resolve_checkpoint
+from minitx.checkpoint.small_files import read_small_file
+from minitx.config import RunConfig
+from minitx.corpus.encoded import Description, read_description
+from minitx.errors import BadInputError, MinitxError
+from minitx.evaluation.report import ComparisonReport, HoldoutReport
+from minitx.training.history import RunHistory, read_history
+from minitx.training.loggers import read_metrics
+from minitx.workflows.attend import AttentionStudy, open_study
+from minitx.workflows.evaluate import (
+    EvaluationSettings,
+    Progress,
+    compare_checkpoints,
+    evaluate_holdout,
+)
+from minitx.workflows.session import MADE_WITH_FILE
+
+ATTENTION_TOKENS = 128
+"""Tokens of the holdout whose attention is shown, where no prompt is given."""
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """What a report has beside what training noted.
+
+    Attributes:
+        eval: measure the holdout anew, with baselines and details.
+        attn: show what the model looks at.
+        prompt: the text it looks at; None for the beginning of the holdout.
+        max_tokens: score about as many holdout tokens; 0 for all.
+        checkpoint: which one is measured and looked into.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+    """
+
+    eval: bool = True
+    attn: bool = True
+    prompt: str | None = None
+    max_tokens: int = 0
+    checkpoint: Literal["best", "last"] = "best"
+    device: str = "auto"
+
+
+@dataclass(frozen=True, eq=False)
+class RunStory:
+    """One run, as far as it can be told.
+
+    Attributes:
+        run: its directory.
+        config: resolved.
+        history: what training noted.
+        corpus: digests of the text and the tokenizer; None if they can't be read.
+        checkpoint: that was measured; None before there is a whole one.
+        weights_digest: SHA-256 of its `model.safetensors`; None without one.
+        made_with: versions and the machine that made it; empty if that was not noted.
+        holdout: what `minitx eval` finds; None if it was left out.
+        study: what `minitx attn` looks at; None if it was left out.
+        left_out: for `eval` and `attn`, why it is not there.
+    """
+
+    run: RunDirectory
+    config: RunConfig
+    history: RunHistory
+    corpus: Description | None = None
+    checkpoint: Path | None = None
+    weights_digest: str | None = None
+    made_with: dict[str, str] = field(default_factory=dict)
+    holdout: HoldoutReport | None = None
+    study: AttentionStudy | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Stories:
+    """The runs of one report.
+
+    Attributes:
+        runs: at least one, each with a name of its own.
+        comparison: of several on one holdout; None if there is one run, or they can't be compared.
+        left_out: why there is no comparison, in words; None where there is one or nobody asked.
+    """
+
+    runs: tuple[RunStory, ...]
+    comparison: ComparisonReport | None = None
+    left_out: str | None = None
+
+
+def gather(
+    paths: Sequence[Path], settings: ReportSettings, progress: Progress | None = None
+) -> Stories:
+    """Read and measure the runs of a report.
+
+    Args:
+        paths: runs, or checkpoints in them; none for the newest run.
+        settings: what to measure. Of several runs, the holdout is compared and nothing else is.
+        progress: told what is being done.
+
+    Raises:
+        BadInputError: there is no such run, one has nothing to show, or is named twice; or the
+            prompt does not fit the model.
+        DamagedFileError: the config of a run can't be read.
+    """
+    runs = [RunDirectory.open(path) for path in paths] or [RunDirectory.open(None)]
+    for number, run in enumerate(runs):
+        if run.path.resolve() in (other.path.resolve() for other in runs[:number]):
+            raise BadInputError(f"run {run.path} is named twice", "Name each run once")
+    if len(runs) == 1:
+        return Stories((gather_run(runs[0], settings, progress),))
+    told = ReportSettings(eval=False, attn=False, checkpoint=settings.checkpoint)
+    stories = tuple(gather_run(run, told, progress) for run in runs)
+    if not settings.eval:
+        return Stories(stories, left_out="--no-eval was given")
+    comparison, reason = _compared(stories, settings, progress)
+    return Stories(stories, comparison, reason)
+
+
+def gather_run(
+    run: RunDirectory, settings: ReportSettings, progress: Progress | None = None
+) -> RunStory:
+    """Read what a run noted, and measure its checkpoint.
+
+    What can't be had yet (a run has no checkpoint in its first minute, and may have no holdout)
+    is left out, with the reason.
+
+    Raises:
+        BadInputError: it has neither metrics nor a checkpoint, or the prompt does not fit.
+        DamagedFileError: its config can't be read.
+    """
+    config = run.read_config()
+    history = read_history(read_metrics(run.metrics_file) if run.metrics_file.is_file() else ())
+    checkpoint: Path | None = None
+    left_out: dict[str, str] = {}
+    try:
+        checkpoint = resolve_checkpoint(run.path, settings.checkpoint)
+    except MinitxError as error:
+        if not len(history.steps) and not history.evaluations:
+            raise BadInputError(
+                f"run {run.path} has nothing to report yet: {error.what}", "Train it for a while"
+            ) from None
+        left_out = dict.fromkeys(("eval", "attn"), error.what)
+    holdout: HoldoutReport | None = None
+    study: AttentionStudy | None = None
+    if checkpoint is not None:
+        if settings.eval:
+            how = EvaluationSettings(max_tokens=settings.max_tokens, device=settings.device)
+            try:
+                holdout = evaluate_holdout(checkpoint, how, progress)
+            except MinitxError as error:
+                left_out["eval"] = error.what
+        else:
+            left_out["eval"] = "--no-eval was given"
+        if settings.attn:
+            look = partial(
+                open_study, checkpoint, settings.prompt, ATTENTION_TOKENS, settings.device
+            )
+            try:
+                study = look()
+            except MinitxError as error:
+                if settings.prompt is not None:
+                    raise
+                left_out["attn"] = error.what
+        else:
+            left_out["attn"] = "--no-attn was given"
+    return RunStory(
+        run,
+        config,
+        history,
+        _corpus(run),
+        checkpoint,
+        _weights_digest(checkpoint),
+        _made_with(checkpoint),
+        holdout,
+        study,
+        left_out,
+    )
+
+
+def _compared(
+    stories: Sequence[RunStory], settings: ReportSettings, progress: Progress | None
+) -> tuple[ComparisonReport | None, str | None]:
+    checkpoints = [one.checkpoint for one in stories if one.checkpoint is not None]
+    if len(checkpoints) < len(stories):
+        lacking = next(one for one in stories if one.checkpoint is None)
+        return None, f"run {lacking.run.path} has no checkpoint yet"
+    how = EvaluationSettings(max_tokens=settings.max_tokens, device=settings.device)
+    try:
+        return compare_checkpoints(checkpoints, None, how, progress), None
+    except MinitxError as error:
+        return None, error.what
+
+
+def _corpus(run: RunDirectory) -> Description | None:
+    with contextlib.suppress(MinitxError):
+        return read_description(run.data)
+    return None
+
+
+def _weights_digest(checkpoint: Path | None) -> str | None:
+    if checkpoint is None:
+        return None
+    with contextlib.suppress(MinitxError, KeyError):
+        return str(read_manifest(checkpoint)["files"]["model.safetensors"]["sha256"])
+    return None
+
+
+def _made_with(checkpoint: Path | None) -> dict[str, str]:
+    # Runs of earlier versions have no such file; a report is no reason to refuse them.
+    if checkpoint is None:
+        return {}
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        content = json.loads(read_small_file(checkpoint / MADE_WITH_FILE))
+        if isinstance(content, dict):
+            return {str(key): str(value) for key, value in content.items()}
+    return {}
