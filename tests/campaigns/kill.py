@@ -7,6 +7,7 @@ that was never killed, to the bit.
 """
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -15,6 +16,8 @@ import sys
 import time
 
 from victims import VARIANTS, RunDirectory, finish, request, result, scratch, start, table
+
+from minitx.errors import BadInputError
 
 STEPS = 40
 EVERY = 2
@@ -29,9 +32,10 @@ def main():
     until = time.monotonic() + options.seconds
     chance = random.Random(options.seed)
     counts = dict.fromkeys(
-        ("kills", "inside", "before", "resumed", "runs", "lost", "different", "torn"), 0
+        ("kills", "inside", "before", "resumed", "runs", "ended", "lost", "different", "torn"), 0
     )
     with scratch() as directory:
+        os.environ["VICTIM_ERRORS"] = str(directory / "error")
         wanted = [reference(directory, number) for number in range(len(VARIANTS))]
         while counts["kills"] < options.kills and time.monotonic() < until:
             number = counts["runs"] % len(VARIANTS)
@@ -45,6 +49,7 @@ def main():
             ("sessions that went on from a checkpoint", counts["resumed"]),
             ("metrics files with a torn last line", counts["torn"]),
             ("runs brought to their end", counts["runs"]),
+            ("of them killed between their end and that of the process", counts["ended"]),
             ("runs lost", counts["lost"]),
             ("runs whose metrics or weights differ", counts["different"]),
         ],
@@ -87,9 +92,14 @@ def live_and_die(directory, number, wanted, most_kills, chance, counts):
         else:
             break
     counts["runs"] += 1
+    if code == BadInputError.exit_code and has_ended(run):
+        # It was killed after its last line, and has nothing left to be done.
+        counts["ended"] += 1
+        code = 0
     if code != 0:
         counts["lost"] += 1
-        print(f"run {run.name} can't be resumed: exit code {code}", file=sys.stderr)
+        error = (directory / "error").read_text()
+        print(f"run {run.name} can't be resumed: exit code {code}, {error}", file=sys.stderr)
     elif result(run) != (metrics, weights):
         counts["different"] += 1
         print(f"run {run.name} differs from the one never killed", file=sys.stderr)
@@ -110,6 +120,11 @@ def wait_for_write(child, run, seconds, chance):
             seen, skip = found, skip - 1
         time.sleep(0.0002)
     time.sleep(chance.random() * 0.004)
+
+
+def has_ended(run):
+    last = (run / "metrics.jsonl").read_bytes().splitlines()[-1]
+    return json.loads(last)["kind"] == "end"
 
 
 def torn(run):

@@ -16,6 +16,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
+import torch._dynamo  # each child would import it for itself, in a second and a half
 from safetensors.torch import load_file
 from small_runs import TINY_MODEL, TINY_TRAIN, VERSES
 

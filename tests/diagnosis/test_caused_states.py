@@ -16,7 +16,6 @@ from minitx.diagnosis.losses import uniform_loss
 from minitx.errors import InstabilityError
 from minitx.model import transformer
 from minitx.tokenizer import train_tokenizer
-from minitx.training.batches import Batches
 from minitx.workflows.diagnose import diagnose
 
 
@@ -30,24 +29,6 @@ def assert_named(run, name, also=()):
     assert seen[name].finding.evidence == event["message"]
     assert set(recipes.events(run)) <= {name, *also}, "other names than expected"
     return event
-
-
-@pytest.fixture
-def poisoned(monkeypatch):
-    """The batch of one step holds random tokens."""
-
-    def poison(number):
-        original = Batches.__getitem__
-
-        def get(self, index):
-            inputs, targets = original(self, index)
-            if index == number:
-                targets = targets.flip(0, 1) * 0 + int(self._ids.max())
-            return inputs, targets
-
-        monkeypatch.setattr(Batches, "__getitem__", get)
-
-    return poison
 
 
 def test_rate_too_high_without_clipping_diverges(tmp_path):

@@ -79,7 +79,7 @@ class CurveDetector:
             uniform_loss: of a model that knows nothing, nats.
             pair_loss: gives the loss on the holdout of a model that counts pairs of tokens in the
                 train part, nats; None if the tokens are not at hand.
-            is_last: no step follows.
+            is_last: no step follows, and nothing is known that would explain a high loss.
         """
         self.steps.append(step)
         self.train.append(train_loss)
@@ -157,11 +157,13 @@ class CurveDetector:
         )
 
     def _underfitting(self, pair_loss: float) -> str | None:
-        holdout = self.holdout[-1]
-        loss, name = (self.train[-1], "train") if math.isnan(holdout) else (holdout, "holdout")
-        if not loss > pair_loss * (1 + UNDERFITTING_MARGIN):
+        train, holdout = self.train[-1], self.holdout[-1]
+        enough = pair_loss * (1 + UNDERFITTING_MARGIN)
+        # A low loss on the train part alone is no lack of fit.
+        if not train > enough or holdout <= enough:
             return None
+        holdout_too = "" if math.isnan(holdout) else f", and the holdout loss {holdout:.4g}"
         return (
-            f"at the end the {name} loss is {loss:.4g}; counting which token follows which (an "
-            f"interpolated bigram) reaches {pair_loss:.4g}"
+            f"at the end the train loss is {train:.4g}{holdout_too}; counting which token follows "
+            f"which (an interpolated bigram) reaches {pair_loss:.4g}"
         )

@@ -108,7 +108,8 @@ class LiveDiagnosis(Watch):
             rate_factor,
             self._uniform_loss,
             self._pair_loss,
-            is_last,
+            # Where something worse happened, that is why little was learned.
+            is_last and not self._inside.told and "divergence" not in self._losses.told,
         )
         self._tell(found)
 

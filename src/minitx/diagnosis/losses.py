@@ -46,6 +46,7 @@ class LossDetector:
             uniform distribution, so it begins there.
         quiet_until: no spike is told before this step.
         diverged: the level is above the lowest, and it was told.
+        told: names of all that was told so far.
     """
 
     lowest: float
@@ -53,6 +54,7 @@ class LossDetector:
     norms: list[float] = field(default_factory=list)
     quiet_until: int = 0
     diverged: bool = False
+    told: list[str] = field(default_factory=list)
 
     def on_loss(self, step: int, loss: float, norm: float, config: TrainConfig) -> Finding | None:
         """Look at one more step.
@@ -66,7 +68,10 @@ class LossDetector:
         found = self._spike(step, loss, norm, config)
         self.losses = [*self.losses[1 - WINDOW :], loss]
         self.norms = [*self.norms[1 - WINDOW :], norm]
-        return self._divergence(step, config) or found
+        found = self._divergence(step, config) or found
+        if found is not None and found.name not in self.told:
+            self.told.append(found.name)
+        return found
 
     def _spike(self, step: int, loss: float, norm: float, config: TrainConfig) -> Finding | None:
         if len(self.losses) < FEWEST or step < self.quiet_until:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minitx.diagnosis.findings import Finding
+from minitx.diagnosis.findings import KINDS, Finding
 
 
 @dataclass(frozen=True)
@@ -71,5 +71,6 @@ class Diagnosis:
                 }
                 for seen in self.findings
             ],
+            "watched": list(KINDS),
             "checks": {check.what: check.result for check in self.checks},
         }

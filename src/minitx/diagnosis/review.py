@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from minitx.config import RunConfig
@@ -42,12 +43,18 @@ def review_metrics(
     uniform = uniform_loss(config.model.vocab_size)
     losses = LossDetector(uniform)
     curves = CurveDetector()
+    rollbacks: list[int] = []
+    health: _Health | None = None
     rate, n_steps, last_step = 1.0, 0, 0
     for record in records:
         try:
             step = record["step"]
             if record["kind"] == "event" and record["name"] in KINDS:
                 told.append(_told(record))
+            elif record["kind"] == "event" and record["name"] == "rollback":
+                rollbacks.append(step)
+            elif record["kind"] == "health":
+                health = _health(record)
             elif record["kind"] == "step":
                 peak = config.train.learning_rate
                 rate = float(record["learning_rate"]) / peak if peak else 0.0
@@ -56,14 +63,20 @@ def review_metrics(
             elif record["kind"] == "evaluation":
                 pair = (float(record["train_loss"]), float(record["holdout_loss"]))
                 recomputed += curves.on_evaluation(step, *pair, rate, uniform, None)
-        except (KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             # A line written by another version.
             continue
+    logged = f"{n_steps:,} logged step{'s' if n_steps != 1 else ''}"
     checks = [
-        Check("metrics", f"{n_steps:,} logged steps, to step {last_step:,}"),
+        Check("metrics", f"{logged}, to step {last_step:,}"),
         Check("evaluations", f"{len(curves.steps):,}"),
-        Check("events", f"{len(told):,} of trouble"),
+        Check("alarms", f"{len(told):,} while it trained"),
     ]
+    if rollbacks:
+        checks.append(Check("rollbacks", f"{len(rollbacks):,}, the last at step {rollbacks[-1]:,}"))
+    if health is not None:
+        checks.append(Check("gradients", f"norm by layer at step {health.step:,}: {health.norms}"))
+        checks.append(Check("updates", f"to weights by layer: {health.ratios}"))
     return merged([*told, *recomputed], len(told)), checks
 
 
@@ -72,7 +85,7 @@ def review_model(
     tokenizer: Tokenizer,
     corpus: EncodedCorpus,
     step: int,
-    finished: bool,
+    judge_fit: bool,
 ) -> tuple[list[Seen], list[Check]]:
     """Look inside a checkpoint.
 
@@ -81,7 +94,8 @@ def review_model(
         tokenizer: its tokenizer.
         corpus: what the run learned from.
         step: of the checkpoint.
-        finished: it is the end of the run, so that it should have learned by now.
+        judge_fit: it is the end of a run in which nothing went wrong, so that it should have
+            learned by now.
     """
     weight = broken_weight(model)
     if weight is not None:
@@ -93,7 +107,7 @@ def review_model(
         findings, check = look(model, tokenizer, corpus, step)
         found_all += findings
         checks.append(check)
-    if finished and not found_all:
+    if judge_fit and not found_all:
         findings, check = _underfitting(model, tokenizer, corpus, step)
         found_all += findings
         checks.append(check)
@@ -127,6 +141,25 @@ def _in_order(by_name: dict[str, Seen]) -> list[Seen]:
 def _told(record: dict[str, Any]) -> Finding:
     texts = [str(record.get(key, "")) for key in ("message", "cause", "fix")]
     return Finding(str(record["name"]), int(record["step"]), *texts)
+
+
+@dataclass(frozen=True)
+class _Health:
+    """The newest `health` line, in words."""
+
+    step: int
+    norms: str
+    ratios: str
+
+
+def _health(record: dict[str, Any]) -> _Health:
+    norms, ratios = (_range(record[key]) for key in ("gradient_norms", "update_ratios"))
+    return _Health(int(record["step"]), norms, ratios)
+
+
+def _range(by_layer: dict[str, float]) -> str:
+    (least, low), *_, (most, high) = sorted(by_layer.items(), key=lambda item: float(item[1]))
+    return f"{low:.2g} ({least}) to {high:.2g} ({most})"
 
 
 def _step(losses: LossDetector, record: dict[str, Any], config: RunConfig) -> list[Finding]:

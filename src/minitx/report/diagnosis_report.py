@@ -7,6 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from minitx.diagnosis.findings import KINDS
 from minitx.diagnosis.results import Check, Diagnosis, Seen
 from minitx.report.terminal import visible
 from minitx.report.training_report import SEVERITY_STYLES
@@ -21,6 +22,9 @@ def diagnosis_report(diagnosis: Diagnosis) -> Group:
     parts: list[Text | Padding | Table] = [title]
     for seen in diagnosis.findings:
         parts += [Text(), *_finding(seen)]
+    if not n:
+        # Without trouble, what could have been found is the news.
+        parts += [Text(), Text("watched for", style="dim"), _indented(Text(", ".join(KINDS)))]
     return Group(*parts, Text(), Text("looked at", style="dim"), _checks(diagnosis.checks))
 
 
@@ -43,7 +47,7 @@ def _finding(seen: Seen) -> list[Text | Padding]:
             body.add_column(width=12, style="dim")
             body.add_column()
             body.add_row(label, Text(visible(words)))
-            lines.append(Padding(body, (0, 0, 0, 2)))
+            lines.append(_indented(body))
     return lines
 
 
@@ -53,4 +57,8 @@ def _checks(checks: tuple[Check, ...]) -> Padding:
     table.add_column()
     for check in checks:
         table.add_row(check.what, Text(visible(check.result)))
-    return Padding(table, (0, 0, 0, 2))
+    return _indented(table)
+
+
+def _indented(content: Table | Text) -> Padding:
+    return Padding(content, (0, 0, 0, 2))

@@ -256,7 +256,8 @@ class Trainer:
 
     def _fail(self, concern: Concern) -> NoReturn:
         saved = f"the checkpoint of step {self._saved_step:,} is whole"
-        tried = f" after {self.state.rollbacks} rollbacks" if self.state.rollbacks else ""
+        n = self.state.rollbacks
+        tried = f" after {n} rollback{'s' if n > 1 else ''}" if n else ""
         raise InstabilityError(
             f"{concern.what}; training stopped{tried}, and "
             f"{saved if self._saved_step >= 0 else 'no checkpoint was due before it'}",

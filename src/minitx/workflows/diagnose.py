@@ -31,7 +31,8 @@ def diagnose(path: Path | None) -> Diagnosis:
         records = list(read_metrics(run.metrics_file))
         findings, checks = review_metrics(records, config)
         finished = any(
-            record["kind"] == "end" and record.get("reason") == "finished" for record in records
+            record["kind"] == "end" and record.get("reason") in ("finished", "early-stopping")
+            for record in records
         )
     else:
         checks.append(Check("metrics", "there are none"))
@@ -50,6 +51,8 @@ def diagnose(path: Path | None) -> Diagnosis:
     else:
         step = int(checkpoint.name.removeprefix("step-"))
         checks.append(Check("checkpoint", f"step {step:,}"))
-        inside, looked = review_model(loaded.model, loaded.tokenizer, corpus, step, finished)
+        inside, looked = review_model(
+            loaded.model, loaded.tokenizer, corpus, step, finished and not findings
+        )
         findings, checks = merged_seen(findings, inside), [*checks, *looked]
     return Diagnosis(run.path, checkpoint, tuple(findings), tuple(checks))
