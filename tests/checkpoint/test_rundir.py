@@ -82,6 +82,50 @@ def test_directory_of_a_run_that_never_began_is_used_again(tmp_path):
     assert (path / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    "left",
+    [
+        (),
+        ("checkpoints/",),
+        ("checkpoints/", "data/"),
+        ("checkpoints/", "data/train.txt", "data/.train.ids.part", "lock"),
+        ("checkpoints/.step-000000.part/model.safetensors", "data/corpus.json", ".run.toml.part"),
+        ("checkpoints/", "data/corpus.json", "run.toml", "metrics.jsonl", "lock"),
+    ],
+)
+def test_killed_at_any_instant_before_it_began(tmp_path, left):
+    place(tmp_path / "run", left)
+    path = RunDirectory.create(tmp_path / "run", "x").path
+    assert sorted(entry.name for entry in path.rglob("*")) == ["checkpoints", "data"]
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        ("data/train.txt",),
+        ("data/",),
+        ("checkpoints/", "data/photos.zip"),
+        ("checkpoints/mine.pt", "data/"),
+        ("checkpoints/step-000010/", "data/"),
+        ("checkpoints/", "notes.txt"),
+    ],
+)
+def test_what_may_be_a_persons_own_is_left_alone(tmp_path, left):
+    path = tmp_path / "run"
+    place(path, left)
+    before = sorted(path.rglob("*"))
+    with pytest.raises(BadInputError, match="is not empty"):
+        RunDirectory.create(path, "x")
+    assert sorted(path.rglob("*")) == before
+
+
+def place(path, names):
+    for name in names:
+        target = path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.mkdir(exist_ok=True) if name.endswith("/") else target.write_text("{}")
+
+
 def test_unwritable_place_is_bad_input(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInputError, match="can't be made"):

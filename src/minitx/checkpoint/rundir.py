@@ -48,6 +48,8 @@ CONFIG_COPY = "run_copy.toml"
 
 _CONFIG_DIGEST = "# sha256 of the lines above: "
 _CHECKPOINT = re.compile(r"step-(\d{6,12})")
+_UNBEGUN = re.compile(r"\.step-\d{6,12}\.part")
+_DATA = re.compile(r"\.?((train|holdout)\.(ids|txt)|corpus\.json)(\.part)?")
 _log = logging.getLogger("minitx")
 
 
@@ -385,16 +387,32 @@ def _cleared_of_a_run_that_never_began(path: Path) -> bool:
     if (path / "lock").is_file():
         with RunLock(path / "lock"):
             pass
-    # Nothing but what `create` and the set-up make, or it is not ours to remove.
-    ours = {"checkpoints", "data", "lock", "metrics.jsonl", "run.toml", ".run.toml.part"}
-    names = {entry.name for entry in path.iterdir()}
-    if not {"checkpoints", "data"} <= names <= ours or RunDirectory(path)._named_steps():
+    # `checkpoints` is made first and removed last: a kill between leaves it alone, and empty.
+    root, data = path / "checkpoints", path / "data"
+    if not root.is_dir() or not _only_unbegun(path, root, data):
         return False
-    for name in ("checkpoints", "data"):
-        shutil.rmtree(path / name)
-    for name in names - {"checkpoints", "data"}:
-        (path / name).unlink()
+    for entry in [*root.iterdir(), *path.iterdir()]:
+        if entry not in (root, data):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    if data.exists():
+        shutil.rmtree(data)
+    root.rmdir()
     return True
+
+
+def _only_unbegun(path: Path, root: Path, data: Path) -> bool:
+    # A person's own directory may have folders of these names, too: all in them must be known.
+    names = {
+        re.sub(r"^\.(.*)\.part$", r"\1", entry.name)
+        for entry in path.iterdir()
+        if entry not in (root, data)
+    }
+    inside = [entry.name for entry in data.iterdir()] if data.is_dir() else []
+    return (
+        names <= {"lock", "metrics.jsonl", "run.toml"}
+        and all(_UNBEGUN.fullmatch(entry.name) for entry in root.iterdir())
+        and all(_DATA.fullmatch(name) for name in inside)
+    )
 
 
 def _not_a_run(path: Path, wanted: str) -> BadInputError:
