@@ -21,6 +21,7 @@ from minitx.cli.evaluate import evaluate
 from minitx.cli.generate import generate
 from minitx.cli.report import report
 from minitx.cli.resume import resume
+from minitx.cli.serve import serve
 from minitx.cli.tokenize import tokenize
 from minitx.cli.train import train
 from minitx.errors import MinitxError
@@ -38,6 +39,7 @@ app.command("tokenize")(tokenize)
 app.command("train")(train)
 app.command("resume")(resume)
 app.command("generate")(generate)
+app.command("serve")(serve)
 app.command("eval")(evaluate)
 app.command("attn")(attn)
 app.command("diagnose")(diagnose)

@@ -1,0 +1,119 @@
+"""What `minitx serve` prints: where it listens, a line for each request, how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import time
+from typing import TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from minitx.report.terminal import visible
+from minitx.report.units import count, duration
+from minitx.serving.records import CLIENT_LEFT, RequestRecord
+from minitx.serving.server import Ending
+from minitx.tokenizer import Tokenizer
+from minitx.workflows.serve import Listening
+
+_LONGEST_PATH = 40
+_PROMPTS = ("The", "the", "a", "1")
+
+
+class ServingScreen:
+    """Prints lines; nothing that a client sent reaches the terminal as a control sequence.
+
+    Args:
+        out: where to.
+        requests: print a line for each request.
+    """
+
+    def __init__(self, out: TextIO, requests: bool = True) -> None:
+        self._out, self._requests = out, requests
+        self._console = Console(file=out, highlight=False, soft_wrap=True)
+        self._n_requests, self._n_tokens = 0, 0
+
+    def ready(self, listening: Listening) -> None:
+        """Say what is served, where, and how to try it."""
+        served, limits = listening.served, listening.limits
+        config = served.model.config
+        size = sum(one.numel() for one in served.model.parameters())
+        self._line(
+            ("serving    ", "bold"),
+            f"{visible(served.name)}: {count(size)} parameters, context "
+            f"{config.context_length:,}, {served.tokenizer.kind} vocabulary of "
+            f"{served.tokenizer.vocab_size:,}, {listening.checkpoint.name}",
+        )
+        who = "this machine only" if listening.local else "any machine that reaches it"
+        key = "with the token" if listening.token else "no token"
+        self._line(("listening  ", "bold"), f"{listening.url}  ({who}, {key})")
+        self._line(
+            ("limits     ", "bold"),
+            f"{limits.max_concurrent:,} at once, {limits.max_queue:,} waiting, "
+            f"{limits.max_tokens:,} tokens each",
+        )
+        command = f"curl {listening.url}/v1/completions -H 'Content-Type: application/json'"
+        if listening.token:
+            command += ' -H "Authorization: Bearer $MINITX_SERVE_TOKEN"'
+        body = '{"prompt": ' + _prompt_for(served.tokenizer) + ', "max_tokens": 60}'
+        self._line(("try        ", "bold"), f"{command} -d {shlex.quote(body)}")
+        self._line(("stop       ", "bold"), "Ctrl-C")
+
+    def request(self, record: RequestRecord) -> None:
+        """Say how one ended."""
+        self._n_requests += 1
+        self._n_tokens += record.n_new
+        if not self._requests:
+            return
+        style = "green" if record.status < 400 else "yellow" if record.status < 500 else "red"
+        path = visible(record.path).replace("\n", " ").replace("\t", " ")
+        if len(path) > _LONGEST_PATH:
+            path = path[: _LONGEST_PATH - 1] + "…"
+        text = Text.assemble(
+            (time.strftime("%H:%M:%S"), "dim"),
+            "  ",
+            ("left" if record.status == CLIENT_LEFT else f"{record.status:<4}", style),
+            f"  {record.method} {path}",
+        )
+        if record.n_choices:
+            n = f" × {record.n_choices}" if record.n_choices > 1 else ""
+            text.append(f"{n}  {record.n_prompt_tokens:,} → {record.n_new:,} tokens")
+        text.append(f"  {_span(record.seconds)}")
+        if record.seconds_to_first_token is not None:
+            rate = record.n_new / max(record.seconds, 1e-9)
+            text.append(f", first {_span(record.seconds_to_first_token)}, {rate:,.0f} tokens/s")
+        if record.reason is not None and record.status != CLIENT_LEFT:
+            text.append(f"  {visible(record.reason)}", "dim")
+        self._line(text)
+
+    def stopping(self, n_running: int) -> None:
+        """Say what is waited for."""
+        if n_running:
+            what = "completion" if n_running == 1 else "completions"
+            self._line(f"stopping: {n_running:,} {what} to end; Ctrl-C again to stop at once")
+
+    def ended(self, ending: Ending) -> None:
+        """Say what was done in all."""
+        cut = f", {ending.n_cut:,} of them cut off" if ending.n_cut else ""
+        how = "stopped" if ending.signal_number is not None else "stopped: the model failed"
+        self._line(f"{how} after {self._n_requests:,} requests{cut}, {self._n_tokens:,} tokens")
+
+    def _line(self, *parts: str | tuple[str, str] | Text) -> None:
+        # A terminal that is gone is no reason to stop serving.
+        with contextlib.suppress(OSError, ValueError):
+            self._console.print(Text.assemble(*parts))
+            self._out.flush()
+
+
+def _prompt_for(tokenizer: Tokenizer) -> str:
+    """A prompt in JSON that the vocabulary has."""
+    for prompt in _PROMPTS:
+        if not tokenizer.unknown_characters(prompt):
+            return json.dumps(prompt)
+    return r'"\n"'
+
+
+def _span(seconds: float) -> str:
+    return f"{1000 * seconds:,.0f} ms" if seconds < 1 else duration(seconds)

@@ -1,0 +1,135 @@
+"""Who may ask: a token, or a program on this machine that names it by a name of this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import os
+import socket
+from pathlib import Path
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from minitx.errors import BadInputError
+from minitx.serving.refusals import Refusal
+
+TOKEN_VARIABLE = "MINITX_SERVE_TOKEN"
+_SHORTEST_TOKEN = 16
+_OPEN_PATHS = frozenset({"/health"})
+_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+_HOW = "python -c 'import secrets; print(secrets.token_urlsafe(32))' > token.txt"
+
+
+def read_token(file: Path | None) -> str | None:
+    """The token that clients must show.
+
+    Args:
+        file: has it; None to look at the environment variable `TOKEN_VARIABLE`.
+
+    Returns:
+        None if there is none.
+
+    Raises:
+        BadInputError: the file can't be read, or what it has is no good as a token.
+    """
+    if file is None:
+        source, token = TOKEN_VARIABLE, os.environ.get(TOKEN_VARIABLE)
+        if token is None:
+            return None
+    else:
+        source = f"token file {file}"
+        try:
+            with file.open("rb") as opened:
+                token = opened.read(4096).decode("ascii", "replace")
+        except OSError as error:
+            raise BadInputError(
+                f"{source} can't be read ({error.strerror})", f"Make one with: {_HOW}"
+            ) from None
+    token = token.strip()
+    if len(token) < _SHORTEST_TOKEN or not all("!" <= one <= "~" for one in token):
+        raise BadInputError(
+            f"the token of {source} is not {_SHORTEST_TOKEN} or more visible ASCII characters",
+            f"Make one with: {_HOW}",
+        )
+    return token
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address, or a name, means this machine alone.
+
+    Raises:
+        BadInputError: it means nothing.
+    """
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise BadInputError(
+            f"--host {host} is no address of this machine", "Leave it out, or use 0.0.0.0"
+        ) from None
+    return all(ipaddress.ip_address(str(one[4][0]).partition("%")[0]).is_loopback for one in found)
+
+
+def require_token(host: str, token: str | None) -> None:
+    """Refuse to listen to other machines without a token.
+
+    Raises:
+        BadInputError: as said.
+    """
+    if token is None and not is_loopback(host):
+        raise BadInputError(
+            f"--host {host} lets other machines in, and there is no token to know them by",
+            f"Set {TOKEN_VARIABLE} or --token-file; make one with: {_HOW}",
+        )
+
+
+class Guard:
+    """Refuses requests that may not be made, before anything of them is read.
+
+    Args:
+        app: to pass the others on to.
+        token: that requests must show; None for none.
+        host: that the server listens at, if it listens to this machine alone. Then the request's
+            Host must name this machine: a web page can make its own name point here (DNS
+            rebinding), but not its requests say another name. None for no such check.
+    """
+
+    def __init__(self, app: ASGIApp, token: str | None, host: str | None) -> None:
+        self._app = app
+        self._digest = None if token is None else _digest(token.encode())
+        self._names = None if host is None else _LOCAL_NAMES | {host.lower()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check, then pass on.
+
+        Raises:
+            Refusal: 401 or 421.
+        """
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            if self._names is not None and _name_of(headers.get("host", "")) not in self._names:
+                raise Refusal(421, "This server does not answer to that host name.", close=True)
+            if self._digest is not None and scope["path"] not in _OPEN_PATHS:
+                self._check(headers.get("authorization", ""))
+        await self._app(scope, receive, send)
+
+    def _check(self, header: str) -> None:
+        kind, _, shown = header.partition(" ")
+        shown_digest = _digest(shown.strip().encode("utf-8", "replace"))
+        assert self._digest is not None
+        # In constant time, over digests: neither the content nor the length shows.
+        if not hmac.compare_digest(shown_digest, self._digest) or kind.lower() != "bearer":
+            raise Refusal(401, "No valid token was given.", code="invalid_api_key", close=True)
+
+
+def _digest(token: bytes) -> bytes:
+    return hashlib.sha256(token).digest()
+
+
+def _name_of(host: str) -> str:
+    # Without the port: localhost:8000, [::1]:8000.
+    host = host.strip().lower()
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]

@@ -1,0 +1,193 @@
+"""From updates to the objects of OpenAI's completions API."""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from minitx.serving.jobs import Job, Told, Update
+from minitx.tokenizer import Tokenizer
+
+_LOWEST = -9999.0
+"""Stands for the logarithm of zero, which JSON lacks."""
+
+
+class Answer:
+    """The answer to one job, as it grows.
+
+    What is told at once is certain: a token's log-probability comes with the text in which it
+    begins, and one that begins after a stop string never comes. So the pieces of a stream, put
+    together, are the answer without a stream.
+
+    Args:
+        job: that is answered.
+        model_name: as clients know it.
+        fingerprint: of the weights.
+        tokenizer: of the model.
+    """
+
+    def __init__(
+        self, job: Job, model_name: str, fingerprint: str | None, tokenizer: Tokenizer
+    ) -> None:
+        self._job, self._tokenizer = job, tokenizer
+        self._head = {
+            "id": f"cmpl-{secrets.token_hex(12)}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": model_name,
+            "system_fingerprint": fingerprint,
+        }
+        self._choices = [_ChoiceText(job, choice.prompt, tokenizer) for choice in job.choices]
+
+    def take(self, updates: Iterable[Update]) -> list[dict[str, Any]]:
+        """Take updates of the job, in order; return the pieces that can be told now."""
+        changed = []
+        for update in updates:
+            self._choices[update.choice].take(update)
+            changed.append(update.choice)
+        pieces = []
+        for index in dict.fromkeys(changed):
+            piece = self._choices[index].piece()
+            if piece is not None:
+                pieces.append({"index": index, **piece})
+        return pieces
+
+    @property
+    def done(self) -> bool:
+        """Whether all continuations have ended."""
+        return all(choice.finish_reason is not None for choice in self._choices)
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether a stream closes with the count of tokens."""
+        return self._job.request.include_usage
+
+    def whole(self, pieces: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The answer without a stream, from all its pieces."""
+        choices: list[dict[str, Any]] = [
+            {"index": index, "text": "", "logprobs": None, "finish_reason": None}
+            for index in range(len(self._choices))
+        ]
+        texts: list[list[str]] = [[] for _ in choices]
+        for piece in pieces:
+            choice = choices[piece["index"]]
+            texts[piece["index"]].append(piece["text"])
+            choice["finish_reason"] = piece["finish_reason"]
+            if choice["logprobs"] is None:
+                choice["logprobs"] = piece["logprobs"]
+            else:
+                for key, values in piece["logprobs"].items():
+                    choice["logprobs"][key] += values
+        for choice, parts in zip(choices, texts, strict=True):
+            choice["text"] = "".join(parts)
+        return {**self._head, "choices": choices, "usage": self.usage()}
+
+    def event(self, piece: dict[str, Any]) -> bytes:
+        """One piece as an event of a stream."""
+        return self._event([piece], None)
+
+    def usage_event(self) -> bytes:
+        """The count of tokens as an event of a stream."""
+        return self._event([], self.usage())
+
+    def usage(self) -> dict[str, int]:
+        """Tokens read and generated; those of a stop string count."""
+        read, new = self._job.n_prompt_tokens, sum(choice.n_new for choice in self._choices)
+        return {"prompt_tokens": read, "completion_tokens": new, "total_tokens": read + new}
+
+    def _event(self, choices: list[dict[str, Any]], usage: dict[str, int] | None) -> bytes:
+        content: dict[str, Any] = {**self._head, "choices": choices}
+        if self._job.request.include_usage:
+            content["usage"] = usage
+        return event(content)
+
+
+class _ChoiceText:
+    """Text and tokens of one continuation that were not told yet."""
+
+    def __init__(self, job: Job, prompt: int, tokenizer: Tokenizer) -> None:
+        request = job.request
+        self._tokenizer, self._logprobs = tokenizer, request.logprobs
+        self._text = job.prompt_texts[prompt] if request.echo else ""
+        self._before = len(self._text)
+        self._told = 0
+        self._tokens: list[Told] = []
+        self.n_new = 0
+        self.finish_reason: str | None = None
+
+    def take(self, update: Update) -> None:
+        self._text += update.text
+        self._tokens += update.prompt_tokens
+        self._tokens += [
+            Told(one.id, one.offset + self._before, one.chosen) for one in update.tokens
+        ]
+        self.n_new += update.n_new
+        self.finish_reason = update.finish_reason
+
+    def piece(self) -> dict[str, Any] | None:
+        text, self._text = self._text, ""
+        self._told += len(text)
+        if not text and self.finish_reason is None:
+            return None
+        logprobs = None
+        if self._logprobs is not None:
+            ready = [one for one in self._tokens if one.offset < self._told]
+            self._tokens = self._tokens[len(ready) :]
+            logprobs = self._described(ready)
+        return {"text": text, "logprobs": logprobs, "finish_reason": self.finish_reason}
+
+    def _described(self, tokens: Sequence[Told]) -> dict[str, Any]:
+        return {
+            "tokens": [self._name(one.id) for one in tokens],
+            "token_logprobs": [
+                one.chosen and _finite(one.chosen.log_probability) for one in tokens
+            ],
+            "top_logprobs": [self._likeliest(one) for one in tokens],
+            "text_offset": [one.offset for one in tokens],
+        }
+
+    def _likeliest(self, one: Told) -> dict[str, float] | None:
+        if one.chosen is None:
+            return None
+        found: dict[str, float] = {}
+        for token, probability in one.chosen.alternatives[: self._logprobs]:
+            if token < self._tokenizer.vocab_size:
+                found[self._name(token)] = _log(probability)
+        found.setdefault(self._name(one.id), _finite(one.chosen.log_probability))
+        return found
+
+    def _name(self, token: int) -> str:
+        # As OpenAI names a part of a character: bytes:\xe2\x82
+        content = self._tokenizer.token_bytes(token)
+        try:
+            return content.decode("utf-8") or self._tokenizer.piece(token)
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in content)
+
+
+def to_json(content: Any) -> bytes:
+    """JSON in UTF-8."""
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    # A lone surrogate, which a client may have sent, has no UTF-8; it becomes JSON's escape.
+    return text.encode("utf-8", "backslashreplace")
+
+
+def event(content: Any) -> bytes:
+    """A server-sent event with a JSON object."""
+    return b"data: " + to_json(content) + b"\n\n"
+
+
+DONE = b"data: [DONE]\n\n"
+"""The last event of a stream that went well."""
+
+
+def _log(probability: float) -> float:
+    return max(_LOWEST, math.log(probability)) if probability > 0 else _LOWEST
+
+
+def _finite(log_probability: float) -> float:
+    return max(_LOWEST, log_probability)

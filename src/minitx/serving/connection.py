@@ -1,0 +1,91 @@
+"""Connections that don't wait for ever: uvicorn's, with a limit on how slow a client may be."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+_SPARE_SECONDS = 2.0
+_RECEIVED = (h11.DONE, h11.MUST_CLOSE, h11.CLOSED, h11.ERROR)
+
+
+class BoundedProtocol(H11Protocol):
+    """A connection that ends if a request comes too slowly or what is sent is not taken in.
+
+    uvicorn waits without limit for the rest of a request's head or body, and for a client who
+    reads nothing. Here both are bounded by `client_timeout`; a body is answered with 408 first
+    (see `body`), so the connection's own limit comes a little later.
+
+    Attributes:
+        client_timeout: seconds; set on a subclass (see `bounded`).
+        max_connections: one more is closed at once; set on a subclass.
+    """
+
+    client_timeout = 30.0
+    max_connections = 1024
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._receiving: asyncio.TimerHandle | None = None
+        self._sending: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin; the first request must come in time."""
+        super().connection_made(transport)
+        if len(self.connections) > self.max_connections:
+            self._abort()
+            return
+        self._await_request()
+
+    def data_received(self, data: bytes) -> None:
+        """Take in what came; while a request is not whole, its time runs."""
+        if self._receiving is None:
+            self._await_request()
+        super().data_received(data)
+        if self.conn.their_state in _RECEIVED:
+            self._stop_timer("_receiving")
+
+    def pause_writing(self) -> None:
+        """Too much waits to be sent: some of it must leave in time."""
+        super().pause_writing()
+        self._stop_timer("_sending")
+        self._sending = self.loop.call_later(self.client_timeout, self._abort)
+
+    def resume_writing(self) -> None:
+        """Enough of it left."""
+        super().resume_writing()
+        self._stop_timer("_sending")
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, also one whose last answer nobody took in."""
+        super().timeout_keep_alive_handler()
+        if self.transport.get_write_buffer_size():
+            self._abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._stop_timer("_receiving")
+        super().connection_lost(exc)
+        self._stop_timer("_sending")
+
+    def _await_request(self) -> None:
+        self._receiving = self.loop.call_later(self.client_timeout + _SPARE_SECONDS, self._abort)
+
+    def _stop_timer(self, name: str) -> None:
+        timer = getattr(self, name)
+        if timer is not None:
+            timer.cancel()
+            setattr(self, name, None)
+
+    def _abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+
+def bounded(client_timeout: float, max_connections: int) -> type[BoundedProtocol]:
+    """The protocol with these limits, as uvicorn takes it: it makes the connections itself."""
+    limits = {"client_timeout": client_timeout, "max_connections": max_connections}
+    return type("_Bounded", (BoundedProtocol,), limits)

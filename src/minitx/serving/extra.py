@@ -1,0 +1,24 @@
+"""Whether what serving needs beside minitx itself is installed."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from minitx.errors import BadInputError
+
+_PACKAGES = ("prometheus_client", "starlette", "uvicorn")
+
+
+def require_extra() -> None:
+    """Refuse to go on without the packages of the extra `serve`.
+
+    Raises:
+        BadInputError: naming what is missing.
+    """
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        raise BadInputError(
+            f"minitx serve needs {', '.join(missing)}, which {'is' if missing[1:] == [] else 'are'}"
+            " not installed",
+            "Run pip install 'minitx[serve]'",
+        )

@@ -1,0 +1,252 @@
+"""What `POST /v1/completions` takes: OpenAI's fields, and a few of our own, each with its bounds.
+
+As there, a field that is null has its default, and one that is not known is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from minitx.config import SamplingConfig
+from minitx.serving.refusals import Refusal
+
+MOST_LOGPROBS = 5
+_MOST_STOPS, _LONGEST_STOP = 16, 1000
+_MOST_BIASES = 1024
+_MOST_CHOICES = 128
+
+Prompt = str | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CompletionRequest:
+    """A request whose fields are sound by themselves; whether they fit the model is not yet known.
+
+    Attributes:
+        prompts: texts or token ids, none empty.
+        model: the name asked for; None if left out.
+        n: continuations of each prompt.
+        max_tokens: of each continuation; 0 only reads the prompt.
+        stream: answer piece by piece.
+        include_usage: close a stream with the count of tokens.
+        echo: answer with the prompt before its continuation.
+        logprobs: how many likeliest tokens to tell at each position; None for none.
+        sampling: how to draw; its `max_new_tokens` is `max_tokens`, but at least 1.
+    """
+
+    prompts: tuple[Prompt, ...]
+    model: str | None
+    n: int
+    max_tokens: int
+    stream: bool
+    include_usage: bool
+    echo: bool
+    logprobs: int | None
+    sampling: SamplingConfig
+
+    @property
+    def n_choices(self) -> int:
+        """How many continuations it asks for."""
+        return len(self.prompts) * self.n
+
+
+def parse_json(body: bytes) -> dict[str, Any]:
+    """Read the body of a request.
+
+    Raises:
+        Refusal: 400; it is no JSON object.
+    """
+    try:
+        content = json.loads(body.decode("utf-8"), parse_constant=_not_json)
+    except (ValueError, RecursionError):
+        raise Refusal(400, "The body of the request is not valid JSON.") from None
+    if not isinstance(content, dict):
+        raise Refusal(400, "The body of the request must be a JSON object.")
+    return content
+
+
+def parse_completion(content: Mapping[str, Any], max_tokens: int) -> CompletionRequest:
+    """Check the fields of a request.
+
+    Args:
+        content: the JSON object.
+        max_tokens: the longest continuation that may be asked for.
+
+    Raises:
+        Refusal: 400, naming the field.
+    """
+    for name in content:
+        if name not in _KNOWN:
+            shown = name if name.isascii() and name.isidentifier() and len(name) <= 64 else "one"
+            raise Refusal(400, f"Unrecognized request argument supplied: {shown}", shown)
+    fields = _Fields(content)
+    n = fields.integer("n", 1, 1, _MOST_CHOICES)
+    stream = fields.boolean("stream")
+    options = fields.value("stream_options", dict)
+    if options is not None and not stream:
+        _refuse("stream_options", "is only allowed when stream is true")
+    inner = _Fields(options or {}, "stream_options.")
+    inner.only("include_usage", "include_obfuscation")
+    inner.boolean("include_obfuscation")
+    fields.value("user", str)
+    if fields.integer("best_of", n, 1, _MOST_CHOICES) != n:
+        _refuse("best_of", "is not supported here, unless it is equal to n")
+    if fields.value("suffix", str):
+        _refuse("suffix", "is not supported here: the model continues a text")
+    length = fields.integer("max_tokens", min(16, max_tokens), 0, max_tokens)
+    logprobs = None
+    if content.get("logprobs") is not None:
+        logprobs = fields.integer("logprobs", 0, 0, MOST_LOGPROBS)
+    seed = fields.integer("seed", secrets.randbits(63), -(2**63), 2**63 - 1)
+    sampling = SamplingConfig(
+        temperature=fields.number("temperature", 1.0, 0.0, 100.0),
+        top_p=max(fields.number("top_p", 1.0, 0.0, 1.0), 1e-9),
+        top_k=_top_k(fields),
+        min_p=fields.number("min_p", 0.0, 0.0, 1.0),
+        typical_p=fields.number("typical_p", 1.0, 1e-9, 1.0),
+        repetition_penalty=fields.number("repetition_penalty", 1.0, 0.01, 100.0),
+        presence_penalty=fields.number("presence_penalty", 0.0, -2.0, 2.0),
+        frequency_penalty=fields.number("frequency_penalty", 0.0, -2.0, 2.0),
+        logit_bias=_biases(fields),
+        stop_strings=_stops(fields),
+        max_new_tokens=max(1, length),
+        seed=seed % 2**63,
+    )
+    return CompletionRequest(
+        prompts=_prompts(content.get("prompt")),
+        model=fields.value("model", str),
+        n=n,
+        max_tokens=length,
+        stream=stream,
+        include_usage=inner.boolean("include_usage"),
+        echo=fields.boolean("echo"),
+        logprobs=logprobs,
+        sampling=sampling,
+    )
+
+
+_THEIRS = (
+    "model", "prompt", "n", "best_of", "max_tokens", "temperature", "top_p", "stop", "seed",
+    "logprobs", "echo", "stream", "stream_options", "presence_penalty", "frequency_penalty",
+    "logit_bias", "suffix", "user",
+)  # fmt: skip
+_OURS = ("top_k", "min_p", "typical_p", "repetition_penalty")
+_KNOWN = frozenset((*_THEIRS, *_OURS))
+
+_TYPE_NAMES: dict[type, str] = {str: "a string", dict: "an object"}
+
+
+class _Fields:
+    """The fields of a JSON object, each checked when it is asked for."""
+
+    def __init__(self, content: Mapping[str, Any], prefix: str = "") -> None:
+        self._content, self._prefix = content, prefix
+
+    def only(self, *names: str) -> None:
+        for name in self._content:
+            if name not in names:
+                _refuse(self._prefix.rstrip("."), f"may only have {' and '.join(names)}")
+
+    def value(self, name: str, kind: type) -> Any:
+        found = self._content.get(name)
+        if found is not None and not isinstance(found, kind):
+            _refuse(self._prefix + name, f"must be {_TYPE_NAMES[kind]}")
+        return found
+
+    def boolean(self, name: str) -> bool:
+        found = self._content.get(name)
+        if found is not None and not isinstance(found, bool):
+            _refuse(self._prefix + name, "must be true or false")
+        return bool(found)
+
+    def integer(self, name: str, default: int, low: int, high: int) -> int:
+        found = self._content.get(name)
+        if found is None:
+            return default
+        if not isinstance(found, int) or isinstance(found, bool):
+            _refuse(self._prefix + name, "must be an integer")
+        if not low <= found <= high:
+            _refuse(self._prefix + name, f"must be from {low} to {high}")
+        return int(found)
+
+    def number(self, name: str, default: float, low: float, high: float) -> float:
+        found = self._content.get(name)
+        if found is None:
+            return default
+        return _number(self._prefix + name, found, low, high)
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        _refuse(name, "must be a number")
+    # A literal like 1e999 reads as infinity.
+    if not math.isfinite(value) or not low <= value <= high:
+        _refuse(name, f"must be from {low:g} to {high:g}")
+    return float(value)
+
+
+def _prompts(value: Any) -> tuple[Prompt, ...]:
+    if isinstance(value, str):
+        value = [value]
+    elif _is_list_of(value, _is_id):
+        value = [tuple(value)]
+    if _is_list_of(value, lambda one: isinstance(one, (str, tuple))):
+        found = tuple(value)
+    elif _is_list_of(value, lambda one: _is_list_of(one, _is_id)):
+        found = tuple(tuple(one) for one in value)
+    elif value is None or value == [] or value == [[]]:
+        found = ((),)
+    else:
+        _refuse("prompt", "must be a string, a list of strings, token ids, or lists of token ids")
+    if not all(found):
+        _refuse("prompt", "is empty, and the model continues a text")
+    return found
+
+
+def _stops(fields: _Fields) -> tuple[str, ...]:
+    value = fields._content.get("stop")
+    if isinstance(value, str):
+        value = [value]
+    if value is None or value == []:
+        return ()
+    if not _is_list_of(value, lambda one: isinstance(one, str)):
+        _refuse("stop", "must be a string or a list of strings")
+    if len(value) > _MOST_STOPS or not all(1 <= len(one) <= _LONGEST_STOP for one in value):
+        _refuse("stop", f"may have {_MOST_STOPS} strings of 1 to {_LONGEST_STOP} characters")
+    return tuple(value)
+
+
+def _biases(fields: _Fields) -> dict[int, float]:
+    found = fields.value("logit_bias", dict) or {}
+    if len(found) > _MOST_BIASES:
+        _refuse("logit_bias", f"may have {_MOST_BIASES} tokens")
+    if not all(key.isascii() and key.isdecimal() and len(key) <= 9 for key in found):
+        _refuse("logit_bias", "must have token ids as its keys")
+    return {int(key): _number("logit_bias", one, -100.0, 100.0) for key, one in found.items()}
+
+
+def _top_k(fields: _Fields) -> int | None:
+    # Servers of this kind take 0 and -1 for all tokens.
+    found = fields.integer("top_k", 0, -1, 2**24)
+    return found if found > 0 else None
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_list_of(value: Any, is_right: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(map(is_right, value))
+
+
+def _not_json(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _refuse(name: str, why: str) -> NoReturn:
+    raise Refusal(400, f"{name} {why}.", name)

@@ -1,0 +1,180 @@
+"""From a listening socket to the last answer: start, stop in good order, say how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import uvicorn
+
+from minitx.errors import BadInputError
+from minitx.serving.app import Served, Service
+from minitx.serving.connection import bounded
+from minitx.serving.limits import Limits
+from minitx.serving.records import RequestRecord
+from minitx.training.signals import StopRequest
+
+_TICK = 0.05
+_SEND_BUFFER = 1 << 16
+_CLOSING_SECONDS = 2
+_KEEP_ALIVE_SECONDS = 15
+_SWITCH_SECONDS = 0.0005
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a server ended.
+
+    Attributes:
+        signal_number: that told it to stop; None if the model stopped working.
+        n_cut: completions that were cut off because they took longer than the grace.
+    """
+
+    signal_number: int | None
+    n_cut: int
+
+    @property
+    def exit_code(self) -> int:
+        """Of the process: 128 + the signal, as the shell counts; 1 for a model that failed."""
+        return 1 if self.signal_number is None else 128 + self.signal_number
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens, before anything slow is done.
+
+    Args:
+        host: address or name.
+        port: 0 for any that is free.
+
+    Raises:
+        BadInputError: the port is taken, or can't be had.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+    except (OSError, OverflowError, UnicodeError):
+        raise BadInputError(
+            f"--host {host} is no address of this machine", "Leave it out, or use 0.0.0.0"
+        ) from None
+    try:
+        if sys.platform != "win32":
+            # There it would let two servers have the same port.
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # What a slow client has not taken in waits here, or counts against it.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        listening.bind(address)
+        listening.listen(1024)
+    except OSError as error:
+        listening.close()
+        raise BadInputError(
+            f"{host} port {port} can't be listened to ({error.strerror})",
+            "Choose another with --port, or --port 0 for any free one",
+        ) from None
+    return listening
+
+
+def run(
+    listening: socket.socket,
+    served: Served,
+    limits: Limits,
+    token: str | None,
+    local_name: str | None,
+    on_ready: Callable[[], None] | None = None,
+    on_request: Callable[[RequestRecord], None] | None = None,
+    on_stopping: Callable[[int], None] | None = None,
+) -> Ending:
+    """Serve until a signal tells to stop: Ctrl-C, SIGTERM or SIGHUP.
+
+    Then new requests are refused, and those that run have `limits.grace` seconds to end. A second
+    Ctrl-C ends them at once.
+
+    Args:
+        listening: from `listen`; closed at the end.
+        served: the model.
+        limits: what is taken on.
+        token: that clients must show; None for none.
+        local_name: what the server listens at, if it is this machine alone; else None.
+        on_ready: called when requests are answered.
+        on_request: told of each request when it has ended.
+        on_stopping: told how many completions are still running when a signal came.
+    """
+
+    async def main(stop: StopRequest) -> Ending:
+        service = Service(served, limits, token, local_name, on_request)
+        server = _Server(
+            uvicorn.Config(
+                service,
+                http=bounded(limits.client_timeout, limits.max_connections),
+                loop="asyncio",
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                log_level="critical",
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=_CLOSING_SECONDS,
+            )
+        )
+        service.engine.start()
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        try:
+            while not server.started:
+                await asyncio.sleep(0.001)
+            if on_ready is not None:
+                on_ready()
+            while stop.signal_number is None and not service.engine.gave_up:
+                await asyncio.sleep(_TICK)
+            service.draining = True
+            if on_stopping is not None and stop.signal_number is not None:
+                on_stopping(service.busy)
+            n_cut = await _drain(service, limits.grace)
+            server.should_exit = True
+            await serving
+        finally:
+            service.engine.close()
+        return Ending(stop.exit_signal, n_cut)
+
+    with StopRequest() as stop, _frequent_switches():
+        stop.defer()
+        return asyncio.run(main(stop))
+
+
+async def _drain(service: Service, grace: float) -> int:
+    loop = asyncio.get_running_loop()
+    end = loop.time() + grace
+    while service.busy and loop.time() < end and not service.engine.gave_up:
+        await asyncio.sleep(_TICK)
+    n_cut = service.busy
+    service.cut_off()
+    while service.busy and loop.time() < end + _CLOSING_SECONDS:
+        await asyncio.sleep(_TICK)
+    return n_cut
+
+
+@contextlib.contextmanager
+def _frequent_switches() -> Iterator[None]:
+    # Two threads of Python take turns. A small model's operations are shorter than the 5 ms after
+    # which a thread must give way, so without this each of them may wait that long for the other.
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, with signals left to us: it would close the door before we say 503."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
