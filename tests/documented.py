@@ -2,7 +2,8 @@
 
 A page is read from top to bottom, in one Python namespace and one working directory. ```python
 blocks are executed; each line of a ```sh block is a command: `minitx ...`, or `python examples/...`
-for a lesson's script.
+for a lesson's script, or `curl ...` to the server that an earlier `minitx serve` has started, and
+that runs until the end of the page.
 
 A ```text block that follows one of these is what it prints:
 
@@ -150,6 +151,9 @@ def rewrite(page: Path, run_line: Callable[[list[str]], str]) -> None:
 def _run_in(directory: Path) -> Callable[[list[str]], str]:
     def run_line(words: list[str]) -> str:
         program, *arguments = words
+        if program == "curl" or arguments[:1] == ["serve"]:
+            # Pages show nothing of what these print.
+            return ""
         command = [sys.executable, *(["-m", "minitx"] if program == "minitx" else []), *arguments]
         command = [str(ROOT / w) if w.startswith("examples/") else w for w in command]
         print("$", *words, file=sys.stderr)

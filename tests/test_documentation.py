@@ -1,14 +1,17 @@
 """Every command and program shown in the README and the docs runs, in the order shown, and prints
 what the page says."""
 
+import contextlib
 import re
 import runpy
 import shlex
 import shutil
+import subprocess
 import sys
 
 import pytest
 from documented import PAGES, ROOT, blocks, difference, run_python
+from serve_process import ServeProcess
 from small_runs import VERSES
 
 # Prompts of the pages, so that the small corpus here has their characters.
@@ -76,8 +79,28 @@ def run_script(path, arguments, monkeypatch, capfd):
     return capfd.readouterr().out
 
 
+SERVED_AT = "http://127.0.0.1:8000"
+"""Where pages say that `minitx serve` listens; here it takes a port that is free."""
+
+
+def run_curl(arguments):
+    """A request to a server, which must answer it."""
+    if shutil.which("curl") is None:
+        return "no curl here"
+    done = subprocess.run(["curl", "--fail", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, (arguments, done.stderr)
+    assert done.stdout
+    return done.stdout
+
+
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
 def test_what_is_shown_runs(page, minitx, inside, capfd, monkeypatch, request):
+    with contextlib.ExitStack() as servers:
+        run_page(page, minitx, inside, capfd, monkeypatch, request, servers)
+
+
+def run_page(page, minitx, inside, capfd, monkeypatch, request, servers):
+    url = SERVED_AT
     if needs_run(page):
         shutil.copytree(request.getfixturevalue("page_run"), inside, dirs_exist_ok=True)
     (inside / "corpus.txt").write_text(TEXT)
@@ -87,11 +110,17 @@ def test_what_is_shown_runs(page, minitx, inside, capfd, monkeypatch, request):
         capfd.readouterr()
         printed = ""
         if block.kind == "python":
-            run_python(block.body, namespace, where)
+            run_python(block.body.replace(SERVED_AT, url), namespace, where)
             printed = capfd.readouterr().out
         else:
             for line in block.body.strip().splitlines():
-                program, *arguments = shlex.split(line)
+                program, *arguments = shlex.split(line.replace(SERVED_AT, url))
+                if program == "curl":
+                    printed += run_curl(arguments)
+                    continue
+                if arguments[0] == "serve":
+                    url = servers.enter_context(ServeProcess(*arguments[1:])).url
+                    continue
                 if program == "python":
                     script, *arguments = arguments
                     printed += run_script(script, arguments, monkeypatch, capfd)

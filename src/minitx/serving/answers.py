@@ -157,7 +157,7 @@ class _ChoiceText:
         for token, probability in one.chosen.alternatives[: self._logprobs]:
             if token < self._tokenizer.vocab_size:
                 found[self._name(token)] = _log(probability)
-        found.setdefault(self._name(one.id), _finite(one.chosen.log_probability))
+        found[self._name(one.id)] = _finite(one.chosen.log_probability)
         return found
 
     def _name(self, token: int) -> str:

@@ -6,7 +6,6 @@ As there, a field that is null has its default, and one that is not known is ref
 from __future__ import annotations
 
 import json
-import math
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -184,8 +183,8 @@ class _Fields:
 def _number(name: str, value: Any, low: float, high: float) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         _refuse(name, "must be a number")
-    # A literal like 1e999 reads as infinity.
-    if not math.isfinite(value) or not low <= value <= high:
+    # Not by way of float(), for which an integer may be too large; 1e999 reads as infinity.
+    if not low <= value <= high:
         _refuse(name, f"must be from {low:g} to {high:g}")
     return float(value)
 

@@ -22,7 +22,6 @@ _TICK = 0.05
 _SEND_BUFFER = 1 << 16
 _CLOSING_SECONDS = 2
 _KEEP_ALIVE_SECONDS = 15
-_SWITCH_SECONDS = 0.0005
 
 
 @dataclass(frozen=True)
@@ -88,6 +87,7 @@ def run(
     on_ready: Callable[[], None] | None = None,
     on_request: Callable[[RequestRecord], None] | None = None,
     on_stopping: Callable[[int], None] | None = None,
+    stop: StopRequest | None = None,
 ) -> Ending:
     """Serve until a signal tells to stop: Ctrl-C, SIGTERM or SIGHUP.
 
@@ -103,6 +103,7 @@ def run(
         on_ready: called when requests are answered.
         on_request: told of each request when it has ended.
         on_stopping: told how many completions are still running when a signal came.
+        stop: notes the signal; None to catch signals here. Another thread may set it.
     """
 
     async def main(stop: StopRequest) -> Ending:
@@ -143,9 +144,11 @@ def run(
             service.engine.close()
         return Ending(stop.exit_signal, n_cut)
 
-    with StopRequest() as stop, _frequent_switches():
-        stop.defer()
+    if stop is not None:
         return asyncio.run(main(stop))
+    with StopRequest() as caught:
+        caught.defer()
+        return asyncio.run(main(caught))
 
 
 async def _drain(service: Service, grace: float) -> int:
@@ -158,18 +161,6 @@ async def _drain(service: Service, grace: float) -> int:
     while service.busy and loop.time() < end + _CLOSING_SECONDS:
         await asyncio.sleep(_TICK)
     return n_cut
-
-
-@contextlib.contextmanager
-def _frequent_switches() -> Iterator[None]:
-    # Two threads of Python take turns. A small model's operations are shorter than the 5 ms after
-    # which a thread must give way, so without this each of them may wait that long for the other.
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(_SWITCH_SECONDS)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
 
 
 class _Server(uvicorn.Server):

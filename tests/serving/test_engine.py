@@ -1,0 +1,218 @@
+"""The engine by itself: who gets a place when, who goes on with whom, and what a failure does."""
+
+import threading
+
+import pytest
+from small_server import until
+
+from minitx.generation import Batch
+from minitx.serving.engine import Engine
+from minitx.serving.jobs import make_job
+from minitx.serving.limits import Limits
+from minitx.serving.metrics import Metrics
+from minitx.serving.refusals import Refusal
+from minitx.serving.schema import parse_completion
+
+
+class Held:
+    """An engine that takes one turn at a time, as the test says."""
+
+    def __init__(self, speaker, **limits):
+        self.speaker = speaker
+        self.updates = []
+        self.engine = Engine(
+            speaker.model, speaker.tokenizer, Limits(**limits), Metrics(), self.updates.extend
+        )
+
+    def job(self, **fields):
+        request = parse_completion({"prompt": "1 green", "seed": 1, **fields}, 10_000)
+        return make_job(request, self.speaker.model, self.speaker.tokenizer)
+
+    def submit(self, **fields):
+        job = self.job(**fields)
+        self.engine.submit(job)
+        return job
+
+    def turn(self):
+        before = len(self.updates)
+        self.engine._turn()
+        return self.updates[before:]
+
+    def finished(self, job):
+        return any(one.job is job and one.finish_reason for one in self.updates)
+
+
+def test_a_request_joins_those_that_run_and_leaves_when_done(speaker):
+    held = Held(speaker)
+    first = held.submit(max_tokens=9)
+    held.turn()
+    second = held.submit(max_tokens=3)
+    assert {one.job for one in held.turn()} == {first, second}
+    held.turn()
+    assert held.finished(second)
+    assert {one.job for one in held.turn()} == {first}
+    assert held.engine.active == 1
+
+
+def test_places_are_taken_in_the_order_of_arrival(speaker):
+    held = Held(speaker, max_concurrent=2)
+    jobs = [held.submit(max_tokens=3 + 2 * (i % 3)) for i in range(9)]
+    while not all(map(held.finished, jobs)):
+        assert held.engine.active <= 2
+        held.turn()
+    began = list(dict.fromkeys(one.job for one in held.updates))
+    assert began == jobs
+
+
+def test_all_that_run_advance_together(speaker):
+    held = Held(speaker, max_concurrent=8)
+    jobs = [held.submit(max_tokens=40, seed=i) for i in range(8)]
+    held.turn()
+    for _ in range(30):
+        told = held.turn()
+        assert [one.job for one in told].count(jobs[0]) == 1
+        assert {one.job for one in told} == set(jobs)
+
+
+def test_prompts_of_a_long_queue_are_read_a_few_at_a_time(speaker):
+    context = speaker.model.config.context_length
+    held = Held(speaker, max_concurrent=200)
+    running = held.submit(max_tokens=200)
+    held.turn()
+    prompts = [("12345678"[i % 8] + " green") * 9 for i in range(99)]
+    waiting = [held.submit(prompt=(p + str(i))[-context:]) for i, p in enumerate(prompts)]
+    turns = 0
+    while held.engine.waiting:
+        # Between two parts of the queue, the one that runs gets its token.
+        assert any(one.job is running for one in held.turn())
+        turns += 1
+    assert turns >= len(waiting) * context // max(1024, 2 * context)
+    assert turns > 1
+
+
+def test_the_queue_is_bounded_and_says_when_to_come_again(speaker):
+    held = Held(speaker, max_concurrent=2, max_queue=3)
+    for _ in range(5):
+        held.submit(max_tokens=3)
+    with pytest.raises(Refusal) as caught:
+        held.submit()
+    assert caught.value.status == 429
+    assert int(caught.value.headers["retry-after"]) >= 1
+    with pytest.raises(Refusal):
+        held.submit(n=2)
+    held.turn()
+    held.turn()
+    assert held.engine.active + held.engine.waiting == 3
+    held.submit(n=2)
+
+
+def test_a_cancelled_job_leaves_at_the_next_step(speaker):
+    held = Held(speaker, max_concurrent=2)
+    gone, stays, waits = (held.submit(max_tokens=100, seed=i) for i in range(3))
+    held.turn()
+    held.engine.cancel(gone)
+    assert {one.job for one in held.turn()} == {stays, waits}
+    held.engine.cancel(waits)
+    held.engine.cancel(stays)
+    assert held.turn() == []
+    assert held.engine.active == 0
+    queued = [held.submit(max_tokens=5) for _ in range(3)]
+    held.engine.cancel(queued[1])
+    while held.engine.waiting or held.engine.active:
+        held.turn()
+    assert {one.job for one in held.updates if one.finish_reason} == {queued[0], queued[2]}
+
+
+def texts(held, jobs):
+    return ["".join(one.text for one in held.updates if one.job is job) for job in jobs]
+
+
+def test_neighbours_that_come_and_go_do_not_change_a_text(speaker):
+    alone = []
+    for seed in range(5):
+        held = Held(speaker)
+        job = held.submit(max_tokens=60, seed=seed)
+        while not held.finished(job):
+            held.turn()
+        alone += texts(held, [job])
+    held = Held(speaker, max_concurrent=4)
+    jobs = []
+    for seed in range(5):
+        jobs.append(held.submit(max_tokens=60, seed=seed))
+        noise = held.submit(prompt="9 green bottles", max_tokens=7 * seed + 1)
+        held.turn()
+        held.engine.cancel(noise)
+        held.turn()
+    while not all(map(held.finished, jobs)):
+        held.turn()
+    assert texts(held, jobs) == alone
+
+
+def test_a_failing_step_fails_its_requests_and_no_others(speaker, monkeypatch):
+    held = Held(speaker, max_concurrent=1)
+    lost, other = held.submit(max_tokens=5), held.submit(max_tokens=5)
+    held.turn()
+
+    def fail(self):
+        raise RuntimeError("a secret of the machine")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Batch, "step", fail)
+        (told,) = held.turn()
+    assert told.job is lost
+    assert told.failure.status == 500
+    assert "secret" not in str(told.failure.body)
+    while not held.finished(other):
+        held.turn()
+
+
+def test_an_engine_whose_model_fails_gives_up(speaker, monkeypatch):
+    def fail(self, rows):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Batch, "add", fail)
+    held = Held(speaker, max_concurrent=1)
+    jobs = [held.submit(), held.submit()]
+    held.engine.start()
+    until(lambda: len(held.updates) == 2, "the end of both")
+    assert {one.job for one in held.updates} == set(jobs)
+    assert {one.failure.status for one in held.updates} == {500}
+    assert held.engine.gave_up
+    with pytest.raises(Refusal) as caught:
+        held.submit()
+    assert caught.value.status == 500
+
+
+def test_what_a_job_asks_for_that_can_not_be_is_its_own_failure(speaker, monkeypatch):
+    from minitx.errors import BadInputError
+
+    check = Batch.check
+
+    def refuse(self, row):
+        if row.config.seed == 13:
+            raise BadInputError("it can't be", "Ask for less")
+        check(self, row)
+
+    monkeypatch.setattr(Batch, "check", refuse)
+    held = Held(speaker)
+    bad, good = held.submit(seed=13, n=2), held.submit(max_tokens=3)
+    held.turn()
+    (failed,) = [one for one in held.updates if one.failure]
+    assert failed.job is bad
+    assert failed.failure.status == 400
+    held.turn()
+    assert held.finished(good)
+
+
+def test_closing_fails_what_is_not_done(speaker):
+    held = Held(speaker)
+    first = threading.Event()
+    held.engine._deliver = lambda updates: (held.updates.extend(updates), first.set())
+    held.engine.start()
+    job = held.submit(max_tokens=10_000)
+    assert first.wait(30)
+    held.engine.close()
+    assert held.updates[-1].job is job
+    assert held.updates[-1].failure.status == 503
+    with pytest.raises(Refusal):
+        held.submit()
