@@ -15,6 +15,7 @@ ENTRIES: dict[str, tuple[str, ...]] = {
         "minitx.workflows.generate.open_speaker",
         "minitx.config.SamplingConfig",
     ),
+    "Serve": ("minitx.workflows.serve.serve", "minitx.workflows.serve.ServeRequest"),
     "Look inside": (
         "minitx.workflows.attend.open_study",
         "minitx.workflows.attend.AttentionStudy",
