@@ -17,7 +17,7 @@ from prometheus_client import (
 )
 
 # When each series began is told by no one who reads these.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _RATE_SECONDS = 10.0
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
