@@ -57,7 +57,7 @@ def by_recomputing(model, tokenizer, prompt, config, sample=0):
         if config.temperature == 0:
             ids.append(int(logits.argmax()))
         else:
-            ids.append(int(draw(logits, [uniform(config.seed, sample, position)])))
+            ids += draw(logits, [uniform(config.seed, sample, position)])
     return ids
 
 

@@ -102,7 +102,7 @@ class Chooser:
             chosen: list[int] = logits.argmax(dim=-1).tolist()
         else:
             numbers = [uniform(row.config.seed, row.sample, len(row.ids)) for row in rows]
-            chosen = draw(logits, numbers).tolist()
+            chosen = draw(logits, numbers)
         for place, row in enumerate(rows):
             if row.config.required_strings:
                 chosen[place] = self._forced(row, chosen[place])

@@ -6,6 +6,8 @@ Here the number is a hash of seed, sample and position.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -27,10 +29,10 @@ def uniform(seed: int, sample: int, position: int) -> float:
     return (state >> 11) / 2**53
 
 
-def draw(logits: Tensor, numbers: list[float]) -> Tensor:
+def draw(logits: Tensor, numbers: Sequence[float]) -> list[int]:
     """Draw a token in each row.
 
-    The distribution is laid out along [0, 1] in the order of ids, in double precision, and the
+    The distribution is laid out along a line in the order of ids, in double precision, and the
     row's number points at a token.
 
     Args:
@@ -38,13 +40,20 @@ def draw(logits: Tensor, numbers: list[float]) -> Tensor:
         numbers: one from [0, 1) for each row.
 
     Returns:
-        `(rows,)` ids.
+        An id for each row.
     """
-    cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)
-    # The sum may miss 1 by a rounding; pointing relative to it never points past the end.
-    points = torch.tensor(numbers, dtype=torch.float64, device=logits.device)[:, None]
-    points = points * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, points, right=True).squeeze(1)
+    wide = logits.double()
+    # How long the line is does not matter: numbers are taken as parts of it.
+    cumulative = (wide - wide.amax(dim=-1, keepdim=True)).exp_().cumsum(dim=-1)
+    if cumulative.is_cuda:
+        points = torch.tensor(numbers, dtype=torch.float64, device=logits.device)[:, None]
+        points = points * cumulative[:, -1:]
+        chosen: list[int] = torch.searchsorted(cumulative, points, right=True)[:, 0].tolist()
+        return chosen
+    return [
+        int(row.searchsorted(number * row[-1], side="right"))
+        for row, number in zip(cumulative.numpy(), numbers, strict=True)
+    ]
 
 
 def _mix(z: int) -> int:

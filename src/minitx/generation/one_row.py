@@ -30,6 +30,10 @@ from minitx.model.rotary import rotary_table
 
 Step = Callable[[], object]
 
+# A product with fewer weights is not worth a thread to OpenBLAS (interface/gemv.c), and so to
+# NumPy. Where torch's threads multiply, those of NumPy would get in their way.
+_FEW = 9216
+
 
 def fits_one_row(model: Transformer) -> bool:
     """Whether `OneRow` can run a model: on a CPU, in float32 or float64, with all its heads."""
@@ -252,8 +256,6 @@ class _Attention:
         self._below = flat[half * width :: stride]
         self._torch_queries = torch.from_numpy(self._queries)[None]
         self._torch_gathered = torch.from_numpy(self._gathered)[None]
-        # NumPy's threads and torch's would wait for each other: those that multiply attend too.
-        self._look = self._look_by_torch if weights.small else self._look_by_numpy
 
     def turn_to(self, position: int) -> None:
         # Queries and keys are at this position from now on.
@@ -269,6 +271,7 @@ class _Attention:
         # Attention of one layer, given its keys and values (n_kv_heads, capacity, head_dim).
         both, turned, scales = self._both, self._turned, self._scales
         column, width, eps = scales[:, None], both.shape[1], self._weights.eps
+        in_numpy = not self._weights.small
 
         def attend(keys: Array, values: Array, position: int) -> None:
             if gains is not None:
@@ -282,7 +285,10 @@ class _Attention:
             keys[:, position] = self._new_keys
             values[:, position] = self._new_values
             end = position + 1
-            self._look(keys[:, :end], values[:, :end])
+            if in_numpy or end * width < _FEW:
+                self._look_by_numpy(keys[:, :end], values[:, :end])
+            else:
+                self._look_by_torch(keys[:, :end], values[:, :end])
 
         return attend
 

@@ -93,22 +93,22 @@ class Bfloat16Matrix:
     def bind(self, x: Array, out: Array) -> Callable[[], object]:
         """See `Matrix`; x and the result are rounded to bfloat16."""
         source, into = torch.from_numpy(x), torch.from_numpy(out)
-        if self._packed is not None:
-            packed, row = self._packed, self.weight.new_empty(1, len(x))
-            multiply = torch.ops.mkldnn._linear_pointwise.default
-
-            def product() -> None:
-                row.copy_(source)
-                into.copy_(multiply(row, packed, None, "none", [], "")[0])
-
-            return product
         rounded, result = self.weight.new_empty(len(x)), self.weight.new_empty(len(out))
 
-        def plain_product() -> None:
+        def product() -> None:
             rounded.copy_(source)
             into.copy_(torch.mv(self.weight, rounded, out=result))
 
-        return plain_product
+        if self._packed is None:
+            return product
+        packed, row, into_row = self._packed, rounded[None], into[None]
+        multiply = torch.ops.mkldnn._linear_pointwise.default
+
+        def packed_product() -> None:
+            rounded.copy_(source)
+            into_row.copy_(multiply(row, packed, None, "none", [], ""))
+
+        return packed_product
 
 
 class Int8Matrix:
@@ -139,14 +139,14 @@ class Int8Matrix:
 
     def bind(self, x: Array, out: Array) -> Callable[[], object]:
         """See `Matrix`; x and the result are rounded to bfloat16."""
-        source, into = torch.from_numpy(x), torch.from_numpy(out)
+        source, into = torch.from_numpy(x), torch.from_numpy(out)[None]
         row = self.scale.new_zeros(1, self._padded.size(1))
-        start = row[0, : len(x)]
+        rounded, weights, scale = row[0, : len(x)], self._padded, self.scale
         multiply = torch.ops.aten._weight_int8pack_mm.default
 
         def product() -> None:
-            start.copy_(source)
-            into.copy_(multiply(row, self._padded, self.scale)[0])
+            rounded.copy_(source)
+            into.copy_(multiply(row, weights, scale))
 
         return product
 

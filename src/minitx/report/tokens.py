@@ -18,6 +18,8 @@ from minitx.training.perplexity import perplexity
 # From unlikely to likely; each is legible on a dark and on a light ground.
 _STYLES = ((0.01, "bold red"), (0.1, "red"), (0.5, "yellow"), (1.01, "green"))
 
+_OTHER_COLUMNS = 54
+
 
 def coloured_text(generation: Generation, tokenizer: Tokenizer) -> Text:
     """The prompt dimmed, then each token coloured by its probability in the model."""
@@ -46,14 +48,13 @@ def probability_table(generation: Generation, tokenizer: Tokenizer, width: int) 
         tokenizer: of the model.
         width: columns; as many alternatives are shown as fit.
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("token", no_wrap=True)
-    table.add_column("probability", justify="right")
-    table.add_column("drawn with", justify="right")
-    table.add_column("of", justify="right")
-    table.add_column("entropy, bits", justify="right")
-    table.add_column("perplexity", justify="right")
-    table.add_column("likeliest", no_wrap=True, overflow="ellipsis", max_width=max(12, width - 66))
+    for heading in ("probability", "drawn with", "of", "entropy, bits", "perplexity"):
+        # A heading of two words takes two lines; none is cut.
+        table.add_column(heading, justify="right", min_width=max(map(len, heading.split())))
+    likeliest = max(12, width - _OTHER_COLUMNS)
+    table.add_column("likeliest", no_wrap=True, overflow="ellipsis", max_width=likeliest)
     total = 0.0
     for number, one in enumerate(generation.chosen, start=1):
         total -= one.log_probability

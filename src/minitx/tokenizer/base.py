@@ -134,7 +134,8 @@ class Tokenizer(ABC):
         Raises:
             BadInputError: the id is not in the vocabulary.
         """
-        self._checked([token_id])
+        if not 0 <= token_id < self.vocab_size:
+            self._checked([token_id])
         return self._bytes_of[token_id]
 
     def piece(self, token_id: int) -> str:
