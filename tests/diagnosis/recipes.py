@@ -27,7 +27,7 @@ OVERFLOWING = {
 COLLAPSING = {"optimizer": "adamw", "learning_rate": 0.1, "grad_clip": 0.0, "warmup_steps": 0}
 """For an architecture whose queries and keys are not bounded."""
 
-TOO_LOW = {"learning_rate": 1e-7, "muon_learning_rate": 1e-7, "evaluate_every": 8}
+TOO_LOW = {"learning_rate": 1e-7, "muon_learning_rate": 1e-7, "evaluate_every": 4}
 
 HEALTHY = {"steps": 400, "evaluate_every": 20, "checkpoint_every": 200}
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 
 from minitx.diagnosis.findings import Finding, finding
 
+PLATEAU_PART = 0.5
+"""The train loss must show a fall in this part of all steps done, the newest, ..."""
+
 PLATEAU_EVALUATIONS = 6
-"""Evaluations whose train losses must show a fall."""
+"""... of at least so many evaluations: ..."""
 
 PLATEAU_FALL = 0.005
-"""Part of the loss by which their second half must lie below the first."""
-
-PLATEAU_PART = 0.25
-"""They must span this part of all steps done, or they are too close to each other to tell."""
+"""... the second half of them must lie below the first by this part of the loss. Healthy runs fall
+by four times that (`docs/diagnosis.md`)."""
 
 LOWEST_RATE = 0.2
 """No plateau is told below this fraction of the peak rate, where little is meant to happen."""
@@ -141,19 +142,18 @@ class CurveDetector:
         )
 
     def _plateau(self, rate_factor: float) -> str | None:
-        if len(self.steps) < PLATEAU_EVALUATIONS or rate_factor < LOWEST_RATE:
+        step = self.steps[-1]
+        first = next(i for i, s in enumerate(self.steps) if s >= step * (1 - PLATEAU_PART))
+        newest = self.train[first:]
+        if len(newest) < PLATEAU_EVALUATIONS or rate_factor < LOWEST_RATE:
             return None
-        newest = self.train[-PLATEAU_EVALUATIONS:]
-        first_step, step = self.steps[-PLATEAU_EVALUATIONS], self.steps[-1]
-        if step - first_step < PLATEAU_PART * step:
-            return None
-        half = PLATEAU_EVALUATIONS // 2
-        before, after = sum(newest[:half]) / half, sum(newest[half:]) / half
+        half = len(newest) // 2
+        before, after = sum(newest[:half]) / half, sum(newest[-half:]) / half
         if not after > before * (1 - PLATEAU_FALL):
             return None
         return (
-            f"the train loss was {before:.4g} on average in the evaluations from step "
-            f"{first_step:,} on, and is {after:.4g} in the last {half}, to step {step:,}"
+            f"the train loss was {before:.4g} on average in {half} evaluations from step "
+            f"{self.steps[first]:,} on, and is {after:.4g} in the last {half}, to step {step:,}"
         )
 
     def _underfitting(self, pair_loss: float) -> str | None:
