@@ -19,6 +19,7 @@ from minitx.cli.attn import attn
 from minitx.cli.diagnose import diagnose
 from minitx.cli.evaluate import evaluate
 from minitx.cli.generate import generate
+from minitx.cli.profile import profile
 from minitx.cli.report import report
 from minitx.cli.resume import resume
 from minitx.cli.serve import serve
@@ -44,6 +45,7 @@ app.command("eval")(evaluate)
 app.command("attn")(attn)
 app.command("diagnose")(diagnose)
 app.command("report")(report)
+app.command("profile")(profile)
 
 
 def _show_version(wanted: bool) -> None:

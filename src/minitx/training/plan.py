@@ -17,6 +17,9 @@ from minitx.config.toml import build
 DEFAULT_BUDGET_SECONDS = 300.0
 """Planned for when neither a budget nor a number of steps is given."""
 
+MOST_UNTIED = 1024
+"""Largest vocabulary whose embedding and head are planned as two tables."""
+
 SECONDS_BETWEEN_EVALUATIONS = 2.5
 """At least, in a run that is not so short that it would have fewer than four."""
 
@@ -163,6 +166,9 @@ def _plan_model(
         longest = max(1, min(tokens.n_train, tokens.n_holdout or tokens.n_train) // 8)
         values["context_length"] = _between(8, 2 ** int(math.log2(max(8, longest))), 128)
         reasons["context_length"] = "longer ones cost more steps than they teach in this time"
+    if "tie_embeddings" not in values and values["vocab_size"] <= MOST_UNTIED:
+        values["tie_embeddings"] = False
+        reasons["tie_embeddings"] = "a few ids cost little twice, and two tables learn faster"
     if "dropout" not in values:
         values["dropout"] = 0.0
     return values
@@ -197,7 +203,7 @@ def _plan_train(
     tokens_per_step = values["batch_size"] * values["accumulation"] * model.context_length
     seconds_per_step = tokens_per_step * model.flops_per_token / (0.3 * rate) + 2e-3
     if "learning_rate" not in values:
-        values["learning_rate"] = 0.003
+        values["learning_rate"] = 0.01 if values.get("optimizer", "muon") == "muon" else 0.003
     if "steps" not in values:
         values["steps"] = max(10, int(values["budget_seconds"] / seconds_per_step))
         reasons["steps"] = "an estimate; settled by the measured rate before the decay"

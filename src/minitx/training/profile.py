@@ -1,0 +1,291 @@
+"""Where the time of a training step goes, in the model's own terms.
+
+A clock is stopped at each border between two parts: on the way forward where a module is entered
+and left, on the way back where its output's gradient is there and its input's is. Whatever stands
+between two borders belongs to the part that was entered last, so the parts add up to the step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from minitx.compute import Compute
+from minitx.config import ModelConfig
+from minitx.model import Transformer
+from minitx.model.block import Block
+from minitx.training.batches import Batches
+from minitx.training.muon import POLYNOMIALS
+from minitx.training.optimizer import Optimizer
+
+Part = Literal[
+    "data", "embedding", "attention", "mlp", "norm", "residual", "head and loss", "optimizer"
+]
+PARTS: tuple[Part, ...] = (
+    "data", "embedding", "attention", "mlp", "norm", "residual", "head and loss", "optimizer",
+)  # fmt: skip
+Direction = Literal["forward", "backward", "step"]
+
+
+@dataclass(frozen=True)
+class PartTime:
+    """One part of a step.
+
+    Attributes:
+        part: which.
+        forward_seconds, backward_seconds: in the model; 0 for data and optimizer.
+        step_seconds: outside of it.
+        flops: floating-point operations of its matrix products, all passes together.
+    """
+
+    part: Part
+    forward_seconds: float
+    backward_seconds: float
+    step_seconds: float
+    flops: float
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return self.forward_seconds + self.backward_seconds + self.step_seconds
+
+
+@dataclass(frozen=True)
+class StepProfile:
+    """The average step.
+
+    Attributes:
+        parts: in the order of `PARTS`; their seconds add up to `seconds`.
+        seconds: of a step with the clock stopped at every border.
+        plain_seconds: of a step without.
+        overhead_seconds: of forward and backward over a single token, whose arithmetic costs next
+            to nothing: what Python and dispatching the operators take in every step.
+        tokens: in a step.
+        peak_rate: of matrix products on this device in this format, in operations a second.
+        steps: measured.
+    """
+
+    parts: tuple[PartTime, ...]
+    seconds: float
+    plain_seconds: float
+    overhead_seconds: float
+    tokens: int
+    peak_rate: float
+    steps: int
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of a step's matrix products, the optimizer's included."""
+        return sum(part.flops for part in self.parts)
+
+
+class _Timeline:
+    """Gives each stretch of time to the part that was entered last."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._current: tuple[Part, Direction] = ("data", "step")
+        self._since = time.perf_counter()
+        self.seconds: dict[tuple[Part, Direction], float] = defaultdict(float)
+
+    def enter(self, part: Part, direction: Direction) -> None:
+        # A GPU works on its own: what it was given has to end before the clock is read.
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        elif self._device.type == "mps":
+            torch.mps.synchronize()
+        now = time.perf_counter()
+        self.seconds[self._current] += now - self._since
+        self._current, self._since = (part, direction), now
+
+
+def profile_steps(
+    model: Transformer,
+    optimizer: Optimizer,
+    batches: Batches,
+    compute: Compute,
+    peak_rate: float,
+    steps: int = 20,
+    warmup: int = 3,
+) -> StepProfile:
+    """Train for a few steps and measure them.
+
+    Args:
+        model: trained in place, at the peak learning rate.
+        optimizer: over its parameters.
+        batches: what it learns from.
+        compute: device and number format.
+        peak_rate: of matrix products there, for the record.
+        steps: to measure, once with the clock stopped at borders and once without.
+        warmup: steps before.
+    """
+    model.train()
+    timeline = _Timeline(compute.device)
+
+    def quiet(part: Part, direction: Direction) -> None:
+        del part, direction
+
+    for number in range(warmup):
+        _step(model, optimizer, batches, compute, number, quiet)
+    began = time.perf_counter()
+    for number in range(steps):
+        _step(model, optimizer, batches, compute, number, quiet)
+    plain = (time.perf_counter() - began) / steps
+    with _borders(model, timeline):
+        timeline.enter("data", "step")
+        timeline.seconds.clear()
+        for number in range(steps):
+            _step(model, optimizer, batches, compute, number, timeline.enter)
+        timeline.enter("data", "step")
+    inputs, _ = batches[0]
+    flops = part_flops(model.config, inputs.numel(), model if optimizer.muon else None)
+    parts = tuple(
+        PartTime(
+            part,
+            timeline.seconds[part, "forward"] / steps,
+            timeline.seconds[part, "backward"] / steps,
+            timeline.seconds[part, "step"] / steps,
+            flops.get(part, 0.0),
+        )
+        for part in PARTS
+    )
+    return StepProfile(
+        parts=parts,
+        seconds=sum(part.seconds for part in parts),
+        plain_seconds=plain,
+        overhead_seconds=_overhead(model, optimizer, inputs[:1, :1], compute, steps),
+        tokens=inputs.numel(),
+        peak_rate=peak_rate,
+        steps=steps,
+    )
+
+
+def _step(
+    model: Transformer,
+    optimizer: Optimizer,
+    batches: Batches,
+    compute: Compute,
+    number: int,
+    enter: Callable[[Part, Direction], None],
+) -> None:
+    # One step of `Trainer`, with borders.
+    enter("data", "step")
+    inputs, targets = batches[number]
+    enter("embedding", "forward")
+    with compute.autocast():
+        loss = model.loss(inputs, targets)
+    enter("head and loss", "backward")
+    loss.backward()  # type: ignore[no-untyped-call]
+    enter("optimizer", "step")
+    optimizer.step(1.0)
+    float(loss.detach())
+
+
+@contextmanager
+def _borders(model: Transformer, timeline: _Timeline) -> Iterator[None]:
+    places: list[tuple[nn.Module, Part, Part]] = [
+        (model.embedding, "embedding", "residual"),
+        (model.norm, "norm", "head and loss"),
+    ]
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        places += [
+            (block.attention_norm, "norm", "residual"),
+            (block.attention, "attention", "residual"),
+            (block.mlp_norm, "norm", "residual"),
+            (block.mlp, "mlp", "residual"),
+        ]
+    handles = []
+    for module, part, after in places:
+        before, behind = _border_hooks(timeline, part, after)
+        handles.append(module.register_forward_pre_hook(before))
+        handles.append(module.register_forward_hook(behind))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _border_hooks(
+    timeline: _Timeline, part: Part, after: Part
+) -> tuple[Callable[..., None], Callable[..., None]]:
+    def left_backward(gradient: Tensor) -> None:
+        del gradient
+        timeline.enter("residual", "backward")
+
+    def entered_backward(gradient: Tensor) -> None:
+        del gradient
+        timeline.enter(part, "backward")
+
+    def before(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        del module
+        if isinstance(inputs[0], Tensor) and inputs[0].requires_grad:
+            inputs[0].register_hook(left_backward)  # type: ignore[no-untyped-call]
+        timeline.enter(part, "forward")
+
+    def behind(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        del module, inputs
+        if output.requires_grad:
+            output.register_hook(entered_backward)  # type: ignore[no-untyped-call]
+        timeline.enter(after, "forward")
+
+    return before, behind
+
+
+def _overhead(
+    model: Transformer, optimizer: Optimizer, token: Tensor, compute: Compute, steps: int
+) -> float:
+    times = []
+    for _ in range(max(5, steps)):
+        began = time.perf_counter()
+        with compute.autocast():
+            loss = model.loss(token, token)
+        loss.backward()  # type: ignore[no-untyped-call]
+        float(loss.detach())
+        times.append(time.perf_counter() - began)
+        optimizer.clear_gradients()
+    return sorted(times)[len(times) // 2]
+
+
+def part_flops(
+    config: ModelConfig, tokens: int, by_muon: Transformer | None = None
+) -> dict[Part, float]:
+    """Floating-point operations of the matrix products of one step.
+
+    Args:
+        config: of the model. Forward costs 2 for each weight and token, backward 4; attention's
+            products count the causal half of the square, as in `ModelConfig.flops_per_token`.
+        tokens: in the step.
+        by_muon: the model, if its matrices are learned by Muon.
+    """
+    d, heads = config.d_model, config.n_heads * config.head_dim
+    qkv = heads + 2 * config.n_kv_heads * config.head_dim
+    projections = config.n_layers * (d * qkv + heads * d)
+    products = config.n_layers * heads * config.context_length
+    mlp = config.n_layers * (2 if config.architecture == "gpt2" else 3) * d * config.d_ff
+    found: dict[Part, float] = {
+        "attention": 6.0 * tokens * (projections + products),
+        "mlp": 6.0 * tokens * mlp,
+        "head and loss": 6.0 * tokens * d * config.vocab_size,
+    }
+    if by_muon is not None:
+        found["optimizer"] = sum(
+            _orthogonalizing_flops(rows, parameter.size(1))
+            for _, parameter, sections in by_muon.matrix_parameters()
+            for rows in sections
+        )
+    return found
+
+
+def _orthogonalizing_flops(rows: int, columns: int) -> float:
+    short, long = sorted((rows, columns))
+    # The Gram matrix, its square, and the product with the matrix, for each polynomial.
+    return 2.0 * len(POLYNOMIALS) * (2 * short**2 * long + short**3)
