@@ -68,7 +68,6 @@ if not keep_freed_memory():
     raise SystemExit(77)
 faults()
 kept = faults()
-assert torch.tensor(1e-40) * 1 == 0
 assert kept <= plain, (kept, plain)
 assert kept < 100, kept
 """

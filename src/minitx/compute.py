@@ -142,12 +142,10 @@ def keep_freed_memory() -> bool:
 
     A training step frees and allots the same buffers again. glibc hands large ones back to the
     system, which clears every page when they come again: about a tenth of a small model's step.
-    Also numbers too small for a processor's fast path count as 0.
 
     Returns:
         Whether the C library took the settings; other systems have no such call.
     """
-    torch.set_flush_denormal(True)
     if sys.platform != "linux":
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
