@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import uvicorn
 
+from minitx.config.checks import require_range
 from minitx.errors import BadInputError
 from minitx.serving.app import Served, Service
 from minitx.serving.connection import bounded
@@ -52,6 +53,8 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         BadInputError: the port is taken, or can't be had.
     """
+    # Some systems take a larger one for what is left of it in 16 bits.
+    require_range("--port", port, 0, 65535)
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
