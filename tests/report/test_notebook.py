@@ -4,10 +4,12 @@ import html
 import io
 import re
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from minitx.checkpoint.rundir import resolve_checkpoint
+from minitx.inspection.logit_lens import LogitLens
 from minitx.shown import Shown
 from minitx.workflows.attend import choose_maps, open_study
 from minitx.workflows.evaluate import EvaluationSettings, compare_checkpoints, evaluate_holdout
@@ -56,6 +58,43 @@ def test_all_maps_are_a_grid_and_roles_a_table(study):
     assert "background-color: #" in display(study.maps)["text/html"]
     assert "control" in printed(study.roles)
     assert "control" in display(study.roles)["text/html"]
+
+
+def test_the_lens_is_a_grid_of_every_layer_and_token(study):
+    shown = display(study.lens)["text/html"]
+    tokens = study.maps.tokens
+    assert shown.count("<tr>") == 4
+    assert shown.count('scope="col"') == len(tokens) == 15
+    assert shown.count("<td title=") + shown.count("<td class=next title=") == 3 * 15
+    frames = sum(
+        study.tokenizer.piece(int(study.lens.top_ids[at, i, 0])) == tokens[i + 1]
+        for at in range(3)
+        for i in range(14)
+    )
+    assert shown.count("class=next") == frames
+    assert f"{study.lens.loss[-1]:.3f}" in shown
+    assert "likeliest after token 14, s" in printed(study.lens)
+
+
+def test_a_lens_without_its_text_shows_ids():
+    lens = LogitLens(np.full((2, 1, 1), 7), np.ones((2, 1, 1)), np.empty((2, 0)), np.empty(0))
+    assert "7 100" in printed(lens)
+    assert ">7</td>" in display(lens)["text/html"]
+    assert "class=next" not in display(lens)["text/html"]
+
+
+def test_text_of_a_lens_is_escaped():
+    lens = LogitLens(np.full((2, 1, 1), 7), np.ones((2, 1, 1)), np.empty((2, 0)), np.empty(0))
+    shown = display(lens.named(np.array([7]), lambda i: '<b title="x">'))["text/html"]
+    assert "<b" not in shown
+    assert "&lt;b" in shown
+
+
+def test_ablation_and_mask_check_are_what_attn_prints(study):
+    assert printed(study.ablation).startswith("head")
+    assert "Loss change" in display(study.ablation)["text/html"]
+    assert "No earlier logit moved" in printed(study.mask_check)
+    assert "logits compared" in display(study.mask_check)["text/html"]
 
 
 def test_reports_are_what_eval_prints(report, tiny_run):

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minitx.inspection.probes import text_windows
+from minitx.shown import Shown
 
 if TYPE_CHECKING:
     from minitx.model import Transformer
@@ -41,7 +42,7 @@ class HeadAblation:
 
 
 @dataclass(frozen=True)
-class Ablation:
+class Ablation(Shown):
     """Every head switched off in turn.
 
     Attributes:

@@ -7,11 +7,14 @@ last layer is the model's own answer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+from minitx.shown import Shown
 
 if TYPE_CHECKING:
     from minitx.model import Transformer
@@ -21,7 +24,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class LogitLens:
+class LogitLens(Shown):
     """Readings of the residual stream: at the embedding (0), then after each layer.
 
     Attributes:
@@ -30,17 +33,34 @@ class LogitLens:
         next_probability: (n_layers + 1, seq - 1) probability of the token that does follow.
         loss: (n_layers + 1,) mean loss on the text at each reading, nats per token; empty for a
             text of one token.
+        tokens: text of each token; empty if it is not known.
+        pieces: text of each id in `top_ids`; empty if it is not known.
     """
 
     top_ids: IntArray
     top_probabilities: FloatArray
     next_probability: FloatArray
     loss: FloatArray
+    tokens: tuple[str, ...] = ()
+    pieces: dict[int, str] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
         """What each reading is called: `embedding`, `layer 0`, `layer 1`, ..."""
         return ("embedding", *(f"layer {i}" for i in range(len(self.top_ids) - 1)))
+
+    def named(self, ids: IntArray, piece: Callable[[int], str]) -> LogitLens:
+        """The same readings with the text of every id.
+
+        Args:
+            ids: (seq,) of the text that was read.
+            piece: text of an id.
+        """
+        return replace(
+            self,
+            tokens=tuple(piece(int(i)) for i in ids),
+            pieces={int(i): piece(int(i)) for i in np.unique(self.top_ids)},
+        )
 
 
 def read_logit_lens(model: Transformer, ids: IntArray, k: int = 5) -> LogitLens:

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from minitx.shown import Shown
+
 if TYPE_CHECKING:
     import torch
 
@@ -71,7 +73,7 @@ class PathCheck:
 
 
 @dataclass(frozen=True)
-class MaskCheck:
+class MaskCheck(Shown):
     """All ways through the model, checked on texts of `length` tokens."""
 
     length: int

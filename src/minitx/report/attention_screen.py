@@ -114,11 +114,7 @@ def attention_screen(
         yield _ablation(study, width, shading)
     if request.lens:
         at = position if position is not None else len(study.ids) - 1
-        pieces = [
-            [[study.tokenizer.piece(int(i)) for i in of_token] for of_token in reading]
-            for reading in study.lens.top_ids
-        ]
-        yield lens_table(study.lens, study.maps.tokens, pieces, at, shading)
+        yield lens_table(study.lens, at, shading)
     if request.check_mask:
         yield from mask_lines(study.mask_check, shading)
 

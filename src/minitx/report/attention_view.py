@@ -216,25 +216,17 @@ def maps_grid(
     return lines
 
 
-def lens_table(
-    lens: LogitLens,
-    tokens: Sequence[str],
-    pieces: Sequence[Sequence[Sequence[str]]],
-    position: int,
-    shading: Shading,
-) -> RenderableType:
+def lens_table(lens: LogitLens, position: int, shading: Shading) -> RenderableType:
     """The logit lens: loss by layer, and what each layer would say after one token.
 
     Args:
-        lens: the readings.
-        tokens: text of each token.
-        pieces: text of `lens.top_ids`, likewise nested.
+        lens: the readings. Ids whose text it does not have are shown as numbers.
         position: after which token.
         shading: tells whether labels must be ASCII.
     """
     ascii_only = shading == "ascii"
-    here = token_label(tokens[position], ascii_only)
-    following = tokens[position + 1] if position + 1 < len(tokens) else None
+    here = token_label(lens.tokens[position], ascii_only) if lens.tokens else ""
+    following = lens.tokens[position + 1] if position + 1 < len(lens.tokens) else None
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column("after", no_wrap=True)
     if len(lens.loss):
@@ -242,12 +234,15 @@ def lens_table(
     if following is not None:
         label = cut_label(token_label(following, ascii_only), 10, ascii_only)
         table.add_column(f"next: {label}", justify="right", no_wrap=True)
-    table.add_column(f"likeliest after token {position}, {here}", no_wrap=True)
+    table.add_column(
+        f"likeliest after token {position}" + (f", {here}" if here else ""), no_wrap=True
+    )
     for at, name in enumerate(lens.names):
         guesses = Text()
-        for piece, probability in zip(
-            pieces[at][position], lens.top_probabilities[at, position], strict=True
+        for token, probability in zip(
+            lens.top_ids[at, position], lens.top_probabilities[at, position], strict=True
         ):
+            piece = lens.pieces.get(int(token), str(token))
             label = cut_label(token_label(piece, ascii_only), 10, ascii_only)
             guesses.append(label, "bold green" if piece == following else "bold")
             guesses.append(f" {100 * probability:.0f}  ", "dim")

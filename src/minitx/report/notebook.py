@@ -10,7 +10,10 @@ from functools import singledispatch
 from rich.console import Console, RenderableType
 
 from minitx.evaluation.report import ComparisonReport, HoldoutReport
+from minitx.inspection.ablation import Ablation
 from minitx.inspection.attention import AttentionMaps
+from minitx.inspection.logit_lens import LogitLens
+from minitx.inspection.mask_check import MaskCheck
 from minitx.inspection.roles import HeadRoles
 from minitx.report.attention_page import study_page
 from minitx.report.attention_screen import (
@@ -19,9 +22,16 @@ from minitx.report.attention_screen import (
     map_name,
     quantity_of,
 )
-from minitx.report.attention_view import maps_grid, roles_table
+from minitx.report.attention_view import (
+    ablation_table,
+    lens_table,
+    maps_grid,
+    mask_lines,
+    roles_table,
+)
 from minitx.report.heatmap import Heatmap, Scale, shading_for
 from minitx.report.holdout_report import holdout_report
+from minitx.report.lens_grid import lens_grid
 from minitx.shown import Shown
 from minitx.workflows.attend import AttentionStudy, ChosenMap
 
@@ -68,6 +78,21 @@ def _(shown: HeadRoles, console: Console, width: int) -> Iterable[RenderableType
     return [roles_table(shown)]
 
 
+@view.register
+def _(shown: LogitLens, console: Console, width: int) -> Iterable[RenderableType]:
+    return [lens_table(shown, shown.top_ids.shape[1] - 1, shading_for(console))]
+
+
+@view.register
+def _(shown: Ablation, console: Console, width: int) -> Iterable[RenderableType]:
+    return [ablation_table(shown, width, shading_for(console))]
+
+
+@view.register
+def _(shown: MaskCheck, console: Console, width: int) -> Iterable[RenderableType]:
+    return mask_lines(shown, shading_for(console))
+
+
 @view.register(HoldoutReport)
 @view.register(ComparisonReport)
 def _(
@@ -103,6 +128,11 @@ def _(shown: AttentionStudy) -> str:
 @as_html.register
 def _(shown: ChosenMap) -> str:
     return f"<p>{html.escape(map_name(shown))}</p>{_heatmap(shown)._repr_html_()}"
+
+
+@as_html.register
+def _(shown: LogitLens) -> str:
+    return lens_grid(shown)
 
 
 def _heatmap(shown: ChosenMap) -> Heatmap:

@@ -123,7 +123,7 @@ class AttentionStudy(Shown):
     @cached_property
     def lens(self) -> LogitLens:
         """What each layer would say next."""
-        return read_logit_lens(self.model, self.ids)
+        return read_logit_lens(self.model, self.ids).named(self.ids, self.tokenizer.piece)
 
     @cached_property
     def ablation(self) -> Ablation | None:

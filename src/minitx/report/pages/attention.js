@@ -24,11 +24,12 @@
   // ---- what is shown -----------------------------------------------------------------------
   const state = {
     kind: "head", measure: "weight", layer: data.chosen.layer, head: data.chosen.head,
-    held: null, token: seq - 1, key: null,
+    held: null, token: 0, key: null,
   };
-  // A word has more to show than the full stop or line end after it.
+  // To begin with, a word that has many tokens before it and some after: it has more to show than
+  // the end of the text, or than a full stop.
+  state.token = Math.min(seq - 1, Math.round(0.7 * seq));
   while (state.token > 0 && !/[\p{L}\p{N}]/u.test(tokens[state.token])) state.token--;
-  if (!/[\p{L}\p{N}]/u.test(tokens[state.token])) state.token = seq - 1;
   const map = () => mapIndex(state.kind, state.layer, state.head);
   const byNorm = () => state.kind === "head" && state.measure === "norm";
   const value = (i, j) => {
@@ -51,7 +52,10 @@
   // ---- words ---------------------------------------------------------------------------------
   const spoken = { " ": "space", "\n": "line end", "\t": "tab", "\r": "carriage return" };
   const marks = { "\n": "⏎", "\t": "⇥", "\r": "␍" };
-  const visible = (token) => [...token].map((c) => marks[c] || (c === " " ? "␣" : c)).join("");
+  // A control character has a picture of its own; one that turns the direction of writing has none.
+  const control = (c) => (/[\x00-\x1f]/.test(c) ? String.fromCharCode(0x2400 + c.charCodeAt(0))
+    : c === "\x7f" ? "␡" : /[\x80-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/.test(c) ? "\ufffd" : c);
+  const visible = (token) => [...token].map((c) => marks[c] || (c === " " ? "␣" : control(c))).join("");
   const aloud = (token) => {
     const words = token.replace(/[ \n\t\r]/g, (c) => ` ${spoken[c]} `).trim();
     return words || "empty";
@@ -264,8 +268,9 @@
   };
   const showToken = () => {
     const i = state.token;
-    shadeText();
+    // Before the text is shaded: it measures the page, which would then be laid out twice.
     drawMap();
+    shadeText();
     const name = $("token-name");
     name.textContent = `Token ${i}, `;
     name.append(node("b", {}, visible(tokens[i])), `, in ${mapName()}`);
