@@ -24,6 +24,7 @@ from peers import SHAKESPEARE_GPU
 from minitx.checkpoint.huggingface import save_model
 from minitx.config import ModelConfig, SamplingConfig
 from minitx.generation import generate
+from minitx.generation.decoder import Decoder
 from minitx.generation.one_row import OneRow
 from minitx.model import Transformer
 from minitx.model.matrices import store_weights
@@ -32,6 +33,8 @@ from minitx.tokenizer import Tokenizer, train_tokenizer
 PROMPT = "\n"
 NEW_TOKENS = 250
 MANY = 32
+TURN_SECONDS = 1.0
+FEW = 50
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,26 @@ class Contender:
     Attributes:
         run: generates so many tokens for each of `texts` texts.
         texts: side by side.
-        n_bytes: of weights that a step reads; 0 for a peer.
+        model: that we read with; None for a peer.
     """
 
     run: Callable[[int], object]
     texts: int = 1
-    n_bytes: int = 0
+    model: Transformer | None = None
+
+    @property
+    def n_bytes(self) -> int:
+        """Of weights that a step reads; 0 for a peer."""
+        return 0 if self.model is None else OneRow(self.model).n_bytes
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Microseconds of one token of one text: in the products, in all of the pass, and in all."""
+
+    products: float
+    reading: float
+    token: float
 
 
 def main() -> None:
@@ -71,8 +88,13 @@ def main() -> None:
         bandwidths: list[float] = []
         timed = _turns(contenders, given.rounds, bandwidths)
         starts = _starts(directories["qwen3"])
-    first = _first_token(model, tokenizer)
-    publish(_result(contenders, timed, bandwidths, first, starts), given.out)
+    one = {name: who for name, who in contenders.items() if who.model and who.texts == 1}
+    found = Found(
+        contenders, timed, bandwidths, _first_token(model, tokenizer), starts,
+        {name: _flatness(who, tokenizer) for name, who in one.items()},
+        {name: _parts(who, timed[name].median / NEW_TOKENS) for name, who in one.items()},
+    )  # fmt: skip
+    publish(_result(found), given.out)
 
 
 def _tokenizer() -> Tokenizer:
@@ -100,7 +122,6 @@ def _ours(model: Transformer, tokenizer: Tokenizer) -> dict[str, Contender]:
         kept.load_state_dict(model.state_dict())
         if name != "float32":
             store_weights(kept, name)
-        n_bytes = OneRow(kept).n_bytes
         # Several texts are read in float32 in every format, so one of them tells.
         for texts in (1, MANY) if name == "float32" else (1,):
             config = replace(one, num_samples=texts)
@@ -110,7 +131,7 @@ def _ours(model: Transformer, tokenizer: Tokenizer) -> dict[str, Contender]:
                     kept, tokenizer, [PROMPT], replace(config, max_new_tokens=n)
                 ),
                 texts,
-                n_bytes,
+                kept,
             )
     return found
 
@@ -162,9 +183,13 @@ def _turns(
     for _ in range(rounds):
         bandwidths.append(_read_bandwidth())
         for name, contender in contenders.items():
-            start = time.perf_counter()
-            contender.run(NEW_TOKENS)
-            timed[name].append(time.perf_counter() - start)
+            turn = time.perf_counter()
+            while True:
+                start = time.perf_counter()
+                contender.run(NEW_TOKENS)
+                timed[name].append(time.perf_counter() - start)
+                if time.perf_counter() - turn > TURN_SECONDS:
+                    break
             rate = contender.texts * NEW_TOKENS / timed[name][-1]
             print(f"{name}: {rate:,.0f} tokens/s", file=sys.stderr, flush=True)
     return {name: Samples(tuple(values)) for name, values in timed.items()}
@@ -216,48 +241,137 @@ def _starts(directory: Path) -> dict[str, float]:
     return found
 
 
-def _result(
-    contenders: Mapping[str, Contender],
-    timed: Mapping[str, Samples],
-    bandwidths: list[float],
-    first: Mapping[int, float],
-    starts: Mapping[str, float],
-) -> Result:
-    bandwidth = statistics.median(bandwidths)
-    rates = {
-        name: contenders[name].texts * NEW_TOKENS / samples.median
-        for name, samples in timed.items()
-    }
-    peers = [name for name in rates if not name.startswith("minitx")]
+def _flatness(contender: Contender, tokenizer: Tokenizer) -> tuple[float, float]:
+    # Tokens a second over the first and the last of a text, the median of several texts. Each
+    # token is a character, so each is told at once.
+    assert contender.model is not None
+    config = SamplingConfig(temperature=0.8, max_new_tokens=NEW_TOKENS)
+    first, last = [], []
+    for _ in range(5):
+        times: list[float] = []
+        generate(
+            contender.model, tokenizer, [PROMPT], config,
+            lambda *_, times=times: times.append(time.perf_counter()),
+        )  # fmt: skip
+        first.append(FEW / (times[FEW] - times[0]))
+        last.append(FEW / (times[-1] - times[-1 - FEW]))
+    return statistics.median(first), statistics.median(last)
+
+
+@torch.inference_mode()
+def _parts(contender: Contender, seconds: float) -> Parts:
+    # A pass at the middle of the text, and its products by themselves.
+    model = contender.model
+    assert model is not None
+    row, before = OneRow(model), torch.zeros(1, NEW_TOKENS // 2, dtype=torch.int64)
+    decoder = Decoder(model)
+    decoder.read(before.tolist())
+    products, reading = [], []
+    for _ in range(40):
+        decoder.cache.reserve(NEW_TOKENS)
+        start = time.perf_counter()
+        for product in row.products:
+            product()
+        between = time.perf_counter()
+        row.feed(0, decoder.cache)
+        reading.append(time.perf_counter() - between)
+        products.append(between - start)
+        decoder.cache.truncate(NEW_TOKENS // 2)
+    return Parts(1e6 * statistics.median(products), 1e6 * statistics.median(reading), 1e6 * seconds)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was measured; see the functions that measure it."""
+
+    contenders: Mapping[str, Contender]
+    timed: Mapping[str, Samples]
+    bandwidths: list[float]
+    first: Mapping[int, float]
+    starts: Mapping[str, float]
+    flatness: Mapping[str, tuple[float, float]]
+    parts: Mapping[str, Parts]
+
+    @property
+    def bandwidth(self) -> float:
+        return statistics.median(self.bandwidths)
+
+    @property
+    def rates(self) -> dict[str, float]:
+        return {
+            name: self.contenders[name].texts * NEW_TOKENS / samples.median
+            for name, samples in self.timed.items()
+        }
+
+    @property
+    def peers(self) -> list[str]:
+        return [name for name, who in self.contenders.items() if who.model is None]
+
+    def part(self, name: str, with_text: bool = False) -> float:
+        """Of what memory allows; with the keys and values of the text counted, if asked."""
+        n_bytes = self.contenders[name].n_bytes
+        if with_text:
+            model = self.contenders[name].model
+            assert model is not None
+            config = model.config
+            position = 2 * config.n_layers * config.n_kv_heads * config.head_dim * 4
+            n_bytes += position * NEW_TOKENS // 2
+        return self.rates[name] * n_bytes / self.bandwidth
+
+
+def _result(found: Found) -> Result:
+    rates, peers = found.rates, found.peers
     rows = []
     for name, rate in rates.items():
-        contender = contenders[name]
-        limit = bandwidth / contender.n_bytes if contender.n_bytes else 0.0
-        alone = contender.n_bytes and contender.texts == 1
+        who = found.contenders[name]
+        alone = who.model is not None and who.texts == 1
         rows.append(
             [
                 name,
                 f"{rate:,.0f}",
-                f"{100 * timed[name].spread:.0f} %",
-                f"{limit:,.0f}" if alone else "",
-                f"{100 * rate / limit:.0f} %" if alone else "",
+                f"{100 * found.timed[name].spread:.0f} %",
+                f"{found.bandwidth / who.n_bytes:,.0f}" if alone else "",
+                f"{100 * found.part(name):.0f} %" if alone else "",
+                f"{100 * found.part(name, with_text=True):.0f} %" if alone else "",
                 *(f"{rate / rates[peer]:.1f}" if alone else "" for peer in peers),
             ]
         )
     speed = Table(
         f"{NEW_TOKENS} tokens after a prompt of 1, all texts of a run together:",
-        ["who", "tokens/s", "spread", "memory allows", "part of it",
+        ["who", "tokens/s", "spread", "memory allows", "part of it", "with keys and values",
          *(f"ratio to {peer}" for peer in peers)],
         rows,
     )  # fmt: skip
+    growth = Table(
+        f"As the text grows, tokens/s over the first and the last {FEW} of {NEW_TOKENS} tokens:",
+        ["who", "first", "last", "last to first"],
+        [
+            [name, f"{first:,.0f}", f"{last:,.0f}", f"{100 * last / first:.0f} %"]
+            for name, (first, last) in found.flatness.items()
+        ],
+    )
+    parts = Table(
+        "Where the time of a token goes, in the middle of a text, microseconds:",
+        ["who", "products with weights", "attention, norms, calls", "drawing, text, prompt"],
+        [
+            [
+                name,
+                f"{one.products:,.0f}",
+                f"{one.reading - one.products:,.0f}",
+                f"{one.token - one.reading:,.0f}",
+            ]
+            for name, one in found.parts.items()
+        ],
+    )
     waits = Table(
         "Waiting:",
         ["what", "seconds"],
         [
-            *([f"first token after a prompt of {n}", f"{s:.3f}"] for n, s in first.items()),
-            *([f"whole process: {name}", f"{s:.2f}"] for name, s in starts.items()),
+            *([f"first token after a prompt of {n}", f"{s:.3f}"] for n, s in found.first.items()),
+            *([f"whole process: {name}", f"{s:.2f}"] for name, s in found.starts.items()),
         ],
     )
+    low, high = min(found.bandwidths) / 1e9, max(found.bandwidths) / 1e9
     return Result(
         name="generation",
         title="Generation",
@@ -265,63 +379,61 @@ def _result(
         f"context {SHAKESPEARE_GPU.context}, random weights, temperature 0.8. What memory allows "
         "is the rate at which all weights could be read once for each token: bytes a second that "
         "a sum over 200 MB reads, measured in each round, over the bytes of the weights in that "
-        "format. Peers compute in float32.",
+        "format. The next column counts the keys and values of the text too, which are float32 "
+        "in every format. Peers compute in float32.",
         tables=[
             Table(
                 "The limit, measured in the same run:",
-                ["limit", "measured"],
-                [["memory read", f"{bandwidth / 1e9:.1f} GB/s"]],
+                ["limit", "median", "lowest and highest of the rounds"],
+                [["memory read", f"{found.bandwidth / 1e9:.1f} GB/s", f"{low:.1f} to {high:.1f}"]],
             ),
             speed,
+            growth,
+            parts,
             waits,
         ],
-        targets=_targets(contenders, rates, peers, bandwidth, first, starts),
+        targets=_targets(found),
         notes=[
             "A matrix that stays in the processor's cache is read faster than memory allows; "
             "weights of 8 bits may. With several samples the weights are read once for all, and "
             "arithmetic is the limit.",
         ],
         raw={
-            "bandwidth": bandwidths,
-            "seconds": {name: list(samples.seconds) for name, samples in timed.items()},
-            "first_token_seconds": {str(n): s for n, s in first.items()},
-            "process_seconds": dict(starts),
+            "bandwidth": found.bandwidths,
+            "seconds": {name: list(samples.seconds) for name, samples in found.timed.items()},
+            "first_token_seconds": {str(n): s for n, s in found.first.items()},
+            "process_seconds": dict(found.starts),
+            "tokens_per_second_first_and_last": {k: list(v) for k, v in found.flatness.items()},
+            "microseconds": {name: vars(one) for name, one in found.parts.items()},
         },
     )
 
 
-def _targets(
-    contenders: Mapping[str, Contender],
-    rates: Mapping[str, float],
-    peers: list[str],
-    bandwidth: float,
-    first: Mapping[int, float],
-    starts: Mapping[str, float],
-) -> list[Target]:
-    found = []
+def _targets(found: Found) -> list[Target]:
+    rates, targets = found.rates, []
     for name in ("float32", "bfloat16", "int8"):
         label = f"minitx {name}"
-        part = rates[label] * contenders[label].n_bytes / bandwidth
-        found.append(
+        part = found.part(label)
+        targets.append(
             Target(f"60 % of what memory allows, {name}", f"{100 * part:.0f} %", part >= 0.6)
         )
-        for peer in peers:
+        for peer in found.peers:
             aim = 3.0 if "transformers" in peer else 20.0
             ratio = rates[label] / rates[peer]
-            found.append(
+            targets.append(
                 Target(f"{aim:.0f} times {peer}, {name}", f"{ratio:.1f} times", ratio >= aim)
             )
     many = rates[f"minitx float32, {MANY} samples"] / rates["minitx float32"]
-    found.append(
+    targets.append(
         Target(
             f"{MANY} samples at 10 times the rate of one, float32", f"{many:.1f} times", many >= 10
         )
     )
-    slowest = max(first.values())
-    found.append(Target("first token under 50 ms", f"{1000 * slowest:.0f} ms", slowest < 0.05))
-    process = starts["minitx generate, 1 token"]
-    found.append(Target("process under 1.5 s", f"{process:.2f} s", process < 1.5))
-    return found
+    slowest = max(found.first.values())
+    targets.append(Target("first token under 50 ms", f"{1000 * slowest:.0f} ms", slowest < 0.05))
+    process = found.starts["minitx generate, 1 token"]
+    targets.append(Target("process under 1.5 s", f"{process:.2f} s", process < 1.5))
+    return targets
 
 
 if __name__ == "__main__":

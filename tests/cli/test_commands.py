@@ -1,5 +1,6 @@
 """The commands as a person runs them."""
 
+import io
 import json
 import re
 import subprocess
@@ -7,8 +8,13 @@ import sys
 import time
 
 import pytest
+from rich.console import Console
 
 from minitx import __version__
+from minitx.checkpoint.rundir import resolve_checkpoint
+from minitx.config import SamplingConfig
+from minitx.report.tokens import probability_table
+from minitx.workflows.generate import open_speaker
 
 SMALL = ["--layers", 1, "--heads", 2, "--d-model", 16, "--context", 16, "--batch-size", 2,
          "--steps", 6, "--dtype", "float32", "--threads", 1, "--evaluate-every", 3]  # fmt: skip
@@ -164,6 +170,54 @@ def test_generate_beams_and_probabilities(minitx, tiny_run):
     done = minitx("generate", tiny_run, *flags, "--show-probs", "--num-samples", 2)
     assert "entropy" in done.out
     assert "sample 2 of 2" in done.out
+
+
+def test_beams_of_every_prompt(minitx, inside, tiny_run):
+    (inside / "p.jsonl").write_text('{"prompt": "1 green"}\n{"prompt": "2"}\n')
+    flags = ["--prompt-file", "p.jsonl", "--max-new-tokens", 3, "--beams", 2]
+    lines = [json.loads(line) for line in minitx("generate", tiny_run, *flags).out.splitlines()]
+    expected = [("1 green", 0), ("1 green", 1), ("2", 0), ("2", 1)]
+    assert [(line["prompt"], line["rank"]) for line in lines] == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--interactive", "--json"], "--json"),
+        (["--prompt", "1", "--beams", "2", "--num-samples", "2"], "--beams"),
+        (["--prompt", "1", "--beams", "2", "--show-probs"], "--beams"),
+        (["--interactive", "--beams", "2"], "--beams"),
+    ],
+)
+def test_flags_that_would_be_ignored_are_refused(minitx, tiny_run, flags, named):
+    done = minitx("generate", tiny_run, *flags)
+    assert (done.code, done.out) == (2, "")
+    assert named in done.err
+
+
+def test_progress_is_told_and_then_wiped(minitx, inside, tiny_run, monkeypatch):
+    (inside / "p.jsonl").write_text('{"prompt": "1 green"}\n' * 3)
+    monkeypatch.setattr("minitx.report.generation_screen._PROGRESS_SECONDS", -1.0)
+    flags = ["--prompt-file", "p.jsonl", "--max-new-tokens", 3]
+    assert minitx("generate", tiny_run, *flags).err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    done = minitx("generate", tiny_run, *flags)
+    assert "2 of 3, " in done.err
+    assert done.err.endswith("\r\x1b[K")
+    assert len(done.out.splitlines()) == 3
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_probability_table_fits_and_cuts_no_heading(width, tiny_run):
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    speaker = open_speaker(resolve_checkpoint(tiny_run))
+    settings = SamplingConfig(max_new_tokens=8)
+    one = speaker.generate(["1 green"], settings, record_probabilities=True)[0]
+    console.print(probability_table(one, speaker.tokenizer, width))
+    head = console.file.getvalue().splitlines()[:2]
+    for word in ("token", "probability", "drawn", "with", "entropy,", "bits", "perplexity"):
+        assert word in " ".join(head).split()
+    assert max(map(len, console.file.getvalue().splitlines())) <= width
 
 
 def test_generate_in_bfloat16(minitx, tiny_run):

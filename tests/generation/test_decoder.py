@@ -11,7 +11,7 @@ from minitx.errors import BadInputError
 from minitx.generation import Batch, Row, generate
 from minitx.generation.decoder import Decoder, window_after_slide
 from minitx.generation.one_row import OneRow, fits_one_row
-from minitx.model import Transformer
+from minitx.model import Transformer, matrices
 from minitx.model.matrices import Bfloat16Matrix, DenseMatrix, Int8Matrix, store_weights
 from minitx.tokenizer import train_tokenizer
 
@@ -114,7 +114,7 @@ def small(**changes):
 # Weights in fewer bits
 
 
-@pytest.mark.parametrize("shape", [(40, 16), (16, 40), (8, 8), (5, 33), (65, 96)])
+@pytest.mark.parametrize("shape", [(40, 16), (16, 40), (8, 8), (5, 33), (65, 96), (384, 40)])
 @pytest.mark.parametrize("kind", [DenseMatrix, Bfloat16Matrix, Int8Matrix])
 def test_products_are_those_of_the_weights_kept(kind, shape):
     generator = torch.Generator().manual_seed(1)
@@ -131,6 +131,19 @@ def test_products_are_those_of_the_weights_kept(kind, shape):
     product()
     expected = (kept @ x).numpy()
     assert np.abs(out - expected).max() < tolerance * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("engines", [[], torch.backends.quantized.supported_engines])
+def test_dense_products_with_either_kernel(dtype, engines, monkeypatch):
+    monkeypatch.setattr(matrices, "_engines", lambda: frozenset(engines))
+    weight = torch.randn(384, 50, generator=torch.Generator().manual_seed(3), dtype=dtype)
+    x, out = np.linspace(-1, 1, 50, dtype=weight.numpy().dtype), np.empty(384, weight.numpy().dtype)
+    matrix = DenseMatrix(weight)
+    matrix.bind(x, out)()
+    exact = weight.double().numpy() @ x
+    assert np.abs(out - exact).max() < 40 * torch.finfo(dtype).eps
+    assert matrix.n_bytes == 384 * 50 * dtype.itemsize
 
 
 def test_int8_is_within_half_a_step_and_the_largest_is_127():

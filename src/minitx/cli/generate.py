@@ -135,6 +135,13 @@ def generate(
             "--prompt, --prompt-file and --interactive each say where prompts come from",
             "Give one of them",
         )
+    if interactive and json:
+        raise BadInputError("--interactive is for people, and --json for programs", "Leave one out")
+    if beams and (interactive or show_probs or num_samples > 1):
+        raise BadInputError(
+            "--beams searches for the likeliest texts of a prompt and draws none",
+            "Leave out --interactive, --show-probs and --num-samples",
+        )
     config = SamplingConfig(
         repetition_penalty=repetition_penalty,
         frequency_penalty=frequency_penalty,
@@ -166,10 +173,12 @@ def generate(
     if interactive:
         from minitx.report.generation_prompt import ask_for_prompts
 
-        ask_for_prompts(speaker, screen, config)
-    elif beams:
-        screen.beams(prompts[0], beams, max_new_tokens, as_json=json)
-    elif json or (prompt_file is not None and prompt_file.suffix == ".jsonl"):
+        ask_for_prompts(speaker, screen, config, show_probs)
+        return
+    json = json or (prompt_file is not None and prompt_file.suffix == ".jsonl")
+    if beams:
+        screen.beams(prompts, beams, max_new_tokens, as_json=json)
+    elif json:
         screen.json_lines(prompts, config)
     elif show_probs:
         screen.probabilities(prompts[0], config)

@@ -23,7 +23,7 @@ from minitx.generation.slot_cache import SlotCache
 from minitx.model import Transformer
 from minitx.model.attention import Attention
 from minitx.model.block import Block
-from minitx.model.matrices import Array, Matrix, dense_matrices
+from minitx.model.matrices import Array, DenseMatrix, Matrix
 from minitx.model.mlp import SwiGLU
 from minitx.model.norms import LayerNorm, RMSNorm
 from minitx.model.rotary import rotary_table
@@ -31,7 +31,7 @@ from minitx.model.rotary import rotary_table
 Step = Callable[[], object]
 
 # A product with fewer weights is not worth a thread to OpenBLAS (interface/gemv.c), and so to
-# NumPy. Where torch's threads multiply, those of NumPy would get in their way.
+# NumPy. Larger ones are torch's: the threads of both would get in each other's way.
 _FEW = 9216
 
 
@@ -49,6 +49,7 @@ class OneRow:
         model: in eval mode; its weights must not change from now on.
 
     Attributes:
+        products: with the weights, in the order in which `feed` computes them.
         n_bytes: of weights that a token reads.
     """
 
@@ -68,29 +69,35 @@ class OneRow:
         normed, added = np.empty_like(self._x), np.empty_like(self._x)
         hidden = np.empty(weights.n_hidden, dtype)
         active, activate = _activation(hidden, gated=config.architecture == "qwen3")
+        self.products: list[Step] = []
+
+        def bound(matrix: Matrix, x: Array, out: Array) -> Step:
+            self.products.append(matrix.bind(x, out))
+            return self.products[-1]
+
         self._layers: list[tuple[Step, Callable[[Array, Array, int], None], Step]] = []
         for layer in weights.layers:
             before = _chain(
                 _norm(layer.attention_norm, self._x, normed),
-                layer.qkv.bind(normed, self._attend.qkv),
+                bound(layer.qkv, normed, self._attend.qkv),
                 _add(layer.qkv_bias, self._attend.qkv),
             )
             after = _chain(
-                layer.output.bind(self._attend.heads, added),
+                bound(layer.output, self._attend.heads, added),
                 _add(layer.output_bias, added),
                 _add(added, self._x),
                 _norm(layer.mlp_norm, self._x, normed),
-                layer.up.bind(normed, hidden),
+                bound(layer.up, normed, hidden),
                 _add(layer.up_bias, hidden),
                 activate,
-                layer.down.bind(active, added),
+                bound(layer.down, active, added),
                 _add(layer.down_bias, added),
                 _add(added, self._x),
             )
             self._layers.append((before, self._attend.step(layer.head_gains), after))
         self._unembed = _chain(
             _norm(weights.norm, self._x, normed),
-            weights.head.bind(normed, self._logits[0].numpy()),
+            bound(weights.head, normed, self._logits[0].numpy()),
         )
 
     def feed(self, token: int, cache: SlotCache) -> Tensor:
@@ -147,7 +154,6 @@ class _Weights:
     head: Matrix
     n_hidden: int
     eps: float
-    small: bool
 
 
 _KNOWN: weakref.WeakKeyDictionary[Transformer, tuple[Hashable, _Weights]] = (
@@ -171,10 +177,9 @@ def _prepare(model: Transformer) -> _Weights:
     config = model.config
     names = [name for name, _, _ in model.matrix_parameters()] + ["head.weight"]
     matrices: dict[str, Matrix] = dict(model.stored_matrices)
-    missing = [name for name in names if name not in matrices]
-    if missing:
-        dense = dense_matrices([model.get_parameter(name) for name in missing])
-        matrices.update(zip(missing, dense, strict=True))
+    for name in names:
+        if name not in matrices:
+            matrices[name] = DenseMatrix(model.get_parameter(name))
     cosine = sine = None
     if model.positions is None:
         tables = rotary_table(
@@ -192,7 +197,6 @@ def _prepare(model: Transformer) -> _Weights:
         head=matrices["head.weight"],
         n_hidden=config.d_ff * (2 if gated else 1),
         eps=config.norm_eps,
-        small=bool(model.stored_matrices),
     )
 
 
@@ -271,7 +275,6 @@ class _Attention:
         # Attention of one layer, given its keys and values (n_kv_heads, capacity, head_dim).
         both, turned, scales = self._both, self._turned, self._scales
         column, width, eps = scales[:, None], both.shape[1], self._weights.eps
-        in_numpy = not self._weights.small
 
         def attend(keys: Array, values: Array, position: int) -> None:
             if gains is not None:
@@ -285,7 +288,7 @@ class _Attention:
             keys[:, position] = self._new_keys
             values[:, position] = self._new_values
             end = position + 1
-            if in_numpy or end * width < _FEW:
+            if end * width < _FEW:
                 self._look_by_numpy(keys[:, :end], values[:, :end])
             else:
                 self._look_by_torch(keys[:, :end], values[:, :end])

@@ -7,8 +7,7 @@ memory: what counts is how many bytes a weight takes, and in which order they li
 from __future__ import annotations
 
 import functools
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -27,8 +26,8 @@ Array = npt.NDArray[Any]
 
 _LARGEST_INT8 = 127
 _INT8_COLUMNS = 32
-_MUCH_FASTER = 2.0
-_BYTES_TO_TIME = 1 << 26
+_BAG_ENGINE = "fbgemm"
+_SHORTEST_BLOCK = 96
 
 
 class Matrix(Protocol):
@@ -50,27 +49,42 @@ class Matrix(Protocol):
 
 
 class DenseMatrix:
-    """The weights as they are, by columns: a product adds columns up, which are long.
+    """The weights as they are, in the order in which a product reads them fastest.
+
+    A product adds up columns, each times its element of x. In float32 on x86 it is computed as
+    what torch calls an embedding bag: a sum of weighted rows of a table, by a kernel that fetches
+    rows ahead of their use. The table is the transposed matrix, cut into blocks of its columns
+    for the threads to share. Elsewhere it is NumPy's product of the same matrix by columns.
 
     Args:
-        weight: `(rows, columns)`, float32 or float64. Its columns lie together in memory, or it
-            is copied so that they do.
-        by_numpy: multiply with NumPy's BLAS; with torch's otherwise.
+        weight: `(rows, columns)`, float32 or float64; copied.
     """
 
-    def __init__(self, weight: Tensor, by_numpy: bool = True) -> None:
-        by_columns = weight.detach().t().contiguous().t()
+    def __init__(self, weight: Tensor) -> None:
+        weight = weight.detach()
+        rows, columns = weight.shape
         self.n_bytes = weight.numel() * weight.element_size()
-        self._weight, self._by_numpy = by_columns, by_numpy
+        as_bag = weight.dtype == torch.float32 and _BAG_ENGINE in _engines()
+        self._blocks = _n_blocks(rows) if as_bag else None
+        by_blocks = weight.view(self._blocks or 1, -1, columns).transpose(1, 2)
+        self._table = by_blocks.contiguous().view(-1, rows // (self._blocks or 1))
 
     def bind(self, x: Array, out: Array) -> Callable[[], object]:
         """See `Matrix`."""
-        if self._by_numpy:
-            return functools.partial(np.dot, self._weight.numpy(), x, out)
-        into = torch.from_numpy(out)
-        return functools.partial(
-            torch.addmv, into, self._weight, torch.from_numpy(x), beta=0, out=into
-        )
+        if self._blocks is None:
+            return functools.partial(np.dot, self._table.t().numpy(), x, out)
+        columns, table = len(x), self._table
+        source, into = torch.from_numpy(x), torch.from_numpy(out).view(self._blocks, -1)
+        factors = table.new_empty(self._blocks, columns)
+        flat = factors.view(-1)
+        places = torch.arange(len(flat), dtype=torch.int32)
+        starts = places[::columns].contiguous()
+
+        def product() -> None:
+            factors.copy_(source)
+            into.copy_(torch.embedding_bag(table, places, starts, False, 0, False, flat)[0])
+
+        return product
 
 
 class Bfloat16Matrix:
@@ -151,41 +165,19 @@ class Int8Matrix:
         return product
 
 
-def dense_matrices(weights: Sequence[Tensor]) -> list[DenseMatrix]:
-    """Copy weights into one block of memory, in the order in which a token reads them.
-
-    They are multiplied by NumPy's BLAS, unless torch's is measured to be at least twice as fast
-    here: a choice that takes a few milliseconds, and that noise does not turn, so that the same
-    seed gives the same text.
-    """
-    block = torch.empty(sum(weight.numel() for weight in weights), dtype=weights[0].dtype)
-    copies, start = [], 0
-    for weight in weights:
-        rows, columns = weight.shape
-        copy = block[start : start + weight.numel()].view(columns, rows).t()
-        copies.append(copy.copy_(weight.detach()))
-        start += weight.numel()
-    by_numpy = _seconds(copies, True) < _MUCH_FASTER * _seconds(copies, False)
-    return [DenseMatrix(copy, by_numpy) for copy in copies]
-
-
-def _seconds(weights: Sequence[Tensor], by_numpy: bool) -> float:
-    # The best of three readings of them, or of as many as a processor's cache may not hold.
-    products, n_bytes = [], 0
-    for weight in weights:
-        matrix = DenseMatrix(weight, by_numpy)
-        x, out = (weight.new_zeros(size).numpy() for size in reversed(weight.shape))
-        products.append(matrix.bind(x, out))
-        n_bytes += matrix.n_bytes
-        if n_bytes > _BYTES_TO_TIME:
+def _n_blocks(rows: int) -> int:
+    # Two for each thread, as far as each has whole vectors and is long enough to be read fast.
+    blocks = 1
+    while blocks < 2 * torch.get_num_threads() and rows % (32 * blocks) == 0:
+        if rows // (2 * blocks) < _SHORTEST_BLOCK:
             break
-    best = float("inf")
-    for _ in range(3):
-        start = time.perf_counter()
-        for product in products:
-            product()
-        best = min(best, time.perf_counter() - start)
-    return best
+        blocks *= 2
+    return blocks
+
+
+@functools.cache
+def _engines() -> frozenset[str]:
+    return frozenset(torch.backends.quantized.supported_engines)
 
 
 def _packed(weight: Tensor) -> Tensor | None:

@@ -29,12 +29,16 @@ Write a text, and the model continues it. A line that begins with / is a setting
 """
 
 
-def ask_for_prompts(speaker: Speaker, screen: GenerationScreen, config: SamplingConfig) -> None:
+def ask_for_prompts(
+    speaker: Speaker,
+    screen: GenerationScreen,
+    config: SamplingConfig,
+    with_probabilities: bool = False,
+) -> None:
     """Read prompts from the terminal until it ends, and print a continuation of each."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (gives input() a history and editing keys)
     print(f"{visible(str(speaker.checkpoint))}: write a text to continue, or /help")
-    with_probabilities = False
     while True:
         try:
             line = input("> ")

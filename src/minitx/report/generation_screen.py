@@ -18,6 +18,7 @@ from minitx.report.units import duration
 from minitx.workflows.generate import Speaker, as_json, in_batches
 
 _PROGRESS_SECONDS = 1.0
+_CLEAR_LINE = "\r\x1b[K"
 
 
 class GenerationScreen:
@@ -69,25 +70,32 @@ class GenerationScreen:
         """Print one JSON object a line, in the order of the prompts; progress on stderr."""
         began = told = time.monotonic()
         total = len(prompts) * config.num_samples
+        shows = sys.stderr.isatty() and not self._out.isatty()
         for done, one in enumerate(in_batches(self._speaker, prompts, config), start=1):
-            line = json_line(as_json(one, self._speaker.tokenizer))
-            self._out.write(line + "\n")
+            self._out.write(json_line(as_json(one, self._speaker.tokenizer)) + "\n")
             now = time.monotonic()
-            if sys.stderr.isatty() and now - told > _PROGRESS_SECONDS:
+            if shows and now - told > _PROGRESS_SECONDS:
                 told = now
                 left = (now - began) / done * (total - done)
-                sys.stderr.write(f"\r{done:,} of {total:,}, {duration(left)} left  ")
+                self._out.flush()
+                sys.stderr.write(f"{_CLEAR_LINE}{done:,} of {total:,}, {duration(left)} left")
+                sys.stderr.flush()
         self._out.flush()
+        if told != began:
+            sys.stderr.write(_CLEAR_LINE)
 
-    def beams(self, prompt: str, beams: int, max_new_tokens: int, as_json: bool) -> None:
-        """Print the likeliest continuations, best first."""
-        for one in self._speaker.beam_search(prompt, beams, max_new_tokens):
-            if as_json:
-                values = {"prompt": prompt, "rank": one.sample, "text": one.text, "ids": one.ids}
-                self._out.write(json_line(values) + "\n")
-            else:
-                self._heading(f"beam {one.sample + 1}")
-                self._whole(one)
+    def beams(self, prompts: Sequence[str], beams: int, max_new_tokens: int, as_json: bool) -> None:
+        """Print the likeliest continuations of each prompt, best first."""
+        for prompt in prompts:
+            for one in self._speaker.beam_search(prompt, beams, max_new_tokens):
+                if as_json:
+                    values = {
+                        "prompt": prompt, "rank": one.sample, "text": one.text, "ids": one.ids,
+                    }  # fmt: skip
+                    self._out.write(json_line(values) + "\n")
+                else:
+                    self._heading(f"beam {one.sample + 1}")
+                    self._whole(one)
         self._out.flush()
 
     def _whole(self, one: Generation) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -18,7 +19,8 @@ from minitx.training.perplexity import perplexity
 # From unlikely to likely; each is legible on a dark and on a light ground.
 _STYLES = ((0.01, "bold red"), (0.1, "red"), (0.5, "yellow"), (1.01, "green"))
 
-_OTHER_COLUMNS = 54
+# Of the table below, with the space between them, but for the first and the last.
+_COLUMNS_BETWEEN = 56
 
 
 def coloured_text(generation: Generation, tokenizer: Tokenizer) -> Text:
@@ -53,14 +55,16 @@ def probability_table(generation: Generation, tokenizer: Tokenizer, width: int) 
     for heading in ("probability", "drawn with", "of", "entropy, bits", "perplexity"):
         # A heading of two words takes two lines; none is cut.
         table.add_column(heading, justify="right", min_width=max(map(len, heading.split())))
-    likeliest = max(12, width - _OTHER_COLUMNS)
+    labels = [token_label(tokenizer.piece(one.id)) for one in generation.chosen]
+    longest = max(map(cell_len, ["token", *labels]))
+    likeliest = max(12, width - _COLUMNS_BETWEEN - longest)
     table.add_column("likeliest", no_wrap=True, overflow="ellipsis", max_width=likeliest)
     total = 0.0
-    for number, one in enumerate(generation.chosen, start=1):
+    for number, (one, label) in enumerate(zip(generation.chosen, labels, strict=True), start=1):
         total -= one.log_probability
         probability = math.exp(one.log_probability)
         table.add_row(
-            Text(token_label(tokenizer.piece(one.id)), _style(probability)),
+            Text(label, _style(probability)),
             f"{probability:.1%}",
             f"{math.exp(one.sampled_log_probability):.1%}",
             f"{one.kept:,}",
