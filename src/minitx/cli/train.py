@@ -301,6 +301,9 @@ def train(
         # Something to see before torch is loaded, which takes a second or two.
         view.on_phase("loading torch")
         tables = merged(config, given)
+        from minitx.training.memory import refuse_too_large
+
+        refuse_too_large(tables["model"])
         from minitx.workflows.train import TrainRequest
         from minitx.workflows.train import train as train_run
 

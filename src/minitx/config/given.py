@@ -8,7 +8,7 @@ from typing import Any
 
 from minitx.config.model import ModelConfig
 from minitx.config.run import DataConfig, TokenizerConfig
-from minitx.config.toml import parse_toml
+from minitx.config.toml import parse_toml, typed
 from minitx.config.training import TrainConfig
 from minitx.errors import BadInputError
 
@@ -36,13 +36,17 @@ def merged(file: Path | None, flags: Tables) -> Tables:
         The four tables, with only what was given.
 
     Raises:
-        BadInputError: the file has an unknown table or key.
+        BadInputError: the file has an unknown table or key, or a value of a wrong type.
     """
     tables: Tables = {name: {} for name in TABLES}
     if file is not None:
         for name, values in parse_toml(file).items():
             _require_known(file, name, values)
-            tables[name].update(values)
+            # The plan reckons with them before the config is made.
+            tables[name].update(
+                (key, typed(TABLES[name], key, value, f"{file} [{name}]"))
+                for key, value in values.items()
+            )
         # The vocabulary follows from the tokenizer.
         tables["model"].pop("vocab_size", None)
     for name, values in flags.items():

@@ -104,6 +104,15 @@ def build(cls: type[T], values: dict[str, Any], where: str) -> T:
         ) from None
 
 
+def typed(cls: Any, key: str, value: object, where: str) -> Any:
+    """A value as the field `key` of a config dataclass has it.
+
+    Raises:
+        BadInputError: it is of another type.
+    """
+    return _coerce(typing.get_type_hints(cls)[key], value, key, where)
+
+
 def _coerce(hint: Any, value: Any, key: str, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):

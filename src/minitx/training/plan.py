@@ -140,6 +140,20 @@ def plan_run(
     return run, reasons
 
 
+def planned_shape(given: Given) -> ModelConfig:
+    """The model that sizes lead to, but for the vocabulary of a text that was not read yet.
+
+    Args:
+        given: keys of `ModelConfig`; at least `n_layers` and `d_model`.
+
+    Raises:
+        BadInputError: a value is out of range, or two don't fit together.
+    """
+    unread = TokenFigures(vocab_size=1, n_train=8, n_holdout=8)
+    values = _plan_model(unread, 1.0, DEFAULT_BUDGET_SECONDS, given, {})
+    return build(ModelConfig, values, "model")
+
+
 def _plan_model(
     tokens: TokenFigures, rate: float, budget: float, given: Given, reasons: dict[str, str]
 ) -> Given:

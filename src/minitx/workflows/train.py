@@ -18,6 +18,7 @@ import torch
 from minitx.checkpoint.rundir import RUNS, RunDirectory
 from minitx.compute import Compute, choose_device, choose_dtype, matmul_rate
 from minitx.config import DataConfig, RunConfig, TokenizerConfig
+from minitx.config.checks import require_range
 from minitx.config.toml import build
 from minitx.corpus import (
     EncodedCorpus,
@@ -30,6 +31,7 @@ from minitx.corpus import (
 from minitx.errors import BadInputError
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from minitx.training.memory import Batch, free_memory, require_memory
 from minitx.training.observer import RunEnd, TrainingObserver
 from minitx.training.plan import Given, TextFigures, TokenFigures, plan_run, plan_tokenizer
 from minitx.training.signals import StopRequest, interrupted_before_steps
@@ -101,6 +103,7 @@ def train(
             encoded = encode_corpus(split, tokenizer, run.data, _earlier_data(run))
             _tell(observers, "measuring the device")
             config, planned = _plan(request, data, tokenizer_config, encoded, tokenizer, compute)
+            _require_memory(config, compute)
             session = _new_session(
                 request, run, config, reasons | planned, encoded, tokenizer, compute
             )
@@ -112,6 +115,7 @@ def train(
 def _compute(request: TrainRequest) -> Compute:
     device = choose_device(request.train.get("device", "auto"))
     if threads := request.train.get("threads", 0):
+        require_range("threads", threads, 0, 4096)
         torch.set_num_threads(threads)
     return Compute(device, choose_dtype(request.train.get("dtype", "auto"), device))
 
@@ -160,6 +164,15 @@ def _plan(
         threads=torch.get_num_threads(),
     )
     return replace(config, train=resolved), reasons
+
+
+def _require_memory(config: RunConfig, compute: Compute) -> None:
+    explicit = config.train.attention == "explicit"
+    batch = Batch(config.train.batch_size, config.train.optimizer, explicit)
+    if compute.device.type == "cuda":
+        require_memory(config.model, batch, torch.cuda.mem_get_info(compute.device)[0])
+    elif compute.device.type == "cpu":
+        require_memory(config.model, batch, free_memory())
 
 
 def _new_session(

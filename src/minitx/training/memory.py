@@ -1,0 +1,183 @@
+"""Whether training a model fits into memory, before any of it is asked for.
+
+What is counted is what training can't do without: the weights, their gradients, the optimizer's
+moments, and what the forward pass must keep for the backward pass. The true need is higher, so
+nothing that would fit is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from minitx.config import ModelConfig
+from minitx.config.training import OptimizerName
+from minitx.errors import BadInputError
+from minitx.training.plan import Given, planned_shape
+
+_COMFORTABLE = 0.5
+"""Part of the free memory that a proposed alternative counts on."""
+
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one pass holds.
+
+    Attributes:
+        size: sequences.
+        optimizer: decides how many moments there are of each weight.
+        explicit_attention: the scores of all pairs of positions are kept.
+    """
+
+    size: int = 1
+    optimizer: OptimizerName = "adamw"
+    explicit_attention: bool = False
+
+
+def weight_bytes(model: ModelConfig, optimizer: OptimizerName) -> int:
+    """At least so many bytes for weights, gradients and moments, each of 4 bytes a parameter."""
+    return model.n_parameters * (16 if optimizer == "adamw" else 12)
+
+
+def activation_bytes(model: ModelConfig, batch: Batch) -> int:
+    """At least so many bytes that the backward pass needs, of 2 each; the logits of 4."""
+    tokens = batch.size * model.context_length
+    block = 4 * model.d_model + 2 * model.d_ff
+    if batch.explicit_attention:
+        block += model.n_heads * model.context_length
+    return tokens * (2 * model.n_layers * block + 4 * model.vocab_size)
+
+
+def free_memory() -> int | None:
+    """Bytes that programs can still have; None where the system does not say."""
+    found: list[int] = []
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                found.append(int(line.split()[1]) * 1024)
+    except (OSError, ValueError, IndexError):
+        pass
+    for name in _CGROUP_LIMITS:
+        # A container may have less than the machine; "max" is no number.
+        try:
+            found.append(int(Path(name).read_text()))
+        except (OSError, ValueError):
+            continue
+    if not found and hasattr(os, "sysconf"):
+        try:
+            found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        except (OSError, ValueError):
+            return None
+    return min(found, default=None)
+
+
+def refuse_too_large(given: Given) -> None:
+    """Refuse sizes whose very weights are larger than the memory, before torch is loaded.
+
+    Args:
+        given: keys of `ModelConfig` that a person fixed.
+
+    Raises:
+        BadInputError: with sizes that would fit.
+    """
+    if not {"n_layers", "d_model"} <= set(given):
+        return
+    model, free = planned_shape(given), free_memory()
+    if free is not None and 4 * model.n_parameters > free:
+        what = f"the weights of {model.n_parameters:,} parameters take "
+        raise _too_large(what, model, Batch(), 4 * model.n_parameters, free)
+
+
+def require_memory(model: ModelConfig, batch: Batch, free: int | None) -> None:
+    """Refuse a run that can't fit.
+
+    Args:
+        model: to be trained.
+        batch: of one pass.
+        free: bytes of the device; None if unknown.
+
+    Raises:
+        BadInputError: with sizes that would fit.
+    """
+    needed = _needed(model, batch)
+    if free is not None and needed > free:
+        what = (
+            f"training {model.n_parameters:,} parameters with {batch.size:,} x "
+            f"{model.context_length:,} tokens at once takes at least "
+        )
+        raise _too_large(what, model, batch, needed, free)
+
+
+def _needed(model: ModelConfig, batch: Batch) -> int:
+    return weight_bytes(model, batch.optimizer) + activation_bytes(model, batch)
+
+
+def _too_large(
+    what: str, model: ModelConfig, batch: Batch, needed: int, free: int
+) -> BadInputError:
+    flags = alternative(model, batch, free)
+    return BadInputError(
+        f"{what}{_gigabytes(needed)} of memory, and {_gigabytes(free)} are free",
+        f"This fits: {flags}" if flags else "Choose a smaller --vocab-size",
+    )
+
+
+def alternative(model: ModelConfig, batch: Batch, free: int) -> str:
+    """Flags with which it fits, as near to what was asked for as halving leads.
+
+    Args:
+        model, batch: what does not fit.
+        free: bytes.
+
+    Returns:
+        For example ``--layers 12 --d-model 768 --heads 12``; empty if no size is small enough.
+    """
+    small, fewer = model, batch
+    while _needed(small, fewer) > _COMFORTABLE * free:
+        by_text = activation_bytes(small, fewer) > weight_bytes(small, batch.optimizer)
+        if by_text and fewer.size > 1:
+            fewer = replace(fewer, size=fewer.size // 2)
+        elif by_text and small.context_length > 64:
+            small = replace(small, context_length=small.context_length // 2)
+        elif small.n_layers > 1 and small.n_layers * 64 >= small.d_model:
+            small = replace(small, n_layers=small.n_layers // 2)
+        elif small.d_model > 64 or small.d_ff > 256:
+            small = _narrower(small)
+        else:
+            return ""
+    changed = {
+        "--layers": (small.n_layers, model.n_layers),
+        "--d-model": (small.d_model, model.d_model),
+        "--heads": (small.n_heads, model.n_heads),
+        "--kv-heads": (small.n_kv_heads, model.n_kv_heads),
+        "--head-dim": (small.head_dim, model.head_dim),
+        "--d-ff": (small.d_ff, model.d_ff),
+        "--context": (small.context_length, model.context_length),
+        "--batch-size": (fewer.size, batch.size),
+    }
+    # What would be planned so anyhow.
+    if small.n_kv_heads == small.n_heads and model.n_kv_heads == model.n_heads:
+        del changed["--kv-heads"]
+    if (small.d_ff, model.d_ff) == (_planned_d_ff(small), _planned_d_ff(model)):
+        del changed["--d-ff"]
+    return " ".join(f"{flag} {new}" for flag, (new, old) in changed.items() if new != old)
+
+
+def _narrower(model: ModelConfig) -> ModelConfig:
+    # Heads of 64, as wide as they are in models of any size.
+    width = max(64, model.d_model // 128 * 64)
+    n_heads = width // 64
+    narrow = replace(model, d_model=width, n_heads=n_heads, n_kv_heads=n_heads, head_dim=64)
+    return replace(narrow, d_ff=_planned_d_ff(narrow))
+
+
+def _planned_d_ff(model: ModelConfig) -> int:
+    shape = {"n_layers": 1, "d_model": model.d_model, "architecture": model.architecture}
+    return planned_shape(shape).d_ff
+
+
+def _gigabytes(n: int) -> str:
+    return f"{n / 1e9:,.3g} GB" if n < 1e12 else f"{n / 1e9:,.0f} GB"
