@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="fewer steps, for tests")
     given = parser.parse_args()
-    steps = 140 if given.quick else 240
+    steps = 110 if given.quick else 240
     tokenizer, ids, _ = small_text()
 
     shape = small_model(tokenizer.vocab_size, 32, architecture="gpt2", n_layers=6)

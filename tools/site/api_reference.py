@@ -8,6 +8,7 @@ ENTRIES: dict[str, tuple[str, ...]] = {
     "Train and resume": (
         "minitx.workflows.train.train",
         "minitx.workflows.train.TrainRequest",
+        "minitx.workflows.resume.resume",
         "minitx.training.observer.TrainingObserver",
     ),
     "Generate": (
@@ -16,6 +17,11 @@ ENTRIES: dict[str, tuple[str, ...]] = {
         "minitx.config.SamplingConfig",
     ),
     "Serve": ("minitx.workflows.serve.serve", "minitx.workflows.serve.ServeRequest"),
+    "Measure": (
+        "minitx.workflows.evaluate.evaluate_holdout",
+        "minitx.workflows.evaluate.EvaluationSettings",
+        "minitx.evaluation.loss.score",
+    ),
     "Look inside": (
         "minitx.workflows.attend.open_study",
         "minitx.workflows.attend.AttentionStudy",
