@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitx.evaluation.bits import TextSize, bits_per, token_sizes
+from minitx.evaluation import bits
+from minitx.evaluation.bits import TextSize, bits_per, ids_within, token_sizes
 from minitx.evaluation.blocks import MOST_BLOCKS, SMALLEST_BLOCK, BlockSums
 from minitx.tokenizer import train_tokenizer
 
@@ -36,6 +37,18 @@ def test_an_unknown_token_counts_as_one_byte():
     tokenizer = train_tokenizer("abc", "char", 0)
     ids = tokenizer.encode("aXc", unknown="replace")
     assert token_sizes(tokenizer)[ids].tolist() == [1, 1, 1]
+
+
+@given(st.lists(st.integers(0, 3), max_size=60), st.integers(0, 120), st.sampled_from([1, 7, 1000]))
+def test_ids_that_fit_into_so_many_bytes(ids, n_bytes, at_once):
+    sizes = np.array([1, 2, 3, 5])
+    taken, total = 0, 0
+    while taken < len(ids) and total + sizes[ids[taken]] <= n_bytes:
+        total += sizes[ids[taken]]
+        taken += 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bits, "_AT_ONCE", at_once)
+        assert ids_within(np.array(ids, np.int64), sizes, n_bytes) == taken
 
 
 @settings(deadline=None, max_examples=50)

@@ -90,6 +90,11 @@ class EncodedCorpus:
         """Text of the holdout."""
         return (self.directory / "holdout.txt").read_bytes().decode("utf-8")
 
+    def holdout_beginning(self, characters: int) -> str:
+        """The first so many characters of the holdout; the rest is not read."""
+        with (self.directory / "holdout.txt").open(encoding="utf-8", newline="") as file:
+            return file.read(characters)
+
 
 def encode_corpus(
     split: Split, tokenizer: Tokenizer, directory: Path, earlier: Iterable[Path] = ()

@@ -20,6 +20,9 @@ DEFAULT_BUDGET_SECONDS = 300.0
 MOST_UNTIED = 1024
 """Largest vocabulary whose embedding and head are planned as two tables."""
 
+MOST_STEPS = 10**9
+"""Planned for, however fast the machine."""
+
 SECONDS_BETWEEN_EVALUATIONS = 2.5
 """At least, in a run that is not so short that it would have fewer than four."""
 
@@ -219,7 +222,7 @@ def _plan_train(
     if "learning_rate" not in values:
         values["learning_rate"] = 0.01 if values.get("optimizer", "muon") == "muon" else 0.003
     if "steps" not in values:
-        values["steps"] = max(10, int(values["budget_seconds"] / seconds_per_step))
+        values["steps"] = _between(10, int(values["budget_seconds"] / seconds_per_step), MOST_STEPS)
         reasons["steps"] = "an estimate; settled by the measured rate before the decay"
     steps = values["steps"]
     values.setdefault("warmup_steps", _between(1, steps // 20, 20))

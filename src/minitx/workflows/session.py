@@ -338,7 +338,7 @@ def _sampler(session: Session) -> Callable[[], tuple[str, str]]:
 
 def _sample_prompt(session: Session) -> str:
     # The first words of a line of the holdout: text like the corpus, but never trained on.
-    text = session.corpus.holdout_text()[:4000]
+    text = session.corpus.holdout_beginning(4000)
     lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
     limit = session.model.config.context_length // 2
     for line in [*lines, text.strip()]:

@@ -1,0 +1,122 @@
+"""The plan: whatever the text, machine and time, a run that can be trained."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minitx.config import DataConfig
+from minitx.errors import BadInputError
+from minitx.training.plan import (
+    DEFAULT_BUDGET_SECONDS,
+    LADDER,
+    TextFigures,
+    TokenFigures,
+    plan_run,
+    plan_tokenizer,
+)
+
+TOKENS = TokenFigures(65, 1_000_000, 100_000)
+
+
+def plan(tokens=TOKENS, rate=2e11, model=(), **train):
+    tokenizer, _ = plan_tokenizer(TextFigures(1_000_000, 65), {})
+    return plan_run(DataConfig(), tokenizer, tokens, rate, dict(model), train)
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "n_distinct", "kind"),
+    [(1_000_000, 65, "char"), (9_000_000, 65, "bpe"), (1_000_000, 300, "bpe"), (0, 0, "char")],
+)
+def test_the_tokenizer_follows_from_the_text(n_bytes, n_distinct, kind):
+    config, reasons = plan_tokenizer(TextFigures(n_bytes, n_distinct), {})
+    assert config.kind == kind
+    assert f"{n_distinct:,} characters" in reasons["kind"]
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "ids"), [(1_000, 512), (1_000_000, 4096), (10**9, 32_768)]
+)  # fmt: skip
+def test_a_vocabulary_grows_with_the_text_and_ends(n_bytes, ids):
+    config, reasons = plan_tokenizer(TextFigures(n_bytes, 300), {})
+    assert config.vocab_size == ids
+    assert "vocab_size" in reasons
+    fixed, reasons = plan_tokenizer(TextFigures(n_bytes, 300), {"kind": "word", "vocab_size": 99})
+    assert (fixed.kind, fixed.vocab_size, reasons) == ("word", 99, {})
+
+
+def test_without_a_budget_or_steps_five_minutes_are_planned():
+    run, reasons = plan()
+    assert run.train.budget_seconds == DEFAULT_BUDGET_SECONDS
+    assert "--budget" in reasons["budget_seconds"]
+    run, reasons = plan(steps=500)
+    assert (run.train.steps, run.train.budget_seconds) == (500, None)
+    assert not {"steps", "budget_seconds"} & set(reasons)
+
+
+def test_more_time_or_a_faster_machine_never_plans_a_smaller_model():
+    budgets = [1.0, 10.0, 60.0, 300.0, 3600.0, 86_400.0]
+    sizes = [plan(budget_seconds=budget)[0].model.n_parameters for budget in budgets]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1]
+    rates = [plan(rate=rate)[0].model.n_parameters for rate in (1e9, 1e11, 1e13, 1e16)]
+    assert rates == sorted(rates)
+    largest = plan(rate=1e20)[0].model
+    assert (largest.n_layers, largest.d_model) == (LADDER[-1].n_layers, LADDER[-1].d_model)
+
+
+def test_a_width_that_is_given_gets_heads_that_divide_it():
+    for width in (20, 50, 98, 240, 1000):
+        run, reasons = plan(model={"d_model": width})
+        assert run.model.d_model == width
+        assert width % run.model.n_heads == 0
+        assert run.model.head_dim % 2 == 0
+        assert f"{run.model.head_dim} wide" in reasons["n_heads"]
+    # Only an odd width has no heads of even width: the model refuses it and says why.
+    with pytest.raises(BadInputError, match="head_dim"):
+        plan(model={"d_model": 7})
+
+
+def test_what_is_given_is_never_changed_nor_explained():
+    shape = {"n_layers": 5, "n_heads": 3, "d_model": 96, "d_ff": 100, "context_length": 40,
+             "n_kv_heads": 1, "tie_embeddings": True, "dropout": 0.3}  # fmt: skip
+    keys = {"steps": 70, "batch_size": 3, "learning_rate": 0.5, "warmup_steps": 7, "log_every": 2,
+            "evaluate_every": 9, "checkpoint_every": 8, "evaluation_tokens": 5}  # fmt: skip
+    run, reasons = plan(model=shape, **keys)
+    for config, fixed in ((run.model, shape), (run.train, keys)):
+        assert {key: getattr(config, key) for key in fixed} == fixed
+    assert not set(reasons) & (set(shape) | set(keys))
+
+
+def test_the_plain_mlp_is_as_large_as_the_gated_one():
+    gated = plan(model={"n_layers": 2, "n_heads": 4, "d_model": 192})[0].model
+    plain = plan(model={"n_layers": 2, "n_heads": 4, "d_model": 192, "architecture": "gpt2"})[0]
+    assert 3 * gated.d_ff == pytest.approx(2 * plain.model.d_ff, rel=0.1)
+
+
+def test_adamw_alone_has_a_lower_rate_than_beside_muon():
+    alone = plan(optimizer="adamw")[0].train.learning_rate
+    assert alone < plan()[0].train.learning_rate
+
+
+def test_large_vocabularies_share_one_table():
+    assert not plan()[0].model.tie_embeddings
+    assert plan(TokenFigures(50_000, 10**6, 10**5))[0].model.tie_embeddings
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    vocab_size=st.integers(1, 60_000),
+    n_train=st.integers(1, 10**10),
+    n_holdout=st.integers(0, 10**9),
+    rate=st.floats(1e6, 1e16),
+    budget=st.floats(1, 1e7) | st.none(),
+)
+def test_every_plan_can_be_trained(vocab_size, n_train, n_holdout, rate, budget):
+    given = {} if budget is None else {"budget_seconds": budget}
+    run, reasons = plan(TokenFigures(vocab_size, n_train, n_holdout), rate, **given)
+    assert run.model.vocab_size == vocab_size
+    assert 8 <= run.model.context_length <= 128
+    assert run.train.batch_size * run.model.context_length <= 2048 or run.train.batch_size == 1
+    assert 1 <= run.train.warmup_steps <= run.train.steps
+    assert 1 <= run.train.evaluate_every <= run.train.steps
+    assert all(reasons.values())
