@@ -61,6 +61,17 @@ def test_a_saved_state_goes_on_to_the_same_weights():
     assert torch.equal(resumed, whole)
 
 
+def test_each_update_counts_as_a_write():
+    """What is derived from weights is renewed by the count of writes to them."""
+    parameter = torch.nn.Parameter(torch.ones(2, 2))
+    adamw = AdamW([("w", parameter)], betas=(0.9, 0.95), weight_decay=0.1)
+    for _ in range(2):
+        before = parameter._version
+        parameter.grad = torch.ones(2, 2)
+        adamw.step(0.1)
+        assert parameter._version > before
+
+
 def test_an_optimizer_is_made_without_loading_the_compiler():
     program = (
         "import sys, torch; from minitx.training.adamw import AdamW;"

@@ -93,6 +93,10 @@ class AdamW:
                 amsgrad=False,
                 maximize=False,
             )
+            for m in moments:
+                # The kernel leaves out what every other write does, and what is derived from
+                # weights would be taken for new.
+                torch.autograd.graph.increment_version(m.parameter)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """First and second moment and step count of each parameter, by name, not copied."""
