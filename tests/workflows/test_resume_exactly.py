@@ -271,7 +271,7 @@ def test_damaged_data_whose_text_is_gone_is_refused(tmp_path, verses):
 def test_damaged_run_toml_is_told_and_its_copy_used(tmp_path, verses, caplog):
     uncut = train(request(verses, tmp_path / "uncut"), []).run
     for name, damage in (
-        ("flipped", lambda text: text.replace("learning_rate = 0.003", "learning_rate = 0.002")),
+        ("flipped", lambda text: text.replace("learning_rate = 0.0", "learning_rate = 0.1", 1)),
         ("cut", lambda text: text[: text.index("learning_rate")]),
         ("gone", None),
     ):
