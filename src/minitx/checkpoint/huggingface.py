@@ -8,7 +8,7 @@ for stands under `minitx` in `config.json`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from minitx.checkpoint.durable import write_durably
 from minitx.checkpoint.header import require_sound_header
@@ -381,7 +382,7 @@ def _read_weights(
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             names = _names_in_file(path, config, file)
-            with torch.device("meta"):
+            with torch.device("meta"), _Unfilled():
                 model = Transformer(config)
             parts: dict[str, list[Tensor]] = {}
             for piece in _pieces(config):
@@ -398,6 +399,23 @@ def _read_weights(
     if config.tie_embeddings:
         model.head.weight = model.embedding.weight
     return model
+
+
+class _Unfilled(TorchFunctionMode):
+    # Weights that are replaced need not be drawn, and to draw them on "meta" would import all of
+    # torch's compiler: more than a second of each process.
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def _names_in_file(path: Path, config: ModelConfig, file: Any) -> dict[str, str]:
