@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from plotting import plot
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from minitx.model.attention import causal_mask, explicit_attention, fused_attention
-from minitx.report.curve import curve_lines
 
 HEADS, HEAD_DIM = 4, 32
 
@@ -82,11 +82,13 @@ def main() -> None:
             f"{explicit[-1]:10.2f} {fused[-1]:10.2f}"
         )
     print()
-    for line in curve_lines(
-        list(zip(lengths, explicit)), list(zip(lengths, fused)), 72, 14,
-        title="milliseconds by tokens", names=("explicit", "fused"),
-    ):  # fmt: skip
-        print(line.plain)
+    plot(
+        list(zip(lengths, explicit)),
+        list(zip(lengths, fused)),
+        "milliseconds by tokens",
+        ("explicit", "fused"),
+        height=14,
+    )
     print("\nOver the last two doublings, with the length to the power of")
     for name, amounts in (
         ("operations", counts), ("memory for weights", sizes), ("time, explicit", explicit),

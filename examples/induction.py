@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from plotting import plot
 from small_training import small_model
 from torch.nn import functional as F
 
@@ -23,7 +24,6 @@ from minitx.config import TrainConfig
 from minitx.inspection.probes import RepeatProbe, repeat_probe
 from minitx.inspection.roles import repeat_scores
 from minitx.model import Trace, Transformer
-from minitx.report.curve import curve_lines
 from minitx.training.optimizer import Optimizer
 from minitx.training.schedule import rate_factor
 
@@ -69,12 +69,6 @@ def look(model: Transformer, probe: RepeatProbe, step: int) -> Seen:
     ]
     before = [np.diagonal(layer, -1, axis1=2, axis2=3).mean(axis=(0, 2)) for layer in weights[1]]
     return Seen(step, *losses, np.stack(induction), np.stack(before))
-
-
-def plot(line: list, dots: list, title: str, names: tuple[str, str]) -> None:
-    """Print a curve of characters."""
-    for row in curve_lines(line, dots, 72, 10, title=title, names=names):
-        print(row.plain)
 
 
 def main() -> None:
@@ -124,12 +118,14 @@ def main() -> None:
         [(one.step, one.control) for one in seen],
         "loss by step, nats",
         ("repeated", "not repeated"),
+        height=10,
     )
     plot(
         [(one.step, float(one.induction[layer, head])) for one in seen],
         [(one.step, float(one.previous[0].max())) for one in seen],
         "scores by step",
         (f"induction, layer {layer}", "previous token, layer 0"),
+        height=10,
     )
     risen = [one.step for one in seen if one.induction[layer, head] > RISEN]
     if risen:

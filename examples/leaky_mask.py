@@ -6,6 +6,7 @@ python examples/leaky_mask.py     half a minute on one core; leaves runs/honest 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,9 @@ def main() -> None:
         (100, 30_000, 32) if parser.parse_args().quick else (600, 150_000, 64)
     )
 
+    for run in (Path("runs/honest"), Path("runs/leaky")):
+        if run.exists():
+            sys.exit(f"{run} is there already. Remove it to train it anew")
     Path("part.txt").write_text(default_text()[:characters])
     rows: dict[str, list[float]] = {}
     samples = {}

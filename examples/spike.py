@@ -12,10 +12,10 @@ from __future__ import annotations
 import argparse
 
 import torch
+from plotting import plot
 from small_training import Batch, small_model, small_text, train_small
 
 from minitx.config import TrainConfig
-from minitx.report.curve import curve_lines
 
 DAMAGED = 5
 
@@ -62,8 +62,8 @@ def main() -> None:
     line = [(step, curves[0.0][step]) for step in good]
     dots = [(step, curves[0.3][step]) for step in good[::6]]
     print()
-    for row in curve_lines(line, dots, 72, 14, names=("not clipped", "clipped at 0.3")):
-        print(row.plain)
+    names = ("not clipped", "clipped at 0.3")
+    plot(line, dots, "loss by step, nats per token", names, height=14)
     print(f"Clipped at 0.3, the spike is {'smaller' if rise[0.3] < rise[0.0] else 'no smaller'}.")
 
 

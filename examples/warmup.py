@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import argparse
 
+from plotting import plot
 from small_training import small_model, small_text, train_small
 
 from minitx.config import TrainConfig
-from minitx.report.curve import curve_lines
 
 
 def main() -> None:
@@ -36,8 +36,8 @@ def main() -> None:
         print(f"{name:18} loss at step 10 {curve.losses[9]:.2f}, at the end {ends[warmup]:.2f}")
     print()
     dots = [*enumerate(curves[50])][::6]
-    for row in curve_lines([*enumerate(curves[0])], dots, 72, 12, names=("no warmup", "warmup")):
-        print(row.plain)
+    line = [*enumerate(curves[0])]
+    plot(line, dots, "loss by step, nats per token", ("no warmup", "warmup"))
     better = "lower" if ends[50] < ends[0] else "no lower"
     print(f"With warmup the loss is higher at first, and {better} in the end.")
 
