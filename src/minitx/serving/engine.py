@@ -20,6 +20,7 @@ from minitx.model import Transformer
 from minitx.serving.jobs import Choice, Job, Told, Update
 from minitx.serving.limits import Limits
 from minitx.serving.metrics import Metrics
+from minitx.serving.places import place
 from minitx.serving.prompt_texts import told_prompt
 from minitx.serving.refusals import Refusal, broken, stopping
 from minitx.serving.scoring import score
@@ -217,8 +218,9 @@ class Engine:
         job.n_new += 1
         tokens: tuple[Told, ...] = ()
         if row.record:
-            tokens = (Told(row.ids[-1], choice.said, row.chosen[-1]),)
+            said, content = choice.said, self.tokenizer.token_bytes(row.ids[-1])
             choice.said = len(row.stream.text) + len(row.stream.held)
+            tokens = (Told(row.ids[-1], place(content, said, choice.said), row.chosen[-1]),)
         if piece.finish_reason is not None:
             del self._places[row]
             job.left -= 1

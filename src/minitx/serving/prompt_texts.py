@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from minitx.generation import Chosen
 from minitx.generation.text_stream import TextStream
 from minitx.serving.jobs import Told
+from minitx.serving.places import place
 from minitx.tokenizer import Tokenizer
 
 
@@ -23,6 +24,8 @@ def told_prompt(
     """
     stream, found = TextStream(), []
     for token, chosen in zip(ids, scores, strict=True):
-        found.append(Told(token, min(len(stream.text), len(text)), chosen))
-        stream.feed(tokenizer.token_bytes(token))
+        before, content = len(stream.text), tokenizer.token_bytes(token)
+        stream.feed(content)
+        at = place(content, before, len(stream.text))
+        found.append(Told(token, min(at, len(text)), chosen))
     return tuple(found)
