@@ -85,3 +85,22 @@ def test_first_steps_settle_nothing():
 def test_time_that_runs_out_in_the_warmup_ends_the_run(left):
     train = config(warmup_steps=1000)
     assert settle_steps(train, 100, 1.0, 100.0, left) == 101
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    budget=st.floats(5, 500),
+    speed=st.floats(0.005, 0.5),
+    fraction=st.sampled_from([0.2, 0.6, 1.0]),
+    most=st.integers(1, 400),
+    decay=st.sampled_from(["linear", "constant"]),
+)
+def test_no_more_steps_than_the_most(budget, speed, fraction, most, decay):
+    limited = config(decay_fraction=fraction, warmup_steps=5, max_steps=most, decay=decay)
+    free = config(decay_fraction=fraction, warmup_steps=5, decay=decay)
+    settled, steps, _ = simulate(limited, budget, lambda _: speed)
+    _, unlimited, _ = simulate(free, budget, lambda _: speed)
+    assert steps == max(settled, min(unlimited, most))
+    # Settled while the rate can still fall over its whole fraction.
+    if decay == "linear" and steps == most < unlimited and most > 20:
+        assert settled <= decay_start(limited, most) + 1

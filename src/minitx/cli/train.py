@@ -32,6 +32,10 @@ def train(
     steps: Annotated[
         int | None, typer.Option(help="Optimizer steps.", rich_help_panel=_LENGTH)
     ] = None,
+    max_steps: Annotated[
+        int | None,
+        typer.Option(help="End after so many even if time is left.", rich_help_panel=_LENGTH),
+    ] = None,
     early_stopping: Annotated[
         int | None,
         typer.Option(
@@ -263,6 +267,7 @@ def train(
         "train": {
             "budget_seconds": parse_duration("--budget", budget) if budget else None,
             "steps": steps,
+            "max_steps": max_steps,
             "early_stopping": early_stopping,
             "seed": seed,
             "batch_size": batch_size,

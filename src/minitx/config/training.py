@@ -30,6 +30,8 @@ class TrainConfig:
         steps: optimizer steps of the whole run.
         budget_seconds: wall-clock time to plan for; the number of steps follows from the
             measured rate. None when `steps` was given.
+        max_steps: steps after which a run with a time budget ends even if time is left; 0 is no
+            limit.
         batch_size: sequences in one forward and backward pass.
         accumulation: passes whose gradients are averaged into one optimizer step.
         seed: of weights, data order and dropout.
@@ -67,6 +69,7 @@ class TrainConfig:
     batch_size: int
     learning_rate: float
     budget_seconds: float | None = None
+    max_steps: int = 0
     accumulation: int = 1
     seed: int = 1337
     optimizer: OptimizerName = "muon"
@@ -96,6 +99,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require_range("steps", self.steps, 1, 10**9)
+        require_range("max_steps", self.max_steps, 0, 10**9)
         require_range("batch_size", self.batch_size, 1, 2**20)
         require_range("accumulation", self.accumulation, 1, 2**16)
         require_range("seed", self.seed, 0, 2**63 - 1)

@@ -51,8 +51,26 @@ def settle_steps(
         seconds_left: until the budget ends.
 
     Returns:
-        The number of steps of the whole run, or None to go on at the plateau.
+        The number of steps of the whole run, or None to go on at the plateau. Never more than
+        `max_steps`, if that is set, unless they are done already.
     """
+    steps = _affordable_steps(config, step, seconds_per_step, seconds_used, seconds_left)
+    most = config.max_steps
+    if not most:
+        return steps
+    if steps is not None:
+        return max(step, min(steps, most))
+    # At the plateau's end of a run of that length, unless time ends sooner.
+    return max(step, most) if step >= min(most, decay_start(config, most)) else None
+
+
+def _affordable_steps(
+    config: TrainConfig,
+    step: int,
+    seconds_per_step: float,
+    seconds_used: float,
+    seconds_left: float,
+) -> int | None:
     if step < min(config.warmup_steps, 1) + SETTLING_STEPS:
         return None
     affordable = step + max(1, int(seconds_left / max(seconds_per_step, 1e-9)))
