@@ -23,7 +23,7 @@ target was missed, the page says so.
 """
 
 # Training first, then using a model; results not named here follow by name.
-ORDER = ("train_speed", "time_to_loss", "step_profile", "attention_forms", "memory", "plan")
+ORDER = ("train_speed", "time_to_loss", "best_loss", "plan", "attention_forms", "memory")
 
 
 def page(results: list[dict[str, Any]]) -> str:

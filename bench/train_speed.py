@@ -24,7 +24,8 @@ from harness import (
 )
 from peers import WORKLOADS, Workload, contenders, minitx_model
 
-ROUNDS = {"small": (8, 10), "large": (4, 2)}
+ROUNDS = {"small": (8, 10, 3), "large": (3, 1, 1)}
+"""Turns of each contender, timed steps in a turn, and steps before the first."""
 
 
 def main() -> None:
@@ -56,9 +57,9 @@ def main() -> None:
     tables, targets, raw = [limits], [], {"peaks": peaks, "bandwidth": bandwidth}
     for key in given.workloads:
         load = WORKLOADS[key]
-        rounds, per_round = ROUNDS[key]
+        rounds, per_round, warmup = ROUNDS[key]
         steps = {name: make() for name, make in contenders(load, given.nanogpt).items()}
-        timed = interleave(steps, given.rounds or rounds, per_round)
+        timed = interleave(steps, given.rounds or rounds, per_round, warmup)
         memory = {name: _memory_of(key, name, given) for name in timed}
         tables.append(_table(load, timed, memory, max(peaks.values())))
         targets += _targets(key, load, timed, memory, peaks)
@@ -175,7 +176,7 @@ def _memory_here(load: Workload, given: argparse.Namespace) -> float:
     torch.ones(1).requires_grad_().sum().backward()
     before = _resident("VmRSS")
     step = make()
-    for _ in range(3):
+    for _ in range(2):
         step()
     return _resident("VmHWM") - before
 

@@ -3,7 +3,7 @@
 On a small model most of the time goes not into matrix products but into what stands between them,
 one pass over memory after another. Each function here computes what a plain formula elsewhere
 says (named in its docstring), with a backward pass written by hand; tests compare both, and
-`use_fast` chooses. Measured by ``bench/step_profile.py``.
+`use_fast` chooses. `minitx profile` shows what they cost.
 """
 
 from __future__ import annotations

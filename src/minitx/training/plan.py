@@ -23,7 +23,22 @@ MOST_UNTIED = 1024
 MOST_STEPS = 10**9
 """Planned for, however fast the machine."""
 
-SECONDS_BETWEEN_EVALUATIONS = 2.5
+WORK_FOR_CONTEXT_256 = 3e14
+"""Operations at the device's peak rate from which twice the usual context is worth its steps."""
+
+MOST_PARAMETERS_PER_TOKEN = 8
+"""A larger model has more room than the text has content."""
+
+DROPOUT_FROM_EPOCHS = ((10.0, 0.2), (4.0, 0.1))
+"""How often the text is read, and the dropout from there on."""
+
+MOST_EPOCHS = 30
+"""Further readings only make the holdout worse, dropout or not."""
+
+PART_OF_PEAK = 0.3
+"""What a training step of a small model reaches of the device's matrix product rate."""
+
+SECONDS_BETWEEN_EVALUATIONS = 4.0
 """At least, in a run that is not so short that it would have fewer than four."""
 
 WORK_FOR_SIZE = 57_000
@@ -187,24 +202,43 @@ def _plan_model(
         values["d_ff"] = max(8, math.ceil(width / 64) * 64)
     if "context_length" not in values:
         longest = max(1, min(tokens.n_train, tokens.n_holdout or tokens.n_train) // 8)
-        values["context_length"] = _between(8, 2 ** int(math.log2(max(8, longest))), 128)
+        most = 256 if rate * budget >= WORK_FOR_CONTEXT_256 else 128
+        values["context_length"] = _between(8, 2 ** int(math.log2(max(8, longest))), most)
         reasons["context_length"] = "longer ones cost more steps than they teach in this time"
     if "tie_embeddings" not in values and values["vocab_size"] <= MOST_UNTIED:
         values["tie_embeddings"] = False
         reasons["tie_embeddings"] = "a few ids cost little twice, and two tables learn faster"
     if "dropout" not in values:
-        values["dropout"] = 0.0
+        values["dropout"], reasons["dropout"] = _choose_dropout(
+            budget * _tokens_per_second(build(ModelConfig, values, "model"), rate) / tokens.n_train
+        )
     return values
 
 
+def _choose_dropout(epochs: float) -> tuple[float, str]:
+    dropout = next((p for least, p in DROPOUT_FROM_EPOCHS if epochs >= least), 0.0)
+    times = f"the text is read about {epochs:.2g} times"
+    if not dropout:
+        return 0.0, f"{times}: too seldom to be learned by heart"
+    return dropout, f"{times}: without it, it would be learned by heart"
+
+
+def _tokens_per_second(model: ModelConfig, rate: float) -> float:
+    # Rough: a step of a small model reaches about this part of the device's peak.
+    return PART_OF_PEAK * rate / model.flops_per_token
+
+
 def _choose_shape(tokens: TokenFigures, rate: float, budget: float) -> tuple[Shape, str]:
-    affordable = rate * budget
-    best = LADDER[0]
+    best, why = LADDER[0], "the largest that this machine trains well in the time"
     for shape in LADDER:
         n_parameters = 12 * shape.n_layers * shape.d_model**2
-        if WORK_FOR_SIZE * n_parameters**1.5 <= affordable:
-            best = shape
-    return best, "the largest that this machine trains well in the time"
+        if WORK_FOR_SIZE * n_parameters**1.5 > rate * budget:
+            break
+        if n_parameters > MOST_PARAMETERS_PER_TOKEN * tokens.n_train:
+            why = "a larger one would learn a text of this length by heart"
+            break
+        best = shape
+    return best, why
 
 
 def _heads_of(d_model: int) -> tuple[int, str]:
@@ -223,17 +257,24 @@ def _plan_train(
         reasons["batch_size"] = "about 2,000 tokens a step: many steps matter more than large ones"
     values.setdefault("accumulation", 1)
     tokens_per_step = values["batch_size"] * values["accumulation"] * model.context_length
-    seconds_per_step = tokens_per_step * model.flops_per_token / (0.3 * rate) + 2e-3
+    seconds_per_step = tokens_per_step * model.flops_per_token / (PART_OF_PEAK * rate) + 2e-3
     if "learning_rate" not in values:
         values["learning_rate"] = 0.01 if values.get("optimizer", "muon") == "muon" else 0.003
     if "steps" not in values:
         values["steps"] = _between(10, int(values["budget_seconds"] / seconds_per_step), MOST_STEPS)
         reasons["steps"] = "an estimate; settled by the measured rate before the decay"
+        most = max(100, round(MOST_EPOCHS * tokens.n_train / tokens_per_step))
+        if "max_steps" not in values and values["steps"] > most:
+            values["max_steps"] = values["steps"] = most
+            reasons["max_steps"] = (
+                f"{tokens.n_train:,} tokens are few for the time: after {MOST_EPOCHS} readings the "
+                "text is overfitted, so training ends there although time is left"
+            )
     steps = values["steps"]
     values.setdefault("warmup_steps", _between(1, steps // 20, 20))
     # Often enough to draw a curve, rarely enough to cost a run of seconds little.
     apart = round(SECONDS_BETWEEN_EVALUATIONS / seconds_per_step)
-    period = _between(max(1, steps // 20), apart, max(1, steps // 4))
+    period = _between(max(1, steps // 12), apart, max(1, steps // 4))
     values.setdefault("evaluate_every", period)
     values.setdefault("checkpoint_every", values["evaluate_every"])
     if "evaluation_tokens" not in values:

@@ -1,0 +1,100 @@
+"""Explicit against fused attention, forward and backward, by length and number format.
+
+python bench/attention_forms.py
+
+What it finds on a CPU is kept in `minitx.model.attention_choice`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from harness import Result, Samples, Table, Target, interleave, publish
+
+from minitx.model.attention import causal_mask, explicit_attention, fused_attention
+from minitx.model.attention_choice import choose_form
+
+LENGTHS = (32, 64, 128, 256, 512, 1024)
+TOKENS = 2048
+HEADS, HEAD_DIM = 4, 32
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=4, help="turns of each form")
+    parser.add_argument("--out", type=Path, help="write the JSON here instead")
+    given = parser.parse_args()
+    rows, targets, raw = [], [], {}
+    for dtype in (torch.float32, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        for length in LENGTHS:
+            timed = _timed(length, dtype, given.rounds)
+            ratio = timed["explicit"].median / timed["fused"].median
+            chosen = choose_form("cpu", dtype, length)
+            rows.append(
+                [
+                    name,
+                    f"{TOKENS // length} x {length}",
+                    *(f"{1e3 * timed[form].median:.2f} ms" for form in ("explicit", "fused")),
+                    f"{ratio:.2f}",
+                    chosen,
+                ]
+            )
+            loses = timed[chosen].median / min(s.median for s in timed.values()) - 1
+            raw[f"{name} {length}"] = {f: list(s.seconds) for f, s in timed.items()}
+            targets.append((name, length, loses))
+    worst = max(targets, key=lambda target: target[2])
+    publish(
+        Result(
+            name="attention_forms",
+            title="Which form of attention",
+            about=f"Forward and backward of both forms over {TOKENS:,} tokens, {HEADS} heads of "
+            f"{HEAD_DIM}, in turns. `--attention auto` takes what the last column says; it is "
+            "kept in `minitx/model/attention_choice.py`, and `--attention explicit` or `fused` "
+            "forces one.",
+            tables=[
+                Table(
+                    "On this CPU:",
+                    [
+                        "format",
+                        "batch x length",
+                        "explicit",
+                        "fused",
+                        "explicit over fused",
+                        "auto",
+                    ],
+                    rows,
+                )
+            ],
+            targets=[
+                Target(
+                    "the form taken is never more than 25 % slower than the other",
+                    f"{worst[2]:.0%} at {worst[0]}, length {worst[1]}",
+                    worst[2] <= 0.25,
+                )
+            ],
+            raw=raw,
+        ),
+        given.out,
+    )
+
+
+def _timed(length: int, dtype: torch.dtype, rounds: int) -> dict[str, Samples]:
+    shape = (TOKENS // length, HEADS, length, HEAD_DIM)
+    tensors = [torch.randn(shape).to(dtype).requires_grad_() for _ in range(3)]
+    above = torch.randn(shape).to(dtype)
+    mask = causal_mask(length, length)
+
+    def explicit() -> None:
+        explicit_attention(*tensors, mask)[0].backward(above)
+
+    def fused() -> None:
+        fused_attention(*tensors, None).backward(above)
+
+    return interleave({"explicit": explicit, "fused": fused}, rounds, 5)
+
+
+if __name__ == "__main__":
+    main()

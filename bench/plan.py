@@ -1,0 +1,222 @@
+"""The planned recipe against neighbours chosen by hand, on texts that it was not tuned to.
+
+python bench/plan.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import gettext
+import json
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import RESULTS, Result, Table, Target, publish
+
+from minitx.checkpoint.huggingface import load_model
+from minitx.checkpoint.rundir import RunDirectory, resolve_checkpoint
+from minitx.corpus import load_encoded
+from minitx.corpus.reading import read_corpus
+from minitx.evaluation import score
+from minitx.training.plan import LADDER
+from minitx.workflows.train import TrainRequest, train
+
+LANGUAGE = "ru"
+"""Its message catalogs are read: a Debian system carries them with its programs."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run.
+
+    Attributes:
+        text: which.
+        change: what differs from the plan; empty for the plan itself.
+        loss: of the whole holdout, nats per token, of the checkpoint that a person would use.
+        bits_per_byte: the same.
+        seconds: the whole call.
+        shape: of the model.
+        epochs: how often the train part was read.
+    """
+
+    text: str
+    change: str
+    loss: float
+    bits_per_byte: float
+    seconds: float
+    shape: str
+    epochs: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--budget", type=float, default=10.0, help="seconds of each run")
+    parser.add_argument("--texts", nargs="+", choices=TEXTS, default=list(TEXTS))
+    parser.add_argument("--add", action="store_true", help="keep what was found of other texts")
+    parser.add_argument("--out", type=Path, help="write the JSON here instead")
+    given = parser.parse_args()
+    path = given.out or RESULTS / "plan.json"
+    trials: list[Trial] = []
+    if given.add and path.is_file():
+        earlier = json.loads(path.read_text())["raw"]["trials"]
+        trials = [Trial(**trial) for trial in earlier if trial["text"] not in given.texts]
+    for name in given.texts:
+        with tempfile.TemporaryDirectory() as temporary:
+            trials += _trials(name, given.budget, Path(temporary))
+        # A long bench keeps what it has.
+        publish(_result(trials, given.budget), given.out)
+
+
+def reference() -> str:
+    return read_corpus((), None).text
+
+
+def own_source() -> str:
+    files = sorted((Path(__file__).parent.parent / "src").rglob("*.py"))
+    return "\n".join(file.read_text() for file in files)
+
+
+def messages() -> str:
+    found: list[str] = []
+    for path in sorted(Path("/usr/share/locale", LANGUAGE, "LC_MESSAGES").glob("*.mo")):
+        with path.open("rb") as file:
+            catalog = gettext.GNUTranslations(file)._catalog  # type: ignore[attr-defined]
+        found += [text for text in catalog.values() if isinstance(text, str)]
+    return "\n".join(found)[:1_500_000]
+
+
+def small() -> str:
+    return reference()[:50_000]
+
+
+def large() -> str:
+    return "".join(_sources(20_000_000))
+
+
+def _sources(n_bytes: int) -> Iterator[str]:
+    for key in ("stdlib", "purelib"):
+        for path in sorted(Path(sysconfig.get_path(key)).rglob("*.py")):
+            if n_bytes <= 0:
+                return
+            try:
+                text = path.read_text()
+            except (OSError, UnicodeDecodeError):
+                continue
+            n_bytes -= len(text)
+            yield text
+
+
+TEXTS: dict[str, tuple[str, Callable[[], str]]] = {
+    "reference": ("the Python reference that Python carries", reference),
+    "source": ("the source of minitx", own_source),
+    "messages": (f"messages of programs in the language {LANGUAGE}", messages),
+    "small": ("the first 50,000 characters of the reference", small),
+    "large": ("20 MB of Python source", large),
+}
+
+
+def _trials(name: str, budget: float, work: Path) -> Iterator[Trial]:
+    text = work / f"{name}.txt"
+    text.write_text(TEXTS[name][1]())
+    planned, config = _run(name, text, budget, work / "plan", {}, {}, "")
+    yield planned
+    shape, rate = config.model, config.train.learning_rate
+    rung = [(s.n_layers, s.d_model) for s in LADDER].index((shape.n_layers, shape.d_model))
+    neighbours: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+        (f"{word} model", asdict(LADDER[index]), {})
+        for word, index in (("smaller", rung - 1), ("larger", rung + 1))
+        if 0 <= index < len(LADDER)
+    ]
+    for factor in (0.5, 2.0):
+        muon = config.train.muon_learning_rate * factor
+        rates = {"learning_rate": rate * factor, "muon_learning_rate": muon}
+        neighbours.append((f"{factor:g} times the rates", {}, rates))
+    for factor in (0.5, 2.0):
+        batch = max(1, round(config.train.batch_size * factor))
+        neighbours.append((f"{factor:g} times the batch", {}, {"batch_size": batch}))
+    if config.train.max_steps:
+        longer = {"max_steps": 2 * config.train.max_steps}
+        neighbours.append(("twice the epochs at most", {}, longer))
+    for number, (change, model, changed) in enumerate(neighbours):
+        yield _run(name, text, budget, work / str(number), model, changed, change)[0]
+
+
+def _run(
+    name: str, text: Path, budget: float, run: Path, model: dict[str, Any],
+    changed: dict[str, Any], change: str,
+) -> tuple[Trial, Any]:  # fmt: skip
+    began = time.perf_counter()
+    request = TrainRequest(
+        data={"corpus": (str(text),)}, model=model,
+        train={"budget_seconds": budget, **changed}, out=run,
+    )  # fmt: skip
+    finished = train(request, [])
+    seconds = time.perf_counter() - began
+    config = RunDirectory.open(run).read_config()
+    loaded = load_model(resolve_checkpoint(run))
+    corpus = load_encoded(run / "data")
+    loss = score(loaded.model, corpus.holdout_ids).loss
+    bytes_per_token = corpus.n_holdout_bytes / len(corpus.holdout_ids)
+    trial = Trial(
+        name, change, loss, loss / 0.6931471805599453 / bytes_per_token, seconds,
+        f"{config.model.n_layers} x {config.model.d_model}",
+        finished.end.tokens / len(corpus.train_ids),
+    )  # fmt: skip
+    print(trial, file=sys.stderr, flush=True)
+    return trial, config
+
+
+def _result(trials: list[Trial], budget: float) -> Result:
+    rows, targets = [], []
+    for name in dict.fromkeys(trial.text for trial in trials):
+        mine = [trial for trial in trials if trial.text == name]
+        planned = next(trial for trial in mine if not trial.change)
+        best = min(mine, key=lambda trial: trial.bits_per_byte)
+        for trial in mine:
+            rows.append(
+                [
+                    TEXTS[name][0] if trial is planned else "",
+                    trial.change or "the plan",
+                    trial.shape,
+                    f"{trial.epochs:.2f}",
+                    f"{trial.bits_per_byte:.4f}",
+                    f"{trial.bits_per_byte / planned.bits_per_byte - 1:+.1%}"
+                    if trial.change else "",
+                ]
+            )  # fmt: skip
+        loses = planned.bits_per_byte / best.bits_per_byte - 1
+        targets.append(
+            Target(
+                f"at most 2 % worse than the best found: {TEXTS[name][0]}",
+                f"{loses:.1%} (best: {best.change or 'the plan'})",
+                loses <= 0.02,
+            )
+        )
+    return Result(
+        name="plan",
+        title="The plan on texts that it was not tuned to",
+        about=f"For each text, the plan of `minitx train` with {budget:.0f} seconds, and its "
+        "neighbours with the same time: the next smaller and larger model of the ladder, half and "
+        "twice both learning rates, half and twice the batch. The figure is bits per byte of the "
+        "whole holdout with the checkpoint that other commands use. Single runs: differences "
+        "below a percent are noise.",
+        tables=[
+            Table(
+                "One after the other:",
+                ["text", "change", "layers x width", "epochs", "bits per byte", "to the plan"],
+                rows,
+            )
+        ],
+        targets=targets,
+        raw={"trials": [asdict(trial) for trial in trials], "budget": budget},
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""What the plan chooses, and that it keeps what is given."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minitx.config import DataConfig, TokenizerConfig
+from minitx.training.plan import (
+    LADDER,
+    MOST_EPOCHS,
+    MOST_UNTIED,
+    TokenFigures,
+    plan_run,
+)
+
+RATE = 4e11
+
+
+def plan(n_train=1_000_000, vocab_size=66, rate=RATE, model=None, **train):
+    tokens = TokenFigures(vocab_size, n_train, n_train // 9)
+    tokenizer = TokenizerConfig("char", vocab_size)
+    return plan_run(DataConfig(), tokenizer, tokens, rate, model or {}, train)
+
+
+def size(config):
+    return 12 * config.model.n_layers * config.model.d_model**2
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    n_train=st.integers(2_000, 10**8),
+    seconds=st.floats(2, 10_000),
+    rate=st.floats(1e9, 1e15),
+    vocab_size=st.sampled_from([2, 66, 512, 32_768]),
+)
+def test_more_time_or_a_faster_device_never_gives_a_smaller_model(
+    n_train, seconds, rate, vocab_size
+):
+    config, reasons = plan(n_train, vocab_size, rate, budget_seconds=seconds)
+    longer, _ = plan(n_train, vocab_size, rate, budget_seconds=2 * seconds)
+    faster, _ = plan(n_train, vocab_size, 2 * rate, budget_seconds=seconds)
+    assert size(config) <= size(longer)
+    assert size(config) <= size(faster)
+    assert {"n_layers", "dropout", "context_length", "batch_size"} <= set(reasons)
+    assert config.train.steps >= 10
+
+
+def test_sizes_grow_with_the_budget_over_the_ladder():
+    found = [size(plan(10**9, budget_seconds=float(4**k))[0]) for k in range(1, 13)]
+    assert found == sorted(found)
+    assert found[0] == 12 * LADDER[0].n_layers * LADDER[0].d_model ** 2
+    assert found[-1] == 12 * LADDER[-1].n_layers * LADDER[-1].d_model ** 2
+
+
+def test_a_short_text_gets_a_small_model_dropout_and_an_early_end():
+    config, reasons = plan(45_000, budget_seconds=300.0)
+    large, _ = plan(10**9, budget_seconds=300.0)
+    assert size(config) < size(large)
+    assert config.model.dropout > 0
+    assert "by heart" in reasons["dropout"]
+    tokens = config.train.batch_size * config.model.context_length
+    assert config.train.max_steps * tokens == pytest.approx(MOST_EPOCHS * 45_000, rel=0.02)
+    assert "overfitted" in reasons["max_steps"]
+
+
+def test_a_long_text_is_read_until_the_time_is_up():
+    config, reasons = plan(10**8, budget_seconds=300.0)
+    assert config.train.max_steps == 0
+    assert config.model.dropout == 0
+    assert "max_steps" not in reasons
+
+
+def test_a_small_vocabulary_has_two_tables():
+    assert not plan(vocab_size=MOST_UNTIED)[0].model.tie_embeddings
+    assert plan(vocab_size=MOST_UNTIED + 1)[0].model.tie_embeddings
+
+
+def test_what_is_given_is_kept():
+    config, reasons = plan(
+        45_000, model={"n_layers": 5, "dropout": 0.3, "tie_embeddings": True},
+        budget_seconds=300.0, learning_rate=0.5, batch_size=3, max_steps=77, evaluate_every=9,
+    )  # fmt: skip
+    assert config.model.n_layers == 5
+    assert config.model.dropout == 0.3
+    assert config.model.tie_embeddings
+    train = config.train
+    assert (train.learning_rate, train.batch_size, train.max_steps) == (0.5, 3, 77)
+    assert train.evaluate_every == 9
+    assert not {"n_layers", "dropout", "tie_embeddings", "batch_size", "max_steps"} & set(reasons)
+
+
+def test_steps_that_are_given_are_all_done():
+    config, _ = plan(45_000, steps=100_000)
+    assert config.train.steps == 100_000
+    assert config.train.max_steps == 0
