@@ -54,13 +54,14 @@ def test_without_a_budget_or_steps_five_minutes_are_planned():
 
 
 def test_more_time_or_a_faster_machine_never_plans_a_smaller_model():
+    tokens = TokenFigures(65, 10**10, 10**9)
     budgets = [1.0, 10.0, 60.0, 300.0, 3600.0, 86_400.0]
-    sizes = [plan(budget_seconds=budget)[0].model.n_parameters for budget in budgets]
+    sizes = [plan(tokens, budget_seconds=budget)[0].model.n_parameters for budget in budgets]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1]
-    rates = [plan(rate=rate)[0].model.n_parameters for rate in (1e9, 1e11, 1e13, 1e16)]
+    rates = [plan(tokens, rate=rate)[0].model.n_parameters for rate in (1e9, 1e11, 1e13, 1e16)]
     assert rates == sorted(rates)
-    largest = plan(rate=1e20)[0].model
+    largest = plan(tokens, rate=1e20)[0].model
     assert (largest.n_layers, largest.d_model) == (LADDER[-1].n_layers, LADDER[-1].d_model)
 
 
@@ -115,7 +116,7 @@ def test_every_plan_can_be_trained(vocab_size, n_train, n_holdout, rate, budget)
     given = {} if budget is None else {"budget_seconds": budget}
     run, reasons = plan(TokenFigures(vocab_size, n_train, n_holdout), rate, **given)
     assert run.model.vocab_size == vocab_size
-    assert 8 <= run.model.context_length <= 128
+    assert 8 <= run.model.context_length <= 256
     assert run.train.batch_size * run.model.context_length <= 2048 or run.train.batch_size == 1
     assert 1 <= run.train.warmup_steps <= run.train.steps
     assert 1 <= run.train.evaluate_every <= run.train.steps

@@ -27,8 +27,8 @@ WORK_FOR_CONTEXT_256 = 3e14
 """Operations at the device's peak rate from which twice the usual context is worth its steps."""
 
 MOST_PARAMETERS_PER_TOKEN = 5
-"""A larger model learns a short text by heart: of 50,000 characters, 2 layers of 64 with dropout learn
-more than 3 of 96."""
+"""A larger model learns a short text by heart: of 50,000 characters, 2 layers of 64 with dropout
+learn more than 3 of 96."""
 
 DROPOUT_FROM_EPOCHS = ((10.0, 0.2), (4.0, 0.1))
 """How often the text is read, and the dropout from there on."""
