@@ -253,6 +253,20 @@ def test_conversation_ends_cleanly(minitx, tiny_run, monkeypatch, end):
     assert minitx("generate", tiny_run, "-i").code == 0
 
 
+# report
+
+
+def test_report_writes_where_it_says(minitx, inside, tiny_run):
+    done = minitx("report", tiny_run, "--no-eval", "--no-attn", "--out", "page.html")
+    assert (done.code, done.out, done.err) == (0, "", "Wrote page.html\n")
+    page = (inside / "page.html").read_text(encoding="utf-8")
+    assert "Left out: --no-eval was given." in page
+    assert "Left out: --no-attn was given." in page
+    done = minitx("report", tiny_run, tiny_run)
+    assert done.code == 2
+    assert "is named twice" in done.err
+
+
 # eval
 
 
@@ -303,12 +317,14 @@ def test_help_needs_no_torch_and_names_all_commands(minitx_process):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "False"
     done = minitx_process("--help")
-    for name in ("tokenize", "train", "resume", "generate", "eval", "attn"):
+    for name in ("tokenize", "train", "resume", "generate", "eval", "attn", "report"):
         assert name in done.out
     assert minitx_process("--version").out == f"minitx {__version__}\n"
 
 
-@pytest.mark.parametrize("name", ["tokenize", "train", "resume", "generate", "eval", "attn"])
+@pytest.mark.parametrize(
+    "name", ["tokenize", "train", "resume", "generate", "eval", "attn", "report"]
+)
 def test_help_of_each_command_fits_80_columns(minitx, name, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     done = minitx(name, "--help")

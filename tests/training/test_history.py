@@ -47,6 +47,16 @@ def test_lines_become_columns():
     assert history.ending == "finished"
 
 
+def test_a_short_run_is_as_long_as_its_end_says():
+    end = {"kind": "end", "step": 8, "reason": "finished", "tokens": 80,
+           "timing": {"elapsed_seconds": 4.0}}  # fmt: skip
+    history = read_history([step(1, 3.0), end])
+    assert history.last_step == 8
+    assert history.at("tokens", 8) == 80
+    assert history.at("elapsed_seconds", 8) == 4.0
+    assert history.steps.step.tolist() == [1]
+
+
 def test_of_a_step_trained_twice_the_last_counts():
     history = read_history([step(2, 3.0), step(4, 9.0), step(4, 2.0), step(6, 1.0)])
     assert history.steps.step.tolist() == [2, 4, 6]
@@ -89,7 +99,7 @@ def test_thinning_keeps_the_ends_and_the_extremes(values, most):
     values = np.array(values)
     series = Series(np.arange(len(values)), {"loss": values, "other": values * 2})
     thin = series.thinned(most, "loss")
-    assert len(thin) <= max(most + 2, 4)
+    assert len(thin) <= most + 4
     assert len(thin) == len(series) or len(series) > most
     assert thin.step[0] == 0
     assert thin.step[-1] == len(values) - 1
@@ -99,3 +109,13 @@ def test_thinning_keeps_the_ends_and_the_extremes(values, most):
     if np.isfinite(values).any():
         assert np.nanmax(thin.columns["loss"]) == np.nanmax(values)
         assert np.nanmin(thin.columns["loss"]) == np.nanmin(values)
+
+
+def test_what_is_kept_has_the_mean_of_all():
+    values = np.random.default_rng(0).normal(3.0, 1.0, 50_000)
+    thin = Series(np.arange(50_000), {"loss": values}).thinned(2_000, "loss")
+    assert len(thin) <= 2_004
+    kept = thin.columns["loss"]
+    # Not two bands of extremes: the half of all that is nearest the mean is seen as well.
+    assert 0.3 < (np.abs(kept - 3.0) < 0.674).mean() < 0.6
+    assert abs(kept.mean() - 3.0) < 0.1

@@ -20,7 +20,7 @@ from minitx.training.history import RunHistory, Series
 from minitx.training.perplexity import perplexity
 
 MOST_POINTS = 8_000
-"""Logged steps of one run that are drawn; of more, the lowest and highest of each stretch."""
+"""Logged steps of one run that are drawn; of more, so many evenly spaced ones and extremes."""
 
 _LIBRARY_FILES = ("static/uPlot.iife.js", "static/uPlot.min.css")
 

@@ -33,9 +33,10 @@ class Series:
         return len(self.step)
 
     def thinned(self, most: int, by: str) -> Series:
-        """At most about `most` points: of each stretch the lowest and the highest one stay.
+        """At most about `most` points: evenly spaced ones, and the extremes of longer stretches.
 
-        So a spike of one step is never thinned away.
+        The first are three quarters of them and stand for all; the others keep every spike, even
+        one of a single step.
 
         Args:
             most: points to keep.
@@ -44,12 +45,12 @@ class Series:
         if len(self) <= most:
             return self
         values = self.columns[by]
-        kept = {0, len(self) - 1}
-        for part in np.array_split(np.arange(len(self)), max(1, most // 2)):
+        kept = set(np.linspace(0, len(self) - 1, max(2, most * 3 // 4)).astype(np.int64).tolist())
+        for part in np.array_split(np.arange(len(self)), max(1, most // 8)):
             known = part[np.isfinite(values[part])]
-            chosen = known if len(known) else part[:1]
-            kept.add(int(chosen[np.argmin(values[chosen])]))
-            kept.add(int(chosen[np.argmax(values[chosen])]))
+            if len(known):
+                kept.add(int(known[np.argmin(values[known])]))
+                kept.add(int(known[np.argmax(values[known])]))
         places = np.array(sorted(kept))
         columns = {name: column[places] for name, column in self.columns.items()}
         return Series(self.step[places], columns)
@@ -62,6 +63,7 @@ class RunHistory:
     Attributes:
         steps: `loss`, `gradient_norm`, `learning_rate`, `tokens`, `tokens_per_second` and
             `elapsed_seconds` of the logged steps. Losses are in nats per token.
+        clock: `tokens` and `elapsed_seconds` of the logged steps and of the end.
         gradient_norms: before clipping, a column for each layer.
         update_ratios: norm of a layer's update over the norm of its weights, a column each.
         evaluations: in order.
@@ -71,6 +73,7 @@ class RunHistory:
     """
 
     steps: Series
+    clock: Series
     gradient_norms: Series
     update_ratios: Series
     evaluations: tuple[EvaluationReport, ...] = ()
@@ -80,7 +83,7 @@ class RunHistory:
     @property
     def last_step(self) -> int:
         """Optimizer steps done, as far as was noted."""
-        ends = [int(self.steps.step[-1])] if len(self.steps) else []
+        ends = [int(self.clock.step[-1])] if len(self.clock) else []
         ends += [self.evaluations[-1].step] if self.evaluations else []
         return max(ends, default=0)
 
@@ -90,18 +93,19 @@ class RunHistory:
         return next((one for one in reversed(self.evaluations) if one.is_best), None)
 
     def at(self, column: str, step: float) -> float:
-        """A growing figure of `steps`, `tokens` or `elapsed_seconds`, at any step; NaN if unknown.
+        """A figure of the clock, `tokens` or `elapsed_seconds`, at any step; NaN if unknown.
 
         Between logged steps it is taken to grow evenly.
         """
-        values = self.steps.columns[column]
+        values = self.clock.columns[column]
         known = np.isfinite(values)
         if not known.any():
             return math.nan
-        steps = np.concatenate([[0], self.steps.step[known]])
+        steps = np.concatenate([[0], self.clock.step[known]])
         return float(np.interp(step, steps, np.concatenate([[0.0], values[known]])))
 
 
+CLOCK_COLUMNS = ("tokens", "elapsed_seconds")
 STEP_COLUMNS = (
     "loss",
     "gradient_norm",
@@ -139,14 +143,15 @@ def read_history(records: Iterable[Mapping[str, Any]]) -> RunHistory:
         records: lines, for example from `read_metrics`. What another version wrote and this one
             can't use is passed over.
     """
-    steps, gradient_norms, update_ratios = _Columns(), _Columns(), _Columns()
+    steps, clock, gradient_norms, update_ratios = (_Columns() for _ in range(4))
     evaluations: dict[int, EvaluationReport] = {}
     events: list[Event] = []
     ending: str | None = None
 
     def on_step(line: Mapping[str, Any]) -> None:
-        timing = line.get("timing")
-        steps.add(line["step"], {**line, **(timing if isinstance(timing, dict) else {})})
+        row = _with_timing(line)
+        steps.add(line["step"], row)
+        clock.add(line["step"], row)
 
     def on_health(line: Mapping[str, Any]) -> None:
         gradient_norms.add(line["step"], dict(line["gradient_norms"]))
@@ -171,6 +176,7 @@ def read_history(records: Iterable[Mapping[str, Any]]) -> RunHistory:
     def on_end(line: Mapping[str, Any]) -> None:
         nonlocal ending
         ending = str(line["reason"])
+        clock.add(line["step"], _with_timing(line))
 
     readers: dict[str, Callable[[Mapping[str, Any]], None]] = {
         "step": on_step,
@@ -186,12 +192,18 @@ def read_history(records: Iterable[Mapping[str, Any]]) -> RunHistory:
                 reader(record)
     return RunHistory(
         steps.series(STEP_COLUMNS),
+        clock.series(CLOCK_COLUMNS),
         gradient_norms.series(),
         update_ratios.series(),
         tuple(evaluations[step] for step in sorted(evaluations)),
         tuple(sorted(events, key=lambda event: event.step)),
         ending,
     )
+
+
+def _with_timing(line: Mapping[str, Any]) -> dict[str, Any]:
+    timing = line.get("timing")
+    return {**line, **(timing if isinstance(timing, dict) else {})}
 
 
 def _number(value: Any) -> float:

@@ -58,12 +58,13 @@
         return sum / weight;
       });
     }
-    const half = Math.floor(points / 2);
+    // Sums up to each point, so that a long mean costs no more than a short one.
+    const half = Math.floor(points / 2), sums = [0], counts = [0];
+    values.forEach((v, i) => { sums.push(sums[i] + (v ?? 0)); counts.push(counts[i] + (v === null ? 0 : 1)); });
     return values.map((v, i) => {
       if (v === null) return null;
-      const reach = Math.min(half, i, values.length - 1 - i);
-      const near = values.slice(i - reach, i + reach + 1).filter((one) => one !== null);
-      return near.reduce((a, b) => a + b, 0) / near.length;
+      const reach = Math.min(half, i, values.length - 1 - i), from = i - reach, to = i + reach + 1;
+      return (sums[to] - sums[from]) / (counts[to] - counts[from]);
     });
   };
   const mostPoints = Math.max(2, ...runs.map((run) => run.steps.step.length));
@@ -78,12 +79,12 @@
     const off = state.smoothing === "none" || state.measure === "bits_per_byte";
     $("smoothing").disabled = state.measure === "bits_per_byte";
     $("amount").disabled = off;
-    const steps = Math.round(points() * spacing()).toLocaleString("en");
+    const steps = Math.round(+(points() * spacing()).toPrecision(2)).toLocaleString("en");
     $("amount-said").textContent = off ? "" : `${steps} steps`;
     $("amount").setAttribute("aria-valuetext", off ? "off" : `${steps} steps`);
     const thinned = runs.filter((run) => run.logged > run.steps.step.length).map((run) =>
       `${several ? `${run.name}: ` : ""}${run.steps.step.length.toLocaleString("en")} of ` +
-      `${run.logged.toLocaleString("en")} logged steps are drawn, the lowest and highest of each stretch.`);
+      `${run.logged.toLocaleString("en")} logged steps are drawn: evenly spaced ones, and the lowest and highest of each stretch.`);
     const what = state.measure === "bits_per_byte"
       ? "Each circle is an evaluation. Training losses are per token, so they are not in this curve."
       : `Dots: the train ${state.measure} of each logged step, as it was. ` + (
