@@ -19,7 +19,7 @@ pytest.importorskip("mkdocstrings")
 
 
 def load(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools/site" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs/generated" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -112,9 +112,9 @@ def test_the_navigation_takes_what_is_there():
 
 
 def test_a_dead_link_stops_the_build(tmp_path):
-    for name in ("mkdocs.yml", "tools", "src"):
-        (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "docs").mkdir()
+    for name in ("mkdocs.yml", "src", "docs/generated"):
+        (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "docs/dead.md").write_text("# Dead\n\n[there](nowhere.md)\n")
     done = build(tmp_path, tmp_path / "site")
     assert done.returncode != 0
