@@ -42,9 +42,8 @@ class ServingScreen:
         size = sum(one.numel() for one in served.model.parameters())
         self._line(
             ("serving    ", "bold"),
-            f"{visible(served.name)}: {count(size)} parameters, context "
-            f"{config.context_length:,}, {served.tokenizer.kind} vocabulary of "
-            f"{served.tokenizer.vocab_size:,}, {listening.checkpoint.name}",
+            f"{visible(served.name)}, {listening.checkpoint.name}: {count(size)} parameters, "
+            f"context {config.context_length:,}",
         )
         who = "this machine only" if listening.local else "any machine that reaches it"
         key = "with the token" if listening.token else "no token"
@@ -68,18 +67,20 @@ class ServingScreen:
         if not self._requests:
             return
         style = "green" if record.status < 400 else "yellow" if record.status < 500 else "red"
-        path = visible(record.path).replace("\n", " ").replace("\t", " ")
-        if len(path) > _LONGEST_PATH:
-            path = path[: _LONGEST_PATH - 1] + "…"
         text = Text.assemble(
             (time.strftime("%H:%M:%S"), "dim"),
             "  ",
             ("left" if record.status == CLIENT_LEFT else f"{record.status:<4}", style),
-            f"  {record.method} {path}",
+            "  ",
         )
         if record.n_choices:
-            n = f" × {record.n_choices}" if record.n_choices > 1 else ""
-            text.append(f"{n}  {record.n_prompt_tokens:,} → {record.n_new:,} tokens")
+            n = f" in {record.n_choices:,} texts" if record.n_choices > 1 else ""
+            text.append(f"{record.n_prompt_tokens:,} → {record.n_new:,} tokens{n}")
+        else:
+            path = visible(record.path).replace("\n", " ").replace("\t", " ")
+            if len(path) > _LONGEST_PATH:
+                path = path[: _LONGEST_PATH - 1] + "…"
+            text.append(f"{record.method} {path}")
         text.append(f"  {_span(record.seconds)}")
         if record.seconds_to_first_token is not None:
             rate = record.n_new / max(record.seconds, 1e-9)
