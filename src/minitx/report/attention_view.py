@@ -29,7 +29,7 @@ _SHORT: dict[Role, str] = {
     "current token": "current",
     "first token": "first",
     "local": "local",
-    "positional": "position",
+    "positional": "positional",
     "uniform": "uniform",
 }
 _HEADERS: dict[Role, str] = {
