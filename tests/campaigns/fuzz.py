@@ -160,7 +160,7 @@ def confine(place):
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Well above what is judged, so that the machine survives what is found.
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * os.sysconf("SC_PAGE_SIZE") + 3 * MOST_MEMORY
+    most = pages * os.sysconf("SC_PAGE_SIZE") + 6 * MOST_MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 

@@ -10,8 +10,11 @@ import pytest
 from safetensors.torch import load_file
 from small_runs import TINY_MODEL, TINY_TRAIN
 
+from minitx.checkpoint import load_model
 from minitx.checkpoint.rundir import RunDirectory
+from minitx.config import SamplingConfig
 from minitx.errors import BadInputError, DamagedFileError, InterruptedRunError, RunLockedError
+from minitx.generation import generate
 from minitx.training.observer import TrainingObserver
 from minitx.workflows.resume import ResumeRequest, resume
 from minitx.workflows.train import TrainRequest, train
@@ -71,6 +74,32 @@ VARIANTS = [
     {"optimizer": "adamw", "accumulation": 2, "dropout": 0.2},
     {"optimizer": "muon", "accumulation": 3, "dropout": 0.1},
 ]
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_samples_are_those_of_the_weights_at_their_step(tmp_path, verses, optimizer):
+    """And not of weights that an earlier sample was drawn from."""
+    keys = {"optimizer": optimizer, "keep_checkpoints": 9, "learning_rate": 0.03}
+    run = train(request(verses, tmp_path / "run", **keys), []).run
+    shown = [line for line in numbers(run) if line["kind"] == "evaluation"]
+    assert len({line["sample"] for line in shown}) == len(shown) == 3
+    for line in shown:
+        loaded = load_model(RunDirectory(run).checkpoint(line["step"]))
+        config = SamplingConfig(temperature=0.8, top_k=min(40, loaded.tokenizer.vocab_size),
+                                max_new_tokens=160, seed=1337)  # fmt: skip
+        (drawn,) = generate(loaded.model, loaded.tokenizer, [line["sample_prompt"]], config)
+        assert drawn.text == line["sample"]
+
+
+@pytest.mark.parametrize("cut", [12, 22])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_samples_do_not_know_of_a_cut(tmp_path, verses, optimizer, cut):
+    """In one process, as after a kill in another: at each evaluation, not only the last."""
+    uncut = train(request(verses, tmp_path / "uncut", optimizer=optimizer), []).run
+    with pytest.raises(InterruptedRunError):
+        train(request(verses, tmp_path / "cut", optimizer=optimizer), [Cut(cut)])
+    resume(ResumeRequest(tmp_path / "cut"), [])
+    assert_equal_runs(tmp_path / "cut", uncut)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -126,7 +126,7 @@ class TrainConfig:
         require_one_of("device", self.device, DEVICES)
         require_one_of("dtype", self.dtype, DTYPES)
         require_one_of("attention", self.attention, ATTENTION_FORMS)
-        require_range("threads", self.threads, 0, 4096)
+        require_range("threads", self.threads, 0, 512)
         if self.budget_seconds is not None:
             require_range("budget_seconds", self.budget_seconds, 1.0, 10**9)
         require(

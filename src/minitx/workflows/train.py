@@ -115,7 +115,7 @@ def train(
 def _compute(request: TrainRequest) -> Compute:
     device = choose_device(request.train.get("device", "auto"))
     if threads := request.train.get("threads", 0):
-        require_range("threads", threads, 0, 4096)
+        require_range("threads", threads, 0, 512)
         torch.set_num_threads(threads)
     return Compute(device, choose_dtype(request.train.get("dtype", "auto"), device))
 
