@@ -146,6 +146,23 @@ def test_dense_products_with_either_kernel(dtype, engines, monkeypatch):
     assert matrix.n_bytes == 384 * 50 * dtype.itemsize
 
 
+@pytest.mark.parametrize("largest", [1.0, 1e6])
+@pytest.mark.parametrize("engines", [[], torch.backends.quantized.supported_engines])
+def test_bfloat16_products_with_either_kernel(largest, engines, monkeypatch):
+    """Also of weights that float16 can't hold, and of very small ones."""
+    monkeypatch.setattr(matrices, "_engines", lambda: frozenset(engines))
+    weight = torch.randn(48, 50, generator=torch.Generator().manual_seed(4)) * 1e-5
+    weight[0, 0] = largest
+    x, out = np.linspace(-1, 1, 50, dtype=np.float32), np.empty(48, np.float32)
+    matrix = Bfloat16Matrix(weight)
+    assert torch.equal(matrix.restored, weight.bfloat16().float())
+    matrix.bind(x, out)()
+    exact = matrix.restored.double().numpy() @ x
+    # Half a step of bfloat16 for the result, and for x; or 2^-25 for each weight.
+    assert np.abs(out[0] - exact[0]) < 2**-7 * np.abs(exact[0])
+    assert np.abs(out[1:] - exact[1:]).max() < 1e-6
+
+
 def test_int8_is_within_half_a_step_and_the_largest_is_127():
     weight = torch.randn(6, 50, generator=torch.Generator().manual_seed(2))
     weight[3] = 0.0

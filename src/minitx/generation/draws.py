@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,18 +43,22 @@ def draw(logits: Tensor, numbers: Sequence[float]) -> list[int]:
     Returns:
         An id for each row.
     """
-    wide = logits.double()
     # How long the line is does not matter: numbers are taken as parts of it.
+    if logits.is_cpu:
+        # One row at a time is the usual case, where NumPy's small operations take less time.
+        lines = logits.numpy().astype(np.float64)
+        lines -= lines.max(axis=1, keepdims=True)
+        np.exp(lines, out=lines)
+        return [
+            int(line.searchsorted(number * line[-1], side="right"))
+            for line, number in zip(lines.cumsum(axis=1), numbers, strict=True)
+        ]
+    wide = logits.double()
     cumulative = (wide - wide.amax(dim=-1, keepdim=True)).exp_().cumsum(dim=-1)
-    if cumulative.is_cuda:
-        points = torch.tensor(numbers, dtype=torch.float64, device=logits.device)[:, None]
-        points = points * cumulative[:, -1:]
-        chosen: list[int] = torch.searchsorted(cumulative, points, right=True)[:, 0].tolist()
-        return chosen
-    return [
-        int(row.searchsorted(number * row[-1], side="right"))
-        for row, number in zip(cumulative.numpy(), numbers, strict=True)
-    ]
+    points = torch.tensor(numbers, dtype=torch.float64, device=logits.device)[:, None]
+    points = points * cumulative[:, -1:]
+    chosen: list[int] = torch.searchsorted(cumulative, points, right=True)[:, 0].tolist()
+    return chosen
 
 
 def _mix(z: int) -> int:
