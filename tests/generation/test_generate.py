@@ -9,7 +9,7 @@ from minitx.config import ModelConfig, SamplingConfig
 from minitx.errors import BadInputError
 from minitx.generation import generate, stream
 from minitx.generation.beam import beam_search
-from minitx.generation.decoder import window_after_slide
+from minitx.generation.decoder import Decoder, window_after_slide
 from minitx.generation.draws import draw, uniform
 from minitx.generation.filters import reshape
 from minitx.model import Transformer
@@ -263,3 +263,23 @@ def test_beam_search_stays_in_the_context():
         beam_search(MODEL, TOKENIZER, "abc", 2, 30)
     with pytest.raises(BadInputError, match="beams is 0"):
         beam_search(MODEL, TOKENIZER, "abc", 0, 3)
+
+
+@pytest.mark.parametrize("context", [8, 32])
+def test_past_the_context_a_pass_is_paid_for_each_quarter_of_new_tokens(context, monkeypatch):
+    model = make_model(context_length=context)
+    passes = []
+    slide = Decoder.slide
+
+    def noted(self, row, text):
+        passes.append(len(text))
+        slide(self, row, text)
+
+    monkeypatch.setattr(Decoder, "slide", noted)
+    for quarters in (0, 1, 5):
+        passes.clear()
+        # The prompt fills the context, and the last token is drawn and not fed. The token that
+        # did not fit is fed after the pass.
+        new_tokens = 1 + quarters * (context // 4 + 1)
+        generate(model, TOKENIZER, ["a" * context], SamplingConfig(max_new_tokens=new_tokens))
+        assert passes == quarters * [context - context // 4 - 1]
