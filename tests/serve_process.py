@@ -40,9 +40,13 @@ class ServeProcess:
                 self._ready.set()
         self._ready.set()
 
+    def send(self, number):
+        """Send it a signal."""
+        self._process.send_signal(number)
+
     def stop(self, number=signal.SIGTERM):
         """Stop it; its exit code and what it wrote on stderr."""
-        self._process.send_signal(number)
+        self.send(number)
         code = self._process.wait(60)
         self._reader.join(60)
         return code, self._process.stderr.read()

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from minitx.serving.limits import Limits
-from minitx.serving.server import listen, run
-from minitx.training.signals import StopRequest
+from minitx.serving.server import ServerStop, listen, run
 from minitx.workflows.serve import describe
 
 PATIENCE = 30.0
@@ -37,7 +36,7 @@ class Answered:
 @dataclass
 class Server:
     port: int
-    stop: StopRequest
+    stop: ServerStop
     speaker: object
     records: list = field(default_factory=list)
     endings: list = field(default_factory=list)
@@ -105,7 +104,7 @@ def serving(speaker, token=None, name="127.0.0.1", **limits):
     from minitx.serving import server as module
 
     listening = listen("127.0.0.1", 0)
-    found = Server(listening.getsockname()[1], StopRequest(), speaker)
+    found = Server(listening.getsockname()[1], ServerStop(), speaker)
     ready = threading.Event()
 
     class Seen(module.Service):

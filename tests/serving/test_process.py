@@ -5,10 +5,13 @@ import re
 import signal
 import socket
 import sys
+import threading
+import urllib.error
 import urllib.request
 
 import pytest
 from serve_process import ServeProcess
+from small_server import until
 
 SECRET = "a-secret-of-sixteen-or-more"
 
@@ -137,3 +140,26 @@ def test_a_line_for_each_request_and_a_token(tiny_run, tmp_path):
         assert re.search(r"401   GET /v1/models", shown)
         assert SECRET not in shown
         assert "\x1b" not in shown
+
+
+def test_a_second_ctrl_c_ends_it_at_once(tiny_run):
+    flags = ("--max-tokens", 10_000_000, "--request-timeout", "10m", "--grace", "10m")
+    with ServeProcess(tiny_run, *flags) as server:
+        asked = {"prompt": "1", "max_tokens": 10_000_000}
+        statuses = []
+
+        def ask():
+            try:
+                fetch(f"{server.url}/v1/completions", asked)
+            except urllib.error.HTTPError as error:
+                statuses.append(error.code)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        until(lambda: b"minitx_active_rows 1.0" in fetch(f"{server.url}/metrics"))
+        server.send(signal.SIGINT)
+        until(lambda: any(line.startswith("stopping: 1") for line in server.lines))
+        assert server.stop(signal.SIGINT) == (130, "")
+        thread.join()
+        assert statuses == [503]
+        assert "1 of them cut off" in server.lines[-1]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import FrameType
 
 import uvicorn
 
@@ -23,6 +25,27 @@ _TICK = 0.05
 _SEND_BUFFER = 1 << 16
 _CLOSING_SECONDS = 2
 _KEEP_ALIVE_SECONDS = 15
+
+
+class ServerStop(StopRequest):
+    """A request to stop, and a second one to do so at once.
+
+    A second Ctrl-C is only noted too: raised as an exception inside a request's task, it would end
+    there. A third one raises KeyboardInterrupt.
+
+    Attributes:
+        at_once: running requests are not to be waited for.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_once = False
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal_number is not None and number == signal.SIGINT and not self.at_once:
+            self.at_once = True
+        else:
+            super()._note(number, frame)
 
 
 @dataclass(frozen=True)
@@ -90,7 +113,7 @@ def run(
     on_ready: Callable[[], None] | None = None,
     on_request: Callable[[RequestRecord], None] | None = None,
     on_stopping: Callable[[int], None] | None = None,
-    stop: StopRequest | None = None,
+    stop: ServerStop | None = None,
 ) -> Ending:
     """Serve until a signal tells to stop: Ctrl-C, SIGTERM or SIGHUP.
 
@@ -109,7 +132,7 @@ def run(
         stop: notes the signal; None to catch signals here. Another thread may set it.
     """
 
-    async def main(stop: StopRequest) -> Ending:
+    async def main(stop: ServerStop) -> Ending:
         service = Service(served, limits, token, local_name, on_request)
         server = _Server(
             uvicorn.Config(
@@ -140,7 +163,7 @@ def run(
             service.draining = True
             if on_stopping is not None and stop.signal_number is not None:
                 on_stopping(service.busy)
-            n_cut = await _drain(service, limits.grace)
+            n_cut = await _drain(service, limits.grace, stop)
             server.should_exit = True
             await serving
         finally:
@@ -149,19 +172,20 @@ def run(
 
     if stop is not None:
         return asyncio.run(main(stop))
-    with StopRequest() as caught:
+    with ServerStop() as caught:
         caught.defer()
         return asyncio.run(main(caught))
 
 
-async def _drain(service: Service, grace: float) -> int:
+async def _drain(service: Service, grace: float, stop: ServerStop) -> int:
     loop = asyncio.get_running_loop()
     end = loop.time() + grace
-    while service.busy and loop.time() < end and not service.engine.gave_up:
+    while service.busy and loop.time() < end and not (stop.at_once or service.engine.gave_up):
         await asyncio.sleep(_TICK)
     n_cut = service.busy
     service.cut_off()
-    while service.busy and loop.time() < end + _CLOSING_SECONDS:
+    end = loop.time() + _CLOSING_SECONDS
+    while service.busy and loop.time() < end:
         await asyncio.sleep(_TICK)
     return n_cut
 
