@@ -172,7 +172,8 @@ def run(
 
     if stop is not None:
         return asyncio.run(main(stop))
-    with ServerStop() as caught:
+    caught = ServerStop()
+    with caught:
         caught.defer()
         return asyncio.run(main(caught))
 
