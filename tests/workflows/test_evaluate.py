@@ -98,7 +98,8 @@ def test_better_training_is_told_from_chance(tmp_path, verses, tiny_run):
 def test_models_of_other_tokenizers_are_compared_by_bytes(tiny_run, tiny_gpt2_run, verses):
     both = [resolve_checkpoint(tiny_run), resolve_checkpoint(tiny_gpt2_run)]
     report = compare_checkpoints(both, str(verses), PLAIN)
-    assert report.tests[0].comparison.difference > 0
+    first, second = (one.plain.bits_per_byte for one in report.reports)
+    assert report.tests[0].comparison.difference == pytest.approx(second - first, abs=0.02)
     assert {one.text.bytes for one in report.reports} == {verses.stat().st_size}
     with pytest.raises(BadInputError, match="different parts of the text"):
         compare_checkpoints(both, str(verses), EvaluationSettings(quick=True, max_tokens=100))
