@@ -12,6 +12,8 @@ import pytest
     [
         ("kill.py", ["--kills", "5", "--seed", "3"], "runs lost"),
         ("damage.py", ["--cases", "40", "--seed", "3"], "used in silence"),
+        ("disk.py", ["--cases", "10", "--seed", "3"], "last good checkpoints that were lost"),
+        ("fuzz.py", ["--inputs", "70", "--seed", "3"], "tracebacks"),
     ],
 )
 def test_campaign_in_small(script, arguments, told):

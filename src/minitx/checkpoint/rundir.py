@@ -136,8 +136,18 @@ class RunDirectory:
             raise
 
     def write_config(self, config: RunConfig) -> None:
-        """Write `run.toml`, durably."""
-        write_durably(self.config_file, config_bytes(config))
+        """Write `run.toml`, durably.
+
+        Raises:
+            BadInputError: it can't be written.
+        """
+        try:
+            write_durably(self.config_file, config_bytes(config))
+        except OSError as error:
+            raise BadInputError(
+                f"{self.config_file} can't be written ({error.strerror})",
+                "Make room, or get write access to the run",
+            ) from None
 
     def lock(self) -> RunLock:
         """The lock to hold while writing to this run."""
