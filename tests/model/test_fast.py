@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from minitx.config import ModelConfig
 from minitx.model import Transformer, attention, mlp, norms
-from minitx.model.fast import norm_and_rotate, rms_norm, swiglu, use_fast
+from minitx.model.fast import dropout, norm_and_rotate, rms_norm, swiglu, use_fast
 from minitx.model.rotary import rotary_table, rotate
 
 
@@ -87,3 +87,39 @@ def test_used_only_where_gradients_are_taken():
     assert not use_fast(x.detach())
     with torch.no_grad():
         assert not use_fast(x)
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("size", [400_001, 400_002, 400_003, 400_004])
+def test_dropout_drops_as_many_as_it_says_wherever_they_stand(probability, size):
+    found = dropout(torch.ones(size), probability)
+    kept = found[found != 0]
+    assert torch.equal(kept, torch.full_like(kept, float(kept[0])))
+    assert float(kept[0]) == pytest.approx(1 / (1 - probability), abs=1e-3)
+    # The four that come of one draw are as good as any; 5 standard deviations.
+    for first in range(4):
+        share = float((found[first::4] == 0).double().mean())
+        assert abs(share - probability) < 5 * (probability * (1 - probability) / 1e5) ** 0.5
+
+
+def test_dropped_elements_do_not_depend_on_their_neighbours():
+    dropped = (dropout(torch.ones(400_000), 0.3) == 0).double().view(-1, 4) - 0.3
+    correlation = dropped.T @ dropped / len(dropped) / (0.3 * 0.7)
+    assert (correlation - torch.eye(4)).abs().max() < 5 / len(dropped) ** 0.5
+    after = (dropped[1:, 0] * dropped[:-1, 3]).mean() / (0.3 * 0.7)
+    assert abs(float(after)) < 5 / len(dropped) ** 0.5
+
+
+def test_dropout_passes_gradients_where_it_passed_values():
+    x = torch.randn(7, 5, 3, dtype=torch.float64).add_(10).requires_grad_()
+    found = dropout(x, 0.4)
+    found.sum().backward()
+    torch.testing.assert_close(found.detach(), x.detach() * x.grad)
+    assert 0 < int((x.grad == 0).sum()) < x.numel()
+
+
+def test_dropout_of_nothing_is_nothing_and_bfloat16_stays():
+    x = torch.randn(9, 3)
+    assert torch.equal(dropout(x, 0.0), x)
+    assert dropout(x.bfloat16(), 0.2).dtype == torch.bfloat16
+    assert dropout(torch.empty(0, 4), 0.2).shape == (0, 4)

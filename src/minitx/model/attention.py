@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minitx.config import ModelConfig
+from minitx.model.fast import dropout as drop
 from minitx.model.fast import norm_and_rotate, use_fast
 from minitx.model.kv_cache import KVCache
 from minitx.model.norms import RMSNorm
@@ -83,7 +84,7 @@ def explicit_attention(
         # Adding minus infinity is what the paper says, and is faster than filling it in.
         scores += torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -math.inf)
     weights = scores.softmax(dim=-1)
-    kept = F.dropout(weights, dropout) if dropout else weights
+    kept = drop(weights, dropout) if dropout else weights
     return kept @ values, weights
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from minitx.config import ModelConfig
 from minitx.model.attention import Attention, AttentionContext
+from minitx.model.fast import dropout
 from minitx.model.mlp import GELUMLP, SwiGLU
 from minitx.model.norms import LayerNorm, RMSNorm
 
@@ -34,4 +34,4 @@ class Block(nn.Module):
         return x + self._drop(self.mlp(self.mlp_norm(x)))
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout) if self.training and self.dropout else x
+        return dropout(x, self.dropout) if self.training and self.dropout else x

@@ -20,6 +20,7 @@ from minitx.errors import BadInputError
 from minitx.model.attention import Attention, AttentionContext, causal_mask
 from minitx.model.attention_choice import choose_form
 from minitx.model.block import Block
+from minitx.model.fast import dropout
 from minitx.model.initialization import initialize
 from minitx.model.kv_cache import KVCache
 from minitx.model.matrices import Matrix
@@ -95,7 +96,7 @@ class Transformer(nn.Module):
         if self.positions is not None:
             x = x + self.positions(positions)
         if self.training and self.config.dropout:
-            x = F.dropout(x, self.config.dropout)
+            x = dropout(x, self.config.dropout)
         if trace is not None:
             trace.residual.append(x)
         for block in self.blocks:
