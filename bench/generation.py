@@ -27,7 +27,7 @@ from minitx.generation import generate
 from minitx.generation.decoder import Decoder
 from minitx.generation.one_row import OneRow
 from minitx.model import Transformer
-from minitx.model.matrices import store_weights
+from minitx.model.stored_weights import store_weights
 from minitx.tokenizer import Tokenizer, train_tokenizer
 
 PROMPT = "\n"

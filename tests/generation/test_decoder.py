@@ -12,7 +12,8 @@ from minitx.generation import Batch, Row, generate
 from minitx.generation.decoder import Decoder, window_after_slide
 from minitx.generation.one_row import OneRow, fits_one_row
 from minitx.model import Transformer, matrices
-from minitx.model.matrices import Bfloat16Matrix, DenseMatrix, Int8Matrix, store_weights
+from minitx.model.matrices import Bfloat16Matrix, DenseMatrix, Int8Matrix
+from minitx.model.stored_weights import store_weights
 from minitx.tokenizer import train_tokenizer
 
 CONTEXT, VOCAB = 20, 17

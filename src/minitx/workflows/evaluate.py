@@ -44,7 +44,7 @@ from minitx.evaluation.surprising import Passage
 from minitx.evaluation.verdict import Verdict, judge
 from minitx.evaluation.windows import require_stride
 from minitx.generation import generate
-from minitx.model.matrices import store_weights
+from minitx.model.stored_weights import store_weights
 from minitx.tokenizer import Tokenizer
 from minitx.training.loggers import read_metrics
 

@@ -22,7 +22,7 @@ from minitx.generation import Generation, generate
 from minitx.generation.beam import beam_search
 from minitx.generation.loop import OnText
 from minitx.model import Transformer
-from minitx.model.matrices import store_weights
+from minitx.model.stored_weights import store_weights
 from minitx.tokenizer import Tokenizer
 
 _LARGEST_PROMPT_FILE = 1 << 30
