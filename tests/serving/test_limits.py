@@ -195,7 +195,8 @@ def test_a_client_that_leaves_frees_its_place(server):
         until(lambda: server.engine.active == 0)
         until(lambda: server.service.busy == 0)
         assert server.records[-1].status == 499
-        assert 0 < server.records[-1].n_new < 300_000
+        # A stream has had its first token; the other may have left before that.
+        assert int(stream) <= server.records[-1].n_new < 300_000
 
 
 def test_a_client_of_openai_that_stops_reading_early(server):

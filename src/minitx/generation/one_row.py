@@ -116,13 +116,15 @@ class OneRow:
             self._x += weights.positions[position]
         else:
             self._attend.turn_to(position)
-        for (before, attend, after), (keys, values) in zip(
-            self._layers, cache.first_row, strict=True
-        ):
-            before()
-            attend(keys, values, position)
-            after()
-        self._unembed()
+        # As in torch, a model that has diverged computes infinities without a word.
+        with np.errstate(all="ignore"):
+            for (before, attend, after), (keys, values) in zip(
+                self._layers, cache.first_row, strict=True
+            ):
+                before()
+                attend(keys, values, position)
+                after()
+            self._unembed()
         cache.advance(1)
         return self._logits
 
