@@ -83,6 +83,16 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return dict(content)
 
 
+def weights_digest(directory: Path) -> str | None:
+    """SHA-256 of a model directory's weights as its manifest has it; None without one to trust."""
+    try:
+        digest: str = read_manifest(directory)["files"]["model.safetensors"]["sha256"]
+    except (DamagedFileError, KeyError):
+        # A directory of another program has none.
+        return None
+    return digest
+
+
 def verify(
     directory: Path,
     names: Iterable[str] | None = None,

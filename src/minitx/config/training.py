@@ -21,6 +21,9 @@ DTYPES: tuple[DTypeName, ...] = ("auto", "float32", "bfloat16")
 SPIKE_POLICIES: tuple[SpikePolicy, ...] = ("warn", "rollback", "stop")
 ATTENTION_FORMS: tuple[AttentionForm, ...] = ("auto", "explicit", "fused")
 
+MOST_THREADS = 512
+"""Of a CPU; to start more can fail under a limit on memory."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -126,7 +129,7 @@ class TrainConfig:
         require_one_of("device", self.device, DEVICES)
         require_one_of("dtype", self.dtype, DTYPES)
         require_one_of("attention", self.attention, ATTENTION_FORMS)
-        require_range("threads", self.threads, 0, 512)
+        require_range("threads", self.threads, 0, MOST_THREADS)
         if self.budget_seconds is not None:
             require_range("budget_seconds", self.budget_seconds, 1.0, 10**9)
         require(

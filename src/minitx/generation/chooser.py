@@ -138,25 +138,41 @@ class Chooser:
 
 
 def _note(rows: Sequence[Row], own: Tensor, logits: Tensor, chosen: Sequence[int]) -> None:
+    places = [place for place, row in enumerate(rows) if row.record]
+    found = describe(own[places], [chosen[place] for place in places], logits[places])
+    for place, one in zip(places, found, strict=True):
+        rows[place].chosen.append(one)
+
+
+def describe(own: Tensor, tokens: Sequence[int], drawn_from: Tensor | None = None) -> list[Chosen]:
+    """A record of each token beside what else could have stood there.
+
+    Args:
+        own: the model's logits, `(positions, vocab_size)`.
+        tokens: the one at each position.
+        drawn_from: the logits after all settings, likewise; None if there were none.
+    """
     log_probabilities = own.double().log_softmax(dim=-1)
-    sampled = logits.double().log_softmax(dim=-1)
+    sampled, kept = log_probabilities, [own.size(-1)] * len(tokens)
+    if drawn_from is not None:
+        sampled = drawn_from.double().log_softmax(dim=-1)
+        kept = (drawn_from > -torch.inf).sum(dim=-1).tolist()
     probabilities = log_probabilities.exp()
     entropies = -(probabilities * log_probabilities).nansum(dim=-1)
     top = probabilities.topk(min(ALTERNATIVES, own.size(-1)), dim=-1)
-    kept = (logits > -torch.inf).sum(dim=-1)
-    for place, (row, token) in enumerate(zip(rows, chosen, strict=True)):
-        if row.record:
-            alternatives = zip(top.indices[place].tolist(), top.values[place].tolist(), strict=True)
-            row.chosen.append(
-                Chosen(
-                    id=token,
-                    log_probability=float(log_probabilities[place, token]),
-                    sampled_log_probability=float(sampled[place, token]),
-                    entropy=float(entropies[place]),
-                    kept=int(kept[place]),
-                    alternatives=tuple(alternatives),
-                )
-            )
+    return [
+        Chosen(
+            id=token,
+            log_probability=float(log_probabilities[place, token]),
+            sampled_log_probability=float(sampled[place, token]),
+            entropy=float(entropies[place]),
+            kept=kept[place],
+            alternatives=tuple(
+                zip(top.indices[place].tolist(), top.values[place].tolist(), strict=True)
+            ),
+        )
+        for place, token in enumerate(tokens)
+    ]
 
 
 def _silent(model: Transformer, tokenizer: Tokenizer, device: torch.device) -> Tensor | None:

@@ -88,17 +88,7 @@ class TrainingRecord(TrainingObserver):
             if line["kind"] == "step":
                 self.train.add(line["step"], float(line["loss"]))
             elif line["kind"] == "evaluation":
-                self.evaluations.append(
-                    EvaluationReport(
-                        step=line["step"],
-                        train_loss=float(line["train_loss"]),
-                        holdout_loss=float(line["holdout_loss"]),
-                        holdout_bits_per_byte=float(line["holdout_bits_per_byte"]),
-                        is_best=bool(line["is_best"]),
-                        sample=str(line["sample"]),
-                        sample_prompt=str(line["sample_prompt"]),
-                    )
-                )
+                self.evaluations.append(EvaluationReport.from_line(line))
 
     @property
     def last_step(self) -> int:

@@ -158,15 +158,7 @@ def read_history(records: Iterable[Mapping[str, Any]]) -> RunHistory:
         update_ratios.add(line["step"], dict(line["update_ratios"]))
 
     def on_evaluation(line: Mapping[str, Any]) -> None:
-        evaluations[line["step"]] = EvaluationReport(
-            step=line["step"],
-            train_loss=float(line["train_loss"]),
-            holdout_loss=float(line["holdout_loss"]),
-            holdout_bits_per_byte=float(line["holdout_bits_per_byte"]),
-            is_best=bool(line["is_best"]),
-            sample=str(line["sample"]),
-            sample_prompt=str(line["sample_prompt"]),
-        )
+        evaluations[line["step"]] = EvaluationReport.from_line(line)
 
     def on_event(line: Mapping[str, Any]) -> None:
         name, severity, message = (str(line[key]) for key in ("name", "severity", "message"))

@@ -6,8 +6,10 @@ observer must return quickly: it stands in the hot loop.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from minitx.config import RunConfig
 
@@ -129,6 +131,23 @@ class EvaluationReport:
     is_best: bool
     sample: str
     sample_prompt: str
+
+    @classmethod
+    def from_line(cls, line: Mapping[str, Any]) -> EvaluationReport:
+        """The report that an `evaluation` line of `metrics.jsonl` was written of.
+
+        Raises:
+            KeyError, TypeError, ValueError: another version wrote it, and something is missing.
+        """
+        return cls(
+            step=line["step"],
+            train_loss=float(line["train_loss"]),
+            holdout_loss=float(line["holdout_loss"]),
+            holdout_bits_per_byte=float(line["holdout_bits_per_byte"]),
+            is_best=bool(line["is_best"]),
+            sample=str(line["sample"]),
+            sample_prompt=str(line["sample_prompt"]),
+        )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from minitx.checkpoint.manifest import read_manifest
+from minitx.checkpoint.manifest import weights_digest
 from minitx.checkpoint.rundir import RunDirectory, resolve_checkpoint
 from minitx.checkpoint.small_files import read_small_file
 from minitx.config import RunConfig
@@ -183,7 +183,7 @@ def gather_run(
         history,
         _corpus(run),
         checkpoint,
-        _weights_digest(checkpoint),
+        None if checkpoint is None else weights_digest(checkpoint),
         _made_with(checkpoint),
         holdout,
         study,
@@ -208,14 +208,6 @@ def _compared(
 def _corpus(run: RunDirectory) -> Description | None:
     with contextlib.suppress(MinitxError):
         return read_description(run.data)
-    return None
-
-
-def _weights_digest(checkpoint: Path | None) -> str | None:
-    if checkpoint is None:
-        return None
-    with contextlib.suppress(MinitxError, KeyError):
-        return str(read_manifest(checkpoint)["files"]["model.safetensors"]["sha256"])
     return None
 
 

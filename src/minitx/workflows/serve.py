@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from minitx.checkpoint.manifest import read_manifest
+from minitx.checkpoint.manifest import weights_digest
 from minitx.checkpoint.rundir import find_run, resolve_checkpoint
-from minitx.errors import BadInputError, DamagedFileError
+from minitx.errors import BadInputError
 from minitx.serving.access import is_loopback, read_token, require_token
 from minitx.serving.app import Served
 from minitx.serving.limits import Limits
@@ -133,11 +133,7 @@ def describe(speaker: Speaker, name: str | None = None) -> Served:
         raise BadInputError(
             "--model-name is not 1 to 200 visible ASCII characters", "Choose one like my-model"
         )
-    try:
-        entry = read_manifest(directory)["files"]["model.safetensors"]
-        fingerprint = f"fp_{entry['sha256'][:12]}"
-    except (DamagedFileError, KeyError):
-        # A directory of another program has none.
-        fingerprint = None
+    digest = weights_digest(directory)
+    fingerprint = None if digest is None else f"fp_{digest[:12]}"
     created = int((directory / "model.safetensors").stat().st_mtime)
     return Served(name, speaker.model, speaker.tokenizer, created, fingerprint)

@@ -20,6 +20,7 @@ from minitx.compute import Compute, choose_device, choose_dtype, matmul_rate
 from minitx.config import DataConfig, RunConfig, TokenizerConfig
 from minitx.config.checks import require_range
 from minitx.config.toml import build
+from minitx.config.training import MOST_THREADS
 from minitx.corpus import (
     EncodedCorpus,
     Split,
@@ -115,7 +116,7 @@ def train(
 def _compute(request: TrainRequest) -> Compute:
     device = choose_device(request.train.get("device", "auto"))
     if threads := request.train.get("threads", 0):
-        require_range("threads", threads, 0, 512)
+        require_range("threads", threads, 0, MOST_THREADS)
         torch.set_num_threads(threads)
     return Compute(device, choose_dtype(request.train.get("dtype", "auto"), device))
 
