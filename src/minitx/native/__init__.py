@@ -1,0 +1,37 @@
+"""The compiled kernels: one library for each processor family, built when minitx is installed.
+
+They compute what plain formulas elsewhere say, in fewer passes over memory. Nothing depends on
+them: where there was no C compiler, or with `MINITX_NATIVE=0`, `library` is None, and PyTorch and
+NumPy compute the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from pathlib import Path
+
+import torch
+
+_HERE = Path(__file__).parent
+_FAMILIES = {"AVX512": "avx512", "AVX2": "avx2"}
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The kernels for this processor; None if there are none."""
+    if os.environ.get("MINITX_NATIVE") == "0":
+        return None
+    path = _HERE / f"kernels_{_FAMILIES.get(torch.backends.cpu.get_cpu_capability(), 'plain')}.so"
+    try:
+        loaded = ctypes.CDLL(str(path))
+        version = loaded.minitx_abi
+    except (OSError, AttributeError):
+        return None
+    version.restype = ctypes.c_int
+    return loaded if version() == ABI else None
+
+
+ABI = 1
+"""Raised when a kernel's arguments change, so that an older library is not called."""

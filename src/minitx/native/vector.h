@@ -1,0 +1,32 @@
+/* What all kernels share. */
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+/* Visible to Python. */
+#define EXPORT __attribute__((visibility("default")))
+
+/* Must equal `ABI` in __init__.py. */
+#define MINITX_ABI 1
+
+/* exp(x), to 2 units in the last place; written so that loops over it become vectors.
+   x = n ln 2 + r, with |r| <= ln 2 / 2; e^r by a polynomial, 2^n by the exponent bits. */
+static inline float fast_exp(float x) {
+    x = x < -87.3f ? -87.3f : x;
+    x = x > 88.0f ? 88.0f : x;
+    float n = __builtin_rintf(x * 1.44269504f);
+    float r = x - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    int32_t bits = ((int32_t)n + 127) << 23;
+    float scale;
+    memcpy(&scale, &bits, sizeof scale);
+    return p * scale;
+}

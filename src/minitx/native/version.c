@@ -1,0 +1,3 @@
+#include "vector.h"
+
+EXPORT int minitx_abi(void) { return MINITX_ABI; }
