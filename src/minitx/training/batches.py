@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from minitx.corpus import WindowSampler, gather
+
+Batch = tuple[Tensor, Tensor]
 
 
 class Batches:
@@ -34,7 +39,7 @@ class Batches:
         self._device = device
         self._sampler = WindowSampler(len(ids), context_length, seed)
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, number: int) -> Batch:
         """Batch `number`: inputs and targets, each `(batch, seq)` of int64."""
         starts = self._sampler.starts(number * self._batch_size, self._batch_size)
         inputs, targets = gather(self._ids, starts, self._context_length)
@@ -46,3 +51,34 @@ class Batches:
             # From pinned memory the copy runs beside the step before.
             return tensor.pin_memory().to(self._device, non_blocking=True)
         return tensor.to(self._device)
+
+
+class PrefetchedBatches(Batches):
+    """The same batches; while one is learned from, a thread prepares the one after it.
+
+    So a step waits neither for the shuffling of a new epoch nor for a disk that a memory-mapped
+    text is read from. To be used as a context; the arguments are those of `Batches`.
+    """
+
+    def __enter__(self) -> PrefetchedBatches:
+        # One thread, so that the sampler is never asked by two at once.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._ahead: tuple[int, Future[Batch]] | None = None
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def __getitem__(self, number: int) -> Batch:
+        """Batch `number`: inputs and targets, each `(batch, seq)` of int64."""
+        if self._ahead is not None and self._ahead[0] == number:
+            asked = self._ahead[1]
+        else:
+            asked = self._thread.submit(super().__getitem__, number)
+        self._ahead = (number + 1, self._thread.submit(super().__getitem__, number + 1))
+        return asked.result()

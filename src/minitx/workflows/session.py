@@ -34,7 +34,7 @@ from minitx.generation import generate
 from minitx.model import Transformer
 from minitx.model.attention_choice import choose_form
 from minitx.tokenizer import Tokenizer
-from minitx.training.batches import Batches
+from minitx.training.batches import Batches, PrefetchedBatches
 from minitx.training.good_states import GoodStates
 from minitx.training.loggers import MetricsFile, TensorBoardLogger
 from minitx.training.loop import HoldoutLoss, StopEvaluation, Surroundings, Trainer
@@ -112,12 +112,14 @@ def run_session(
         writer = CheckpointWriter(session.run, config.keep_checkpoints)
         stack.push(_finish(writer))
         watchers = _Watchers([*observers, *stack.enter_context(_loggers(session))])
-        batches = Batches(
-            session.corpus.train_ids,
-            model.config.context_length,
-            config.batch_size,
-            config.seed,
-            session.compute.device,
+        batches = stack.enter_context(
+            PrefetchedBatches(
+                session.corpus.train_ids,
+                model.config.context_length,
+                config.batch_size,
+                config.seed,
+                session.compute.device,
+            )
         )
         watch = _watch(session, batches, watchers)
         good_states = _good_states(session, optimizer, watch)
