@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from minitx.generation.batch_pass import BatchPass, fits_batch_pass
 from minitx.generation.one_row import OneRow, fits_one_row
 from minitx.generation.slot_cache import SlotCache
 from minitx.model import KVCache, Transformer
@@ -36,6 +37,7 @@ class Decoder:
         self.device, self._dtype = weight.device, weight.dtype
         self.cache = SlotCache(model.config, self.device, self._dtype)
         self._one_row: OneRow | None = None
+        self._batch_pass: BatchPass | None = None
 
     def read(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Let texts join behind the last row, each read in one pass; equal ones are read once.
@@ -65,13 +67,17 @@ class Decoder:
             tokens: one for each row, none of which is full.
 
         Returns:
-            Logits of what follows, `(rows, vocab_size)`.
+            Logits of what follows, `(rows, vocab_size)`; overwritten by the next call.
         """
         self.cache.reserve(self.cache.longest + 1)
         if len(tokens) == 1 and fits_one_row(self._model):
             if self._one_row is None:
                 self._one_row = OneRow(self._model)
             return self._one_row.feed(tokens[0], self.cache)
+        if fits_batch_pass(self._model):
+            if self._batch_pass is None:
+                self._batch_pass = BatchPass(self._model)
+            return self._batch_pass.feed(tokens, self.cache)
         newest = torch.tensor(tokens, device=self.device)[:, None]
         logits: Tensor = self._model(newest, cache=self.cache)[:, -1]
         return logits

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,37 +26,40 @@ class SlotCache(KVCache):
         config: of the model.
         device: where.
         dtype: of the keys and values.
+
+    Attributes:
+        store: keys and values of all layers, `(n_layers, 2, rows, n_kv_heads, capacity,
+            head_dim)`; more rows than the cache has.
     """
 
     def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
         self._context = config.context_length
         capacity = min(_FIRST_CAPACITY, self._context)
         super().__init__(config, 0, capacity, device, dtype)
-        # Keys and values of all layers in one tensor: (layers, 2, rows, heads, positions, width).
         shape = (config.n_layers, 2, 0, config.n_kv_heads, capacity, config.head_dim)
-        self._store = torch.zeros(shape, device=device, dtype=dtype)
+        self.store = torch.zeros(shape, device=device, dtype=dtype)
         self._first_row: Sequence[tuple[Array, Array]] | None = None
 
     def reserve(self, positions: int) -> None:
         """Have room for at least so many positions in each row, as far as the context goes."""
         if positions > self.capacity and self.capacity < self._context:
             capacity = min(max(positions, 2 * self.capacity), self._context)
-            self._grow(self._store.size(2), capacity)
+            self._grow(self.store.size(2), capacity)
             self._show(self.lengths)
 
     def join(self, other: KVCache, rows: list[int]) -> None:
         """Append what these rows of another cache hold; a row named twice joins twice."""
         held, wanted = self.batch_size, self.batch_size + len(rows)
         longest = int(other.lengths.max())
-        stored_rows = self._store.size(2)
+        stored_rows = self.store.size(2)
         if wanted > stored_rows:
             self._grow(max(wanted, 2 * stored_rows), self.capacity)
         self.reserve(longest)
-        index = torch.tensor(rows, device=self._store.device)
+        index = torch.tensor(rows, device=self.store.device)
         for layer, both in enumerate(zip(other.keys, other.values, strict=True)):
             for kind, theirs in enumerate(both):
                 chosen = theirs.index_select(0, index)[:, :, :longest]
-                self._store[layer, kind, held:wanted, :, :longest] = chosen
+                self.store[layer, kind, held:wanted, :, :longest] = chosen
         self._show(torch.cat((self.lengths, other.lengths[torch.tensor(rows)])))
 
     def leave(self, row: int) -> None:
@@ -63,7 +68,7 @@ class SlotCache(KVCache):
         lengths = self.lengths.clone()
         if row != last:
             held = int(lengths[last])
-            self._store[:, :, row, :, :held] = self._store[:, :, last, :, :held]
+            self.store[:, :, row, :, :held] = self.store[:, :, last, :, :held]
             lengths[row] = lengths[last]
         self._show(lengths[:last])
 
@@ -86,18 +91,27 @@ class SlotCache(KVCache):
         a format that NumPy knows.
         """
         if self._first_row is None:
-            self._first_row = [(keys, values) for keys, values in self._store[:, :, 0].numpy()]
+            self._first_row = [(keys, values) for keys, values in self.store[:, :, 0].numpy()]
         return self._first_row
 
     def _grow(self, rows: int, capacity: int) -> None:
-        layers, kinds, there, heads, positions, width = self._store.shape
-        larger = self._store.new_zeros((layers, kinds, rows, heads, capacity, width))
-        larger[:, :, :there, :, :positions] = self._store
-        self._store, self.capacity = larger, capacity
+        layers, kinds, there, heads, positions, width = self.store.shape
+        larger = _zeros((layers, kinds, rows, heads, capacity, width), self.store)
+        larger[:, :, :there, :, :positions] = self.store
+        self.store, self.capacity = larger, capacity
         self._first_row = None
 
     def _show(self, lengths: Tensor) -> None:
-        shown = self._store[:, :, : len(lengths)]
+        shown = self.store[:, :, : len(lengths)]
         self.keys = list(shown[:, 0].unbind(0))
         self.values = list(shown[:, 1].unbind(0))
         self.set_lengths(lengths)
+
+
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    # NumPy's zeros take no time and no memory until they are written to, and large ones lie in
+    # large pages where the system has them.
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    n_bytes = math.prod(shape) * like.element_size()
+    return torch.from_numpy(np.zeros(n_bytes, np.uint8)).view(like.dtype).view(shape)
