@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,8 +16,19 @@ from transformers import (
 )
 
 from minitx.config import SamplingConfig
-from minitx.generation.draws import draw, uniform
+from minitx.generation import draws
+from minitx.generation.draws import PlainDraw, draw, number, source
 from minitx.generation.filters import bias_tensor, penalize, reshape
+
+
+@pytest.fixture(params=["compiled", "array"])
+def plain_draw(request, monkeypatch):
+    """`PlainDraw` with the compiled kernel, and without."""
+    if request.param == "array":
+        monkeypatch.setattr(draws, "library", lambda: None)
+    elif draws.library() is None:
+        pytest.skip("no kernels were compiled")
+    return PlainDraw
 
 
 def random_logits(seed, rows=3, vocab=50):
@@ -90,6 +102,8 @@ def test_temperature_0_takes_the_first_of_the_likeliest():
     ]
 
 
+PLAIN = {"temperature", "top_k"}
+
 SETTINGS = [
     {"temperature": 1.0},
     {"temperature": 0.5},
@@ -107,9 +121,24 @@ def test_draws_follow_the_distribution(values):
     logits = reshape(random_logits(11, rows=1, vocab=12) / 3, SamplingConfig(**values))
     expected = logits.double().softmax(-1)[0]
     n = 20_000
-    numbers = [uniform(3, sample, 7) for sample in range(n)]
-    drawn = torch.tensor(draw(logits.expand(n, -1), numbers))
-    counts = torch.bincount(drawn, minlength=12).double()
+    numbers = [number(source(3, sample), 7) for sample in range(n)]
+    require_follows(draw(logits.expand(n, -1), numbers), expected)
+
+
+@pytest.mark.parametrize("values", [values for values in SETTINGS if values.keys() <= PLAIN])
+def test_plain_draws_follow_the_distribution(values, plain_draw):
+    raw = random_logits(11, rows=1, vocab=12) / 3
+    config = SamplingConfig(**values)
+    numbers = [number(source(4, sample), 7) for sample in range(20_000)]
+    drawn = plain_draw([], 12)(
+        raw.expand(len(numbers), -1), config.temperature, config.top_k, numbers
+    )
+    require_follows(drawn, reshape(raw, config).double().softmax(-1)[0])
+
+
+def require_follows(drawn, expected):
+    n = len(drawn)
+    counts = torch.bincount(torch.tensor(drawn), minlength=12).double()
     possible = expected > 0
     assert counts[~possible].sum() == 0
     # Tokens that are drawn less than ten times are counted as one: the test needs full cells.
@@ -128,7 +157,7 @@ def test_draws_follow_the_distribution(values):
 
 def test_numbers_are_uniform_and_independent():
     numbers = torch.tensor(
-        [[uniform(9, sample, position) for position in range(60)] for sample in range(60)],
+        [[number(source(9, sample), position) for position in range(60)] for sample in range(60)],
         dtype=torch.float64,
     )
     assert float(numbers.min()) >= 0
@@ -139,7 +168,7 @@ def test_numbers_are_uniform_and_independent():
     for shift in (1, 60):  # next position, next sample
         assert abs(float((flat[:-shift] * flat[shift:]).mean()) * 12) < 0.06
     assert len(set(numbers.flatten().tolist())) == 3600
-    assert uniform(1, 2, 3) != uniform(2, 2, 3)
+    assert number(source(1, 2), 3) != number(source(2, 2), 3)
 
 
 def test_number_at_the_very_end_still_points_at_a_token():
@@ -147,3 +176,37 @@ def test_number_at_the_very_end_still_points_at_a_token():
     logits[0, 1] = 0.0
     assert draw(logits, [1 - 2**-53]) == [1]
     assert draw(logits, [0.0]) == [1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("top_k", [None, 1, 7, 69, 500])
+@pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0, 1.7])
+def test_plain_draws_are_the_same_tokens(temperature, top_k, dtype, plain_draw):
+    """Also of rows that lie apart, with ties, and with logits so low that they are never drawn."""
+    wide = random_logits(21, rows=40, vocab=80).to(dtype)
+    wide[:, 10:30] = wide[:, 10:30].round()
+    wide[3, 2:9] = -1e30
+    raw, silent = wide[:, :70], [0, 33, 69]
+    before = raw.clone()
+    numbers = [number(source(5, row), 1) for row in range(40)]
+    numbers[0], numbers[1] = 0.0, 1 - 2**-53
+    ruled_out = raw.clone()
+    ruled_out[:, silent] = -math.inf
+    shaped = reshape(ruled_out, SamplingConfig(temperature=temperature, top_k=top_k))
+    expected = draw(shaped, numbers)
+    draw_plainly = plain_draw(silent, 70)
+    assert draw_plainly(raw, temperature, top_k, numbers) == expected
+    assert [
+        draw_plainly(raw[i : i + 1], temperature, top_k, [numbers[i]])[0] for i in (0, 1, 9)
+    ] == [expected[i] for i in (0, 1, 9)]
+    assert torch.equal(raw, before)
+
+
+@pytest.mark.parametrize("what", [math.nan, math.inf])
+def test_a_row_without_a_distribution_gets_no_token(what, plain_draw):
+    raw = random_logits(22, rows=2, vocab=9)
+    raw[0, 4] = what
+    with np.errstate(invalid="ignore"):
+        first, second = plain_draw([], 9)(raw, 1.0, None, [0.5, 0.5])
+    assert first == 9
+    assert second < 9

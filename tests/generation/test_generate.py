@@ -10,7 +10,7 @@ from minitx.errors import BadInputError
 from minitx.generation import generate, stream
 from minitx.generation.beam import beam_search
 from minitx.generation.decoder import Decoder, window_after_slide
-from minitx.generation.draws import draw, uniform
+from minitx.generation.draws import draw, number, source
 from minitx.generation.filters import reshape
 from minitx.model import Transformer
 from minitx.tokenizer import train_tokenizer
@@ -57,7 +57,7 @@ def by_recomputing(model, tokenizer, prompt, config, sample=0):
         if config.temperature == 0:
             ids.append(int(logits.argmax()))
         else:
-            ids += draw(logits, [uniform(config.seed, sample, position)])
+            ids += draw(logits, [number(source(config.seed, sample), position)])
     return ids
 
 
@@ -80,10 +80,10 @@ def test_same_seed_same_text_whatever_the_batch(dtype):
     config = SamplingConfig(temperature=1.0, max_new_tokens=50, num_samples=3, seed=9)
     together = generate(model, TOKENIZER, prompts, config)
     assert len(together) == 12
-    for number, prompt in enumerate(prompts):
+    for place, prompt in enumerate(prompts):
         alone = generate(model, TOKENIZER, [prompt], config)
         assert [one.ids for one in alone] == [
-            one.ids for one in together[3 * number : 3 * number + 3]
+            one.ids for one in together[3 * place : 3 * place + 3]
         ]
     single = dataclasses.replace(config, num_samples=1)
     assert generate(model, TOKENIZER, ["a"], single)[0].ids == together[0].ids

@@ -8,7 +8,7 @@ whoever is beside it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,8 +20,7 @@ from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """What a row said in one step.
 
     Attributes:
@@ -85,16 +84,15 @@ class Batch:
         self._rows.extend(rows)
         return self._speak(rows, logits)
 
-    @torch.inference_mode()
     def step(self) -> list[Piece]:
         """Draw the next token of every row; rows that end leave."""
         if not self._rows:
             return []
-        for place in self._decoder.full_rows():
-            # One at a time: whatever is beside it, a row is reread to the same numbers.
-            self._decoder.slide(place, self._rows[place].newest(self._kept + 1)[:-1])
-        logits = self._decoder.feed([row.ids[-1] for row in self._rows])
-        return self._speak(list(self._rows), logits)
+        # To enter this mode takes as long as to draw a token, so callers in a hurry are in it.
+        if torch.is_inference_mode_enabled():
+            return self._step()
+        with torch.inference_mode():
+            return self._step()
 
     def remove(self, row: Row) -> None:
         """Let a row leave before its end; one that is not here is no error."""
@@ -106,6 +104,13 @@ class Batch:
         last = self._rows.pop()
         if place < len(self._rows):
             self._rows[place] = last
+
+    def _step(self) -> list[Piece]:
+        for place in self._decoder.full_rows():
+            # One at a time: whatever is beside it, a row is reread to the same numbers.
+            self._decoder.slide(place, self._rows[place].newest(self._kept + 1)[:-1])
+        logits = self._decoder.feed([row.ids[-1] for row in self._rows])
+        return self._speak(list(self._rows), logits)
 
     def _speak(self, rows: Sequence[Row], logits: Tensor) -> list[Piece]:
         chosen = self._chooser.choose(rows, logits)
@@ -119,10 +124,14 @@ class Batch:
         row.ids.append(token)
         if row.counts is not None:
             row.counts[token] += 1.0
-        text = row.stream.feed(self._tokenizer.token_bytes(token), self._chooser.may_stop(row))
-        if row.stream.stopped:
+        stream, content = row.stream, self._tokenizer.token_bytes(token)
+        if stream.stops:
+            text = stream.feed(content, self._chooser.may_stop(row))
+        else:
+            text = stream.feed(content)
+        if stream.stopped:
             row.finish_reason = "stop"
         elif len(row.ids) >= row.config.max_new_tokens:
-            text += row.stream.finish()
+            text += stream.finish()
             row.finish_reason = "length"
         return Piece(row, text, row.finish_reason)

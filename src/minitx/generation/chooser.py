@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from minitx.generation.constraints import BannedStrings, RequiredStrings
-from minitx.generation.draws import draw, uniform
+from minitx.generation.draws import PlainDraw, draw, number
 from minitx.generation.filters import bias_tensor, penalize, reads_text, reshape
 from minitx.generation.records import ALTERNATIVES, Chosen
 from minitx.generation.row import Row
@@ -32,6 +32,8 @@ class Chooser:
         self._vocab_size = model.config.vocab_size
         self._device = model.embedding.weight.device
         self._silent = _silent(model, tokenizer, self._device)
+        silent = [] if self._silent is None else self._silent.nonzero().flatten().tolist()
+        self._plain_draw = PlainDraw(silent, self._vocab_size)
         self._bans: dict[tuple[str, ...], BannedStrings] = {}
         self._required: dict[tuple[str, ...], RequiredStrings] = {}
 
@@ -58,11 +60,12 @@ class Chooser:
             raw: logits `(rows, vocab_size)` of the model.
         """
         logits = raw.float() if raw.dtype.itemsize < 4 else raw
+        config = rows[0].config
+        if all(row.config is config for row in rows):
+            return self._choose_alike(rows, logits)
         alike: dict[Hashable, list[int]] = {}
         for place, row in enumerate(rows):
             alike.setdefault(row.distribution, []).append(place)
-        if len(alike) == 1:
-            return self._choose_alike(rows, logits)
         chosen = [0] * len(rows)
         for places in alike.values():
             some = logits[torch.tensor(places, device=self._device)]
@@ -78,8 +81,26 @@ class Chooser:
         return not row.config.required_strings or not self._requiring(row).missing(row.text)
 
     def _choose_alike(self, rows: Sequence[Row], own: Tensor) -> list[int]:
+        config, recorded = rows[0].config, any(row.record for row in rows)
+        numbers = [number(row.source, len(row.ids)) for row in rows]
+        if rows[0].plain and own.is_cpu and not recorded:
+            chosen = self._plain_draw(own, config.temperature, config.top_k, numbers)
+        else:
+            logits = self._shaped(rows, own)
+            if config.temperature == 0.0:
+                chosen = logits.argmax(dim=-1).tolist()
+            else:
+                chosen = draw(logits, numbers)
+        for place, row in enumerate(rows):
+            if row.config.required_strings:
+                chosen[place] = self._forced(row, chosen[place])
+        if recorded:
+            _note(rows, own, logits, chosen)
+        return chosen
+
+    def _shaped(self, rows: Sequence[Row], logits: Tensor) -> Tensor:
+        # After all settings.
         config = rows[0].config
-        logits = own
         if rows[0].counts is not None:
             logits = penalize(
                 logits,
@@ -97,18 +118,7 @@ class Chooser:
             logits = logits.masked_fill(_padded(masks, logits), -torch.inf)
         if self._silent is not None:
             logits = logits.masked_fill(self._silent, -torch.inf)
-        logits = reshape(logits, config)
-        if config.temperature == 0.0:
-            chosen: list[int] = logits.argmax(dim=-1).tolist()
-        else:
-            numbers = [uniform(row.config.seed, row.sample, len(row.ids)) for row in rows]
-            chosen = draw(logits, numbers)
-        for place, row in enumerate(rows):
-            if row.config.required_strings:
-                chosen[place] = self._forced(row, chosen[place])
-        if any(row.record for row in rows):
-            _note(rows, own, logits, chosen)
-        return chosen
+        return reshape(logits, config)
 
     def _ending(self, row: Row) -> bytes:
         return b"".join(map(self._tokenizer.token_bytes, row.ids[-_BYTES_THAT_MATTER:]))

@@ -94,6 +94,12 @@ def reads_text(config: SamplingConfig) -> bool:
     )
 
 
+def is_plain(config: SamplingConfig) -> bool:
+    """Whether temperature and top-k are all that shapes the distribution."""
+    cuts = config.top_p < 1.0 or config.min_p > 0.0 or config.typical_p < 1.0
+    return not (cuts or reads_text(config) or config.logit_bias or config.banned_strings)
+
+
 def reshape(logits: Tensor, config: SamplingConfig) -> Tensor:
     """Temperature, then the cuts: `(rows, vocab_size)` to the same. Temperature 0 is greedy."""
     if config.temperature == 0.0:

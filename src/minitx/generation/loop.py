@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+import torch
+
 from minitx.config import SamplingConfig
 from minitx.generation.batch import Batch, Piece
 from minitx.generation.records import Generation
@@ -35,6 +37,7 @@ def generate(
         prompts: each gets `num_samples` continuations.
         config: how to draw.
         on_text: told each piece of text as soon as it is certain: which generation, and the text.
+            Called in torch's inference mode.
         record_probabilities: fill `Generation.chosen`.
 
     Returns:
@@ -95,6 +98,7 @@ def _steps(batch: Batch, rows: Sequence[Row]) -> Iterator[list[Piece]]:
         yield batch.step()
 
 
+@torch.inference_mode()
 def _run(
     batch: Batch,
     rows: Sequence[Row],

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from minitx.config import SamplingConfig
+from minitx.generation.draws import source
+from minitx.generation.filters import is_plain
 from minitx.generation.records import Chosen
 from minitx.generation.text_stream import TextStream
 
@@ -41,6 +43,8 @@ class Row:
         forced: tokens of required strings that are still to be written.
         counts: how often the text has each token, `(vocab_size,)`; None if no setting asks.
         distribution: equal for rows whose logits are reshaped alike.
+        plain: temperature and top-k are all that shapes its distribution.
+        source: of the numbers that its draws follow from.
     """
 
     prompt_ids: list[int]
@@ -54,12 +58,16 @@ class Row:
     forced: list[int] = field(default_factory=list, init=False)
     counts: Tensor | None = field(default=None, init=False)
     distribution: Hashable = field(init=False)
+    plain: bool = field(init=False)
+    source: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.stream = TextStream(self.config.stop_strings)
         alike = replace(self.config, **_NOT_OF_THE_DISTRIBUTION)  # type: ignore[arg-type]
         values = vars(alike) | {"logit_bias": tuple(sorted(self.config.logit_bias.items()))}
         self.distribution = tuple(values.values())
+        self.plain = is_plain(self.config)
+        self.source = source(self.config.seed, self.sample)
 
     @property
     def text(self) -> str:

@@ -15,13 +15,14 @@ class TextStream:
         stop_strings: not empty texts.
 
     Attributes:
+        stops: the stop strings.
         text: all that was given out.
         held: text that is held back.
         stopped: a stop string was reached.
     """
 
     def __init__(self, stop_strings: tuple[str, ...] = ()) -> None:
-        self._stops = tuple(stop for stop in stop_strings if stop)
+        self.stops = tuple(stop for stop in stop_strings if stop)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.held = ""
         self.text = ""
@@ -34,9 +35,14 @@ class TextStream:
             content: of the token.
             may_stop: whether stop strings count yet.
         """
+        if not self.stops:
+            # The decoder keeps half a character to itself, and nothing else is held back.
+            given = self._decoder.decode(content)
+            self.text += given
+            return given
         self.held += self._decoder.decode(content)
         if may_stop:
-            found = [at for stop in self._stops if (at := self.held.find(stop)) >= 0]
+            found = [at for stop in self.stops if (at := self.held.find(stop)) >= 0]
             if found:
                 self.stopped = True
                 return self._give(min(found), drop_rest=True)
@@ -53,7 +59,7 @@ class TextStream:
     def _undecided(self) -> int:
         # Length of the longest ending that begins a stop string.
         longest = 0
-        for stop in self._stops:
+        for stop in self.stops:
             for size in range(min(len(stop) - 1, len(self.held)), longest, -1):
                 if self.held.endswith(stop[:size]):
                     longest = size

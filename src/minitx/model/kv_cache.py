@@ -5,6 +5,7 @@ The keys and values of a position never change once it is read, because no posit
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,6 +42,7 @@ class KVCache:
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layers)]
         self.values = [torch.zeros_like(keys) for keys in self.keys]
         self.lengths = torch.zeros(batch_size, dtype=torch.int64)
+        self._counts = self.lengths.numpy()
         self._common: int | None = 0
 
     @property
@@ -77,7 +79,8 @@ class KVCache:
     def advance(self, tokens: int | Tensor) -> None:
         """Count positions just written: a number for all rows, or one for each `(batch,)`."""
         if isinstance(tokens, int):
-            self.lengths += tokens
+            # Through NumPy's view of it, whose small additions take less time than torch's.
+            np.add(self._counts, tokens, out=self._counts)
             if self._common is not None:
                 self._common += tokens
         else:
@@ -86,6 +89,7 @@ class KVCache:
     def set_lengths(self, lengths: Tensor) -> None:
         """Declare how many positions each row holds, `(batch,)`."""
         self.lengths = lengths.detach().to("cpu", torch.int64).clone()
+        self._counts = self.lengths.numpy()
         if len(lengths) == 0:
             self._common = 0
             return

@@ -13,6 +13,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
+import torch
+
 from minitx.config import SamplingConfig
 from minitx.errors import BadInputError
 from minitx.generation import Batch, Piece, Row
@@ -118,6 +120,7 @@ class Engine:
             self._cancelled.add(job)
             self._changed.notify()
 
+    @torch.inference_mode()
     def _run(self) -> None:
         try:
             while self._wait_for_work():
