@@ -23,7 +23,10 @@ target was missed, the page says so.
 """
 
 # Training first, then using a model; results not named here follow by name.
-ORDER = ("train_speed", "time_to_loss", "best_loss", "plan", "attention_forms", "memory")
+ORDER = (
+    "train_speed", "time_to_loss", "best_loss", "plan", "attention_forms", "memory",
+    "checkpoint_cost",
+)  # fmt: skip
 
 
 def page(results: list[dict[str, Any]]) -> str:
