@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from minitx.cli.imports import many_imports
 from minitx.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def attn(
     if top is not None and top < 1:
         raise BadInputError(f"--top is {top}", "Choose 1 or more")
 
-    from minitx.report.attention_screen import AttentionRequest
+    with many_imports():
+        from minitx.report.attention_screen import AttentionRequest
 
     request = AttentionRequest(
         kind=kind,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from minitx.cli.imports import many_imports
 from minitx.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -88,9 +89,10 @@ def evaluate(
 
     minitx eval --quantize int8            what do weights of 8 bits cost?
     """
-    from minitx.checkpoint.rundir import resolve_checkpoint
-    from minitx.config.checks import require_one_of, require_range
-    from minitx.config.training import DEVICES, DTYPES
+    with many_imports():
+        from minitx.checkpoint.rundir import resolve_checkpoint
+        from minitx.config.checks import require_one_of, require_range
+        from minitx.config.training import DEVICES, DTYPES
 
     require_one_of("--checkpoint", checkpoint, ("best", "last"))
     require_one_of("--device", device, DEVICES)

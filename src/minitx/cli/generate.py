@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from minitx.cli.imports import many_imports
 from minitx.errors import BadInputError
 
 _TEXT, _DRAW, _LIKES = "Text", "How a token is drawn, in the order applied", "Text it should have"
@@ -121,11 +122,13 @@ def generate(
     ] = None,
 ) -> None:
     """Continue a text with a trained model; the same seed gives the same text."""
-    from minitx.checkpoint.rundir import resolve_checkpoint
-    from minitx.config import SamplingConfig
-    from minitx.config.checks import require_one_of
-    from minitx.config.weights import WEIGHT_FORMATS
-    from minitx.report.generation_screen import GenerationScreen
+    with many_imports():
+        from minitx.checkpoint.rundir import resolve_checkpoint
+        from minitx.config import SamplingConfig
+        from minitx.config.checks import require_one_of
+        from minitx.config.weights import WEIGHT_FORMATS
+        from minitx.report.generation_screen import GenerationScreen
+        from minitx.workflows.generate import open_speaker, read_prompts
 
     require_one_of("--checkpoint", checkpoint, ("best", "last"))
     if quantize is not None:
@@ -164,8 +167,6 @@ def generate(
     directory = resolve_checkpoint(run, which)
     if prompt is None and prompt_file is None and not interactive:
         prompt = _piped_prompt()
-
-    from minitx.workflows.generate import open_speaker, read_prompts
 
     prompts = read_prompts(prompt_file) if prompt_file is not None else [prompt or ""]
     speaker = open_speaker(directory, device, dtype, quantize)
