@@ -24,8 +24,7 @@ from peers import SHAKESPEARE_GPU
 from minitx.checkpoint.huggingface import save_model
 from minitx.config import ModelConfig, SamplingConfig
 from minitx.generation import generate
-from minitx.generation.decoder import Decoder
-from minitx.generation.one_row import OneRow
+from minitx.generation.decoder import Decoder, one_row_reader
 from minitx.model import Transformer
 from minitx.model.stored_weights import store_weights
 from minitx.tokenizer import Tokenizer, train_tokenizer
@@ -54,14 +53,13 @@ class Contender:
     @property
     def n_bytes(self) -> int:
         """Of weights that a step reads; 0 for a peer."""
-        return 0 if self.model is None else OneRow(self.model).n_bytes
+        return 0 if self.model is None else one_row_reader(self.model).n_bytes
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Microseconds of one token of one text: in the products, in all of the pass, and in all."""
+    """Microseconds of one token of one text: in the pass through the model, and in all."""
 
-    products: float
     reading: float
     token: float
 
@@ -260,24 +258,20 @@ def _flatness(contender: Contender, tokenizer: Tokenizer) -> tuple[float, float]
 
 @torch.inference_mode()
 def _parts(contender: Contender, seconds: float) -> Parts:
-    # A pass at the middle of the text, and its products by themselves.
+    # A pass at the middle of the text, by itself.
     model = contender.model
     assert model is not None
-    row, before = OneRow(model), torch.zeros(1, NEW_TOKENS // 2, dtype=torch.int64)
+    row, before = one_row_reader(model), torch.zeros(1, NEW_TOKENS // 2, dtype=torch.int64)
     decoder = Decoder(model)
     decoder.read(before.tolist())
-    products, reading = [], []
+    reading = []
     for _ in range(40):
         decoder.cache.reserve(NEW_TOKENS)
         start = time.perf_counter()
-        for product in row.products:
-            product()
-        between = time.perf_counter()
         row.feed(0, decoder.cache)
-        reading.append(time.perf_counter() - between)
-        products.append(between - start)
+        reading.append(time.perf_counter() - start)
         decoder.cache.truncate(NEW_TOKENS // 2)
-    return Parts(1e6 * statistics.median(products), 1e6 * statistics.median(reading), 1e6 * seconds)
+    return Parts(1e6 * statistics.median(reading), 1e6 * seconds)
 
 
 @dataclass(frozen=True)
@@ -352,12 +346,12 @@ def _result(found: Found) -> Result:
     )
     parts = Table(
         "Where the time of a token goes, in the middle of a text, microseconds:",
-        ["who", "products with weights", "attention, norms, calls", "drawing, text, prompt"],
+        ["who", "memory allows", "the pass through the model", "drawing, text, prompt"],
         [
             [
                 name,
-                f"{one.products:,.0f}",
-                f"{one.reading - one.products:,.0f}",
+                f"{1e6 * found.contenders[name].n_bytes / found.bandwidth:,.0f}",
+                f"{one.reading:,.0f}",
                 f"{one.token - one.reading:,.0f}",
             ]
             for name, one in found.parts.items()
@@ -397,9 +391,8 @@ def _result(found: Found) -> Result:
             "A matrix that stays in the processor's cache is read faster than memory allows; "
             "weights of 8 bits may. With several samples the weights are read once for all, and "
             "arithmetic is the limit.",
-            "Where the part is small, the table of where a token's time goes says why: it does not "
-            "shrink with the weights, because what stands between the products is some 150 small "
-            "operations, which run while the caches are full of weights just read.",
+            "The table of where a token's time goes says what does not shrink with the weights: "
+            "drawing, and what surrounds the pass.",
         ],
         raw={
             "bandwidth": found.bandwidths,

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from minitx.config import ModelConfig, SamplingConfig
 from minitx.errors import BadInputError
 from minitx.generation import Batch, Row, generate
-from minitx.generation.decoder import Decoder, window_after_slide
-from minitx.generation.one_row import OneRow, fits_one_row
+from minitx.generation.decoder import Decoder, one_row_reader, window_after_slide
+from minitx.generation.one_row import fits_one_row
 from minitx.model import Transformer, matrices
 from minitx.model.matrices import Bfloat16Matrix, DenseMatrix, Int8Matrix
 from minitx.model.stored_weights import store_weights
@@ -87,7 +87,8 @@ def test_after_a_slide_logits_are_those_of_the_newest_window(model, text, more):
 def test_one_row_is_what_reads_one_row(monkeypatch):
     model = small()
     calls = []
-    monkeypatch.setattr(OneRow, "feed", lambda *_: calls.append(1) or torch.zeros(1, VOCAB))
+    reader = type(one_row_reader(model))
+    monkeypatch.setattr(reader, "feed", lambda *_: calls.append(1) or torch.zeros(1, VOCAB))
     with torch.inference_mode():
         decoder = Decoder(model)
         decoder.read([[1, 2]])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from minitx.generation.batch_pass import BatchPass, fits_batch_pass
+from minitx.generation.native_row import NativeRow, fits_native_row
 from minitx.generation.one_row import OneRow, fits_one_row
 from minitx.generation.slot_cache import SlotCache
 from minitx.model import KVCache, Transformer
@@ -22,6 +23,11 @@ from minitx.model import KVCache, Transformer
 def window_after_slide(context_length: int) -> int:
     """How many of the newest tokens are kept when the window slides."""
     return context_length - context_length // 4
+
+
+def one_row_reader(model: Transformer) -> NativeRow | OneRow:
+    """What reads one row alone of a model that `fits_one_row`."""
+    return NativeRow(model) if fits_native_row(model) else OneRow(model)
 
 
 class Decoder:
@@ -36,7 +42,7 @@ class Decoder:
         weight = model.embedding.weight
         self.device, self._dtype = weight.device, weight.dtype
         self.cache = SlotCache(model.config, self.device, self._dtype)
-        self._one_row: OneRow | None = None
+        self._one_row: NativeRow | OneRow | None = None
         self._batch_pass: BatchPass | None = None
 
     def read(self, prompts: Sequence[Sequence[int]]) -> Tensor:
@@ -72,7 +78,7 @@ class Decoder:
         self.cache.reserve(self.cache.longest + 1)
         if len(tokens) == 1 and fits_one_row(self._model):
             if self._one_row is None:
-                self._one_row = OneRow(self._model)
+                self._one_row = one_row_reader(self._model)
             return self._one_row.feed(tokens[0], self.cache)
         if fits_batch_pass(self._model):
             if self._batch_pass is None:
