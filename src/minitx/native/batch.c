@@ -147,7 +147,8 @@ static void multiply(
 ) {
     int64_t x_stride = stride_of(depth), out_stride = stride_of(columns);
     int64_t panels = padded(columns) / PANEL, tiles = (rows + TILE - 1) / TILE;
-#pragma omp for schedule(static)
+    /* Whoever is free takes the next panel, so that a busy core doesn't hold up the other. */
+#pragma omp for schedule(dynamic)
     for (int64_t p = 0; p < panels; p++) {
         const float *panel = packed + p * PANEL * (depth + 1);
         for (int64_t t = 0; t < tiles; t++) {
@@ -283,7 +284,7 @@ static void attend(
     int64_t qkv_stride = stride_of((model->heads + 2 * model->kv_heads) * width);
     int64_t out_stride = stride_of(model->heads * width);
     int64_t last = rows * model->kv_heads;
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic, 4)
     for (int64_t one = 0; one < last; one++) {
         int64_t r = one / model->kv_heads, h = one % model->kv_heads, place = lengths[r];
         float *queries = qkv + r * qkv_stride + h * group * width;
