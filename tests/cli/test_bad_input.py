@@ -318,3 +318,18 @@ def test_eval_of_a_holdout_with_unseen_characters(minitx, inside, verses):
     assert minitx("train", verses, *SMALL, "--holdout", "new.txt", "--out", "run").code == 0
     assert_refused(minitx("eval", "run"), "the holdout has 20 characters", "'☃' (u+2603)")
     assert minitx("eval", "run", "--unknown", "replace", "--quick").code == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["tokenize", "poem.txt", "--tokenizer"],
+        ["eval"],
+        ["resume"],
+        ["train"],
+        ["train", "poem.txt", "--out"],
+    ],
+)
+def test_a_name_too_long_for_a_file(minitx, text, command):
+    text("some words", "poem.txt")
+    assert_refused(minitx(*command, "x" * 5000), "x" * 60, "too long")

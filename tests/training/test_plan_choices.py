@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitx.config import DataConfig, TokenizerConfig
+from minitx.errors import BadInputError
 from minitx.training.plan import (
     LADDER,
     MOST_EPOCHS,
@@ -93,3 +94,8 @@ def test_steps_that_are_given_are_all_done():
     config, _ = plan(45_000, steps=100_000)
     assert config.train.steps == 100_000
     assert config.train.max_steps == 0
+
+
+def test_a_width_beyond_all_measure_is_refused_and_not_searched_for_divisors():
+    with pytest.raises(BadInputError, match="d_model"):
+        plan(model={"d_model": 2**63 - 1}, steps=2)

@@ -7,6 +7,7 @@ instant.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -81,7 +82,7 @@ def main() -> None:
     except KeyboardInterrupt:
         _stop("stopped at once. What was saved before is whole", 130)
     except Exception as error:
-        message = _usage_message(error) or _memory_message(error)
+        message = _usage_message(error) or _memory_message(error) or _file_message(error)
         if message is None:
             raise
         _stop(message, 2)
@@ -114,6 +115,15 @@ def _memory_message(error: Exception) -> str | None:
         "memory ran out. Lower --batch-size, --context or the sizes of the model, or close other "
         "programs"
     )
+
+
+def _file_message(error: Exception) -> str | None:
+    """One line for a name that the system refuses to look up; None for any other exception."""
+    # Asking whether a file exists says no to most bad names, but raises for one that is too long.
+    if not isinstance(error, OSError) or error.errno != errno.ENAMETOOLONG:
+        return None
+    name = str(error.filename)
+    return f"{name[:60]}… is too long for a file's name ({len(name):,} characters). Shorten it"
 
 
 def _show_warnings() -> None:

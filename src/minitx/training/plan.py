@@ -39,6 +39,9 @@ MOST_EPOCHS = 30
 PART_OF_PEAK = 0.3
 """What a training step of a small model reaches of the device's matrix product rate."""
 
+MOST_HEADS = 1024
+"""Looked for in a width that was asked for, however absurd: `ModelConfig` allows no more."""
+
 SECONDS_BETWEEN_EVALUATIONS = 4.0
 """At least, in a run that is not so short that it would have fewer than four."""
 
@@ -243,7 +246,7 @@ def _choose_shape(tokens: TokenFigures, rate: float, budget: float) -> tuple[Sha
 
 
 def _heads_of(d_model: int) -> tuple[int, str]:
-    for n_heads in range(max(1, round(d_model / 48)), 0, -1):
+    for n_heads in range(_between(1, round(d_model / 48), MOST_HEADS), 0, -1):
         if d_model % n_heads == 0 and (d_model // n_heads) % 2 == 0:
             return n_heads, f"heads of {d_model // n_heads} wide"
     return 1, "no other number divides the width"
