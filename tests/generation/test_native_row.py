@@ -1,13 +1,16 @@
 """The compiled pass for one text against the model in float64, over random shapes."""
 
 import copy
+import ctypes
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minitx import native
 from minitx.config import ModelConfig
 from minitx.generation import decoder as decoder_module
 from minitx.generation import native_row
@@ -101,6 +104,21 @@ def test_a_wide_model_is_shared_by_all_threads(weight_format):
     weights = sum(matrix.numel() for _, matrix, _ in model.matrix_parameters())
     weights += model.head.weight.numel()
     assert NativeRow(model).n_bytes == weights * bits // 8
+
+
+@needs_kernels
+@pytest.mark.parametrize("weight_format", FORMATS)
+@pytest.mark.parametrize("family", ["avx512", "avx2", "plain"])
+@torch.no_grad()
+def test_kernels_for_every_processor_that_this_one_can_be(family, weight_format, monkeypatch):
+    able = {"AVX512": ["avx512", "avx2", "plain"], "AVX2": ["avx2", "plain"]}
+    if family not in able.get(torch.backends.cpu.get_cpu_capability(), ["plain"]):
+        pytest.skip(f"this processor has no {family}")
+    compiled = ctypes.CDLL(str(Path(native.__file__).parent / f"kernels_{family}.so"))
+    monkeypatch.setattr(native_row, "library", lambda: compiled)
+    model, ids = made(weight_format, head_dim=10, d_ff=99), [3, 1, 4, 1, 5]
+    expected = recomputed(model, ids)
+    assert float((fed(model, ids) - expected).abs().max()) < 2e-5 * float(expected.abs().max())
 
 
 @needs_kernels

@@ -4,7 +4,7 @@
    through the token together: each computes a part of the rows of every product, and they wait
    for each other where one reads what others wrote. Each row is summed up in the same order
    whoever computes it, so the result does not depend on how many threads there are. */
-#include "vector.h"
+#include "weights.h"
 
 #include <math.h>
 #include <stdbool.h>
@@ -76,30 +76,23 @@ static inline void wait_for_all(void) {
 
 /* Products */
 
-static inline float from_float32(float weight) { return weight; }
-
-static inline float from_int8(int8_t weight) { return (float)weight; }
-
-static inline float from_bfloat16(uint16_t weight) {
-    uint32_t bits = (uint32_t)weight << 16;
-    float number;
-    memcpy(&number, &bits, sizeof number);
-    return number;
-}
-
 /* sums[r] = rows[r] . x, for ROWS rows of so many columns. */
 #define DEFINE_DOTS(FORMAT, TYPE)                                                                  \
     static void dots_##FORMAT(const TYPE *const rows[ROWS], const float *x, int64_t columns,       \
                               float sums[ROWS]) {                                                  \
-        const TYPE *a = rows[0], *b = rows[1], *c = rows[2], *d = rows[3];                         \
-        float in_a = 0, in_b = 0, in_c = 0, in_d = 0;                                              \
-        for (int64_t i = 0; i < columns; i++) {                                                    \
-            in_a += from_##FORMAT(a[i]) * x[i];                                                    \
-            in_b += from_##FORMAT(b[i]) * x[i];                                                    \
-            in_c += from_##FORMAT(c[i]) * x[i];                                                    \
-            in_d += from_##FORMAT(d[i]) * x[i];                                                    \
+        Floats lanes[ROWS] = {0};                                                                  \
+        int64_t i = 0;                                                                             \
+        for (; i + LANES <= columns; i += LANES) {                                                 \
+            Floats factor = load_float32(x + i);                                                   \
+            if (i % (LINE / (int64_t)sizeof(TYPE)) == 0)                                           \
+                for (int r = 0; r < ROWS; r++) fetch_ahead(rows[r] + i);                           \
+            for (int r = 0; r < ROWS; r++) lanes[r] += load_##FORMAT(rows[r] + i) * factor;        \
         }                                                                                          \
-        sums[0] = in_a, sums[1] = in_b, sums[2] = in_c, sums[3] = in_d;                            \
+        for (int r = 0; r < ROWS; r++) {                                                           \
+            sums[r] = total(lanes[r]);                                                             \
+            for (int64_t rest = i; rest < columns; rest++)                                         \
+                sums[r] += from_##FORMAT(rows[r][rest]) * x[rest];                                 \
+        }                                                                                          \
     }                                                                                              \
     static void dots_of_block_##FORMAT(const Matrix *matrix, int64_t row, const float *x,          \
                                        float sums[ROWS]) {                                         \
