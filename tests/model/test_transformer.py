@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from minitx.config import ModelConfig
 from minitx.errors import BadInputError
-from minitx.model import KVCache, Trace, Transformer, attention
+from minitx.model import KVCache, Trace, Transformer, attention, attention_choice
 from minitx.model.attention import causal_mask, explicit_attention, fused_attention
 from minitx.model.attention_choice import choose_form
 from minitx.model.rotary import rotary_table, rotate
@@ -125,8 +125,14 @@ def test_both_forms_give_the_same_gradients(config):
         torch.testing.assert_close(gradient, found["fused"][name], atol=1e-12, rtol=1e-9)
 
 
-def test_automatic_form_is_one_of_the_two():
-    assert choose_form("cpu", torch.bfloat16, 64) == "explicit"
+@pytest.mark.parametrize("compiled", [True, False])
+def test_automatic_form_is_the_one_measured_to_be_faster(compiled, monkeypatch):
+    kernels = object() if compiled else None
+    monkeypatch.setattr(attention_choice, "library", lambda: kernels)
+    short = "compiled" if compiled else "explicit"
+    assert choose_form("cpu", torch.bfloat16, 64) == short
+    assert choose_form("cpu", torch.bfloat16, 64, dropout=True) == "explicit"
+    assert choose_form("cpu", torch.float64, 64) == "fused"
     assert choose_form("cpu", torch.bfloat16, 4096) == "fused"
     assert choose_form("cuda", torch.bfloat16, 64) == "fused"
     assert choose_form("cpu", torch.float64, 8, training=False) == "fused"

@@ -224,8 +224,8 @@ def train(
     attention: Annotated[
         str | None,
         typer.Option(
-            help="Which of two equal forms; auto is the faster.",
-            metavar="auto|explicit|fused",
+            help="Which of three equal forms; auto is the fastest.",
+            metavar="auto|explicit|fused|compiled",
             rich_help_panel=_MACHINE,
         ),
     ] = None,

@@ -11,7 +11,7 @@ OptimizerName = Literal["muon", "adamw"]
 DecayName = Literal["linear", "cosine", "constant"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 DTypeName = Literal["auto", "float32", "bfloat16"]
-AttentionForm = Literal["auto", "explicit", "fused"]
+AttentionForm = Literal["auto", "explicit", "fused", "compiled"]
 SpikePolicy = Literal["warn", "rollback", "stop"]
 
 OPTIMIZERS: tuple[OptimizerName, ...] = ("muon", "adamw")
@@ -19,7 +19,7 @@ DECAYS: tuple[DecayName, ...] = ("linear", "cosine", "constant")
 DEVICES: tuple[DeviceName, ...] = ("auto", "cpu", "cuda", "mps")
 DTYPES: tuple[DTypeName, ...] = ("auto", "float32", "bfloat16")
 SPIKE_POLICIES: tuple[SpikePolicy, ...] = ("warn", "rollback", "stop")
-ATTENTION_FORMS: tuple[AttentionForm, ...] = ("auto", "explicit", "fused")
+ATTENTION_FORMS: tuple[AttentionForm, ...] = ("auto", "explicit", "fused", "compiled")
 
 MOST_THREADS = 512
 """Of a CPU; to start more can fail under a limit on memory."""
@@ -64,7 +64,9 @@ class TrainConfig:
         device: where to compute; `auto` takes cuda, then mps, then cpu.
         dtype: number format of the matrix products; weights are kept in float32 regardless.
         compile: run the model through torch.compile.
-        attention: which of the two equal forms of attention computes; `auto` is measured.
+        attention: which of the equal forms of attention computes; `auto` is measured. `compiled`
+            computes in training on a CPU, without dropout and where there are compiled kernels;
+            elsewhere the faster of the other two does.
         threads: CPU threads; 0 leaves torch's choice.
     """
 

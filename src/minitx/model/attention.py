@@ -6,7 +6,8 @@ softmax of a position's scores are its weights; the weighted sum of the values i
 infinity, so that their weights are exactly 0.
 
 Two forms compute the same: `explicit_attention`, in which the weights can be seen, and
-`fused_attention`, one kernel that never stores them.
+`fused_attention`, one kernel that never stores them. In training on a CPU a third does:
+`fast.attend`, compiled in one kernel with the norm and the rotation of queries and keys.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minitx.config import ModelConfig
+from minitx.model.fast import attend, can_attend, norm_and_rotate, use_fast
 from minitx.model.fast import dropout as drop
-from minitx.model.fast import norm_and_rotate, use_fast
 from minitx.model.kv_cache import KVCache
 from minitx.model.norms import RMSNorm
 from minitx.model.rotary import rotate
@@ -33,6 +34,8 @@ class AttentionContext:
 
     Attributes:
         fused: use the fused form.
+        compiled: use the compiled kernel where it can be: in training, over a whole sequence,
+            without dropout, and with nobody looking.
         cosine, sine: rotary tables at the queries' positions, `(seq, head_dim)`, or
             `(batch, seq, head_dim)` where rows stand at different positions; None for gpt2.
         mask: True where a query may look, `(queries, keys)` or `(batch, 1, queries, keys)`; None
@@ -45,6 +48,7 @@ class AttentionContext:
     """
 
     fused: bool
+    compiled: bool = False
     cosine: Tensor | None = None
     sine: Tensor | None = None
     mask: Tensor | None = None
@@ -128,7 +132,10 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """`(batch, seq, d_model)` to `(batch, seq, d_model)`."""
         batch, seq, _ = x.shape
-        queries, keys, values = self._project(x, context)
+        qkv = self.qkv(x)
+        if self._can_attend(qkv, context):
+            return self._attend(qkv, context)
+        queries, keys, values = self._split(qkv, context)
         if context.cache is not None:
             keys, values = self._remember(keys, values, context)
         if self.n_kv_heads < self.n_heads:
@@ -150,10 +157,30 @@ class Attention(nn.Module):
         out: Tensor = self.output(heads.transpose(1, 2).reshape(batch, seq, -1))
         return out
 
-    def _project(self, x: Tensor, context: AttentionContext) -> tuple[Tensor, Tensor, Tensor]:
+    def _can_attend(self, qkv: Tensor, context: AttentionContext) -> bool:
+        if not context.compiled or context.ablated_heads or (self.training and self.dropout):
+            return False
+        gain = None if self.query_norm is None else self.query_norm.gain
+        return can_attend(qkv, gain, context.cosine)
+
+    def _attend(self, qkv: Tensor, context: AttentionContext) -> Tensor:
+        gains = tables = None
+        eps = 0.0
+        if self.query_norm is not None and self.key_norm is not None:
+            assert context.cosine is not None
+            assert context.sine is not None
+            gains, tables = (
+                (self.query_norm.gain, self.key_norm.gain),
+                (context.cosine, context.sine),
+            )
+            eps = self.query_norm.eps
+        out: Tensor = self.output(attend(qkv, self.n_heads, self.n_kv_heads, gains, tables, eps))
+        return out
+
+    def _split(self, qkv: Tensor, context: AttentionContext) -> tuple[Tensor, Tensor, Tensor]:
         # Each (batch, heads, seq, head_dim).
-        batch, seq, _ = x.shape
-        split = self.qkv(x).view(batch, seq, -1, self.head_dim)
+        batch, seq, _ = qkv.shape
+        split = qkv.view(batch, seq, -1, self.head_dim)
         turned = self.n_heads + self.n_kv_heads
         both, values = split[:, :, :turned], split[:, :, turned:]
         if self.query_norm is not None and self.key_norm is not None:

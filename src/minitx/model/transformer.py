@@ -18,9 +18,9 @@ from minitx.config import ModelConfig
 from minitx.config.training import AttentionForm
 from minitx.errors import BadInputError
 from minitx.model.attention import Attention, AttentionContext, causal_mask
-from minitx.model.attention_choice import choose_form
+from minitx.model.attention_choice import choose_form, choose_general_form
 from minitx.model.block import Block
-from minitx.model.fast import dropout
+from minitx.model.fast import cross_entropy, dropout
 from minitx.model.initialization import initialize
 from minitx.model.kv_cache import KVCache
 from minitx.model.matrices import Matrix
@@ -39,7 +39,8 @@ class Transformer(nn.Module):
         config: its shape. Weights are drawn from torch's generator: seed that first.
 
     Attributes:
-        attention_form: `explicit`, `fused`, or `auto` for the faster one.
+        attention_form: `explicit`, `fused`, `compiled` (in training, where it can be used; else
+            the faster of the other two), or `auto` for the fastest.
         ablated_heads: (layer, head) pairs whose output is set to 0; empty by default.
         stored_matrices: weights by name that are kept in fewer bits beside the parameter of that
             name, which has the same values; empty unless `store_weights` was called.
@@ -128,9 +129,7 @@ class Transformer(nn.Module):
             Scalar, float32 or better.
         """
         logits = self(ids)
-        # Half precision is too coarse for a softmax over many tokens.
-        logits = logits.float() if logits.dtype.itemsize < 4 else logits
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+        return cross_entropy(logits.flatten(0, 1), targets.flatten(), IGNORED)
 
     def token_losses(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of each target in nats, `(batch, seq)` float32; 0 where `IGNORED`."""
@@ -183,11 +182,15 @@ class Transformer(nn.Module):
         start = 0 if cache is None else cache.common_length
         casts = torch.is_autocast_enabled(device.type)
         products = torch.get_autocast_dtype(device.type) if casts else x.dtype
-        form = self.attention_form
+        form, training = self.attention_form, torch.is_grad_enabled()
         if form == "auto":
-            form = choose_form(device.type, products, seq, training=torch.is_grad_enabled())
+            form = choose_form(device.type, products, seq, training)
+        compiled = form == "compiled" and cache is None and trace is None
+        if form == "compiled":
+            form = choose_general_form(device.type, products, seq, training)
         context = AttentionContext(
             fused=form == "fused" and trace is None,
+            compiled=compiled,
             cache=cache,
             trace=trace,
             ablated_heads=frozenset(self.ablated_heads),

@@ -23,7 +23,7 @@ from minitx.checkpoint.huggingface import model_files, model_tensors
 from minitx.checkpoint.rundir import CONFIG_COPY, RunDirectory, config_bytes
 from minitx.checkpoint.writer import CheckpointWriter, Snapshot
 from minitx.compute import Compute, keep_freed_memory
-from minitx.config import RunConfig, SamplingConfig, TrainConfig
+from minitx.config import ModelConfig, RunConfig, SamplingConfig, TrainConfig
 from minitx.config.training import AttentionForm
 from minitx.corpus import EncodedCorpus
 from minitx.corpus.encoded import DESCRIPTION
@@ -141,11 +141,13 @@ def run_session(
         return trainer.run()
 
 
-def attention_in_use(config: TrainConfig, compute: Compute, context_length: int) -> AttentionForm:
+def attention_in_use(config: TrainConfig, compute: Compute, model: ModelConfig) -> AttentionForm:
     """The form of attention that training computes: the one asked for, or the faster one."""
     if config.attention != "auto":
         return config.attention
-    return choose_form(compute.device.type, compute.dtype, context_length)
+    return choose_form(
+        compute.device.type, compute.dtype, model.context_length, dropout=model.dropout > 0
+    )
 
 
 def _watch(session: Session, batches: Batches, observer: TrainingObserver) -> Watch:
@@ -372,7 +374,7 @@ def _run_start(session: Session) -> RunStart:
         n_holdout_tokens=len(session.corpus.holdout_ids),
         device=session.compute.description,
         dtype=session.compute.dtype_name,
-        attention=attention_in_use(train, session.compute, session.config.model.context_length),
+        attention=attention_in_use(train, session.compute, session.config.model),
         first_step=session.state.step,
     )
 

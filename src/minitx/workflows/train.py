@@ -161,7 +161,7 @@ def _plan(
         config.train,
         device=compute.device_name,
         dtype=compute.dtype_name,
-        attention=attention_in_use(config.train, compute, config.model.context_length),
+        attention=attention_in_use(config.train, compute, config.model),
         threads=torch.get_num_threads(),
     )
     return replace(config, train=resolved), reasons

@@ -1,0 +1,52 @@
+/* Rows of float32 or bfloat16 ("half"), read into float32 and written back. */
+#pragma once
+
+#include "vector.h"
+
+static inline float widen(uint16_t half) {
+    uint32_t bits = (uint32_t)half << 16;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* To the nearest bfloat16, ties to the even one; NaN stays NaN. */
+static inline uint16_t narrow(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    uint32_t nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    return (uint16_t)(x != x ? 0x7fc0 : nearest);
+}
+
+/* n numbers from place `at` on. */
+static inline void read_row(const void *from, long at, int half, long n, float *restrict to) {
+    if (half) {
+        const uint16_t *row = (const uint16_t *)from + at;
+        for (long i = 0; i < n; i++) to[i] = widen(row[i]);
+    } else {
+        memcpy(to, (const float *)from + at, (size_t)n * sizeof(float));
+    }
+}
+
+static inline void write_row(void *to, long at, int half, long n, const float *restrict from) {
+    if (half) {
+        uint16_t *row = (uint16_t *)to + at;
+        for (long i = 0; i < n; i++) row[i] = narrow(from[i]);
+    } else {
+        memcpy((float *)to + at, from, (size_t)n * sizeof(float));
+    }
+}
+
+/* Rows whose sums over rows are formed together: the same for any number of threads, so that a
+   sum is as well. */
+#define SLICE 64
+
+static inline long slices(long rows) { return (rows + SLICE - 1) / SLICE; }
+
+/* sums[i] = partial[0][i] + partial[1][i] + ..., in this order. */
+static inline void add_partial(const float *restrict partial, long n, long width,
+                               float *restrict sums) {
+    for (long i = 0; i < width; i++) sums[i] = 0.0f;
+    for (long s = 0; s < n; s++)
+        for (long i = 0; i < width; i++) sums[i] += partial[s * width + i];
+}
