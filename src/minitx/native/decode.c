@@ -7,6 +7,8 @@
 #include "weights.h"
 
 #include <math.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -21,6 +23,9 @@ enum { ROWS = 4 };
 
 /* Elements of a few whole vectors, whatever the processor: a loop over so many has no rest. */
 enum { VECTORS = 64 };
+
+/* Looks at whether all have come before a thread gives way: some 20 microseconds. */
+enum { SPINS = 10000 };
 
 /* weights: (rows, columns) in `format`, a row every `stride` elements.
    scale: (rows,), what integers stand for; bias: (rows,). NULL if there is none. */
@@ -66,12 +71,28 @@ typedef struct {
     float *residual, *qkv, *heads, *hidden, *normed, *scores;
 } Workspace;
 
+/* Where threads wait for each other: how many are there, and how often all were. */
+typedef struct {
+    _Atomic int64_t arrived, rounds;
+} Meeting;
+
 typedef struct {
     int64_t number, of;
+    Meeting *meeting;
 } Thread;
 
-static inline void wait_for_all(void) {
-#pragma omp barrier
+/* OpenMP's barrier, but for a busy machine: whoever waits for long gives its core away, since the
+   other may be waiting for that core. */
+static void wait_for_all(Thread thread) {
+    Meeting *meeting = thread.meeting;
+    int64_t round = atomic_load(&meeting->rounds);
+    if (atomic_fetch_add(&meeting->arrived, 1) + 1 == thread.of) {
+        atomic_store(&meeting->arrived, 0);
+        atomic_store(&meeting->rounds, round + 1);
+        return;
+    }
+    for (int turn = 0; atomic_load(&meeting->rounds) == round; turn++)
+        if (turn > SPINS) turn = SPINS, sched_yield();
 }
 
 /* Products */
@@ -290,17 +311,17 @@ static void run_layer(const Model *model, const Layer *layer, Cache cache, int64
 
     normalize(work.residual, layer->attention_norm, model, normed);
     multiply(&layer->qkv, rows_of(thread, layer->qkv.rows), normed, work.qkv, false);
-    wait_for_all();
+    wait_for_all(thread);
     for (int64_t head = thread.number; head < model->n_kv_heads; head += thread.of)
         attend(model, layer, cache, head, position, work, scores);
-    wait_for_all();
+    wait_for_all(thread);
     multiply(&layer->output, mine, work.heads, work.residual, true);
-    wait_for_all();
+    wait_for_all(thread);
     normalize(work.residual, layer->mlp_norm, model, normed);
     activate(layer, normed, work.hidden, thread, model->d_ff);
-    wait_for_all();
+    wait_for_all(thread);
     multiply(&layer->down, mine, work.hidden, work.residual, true);
-    wait_for_all();
+    wait_for_all(thread);
 }
 
 static void embed(const Model *model, int64_t token, int64_t position, float *residual) {
@@ -314,7 +335,7 @@ static void embed(const Model *model, int64_t token, int64_t position, float *re
 static void run_model(const Model *model, Cache cache, Workspace work, int64_t token,
                       int64_t position, float *logits, Thread thread) {
     if (thread.number == 0) embed(model, token, position, work.residual);
-    wait_for_all();
+    wait_for_all(thread);
     for (int64_t at = 0; at < model->n_layers; at++) {
         run_layer(model, &model->layers[at], cache, position, work, thread);
         cache.keys += cache.layer_stride, cache.values += cache.layer_stride;
@@ -327,11 +348,12 @@ static void run_model(const Model *model, Cache cache, Workspace work, int64_t t
 /* logits: (vocab_size,) of what follows the token, which stands at `position` of the cache. */
 EXPORT void minitx_decode_token(const Model *model, const Cache *cache, const Workspace *work,
                                 int64_t token, int64_t position, float *logits, int threads) {
+    Meeting meeting = {0};
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        Thread thread = {0, 1};
+        Thread thread = {0, 1, &meeting};
 #ifdef _OPENMP
-        thread = (Thread){omp_get_thread_num(), omp_get_num_threads()};
+        thread.number = omp_get_thread_num(), thread.of = omp_get_num_threads();
 #endif
         run_model(model, *cache, *work, token, position, logits, thread);
     }
