@@ -189,6 +189,11 @@ def test_generate_names_the_setting(minitx, tiny_run, flags, words):
     assert result.out == ""
 
 
+def test_a_prompt_file_without_an_end_is_refused(minitx, tiny_run):
+    result = minitx("generate", tiny_run, "--prompt-file", "/dev/zero")
+    assert_refused(result, "/dev/zero is a device")
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"prompt": 3}', b"\xff", b"[" * 9999])
 def test_prompt_files_are_checked(minitx, text, tiny_run, content):
     path = text(content, "prompts.jsonl")

@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -77,3 +78,8 @@ def test_values_without_a_toml_form_are_refused():
     object.__setattr__(model, "n_layers", object())
     with pytest.raises(TypeError, match="no TOML form"):
         dump_toml({"model": model})
+
+
+def test_a_file_without_an_end_is_not_read_to_it():
+    with pytest.raises(BadInputError, match="/dev/zero has more than"):
+        parse_toml(Path("/dev/zero"))

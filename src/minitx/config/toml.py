@@ -23,15 +23,25 @@ else:
 
 T = TypeVar("T")
 
+LARGEST_CONFIG = 1 << 20
+"""Bytes that a config may have; one of all keys has a few thousand."""
+
 
 def parse_toml(path: Path) -> dict[str, Any]:
     """Tables of a TOML file.
 
     Raises:
-        BadInputError: when the file is missing, is not UTF-8, or is not TOML.
+        BadInputError: when the file is missing, too large, not UTF-8, or not TOML.
     """
     try:
-        tables: dict[str, Any] = tomllib.loads(path.read_bytes().decode("utf-8"))
+        with path.open("rb") as file:
+            # Never more: some files (/dev/zero) have no end.
+            content = file.read(LARGEST_CONFIG + 1)
+        if len(content) > LARGEST_CONFIG:
+            raise BadInputError(
+                f"config {path} has more than {LARGEST_CONFIG:,} bytes", "Give a TOML file"
+            )
+        tables: dict[str, Any] = tomllib.loads(content.decode("utf-8"))
     except OSError as error:
         raise BadInputError(
             f"config {path} can't be read ({error.strerror})", "Give a TOML file that exists"

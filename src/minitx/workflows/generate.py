@@ -99,6 +99,9 @@ def read_prompts(path: Path) -> list[str]:
         BadInputError: it can't be read, or a line is not an object with a `prompt`.
     """
     try:
+        # Some files (/dev/zero) tell no size and have no end.
+        if path.is_char_device() or path.is_block_device():
+            raise BadInputError(f"prompt file {path} is a device", "Name a text file")
         if path.stat().st_size > _LARGEST_PROMPT_FILE:
             raise BadInputError(f"{path} is larger than a gigabyte", "Split it")
         text = path.read_bytes().decode("utf-8")
