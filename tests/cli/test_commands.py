@@ -1,8 +1,11 @@
 """The commands as a person runs them."""
 
+import contextlib
 import io
 import json
+import os
 import re
+import select
 import subprocess
 import sys
 import time
@@ -208,17 +211,28 @@ def test_progress_is_told_and_then_wiped(minitx, inside, tiny_run, monkeypatch):
     assert len(done.out.splitlines()) == 3
 
 
-@pytest.mark.parametrize("width", [80, 200])
+@pytest.mark.parametrize("width", [60, 75, 80, 200])
 def test_probability_table_fits_and_cuts_no_heading(width, tiny_run):
-    console = Console(width=width, file=io.StringIO(), highlight=False)
+    # As `GenerationScreen` prints it, where nothing that is too wide is cut off.
+    console = Console(width=width, file=io.StringIO(), highlight=False, soft_wrap=True)
     speaker = open_speaker(resolve_checkpoint(tiny_run))
     settings = SamplingConfig(max_new_tokens=8)
     one = speaker.generate(["1 green"], settings, record_probabilities=True)[0]
     console.print(probability_table(one, speaker.tokenizer, width))
-    head = console.file.getvalue().splitlines()[:2]
+    lines = console.file.getvalue().splitlines()
     for word in ("token", "probability", "drawn", "with", "entropy,", "bits", "perplexity"):
-        assert word in " ".join(head).split()
-    assert max(map(len, console.file.getvalue().splitlines())) <= width
+        assert word in " ".join(lines[:2]).split()
+    assert ("likeliest" in lines[1]) == (width >= 75)
+    assert max(map(len, lines)) <= width
+
+
+@pytest.mark.parametrize("colours", ["some", "none"])
+def test_colours_are_explained_where_there_are_any(minitx, tiny_run, monkeypatch, colours):
+    monkeypatch.setenv("FORCE_COLOR" if colours == "some" else "NO_COLOR", "1")
+    flags = ["--prompt", "1", "--max-new-tokens", 4, "--show-probs"]
+    shown = minitx("generate", tiny_run, *flags).out
+    assert ("below 1 %" in shown) == ("\x1b[3" in shown) == (colours == "some")
+    assert "perplexity" in shown
 
 
 def test_generate_in_bfloat16(minitx, tiny_run):
@@ -228,7 +242,7 @@ def test_generate_in_bfloat16(minitx, tiny_run):
 
 def test_generate_interactively(minitx, tiny_run, monkeypatch):
     typed = ("1 green|/help|/settings|/top-k 3|/top-k off|/temperature 0|/probs|2 green|"
-             "/nonsense 3|/seed x|/top-k 0||/quit")  # fmt: skip
+             "/nonsense 3|/seed x|/top-k 0||/seed|/temprature 1|/num-samples 7|/quit")  # fmt: skip
     lines = iter(typed.split("|"))
     monkeypatch.setattr("builtins.input", lambda _: next(lines))
     done = minitx("generate", tiny_run, "--interactive", "--max-new-tokens", 5)
@@ -237,8 +251,80 @@ def test_generate_interactively(minitx, tiny_run, monkeypatch):
     assert "entropy" in done.out
     assert "there is no setting /nonsense" in done.out
     assert "/seed is 'x'" in done.out
-    assert "top_k is 0" in done.out
+    assert "top_k is 0, outside 1 to 16,777,216" in " ".join(done.out.split())
     assert "/temperature 0.8" in done.out
+    # What a setting is now, asked for or changed.
+    assert {"/top-k 3", "/top-k off", "/seed 1337", "/num-samples 7"} <= set(done.out.splitlines())
+    assert "Did you mean /temperature" in done.out
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_lines_of_a_conversation_break_between_words(minitx, tiny_run, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = iter(["/top-k 0", "/help", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    shown = minitx("generate", tiny_run, "-i").out
+    error, help_text = shown.split("error: ")[1].split("Write a text", maxsplit=1)
+    assert all(len(line) <= width for line in error.splitlines())
+    assert (len(error.splitlines()) == 1) == (width == 80)
+    assert max(map(len, help_text.splitlines())) <= 80
+
+
+def test_a_conversation_that_begins_with_probabilities(minitx, tiny_run, monkeypatch):
+    lines = iter(["1 green", "/probs", "2 green", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    shown = minitx("generate", tiny_run, "-i", "--show-probs", "--max-new-tokens", 5).out
+    with_table, without = shown.split("2 green")
+    assert "1 green" in with_table
+    assert "perplexity" in with_table
+    assert "perplexity" not in without
+
+
+def test_history_and_keys_of_a_conversation(tiny_run):
+    """In a terminal: the arrow brings a line back, Ctrl-C ends a text, Ctrl-D the conversation."""
+    pty = pytest.importorskip("pty")
+    pytest.importorskip("readline")
+    terminal, theirs = pty.openpty()
+    # Ctrl-C is for whom the terminal belongs to.
+    code = (
+        "import fcntl, runpy, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+        "runpy.run_module('minitx', run_name='__main__')"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "generate", str(tiny_run), "--interactive"],
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+        env={**os.environ, "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(theirs)
+
+    def read_until(pattern):
+        shown, stop = b"", time.monotonic() + 60
+        while not re.search(pattern, shown, re.DOTALL):
+            assert time.monotonic() < stop, shown
+            if select.select([terminal], [], [], 1.0)[0]:
+                shown += os.read(terminal, 4096)
+
+    try:
+        read_until(rb"> ")
+        os.write(terminal, b"/max-new-tokens 1000000\n")
+        read_until(rb"\n/max-new-tokens 1000000\r\n.*> ")
+        os.write(terminal, b"1 green\n")
+        read_until(rb"\n.*1 green")
+        os.write(terminal, b"\x03")
+        read_until(rb"\n.*> ")
+        # The line before the last one.
+        os.write(terminal, b"\x1b[A\x1b[A")
+        read_until(rb"/max-new-tokens 1000000")
+        os.write(terminal, b"\x03")
+        read_until(rb"> ")
+        os.write(terminal, b"\x04")
+    finally:
+        with contextlib.suppress(OSError):
+            while os.read(terminal, 4096):
+                pass
+        os.close(terminal)
+        code_of_end = process.wait(timeout=60)
+    assert code_of_end == 0
 
 
 @pytest.mark.parametrize("end", [EOFError, KeyboardInterrupt])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
+import shutil
+import textwrap
 from typing import Any
 
 from minitx.config import SamplingConfig
@@ -20,12 +23,13 @@ _NUMBERS = (
 )  # fmt: skip
 
 HELP = """\
-Write a text, and the model continues it. A line that begins with / is a setting:
-  /temperature 0.5      /top-k 40 (or off)      /top-p 0.9      /seed 7      ...
-  /probs                show each token's probability, or no longer
+Write a text, and the model continues it. A line with / in front is a command:
+  /temperature 0.5      change a setting; so do /top-k 40, /top-k off, /seed 7
+  /temperature          say what it is
   /settings             all settings as they are
+  /probs                show each token's probability, or no longer
   /help                 this
-  /quit                 leave (or Ctrl-D)
+  /quit                 leave (or Ctrl-D; Ctrl-C ends a text)
 """
 
 
@@ -38,7 +42,8 @@ def ask_for_prompts(
     """Read prompts from the terminal until it ends, and print a continuation of each."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (gives input() a history and editing keys)
-    print(f"{visible(str(speaker.checkpoint))}: write a text to continue, or /help")
+    print(visible(str(speaker.checkpoint)))
+    print("Write a text to continue, or /help")
     while True:
         try:
             line = input("> ")
@@ -52,12 +57,15 @@ def ask_for_prompts(
                 with_probabilities = not with_probabilities
             elif line.startswith("/"):
                 config = changed(config, line)
+                print(settings_text(config, _key(line)), end="")
             elif line and with_probabilities:
                 screen.probabilities(line, config)
             elif line:
                 screen.text(line, config)
         except BadInputError as error:
-            print(f"error: {visible(str(error))}")
+            width = shutil.get_terminal_size().columns
+            # Between words; a terminal would break lines inside them.
+            print(textwrap.fill(f"error: {visible(str(error))}", width, break_on_hyphens=False))
         except KeyboardInterrupt:
             # Ends what is being written; Ctrl-D ends the conversation.
             print()
@@ -67,19 +75,22 @@ def ask_for_prompts(
 
 
 def changed(config: SamplingConfig, line: str) -> SamplingConfig:
-    """Apply one setting, like ``/top-k 40``.
+    """Apply one setting, like ``/top-k 40``; a name alone changes nothing.
 
     Raises:
         BadInputError: there is no such setting, or its value can't be.
     """
-    name, _, value = line[1:].strip().partition(" ")
-    key = name.replace("-", "_")
+    key, value = _key(line), line.partition(" ")[2].strip()
+    name = key.replace("_", "-")
     if key not in _NUMBERS:
-        known = ", ".join("/" + one.replace("_", "-") for one in _NUMBERS)
-        raise BadInputError(f"there is no setting /{name}", f"Known are {known}")
+        near = difflib.get_close_matches(key, _NUMBERS, n=1)
+        fix = f"Did you mean /{near[0].replace('_', '-')}" if near else "See /settings"
+        raise BadInputError(f"there is no setting /{name}", fix)
+    if not value:
+        return config
     parsed: Any
     try:
-        if key == "top_k" and value.strip() == "off":
+        if key == "top_k" and value == "off":
             parsed = None
         else:
             parsed = float(value) if "." in value or "e" in value.lower() else int(value)
@@ -93,10 +104,15 @@ def changed(config: SamplingConfig, line: str) -> SamplingConfig:
     return dataclasses.replace(rebuilt, logit_bias=config.logit_bias)
 
 
-def settings_text(config: SamplingConfig) -> str:
-    """All numbers as lines that can be typed."""
-    values = {key: getattr(config, key) for key in _NUMBERS}
+def settings_text(config: SamplingConfig, only: str | None = None) -> str:
+    """All numbers, or one of them, as lines that can be typed."""
+    values = {key: getattr(config, key) for key in _NUMBERS if only in (None, key)}
     return "".join(
         f"/{key.replace('_', '-')} {'off' if value is None else value}\n"
         for key, value in values.items()
     )
+
+
+def _key(line: str) -> str:
+    # The field that a line like "/top-k 40" names.
+    return line[1:].strip().partition(" ")[0].replace("-", "_")

@@ -63,7 +63,8 @@ class GenerationScreen:
                 self._heading(f"sample {one.sample + 1} of {config.num_samples}")
             self._console.print(coloured_text(one, tokenizer))
             self._console.print()
-            self._console.print(legend())
+            if self._console.color_system is not None and not self._console.no_color:
+                self._console.print(legend())
             self._console.print(probability_table(one, tokenizer, self._console.width))
 
     def json_lines(self, prompts: Sequence[str], config: SamplingConfig) -> None:

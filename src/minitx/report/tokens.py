@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from rich import box
 from rich.cells import cell_len
@@ -19,8 +20,10 @@ from minitx.training.perplexity import perplexity
 # From unlikely to likely; each is legible on a dark and on a light ground.
 _STYLES = ((0.01, "bold red"), (0.1, "red"), (0.5, "yellow"), (1.01, "green"))
 
-# Of the table below, with the space between them, but for the first and the last.
-_COLUMNS_BETWEEN = 56
+# Of the table below: of the headings between the first and the last, and between two columns.
+_HEADINGS = ("probability", "drawn\nwith", "of", "entropy,\nbits", "perplexity")
+_GAP = 3
+_SHORTEST_LIKELIEST = 12
 
 
 def coloured_text(generation: Generation, tokenizer: Tokenizer) -> Text:
@@ -51,36 +54,50 @@ def probability_table(generation: Generation, tokenizer: Tokenizer, width: int) 
         width: columns; as many alternatives are shown as fit.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("token", no_wrap=True)
-    for heading in ("probability", "drawn with", "of", "entropy, bits", "perplexity"):
-        # A heading of two words takes two lines; none is cut.
-        table.add_column(heading, justify="right", min_width=max(map(len, heading.split())))
     labels = [token_label(tokenizer.piece(one.id)) for one in generation.chosen]
-    longest = max(map(cell_len, ["token", *labels]))
-    likeliest = max(12, width - _COLUMNS_BETWEEN - longest)
-    table.add_column("likeliest", no_wrap=True, overflow="ellipsis", max_width=likeliest)
+    rows = list(_numbers(generation))
+    columns = list(zip(*rows, strict=True)) or [()] * len(_HEADINGS)
+    used = max(map(cell_len, ["token", *labels]))
+    table.add_column("token", no_wrap=True)
+    for heading, column in zip(_HEADINGS, columns, strict=True):
+        table.add_column(heading, justify="right", no_wrap=True)
+        used += _GAP + max(map(len, [*heading.split("\n"), *column]))
+    left = width - used - _GAP
+    if left >= _SHORTEST_LIKELIEST:
+        table.add_column("likeliest", no_wrap=True)
+    for one, label, numbers in zip(generation.chosen, labels, rows, strict=True):
+        cells: list[RenderableType] = [Text(label, _style(math.exp(one.log_probability))), *numbers]
+        if left >= _SHORTEST_LIKELIEST:
+            cells.append(_alternatives(one, tokenizer, left))
+        table.add_row(*cells)
+    return table
+
+
+def _numbers(generation: Generation) -> Iterator[tuple[str, ...]]:
+    # Of each token, in the order of `_HEADINGS`.
     total = 0.0
-    for number, (one, label) in enumerate(zip(generation.chosen, labels, strict=True), start=1):
+    for number, one in enumerate(generation.chosen, start=1):
         total -= one.log_probability
-        probability = math.exp(one.log_probability)
-        table.add_row(
-            Text(label, _style(probability)),
-            f"{probability:.1%}",
+        yield (
+            f"{math.exp(one.log_probability):.1%}",
             f"{math.exp(one.sampled_log_probability):.1%}",
             f"{one.kept:,}",
             f"{one.entropy / math.log(2):.2f}",
             f"{perplexity(total / number):.2f}",
-            _alternatives(one, tokenizer),
         )
-    return table
 
 
-def _alternatives(one: Chosen, tokenizer: Tokenizer) -> Text:
+def _alternatives(one: Chosen, tokenizer: Tokenizer, width: int) -> Text:
+    # As many as fit, the token itself in bold.
     text = Text()
     for token, probability in one.alternatives:
-        if token < tokenizer.vocab_size:
-            style = "bold" if token == one.id else ""
-            text.append(f"{token_label(tokenizer.piece(token))} {probability:.0%}  ", style)
+        if token >= tokenizer.vocab_size:
+            continue
+        between = "  " if text else ""
+        words = f"{between}{token_label(tokenizer.piece(token))} {probability:.0%}"
+        if text.cell_len + cell_len(words) > width:
+            break
+        text.append(words, "bold" if token == one.id else "")
     return text
 
 
