@@ -15,7 +15,7 @@ GOOD = {
     [
         ({"n_kv_heads": 3}, "n_kv_heads 3 does not divide n_heads 4"),
         ({"head_dim": 3}, "head_dim 3 is odd"),
-        ({"d_model": 10**12}, "d_model is 1000000000000, outside 1 to 65536"),
+        ({"d_model": 10**12}, "d_model is 1000000000000, outside 1 to 65,536"),
         ({"n_layers": 0}, "n_layers is 0"),
         ({"n_layers": True}, "n_layers is True"),
         ({"dropout": 1.0}, "dropout is 1.0"),
