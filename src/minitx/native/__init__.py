@@ -33,5 +33,5 @@ def library() -> ctypes.CDLL | None:
     return loaded if version() == ABI else None
 
 
-ABI = 2
+ABI = 3
 """Raised when a kernel's arguments change, so that an older library is not called."""

@@ -1,8 +1,8 @@
 """AdamW: Adam with decoupled weight decay (Loshchilov and Hutter 2019).
 
-The arithmetic is torch's fused kernel, called without `torch.optim`: making any optimizer of that
-loads torch's compiler, which takes longer than a short run's first hundred steps. This class names
-the state, so that it can be saved as plain tensors.
+The arithmetic is a compiled kernel (`native_update`), or else torch's fused one, called without
+`torch.optim`: making any optimizer of that loads torch's compiler, which takes longer than a short
+run's first hundred steps. This class names the state, so that it can be saved as plain tensors.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from minitx.training import native_update
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,20 @@ class AdamW:
             if not moments:
                 continue
             steps = [m.steps for m in moments]
+            parameters = [m.parameter for m in moments]
+            firsts, seconds = [m.first for m in moments], [m.second for m in moments]
+            if native_update.can_update([*parameters, *gradients, *firsts, *seconds, *steps]):
+                native_update.adamw(
+                    parameters, gradients, firsts, seconds, steps, rate=learning_rate,
+                    betas=self.betas, eps=self.eps, weight_decay=weight_decay,
+                )  # fmt: skip
+                continue
             torch._foreach_add_(steps, 1.0)
             torch._fused_adamw_(
-                [m.parameter for m in moments],
+                parameters,
                 gradients,
-                [m.first for m in moments],
-                [m.second for m in moments],
+                firsts,
+                seconds,
                 [],
                 steps,
                 lr=learning_rate,
@@ -93,10 +103,9 @@ class AdamW:
                 amsgrad=False,
                 maximize=False,
             )
-            for m in moments:
-                # The kernel leaves out what every other write does, and what is derived from
-                # weights would be taken for new.
-                torch.autograd.graph.increment_version(m.parameter)
+            # The kernel leaves out what every other write does, and what is derived from weights
+            # would be taken for new.
+            torch.autograd.graph.increment_version(parameters)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """First and second moment and step count of each parameter, by name, not copied."""

@@ -7,11 +7,14 @@ products approximate U V^T; no singular values are ever computed.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+
+from minitx.training import native_update
 
 # Odd polynomials a x + b x^3 + c x^5, applied one after the other. Together they move every
 # singular value from [0.01, 1] into [0.73, 1.27], and smaller ones up by a factor of 78. Each is
@@ -52,6 +55,12 @@ def orthogonalize(matrices: Tensor) -> Tensor:
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, polynomial, x, beta=a)
     return x.mT if tall else x
+
+
+def _size(rows: int, columns: int) -> float:
+    # An orthogonal update of a tall matrix has entries too small for its row count: scaling by
+    # sqrt(rows / columns) keeps the change of the output's size comparable.
+    return math.sqrt(max(1.0, rows / columns))
 
 
 class Muon:
@@ -96,6 +105,11 @@ class Muon:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if len(gradients) < len(self.parameters):
             raise RuntimeError("Muon.step needs a gradient for every matrix")
+        if native_update.can_update([*self.parameters, *gradients, *self.momenta]) and (
+            self.dtype in (torch.float32, torch.bfloat16)
+        ):
+            self._step_compiled(learning_rate, gradients)
+            return
         torch._foreach_lerp_(self.momenta, gradients, 1.0 - self.momentum)
         ahead = torch._foreach_lerp(gradients, self.momenta, self.momentum)
         if self.weight_decay:
@@ -103,11 +117,28 @@ class Muon:
         for (rows, columns), places in self._groups.items():
             stacked = torch.stack([ahead[index][row : row + rows] for index, row in places])
             updates = orthogonalize(stacked.to(self.dtype)).float()
-            # An orthogonal update of a tall matrix has entries too small for its row count:
-            # scaling by sqrt(rows / columns) keeps the change of the output's size comparable.
-            scale = learning_rate * max(1.0, rows / columns) ** 0.5
+            scale = learning_rate * _size(rows, columns)
             targets = [self.parameters[index][row : row + rows] for index, row in places]
             torch._foreach_add_(targets, list(updates.unbind(0)), alpha=-scale)
+
+    def _step_compiled(self, learning_rate: float, gradients: list[Tensor]) -> None:
+        # The same, with one pass over memory before and one after the products.
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        rates: list[float] = []
+        stacks: list[Tensor] = []
+        for (rows, columns), places in self._groups.items():
+            stacks.append(torch.empty(len(places), rows, columns, dtype=self.dtype))
+            rates += [learning_rate * _size(rows, columns)] * len(places)
+            for index, row in places:
+                whole = (self.parameters[index], gradients[index], self.momenta[index])
+                parameter, gradient, momentum = (t[row : row + rows] for t in whole)
+                parts.append((parameter, gradient, momentum))
+        parameters, sections, momenta = ([part[i] for part in parts] for i in range(3))
+        ahead = [one for stack in stacks for one in stack.unbind(0)]
+        native_update.muon_ahead(sections, momenta, ahead, self.momentum)
+        updates = [one for stack in stacks for one in orthogonalize(stack).contiguous().unbind(0)]
+        keep = 1.0 - learning_rate * self.weight_decay
+        native_update.muon_apply(parameters, updates, rates, keep)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """The momentum of each matrix by the parameter's name, not copied."""

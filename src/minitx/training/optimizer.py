@@ -7,6 +7,7 @@ from torch import Tensor
 
 from minitx.config import TrainConfig
 from minitx.model import Transformer
+from minitx.training import native_update
 from minitx.training.adamw import AdamW
 from minitx.training.muon import Muon
 
@@ -66,10 +67,21 @@ class Optimizer:
             gradient, `(parameters,)`.
         """
         gradients = [p.grad for p in self._all if p.grad is not None]
+        if native_update.can_update(gradients):
+            return self._clip_compiled(gradients)
         norms = torch.stack(torch._foreach_norm(gradients))
         norm = torch.linalg.vector_norm(norms)
         if self.config.grad_clip:
             torch.nn.utils.clip_grads_with_norm_(self._all, self.config.grad_clip, norm)
+        return norm, norms
+
+    def _clip_compiled(self, gradients: list[Tensor]) -> tuple[Tensor, Tensor]:
+        norms = native_update.norms(gradients)
+        norm = torch.linalg.vector_norm(norms)
+        if self.config.grad_clip:
+            factor = self.config.grad_clip / (float(norm) + 1e-6)
+            if not factor >= 1:  # also if it is no number
+                native_update.scale(gradients, factor)
         return norm, norms
 
     def update(self, rate_factor: float) -> None:

@@ -1,0 +1,120 @@
+/* What the optimizers do to each number of many tensors, in one pass over all of them. The formulas
+   are in training/optimizer.py (the norm), training/adamw.py and training/muon.py. */
+#include <math.h>
+
+#include "rows.h"
+
+/* The part of tensor `which` that belongs to a thread: all numbers, one tensor after the other,
+   are cut into equal stretches. Sets *from and *to; what is done to each number alone does not
+   depend on the cut. */
+static inline void stretch(const int64_t *sizes, long n, long which, int thread, int threads,
+                           long *from, long *to) {
+    long total = 0, before = 0;
+    for (long i = 0; i < n; i++) total += sizes[i];
+    for (long i = 0; i < which; i++) before += sizes[i];
+    *from = total * thread / threads - before;
+    *to = total * (thread + 1) / threads - before;
+    *from = *from < 0 ? 0 : *from;
+    *to = *to > sizes[which] ? sizes[which] : *to;
+}
+
+#define PIECE 4096 /* numbers whose squares are added in float32 */
+
+/* The norm of each tensor. */
+EXPORT void minitx_norms(long n, float *const *tensors, const int64_t *sizes, float *norms,
+                         int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (long i = 0; i < n; i++) {
+        double sum = 0.0;
+        for (long from = 0; from < sizes[i]; from += PIECE) {
+            const float *x = tensors[i] + from;
+            long many = sizes[i] - from < PIECE ? sizes[i] - from : PIECE;
+            float part = 0.0f;
+            for (long j = 0; j < many; j++) part += x[j] * x[j];
+            sum += part;
+        }
+        norms[i] = (float)sqrt(sum);
+    }
+}
+
+/* All tensors times a factor. */
+EXPORT void minitx_scale(long n, float *const *tensors, const int64_t *sizes, float factor,
+                         int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int thread = 0; thread < threads; thread++)
+        for (long i = 0; i < n; i++) {
+            long from, to;
+            stretch(sizes, n, i, thread, threads, &from, &to);
+            for (long j = from; j < to; j++) tensors[i][j] *= factor;
+        }
+}
+
+/* AdamW (Loshchilov and Hutter 2019, algorithm 2); counts up steps[i] as well. */
+EXPORT void minitx_adamw(long n, float *const *parameters, float *const *gradients,
+                         float *const *firsts, float *const *seconds, float *const *steps,
+                         const int64_t *sizes, double rate, double beta1, double beta2, double eps,
+                         double decay, int threads) {
+    float keep = (float)(1.0 - rate * decay), new1 = (float)(1.0 - beta1);
+    float old2 = (float)beta2, new2 = (float)(1.0 - beta2), small = (float)eps;
+    for (long i = 0; i < n; i++) *steps[i] += 1.0f;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int thread = 0; thread < threads; thread++)
+        for (long i = 0; i < n; i++) {
+            long from, to;
+            stretch(sizes, n, i, thread, threads, &from, &to);
+            float stride = (float)(rate / (1.0 - pow(beta1, *steps[i])));
+            float grow = (float)(1.0 / sqrt(1.0 - pow(beta2, *steps[i])));
+            float *restrict p = parameters[i], *restrict first = firsts[i];
+            float *restrict second = seconds[i];
+            const float *restrict g = gradients[i];
+            for (long j = from; j < to; j++) {
+                first[j] += new1 * (g[j] - first[j]);
+                second[j] = old2 * second[j] + new2 * g[j] * g[j];
+                float size = sqrtf(second[j]) * grow + small;
+                p[j] = p[j] * keep - stride * first[j] / size;
+            }
+        }
+}
+
+/* Muon's momentum, and the look ahead (Nesterov) from it, in the format of its products. */
+EXPORT void minitx_muon_ahead(long n, float *const *gradients, float *const *momenta,
+                              void *const *ahead, int half, const int64_t *sizes, float momentum,
+                              int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int thread = 0; thread < threads; thread++)
+        for (long i = 0; i < n; i++) {
+            long from, to;
+            stretch(sizes, n, i, thread, threads, &from, &to);
+            float *restrict m = momenta[i];
+            const float *restrict g = gradients[i];
+            float piece[PIECE];
+            for (; from < to; from += PIECE) {
+                long many = to - from < PIECE ? to - from : PIECE;
+                for (long j = 0; j < many; j++) {
+                    float x = g[from + j];
+                    m[from + j] += (1.0f - momentum) * (x - m[from + j]);
+                    piece[j] = x + momentum * (m[from + j] - x);
+                }
+                write_row(ahead[i], from, half, many, piece);
+            }
+        }
+}
+
+/* parameter = parameter * keep - rate * update. */
+EXPORT void minitx_muon_apply(long n, float *const *parameters, void *const *updates, int half,
+                              const int64_t *sizes, const float *rates, float keep, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int thread = 0; thread < threads; thread++)
+        for (long i = 0; i < n; i++) {
+            long from, to;
+            stretch(sizes, n, i, thread, threads, &from, &to);
+            float *restrict p = parameters[i];
+            float piece[PIECE];
+            for (; from < to; from += PIECE) {
+                long many = to - from < PIECE ? to - from : PIECE;
+                read_row(updates[i], from, half, many, piece);
+                for (long j = 0; j < many; j++)
+                    p[from + j] = p[from + j] * keep - rates[i] * piece[j];
+            }
+        }
+}

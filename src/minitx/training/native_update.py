@@ -1,0 +1,141 @@
+"""The compiled kernels of the optimizers: one call for all tensors.
+
+The formulas stand in `optimizer`, `adamw` and `muon`, which call these where `can_update` says so.
+Only the norms are sums, each formed by one thread in a fixed order; all else is done to each number
+by itself. So the numbers do not depend on how many threads share the work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from minitx.native import library
+
+_LONG, _INT, _FLOAT, _DOUBLE = ctypes.c_long, ctypes.c_int, ctypes.c_float, ctypes.c_double
+_POINTER = ctypes.c_void_p
+_ARGUMENTS: dict[str, list[Any]] = {
+    "norms": [_LONG, *[_POINTER] * 3, _INT],
+    "scale": [_LONG, *[_POINTER] * 2, _FLOAT, _INT],
+    "adamw": [_LONG, *[_POINTER] * 6, *[_DOUBLE] * 5, _INT],
+    "muon_ahead": [_LONG, *[_POINTER] * 3, _INT, _POINTER, _FLOAT, _INT],
+    "muon_apply": [_LONG, *[_POINTER] * 2, _INT, *[_POINTER] * 2, _FLOAT, _INT],
+}
+
+
+@functools.cache
+def _bound(library: ctypes.CDLL) -> ctypes.CDLL:
+    for name, arguments in _ARGUMENTS.items():
+        kernel = library[f"minitx_{name}"]
+        kernel.argtypes = arguments
+        kernel.restype = None
+        setattr(library, f"minitx_{name}", kernel)
+    return library
+
+
+def _kernels() -> ctypes.CDLL:
+    found = library()
+    assert found is not None
+    return _bound(found)
+
+
+def can_update(tensors: Sequence[Tensor]) -> bool:
+    """Whether there are kernels for all of these: contiguous float32 on the CPU."""
+    return library() is not None and all(
+        t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous() for t in tensors
+    )
+
+
+def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    return (_POINTER * len(tensors))(*[t.data_ptr() for t in tensors])
+
+
+def _sizes(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_int64]:
+    return (ctypes.c_int64 * len(tensors))(*[t.numel() for t in tensors])
+
+
+def norms(tensors: Sequence[Tensor]) -> Tensor:
+    """The norm of each tensor, `(tensors,)` float32."""
+    found = torch.empty(len(tensors))
+    _kernels().minitx_norms(
+        len(tensors), _pointers(tensors), _sizes(tensors), found.data_ptr(),
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return found
+
+
+def scale(tensors: Sequence[Tensor], factor: float) -> None:
+    """Multiply all of them in place."""
+    _kernels().minitx_scale(
+        len(tensors), _pointers(tensors), _sizes(tensors), factor, torch.get_num_threads()
+    )
+    increment_version(tensors)
+
+
+def adamw(
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    firsts: Sequence[Tensor],
+    seconds: Sequence[Tensor],
+    steps: Sequence[Tensor],
+    *,
+    rate: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+) -> None:
+    """AdamW's update of all parameters, moments and step counts, in place."""
+    _kernels().minitx_adamw(
+        len(parameters), _pointers(parameters), _pointers(gradients), _pointers(firsts),
+        _pointers(seconds), _pointers(steps), _sizes(parameters), rate, *betas, eps, weight_decay,
+        torch.get_num_threads(),
+    )  # fmt: skip
+    increment_version(parameters)
+
+
+def muon_ahead(
+    gradients: Sequence[Tensor],
+    momenta: Sequence[Tensor],
+    ahead: Sequence[Tensor],
+    momentum: float,
+) -> None:
+    """Muon's momenta, in place, and the look ahead from them into `ahead`, in its format.
+
+    Args:
+        gradients, momenta: float32.
+        ahead: of the same shapes, all float32 or all bfloat16.
+        momentum: decay of the running gradient.
+    """
+    _kernels().minitx_muon_ahead(
+        len(gradients), _pointers(gradients), _pointers(momenta), _pointers(ahead),
+        int(ahead[0].dtype == torch.bfloat16), _sizes(gradients), momentum,
+        torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def muon_apply(
+    parameters: Sequence[Tensor],
+    updates: Sequence[Tensor],
+    rates: Sequence[float],
+    keep: float,
+) -> None:
+    """parameter * keep - rate * update, in place.
+
+    Args:
+        parameters: float32, changed in place.
+        updates: of the same shapes, all float32 or all bfloat16.
+        rates: one for each.
+        keep: what weight decay leaves.
+    """
+    _kernels().minitx_muon_apply(
+        len(parameters), _pointers(parameters), _pointers(updates),
+        int(updates[0].dtype == torch.bfloat16), _sizes(parameters),
+        (ctypes.c_float * len(rates))(*rates), keep, torch.get_num_threads(),
+    )  # fmt: skip
+    increment_version(parameters)

@@ -1,0 +1,136 @@
+"""The optimizers' compiled kernels against the same steps without them."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minitx.config import ModelConfig, TrainConfig
+from minitx.model import Transformer
+from minitx.native import library
+from minitx.training import native_update
+from minitx.training.adamw import AdamW
+from minitx.training.muon import Muon
+from minitx.training.optimizer import Optimizer
+
+pytestmark = pytest.mark.skipif(library() is None, reason="no compiled kernels here")
+
+shapes = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 300)), min_size=1, max_size=4)
+seeds = st.integers(0, 1000)
+threads = st.sampled_from([1, 2])
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def stepped(make, kernels, shapes, seed, n_threads=1, steps=3):
+    """Parameters and state after a few steps with the optimizer of `make(parameters)`."""
+    generator = torch.Generator().manual_seed(seed)
+    parameters = [torch.nn.Parameter(torch.randn(s, generator=generator)) for s in shapes]
+    optimizer = make([(f"{i}", p) for i, p in enumerate(parameters)])
+    with pytest.MonkeyPatch.context() as patch:
+        if not kernels:
+            patch.setattr(native_update, "library", lambda: None)
+        torch.set_num_threads(n_threads)
+        for _ in range(steps):
+            for p in parameters:
+                p.grad = torch.randn(p.shape, generator=generator)
+            before = [p._version for p in parameters]
+            optimizer.step(0.05)
+            # What is derived from weights is renewed by the count of writes to them.
+            assert all(p._version > b for p, b in zip(parameters, before, strict=True))
+    return [p.detach() for p in parameters] + list(optimizer.state_tensors().values())
+
+
+def adamw(named):
+    return AdamW(named, betas=(0.8, 0.95), weight_decay=0.2, eps=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(shapes, seeds, threads)
+def test_adamw(shapes, seed, n_threads):
+    found = stepped(adamw, True, shapes, seed, n_threads)
+    for a, b in zip(found, stepped(adamw, False, shapes, seed), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(shapes, seeds, threads, st.sampled_from([torch.float32, torch.bfloat16]))
+def test_muon(shapes, seed, n_threads, dtype):
+    shapes = [(max(2, rows), columns) for rows, columns in shapes]
+
+    def make(named):
+        # One of them in two sections, as a fused matrix.
+        sections = [(n, p, (1, len(p) - 1) if n == "0" else (len(p),)) for n, p in named]
+        return Muon(sections, momentum=0.9, weight_decay=0.1, dtype=dtype)
+
+    found = stepped(make, True, shapes, seed, n_threads)
+    # A last bit of the momentum can turn a rounding to bfloat16.
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-2
+    for a, b in zip(found, stepped(make, False, shapes, seed), strict=True):
+        torch.testing.assert_close(a, b, atol=tolerance, rtol=tolerance)
+
+
+def model_and_optimizer(**changes):
+    torch.manual_seed(0)
+    config = ModelConfig(
+        vocab_size=29, context_length=16, n_layers=2, n_heads=2, n_kv_heads=2, d_model=24, d_ff=40,
+        head_dim=12,
+    )  # fmt: skip
+    model = Transformer(config)
+    train = TrainConfig(steps=1, batch_size=1, learning_rate=0.01, **changes)
+    for p in model.parameters():
+        p.grad = torch.randn(p.shape)
+    return model, Optimizer(model, train, torch.bfloat16)
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.5, 1e6])
+def test_clipping_and_norms(clip, monkeypatch):
+    model, optimizer = model_and_optimizer(grad_clip=clip)
+    norm, norms = optimizer.clip_gradients()
+    clipped = [p.grad.clone() for p in model.parameters()]
+    plain_model, plain = model_and_optimizer(grad_clip=clip)
+    monkeypatch.setattr(native_update, "library", lambda: None)
+    plain_norm, plain_norms = plain.clip_gradients()
+    torch.testing.assert_close(norm, plain_norm)
+    torch.testing.assert_close(norms, plain_norms)
+    for gradient, p in zip(clipped, plain_model.parameters(), strict=True):
+        torch.testing.assert_close(gradient, p.grad)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_gradient_that_is_no_number_makes_the_norm_none(bad):
+    model, optimizer = model_and_optimizer()
+    model.blocks[1].mlp.down.weight.grad[3, 5] = bad
+    norm, norms = optimizer.clip_gradients()
+    assert not norm.isfinite()
+    named = zip(model.named_parameters(), norms, strict=True)
+    broken = [name for (name, _), n in named if not n.isfinite()]
+    assert broken == ["blocks.1.mlp.down.weight"]
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_any_number_of_threads_gives_the_same_weights(kind):
+    found = []
+    for n in (1, 2, 3):
+        torch.set_num_threads(n)
+        model, optimizer = model_and_optimizer(optimizer=kind, grad_clip=0.5)
+        if optimizer.muon is not None:
+            optimizer.muon.step = lambda rate: None  # torch's products may depend on it
+        optimizer.step(1.0)
+        found.append([p.detach().clone() for p in model.parameters()])
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_gradients_of_another_layout_or_format_take_the_other_way():
+    whole = torch.zeros(4, 6)
+    assert native_update.can_update([whole, torch.zeros(())])
+    assert not native_update.can_update([whole, whole.T])
+    assert not native_update.can_update([whole.double()])
