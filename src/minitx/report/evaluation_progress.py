@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import TracebackType
 from typing import TextIO
 
@@ -33,7 +34,14 @@ class EvaluationProgress:
         self._name = ""
 
     def __enter__(self) -> EvaluationProgress:
-        self._progress.start()
+        try:
+            self._progress.start()
+        except BaseException:
+            # A Ctrl-C just then; rich may have hidden the cursor and not be ready to stop.
+            with contextlib.suppress(Exception):
+                self._progress.stop()
+            self._progress.console.show_cursor()
+            raise
         return self
 
     def __exit__(

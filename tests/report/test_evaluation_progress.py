@@ -1,0 +1,31 @@
+import io
+
+import pytest
+
+from minitx.report.evaluation_progress import EvaluationProgress
+
+
+class InterruptedTerminal(io.StringIO):
+    """Ctrl-C is pressed when the cursor has just been hidden."""
+
+    interrupted = False
+
+    def isatty(self):
+        return True
+
+    def write(self, text):
+        written = super().write(text)
+        if not self.interrupted and "\x1b[?25l" in text:
+            self.interrupted = True
+            raise KeyboardInterrupt
+        return written
+
+
+def test_ctrl_c_while_the_bar_appears_leaves_a_cursor(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    terminal = InterruptedTerminal()
+    with pytest.raises(KeyboardInterrupt), EvaluationProgress(terminal):
+        pass
+    shown = terminal.getvalue()
+    assert terminal.interrupted
+    assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l")
