@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -63,4 +64,77 @@ def test_owner_that_left_no_pid_is_still_told(holder):
 
 def test_missing_directory_is_bad_input(tmp_path):
     with pytest.raises(BadInputError, match="can't be written"), RunLock(tmp_path / "no" / "lock"):
+        pass
+
+
+def test_pid_of_another_process_in_a_free_lock_is_not_believed(tmp_path, holder):
+    """The pid of a killed owner was given to another process since: the lock is free."""
+    _, process = holder
+    path = tmp_path / "other"
+    path.write_text(f"{process.pid}\n")
+    with RunLock(path):
+        assert path.read_text() == f"{os.getpid()}\n"
+
+
+@pytest.fixture
+def without_locks(monkeypatch):
+    """A file system that has no locks, as some network file systems."""
+    import fcntl
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+@pytest.mark.usefixtures("without_locks")
+def test_without_locks_a_live_owner_is_respected(holder):
+    path, process = holder
+    with pytest.raises(RunLockedError, match=f"process {process.pid}"), RunLock(path):
+        pass
+    assert path.read_text() == f"{process.pid}\n"
+    process.kill()
+    process.wait()
+    with RunLock(path):
+        assert path.read_text() == f"{os.getpid()}\n"
+
+
+@pytest.mark.usefixtures("without_locks")
+@pytest.mark.parametrize("left", ["", "0", "-1", "ten", "9" * 30, "\xff", str(os.getpid())])
+def test_without_locks_what_names_no_other_process_is_free(tmp_path, left):
+    path = tmp_path / "lock"
+    path.write_bytes(left.encode("latin-1"))
+    with RunLock(path):
+        assert path.read_text() == f"{os.getpid()}\n"
+
+
+@pytest.mark.usefixtures("without_locks")
+def test_without_locks_an_owner_of_another_user_is_respected(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "kill", refuse)
+    path = tmp_path / "lock"
+    path.write_text("4321\n")
+    with pytest.raises(RunLockedError, match="process 4321"), RunLock(path):
+        pass
+
+
+def test_full_disk_keeps_nobody_from_the_lock(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", refuse)
+    with (
+        RunLock(tmp_path / "lock"),
+        pytest.raises(RunLockedError, match="another process"),
+        RunLock(tmp_path / "lock"),
+    ):
+        pass
+
+
+def test_lock_is_left_when_the_work_fails(tmp_path):
+    with pytest.raises(ZeroDivisionError), RunLock(tmp_path / "lock"):
+        raise ZeroDivisionError
+    with RunLock(tmp_path / "lock"):
         pass

@@ -1,10 +1,20 @@
+import errno
+import hashlib
 import json
+import os
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitx.checkpoint.manifest import MANIFEST, manifest_bytes, read_manifest, verify
+from minitx.checkpoint.manifest import (
+    MANIFEST,
+    file_digest,
+    manifest_bytes,
+    read_manifest,
+    verify,
+    weights_digest,
+)
 from minitx.errors import DamagedFileError
 
 
@@ -107,3 +117,104 @@ def test_manifest_is_json_with_digests(checkpoint):
     files = json.loads((checkpoint / MANIFEST).read_text())["files"]
     assert files["config.json"]["bytes"] == 2
     assert len(files["config.json"]["sha256"]) == 64
+
+
+def rewritten(checkpoint, change):
+    """The manifest with a change and a digest that fits it, as whoever forges one would write."""
+    content = json.loads((checkpoint / MANIFEST).read_text())
+    change(content)
+    del content["sha256"]
+    content["sha256"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    (checkpoint / MANIFEST).write_text(json.dumps(content))
+
+
+def test_rewritten_manifest_is_otherwise_believed(checkpoint):
+    """Else the refusals below would be of the digest alone."""
+    rewritten(checkpoint, lambda content: content.update(step=7, best_step=3))
+    assert verify(checkpoint, step=7) == 7
+    with pytest.raises(DamagedFileError, match="holds step 7 by its manifest, not step 250"):
+        verify(checkpoint, step=250)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "../config.json", "/etc/passwd", "a/b", "a\\b", "..\\config.json", "a\0b"],
+)
+def test_name_outside_the_directory_is_refused(checkpoint, name):
+    entry = {"bytes": 2, "sha256": file_digest(checkpoint / "config.json")}
+    rewritten(checkpoint, lambda content: content["files"].update({name: entry}))
+    with pytest.raises(DamagedFileError, match="which is not a file of this directory"):
+        verify(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": 1}, "format 1 is not 2"),
+        ({"step": -1}, "its step is not"),
+        ({"step": True}, "its step is not"),
+        ({"step": 10**12}, "its step is not"),
+        ({"step": 1.0}, "its step is not"),
+        ({"best_step": "1"}, "its best step is not"),
+        ({"files": {"config.json": {"bytes": 2.0, "sha256": ""}}}, "malformed"),
+        ({"files": {"config.json": {"bytes": True, "sha256": ""}}}, "malformed"),
+        ({"files": {"config.json": {"bytes": 2, "sha256": None}}}, "malformed"),
+        ({"files": {"config.json": {"sha256": ""}}}, "lacks 'bytes'"),
+        ({"files": []}, "can't be used"),
+    ],
+)
+def test_forged_values_are_refused(checkpoint, change, words):
+    rewritten(checkpoint, lambda content: content.update(change))
+    with pytest.raises(DamagedFileError, match=words):
+        read_manifest(checkpoint)
+
+
+@pytest.mark.parametrize("key", ["step", "best_step", "files", "format"])
+def test_manifest_without_a_key_is_refused(checkpoint, key):
+    rewritten(checkpoint, lambda content: content.pop(key))
+    with pytest.raises(DamagedFileError, match=f"lacks '{key}'"):
+        read_manifest(checkpoint)
+
+
+def test_changed_step_is_found_by_the_manifests_own_digest(checkpoint):
+    path = checkpoint / MANIFEST
+    path.write_text(path.read_text().replace('"step": 250', '"step": 251'))
+    with pytest.raises(DamagedFileError, match="its own digest differs"):
+        verify(checkpoint)
+
+
+def test_required_file_must_be_listed(checkpoint):
+    with pytest.raises(DamagedFileError, match=r"tokenizer\.json is not in the checkpoint"):
+        verify(checkpoint, [], required=["config.json", "tokenizer.json"])
+    assert verify(checkpoint, [], required=["config.json"]) == 250
+
+
+def test_file_that_can_not_be_read_is_named(checkpoint, monkeypatch):
+    def refuse(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("minitx.checkpoint.manifest.file_digest", refuse)
+    with pytest.raises(DamagedFileError, match=r"config\.json can't be read \(Input/output error"):
+        verify(checkpoint, ["config.json"])
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory", "dangling link"])
+def test_what_is_no_plain_file_is_refused_unread(checkpoint, kind):
+    path = checkpoint / "config.json"
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to("nowhere")
+    with pytest.raises(DamagedFileError, match="not a plain file"):
+        verify(checkpoint)
+
+
+def test_weights_digest_is_the_manifests_or_none(checkpoint):
+    assert weights_digest(checkpoint) == file_digest(checkpoint / "model.safetensors")
+    rewritten(checkpoint, lambda content: content["files"].pop("model.safetensors"))
+    assert weights_digest(checkpoint) is None
+    (checkpoint / MANIFEST).unlink()
+    assert weights_digest(checkpoint) is None
