@@ -1,6 +1,51 @@
-"""`python -m minitx`."""
+"""The `minitx` command, and `python -m minitx`.
 
-from minitx.cli.app import main
+Ctrl-C is looked after from here, before anything large is imported. While a module is imported it
+must not become an exception: torch takes any error of NumPy's import as NumPy's absence and goes
+on, so that the key would have had no effect.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+_IMPORT_SYSTEM = "<frozen importlib._bootstrap>"
+_SHOW_CURSOR = "\x1b[?25h"
+
+
+def main() -> None:
+    """Run the command line."""
+    # Who started this may have had Ctrl-C ignored, as a shell does for its background jobs.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+    from minitx.cli.app import main as run
+
+    run()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Stop at once while a module is imported, when nothing is being written; else raise."""
+    while frame is not None:
+        if frame.f_code.co_filename == _IMPORT_SYSTEM:
+            _end()
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def _end() -> NoReturn:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    with contextlib.suppress(OSError, ValueError):
+        new_line = "\n" + _SHOW_CURSOR if sys.stderr.isatty() else ""
+        sys.stderr.write(f"{new_line}error: stopped by Ctrl-C\n")
+        sys.stderr.flush()
+    os._exit(130)
+
 
 if __name__ == "__main__":
     main()

@@ -11,9 +11,10 @@ import errno
 import logging
 import os
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
+from typer.core import TyperGroup
 
 from minitx import __version__
 from minitx.cli.attn import attn
@@ -29,8 +30,27 @@ from minitx.cli.train import train
 from minitx.errors import MinitxError
 from minitx.report.terminal import visible
 
+# A full disk or quota (Windows has none), the largest file allowed, a terminal that is gone.
+_NOT_TAKEN = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG, errno.EIO)
+
+
+class _Commands(TyperGroup):
+    """Tells Ctrl-C from a command that ends with 130 on its own, which typer does not."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise _InterruptedError from None
+
+
+class _InterruptedError(Exception):
+    """Ctrl-C, and nothing has been said of it yet."""
+
+
 app = typer.Typer(
     name="minitx",
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -76,13 +96,22 @@ def main() -> None:
     except MinitxError as error:
         _stop(str(error), error.exit_code)
     except BrokenPipeError:
-        # The reader (head, less) went away: not an error, and nothing more can be printed.
-        _forget_output()
-        code = 0
-    except KeyboardInterrupt:
-        _stop("stopped at once. What was saved before is whole", 130)
+        code = _reader_gone()
+    except SystemExit as end:
+        # How rich and typer each take a reader that went away.
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
+        code = _reader_gone()
+    except (KeyboardInterrupt, _InterruptedError):
+        _end_line()
+        _stop("stopped by Ctrl-C. What was saved before is whole", 130)
     except Exception as error:
-        message = _usage_message(error) or _memory_message(error) or _file_message(error)
+        message = (
+            _usage_message(error)
+            or _memory_message(error)
+            or _file_message(error)
+            or _output_message(error)
+        )
         if message is None:
             raise
         _stop(message, 2)
@@ -126,6 +155,16 @@ def _file_message(error: Exception) -> str | None:
     return f"{name[:60]}… is too long for a file's name ({len(name):,} characters). Shorten it"
 
 
+def _output_message(error: Exception) -> str | None:
+    """One line for output that nothing takes any more; None for any other exception."""
+    if not isinstance(error, OSError) or error.errno not in _NOT_TAKEN:
+        return None
+    return (
+        f"{error.filename or 'output'} can't be written ({error.strerror}). Make room, or write "
+        "elsewhere"
+    )
+
+
 def _show_warnings() -> None:
     """Print warnings of the library on stderr, a line each."""
     log = logging.getLogger("minitx")
@@ -141,15 +180,32 @@ class _WarningLine(logging.Handler):
             sys.stderr.write(f"{_one_line(record.getMessage())}\n")
 
 
+def _reader_gone() -> int:
+    """Exit code where the reader (head, less) went away: not an error, and all is said."""
+    _forget_output(sys.stdout, sys.stderr)
+    return 0
+
+
+def _end_line() -> None:
+    """Leave the line of a terminal in which ^C, or half a text, may stand."""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr.isatty():
+            sys.stdout.flush()
+            sys.stderr.write("\n")
+
+
 def _stop(message: str, code: int) -> NoReturn:
     try:
         sys.stdout.flush()
+    except OSError:
+        _forget_output(sys.stdout)
+    try:
         # One line: a name in the message may hold a line feed.
         sys.stderr.write(f"error: {_one_line(message)}\n")
         sys.stderr.flush()
     except OSError:
         # The terminal is gone; the exit code still tells.
-        _forget_output()
+        _forget_output(sys.stderr)
     sys.exit(code)
 
 
@@ -157,9 +213,9 @@ def _one_line(message: str) -> str:
     return " ".join(visible(message).splitlines())
 
 
-def _forget_output() -> None:
+def _forget_output(*streams: TextIO) -> None:
     # What is still buffered would raise once more when Python ends.
-    for stream in (sys.stdout, sys.stderr):
+    for stream in streams:
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
