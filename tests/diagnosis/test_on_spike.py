@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from minitx.checkpoint.rundir import RunDirectory
 from minitx.errors import InstabilityError, InterruptedRunError
-from minitx.training.batches import Batches
+from minitx.training.batches import PrefetchedBatches
 from minitx.training.observer import TrainingObserver
 from minitx.workflows.resume import ResumeRequest, resume
 
@@ -67,8 +67,13 @@ def test_rollback_goes_back_skips_and_lowers_the_rate(tmp_path, poisoned, monkey
     calm, _ = recipes.run_recipe(tmp_path / "calm", **keys)
     poisoned(43)
     asked = []
-    get = Batches.__getitem__
-    monkeypatch.setattr(Batches, "__getitem__", lambda self, i: (asked.append(i), get(self, i))[1])
+    get = PrefetchedBatches.__getitem__
+
+    def noted(self, number):
+        asked.append(number)
+        return get(self, number)
+
+    monkeypatch.setattr(PrefetchedBatches, "__getitem__", noted)
     run, error = recipes.run_recipe(tmp_path, **keys)
     assert error is None
 
