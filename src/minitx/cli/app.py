@@ -148,11 +148,14 @@ def _memory_message(error: Exception) -> str | None:
 
 def _file_message(error: Exception) -> str | None:
     """One line for a name that the system refuses to look up; None for any other exception."""
-    # Asking whether a file exists says no to most bad names, but raises for one that is too long.
-    if not isinstance(error, OSError) or error.errno != errno.ENAMETOOLONG:
+    # Asking whether a file exists says no to most bad names, but raises for one that is too long
+    # or lies where this user may not look.
+    if not isinstance(error, OSError) or error.errno not in (errno.ENAMETOOLONG, errno.EACCES):
         return None
     name = str(error.filename)
-    return f"{name[:60]}… is too long for a file's name ({len(name):,} characters). Shorten it"
+    shown = name if len(name) <= 200 else f"{name[:60]}… of {len(name):,} characters"
+    reason = (error.strerror or "refused").lower()
+    return f"{shown} can't be looked up ({reason}). Name another file, or restore access"
 
 
 def _output_message(error: Exception) -> str | None:
