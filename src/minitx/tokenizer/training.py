@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 
 from minitx.config.checks import require_one_of
 from minitx.config.run import TOKENIZER_KINDS, TokenizerKind
@@ -34,10 +36,27 @@ def train_tokenizer(text: str | Iterable[str], kind: TokenizerKind, vocab_size: 
     """
     require_one_of("kind", kind, TOKENIZER_KINDS)
     try:
-        return _TRAINERS[kind]([text] if isinstance(text, str) else text, vocab_size)
+        return _trained(_TRAINERS[kind], [text] if isinstance(text, str) else text, vocab_size)
     except (UnicodeEncodeError, TypeError):
         # What the library says of a lone surrogate is that it wants a str.
         raise BadInputError(
             "the training text has a lone surrogate, which is not valid Unicode",
             "Give the text as UTF-8",
         ) from None
+
+
+def _trained(
+    train: Callable[[Iterable[str], int], Tokenizer], texts: Iterable[str], vocab_size: int
+) -> Tokenizer:
+    # In a thread: the library hears of no Ctrl-C for minutes, but who waits for it does. A daemon,
+    # so that the end of the process does not wait for it either.
+    outcome: Future[Tokenizer] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(train(texts, vocab_size))
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, name="tokenizer", daemon=True).start()
+    return outcome.result()
