@@ -100,10 +100,11 @@ def test_without_locks_a_live_owner_is_respected(holder):
 
 
 @pytest.mark.usefixtures("without_locks")
-@pytest.mark.parametrize("left", ["", "0", "-1", "ten", "9" * 30, "\xff", str(os.getpid())])
+@pytest.mark.parametrize("left", ["", "0", "-1", "ten", "9" * 30, "\xff", "our own"])
 def test_without_locks_what_names_no_other_process_is_free(tmp_path, left):
     path = tmp_path / "lock"
-    path.write_bytes(left.encode("latin-1"))
+    content = str(os.getpid()) if left == "our own" else left
+    path.write_bytes(content.encode("latin-1"))
     with RunLock(path):
         assert path.read_text() == f"{os.getpid()}\n"
 
