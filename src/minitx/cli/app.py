@@ -152,6 +152,8 @@ def _file_message(error: Exception) -> str | None:
     # or lies where this user may not look.
     if not isinstance(error, OSError) or error.errno not in (errno.ENAMETOOLONG, errno.EACCES):
         return None
+    if error.filename is None:
+        return None
     name = str(error.filename)
     shown = name if len(name) <= 200 else f"{name[:60]}… of {len(name):,} characters"
     reason = (error.strerror or "refused").lower()
