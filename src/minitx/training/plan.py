@@ -45,7 +45,7 @@ MOST_HEADS = 1024
 SECONDS_BETWEEN_EVALUATIONS = 4.0
 """At least, in a run that is not so short that it would have fewer than four."""
 
-WORK_FOR_SIZE = 57_000
+WORK_FOR_SIZE = 40_000
 """Operations at the device's peak rate that a model of n parameters deserves, over n^1.5.
 
 Measured on characters of tiny Shakespeare: with 3 10^12 operations 2 layers of 64 learn most, with
