@@ -388,11 +388,12 @@ def _result(found: Found) -> Result:
         ],
         targets=_targets(found),
         notes=[
-            "A matrix that stays in the processor's cache is read faster than memory allows; "
-            "weights of 8 bits may. With several samples the weights are read once for all, and "
-            "arithmetic is the limit.",
-            "The table of where a token's time goes says what does not shrink with the weights: "
-            "drawing, and what surrounds the pass.",
+            "A matrix that stays in the processor's cache is read faster than memory allows: of "
+            "weights in 8 or 16 bits a large part may. With several samples the weights are read "
+            "once for all, and arithmetic is the limit.",
+            "In the table of where a token's time goes, the pass is timed by itself, after whole "
+            "texts, and the last column is the difference. Where memory was slower in that moment, "
+            "it comes out too small, or below zero.",
         ],
         raw={
             "bandwidth": found.bandwidths,
