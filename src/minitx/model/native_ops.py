@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minitx.native import library
+from minitx.native import declare, library
 
 _FORMATS = (torch.float32, torch.bfloat16)
 _LONGEST_ROW = 16_384  # a kernel keeps a few rows on its stack
@@ -46,11 +46,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
 
 @functools.cache
 def _bound(library: ctypes.CDLL) -> ctypes.CDLL:
-    for name, arguments in _ARGUMENTS.items():
-        kernel = library[f"minitx_{name}"]
-        kernel.argtypes = arguments
-        kernel.restype = None
-        setattr(library, f"minitx_{name}", kernel)
+    declare(library, _ARGUMENTS)
     library.minitx_loss_forward.restype = _LONG
     library.minitx_attention_scratch.restype = _LONG
     return library

@@ -10,7 +10,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,6 +33,16 @@ def library() -> ctypes.CDLL | None:
         return None
     version.restype = ctypes.c_int
     return loaded if version() == ABI else None
+
+
+def declare(library: ctypes.CDLL, arguments: Mapping[str, list[Any]]) -> None:
+    """Say what kernels take, by their names without `minitx_`; they give nothing back."""
+    for name, types in arguments.items():
+        kernel = library[f"minitx_{name}"]
+        kernel.argtypes = types
+        kernel.restype = None
+        # Looked up by name each time, it would be another object, without the types.
+        setattr(library, f"minitx_{name}", kernel)
 
 
 ABI = 3

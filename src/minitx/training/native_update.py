@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from minitx.native import library
+from minitx.native import declare, library
 
 _LONG, _INT, _FLOAT, _DOUBLE = ctypes.c_long, ctypes.c_int, ctypes.c_float, ctypes.c_double
 _POINTER = ctypes.c_void_p
@@ -31,11 +31,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
 
 @functools.cache
 def _bound(library: ctypes.CDLL) -> ctypes.CDLL:
-    for name, arguments in _ARGUMENTS.items():
-        kernel = library[f"minitx_{name}"]
-        kernel.argtypes = arguments
-        kernel.restype = None
-        setattr(library, f"minitx_{name}", kernel)
+    declare(library, _ARGUMENTS)
     return library
 
 
