@@ -28,6 +28,14 @@ def test_a_budget_replaces_the_steps_of_the_file(tmp_path):
     assert both == {"steps": 7, "budget_seconds": 9.0}
 
 
+def test_another_length_drops_what_a_clock_decided(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text("[train]\nsteps = 5\nbudget_seconds = 60.0\nsettlements = [[2, 4], [3, 5]]\n")
+    assert merged(file, {})["train"]["settlements"] == ((2, 4), (3, 5))
+    assert "settlements" not in merged(file, {"train": {"steps": 9}})["train"]
+    assert "settlements" not in merged(file, {"train": {"budget_seconds": 9.0}})["train"]
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -1,10 +1,23 @@
+"""How a run fits its time budget, on a clock that the test moves."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minitx.compute import Compute
 from minitx.config import TrainConfig
-from minitx.training.pace import settle_steps, steps_ending_at
+from minitx.errors import BadInputError
+from minitx.training.loop import HoldoutLoss, Surroundings, Trainer
+from minitx.training.observer import TrainingObserver
+from minitx.training.pace import Pace, corrected_steps, settle_steps, steps_ending_at
 from minitx.training.schedule import decay_start, rate_factor
+from minitx.training.state import TrainingState
+from minitx.training.watch import Watch
 
 
 def config(**values):
@@ -17,7 +30,8 @@ def simulate(train, budget, seconds_per_step, start_up=0.0):
     while True:
         step += 1
         now += seconds_per_step(step)
-        steps = settle_steps(train, step, (now - start_up) / step, now, budget - now)
+        affordable = step + int((budget - now) / ((now - start_up) / step))
+        steps = settle_steps(train, step, affordable, now, budget - now)
         if steps is not None:
             return step, steps, now + sum(seconds_per_step(i) for i in range(step + 1, steps + 1))
 
@@ -73,18 +87,18 @@ def test_a_slow_start_settles_nothing():
 
 def test_constant_rate_runs_until_time_is_up():
     train = config(decay="constant", warmup_steps=5)
-    assert settle_steps(train, 50, 0.1, 5.0, 1.0) is None
-    assert settle_steps(train, 50, 0.1, 5.0, -0.1) == 50
+    assert settle_steps(train, 50, 51, 5.0, 0.1) is None
+    assert settle_steps(train, 50, 50, 5.0, 0.05) == 50
 
 
 def test_first_steps_settle_nothing():
-    assert settle_steps(config(), 1, 100.0, 100.0, 0.1) is None
+    assert settle_steps(config(), 1, 1, 100.0, 0.1) is None
 
 
 @pytest.mark.parametrize("left", [0.0, 0.5, -3.0])
 def test_time_that_runs_out_in_the_warmup_ends_the_run(left):
     train = config(warmup_steps=1000)
-    assert settle_steps(train, 100, 1.0, 100.0, left) == 101
+    assert settle_steps(train, 100, 100, 100.0, left) == 101
 
 
 @settings(max_examples=150, deadline=None)
@@ -104,3 +118,247 @@ def test_no_more_steps_than_the_most(budget, speed, fraction, most, decay):
     # Settled while the rate can still fall over its whole fraction.
     if decay == "linear" and steps == most < unlimited and most > 20:
         assert settled <= decay_start(limited, most) + 1
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    step=st.integers(1, 2000),
+    every=st.integers(1, 300),
+    seconds=st.floats(0.001, 1.0),
+    evaluation=st.floats(0.0, 10.0),
+    closing=st.floats(0.0, 10.0),
+    left=st.floats(-10.0, 1000.0),
+)
+def test_affordable_is_the_longest_run_in_time(step, every, seconds, evaluation, closing, left):
+    pace = Pace(seconds, evaluation, closing, every)
+    steps = pace.affordable(step, left)
+    assert steps == step or pace.seconds(step, steps) <= left
+    assert pace.seconds(step, steps + 1) > left
+
+
+@pytest.mark.parametrize("step", [1, 9, 10, 11, 40])
+def test_pace_counts_every_evaluation_that_is_due(step):
+    """Beside a loop that looks when the trainer does: at multiples, and at the end."""
+    for steps in range(step + 1, step + 30):
+        due = sum(n % 10 == 0 or n == steps for n in range(step, steps + 1))
+        assert Pace(0.5, 100.0, 7.0, 10).seconds(step, steps) == (steps - step) / 2 + 100 * due + 7
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    step=st.integers(30, 500),
+    fraction=st.sampled_from([0.3, 0.6, 0.9]),
+    decay=st.sampled_from(["linear", "cosine"]),
+    moves=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 400)), max_size=6),
+)
+def test_corrected_rate_falls_without_a_jump(step, fraction, decay, moves):
+    train = config(decay_fraction=fraction, warmup_steps=20, decay=decay)
+    settled = [(step, steps_ending_at(train, step))]
+    for later, left in moves:
+        at, steps = settled[-1]
+        if at + later < steps:
+            settled.append((at + later, at + later + left))
+    steps = settled[-1][1]
+    corrected = config(
+        decay_fraction=fraction, warmup_steps=20, decay=decay, settlements=tuple(settled)
+    )
+    rates = [rate_factor(corrected, i, steps) for i in range(steps)]
+    # As planned until it was corrected, from which on the same way is gone to another end.
+    for number, (at, _) in enumerate(settled[1:], 1):
+        before = config(
+            decay_fraction=fraction, warmup_steps=20, decay=decay,
+            settlements=tuple(settled[:number]),
+        )  # fmt: skip
+        as_before = [rate_factor(before, i, settled[number - 1][1]) for i in range(at)]
+        assert rates[:at] == as_before
+        assert rates[at] == pytest.approx(rate_factor(before, at, settled[number - 1][1]))
+    assert all(later <= earlier for earlier, later in zip(rates[20:], rates[21:], strict=False))
+    assert rates[-1] > 0
+    # Linear in each stretch, down to where the step after the last would have none.
+    last = settled[-1][0]
+    if decay == "linear" and len(settled) > 1:
+        for i in range(last, steps):
+            assert rates[i] == pytest.approx(rates[last] * (steps - i) / (steps - last))
+
+
+def test_settlements_of_another_number_of_steps_count_nothing():
+    with_them = config(settlements=((40, 100), (60, 150)))
+    for step in range(200):
+        assert rate_factor(with_them, step, 200) == rate_factor(config(), step, 200)
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        ((5,),), ((-1, 5),), ((9, 5),), ((5, 9), (5, 10)), ((5, 9), (9, 12)), ((5, 9), (7, 7)),
+        ((5, 2 * 10**9),),
+    ],
+)  # fmt: skip
+def test_settlements_that_no_clock_made_are_refused(pairs):
+    with pytest.raises(BadInputError, match="settlements is"):
+        config(settlements=pairs)
+
+
+def test_what_is_nearly_right_is_left():
+    train = config(settlements=((40, 100),))
+    pace = Pace(1.0, 0.0, 0.0, 1000)
+    assert corrected_steps(train, 60, pace, 41.0, 100.0) is None
+    assert corrected_steps(train, 60, pace, 50.5, 100.0) == 110
+    assert corrected_steps(train, 60, pace, 30.5, 100.0) == 90
+    assert corrected_steps(train, 60, pace, -5.0, 100.0) == 61
+    limited = config(settlements=((40, 100),), max_steps=104)
+    assert corrected_steps(limited, 60, pace, 50.0, 100.0) == 104
+    full = config(settlements=((40, 100),), max_steps=100)
+    assert corrected_steps(full, 60, pace, 50.0, 100.0) is None
+
+
+# The loop itself, with a model that takes as long as the test says.
+
+
+@dataclass
+class Machine(TrainingObserver):
+    """Stands for model, optimizer and disk; its clock runs only while one of them works."""
+
+    seconds_of_step: object
+    seconds_of_score: object = lambda tokens: 0.0
+    seconds_of_save: float = 0.0
+    now: float = 1000.0
+    step: int = 0
+    rates: list = field(default_factory=list)
+    settled: list = field(default_factory=list)
+    events: list = field(default_factory=list)
+
+    def train(self):
+        pass
+
+    config = SimpleNamespace(context_length=10, dropout=0.0)
+
+    def loss(self, inputs, targets):
+        return torch.ones((), requires_grad=True)
+
+    def clip_gradients(self):
+        return torch.ones(()), torch.ones(1)
+
+    def update(self, rate):
+        self.step += 1
+        self.now += self.seconds_of_step(self.step)
+        self.rates.append(rate)
+
+    def evaluate(self, whole):
+        self.now += self.seconds_of_score(1000 if whole else 200)
+        return HoldoutLoss(1.0, 1.0)
+
+    def save(self, state, config):
+        self.now += self.seconds_of_save
+
+    def settle(self, config):
+        self.settled.append(config)
+
+    def on_event(self, event):
+        self.events.append(event)
+
+
+def run(machine, budget=None, n_holdout=1000, steps=1, **keys):
+    """Train; return the trainer's end."""
+    train = config(
+        budget_seconds=budget, steps=steps, batch_size=2, device="cpu", log_every=10,
+        **{"warmup_steps": 5, "evaluate_every": 40, "checkpoint_every": 40, **keys},
+    )  # fmt: skip
+    around = Surroundings(
+        run=Path("run"), evaluate=machine.evaluate, sample=lambda: ("", ""), save=machine.save,
+        saved=list, settle=machine.settle, n_holdout=n_holdout, n_scored=min(200, n_holdout),
+    )  # fmt: skip
+    trainer = Trainer(
+        model=machine, optimizer=machine, batches=NoBatches(), config=train,
+        compute=Compute(torch.device("cpu"), torch.float32),
+        state=TrainingState(steps=steps, steps_settled=budget is None), observer=machine,
+        around=around, stop=SimpleNamespace(signal_number=None), watch=Watch(),
+        now=lambda: machine.now,
+    )  # fmt: skip
+    return trainer.run()
+
+
+class NoBatches:
+    def __getitem__(self, number):
+        return None, None
+
+
+SPEEDS = {
+    "steady": lambda step: 0.1,
+    "slower when settled": lambda step: 0.1 if step < 420 else 0.2,
+    "faster when settled": lambda step: 0.1 if step < 420 else 0.06,
+    "slower near the end": lambda step: 0.1 if step < 800 else 0.15,
+    "every second minute": lambda step: 0.07 if step // 150 % 2 else 0.13,
+    "a stall": lambda step: 0.1 + 8.0 * (step == 600),
+}
+
+
+@pytest.mark.parametrize("speed", SPEEDS)
+@pytest.mark.parametrize("score", [0.0, 0.002])
+def test_run_ends_with_its_budget_whatever_the_machine_does(speed, score):
+    machine = Machine(SPEEDS[speed], lambda tokens: score * tokens, seconds_of_save=0.05)
+    end = run(machine, budget=100.0)
+    assert end.step == len(machine.rates)
+    assert 0.985 * 100 < end.elapsed_seconds < 1.015 * 100
+    # The whole decay was done: the last rates are those of the last steps of some straight line.
+    peak, last = machine.rates[10], machine.rates[-1]
+    assert peak == 1.0
+    assert last < 0.05
+    assert max(a - b for a, b in zip(machine.rates, machine.rates[1:], strict=False)) < 0.05
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    budget=st.floats(20, 300),
+    speed=st.floats(0.02, 0.2),
+    change=st.floats(0.5, 2.0),
+    when=st.floats(0.0, 0.85),
+    score=st.floats(0.0, 0.003),
+    fraction=st.sampled_from([0.3, 0.6, 1.0]),
+    save=st.floats(0.0, 0.5),
+)
+def test_run_ends_with_its_budget(budget, speed, change, when, score, fraction, save):
+    changed_at = 1000.0 + when * budget
+    machine = Machine(
+        lambda _: speed * (change if machine.now > changed_at else 1.0),
+        lambda tokens: score * tokens,
+        save,
+    )
+    end = run(machine, budget=budget, decay_fraction=fraction)
+    # An evaluation or a checkpoint more or less is no part of a step.
+    slack = 0.02 * budget + 4 * speed + 200 * score + 2 * save
+    assert abs(end.elapsed_seconds - budget) < slack
+
+
+def test_decisions_of_the_clock_repeat_the_run_without_it():
+    """What `minitx train --config run.toml` does: the same rates, and no look at the clock."""
+    first = Machine(SPEEDS["every second minute"], lambda tokens: 0.001 * tokens)
+    run(first, budget=100.0)
+    assert len(first.settled) >= 3
+    decided = first.settled[-1]
+    assert decided.steps == decided.settlements[-1][1]
+    assert [event.name for event in first.events] == ["steps-settled"] * len(first.settled)
+    again = Machine(SPEEDS["a stall"])
+    run(again, steps=decided.steps, settlements=decided.settlements)
+    assert again.rates == first.rates
+    assert not again.settled
+
+
+def test_resumed_run_keeps_what_was_decided_before_it_was_killed():
+    """Settled after its last checkpoint, the number is not settled anew: run.toml has it."""
+    decided = ((50, 125), (90, 110))
+    machine = Machine(lambda _: 0.1)
+    end = run(machine, budget=1000.0, steps=110, settlements=decided)
+    assert [config.settlements[:2] for config in machine.settled] == [decided] * len(
+        machine.settled
+    )
+    assert all(config.settlements[2][0] > 90 for config in machine.settled)
+    whole = rate_factor(config(warmup_steps=5, settlements=decided), 89, 110)
+    assert machine.rates[89] == whole
+    assert end.step >= 110
+
+
+def test_run_without_a_holdout_ends_with_its_budget():
+    machine = Machine(lambda _: 0.05)
+    end = run(machine, budget=60.0, n_holdout=0)
+    assert abs(end.elapsed_seconds - 60.0) < 0.6

@@ -238,7 +238,7 @@ def test_settled_budget_is_repeated_by_its_config(tmp_path, verses):
     other = train(again, []).run
     one, two = numbers(run), numbers(other)
     settled = [line for line in one if line.get("name") == "steps-settled"]
-    assert len(settled) == 1
+    assert settled
     assert [line for line in one if line not in settled] == two
 
 
@@ -392,6 +392,31 @@ def test_second_interrupt_stops_at_once(tmp_path, verses):
     assert RunDirectory(tmp_path / "cut").steps()[-1] in (0, 10)
     resume(ResumeRequest(tmp_path / "cut"), [])
     assert_equal_runs(uncut, tmp_path / "cut")
+
+
+def test_what_the_clock_decided_survives_a_kill(tmp_path, verses):
+    """The checkpoint to go on from is from before the decision; run.toml has it."""
+
+    class Killed(TrainingObserver):
+        def on_event(self, event):
+            raise KeyboardInterrupt
+
+    keys = {key: value for key, value in TINY_TRAIN.items() if key != "steps"}
+    # No checkpoint but the first, so that all is done again.
+    keys |= {"budget_seconds": 2.0, "checkpoint_every": 10**6, "evaluate_every": 10**6}
+    timed = TrainRequest(
+        data={"corpus": (str(verses),)}, model=TINY_MODEL, train=keys, out=tmp_path / "run"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        train(timed, [Killed()])
+    run = RunDirectory(tmp_path / "run")
+    decided = run.read_config().train.settlements
+    assert run.steps() == [0]
+    assert len(decided) == 1
+    resume(ResumeRequest(tmp_path / "run"), [])
+    config = run.read_config().train
+    assert config.settlements[:1] == decided
+    assert config.settlements[-1][1] == config.steps == run.steps()[-1]
 
 
 @pytest.mark.parametrize("cut_before_settling", [True, False])

@@ -21,7 +21,8 @@ TABLES: dict[str, Any] = {
     "train": TrainConfig,
 }
 
-# Each length leaves the other to be planned, so naming one drops the other of the file.
+# Each length leaves the other to be planned, so naming one drops the other of the file, and what a
+# clock made of it.
 _ALTERNATIVES = {"steps": "budget_seconds", "budget_seconds": "steps"}
 
 
@@ -53,8 +54,10 @@ def merged(file: Path | None, flags: Tables) -> Tables:
         for key, value in values.items():
             if value is not None:
                 tables[name][key] = value
-                if key in _ALTERNATIVES and values.get(_ALTERNATIVES[key]) is None:
-                    tables[name].pop(_ALTERNATIVES[key], None)
+                if key in _ALTERNATIVES:
+                    tables[name].pop("settlements", None)
+                    if values.get(_ALTERNATIVES[key]) is None:
+                        tables[name].pop(_ALTERNATIVES[key], None)
     return tables
 
 

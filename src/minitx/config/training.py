@@ -33,6 +33,9 @@ class TrainConfig:
         steps: optimizer steps of the whole run.
         budget_seconds: wall-clock time to plan for; the number of steps follows from the
             measured rate. None when `steps` was given.
+        settlements: what the clock decided in a run with a time budget: pairs of a step, at which
+            it did, and the number of steps of the whole run from there on. Empty if `steps` was
+            given.
         max_steps: steps after which a run with a time budget ends even if time is left; 0 is no
             limit.
         batch_size: sequences in one forward and backward pass.
@@ -74,6 +77,7 @@ class TrainConfig:
     batch_size: int
     learning_rate: float
     budget_seconds: float | None = None
+    settlements: tuple[tuple[int, int], ...] = ()
     max_steps: int = 0
     accumulation: int = 1
     seed: int = 1337
@@ -132,6 +136,12 @@ class TrainConfig:
         require_one_of("dtype", self.dtype, DTYPES)
         require_one_of("attention", self.attention, ATTENTION_FORMS)
         require_range("threads", self.threads, 0, MOST_THREADS)
+        require(
+            _are_settlements(self.settlements),
+            f"settlements is {[list(pair) for pair in self.settlements]}",
+            "Give pairs of a step and a larger number of steps, each made before the end that the "
+            "one before it set",
+        )
         if self.budget_seconds is not None:
             require_range("budget_seconds", self.budget_seconds, 1.0, 10**9)
         require(
@@ -139,3 +149,13 @@ class TrainConfig:
             f"compile is {self.compile!r}",
             "Choose true or false",
         )
+
+
+def _are_settlements(pairs: tuple[tuple[int, ...], ...]) -> bool:
+    last, end = -1, 10**9
+    for number, pair in enumerate(pairs):
+        # Only the first may end the run on the spot.
+        if len(pair) != 2 or not last < pair[0] < end or not pair[0] < pair[1] + (number == 0):
+            return False
+        last, end = pair
+    return end <= 10**9

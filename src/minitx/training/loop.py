@@ -6,7 +6,7 @@ import math
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,6 +18,7 @@ from minitx.config import TrainConfig
 from minitx.errors import InstabilityError, InterruptedRunError
 from minitx.model import Transformer
 from minitx.training.batches import Batches
+from minitx.training.clock import Clock
 from minitx.training.good_states import GoodStates
 from minitx.training.observer import (
     EvaluationReport,
@@ -27,7 +28,7 @@ from minitx.training.observer import (
     TrainingObserver,
 )
 from minitx.training.optimizer import Optimizer
-from minitx.training.pace import SETTLING_STEPS, settle_steps
+from minitx.training.pace import LOOK_AGAIN, Pace, corrected_steps, settle_steps
 from minitx.training.schedule import rate_factor
 from minitx.training.signals import StopRequest
 from minitx.training.state import TrainingState
@@ -65,19 +66,19 @@ class Surroundings:
         sample: prompt and continuation drawn from the model, to show.
         save: keeps the run as it stands; may return before the disk has it.
         saved: checkpoints that reached the disk since the last call.
-        settle: told when the number of steps is settled, or changes.
-        has_holdout: whether there is a holdout to score.
-        reserve_seconds: of the time budget, kept for the closing evaluation.
+        settle: told when the number of steps is settled, or changes; returns when that is on disk.
+        n_holdout: tokens of the holdout; 0 if there is none to score.
+        n_scored: how many of them an evaluation scores.
     """
 
     run: Path
     evaluate: Callable[[bool], HoldoutLoss]
     sample: Callable[[], tuple[str, str]]
-    save: Callable[[TrainingState], None]
+    save: Callable[[TrainingState, TrainConfig], None]
     saved: Callable[[], list[tuple[int, Path]]]
-    settle: Callable[[int], None]
-    has_holdout: bool
-    reserve_seconds: float = 0.0
+    settle: Callable[[TrainConfig], None]
+    n_holdout: int
+    n_scored: int
 
 
 class Trainer:
@@ -95,6 +96,7 @@ class Trainer:
         stop: checked after each step.
         watch: looks for trouble.
         good_states: to go back to; None unless the policy is `rollback`.
+        now: a clock, in seconds.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Trainer:
         stop: StopRequest,
         watch: Watch,
         good_states: GoodStates | None = None,
+        now: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -127,7 +130,9 @@ class Trainer:
         self._loss = torch.compile(model.loss) if config.compile else model.loss
         self._unread: list[tuple[Tensor, Tensor]] = []
         self._last = (math.nan, math.nan)
-        self._clock = _Clock(state.elapsed_seconds)
+        self._clock = Clock(state.elapsed_seconds, now)
+        # Seconds of the budget that were left when the number of steps was last looked at.
+        self._looked_at = (config.budget_seconds or 0.0) - state.elapsed_seconds
         # Of a run that begins, nothing is saved yet.
         self._saved_step = state.step if state.step else -1
 
@@ -148,7 +153,8 @@ class Trainer:
         state, config = self.state, self.config
         self.model.train()
         if state.step == 0:
-            self._save()
+            with self._clock.timing("saving"):
+                self._save()
         if self.good_states is not None:
             self.good_states.take(state.step)
         while state.step < state.steps and not self._stopped_early():
@@ -157,7 +163,9 @@ class Trainer:
                 self._report_step()
             self._settle()
             if self._is_due(config.evaluate_every) or state.step == state.steps:
-                self._evaluate()
+                with self._clock.timing("evaluation"):
+                    self._evaluate()
+                self._clock.pause_done()
             if self._is_due(config.checkpoint_every) or state.step == state.best_step:
                 self._save()
             self._tell_saved()
@@ -208,7 +216,7 @@ class Trainer:
 
     def _rate_factor(self) -> float:
         state, config = self.state, self.config
-        if not state.steps_settled:
+        if not state.steps_settled and not config.settlements:
             return state.rate_scale * min(1.0, (state.step + 1) / max(1, config.warmup_steps))
         factor = rate_factor(config, state.step, state.steps)
         if state.rewarm_step >= 0 and config.warmup_steps:
@@ -296,30 +304,62 @@ class Trainer:
         state = self.state
         if self.config.budget_seconds is not None and not state.steps_settled:
             return max(0.0, self.config.budget_seconds - self._clock.elapsed())
-        left = (state.steps - state.step) * self._clock.seconds_per_step()
-        return left + self.around.reserve_seconds
+        return self._pace().seconds(state.step, state.steps)
+
+    def _pace(self) -> Pace:
+        config, clock, around = self.config, self._clock, self.around
+        per_step = clock.seconds_per_step()
+        tokens = config.batch_size * config.accumulation * self.model.config.context_length
+        # Until it is measured: a forward pass costs about a third of a training step.
+        scoring = clock.took("scoring", per_step / 3 * around.n_scored / tokens)
+        closing = clock.took("saving", 0.0)
+        if around.n_holdout:
+            closing += scoring * around.n_holdout / around.n_scored
+        return Pace(per_step, clock.took("evaluation", scoring), closing, config.evaluate_every)
 
     def _settle(self) -> None:
         state, budget = self.state, self.config.budget_seconds
         if state.steps_settled or budget is None:
             return
         used = self._clock.elapsed()
-        left = budget - self.around.reserve_seconds - used
-        per_step = self._clock.seconds_per_step()
-        steps = settle_steps(self.config, state.step, per_step, used, left)
+        left = budget - used
+        if self.config.settlements:
+            self._correct(left, budget)
+            return
+        affordable = self._pace().affordable(state.step, left)
+        steps = settle_steps(self.config, state.step, affordable, used, left)
         if steps is None:
             # Shown until it is settled, and no end before that.
-            state.steps = max(state.step + 1, state.step + int(left / max(per_step, 1e-9)))
+            state.steps = max(state.step + 1, affordable)
             return
-        state.steps, state.steps_settled = max(steps, state.step), True
-        self.around.settle(state.steps)
+        self._decide(steps, "the learning rate falls from here")
+        self._looked_at = left
+
+    def _correct(self, left: float, budget: float) -> None:
+        # A resumed run may have decisions before it that were made already.
+        decided = self.state.step <= self.config.settlements[-1][0]
+        ended = self.state.step >= self.state.steps
+        if decided or ended or left > (1.0 - LOOK_AGAIN) * self._looked_at:
+            return
+        self._looked_at = left
+        steps = corrected_steps(self.config, self.state.step, self._pace(), left, budget)
+        self._clock.forget()
+        if steps is not None:
+            faster = "slower" if steps > self.state.steps else "faster"
+            self._decide(steps, f"the learning rate falls {faster} from here")
+
+    def _decide(self, steps: int, then: str) -> None:
+        state = self.state
+        state.steps = max(steps, state.step)
+        settlements = (*self.config.settlements, (state.step, state.steps))
+        self.config = replace(self.config, steps=state.steps, settlements=settlements)
+        self.around.settle(self.config)
         self.observer.on_event(
             Event(
                 step=state.step,
                 name="steps-settled",
                 severity="info",
-                message=f"{state.steps:,} steps fit the time budget; the learning rate falls from "
-                f"here",
+                message=f"{state.steps:,} steps fit the time budget; {then}",
             )
         )
 
@@ -328,7 +368,7 @@ class Trainer:
         self._read_losses()
         mean_loss = state.loss_sum / state.loss_count if state.loss_count else math.nan
         state.train_loss, state.loss_sum, state.loss_count = mean_loss, 0.0, 0
-        if self.around.has_holdout:
+        if self.around.n_holdout:
             self._score_holdout()
         self.watch.on_evaluation(
             state.step,
@@ -341,12 +381,12 @@ class Trainer:
             self.good_states.take(state.step)
         self.observer.on_phase("")
         self.model.train()
-        self._clock.pause_done()
 
     def _score_holdout(self) -> None:
         state = self.state
         self.observer.on_phase("scoring the holdout")
-        measured = self.around.evaluate(False)
+        with self._clock.timing("scoring"):
+            measured = self.around.evaluate(False)
         state.holdout_loss = measured.loss
         is_best = measured.loss < state.best_holdout_loss
         if is_best:
@@ -372,7 +412,7 @@ class Trainer:
             return
         self._read_losses()
         self.state.elapsed_seconds = self._clock.elapsed()
-        self.around.save(self.state)
+        self.around.save(self.state, self.config)
         self._saved_step = self.state.step
         self._clock.pause_done()
 
@@ -394,7 +434,7 @@ class Trainer:
 
     def _end(self, reason: str) -> RunEnd:
         final = self.state.holdout_loss
-        if self.around.has_holdout:
+        if self.around.n_holdout:
             self.observer.on_phase("scoring the whole holdout")
             try:
                 final = self.around.evaluate(True).loss
@@ -420,47 +460,6 @@ class Trainer:
 
     def _is_due(self, every: int) -> bool:
         return self.state.step % every == 0
-
-
-class _Clock:
-    """Seconds of training: in all, per step, and per step without evaluations.
-
-    Nothing that it says changes what is computed, but for `settle_steps`.
-    """
-
-    def __init__(self, earlier_seconds: float) -> None:
-        self._earlier = earlier_seconds
-        self._began = self._step_began = time.perf_counter()
-        self._steps = 0
-        self._settled_at = self._began
-        self._report_seconds = 0.0
-        self._report_steps = 0
-
-    def elapsed(self) -> float:
-        return self._earlier + time.perf_counter() - self._began
-
-    def step_done(self) -> None:
-        now = time.perf_counter()
-        self._report_seconds += now - self._step_began
-        self._report_steps += 1
-        self._steps += 1
-        if self._steps == SETTLING_STEPS:
-            self._settled_at = now
-        self._step_began = now
-
-    def pause_done(self) -> None:
-        # What was neither forward, backward nor update does not count to the step's rate.
-        self._step_began = time.perf_counter()
-
-    def since_report(self) -> float:
-        seconds = self._report_seconds / max(1, self._report_steps)
-        self._report_seconds, self._report_steps = 0.0, 0
-        return seconds
-
-    def seconds_per_step(self) -> float:
-        if self._steps <= SETTLING_STEPS:
-            return (time.perf_counter() - self._began) / max(1, self._steps)
-        return (time.perf_counter() - self._settled_at) / (self._steps - SETTLING_STEPS)
 
 
 def _mixed(seed: int, number: int) -> int:

@@ -2,17 +2,65 @@
 
 The learning rate does not depend on the number of steps before its decay begins (see `schedule`).
 So the number is settled no sooner than that: at the step from which a decay over the configured
-fraction of the run would end with the budget. The run is then, step for step, the run that
-``--steps`` with that number would have been.
+fraction of the run would end with the budget. A machine is not as fast in the second half of a run
+as in the first, so the number is looked at again during the decay, each time that a third of the
+time left has passed; where it is far off, the decay goes on from where it stands to another end.
+
+Each decision of the clock is a settlement: a step, and the number of steps from there on. They are
+part of the configuration, and the rate at each step follows from it. So a run is repeated to the
+bit by its settlements, whatever the clock says then.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from dataclasses import dataclass
+
 from minitx.config import TrainConfig
+from minitx.training.clock import SETTLING_STEPS
 from minitx.training.schedule import decay_start
 
-SETTLING_STEPS = 3
-"""First steps left out of the average: they allot memory and choose kernels."""
+EARLIEST = 0.7
+"""Part of the plateau's share of the time before which nothing is settled: the average of a few
+steps may be far off."""
+
+LOOK_AGAIN = 1 / 3
+"""Part of the time left after which the number of steps is looked at again."""
+
+TOLERATED_OF_LEFT = 0.05
+"""Part of the time left that a run may end too soon or too late by, as it looks now: so much is
+within what the next look will find. ..."""
+
+TOLERATED_OF_BUDGET = 0.005
+"""... But no less than this part of the budget, which nobody minds."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What the rest of a run will take.
+
+    Attributes:
+        step: seconds of an optimizer step, with its share of checkpoints.
+        evaluation: seconds of a look at the holdout.
+        closing: seconds after the last step: the loss of the whole holdout, the last checkpoint.
+        evaluate_every: steps from one look at the holdout to the next; the last step has one, too.
+    """
+
+    step: float
+    evaluation: float
+    closing: float
+    evaluate_every: int
+
+    def seconds(self, step: int, steps: int) -> float:
+        """From the end of step `step`, whose evaluation is not done yet, to that of the run."""
+        looks = -(-steps // self.evaluate_every) - (step - 1) // self.evaluate_every
+        return (steps - step) * self.step + looks * self.evaluation + self.closing
+
+    def affordable(self, step: int, seconds_left: float) -> int:
+        """Steps of the longest run that ends in time; `step` if no further one fits."""
+        most = max(0, int(seconds_left / max(self.step, 1e-9)))
+        later = range(step + 1, step + most + 2)
+        return step + bisect_right(later, seconds_left, key=lambda n: self.seconds(step, n))
 
 
 def steps_ending_at(config: TrainConfig, step: int) -> int:
@@ -29,24 +77,15 @@ def steps_ending_at(config: TrainConfig, step: int) -> int:
     return max(steps, step + 1)
 
 
-EARLIEST = 0.7
-"""Part of the plateau's share of the time before which nothing is settled: the average of a few
-steps may be far off."""
-
-
 def settle_steps(
-    config: TrainConfig,
-    step: int,
-    seconds_per_step: float,
-    seconds_used: float,
-    seconds_left: float,
+    config: TrainConfig, step: int, affordable: int, seconds_used: float, seconds_left: float
 ) -> int | None:
     """Decide, after `step` steps, whether the decay has to begin now.
 
     Args:
         config: of the schedule.
         step: steps done.
-        seconds_per_step: average, with evaluations and checkpoints.
+        affordable: steps of the longest run that ends in time (`Pace.affordable`).
         seconds_used: of the budget.
         seconds_left: until the budget ends.
 
@@ -54,7 +93,7 @@ def settle_steps(
         The number of steps of the whole run, or None to go on at the plateau. Never more than
         `max_steps`, if that is set, unless they are done already.
     """
-    steps = _affordable_steps(config, step, seconds_per_step, seconds_used, seconds_left)
+    steps = _settled_by_time(config, step, affordable, seconds_used, seconds_left)
     most = config.max_steps
     if not most:
         return steps
@@ -64,24 +103,43 @@ def settle_steps(
     return max(step, most) if step >= min(most, decay_start(config, most)) else None
 
 
-def _affordable_steps(
-    config: TrainConfig,
-    step: int,
-    seconds_per_step: float,
-    seconds_used: float,
-    seconds_left: float,
+def _settled_by_time(
+    config: TrainConfig, step: int, affordable: int, seconds_used: float, seconds_left: float
 ) -> int | None:
     if step < min(config.warmup_steps, 1) + SETTLING_STEPS:
         return None
-    affordable = step + max(1, int(seconds_left / max(seconds_per_step, 1e-9)))
     if config.decay == "constant":
-        return step if seconds_left <= 0 else None
+        return step if affordable <= step else None
+    affordable = max(step + 1, affordable)
     if step < config.warmup_steps:
         # Time may run out before the warmup ends; then there is nothing to decay.
-        return max(step, affordable) if affordable <= config.warmup_steps else None
+        return affordable if affordable <= config.warmup_steps else None
     if config.decay_fraction >= 1.0:
         return affordable
     if seconds_used < EARLIEST * (1.0 - config.decay_fraction) * (seconds_used + seconds_left):
         return None
     ending = steps_ending_at(config, step)
     return ending if ending >= affordable else None
+
+
+def corrected_steps(
+    config: TrainConfig, step: int, pace: Pace, seconds_left: float, budget: float
+) -> int | None:
+    """Decide, in the decay, whether it has to end at another step than was settled.
+
+    Args:
+        config: with at least one settlement.
+        step: steps done.
+        pace: of the rest of the run.
+        seconds_left: until the budget ends.
+        budget: in seconds.
+
+    Returns:
+        The number of steps of the whole run, or None to leave it.
+    """
+    steps = config.settlements[-1][1]
+    fitting = max(step + 1, pace.affordable(step, seconds_left))
+    if config.max_steps:
+        fitting = min(fitting, max(step + 1, config.max_steps))
+    tolerated = max(TOLERATED_OF_LEFT * seconds_left, TOLERATED_OF_BUDGET * budget)
+    return fitting if abs(fitting - steps) * pace.step > tolerated else None

@@ -3,7 +3,8 @@
 A warmup keeps the first updates small while the optimizer's averages are still empty; a plateau
 explores; the decay to (almost) zero settles into the valley. Hu et al. 2024 (MiniCPM, section 4)
 call the shape warmup-stable-decay. Before the decay begins, the rate does not depend on the
-number of steps, so a run can be lengthened without repeating it.
+number of steps, so a run can be lengthened without repeating it. Where a time budget changes the
+number during the decay, the decay goes on from where it stands, steeper or flatter.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def rate_factor(config: TrainConfig, step: int, steps: int) -> float:
     """Fraction of the peak learning rate used in one step.
 
     Args:
-        config: names the shape; its `steps` is not read.
+        config: names the shape; its `steps` is not read. Its settlements count if they led to
+            a run of `steps` steps.
         step: index of the step about to be done, from 0.
         steps: number of steps in the run.
 
@@ -34,10 +36,19 @@ def rate_factor(config: TrainConfig, step: int, steps: int) -> float:
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
-    start = decay_start(config, steps)
-    if step < start:
+    settled = config.settlements
+    if not settled or settled[-1][1] != steps:
+        settled = ((0, steps),)
+    if step < settled[0][0]:
         return 1.0
-    left = max(0.0, (steps - step) / (steps - start + 1))
+    end = settled[0][1]
+    # Steps over which the decay, as steep as it is now, would fall from 1 to 0.
+    span: float = end - decay_start(config, end) + 1
+    for at, moved in settled[1:]:
+        if step >= at:
+            span *= (moved - at) / (end - at)
+            end = moved
+    left = min(1.0, max(0.0, (end - step) / span))
     if config.decay == "cosine":
         left = 0.5 * (1.0 - math.cos(math.pi * left))
     return config.final_rate_fraction + (1.0 - config.final_rate_fraction) * left

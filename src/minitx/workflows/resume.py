@@ -154,6 +154,10 @@ def _changed_config(
     run: RunDirectory, config: RunConfig, state: TrainingState, given: Given
 ) -> RunConfig:
     changes = dict(given)
+    settled = config.train.settlements
+    if settled and not state.steps_settled:
+        # What the clock decided is kept, also after this checkpoint.
+        state.steps = settled[-1][1]
     unknown = sorted(set(changes) - set(CHANGEABLE))
     if unknown:
         raise BadInputError(
@@ -175,6 +179,8 @@ def _changed_config(
     if longer and (steps != state.steps or stopped_early):
         if state.step >= state.steps or stopped_early:
             state.rewarm_step = state.step
+        if steps != state.steps:
+            changes["settlements"] = ()
         state.steps, state.steps_settled = steps, True
         state.evaluations_since_best = 0
     changes["steps"] = state.steps

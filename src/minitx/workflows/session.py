@@ -212,13 +212,15 @@ def _surroundings(
     corpus_description = (session.corpus.directory / DESCRIPTION).read_bytes()
     made_with = (json.dumps(_made_with(session), indent=2) + "\n").encode()
 
+    n_holdout = len(session.corpus.holdout_ids)
+
     def saved() -> list[tuple[int, Path]]:
         return writer.written()
 
-    def save(state: TrainingState) -> None:
+    def save(state: TrainingState, train: TrainConfig) -> None:
         own_files = {
             STATE_FILE: state.to_json(),
-            CONFIG_COPY: config_bytes(_settled_config(session.config, state)),
+            CONFIG_COPY: config_bytes(replace(session.config, train=train)),
             DESCRIPTION: corpus_description,
             MADE_WITH_FILE: made_with,
         }
@@ -227,8 +229,7 @@ def _surroundings(
         if state.step == 0 or state.step >= state.steps:
             writer.wait()
 
-    def settle(steps: int) -> None:
-        train = replace(session.config.train, steps=steps)
+    def settle(train: TrainConfig) -> None:
         session.run.write_config(replace(session.config, train=train))
 
     return Surroundings(
@@ -238,8 +239,8 @@ def _surroundings(
         save=save,
         saved=saved,
         settle=settle,
-        has_holdout=len(session.corpus.holdout_ids) > 1,
-        reserve_seconds=_reserve(session),
+        n_holdout=n_holdout if n_holdout > 1 else 0,
+        n_scored=min(session.config.train.evaluation_tokens or n_holdout, n_holdout),
     )
 
 
@@ -257,12 +258,6 @@ def _made_with(session: Session) -> dict[str, str]:
         "dtype": start.dtype,
         "attention": start.attention,
     }
-
-
-def _settled_config(config: RunConfig, state: TrainingState) -> RunConfig:
-    if not state.steps_settled:
-        return config
-    return replace(config, train=replace(config.train, steps=state.steps))
 
 
 def _snapshot(
@@ -354,13 +349,6 @@ def _sample_prompt(session: Session) -> str:
             return prompt
     # One id of the train part is known to the tokenizer whatever the text.
     return session.tokenizer.decode(session.corpus.train_ids[:1])
-
-
-def _reserve(session: Session) -> float:
-    # The closing evaluation of the whole holdout, and the last checkpoint. A forward pass costs
-    # a third of a training step.
-    budget = session.config.train.budget_seconds
-    return 0.0 if budget is None else min(0.1 * budget, 3.0)
 
 
 def _run_start(session: Session) -> RunStart:
