@@ -140,6 +140,8 @@ def _trials(name: str, budget: float, work: Path) -> Iterator[Trial]:
     for factor in (0.5, 2.0):
         batch = max(1, round(config.train.batch_size * factor))
         neighbours.append((f"{factor:g} times the batch", {}, {"batch_size": batch}))
+    dropout = 0.0 if shape.dropout else 0.1
+    neighbours.append((f"dropout {dropout:g}", {"dropout": dropout}, {}))
     if config.train.max_steps:
         longer = {"max_steps": 2 * config.train.max_steps}
         neighbours.append(("twice the epochs at most", {}, longer))
@@ -203,9 +205,9 @@ def _result(trials: list[Trial], budget: float) -> Result:
         title="The plan on texts that it was not tuned to",
         about=f"For each text, the plan of `minitx train` with {budget:.0f} seconds, and its "
         "neighbours with the same time: the next smaller and larger model of the ladder, half and "
-        "twice both learning rates, half and twice the batch. The figure is bits per byte of the "
-        "whole holdout with the checkpoint that other commands use. Single runs: differences "
-        "below a percent are noise.",
+        "twice both learning rates, half and twice the batch, and no dropout where the plan has "
+        "some or some where it has none. The figure is bits per byte of the whole holdout with the "
+        "checkpoint that other commands use. Single runs: differences below a percent are noise.",
         tables=[
             Table(
                 "One after the other:",

@@ -30,8 +30,11 @@ MOST_PARAMETERS_PER_TOKEN = 5
 """A larger model learns a short text by heart: of 50,000 characters, 2 layers of 64 with dropout
 learn more than 3 of 96."""
 
-DROPOUT_FROM_EPOCHS = ((10.0, 0.2), (4.0, 0.1))
-"""How often the text is read, and the dropout from there on."""
+DROPOUT_FROM_EPOCHS = ((30.0, 0.2), (12.0, 0.1))
+"""How often the text would be read without it, and the dropout from there on.
+
+Measured with 3 layers of 96 on parts of two texts: in the time of 10 readings dropout 0.1 costs 5 %
+of the loss, since its steps take longer; in that of 15 it saves 1 %, in that of 21 5 %."""
 
 MOST_EPOCHS = 30
 """Further readings only make the holdout worse, dropout or not."""
