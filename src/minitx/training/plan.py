@@ -30,11 +30,12 @@ MOST_PARAMETERS_PER_TOKEN = 5
 """A larger model learns a short text by heart: of 50,000 characters, 2 layers of 64 with dropout
 learn more than 3 of 96."""
 
-DROPOUT_FROM_EPOCHS = ((30.0, 0.2), (12.0, 0.1))
-"""How often the text would be read without it, and the dropout from there on.
+DROPOUT, DROPOUT_FROM_EPOCHS = 0.1, 12.0
+"""Planned where the text would be read so often without it.
 
-Measured with 3 layers of 96 on parts of two texts: in the time of 10 readings dropout 0.1 costs 5 %
-of the loss, since its steps take longer; in that of 15 it saves 1 %, in that of 21 5 %."""
+Measured with 3 layers of 96 on parts of two texts: in the time of 10 readings dropout costs 5 % of
+the loss, since its steps take longer; in that of 15 it saves 1 %, in that of 21 5 %. Dropout 0.2 is
+no better after 30 readings, and 2 % worse for 2 layers of 64."""
 
 MOST_EPOCHS = 30
 """Further readings only make the holdout worse, dropout or not."""
@@ -223,11 +224,10 @@ def _plan_model(
 
 
 def _choose_dropout(epochs: float) -> tuple[float, str]:
-    dropout = next((p for least, p in DROPOUT_FROM_EPOCHS if epochs >= least), 0.0)
     times = f"the text is read about {epochs:.2g} times"
-    if not dropout:
+    if epochs < DROPOUT_FROM_EPOCHS:
         return 0.0, f"{times}: too seldom to be learned by heart"
-    return dropout, f"{times}: without it, it would be learned by heart"
+    return DROPOUT, f"{times}: without it, it would be learned by heart"
 
 
 def _tokens_per_second(model: ModelConfig, rate: float) -> float:
