@@ -307,6 +307,22 @@ def test_run_ends_with_its_budget_whatever_the_machine_does(speed, score):
     assert max(a - b for a, b in zip(machine.rates, machine.rates[1:], strict=False)) < 0.05
 
 
+@pytest.mark.parametrize("stalled", [2, 4, 6, 12, 30])
+def test_a_stall_at_the_start_does_not_end_the_run(stalled):
+    """Nor one that takes most of the time: the rest of it is used."""
+    machine = Machine(lambda step: 7.0 if step == stalled else 0.02)
+    end = run(machine, budget=10.0, warmup_steps=20)
+    assert 9.7 < end.elapsed_seconds < 10.3
+    assert machine.rates[-1] < 0.1
+
+
+def test_time_that_runs_out_in_a_long_warmup_is_used():
+    machine = Machine(lambda step: 0.1)
+    end = run(machine, budget=10.0, warmup_steps=1000)
+    assert 9.7 < end.elapsed_seconds < 10.3
+    assert machine.rates == [(i + 1) / 1000 for i in range(end.step)]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     budget=st.floats(20, 300),

@@ -10,6 +10,10 @@ from typing import Literal
 SETTLING_STEPS = 3
 """First steps left out of the average: they allot memory and choose kernels."""
 
+STALL = 20.0
+"""How many times the average a step counts at most in it: a machine that hung for a while says
+nothing about the steps to come."""
+
 Part = Literal["evaluation", "scoring", "saving"]
 """Of a run, beside its steps: a look at the holdout with all that belongs to it, the holdout loss
 alone, and a checkpoint that is waited for."""
@@ -43,11 +47,14 @@ class Clock:
         now = self._now()
         self._report_seconds += now - self._step_began
         self._report_steps += 1
-        self._seconds += now - self._counted_until
-        self._steps += 1
-        self._session_steps += 1
+        seconds = now - self._counted_until
+        if self._steps:
+            seconds = min(seconds, STALL * self._seconds / self._steps)
         if self._session_steps == SETTLING_STEPS:
             self._seconds, self._steps = 0.0, 0.0
+        self._seconds += seconds
+        self._steps += 1
+        self._session_steps += 1
         self._step_began = self._counted_until = now
 
     def pause_done(self) -> None:

@@ -131,8 +131,11 @@ class Trainer:
         self._unread: list[tuple[Tensor, Tensor]] = []
         self._last = (math.nan, math.nan)
         self._clock = Clock(state.elapsed_seconds, now)
-        # Seconds of the budget that were left when the number of steps was last looked at.
-        self._looked_at = (config.budget_seconds or 0.0) - state.elapsed_seconds
+        # What was left when the number of steps was last looked at: seconds of the budget, steps.
+        self._looked_at = (
+            (config.budget_seconds or 0.0) - state.elapsed_seconds,
+            state.steps - state.step,
+        )
         # Of a run that begins, nothing is saved yet.
         self._saved_step = state.step if state.step else -1
 
@@ -333,20 +336,23 @@ class Trainer:
             state.steps = max(state.step + 1, affordable)
             return
         self._decide(steps, "the learning rate falls from here")
-        self._looked_at = left
+        self._looked_at = left, state.steps - state.step
 
     def _correct(self, left: float, budget: float) -> None:
+        state = self.state
+        seconds_then, steps_then = self._looked_at
+        kept = 1.0 - LOOK_AGAIN
+        soon = left > kept * seconds_then and state.steps - state.step > kept * steps_then
         # A resumed run may have decisions before it that were made already.
-        decided = self.state.step <= self.config.settlements[-1][0]
-        ended = self.state.step >= self.state.steps
-        if decided or ended or left > (1.0 - LOOK_AGAIN) * self._looked_at:
+        decided = state.step <= self.config.settlements[-1][0]
+        if soon or decided or state.step >= state.steps:
             return
-        self._looked_at = left
-        steps = corrected_steps(self.config, self.state.step, self._pace(), left, budget)
+        steps = corrected_steps(self.config, state.step, self._pace(), left, budget)
         self._clock.forget()
         if steps is not None:
-            faster = "slower" if steps > self.state.steps else "faster"
+            faster = "slower" if steps > state.steps else "faster"
             self._decide(steps, f"the learning rate falls {faster} from here")
+        self._looked_at = left, state.steps - state.step
 
     def _decide(self, steps: int, then: str) -> None:
         state = self.state

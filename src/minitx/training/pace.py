@@ -4,7 +4,8 @@ The learning rate does not depend on the number of steps before its decay begins
 So the number is settled no sooner than that: at the step from which a decay over the configured
 fraction of the run would end with the budget. A machine is not as fast in the second half of a run
 as in the first, so the number is looked at again during the decay, each time that a third of the
-time left has passed; where it is far off, the decay goes on from where it stands to another end.
+time left has passed, or of the steps; where it is far off, the decay goes on from where it stands
+to another end.
 
 Each decision of the clock is a settlement: a step, and the number of steps from there on. They are
 part of the configuration, and the rate at each step follows from it. So a run is repeated to the
@@ -24,8 +25,11 @@ EARLIEST = 0.7
 """Part of the plateau's share of the time before which nothing is settled: the average of a few
 steps may be far off."""
 
+NEARLY_OUT = 0.05
+"""Part of the time with which a run may end in its warmup."""
+
 LOOK_AGAIN = 1 / 3
-"""Part of the time left after which the number of steps is looked at again."""
+"""Part of the time left, or of the steps, after which the number of steps is looked at again."""
 
 TOLERATED_OF_LEFT = 0.05
 """Part of the time left that a run may end too soon or too late by, as it looks now: so much is
@@ -112,8 +116,10 @@ def _settled_by_time(
         return step if affordable <= step else None
     affordable = max(step + 1, affordable)
     if step < config.warmup_steps:
-        # Time may run out before the warmup ends; then there is nothing to decay.
-        return affordable if affordable <= config.warmup_steps else None
+        # Time may run out before the warmup ends; then there is nothing to decay. What a few steps
+        # took says little, so nothing is settled before it nearly has.
+        late = seconds_left <= NEARLY_OUT * (seconds_used + seconds_left)
+        return affordable if late and affordable == step + 1 else None
     if config.decay_fraction >= 1.0:
         return affordable
     if seconds_used < EARLIEST * (1.0 - config.decay_fraction) * (seconds_used + seconds_left):
