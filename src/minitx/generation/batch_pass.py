@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minitx.generation.slot_cache import SlotCache
+from minitx.generation.slot_cache import SlotCache, aligned_zeros
 from minitx.model import Transformer
 from minitx.model.block import Block
 from minitx.model.mlp import SwiGLU
@@ -75,8 +75,8 @@ class _Kernels:
         self.pack.restype = self.step.restype = None
         model = ctypes.POINTER(_Model)
         self.stride.argtypes = [_Integer]
-        self.packed_size.argtypes = [_Integer, _Integer]
-        self.pack.argtypes = [_Pointer, _Pointer, _Integer, _Integer, _Pointer]
+        self.packed_size.argtypes = [_Integer, _Integer, _Integer]
+        self.pack.argtypes = [_Pointer, _Pointer, _Integer, _Integer, _Integer, _Pointer]
         self.room.argtypes = [model, _Integer, ctypes.c_int]
         self.step.argtypes = [
             model, ctypes.POINTER(_Layer), ctypes.POINTER(_Cache), _Pointer, _Pointer, _Integer,
@@ -125,8 +125,8 @@ class BatchPass:
         rows, kernels, model = len(tokens), self._kernels, self._weights.model
         threads = torch.get_num_threads()
         needed = kernels.room(model, rows, threads)
-        if self._room.numel() < needed or len(self._logits) < rows:
-            self._room = torch.empty(needed)
+        if len(self._room) < needed or len(self._logits) < rows:
+            self._room = aligned_zeros(needed)
             self._logits = torch.empty(rows, self._weights.logits_stride)
         ids = np.array(tokens, np.int64)
         store = cache.store
@@ -152,6 +152,11 @@ class _Weights:
     def __init__(self, model: Transformer, kernels: _Kernels) -> None:
         self._kernels = kernels
         self._kept: list[Tensor] = []
+        # All matrices side by side, which the system can put into large pages.
+        parts = list(model.modules())
+        self._gated = {part.gate_up for part in parts if isinstance(part, SwiGLU)}
+        size = sum(self._size(part) for part in parts if isinstance(part, nn.Linear))
+        self._packed = self._free = aligned_zeros(4 * size).view(torch.float32)
         config = model.config
         cosine = sine = None
         if model.positions is None:
@@ -199,17 +204,23 @@ class _Weights:
         shift = norm.bias if isinstance(norm, LayerNorm) else None
         return self._pointer(norm.gain), self._pointer(shift)
 
+    def _size(self, linear: nn.Linear) -> int:
+        size: int = self._kernels.packed_size(*linear.weight.shape, linear in self._gated)
+        return size
+
     def _matrix(self, linear: nn.Linear) -> int | None:
         weight = linear.weight.detach().contiguous()
-        packed = torch.empty(self._kernels.packed_size(*weight.shape))
         bias = None if linear.bias is None else linear.bias.detach().contiguous()
+        size = self._size(linear)
+        packed, self._free = self._free[:size], self._free[size:]
         self._kernels.pack(
             weight.data_ptr(),
             None if bias is None else bias.data_ptr(),
             *weight.shape,
+            linear in self._gated,
             packed.data_ptr(),
         )
-        return self._pointer(packed)
+        return packed.data_ptr()
 
     def _pointer(self, tensor: Tensor | None) -> int | None:
         # Of memory that lives as long as this.

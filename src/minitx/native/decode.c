@@ -4,17 +4,12 @@
    through the token together: each computes a part of the rows of every product, and they wait
    for each other where one reads what others wrote. Each row is summed up in the same order
    whoever computes it, so the result does not depend on how many threads there are. */
+#include "team.h"
 #include "weights.h"
 
 #include <math.h>
-#include <sched.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
-
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 enum { FLOAT32, BFLOAT16, INT8 };
 
@@ -23,9 +18,6 @@ enum { ROWS = 4 };
 
 /* Elements of a few whole vectors, whatever the processor: a loop over so many has no rest. */
 enum { VECTORS = 64 };
-
-/* Looks at whether all have come before a thread gives way: some 20 microseconds. */
-enum { SPINS = 10000 };
 
 /* weights: (rows, columns) in `format`, a row every `stride` elements.
    scale: (rows,), what integers stand for; bias: (rows,). NULL if there is none. */
@@ -70,30 +62,6 @@ typedef struct {
 typedef struct {
     float *residual, *qkv, *heads, *hidden, *normed, *scores;
 } Workspace;
-
-/* Where threads wait for each other: how many are there, and how often all were. */
-typedef struct {
-    _Atomic int64_t arrived, rounds;
-} Meeting;
-
-typedef struct {
-    int64_t number, of;
-    Meeting *meeting;
-} Thread;
-
-/* OpenMP's barrier, but for a busy machine: whoever waits for long gives its core away, since the
-   other may be waiting for that core. */
-static void wait_for_all(Thread thread) {
-    Meeting *meeting = thread.meeting;
-    int64_t round = atomic_load(&meeting->rounds);
-    if (atomic_fetch_add(&meeting->arrived, 1) + 1 == thread.of) {
-        atomic_store(&meeting->arrived, 0);
-        atomic_store(&meeting->rounds, round + 1);
-        return;
-    }
-    for (int turn = 0; atomic_load(&meeting->rounds) == round; turn++)
-        if (turn > SPINS) turn = SPINS, sched_yield();
-}
 
 /* Products */
 
@@ -351,10 +319,7 @@ EXPORT void minitx_decode_token(const Model *model, const Cache *cache, const Wo
     Meeting meeting = {0};
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        Thread thread = {0, 1, &meeting};
-#ifdef _OPENMP
-        thread.number = omp_get_thread_num(), thread.of = omp_get_num_threads();
-#endif
+        Thread thread = this_thread(&meeting);
         run_model(model, *cache, *work, token, position, logits, thread);
     }
 }

@@ -1,0 +1,174 @@
+/* Attention of all rows in a layer: each row's heads look at its own text. */
+#pragma once
+
+#include "batch_model.h"
+#include "team.h"
+
+#include <math.h>
+
+/* Vectors that make up the widest head whose sums stay in registers. */
+#define MOST_VECTORS 8
+
+static inline vec larger(vec a, vec b) {
+    typeof(a > b) mask = a > b;
+    return (vec)((mask & (typeof(mask))a) | (~mask & (typeof(mask))b));
+}
+
+/* The sums of LANES vectors, each in a lane: neighbours are added until there is one vector. */
+static inline vec totals(vec sums[LANES]) {
+    typedef int32_t Order __attribute__((vector_size(4 * LANES)));
+    Order even, odd;
+    for (int i = 0; i < LANES; i++) even[i] = 2 * i, odd[i] = 2 * i + 1;
+#pragma GCC unroll 8
+    for (int n = LANES / 2; n; n /= 2)
+#pragma GCC unroll 16
+        for (int i = 0; i < n; i++)
+            sums[i] = __builtin_shuffle(sums[2 * i], sums[2 * i + 1], even) +
+                      __builtin_shuffle(sums[2 * i], sums[2 * i + 1], odd);
+    return sums[0];
+}
+
+/* Scores of the keys from `first` on, one in each lane. Past the end it is the last key's. */
+static inline __attribute__((always_inline)) vec score(
+    const int vectors, int64_t width, const float *query, const float *keys, int64_t first,
+    int64_t held
+) {
+    vec sums[LANES];
+    float loose[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) {
+        const float *key = keys + (first + i < held ? first + i : held - 1) * width;
+        if (vectors) {
+            vec sum = *(const vec *)query * *(const vec *)key;
+#pragma GCC unroll 8
+            for (int v = 1; v < vectors; v++)
+                sum += *(const vec *)(query + v * LANES) * *(const vec *)(key + v * LANES);
+            sums[i] = sum;
+        } else {
+            loose[i] = 0.0f;
+            for (int64_t w = 0; w < width; w++) loose[i] += query[w] * key[w];
+        }
+    }
+    return vectors ? totals(sums) : *(vec *)loose;
+}
+
+static inline __attribute__((always_inline)) void fetch(const float *at, int64_t n) {
+    for (int64_t i = 0; i < n; i += LINE / (int64_t)sizeof(float))
+        __builtin_prefetch(at + i, 0, 2);
+}
+
+/* out = softmax(query . keys / sqrt(width)) . values, with `held` keys and values.
+   scores: room for `held` and a vector.
+
+   A head of a row is a stream too short for the processor to see it coming. So the values are
+   fetched while the keys are read, and the keys of who comes next (`next`) while the values are.
+   `vectors` is a constant where it is inlined: how many make up a head; 0 for any width. */
+static inline __attribute__((always_inline)) void look(
+    const int vectors, int64_t width, const float *query, const float *keys, const float *values,
+    const float *next, int64_t held, float *scores, float *out
+) {
+    if (vectors) width = vectors * LANES;
+    float factor = 1.0f / sqrtf((float)width), total = 0.0f;
+    vec most = {0};
+    most -= INFINITY;
+    for (int64_t t = 0; t < held; t += LANES) {
+        fetch(values + t * width, LANES * width);
+        vec some = score(vectors, width, query, keys, t, held) * factor;
+        *(vec *)(scores + t) = some;
+        /* The last one again changes nothing. */
+        most = larger(some, most);
+    }
+    float largest = most[0];
+    for (int i = 1; i < LANES; i++) largest = most[i] > largest ? most[i] : largest;
+    for (int64_t t = 0; t < held; t += LANES)
+        for (int64_t i = t; i < t + LANES; i++) scores[i] = fast_exp(scores[i] - largest);
+    for (int64_t t = 0; t < held; t++) total += scores[t];
+    if (vectors) {
+        /* Positions in turn to two sums, so that neither waits for itself. */
+        vec sum[2][MOST_VECTORS] = {0};
+        for (int64_t t = 0; t + 1 < held; t += 2) {
+            fetch(next + t * width, 2 * width);
+#pragma GCC unroll 8
+            for (int v = 0; v < vectors; v++) {
+                const float *value = values + t * width + v * LANES;
+                sum[0][v] += *(const vec *)value * scores[t];
+                sum[1][v] += *(const vec *)(value + width) * scores[t + 1];
+            }
+        }
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; v++) {
+            vec both = sum[0][v] + sum[1][v];
+            if (held % 2)
+                both += *(const vec *)(values + (held - 1) * width + v * LANES) * scores[held - 1];
+            *(vec *)(out + v * LANES) = both / total;
+        }
+        return;
+    }
+    for (int64_t i = 0; i < width; i++) out[i] = 0.0f;
+    for (int64_t t = 0; t < held; t++)
+        for (int64_t i = 0; i < width; i++) out[i] += scores[t] * values[t * width + i];
+    for (int64_t i = 0; i < width; i++) out[i] /= total;
+}
+
+static void look_by_width(
+    int64_t width, const float *query, const float *keys, const float *values,
+    const float *next, int64_t held, float *scores, float *out
+) {
+    switch (width % LANES ? 0 : width / LANES) {
+        case 1: look(1, width, query, keys, values, next, held, scores, out); break;
+        case 2: look(2, width, query, keys, values, next, held, scores, out); break;
+        case 4: look(4, width, query, keys, values, next, held, scores, out); break;
+        case 8: look(8, width, query, keys, values, next, held, scores, out); break;
+        default: look(0, width, query, keys, values, next, held, scores, out);
+    }
+}
+
+/* Bring a head's vector to unit size, and turn its pairs by the angles of a position. */
+static void norm_and_turn(
+    float *head, int64_t width, const float *gain, float eps, const float *cosine, const float *sine
+) {
+    int64_t half = width / 2;
+    norm_row(head, width, gain, NULL, eps, head);
+    for (int64_t i = 0; i < half; i++) {
+        float a = head[i], b = head[half + i];
+        head[i] = a * cosine[i] - b * sine[i];
+        head[half + i] = b * cosine[half + i] + a * sine[half + i];
+    }
+}
+
+/* Each row's queries, keys and values `qkv`, the last two into the cache; then what each head
+   gathers, `(rows, heads * head_dim)`. To be called by all threads. */
+static void attend(
+    Thread thread, const Model *model, const Layer *layer, const Cache *cache,
+    const int64_t *lengths, int64_t rows, float *qkv, float *scores, float *out
+) {
+    int64_t width = model->head_dim, group = model->heads / model->kv_heads;
+    int64_t qkv_stride = stride_of((model->heads + 2 * model->kv_heads) * width);
+    int64_t out_stride = stride_of(model->heads * width), last = rows * model->kv_heads;
+    for (int64_t one = take(thread, last), then; one < last; one = then) {
+        then = take(thread, last);
+        int64_t r = one / model->kv_heads, h = one % model->kv_heads, place = lengths[r];
+        float *queries = qkv + r * qkv_stride + h * group * width;
+        float *key = qkv + r * qkv_stride + (model->heads + h) * width;
+        float *value = key + model->kv_heads * width;
+        float *keys = keys_of(cache, model, one), *values = keys + cache->kind;
+        const float *next = keys_of(cache, model, then < last ? then : one);
+        if (model->cosine) {
+            const float *cosine = model->cosine + place * width;
+            const float *sine = model->sine + place * width;
+            norm_and_turn(key, width, layer->key_gain, model->eps, cosine, sine);
+            for (int64_t q = 0; q < group; q++)
+                norm_and_turn(
+                    queries + q * width, width, layer->query_gain, model->eps, cosine, sine
+                );
+        }
+        memcpy(keys + place * width, key, (size_t)width * sizeof(float));
+        memcpy(values + place * width, value, (size_t)width * sizeof(float));
+        for (int64_t q = 0; q < group; q++)
+            look_by_width(
+                width, queries + q * width, keys, values, next, place + 1, scores,
+                out + r * out_stride + (h * group + q) * width
+            );
+    }
+    wait_for_all(thread);
+}

@@ -1,0 +1,74 @@
+/* A model as it reads one token of each of many texts, and how its buffers lie. */
+#pragma once
+
+#include "weights.h"
+
+#include <math.h>
+#include <stddef.h>
+
+/* Rows multiplied at once: as many as the registers hold sums of. */
+#if LANES == 16
+#define TILE 12
+#else
+#define TILE 6
+#endif
+
+/* Columns of a panel: two vectors. */
+#define PANEL (2 * LANES)
+
+/* Elements between rows beyond their length, so that rows don't fall on the same lines of the
+   cache where the length is a power of two. */
+#define GAP 16
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+/* As `_Layer` in batch_pass.py. Matrices are packed: see `minitx_batch_pack`. */
+typedef struct {
+    const float *attention_gain, *attention_shift; /* (d_model), no shift: RMSNorm */
+    const float *qkv, *output, *up, *down;
+    const float *query_gain, *key_gain; /* (head_dim), or null */
+    const float *mlp_gain, *mlp_shift;
+} Layer;
+
+/* As `_Model` in batch_pass.py. */
+typedef struct {
+    int64_t layers, d_model, heads, kv_heads, head_dim, hidden, vocabulary, context, gated;
+    const float *embedding;     /* (vocabulary, d_model) */
+    const float *positions;     /* (context, d_model), or null */
+    const float *cosine, *sine; /* (context, head_dim), or null */
+    const float *gain, *shift;  /* of the last norm */
+    const float *head;
+    float eps;
+} Model;
+
+/* Keys and values: (layers, 2, rows, kv_heads, positions, head_dim), elements between them. */
+typedef struct {
+    float *start;
+    int64_t layer, kind, row, head;
+} Cache;
+
+/* Keys of a row and head, numbered together; their values are `kind` further on. */
+static inline float *keys_of(const Cache *cache, const Model *model, int64_t one) {
+    return cache->start + one / model->kv_heads * cache->row +
+           one % model->kv_heads * cache->head;
+}
+
+static inline int64_t padded(int64_t columns) { return (columns + PANEL - 1) / PANEL * PANEL; }
+
+/* Elements from one row of a buffer to the next. */
+static inline int64_t stride_of(int64_t columns) { return padded(columns) + GAP; }
+
+static void norm_row(
+    const float *x, int64_t size, const float *gain, const float *shift, float eps, float *out
+) {
+    float mean = 0.0f, square = 0.0f;
+    if (shift) {
+        for (int64_t i = 0; i < size; i++) mean += x[i];
+        mean /= (float)size;
+    }
+    for (int64_t i = 0; i < size; i++) square += (x[i] - mean) * (x[i] - mean);
+    float scale = 1.0f / sqrtf(square / (float)size + eps);
+    for (int64_t i = 0; i < size; i++) out[i] = (x[i] - mean) * scale * gain[i];
+    if (shift)
+        for (int64_t i = 0; i < size; i++) out[i] += shift[i];
+}
