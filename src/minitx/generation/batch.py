@@ -80,6 +80,10 @@ class Batch:
             self.check(row)
         if not rows:
             return []
+        # Room for all that they will say, so that nothing is moved for lack of it.
+        self._decoder.cache.reserve(
+            max(len(row.prompt_ids) + row.config.max_new_tokens for row in rows)
+        )
         logits = self._decoder.read([row.prompt_ids for row in rows])
         self._rows.extend(rows)
         return self._speak(rows, logits)
