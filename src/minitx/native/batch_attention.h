@@ -52,9 +52,8 @@ static inline __attribute__((always_inline)) vec score(
     return vectors ? totals(sums) : *(vec *)loose;
 }
 
-static inline __attribute__((always_inline)) void fetch(const float *at, int64_t n) {
-    for (int64_t i = 0; i < n; i += LINE / (int64_t)sizeof(float))
-        __builtin_prefetch(at + i, 0, 2);
+static inline void fetch_floats(const float *at, int64_t n) {
+    for (int64_t i = 0; i < n; i += LINE / (int64_t)sizeof(float)) fetch(at + i);
 }
 
 /* out = softmax(query . keys / sqrt(width)) . values, with `held` keys and values.
@@ -72,7 +71,7 @@ static inline __attribute__((always_inline)) void look(
     vec most = {0};
     most -= INFINITY;
     for (int64_t t = 0; t < held; t += LANES) {
-        fetch(values + t * width, LANES * width);
+        fetch_floats(values + t * width, LANES * width);
         vec some = score(vectors, width, query, keys, t, held) * factor;
         *(vec *)(scores + t) = some;
         /* The last one again changes nothing. */
@@ -87,7 +86,7 @@ static inline __attribute__((always_inline)) void look(
         /* Positions in turn to two sums, so that neither waits for itself. */
         vec sum[2][MOST_VECTORS] = {0};
         for (int64_t t = 0; t + 1 < held; t += 2) {
-            fetch(next + t * width, 2 * width);
+            fetch_floats(next + t * width, 2 * width);
 #pragma GCC unroll 8
             for (int v = 0; v < vectors; v++) {
                 const float *value = values + t * width + v * LANES;

@@ -20,6 +20,10 @@
    cache where the length is a power of two. */
 #define GAP 16
 
+/* Ask for a line of memory that a step reads once: it need not be kept, since the cache that all
+   cores share is smaller than what is read until the next step. */
+static inline void fetch(const void *line) { __builtin_prefetch(line, 0, 0); }
+
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 /* As `_Layer` in batch_pass.py. Matrices are packed: see `minitx_batch_pack`. */

@@ -49,7 +49,7 @@ static inline __attribute__((always_inline)) void tile(
     }
     for (int64_t k = 0; k < depth; k++) {
         if (k % TERMS == 0)
-            for (int64_t i = 0; i < rate; i++, next += LINE) __builtin_prefetch(next, 0, 2);
+            for (int64_t i = 0; i < rate; i++, next += LINE) fetch(next);
         panel += PANEL;
         vec left = *(const vec *)panel, right = *(const vec *)(panel + LANES);
 #pragma GCC unroll 16
