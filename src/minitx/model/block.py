@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 from torch import Tensor, nn
 
 from minitx.config import ModelConfig
+from minitx.model import native_block
 from minitx.model.attention import Attention, AttentionContext
 from minitx.model.fast import dropout
 from minitx.model.mlp import GELUMLP, SwiGLU
@@ -30,8 +33,42 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """`(batch, seq, d_model)` to `(batch, seq, d_model)`."""
+        if context.compiled and not context.ablated_heads and native_block.can_run(self, x):
+            assert context.cosine is not None
+            assert context.sine is not None
+            return native_block.run(self, x, context.cosine, context.sine)
         x = x + self._drop(self.attention(self.attention_norm(x), context))
         return x + self._drop(self.mlp(self.mlp_norm(x)))
+
+    @functools.cached_property
+    def shape(self) -> tuple[int, int, int, int, float] | None:
+        """What the compiled block is built for: heads, heads of keys, head_dim, d_ff, and the eps
+        of the norms. None if it is not.
+        """
+        attention, mlp = self.attention, self.mlp
+        sizes = (attention.n_heads, attention.n_kv_heads, attention.head_dim)
+        norms = (self.attention_norm, self.mlp_norm, attention.query_norm, attention.key_norm)
+        if not isinstance(mlp, SwiGLU) or not all(isinstance(norm, RMSNorm) for norm in norms):
+            return None
+        d_ff = mlp.down.in_features
+        return None if d_ff % 2 or mlp.down.out_features % 2 else (*sizes, d_ff, norms[0].eps)
+
+    @functools.cached_property
+    def parts(self) -> tuple[nn.Module, ...]:
+        """The modules inside."""
+        return tuple(self.modules())[1:]
+
+    def weights(self) -> tuple[Tensor, ...]:
+        """What the compiled block reads, in its order."""
+        attention, mlp = self.attention, self.mlp
+        assert isinstance(mlp, SwiGLU)
+        assert attention.query_norm is not None
+        assert attention.key_norm is not None
+        return (
+            self.attention_norm.gain, attention.query_norm.gain, attention.key_norm.gain,
+            self.mlp_norm.gain, attention.qkv.weight, attention.output.weight,
+            mlp.gate_up.weight, mlp.down.weight,
+        )  # fmt: skip
 
     def _drop(self, x: Tensor) -> Tensor:
         return dropout(x, self.dropout) if self.training and self.dropout else x

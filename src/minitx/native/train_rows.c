@@ -1,8 +1,7 @@
 /* What a training step does row by row: norm, SwiGLU, cross-entropy, each forward and backward.
    The formulas are in model/norms.py, model/mlp.py and model/transformer.py (`loss`); float32
    inside, whatever the rows are stored in. A NaN or an infinity in a row stays in its results. */
-#include <math.h>
-
+#include "layers.h"
 #include "rows.h"
 
 /* RMSNorm: x / sqrt(mean(x^2) + eps) * gain. `unit` is x times `scales`, kept for the way back. */
@@ -13,10 +12,7 @@ EXPORT void minitx_norm_forward(const void *x, int x_half, const float *gain, fl
     for (long r = 0; r < rows; r++) {
         float row[width], scaled[width];
         read_row(x, r * width, x_half, width, row);
-        float square = 0.0f;
-        for (long i = 0; i < width; i++) square += row[i] * row[i];
-        float scale = 1.0f / sqrtf(square / (float)width + eps);
-        scales[r] = scale;
+        float scale = scales[r] = unit_scale(row, width, eps);
         for (long i = 0; i < width; i++) row[i] *= scale;
         write_row(unit, r * width, out_half, width, row);
         for (long i = 0; i < width; i++) scaled[i] = row[i] * gain[i];
@@ -24,8 +20,7 @@ EXPORT void minitx_norm_forward(const void *x, int x_half, const float *gain, fl
     }
 }
 
-/* The way back: what lies along x drops out, since the length of `unit` is fixed. `partial` has
-   room for slices(rows) rows. */
+/* `partial` has room for slices(rows) rows. */
 EXPORT void minitx_norm_backward(const void *grad, const void *unit, int half, const float *scales,
                                  const float *gain, long rows, long width, void *back,
                                  int back_half, float *by_gain, float *partial, int threads) {
@@ -38,21 +33,12 @@ EXPORT void minitx_norm_backward(const void *grad, const void *unit, int half, c
         for (long r = s * SLICE; r < rows && r < (s + 1) * SLICE; r++) {
             read_row(grad, r * width, half, width, g);
             read_row(unit, r * width, half, width, u);
-            float along = 0.0f;
-            for (long i = 0; i < width; i++) {
-                sums[i] += g[i] * u[i];
-                g[i] *= gain[i];
-                along += g[i] * u[i];
-            }
-            along /= (float)width;
-            for (long i = 0; i < width; i++) g[i] = (g[i] - u[i] * along) * scales[r];
+            norm_row_back(g, u, gain, scales[r], width, sums);
             write_row(back, r * width, back_half, width, g);
         }
     }
     add_partial(partial, n, width, by_gain);
 }
-
-static inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
 
 /* silu(gate) * up; a row holds gate and up, each `width` wide. */
 EXPORT void minitx_swiglu_forward(const void *gate_up, int half, long rows, long width, void *out,
@@ -62,7 +48,7 @@ EXPORT void minitx_swiglu_forward(const void *gate_up, int half, long rows, long
         float gate[width], up[width];
         read_row(gate_up, 2 * r * width, half, width, gate);
         read_row(gate_up, (2 * r + 1) * width, half, width, up);
-        for (long i = 0; i < width; i++) gate[i] *= sigmoid(gate[i]) * up[i];
+        swiglu_row(gate, up, width);
         write_row(out, r * width, half, width, gate);
     }
 }
@@ -71,16 +57,11 @@ EXPORT void minitx_swiglu_backward(const void *grad, const void *gate_up, int ha
                                    long width, void *back, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long r = 0; r < rows; r++) {
-        float g[width], gate[width], up[width];
+        float g[width], gate[width], up[width], given[width];
         read_row(grad, r * width, half, width, g);
         read_row(gate_up, 2 * r * width, half, width, gate);
         read_row(gate_up, (2 * r + 1) * width, half, width, up);
-        for (long i = 0; i < width; i++) {
-            float open = sigmoid(gate[i]);
-            float by_gate = g[i] * up[i] * open * (1.0f + gate[i] * (1.0f - open));
-            up[i] = g[i] * gate[i] * open;
-            gate[i] = by_gate;
-        }
+        swiglu_row_back(g, gate, up, width, given);
         write_row(back, 2 * r * width, half, width, gate);
         write_row(back, (2 * r + 1) * width, half, width, up);
     }

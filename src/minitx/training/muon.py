@@ -136,7 +136,12 @@ class Muon:
         parameters, sections, momenta = ([part[i] for part in parts] for i in range(3))
         ahead = [one for stack in stacks for one in stack.unbind(0)]
         native_update.muon_ahead(sections, momenta, ahead, self.momentum)
-        updates = [one for stack in stacks for one in orthogonalize(stack).contiguous().unbind(0)]
+        if native_update.can_orthogonalize(ahead):
+            native_update.orthogonalize(ahead, POLYNOMIALS, _SAFETY)
+            updates = ahead
+        else:
+            whole = [orthogonalize(stack).contiguous() for stack in stacks]
+            updates = [one for stack in whole for one in stack.unbind(0)]
         keep = 1.0 - learning_rate * self.weight_decay
         native_update.muon_apply(parameters, updates, rates, keep)
 

@@ -26,12 +26,15 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "adamw": [_LONG, *[_POINTER] * 6, *[_DOUBLE] * 5, _INT],
     "muon_ahead": [_LONG, *[_POINTER] * 3, _INT, _POINTER, _FLOAT, _INT],
     "muon_apply": [_LONG, *[_POINTER] * 2, _INT, *[_POINTER] * 2, _FLOAT, _INT],
+    "orthogonalize": [_LONG, *[_POINTER] * 4, _LONG, _FLOAT, _POINTER, _INT],
+    "orthogonalize_scratch": [_LONG, *[_POINTER] * 2],
 }
 
 
 @functools.cache
 def _bound(library: ctypes.CDLL) -> ctypes.CDLL:
     declare(library, _ARGUMENTS)
+    library.minitx_orthogonalize_scratch.restype = _LONG
     return library
 
 
@@ -135,3 +138,37 @@ def muon_apply(
         (ctypes.c_float * len(rates))(*rates), keep, torch.get_num_threads(),
     )  # fmt: skip
     increment_version(parameters)
+
+
+def can_orthogonalize(matrices: Sequence[Tensor]) -> bool:
+    """Whether there is a kernel for these: bfloat16, an even number of rows and of columns."""
+    found = library()
+    return (
+        found is not None
+        and bool(found.minitx_bfloat16_products())
+        and all(m.dtype == torch.bfloat16 and not (m.size(0) % 2 or m.size(1) % 2) for m in matrices)
+    )
+
+
+def orthogonalize(
+    matrices: Sequence[Tensor],
+    polynomials: Sequence[tuple[float, float, float]],
+    safety: float,
+) -> None:
+    """`muon.orthogonalize` of each `(rows, columns)`, in place; see `can_orthogonalize`.
+
+    Args:
+        matrices: contiguous.
+        polynomials: coefficients of x, x^3 and x^5.
+        safety: by how much the bound on the singular values is widened.
+    """
+    n, threads = len(matrices), min(torch.get_num_threads(), len(matrices))
+    rows = (ctypes.c_int64 * n)(*[m.size(0) for m in matrices])
+    columns = (ctypes.c_int64 * n)(*[m.size(1) for m in matrices])
+    flat = [number for coefficients in polynomials for number in coefficients]
+    own = _kernels().minitx_orthogonalize_scratch(n, rows, columns)
+    scratch = torch.empty(threads * own, dtype=torch.uint8)
+    _kernels().minitx_orthogonalize(
+        n, _pointers(matrices), rows, columns, (ctypes.c_float * len(flat))(*flat),
+        len(polynomials), safety, scratch.data_ptr(), threads,
+    )  # fmt: skip
