@@ -75,6 +75,22 @@ static inline __attribute__((always_inline)) void product(const Pair *a, long by
                          into);
 }
 
+/* The same where c is known to be symmetric: panels down to their diagonal, and the rest from there. */
+static inline __attribute__((always_inline)) void symmetric_product(const Pair *a, long by_row,
+                                                                    long by_pair, const Pair *b,
+                                                                    long pairs, long n, float *c,
+                                                                    Into into) {
+    for (long j = 0; j < n; j += PANEL) {
+        long rows = j + PANEL < n ? j + PANEL : n;
+        for (long r = 0; r < rows; r += TILE)
+            tile_product(a + r * by_row, by_row, by_pair, b + j * pairs, PANEL, pairs,
+                         c + r * n + j, n, rows - r, n - j, into);
+    }
+    for (long j = PANEL; j < n; j += PANEL)
+        for (long r = j; r < n && r < j + PANEL; r++)
+            for (long i = 0; i < j; i++) c[r * n + i] = c[i * n + r];
+}
+
 /* A row to bfloat16, to the nearest. */
 static inline void narrow_row(const float *from, long n, uint16_t *to) {
     for (long i = 0; i < n; i += 32) {

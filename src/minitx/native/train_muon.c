@@ -70,16 +70,16 @@ static Own own_in(char *memory, long rows, long columns) {
 static void gram(const Own *own, long rows, long columns) {
     if (rows <= columns) {
         pack_columns_of(own->x, rows, columns, own->x_panels);
-        product((const Pair *)own->x, columns / 2, 1, rows, own->x_panels, columns / 2, rows,
-                own->square, rows, SET);
+        symmetric_product((const Pair *)own->x, columns / 2, 1, own->x_panels, columns / 2, rows,
+                          own->square, SET);
     } else {
         long stride = whole(columns, PANEL);
         for (long r = 0; r < rows; r += 2)
             pair_rows(own->x + r * columns, own->x + (r + 1) * columns, columns,
                       own->x_pairs + r / 2 * stride);
         pack_rows_of(own->x, rows, columns, own->x_panels);
-        product(own->x_pairs, 1, stride, columns, own->x_panels, rows / 2, columns, own->square,
-                columns, SET);
+        symmetric_product(own->x_pairs, 1, stride, own->x_panels, rows / 2, columns, own->square,
+                          SET);
     }
 }
 
@@ -92,8 +92,8 @@ static void polynomial(const Own *own, long n, float constant, float linear, flo
     /* Scaled by their ratio, so that the product can be added to it. */
     float ratio = linear / cubic;
     for (long i = 0; i < n * n; i++) own->square[i] *= ratio;
-    product((const Pair *)own->square_half, n / 2, 1, n, own->square_panels, n / 2, n, own->square,
-            n, ADD);
+    symmetric_product((const Pair *)own->square_half, n / 2, 1, own->square_panels, n / 2, n,
+                      own->square, ADD);
     for (long i = 0; i < n * n; i++) own->square[i] *= cubic;
     for (long i = 0; i < n; i++) own->square[i * n + i] += constant;
     for (long r = 0; r < n; r++)

@@ -7,6 +7,7 @@ run's first hundred steps. This class names the state, so that it can be saved a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -81,7 +82,7 @@ class AdamW:
             steps = [m.steps for m in moments]
             parameters = [m.parameter for m in moments]
             firsts, seconds = [m.first for m in moments], [m.second for m in moments]
-            if native_update.can_update([*parameters, *gradients, *firsts, *seconds, *steps]):
+            if self._compiled and all(gradient.is_contiguous() for gradient in gradients):
                 native_update.adamw(
                     parameters, gradients, firsts, seconds, steps, rate=learning_rate,
                     betas=self.betas, eps=self.eps, weight_decay=weight_decay,
@@ -106,6 +107,12 @@ class AdamW:
             # The kernel leaves out what every other write does, and what is derived from weights
             # would be taken for new.
             torch.autograd.graph.increment_version(parameters)
+
+    @functools.cached_property
+    def _compiled(self) -> bool:
+        return native_update.can_update(
+            [t for m in self._all for t in (m.parameter, m.first, m.second, m.steps)]
+        )
 
     def state_tensors(self) -> dict[str, Tensor]:
         """First and second moment and step count of each parameter, by name, not copied."""

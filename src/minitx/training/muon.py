@@ -7,6 +7,7 @@ products approximate U V^T; no singular values are ever computed.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Iterable
@@ -105,9 +106,7 @@ class Muon:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if len(gradients) < len(self.parameters):
             raise RuntimeError("Muon.step needs a gradient for every matrix")
-        if native_update.can_update([*self.parameters, *gradients, *self.momenta]) and (
-            self.dtype in (torch.float32, torch.bfloat16)
-        ):
+        if self._compiled and all(gradient.is_contiguous() for gradient in gradients):
             self._step_compiled(learning_rate, gradients)
             return
         torch._foreach_lerp_(self.momenta, gradients, 1.0 - self.momentum)
@@ -121,29 +120,45 @@ class Muon:
             targets = [self.parameters[index][row : row + rows] for index, row in places]
             torch._foreach_add_(targets, list(updates.unbind(0)), alpha=-scale)
 
+    @functools.cached_property
+    def _compiled(self) -> bool:
+        return native_update.can_update([*self.parameters, *self.momenta]) and (
+            self.dtype in (torch.float32, torch.bfloat16)
+        )
+
+    @functools.cached_property
+    def _sections(self) -> list[native_update.Section]:
+        return [
+            native_update.Section(index, row, rows, columns)
+            for (rows, columns), places in self._groups.items()
+            for index, row in places
+        ]
+
+    @functools.cached_property
+    def _stacks(self) -> list[Tensor]:
+        # What is made orthogonal, (matrices, rows, columns) of each group: the same memory in
+        # every step.
+        return [
+            torch.empty(len(places), *shape, dtype=self.dtype)
+            for shape, places in self._groups.items()
+        ]
+
+    @functools.cached_property
+    def _ahead(self) -> list[Tensor]:
+        return [matrix for stack in self._stacks for matrix in stack.unbind(0)]
+
     def _step_compiled(self, learning_rate: float, gradients: list[Tensor]) -> None:
         # The same, with one pass over memory before and one after the products.
-        parts: list[tuple[Tensor, Tensor, Tensor]] = []
-        rates: list[float] = []
-        stacks: list[Tensor] = []
-        for (rows, columns), places in self._groups.items():
-            stacks.append(torch.empty(len(places), rows, columns, dtype=self.dtype))
-            rates += [learning_rate * _size(rows, columns)] * len(places)
-            for index, row in places:
-                whole = (self.parameters[index], gradients[index], self.momenta[index])
-                parameter, gradient, momentum = (t[row : row + rows] for t in whole)
-                parts.append((parameter, gradient, momentum))
-        parameters, sections, momenta = ([part[i] for part in parts] for i in range(3))
-        ahead = [one for stack in stacks for one in stack.unbind(0)]
-        native_update.muon_ahead(sections, momenta, ahead, self.momentum)
-        if native_update.can_orthogonalize(ahead):
-            native_update.orthogonalize(ahead, POLYNOMIALS, _SAFETY)
-            updates = ahead
+        sections, updates = self._sections, self._ahead
+        native_update.muon_ahead(sections, gradients, self.momenta, updates, self.momentum)
+        if native_update.can_orthogonalize(self._stacks):
+            native_update.orthogonalize(updates, POLYNOMIALS, _SAFETY)
         else:
-            whole = [orthogonalize(stack).contiguous() for stack in stacks]
-            updates = [one for stack in whole for one in stack.unbind(0)]
+            whole = [orthogonalize(stack).contiguous() for stack in self._stacks]
+            updates = [matrix for stack in whole for matrix in stack.unbind(0)]
+        rates = [learning_rate * _size(section.rows, section.columns) for section in sections]
         keep = 1.0 - learning_rate * self.weight_decay
-        native_update.muon_apply(parameters, updates, rates, keep)
+        native_update.muon_apply(sections, self.parameters, updates, rates, keep)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """The momentum of each matrix by the parameter's name, not copied."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from minitx.native import declare, library
 
 _LONG, _INT, _FLOAT, _DOUBLE = ctypes.c_long, ctypes.c_int, ctypes.c_float, ctypes.c_double
 _POINTER = ctypes.c_void_p
+_FLOAT_BYTES = 4
 _ARGUMENTS: dict[str, list[Any]] = {
     "norms": [_LONG, *[_POINTER] * 3, _INT],
     "scale": [_LONG, *[_POINTER] * 2, _FLOAT, _INT],
@@ -98,7 +99,36 @@ def adamw(
     increment_version(parameters)
 
 
+class Section(NamedTuple):
+    """Some rows of a matrix of float32.
+
+    Attributes:
+        index: which matrix.
+        row: the first of them.
+        rows, columns: how many.
+    """
+
+    index: int
+    row: int
+    rows: int
+    columns: int
+
+
+def _places(
+    sections: Sequence[Section], matrices: Sequence[Tensor]
+) -> ctypes.Array[ctypes.c_void_p]:
+    begins = [matrix.data_ptr() for matrix in matrices]
+    return (_POINTER * len(sections))(
+        *[begins[s.index] + s.row * s.columns * _FLOAT_BYTES for s in sections]
+    )
+
+
+def _section_sizes(sections: Sequence[Section]) -> ctypes.Array[ctypes.c_int64]:
+    return (ctypes.c_int64 * len(sections))(*[s.rows * s.columns for s in sections])
+
+
 def muon_ahead(
+    sections: Sequence[Section],
     gradients: Sequence[Tensor],
     momenta: Sequence[Tensor],
     ahead: Sequence[Tensor],
@@ -107,18 +137,20 @@ def muon_ahead(
     """Muon's momenta, in place, and the look ahead from them into `ahead`, in its format.
 
     Args:
-        gradients, momenta: float32.
-        ahead: of the same shapes, all float32 or all bfloat16.
+        sections: of the gradients and momenta.
+        gradients, momenta: contiguous, float32.
+        ahead: one for each section, of its shape, all float32 or all bfloat16.
         momentum: decay of the running gradient.
     """
     _kernels().minitx_muon_ahead(
-        len(gradients), _pointers(gradients), _pointers(momenta), _pointers(ahead),
-        int(ahead[0].dtype == torch.bfloat16), _sizes(gradients), momentum,
+        len(sections), _places(sections, gradients), _places(sections, momenta), _pointers(ahead),
+        int(ahead[0].dtype == torch.bfloat16), _section_sizes(sections), momentum,
         torch.get_num_threads(),
     )  # fmt: skip
 
 
 def muon_apply(
+    sections: Sequence[Section],
     parameters: Sequence[Tensor],
     updates: Sequence[Tensor],
     rates: Sequence[float],
@@ -127,26 +159,31 @@ def muon_apply(
     """parameter * keep - rate * update, in place.
 
     Args:
-        parameters: float32, changed in place.
-        updates: of the same shapes, all float32 or all bfloat16.
-        rates: one for each.
+        sections: of the parameters.
+        parameters: contiguous, float32, changed in place.
+        updates: one for each section, of its shape, all float32 or all bfloat16.
+        rates: one for each section.
         keep: what weight decay leaves.
     """
     _kernels().minitx_muon_apply(
-        len(parameters), _pointers(parameters), _pointers(updates),
-        int(updates[0].dtype == torch.bfloat16), _sizes(parameters),
+        len(sections), _places(sections, parameters), _pointers(updates),
+        int(updates[0].dtype == torch.bfloat16), _section_sizes(sections),
         (ctypes.c_float * len(rates))(*rates), keep, torch.get_num_threads(),
     )  # fmt: skip
     increment_version(parameters)
 
 
 def can_orthogonalize(matrices: Sequence[Tensor]) -> bool:
-    """Whether there is a kernel for these: bfloat16, an even number of rows and of columns."""
+    """Whether there is a kernel for these: bfloat16, an even number of rows and of columns.
+
+    Args:
+        matrices: or stacks of them, `(..., rows, columns)`.
+    """
     found = library()
     return (
         found is not None
         and bool(found.minitx_bfloat16_products())
-        and all(m.dtype == torch.bfloat16 and not (m.size(0) % 2 or m.size(1) % 2) for m in matrices)
+        and all(m.dtype == torch.bfloat16 and not any(s % 2 for s in m.shape[-2:]) for m in matrices)
     )
 
 
