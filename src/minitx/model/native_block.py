@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
@@ -64,27 +65,41 @@ def _kernels() -> ctypes.CDLL | None:
     return found
 
 
+def computes_in_bfloat16(x: Tensor) -> bool:
+    """Whether x is of a training step whose products such kernels compute, on this processor."""
+    return (
+        x.requires_grad
+        and torch.is_grad_enabled()
+        and x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and not torch.compiler.is_compiling()
+        and _kernels() is not None
+    )
+
+
+def is_watched(modules: Iterable[nn.Module]) -> bool:
+    """Whether somebody hooks into one of them, and would not be called."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+
+
 def can_run(block: Block, x: Tensor) -> bool:
     """Whether the kernel computes this block for a residual stream `(batch, seq, d_model)`.
 
     In training, in bfloat16, for the `qwen3` architecture without dropout, where nobody hooks into
     the block's modules, sizes are even and there are enough sequences for all threads.
     """
-    if block.shape is None or not x.requires_grad or not torch.is_grad_enabled():
-        return False
-    if x.dtype != torch.float32 or x.device.type != "cpu" or torch.compiler.is_compiling():
-        return False
-    if not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != torch.bfloat16:
+    if block.shape is None or not computes_in_bfloat16(x):
         return False
     batch, seq, _ = x.shape
     threads = torch.get_num_threads()
     turns = -(-batch // threads)
     return (
-        _kernels() is not None
-        and not (block.training and block.dropout)
+        not (block.training and block.dropout)
         and seq % 2 == 0
         and batch >= _BUSY * turns * threads
-        and not any(m._forward_hooks or m._forward_pre_hooks for m in block.parts)
+        and not is_watched(block.parts)
         and all(p.dtype == torch.float32 and p.is_contiguous() for p in block.weights())
     )
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from minitx.config import ModelConfig
 from minitx.config.training import AttentionForm
 from minitx.errors import BadInputError
+from minitx.model import native_block, native_head
 from minitx.model.attention import Attention, AttentionContext, causal_mask
 from minitx.model.attention_choice import choose_form, choose_general_form
 from minitx.model.block import Block
@@ -90,7 +91,20 @@ class Transformer(nn.Module):
         Raises:
             BadInputError: the sequence is longer than the context, or than the cache has room.
         """
-        batch, seq = ids.shape
+        x = self._residual(ids, cache, lengths, trace)
+        if last_only:
+            if lengths is None:
+                x = x[:, -1:]
+            else:
+                rows = torch.arange(len(ids), device=x.device)
+                x = x[rows, lengths.to(x.device) - 1].unsqueeze(1)
+        return self.unembed(x)
+
+    def _residual(
+        self, ids: Tensor, cache: KVCache | None, lengths: Tensor | None, trace: Trace | None
+    ) -> Tensor:
+        # The residual stream after the last block, (batch, seq, d_model).
+        seq = ids.size(1)
         self._require_fits(seq, cache)
         x = self.embedding(ids)
         context, positions = self._context(x, seq, cache, trace)
@@ -106,12 +120,7 @@ class Transformer(nn.Module):
                 trace.residual.append(x)
         if cache is not None:
             cache.advance(seq if lengths is None else lengths)
-        if last_only:
-            if lengths is None:
-                x = x[:, -1:]
-            else:
-                x = x[torch.arange(batch, device=x.device), lengths.to(x.device) - 1].unsqueeze(1)
-        return self.unembed(x)
+        return x
 
     def unembed(self, x: Tensor) -> Tensor:
         """Logits that a residual stream `(..., d_model)` stands for: `(..., vocab_size)`."""
@@ -128,7 +137,14 @@ class Transformer(nn.Module):
         Returns:
             Scalar, float32 or better.
         """
-        logits = self(ids)
+        if native_block.is_watched((self,)):
+            logits = self(ids)
+        else:
+            x = self._residual(ids, None, None, None)
+            if native_head.can_run(self.norm, self.head, x):
+                assert isinstance(self.norm, RMSNorm)
+                return native_head.loss(self.norm, self.head, x, targets, IGNORED)
+            logits = self.unembed(x)
         return cross_entropy(logits.flatten(0, 1), targets.flatten(), IGNORED)
 
     def token_losses(self, ids: Tensor, targets: Tensor) -> Tensor:

@@ -117,13 +117,16 @@ static inline void pack_columns(const float *matrix, long rows, long columns, lo
     }
 }
 
-/* The same for b = matrix, pairs along its rows. */
+/* The same for b = matrix, pairs along its rows. The last of an odd number is paired with 0. */
 static inline void pack_rows(const float *matrix, long rows, long columns, long panel, Pair *b) {
-    Pair *to = b + panel * PANEL * (rows / 2);
+    long pairs = whole(rows, 2) / 2;
+    Pair *to = b + panel * PANEL * pairs;
     long here = columns - panel * PANEL < PANEL ? columns - panel * PANEL : PANEL;
-    for (long k = 0; k < rows / 2; k++) {
+    for (long k = 0; k < pairs; k++) {
         const float *first = matrix + 2 * k * columns + panel * PANEL, *second = first + columns;
-        for (long j = 0; j < here; j++) to[k * PANEL + j] = pair(first[j], second[j]);
+        int both = 2 * k + 1 < rows;
+        for (long j = 0; j < here; j++)
+            to[k * PANEL + j] = pair(first[j], both ? second[j] : 0.0f);
         for (long j = here; j < PANEL; j++) to[k * PANEL + j] = 0;
     }
 }

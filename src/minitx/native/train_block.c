@@ -17,8 +17,7 @@
 #pragma GCC target("avx512bf16")
 #define HAS_KERNEL 1
 #include "attention.h"
-#include "layers.h"
-#include "products.h"
+#include "fused.h"
 #else
 #define HAS_KERNEL 0
 #endif
@@ -41,29 +40,6 @@ typedef struct {
 } Block;
 
 #if HAS_KERNEL
-
-#ifdef _OPENMP
-#include <omp.h>
-#define THREAD omp_get_thread_num()
-#else
-#define THREAD 0
-#endif
-
-#define CHUNK 64  /* rows that go through a product together */
-#define STRIP 32  /* rows of a matrix's gradient that are computed together */
-#define STRETCH 64 /* pairs of rows that are summed before the next strip: they stay in the cache */
-
-/* Hands out memory in whole cache lines. Without a base it only counts. */
-typedef struct {
-    char *base;
-    size_t used;
-} Memory;
-
-static void *take(Memory *memory, long count, long size) {
-    size_t at = memory->used;
-    memory->used += (size_t)whole(count * size, 64);
-    return memory->base ? memory->base + at : 0;
-}
 
 typedef struct {
     long rows, heads, qkv, gate_up; /* of all sequences; numbers in a row */
@@ -117,8 +93,6 @@ typedef struct {
     float *attention;
 } Own;
 
-static long most(long a, long b) { return a > b ? a : b; }
-
 static Own own_in(const Block *block, Memory memory, size_t *used) {
     Sizes n = sizes_of(block);
     Own own;
@@ -169,47 +143,6 @@ static Scratch scratch_in(const Block *block, int backward, Memory memory, size_
 static Job job_of(const Block *block, const uint16_t *qkv) {
     return (Job){qkv, block->cosine, block->sine, block->query_gain, block->key_gain, 1,
                  block->eps, 1, block->seq, block->heads, block->kv_heads, block->head_dim};
-}
-
-/* Rows of x through a norm, as a product reads them. */
-static void norm_rows(const float *x, const float *gain, float eps, long rows, long width,
-                      float *scales, uint16_t *in) {
-    for (long r = 0; r < rows; r++) {
-        float scaled[width];
-        const float *row = x + r * width;
-        float scale = scales[r] = unit_scale(row, width, eps);
-        for (long i = 0; i < width; i++) scaled[i] = row[i] * scale * gain[i];
-        narrow_row(scaled, width, in + r * width);
-    }
-}
-
-/* Rows two by two. */
-static void pair_all(const uint16_t *rows, long n, long width, Pair *pairs) {
-    for (long r = 0; r < n; r += 2)
-        pair_rows(rows + r * width, rows + (r + 1) * width, width,
-                  pairs + r / 2 * whole(width, PANEL));
-}
-
-/* The way back of norm_rows: `grad` of the normed rows, added to `sum` as the gradient of x. Gives
-   the normed rows again, in pairs. */
-static void norm_rows_back(float *grad, const float *x, const float *scales, const float *gain,
-                           long rows, long width, float *by_gain, float *sum, Pair *pairs) {
-    uint16_t normed[2 * width];
-    for (long r = 0; r < rows; r++) {
-        float unit[width], scaled[width];
-        for (long i = 0; i < width; i++) {
-            unit[i] = x[r * width + i] * scales[r];
-            scaled[i] = unit[i] * gain[i];
-        }
-        narrow_row(scaled, width, normed + r % 2 * width);
-        if (r % 2) pair_rows(normed, normed + width, width, pairs + r / 2 * whole(width, PANEL));
-        norm_row_back(grad + r * width, unit, gain, scales[r], width, by_gain);
-        for (long i = 0; i < width; i++) sum[r * width + i] += grad[r * width + i];
-    }
-}
-
-static void narrow_rows(const float *x, long rows, long width, uint16_t *in) {
-    for (long r = 0; r < rows; r++) narrow_row(x + r * width, width, in + r * width);
 }
 
 static void forward_sequence(const Block *block, const Kept *kept, const Scratch *s, Own own,
@@ -314,29 +247,6 @@ static void backward_sequence(const Block *block, const Kept *kept, const Scratc
                        s->attention_in + pairs * d_panels);
     }
 }
-
-/* A strip of rows of by_matrix = grad^T in, summed over all rows that there are pairs of. */
-static void matrix_gradient(const Pair *grad, const Pair *in, long pairs, long rows, long columns,
-                            long strip, float *by_matrix) {
-    long grad_stride = whole(rows, PANEL), in_stride = whole(columns, PANEL);
-    long from = strip * STRIP, to = from + STRIP < rows ? from + STRIP : rows;
-    for (long k = 0; k < pairs; k += STRETCH) {
-        long here = pairs - k < STRETCH ? pairs - k : STRETCH;
-        for (long j = 0; j < columns; j += PANEL)
-            for (long r = from; r < to; r += TILE) {
-                const Pair *a = grad + k * grad_stride + r, *b = in + k * in_stride + j;
-                float *c = by_matrix + r * columns + j;
-                if (k)
-                    tile_product(a, 1, grad_stride, b, in_stride, here, c, columns, to - r,
-                                 columns - j, ADD);
-                else
-                    tile_product(a, 1, grad_stride, b, in_stride, here, c, columns, to - r,
-                                 columns - j, SET);
-            }
-    }
-}
-
-static long parts(long n, long part) { return (n + part - 1) / part; }
 
 /* Bytes that forward keeps, and that a call needs while it runs. */
 EXPORT size_t minitx_block_kept(const Block *block) {

@@ -1,0 +1,110 @@
+"""The end of the model in training, compiled: last norm, logits and loss in one call.
+
+The gradients come out of the same call (`train_head.c`): they are those of the mean loss, whatever
+it is multiplied with later. The formulas are those of `Transformer.loss` under autocast to
+bfloat16; tests compare both with float64.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from minitx.model.native_block import computes_in_bfloat16, is_watched
+from minitx.model.norms import RMSNorm
+from minitx.native import library
+
+
+class _Head(ctypes.Structure):
+    # As `Head` in train_head.c.
+    _fields_ = (
+        *((name, ctypes.c_long) for name in ("rows", "d_model", "vocab")),
+        ("eps", ctypes.c_float),
+        ("threads", ctypes.c_int),
+        ("ignored", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("x", "gain", "weight", "targets", "scratch")),
+        *((name, ctypes.c_void_p) for name in ("loss", "back", "by_gain", "by_weight")),
+    )
+
+
+@functools.cache
+def _kernels() -> ctypes.CDLL:
+    found = library()
+    assert found is not None
+    pointer = ctypes.POINTER(_Head)
+    for kernel, result in (
+        (found.minitx_head_scratch, ctypes.c_size_t),
+        (found.minitx_head_loss, ctypes.c_long),
+    ):
+        kernel.argtypes, kernel.restype = [pointer], result
+    return found
+
+
+def can_run(norm: nn.Module, head: nn.Linear, x: Tensor) -> bool:
+    """Whether the kernel computes the loss of a residual stream `(batch, seq, d_model)`.
+
+    In training, in bfloat16, after an `RMSNorm`, where nobody hooks into the two modules and the
+    sizes are even.
+    """
+    return (
+        isinstance(norm, RMSNorm)
+        and computes_in_bfloat16(x)
+        and x.size(-1) % 2 == 0
+        and (x.size(0) * x.size(1)) % 2 == 0
+        and not is_watched((norm, head))
+        and all(p.dtype == torch.float32 and p.is_contiguous() for p in (norm.gain, head.weight))
+    )
+
+
+def loss(norm: RMSNorm, head: nn.Linear, x: Tensor, targets: Tensor, ignored: int) -> Tensor:
+    """Mean cross-entropy in nats of `head(norm(x))`, a scalar; see `can_run`.
+
+    Args:
+        norm, head: their weights.
+        x: the residual stream, `(batch, seq, d_model)` float32.
+        targets: `(batch, seq)` int64.
+        ignored: the target that counts for nothing.
+
+    Raises:
+        IndexError: a target is no token.
+    """
+    out: Tensor = _HeadLoss.apply(  # type: ignore[no-untyped-call]
+        x, norm.gain, head.weight, targets, ignored, norm.eps
+    )
+    return out
+
+
+class _HeadLoss(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, gain: Tensor, weight: Tensor, targets: Tensor, ignored: int, eps: float
+    ) -> Tensor:
+        x, targets = x.contiguous(), targets.contiguous()
+        mean = torch.empty(())
+        gradients = (torch.empty_like(x), torch.empty_like(gain), torch.empty_like(weight))
+        call = _Head(
+            targets.numel(), x.size(-1), weight.size(0), eps, torch.get_num_threads(), ignored,
+            x.data_ptr(), gain.data_ptr(), weight.data_ptr(), targets.data_ptr(),
+        )  # fmt: skip
+        scratch = torch.empty(_kernels().minitx_head_scratch(call), dtype=torch.uint8)
+        call.scratch, call.loss = scratch.data_ptr(), mean.data_ptr()
+        call.back, call.by_gain, call.by_weight = (g.data_ptr() for g in gradients)
+        wrong = _kernels().minitx_head_loss(call)
+        if wrong:
+            raise IndexError(f"{wrong:,} targets are not among the {weight.size(0):,} tokens")
+        ctx.save_for_backward(*gradients)
+        return mean
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = ctx.saved_tensors
+        if float(grad) != 1.0:
+            gradients = tuple(gradient * grad for gradient in gradients)
+        return *gradients, None, None, None
