@@ -6,6 +6,7 @@ python bench/train_speed.py --nanogpt PATH
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import subprocess
 import sys
@@ -59,6 +60,9 @@ def main() -> None:
         load = WORKLOADS[key]
         rounds, per_round, warmup = ROUNDS[key]
         steps = {name: make() for name, make in contenders(load, given.nanogpt).items()}
+        # As the command line does after its imports. Without it, all that the libraries left behind
+        # is searched for garbage in between, in whoever's step it falls.
+        gc.freeze()
         timed = interleave(steps, given.rounds or rounds, per_round, warmup)
         memory = {name: _memory_of(key, name, given) for name in timed}
         tables.append(_table(load, timed, memory, max(peaks.values())))

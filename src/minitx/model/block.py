@@ -7,7 +7,6 @@ import functools
 from torch import Tensor, nn
 
 from minitx.config import ModelConfig
-from minitx.model import native_block
 from minitx.model.attention import Attention, AttentionContext
 from minitx.model.fast import dropout
 from minitx.model.mlp import GELUMLP, SwiGLU
@@ -33,17 +32,13 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """`(batch, seq, d_model)` to `(batch, seq, d_model)`."""
-        if context.compiled and not context.ablated_heads and native_block.can_run(self, x):
-            assert context.cosine is not None
-            assert context.sine is not None
-            return native_block.run(self, x, context.cosine, context.sine)
         x = x + self._drop(self.attention(self.attention_norm(x), context))
         return x + self._drop(self.mlp(self.mlp_norm(x)))
 
     @functools.cached_property
     def shape(self) -> tuple[int, int, int, int, float] | None:
-        """What the compiled block is built for: heads, heads of keys, head_dim, d_ff, and the eps
-        of the norms. None if it is not.
+        """For `native_block`: heads, heads of keys, head_dim, d_ff, and the eps of the norms; None
+        for a block of another kind.
         """
         attention, mlp = self.attention, self.mlp
         sizes = (attention.n_heads, attention.n_kv_heads, attention.head_dim)
@@ -55,11 +50,11 @@ class Block(nn.Module):
 
     @functools.cached_property
     def parts(self) -> tuple[nn.Module, ...]:
-        """The modules inside."""
-        return tuple(self.modules())[1:]
+        """This module and all inside."""
+        return tuple(self.modules())
 
     def weights(self) -> tuple[Tensor, ...]:
-        """What the compiled block reads, in its order."""
+        """What `native_block` reads, in its order."""
         attention, mlp = self.attention, self.mlp
         assert isinstance(mlp, SwiGLU)
         assert attention.query_norm is not None

@@ -1,4 +1,4 @@
-"""A whole block in training, compiled: one call forward and one backward (`train_block.c`).
+"""The blocks in training, compiled: each is one call forward and one backward (`train_block.c`).
 
 On a small model the layers' own arithmetic is a part of a step; the rest is spent between them, on
 dispatching operations, on threads that wait for each other, and on carrying what one layer wrote
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,42 +84,49 @@ def is_watched(modules: Iterable[nn.Module]) -> bool:
     return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
-def can_run(block: Block, x: Tensor) -> bool:
-    """Whether the kernel computes this block for a residual stream `(batch, seq, d_model)`.
+def can_run(blocks: Sequence[Block], x: Tensor) -> bool:
+    """Whether the kernel computes these blocks for a residual stream `(batch, seq, d_model)`.
 
     In training, in bfloat16, for the `qwen3` architecture without dropout, where nobody hooks into
-    the block's modules, sizes are even and there are enough sequences for all threads.
+    the blocks' modules, sizes are even and there are enough sequences for all threads.
     """
-    if block.shape is None or not computes_in_bfloat16(x):
+    if not computes_in_bfloat16(x):
         return False
     batch, seq, _ = x.shape
     threads = torch.get_num_threads()
     turns = -(-batch // threads)
     return (
-        not (block.training and block.dropout)
-        and seq % 2 == 0
+        seq % 2 == 0
         and batch >= _BUSY * turns * threads
-        and not is_watched(block.parts)
-        and all(p.dtype == torch.float32 and p.is_contiguous() for p in block.weights())
+        and all(
+            block.shape is not None
+            and not (block.training and block.dropout)
+            and not is_watched(block.parts)
+            for block in blocks
+        )
     )
 
 
-def run(block: Block, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """`block(x)`: the residual stream `(batch, seq, d_model)` after it; see `can_run`.
+def run(blocks: Sequence[Block], x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """The residual stream `(batch, seq, d_model)` after all blocks; see `can_run`.
 
     Args:
-        block: its weights.
-        x: the residual stream, float32.
+        blocks: their weights, contiguous, float32.
+        x: the residual stream before them, float32.
         cosine, sine: rotary tables, `(seq, head_dim)`, bfloat16.
     """
-    assert block.shape is not None
-    out: Tensor = _RunBlock.apply(  # type: ignore[no-untyped-call]
-        x, cosine, sine, block.shape, *block.weights()
+    shape = blocks[0].shape
+    assert shape is not None
+    weights = [weight for block in blocks for weight in block.weights()]
+    if not all(w.dtype == torch.float32 and w.is_contiguous() for w in weights):
+        raise ValueError("the compiled blocks read contiguous weights of float32")
+    out: Tensor = _RunBlocks.apply(  # type: ignore[no-untyped-call]
+        x, cosine, sine, shape, *weights
     )
     return out
 
 
-class _RunBlock(Function):
+class _RunBlocks(Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -131,38 +138,54 @@ class _RunBlock(Function):
     ) -> Tensor:
         kernels = _kernels()
         assert kernels is not None
-        x = x.contiguous()
-        out = torch.empty_like(x)
-        call = _call(x, cosine, sine, shape, weights)
-        call.out = out.data_ptr()
-        kept = torch.empty(kernels.minitx_block_kept(call), dtype=torch.uint8)
-        scratch = torch.empty(kernels.minitx_block_scratch(call, 0), dtype=torch.uint8)
-        call.kept, call.scratch = kept.data_ptr(), scratch.data_ptr()
-        kernels.minitx_block_forward(call)
-        ctx.save_for_backward(x, cosine, sine, kept, *weights)
+        streams, kept = [x.contiguous()], []
+        scratch = None
+        for first in range(0, len(weights), len(_WEIGHTS)):
+            call = _call(streams[-1], cosine, sine, shape, weights[first : first + len(_WEIGHTS)])
+            if scratch is None:
+                scratch = _bytes(kernels.minitx_block_scratch(call, 0))
+            streams.append(torch.empty_like(streams[-1]))
+            kept.append(_bytes(kernels.minitx_block_kept(call)))
+            call.out, call.kept = streams[-1].data_ptr(), kept[-1].data_ptr()
+            call.scratch = scratch.data_ptr()
+            kernels.minitx_block_forward(call)
+        ctx.save_for_backward(cosine, sine, *streams[:-1], *kept, *weights)
         ctx.shape = shape
-        return out
+        return streams[-1]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         kernels = _kernels()
         assert kernels is not None
-        x, cosine, sine, kept, *weights = ctx.saved_tensors
+        cosine, sine, *saved = ctx.saved_tensors
+        n = len(saved) // (len(_WEIGHTS) + 2)
+        streams, kept, all_weights = saved[:n], saved[n : 2 * n], saved[2 * n :]
         grad = grad.contiguous()
-        back = torch.empty_like(x)
-        by_heads = torch.empty(2, ctx.shape[2])
-        by_weights = [torch.empty_like(weight) for weight in weights]
-        by_weights[1], by_weights[2] = by_heads.unbind(0)
-        call = _call(x, cosine, sine, ctx.shape, weights)
-        scratch = torch.empty(kernels.minitx_block_scratch(call, 1), dtype=torch.uint8)
-        call.kept, call.scratch = kept.data_ptr(), scratch.data_ptr()
-        call.grad, call.back = grad.data_ptr(), back.data_ptr()
-        given = [by_weights[0], by_heads, *by_weights[3:]]
-        for name, gradient in zip(_GRADIENTS, given, strict=True):
-            setattr(call, f"by_{name}", gradient.data_ptr())
-        kernels.minitx_block_backward(call)
-        return back, None, None, None, *by_weights
+        scratch = None
+        found: list[Tensor] = []
+        for number in reversed(range(n)):
+            weights = all_weights[number * len(_WEIGHTS) : (number + 1) * len(_WEIGHTS)]
+            back = torch.empty_like(grad)
+            by_heads = torch.empty(2, ctx.shape[2])
+            by_weights = [torch.empty_like(weight) for weight in weights]
+            by_weights[1:3] = by_heads.unbind(0)
+            call = _call(streams[number], cosine, sine, ctx.shape, weights)
+            if scratch is None:
+                scratch = _bytes(kernels.minitx_block_scratch(call, 1))
+            call.kept, call.scratch = kept[number].data_ptr(), scratch.data_ptr()
+            call.grad, call.back = grad.data_ptr(), back.data_ptr()
+            for name, one in zip(
+                _GRADIENTS, (by_weights[0], by_heads, *by_weights[3:]), strict=True
+            ):
+                setattr(call, f"by_{name}", one.data_ptr())
+            kernels.minitx_block_backward(call)
+            grad, found = back, by_weights + found
+        return grad, None, None, None, *found
+
+
+def _bytes(count: int) -> Tensor:
+    return torch.empty(count, dtype=torch.uint8)
 
 
 def _call(

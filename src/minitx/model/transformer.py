@@ -114,6 +114,10 @@ class Transformer(nn.Module):
             x = dropout(x, self.config.dropout)
         if trace is not None:
             trace.residual.append(x)
+        if context.compiled and not self.ablated_heads and native_block.can_run(self._stack, x):
+            assert context.cosine is not None
+            assert context.sine is not None
+            return native_block.run(self._stack, x, context.cosine, context.sine)
         for block in self.blocks:
             x = block(x, context)
             if trace is not None:
@@ -121,6 +125,10 @@ class Transformer(nn.Module):
         if cache is not None:
             cache.advance(seq if lengths is None else lengths)
         return x
+
+    @property
+    def _stack(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
 
     def unembed(self, x: Tensor) -> Tensor:
         """Logits that a residual stream `(..., d_model)` stands for: `(..., vocab_size)`."""
