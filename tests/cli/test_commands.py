@@ -287,6 +287,8 @@ def test_history_and_keys_of_a_conversation(tiny_run):
     terminal, theirs = pty.openpty()
     # Ctrl-C is for whom the terminal belongs to.
     code = (
+        # A shell has Ctrl-C ignored in what it runs in the background.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "import fcntl, runpy, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
         "runpy.run_module('minitx', run_name='__main__')"
     )

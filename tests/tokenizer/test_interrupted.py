@@ -24,6 +24,8 @@ def test_ctrl_c_is_heard_while_the_library_is_at_work(monkeypatch: pytest.Monkey
         raise AssertionError("nobody waits for this any more")
 
     monkeypatch.setitem(training._TRAINERS, "bpe", long)
+    # A shell has Ctrl-C ignored in what it runs in the background.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
             train_tokenizer("to be or not to be", "bpe", 300)
@@ -31,3 +33,4 @@ def test_ctrl_c_is_heard_while_the_library_is_at_work(monkeypatch: pytest.Monkey
         assert at_work[0].daemon, "the process would wait for it at its end"
     finally:
         released.set()
+        signal.signal(signal.SIGINT, before)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from minitx.config import ModelConfig, TrainConfig
 from minitx.model import Transformer
 from minitx.native import library
-from minitx.training import native_update
+from minitx.training import muon, native_update
 from minitx.training.adamw import AdamW
-from minitx.training.muon import Muon
+from minitx.training.muon import POLYNOMIALS, Muon, orthogonalize
 from minitx.training.optimizer import Optimizer
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no compiled kernels here")
@@ -134,3 +134,37 @@ def test_gradients_of_another_layout_or_format_take_the_other_way():
     assert native_update.can_update([whole, torch.zeros(())])
     assert not native_update.can_update([whole, whole.T])
     assert not native_update.can_update([whole.double()])
+
+
+needs_products = pytest.mark.skipif(
+    library() is None or not library().minitx_bfloat16_products(),
+    reason="no products of bfloat16 on this processor",
+)
+
+
+@needs_products
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), seeds, threads, st.sampled_from([1e-12, 1.0, 1e12]))
+def test_orthogonalize(half_rows, half_columns, seed, n_threads, size):
+    """As near to the formula in float64 as torch's products in bfloat16, and a little more."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(3, 2 * half_rows, 2 * half_columns, generator=generator) * size
+    matrices = drawn.bfloat16()
+    right, theirs = orthogonalize(matrices.double()), orthogonalize(matrices).double()
+    found = matrices.clone()
+    torch.set_num_threads(n_threads)
+    assert native_update.can_orthogonalize([found])
+    native_update.orthogonalize(list(found.unbind(0)), POLYNOMIALS, muon._SAFETY)
+    distance = (found.double() - right).norm() / right.norm()
+    # The polynomials are steep: a rounding of a matrix of few numbers shows in the result.
+    chance = 0.03 if min(half_rows, half_columns) > 8 else 0.15
+    assert distance <= 1.5 * (theirs - right).norm() / right.norm() + chance
+    alone = matrices[1].clone()
+    native_update.orthogonalize([alone], POLYNOMIALS, muon._SAFETY)
+    assert torch.equal(alone, found[1])
+
+
+def test_matrices_of_odd_size_or_other_format_are_made_orthogonal_by_torch():
+    assert not native_update.can_orthogonalize([torch.zeros(2, 4, 4)])
+    assert not native_update.can_orthogonalize([torch.zeros(2, 4, 5, dtype=torch.bfloat16)])
+    assert not native_update.can_orthogonalize([torch.zeros(2, 3, 4, dtype=torch.bfloat16)])

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,41 @@ class _Block(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("cosine", "sine", "kept", "scratch")),
         *((name, ctypes.c_void_p) for name in ("out", "grad", "back")),
         *((f"by_{name}", ctypes.c_void_p) for name in _GRADIENTS),
+        ("seconds", ctypes.c_void_p),
     )
+
+
+class Clock:
+    """Seconds that the parts of all blocks took since it was started, the mean of the threads.
+
+    Attributes:
+        forward, backward: of each of `PARTS`.
+        head: of the call in `native_head`.
+    """
+
+    def __init__(self) -> None:
+        self.forward, self.backward = _Seconds(), _Seconds()
+        self.head = 0.0
+
+
+PARTS: tuple[Literal["norm", "attention", "mlp"], ...] = ("norm", "attention", "mlp")
+_Seconds = ctypes.c_double * len(PARTS)
+_running: list[Clock] = []
+
+
+@contextmanager
+def clocked() -> Iterator[Clock]:
+    """While active, the time that the compiled calls take is noted."""
+    _running.append(Clock())
+    try:
+        yield _running[-1]
+    finally:
+        _running.pop()
+
+
+def running_clock() -> Clock | None:
+    """The one of `clocked`."""
+    return _running[-1] if _running else None
 
 
 @functools.cache
@@ -148,6 +183,8 @@ class _RunBlocks(Function):
             kept.append(_bytes(kernels.minitx_block_kept(call)))
             call.out, call.kept = streams[-1].data_ptr(), kept[-1].data_ptr()
             call.scratch = scratch.data_ptr()
+            if _running:
+                call.seconds = ctypes.addressof(_running[-1].forward)
             kernels.minitx_block_forward(call)
         ctx.save_for_backward(cosine, sine, *streams[:-1], *kept, *weights)
         ctx.shape = shape
@@ -179,6 +216,8 @@ class _RunBlocks(Function):
                 _GRADIENTS, (by_weights[0], by_heads, *by_weights[3:]), strict=True
             ):
                 setattr(call, f"by_{name}", one.data_ptr())
+            if _running:
+                call.seconds = ctypes.addressof(_running[-1].backward)
             kernels.minitx_block_backward(call)
             grad, found = back, by_weights + found
         return grad, None, None, None, *found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import time
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from minitx.model.native_block import computes_in_bfloat16, is_watched
+from minitx.model.native_block import computes_in_bfloat16, is_watched, running_clock
 from minitx.model.norms import RMSNorm
 from minitx.native import library
 
@@ -74,9 +75,12 @@ def loss(norm: RMSNorm, head: nn.Linear, x: Tensor, targets: Tensor, ignored: in
     Raises:
         IndexError: a target is no token.
     """
+    began = time.perf_counter()
     out: Tensor = _HeadLoss.apply(  # type: ignore[no-untyped-call]
         x, norm.gain, head.weight, targets, ignored, norm.eps
     )
+    if clock := running_clock():
+        clock.head += time.perf_counter() - began
     return out
 
 

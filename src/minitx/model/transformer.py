@@ -106,7 +106,7 @@ class Transformer(nn.Module):
         # The residual stream after the last block, (batch, seq, d_model).
         seq = ids.size(1)
         self._require_fits(seq, cache)
-        x = self.embedding(ids)
+        x: Tensor = self.embedding(ids)
         context, positions = self._context(x, seq, cache, trace)
         if self.positions is not None:
             x = x + self.positions(positions)
@@ -114,7 +114,7 @@ class Transformer(nn.Module):
             x = dropout(x, self.config.dropout)
         if trace is not None:
             trace.residual.append(x)
-        if context.compiled and not self.ablated_heads and native_block.can_run(self._stack, x):
+        if self._runs_whole(x, context):
             assert context.cosine is not None
             assert context.sine is not None
             return native_block.run(self._stack, x, context.cosine, context.sine)
@@ -125,6 +125,14 @@ class Transformer(nn.Module):
         if cache is not None:
             cache.advance(seq if lengths is None else lengths)
         return x
+
+    def _runs_whole(self, x: Tensor, context: AttentionContext) -> bool:
+        return context.compiled and not self.ablated_heads and native_block.can_run(self._stack, x)
+
+    def runs_whole(self, ids: Tensor) -> bool:
+        """Whether `loss` computes each block in one call for `(batch, seq)` ids: `native_block`."""
+        x = self.embedding(ids)
+        return self._runs_whole(x, self._context(x, ids.size(1), None, None)[0])
 
     @property
     def _stack(self) -> list[Block]:
@@ -146,7 +154,7 @@ class Transformer(nn.Module):
             Scalar, float32 or better.
         """
         if native_block.is_watched((self,)):
-            logits = self(ids)
+            logits: Tensor = self(ids)
         else:
             x = self._residual(ids, None, None, None)
             if native_head.can_run(self.norm, self.head, x):

@@ -16,6 +16,8 @@
 #if defined(__AVX512F__) && defined(__GNUC__) && !defined(__clang__)
 #pragma GCC target("avx512bf16")
 #define HAS_KERNEL 1
+#include <time.h>
+
 #include "attention.h"
 #include "fused.h"
 #else
@@ -37,9 +39,18 @@ typedef struct {
     const float *grad;
     float *back, *by_attention_gain, *by_head_gains, *by_mlp_gain; /* head gains: (2, head_dim) */
     float *by_qkv, *by_output, *by_gate_up, *by_down;
+    double *seconds; /* if not null: what each of PARTS took is added, the mean of the threads */
 } Block;
 
+enum { NORM, ATTENTION, MLP, PARTS };
+
 #if HAS_KERNEL
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
 
 typedef struct {
     long rows, heads, qkv, gate_up; /* of all sequences; numbers in a row */
@@ -91,6 +102,7 @@ typedef struct {
     float *out;             /* and such as it writes */
     uint16_t *by_heads, *by_qkv; /* gradients of a sequence */
     float *attention;
+    double since, seconds[PARTS];
 } Own;
 
 static Own own_in(const Block *block, Memory memory, size_t *used) {
@@ -103,7 +115,24 @@ static Own own_in(const Block *block, Memory memory, size_t *used) {
     own.by_qkv = take(&memory, whole(block->seq, TILE) * n.qkv, sizeof(uint16_t));
     own.attention = take(&memory, attention_scratch(block->seq, block->head_dim), sizeof(float));
     *used = memory.used;
+    memset(own.seconds, 0, sizeof own.seconds);
+    own.since = block->seconds ? now() : 0.0;
     return own;
+}
+
+/* The time since the last lap was for this part. */
+static void lap(const Block *block, Own *own, int part) {
+    if (!block->seconds) return;
+    double time = now();
+    own->seconds[part] += time - own->since;
+    own->since = time;
+}
+
+static void add_laps(const Block *block, const Own *own) {
+    if (!block->seconds) return;
+#pragma omp critical
+    for (int part = 0; part < PARTS; part++)
+        block->seconds[part] += own->seconds[part] / block->threads;
 }
 
 static Scratch scratch_in(const Block *block, int backward, Memory memory, size_t *used) {
@@ -145,7 +174,7 @@ static Job job_of(const Block *block, const uint16_t *qkv) {
                  block->eps, 1, block->seq, block->heads, block->kv_heads, block->head_dim};
 }
 
-static void forward_sequence(const Block *block, const Kept *kept, const Scratch *s, Own own,
+static void forward_sequence(const Block *block, const Kept *kept, const Scratch *s, Own *own,
                              long sequence) {
     Sizes n = sizes_of(block);
     long d = block->d_model, ff = block->d_ff, begin = sequence * block->seq;
@@ -153,34 +182,39 @@ static void forward_sequence(const Block *block, const Kept *kept, const Scratch
     for (long first = begin; first < end; first += CHUNK) {
         long rows = end - first < CHUNK ? end - first : CHUNK;
         norm_rows(block->x + first * d, block->attention_gain, block->eps, rows, d,
-                  kept->attention_scale + first, own.in);
-        product((const Pair *)own.in, d / 2, 1, rows, s->qkv, d / 2, n.qkv,
+                  kept->attention_scale + first, own->in);
+        lap(block, own, NORM);
+        product((const Pair *)own->in, d / 2, 1, rows, s->qkv, d / 2, n.qkv,
                 kept->qkv + first * n.qkv, n.qkv, SET_HALF);
+        lap(block, own, ATTENTION);
     }
     Job job = job_of(block, kept->qkv + begin * n.qkv);
     for (long kv = 0; kv < block->kv_heads; kv++)
         attend_forward(&job, kv, kept->heads + begin * n.heads,
-                       kept->log_sums + begin * block->heads, own.attention);
+                       kept->log_sums + begin * block->heads, own->attention);
     for (long first = begin; first < end; first += CHUNK) {
         long rows = end - first < CHUNK ? end - first : CHUNK;
         float *middle = kept->middle + first * d, *out = block->out + first * d;
-        memcpy(own.in, kept->heads + first * n.heads, (size_t)(rows * n.heads) * sizeof(uint16_t));
+        memcpy(own->in, kept->heads + first * n.heads, (size_t)(rows * n.heads) * sizeof(uint16_t));
         memcpy(middle, block->x + first * d, (size_t)(rows * d) * sizeof(float));
-        product((const Pair *)own.in, n.heads / 2, 1, rows, s->output, n.heads / 2, d, middle, d,
+        product((const Pair *)own->in, n.heads / 2, 1, rows, s->output, n.heads / 2, d, middle, d,
                 ADD);
-        norm_rows(middle, block->mlp_gain, block->eps, rows, d, kept->mlp_scale + first, own.in);
+        lap(block, own, ATTENTION);
+        norm_rows(middle, block->mlp_gain, block->eps, rows, d, kept->mlp_scale + first, own->in);
+        lap(block, own, NORM);
         uint16_t *gate_up = kept->gate_up + first * n.gate_up;
-        product((const Pair *)own.in, d / 2, 1, rows, s->gate_up, d / 2, n.gate_up, gate_up,
+        product((const Pair *)own->in, d / 2, 1, rows, s->gate_up, d / 2, n.gate_up, gate_up,
                 n.gate_up, SET_HALF);
         for (long r = 0; r < rows; r++) {
             float gate[ff], up[ff];
             read_row(gate_up, r * n.gate_up, 1, ff, gate);
             read_row(gate_up, r * n.gate_up + ff, 1, ff, up);
             swiglu_row(gate, up, ff);
-            narrow_row(gate, ff, own.wide_in + r * ff);
+            narrow_row(gate, ff, own->wide_in + r * ff);
         }
         memcpy(out, middle, (size_t)(rows * d) * sizeof(float));
-        product((const Pair *)own.wide_in, ff / 2, 1, rows, s->down, ff / 2, d, out, d, ADD);
+        product((const Pair *)own->wide_in, ff / 2, 1, rows, s->down, ff / 2, d, out, d, ADD);
+        lap(block, own, MLP);
     }
 }
 
@@ -201,7 +235,7 @@ static void swiglu_back(const float *grad, const uint16_t *gate_up, long ff, uin
     pair_rows(given, given + ff, ff, hidden);
 }
 
-static void backward_sequence(const Block *block, const Kept *kept, const Scratch *s, Own own,
+static void backward_sequence(const Block *block, const Kept *kept, const Scratch *s, Own *own,
                               long sequence) {
     Sizes n = sizes_of(block);
     long d = block->d_model, ff = block->d_ff, begin = sequence * block->seq;
@@ -213,38 +247,43 @@ static void backward_sequence(const Block *block, const Kept *kept, const Scratc
         long rows = end - first < CHUNK ? end - first : CHUNK, pairs = first / 2;
         float *back = block->back + first * d;
         memcpy(back, block->grad + first * d, (size_t)(rows * d) * sizeof(float));
-        narrow_rows(back, rows, d, own.in);
-        pair_all(own.in, rows, d, s->by_down + pairs * d_panels);
-        product((const Pair *)own.in, d / 2, 1, rows, s->down, d / 2, ff, own.out, ff, SET);
+        narrow_rows(back, rows, d, own->in);
+        pair_all(own->in, rows, d, s->by_down + pairs * d_panels);
+        product((const Pair *)own->in, d / 2, 1, rows, s->down, d / 2, ff, own->out, ff, SET);
         for (long r = 0; r < rows; r += 2)
-            swiglu_back(own.out + r * ff, kept->gate_up + (first + r) * n.gate_up, ff,
-                        own.wide_in + r * n.gate_up,
+            swiglu_back(own->out + r * ff, kept->gate_up + (first + r) * n.gate_up, ff,
+                        own->wide_in + r * n.gate_up,
                         s->hidden + (pairs + r / 2) * whole(ff, PANEL));
-        pair_all(own.wide_in, rows, n.gate_up, s->by_gate_up + pairs * whole(n.gate_up, PANEL));
-        product((const Pair *)own.wide_in, ff, 1, rows, s->gate_up, ff, d, own.out, d, SET);
-        norm_rows_back(own.out, kept->middle + first * d, kept->mlp_scale + first, block->mlp_gain,
+        pair_all(own->wide_in, rows, n.gate_up, s->by_gate_up + pairs * whole(n.gate_up, PANEL));
+        product((const Pair *)own->wide_in, ff, 1, rows, s->gate_up, ff, d, own->out, d, SET);
+        lap(block, own, MLP);
+        norm_rows_back(own->out, kept->middle + first * d, kept->mlp_scale + first, block->mlp_gain,
                        rows, d, mlp_gain, back, s->mlp_in + pairs * d_panels);
-        narrow_rows(back, rows, d, own.in);
-        pair_all(own.in, rows, d, s->by_output + pairs * d_panels);
-        product((const Pair *)own.in, d / 2, 1, rows, s->output, d / 2, n.heads,
-                own.by_heads + (first - begin) * n.heads, n.heads, SET_HALF);
+        lap(block, own, NORM);
+        narrow_rows(back, rows, d, own->in);
+        pair_all(own->in, rows, d, s->by_output + pairs * d_panels);
+        product((const Pair *)own->in, d / 2, 1, rows, s->output, d / 2, n.heads,
+                own->by_heads + (first - begin) * n.heads, n.heads, SET_HALF);
         pair_all(kept->heads + first * n.heads, rows, n.heads, s->heads + pairs * heads);
+        lap(block, own, ATTENTION);
     }
     Job job = job_of(block, kept->qkv + begin * n.qkv);
     for (long kv = 0; kv < block->kv_heads; kv++) {
         long task = sequence * block->kv_heads + kv;
         attend_backward(&job, kv, kept->heads + begin * n.heads,
-                        kept->log_sums + begin * block->heads, own.by_heads, own.by_qkv,
-                        s->head_gains + task * 2 * block->head_dim, own.attention);
+                        kept->log_sums + begin * block->heads, own->by_heads, own->by_qkv,
+                        s->head_gains + task * 2 * block->head_dim, own->attention);
     }
     for (long first = begin; first < end; first += CHUNK) {
         long rows = end - first < CHUNK ? end - first : CHUNK, pairs = first / 2;
-        const uint16_t *by_qkv = own.by_qkv + (first - begin) * n.qkv;
+        const uint16_t *by_qkv = own->by_qkv + (first - begin) * n.qkv;
         pair_all(by_qkv, rows, n.qkv, s->by_qkv + pairs * whole(n.qkv, PANEL));
-        product((const Pair *)by_qkv, n.qkv / 2, 1, rows, s->qkv, n.qkv / 2, d, own.out, d, SET);
-        norm_rows_back(own.out, block->x + first * d, kept->attention_scale + first,
+        product((const Pair *)by_qkv, n.qkv / 2, 1, rows, s->qkv, n.qkv / 2, d, own->out, d, SET);
+        lap(block, own, ATTENTION);
+        norm_rows_back(own->out, block->x + first * d, kept->attention_scale + first,
                        block->attention_gain, rows, d, attention_gain, block->back + first * d,
                        s->attention_in + pairs * d_panels);
+        lap(block, own, NORM);
     }
 }
 
@@ -273,16 +312,19 @@ EXPORT void minitx_block_forward(const Block *block) {
 #pragma omp for schedule(static) nowait
         for (long p = 0; p < parts(n.qkv, PANEL); p++) pack_columns(block->qkv, n.qkv, d, p, s.qkv);
 #pragma omp for schedule(static) nowait
-        for (long p = 0; p < parts(d, PANEL); p++) {
+        for (long p = 0; p < parts(d, PANEL); p++)
             pack_columns(block->output, d, n.heads, p, s.output);
-            pack_columns(block->down, d, ff, p, s.down);
-        }
+        lap(block, &own, ATTENTION);
+#pragma omp for schedule(static) nowait
+        for (long p = 0; p < parts(d, PANEL); p++) pack_columns(block->down, d, ff, p, s.down);
 #pragma omp for schedule(static)
         for (long p = 0; p < parts(n.gate_up, PANEL); p++)
             pack_columns(block->gate_up, n.gate_up, d, p, s.gate_up);
+        lap(block, &own, MLP);
 #pragma omp for schedule(static)
         for (long sequence = 0; sequence < block->batch; sequence++)
-            forward_sequence(block, &kept, &s, own, sequence);
+            forward_sequence(block, &kept, &s, &own, sequence);
+        add_laps(block, &own);
     }
 }
 
@@ -300,16 +342,18 @@ EXPORT void minitx_block_backward(const Block *block) {
 #pragma omp for schedule(static) nowait
         for (long p = 0; p < parts(ff, PANEL); p++) pack_rows(block->down, d, ff, p, s.down);
 #pragma omp for schedule(static) nowait
-        for (long p = 0; p < parts(d, PANEL); p++) {
+        for (long p = 0; p < parts(d, PANEL); p++)
             pack_rows(block->gate_up, n.gate_up, d, p, s.gate_up);
-            pack_rows(block->qkv, n.qkv, d, p, s.qkv);
-        }
+        lap(block, &own, MLP);
+#pragma omp for schedule(static) nowait
+        for (long p = 0; p < parts(d, PANEL); p++) pack_rows(block->qkv, n.qkv, d, p, s.qkv);
 #pragma omp for schedule(static)
         for (long p = 0; p < parts(n.heads, PANEL); p++)
             pack_rows(block->output, d, n.heads, p, s.output);
+        lap(block, &own, ATTENTION);
 #pragma omp for schedule(static)
         for (long sequence = 0; sequence < block->batch; sequence++)
-            backward_sequence(block, &kept, &s, own, sequence);
+            backward_sequence(block, &kept, &s, &own, sequence);
 #pragma omp for schedule(dynamic) nowait
         for (long i = 0; i < output; i++) {
             if (i < gate_up)
@@ -323,7 +367,9 @@ EXPORT void minitx_block_backward(const Block *block) {
             else
                 matrix_gradient(s.by_output, s.heads, pairs, d, n.heads, i - down,
                                 block->by_output);
+            lap(block, &own, i < gate_up || (qkv <= i && i < down) ? MLP : ATTENTION);
         }
+        add_laps(block, &own);
 #pragma omp single nowait
         {
             add_partial(s.attention_gains, block->batch, d, block->by_attention_gain);

@@ -50,10 +50,15 @@ def profile_report(found: RunProfile) -> Group:
         f"{1e3 * profile.plain_seconds:.2f} ms a step without the clock at every border: "
         f"{profile.tokens / profile.plain_seconds:,.0f} tokens/s",
         f"{1e3 * profile.overhead_seconds:.2f} ms of it for Python and dispatching operators: "
-        "forward and backward over one token",
+        "forward and backward over a few tokens",
         f"{profile.peak_rate / 1e9:,.0f} GFLOP/s is the peak: square matrix products in "
         f"{found.dtype}, measured just now",
     ]
+    if profile.whole_blocks:
+        lines.append(
+            "Each block is one compiled call, and so are the last norm, the head and the loss, "
+            "which give their gradients on the way forward"
+        )
     return Group(title, table, *(Text(line) for line in lines))
 
 
@@ -66,6 +71,7 @@ def profile_json(found: RunProfile) -> dict[str, Any]:
         "dtype": found.dtype,
         "attention": found.attention,
         "steps": profile.steps,
+        "whole_blocks": profile.whole_blocks,
         "tokens_per_pass": profile.tokens,
         "parts": [
             {

@@ -103,12 +103,12 @@ class Section(NamedTuple):
     """Some rows of a matrix of float32.
 
     Attributes:
-        index: which matrix.
+        matrix: which one.
         row: the first of them.
         rows, columns: how many.
     """
 
-    index: int
+    matrix: int
     row: int
     rows: int
     columns: int
@@ -119,7 +119,7 @@ def _places(
 ) -> ctypes.Array[ctypes.c_void_p]:
     begins = [matrix.data_ptr() for matrix in matrices]
     return (_POINTER * len(sections))(
-        *[begins[s.index] + s.row * s.columns * _FLOAT_BYTES for s in sections]
+        *[begins[s.matrix] + s.row * s.columns * _FLOAT_BYTES for s in sections]
     )
 
 
@@ -183,7 +183,9 @@ def can_orthogonalize(matrices: Sequence[Tensor]) -> bool:
     return (
         found is not None
         and bool(found.minitx_bfloat16_products())
-        and all(m.dtype == torch.bfloat16 and not any(s % 2 for s in m.shape[-2:]) for m in matrices)
+        and all(
+            m.dtype == torch.bfloat16 and not any(s % 2 for s in m.shape[-2:]) for m in matrices
+        )
     )
 
 

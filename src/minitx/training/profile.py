@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from minitx.compute import Compute
 from minitx.config import ModelConfig
-from minitx.model import Transformer
+from minitx.model import Transformer, native_block
 from minitx.model.block import Block
+from minitx.model.native_block import Clock
 from minitx.training.batches import Batches
 from minitx.training.muon import POLYNOMIALS
 from minitx.training.optimizer import Optimizer
@@ -70,6 +71,8 @@ class StepProfile:
         tokens: in a step.
         peak_rate: of matrix products on this device in this format, in operations a second.
         steps: measured.
+        whole_blocks: each block is one call (`native_block`), whose parts were measured inside,
+            and so are the last norm, the head and the loss, with their gradients.
     """
 
     parts: tuple[PartTime, ...]
@@ -79,6 +82,7 @@ class StepProfile:
     tokens: int
     peak_rate: float
     steps: int
+    whole_blocks: bool
 
     @property
     def flops(self) -> float:
@@ -104,6 +108,21 @@ class _Timeline:
         now = time.perf_counter()
         self.seconds[self._current] += now - self._since
         self._current, self._since = (part, direction), now
+
+    def divide(self, clock: Clock) -> None:
+        """Give the parts of compiled calls the time that stood where they were called from."""
+        for part, forward, backward in zip(
+            native_block.PARTS, clock.forward, clock.backward, strict=True
+        ):
+            self._move(forward, ("residual", "forward"), (part, "forward"))
+            self._move(backward, ("head and loss", "backward"), (part, "backward"))
+        self._move(clock.head, ("residual", "forward"), ("head and loss", "forward"))
+
+    def _move(
+        self, seconds: float, source: tuple[Part, Direction], target: tuple[Part, Direction]
+    ) -> None:
+        self.seconds[source] -= seconds
+        self.seconds[target] += seconds
 
 
 def profile_steps(
@@ -138,13 +157,17 @@ def profile_steps(
     for number in range(steps):
         _step(model, optimizer, batches, compute, number, quiet)
     plain = (time.perf_counter() - began) / steps
-    with _borders(model, timeline):
+    inputs, _ = batches[0]
+    with compute.autocast():
+        whole = model.runs_whole(inputs)
+    with _borders(model, timeline, whole), native_block.clocked() as clock:
         timeline.enter("data", "step")
         timeline.seconds.clear()
         for number in range(steps):
             _step(model, optimizer, batches, compute, number, timeline.enter)
         timeline.enter("data", "step")
-    inputs, _ = batches[0]
+    if whole:
+        timeline.divide(clock)
     flops = part_flops(model.config, inputs.numel(), model if optimizer.muon else None)
     parts = tuple(
         PartTime(
@@ -160,11 +183,17 @@ def profile_steps(
         parts=parts,
         seconds=sum(part.seconds for part in parts),
         plain_seconds=plain,
-        overhead_seconds=_overhead(model, optimizer, inputs[:1, :1], compute, steps),
+        overhead_seconds=_overhead(model, optimizer, _few(inputs), compute, steps),
         tokens=inputs.numel(),
         peak_rate=peak_rate,
         steps=steps,
+        whole_blocks=whole,
     )
+
+
+def _few(ids: Tensor) -> Tensor:
+    # As few tokens as take the same way through the model.
+    return ids[: torch.get_num_threads(), :2]
 
 
 def _step(
@@ -189,12 +218,11 @@ def _step(
 
 
 @contextmanager
-def _borders(model: Transformer, timeline: _Timeline) -> Iterator[None]:
-    places: list[tuple[nn.Module, Part, Part]] = [
-        (model.embedding, "embedding", "residual"),
-        (model.norm, "norm", "head and loss"),
-    ]
-    for block in model.blocks:
+def _borders(model: Transformer, timeline: _Timeline, whole: bool) -> Iterator[None]:
+    places: list[tuple[nn.Module, Part, Part]] = [(model.embedding, "embedding", "residual")]
+    if not whole:
+        places.append((model.norm, "norm", "head and loss"))
+    for block in model.blocks if not whole else ():
         assert isinstance(block, Block)
         places += [
             (block.attention_norm, "norm", "residual"),

@@ -1,0 +1,291 @@
+"""The blocks, the head and the loss in one call each, against the plain modules.
+
+What is exact is computed in float64. The compiled blocks round to bfloat16 where autocast does or
+at fewer places, so they may be off by as much as autocast is, and a little more by chance.
+"""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minitx.config import ModelConfig
+from minitx.model import Transformer, native_block, native_head
+from minitx.model.transformer import IGNORED
+from minitx.native import library
+
+pytestmark = pytest.mark.skipif(
+    library() is None or not library().minitx_bfloat16_products(),
+    reason="no products of bfloat16 on this processor, or no compiled kernels",
+)
+even = lambda low, high: st.integers(low // 2, high // 2).map(lambda half: 2 * half)  # noqa: E731
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def model_of(seed=0, **changes):
+    shape = {
+        "vocab_size": 29, "context_length": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2,
+        "d_model": 32, "d_ff": 72, "head_dim": 8,
+    }  # fmt: skip
+    torch.manual_seed(seed)
+    model = Transformer(ModelConfig(**{**shape, **changes}))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # As after some training: no gain is 1, and no matrix is 0.
+            parameter.add_(torch.randn_like(parameter) * (0.3 if parameter.dim() == 1 else 0.1))
+    return model.train()
+
+
+def batch_of(model, batch, seq, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shape, vocab = (2, batch, seq), model.config.vocab_size
+    return torch.randint(vocab, shape, generator=generator).unbind(0)
+
+
+def taken(monkeypatch):
+    """Counts calls of the blocks' and the head's kernel."""
+    calls = {"blocks": 0, "head": 0}
+    run, loss = native_block.run, native_head.loss
+
+    def counted_run(*given):
+        calls["blocks"] += 1
+        return run(*given)
+
+    def counted_loss(*given):
+        calls["head"] += 1
+        return loss(*given)
+
+    monkeypatch.setattr(native_block, "run", counted_run)
+    monkeypatch.setattr(native_head, "loss", counted_loss)
+    return calls
+
+
+def loss_and_gradients(model, ids, targets, kernels=True, dtype=torch.bfloat16):
+    with pytest.MonkeyPatch.context() as patch:
+        calls = taken(patch)
+        if not kernels:
+            patch.setattr(native_block, "can_run", lambda *_: False)
+            patch.setattr(native_head, "can_run", lambda *_: False)
+        model.zero_grad()
+        with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+            loss = model.loss(ids, targets)
+        loss.backward()
+        assert calls == ({"blocks": 1, "head": 1} if kernels else {"blocks": 0, "head": 0})
+    return loss.item(), {name: p.grad.double() for name, p in model.named_parameters()}
+
+
+def exact(model, ids, targets):
+    twin = copy.deepcopy(model).double()
+    twin.attention_form = "explicit"
+    return loss_and_gradients(twin, ids, targets, kernels=False, dtype=torch.float64)
+
+
+def distance(found, right):
+    return float((found - right).norm() / (right.norm() + 1e-12))
+
+
+def too_far(found, plain, right):
+    """Which gradients, or all of them together, are too far from the right ones."""
+
+    def together(gradients):
+        return torch.cat([gradient.flatten() for gradient in gradients.values()])
+
+    # A gain of two numbers may be off by some rounding steps, all together hardly.
+    far = [
+        name
+        for name, gradient in found.items()
+        if distance(gradient, right[name])
+        > 4 * distance(plain[name], right[name]) + (5e-2 if gradient.dim() == 2 else 0.2)
+    ]
+    theirs = distance(together(plain), together(right))
+    if distance(together(found), together(right)) > 3 * theirs + 3e-2:
+        far.append("all")
+    return far
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_blocks_and_head_are_as_near_to_float64_as_autocast(data):
+    group, kv_heads = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))
+    seq = data.draw(even(2, 140))
+    model = model_of(
+        seed=data.draw(st.integers(0, 1000)),
+        n_kv_heads=kv_heads, n_heads=group * kv_heads, head_dim=data.draw(even(2, 40)),
+        d_model=data.draw(even(2, 100)), d_ff=data.draw(even(2, 150)), context_length=seq,
+        vocab_size=data.draw(st.integers(2, 150)), n_layers=data.draw(st.integers(1, 2)),
+    )  # fmt: skip
+    torch.set_num_threads(data.draw(st.sampled_from([1, 2])))
+    ids, targets = batch_of(model, 2 * data.draw(st.integers(1, 2)), seq)
+    right_loss, right = exact(model, ids, targets)
+    loss, found = loss_and_gradients(model, ids, targets)
+    plain_loss, plain = loss_and_gradients(model, ids, targets, kernels=False)
+    assert abs(loss - right_loss) <= 2 * abs(plain_loss - right_loss) + 1e-2
+    assert not too_far(found, plain, right)
+
+
+def test_a_wrong_gradient_would_be_found():
+    """What the test above asserts, of gradients that are a tenth too large, or one of them wrong."""
+    model = model_of()
+    ids, targets = batch_of(model, 2, 64)
+    _, right = exact(model, ids, targets)
+    _, found = loss_and_gradients(model, ids, targets)
+    _, plain = loss_and_gradients(model, ids, targets, kernels=False)
+    assert not too_far(found, plain, right)
+    assert "all" in too_far({name: 1.1 * one for name, one in found.items()}, plain, right)
+    for name, one in found.items():
+        assert name in too_far({**found, name: one.flip(0)}, plain, right)
+
+
+def test_any_number_of_threads_gives_the_same_bits():
+    model = model_of(context_length=130)
+    ids, targets = batch_of(model, 12, 130)
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(loss_and_gradients(model, ids, targets))
+    for loss, gradients in results[1:]:
+        assert loss == results[0][0]
+        assert all(torch.equal(results[0][1][name], one) for name, one in gradients.items())
+
+
+@pytest.mark.parametrize("changed", [1, 37, 63])
+def test_nothing_of_a_later_token_reaches_an_earlier_position(changed):
+    model = model_of()
+    stream = torch.randn(2, 64, 32)
+    other = stream.clone()
+    other[:, changed:] += torch.randn(2, 64 - changed, 32)
+
+    def after(x):
+        x = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            context, _ = model._context(x, 64, None, None)
+            blocks = list(model.blocks)
+            assert native_block.can_run(blocks, x)
+            out = native_block.run(blocks, x, context.cosine, context.sine)
+        out[:, :changed].sum().backward()
+        return out.detach(), x.grad
+
+    (first, gradient), (second, _) = after(stream), after(other)
+    assert torch.equal(first[:, :changed], second[:, :changed])
+    assert not torch.equal(first[:, changed:], second[:, changed:])
+    assert not gradient[:, changed:].any()
+    assert gradient[:, :changed].any()
+
+
+@pytest.mark.parametrize("place", ["embedding.weight", "blocks.1.mlp.down.weight", "head.weight"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_no_number_stays_none(place, bad):
+    model = model_of(tie_embeddings=False)
+    ids, targets = batch_of(model, 2, 64)
+    with torch.no_grad():
+        model.get_parameter(place)[ids[0, 5]] = bad
+    loss, _ = loss_and_gradients(model, ids, targets)
+    assert loss != loss
+
+
+@pytest.mark.parametrize(
+    "case", ["odd length", "fewer sequences than threads", "dropout", "gpt2", "explicit", "ablated",
+             "hook", "evaluation", "float32"],
+)  # fmt: skip
+def test_what_the_kernel_does_not_compute_takes_the_other_way(case, monkeypatch):
+    calls = taken(monkeypatch)
+    batch, seq, changes, dtype = 2, 64, {}, torch.bfloat16
+    if case == "odd length":
+        seq = 63
+    if case == "fewer sequences than threads":
+        batch = 1
+    if case == "dropout":
+        changes = {"dropout": 0.1}
+    if case == "gpt2":
+        changes = {"architecture": "gpt2", "n_kv_heads": 4}
+    if case == "float32":
+        dtype = torch.float32
+    model = model_of(**changes)
+    seen = []
+    if case == "hook":
+        model.blocks[1].mlp.down.register_forward_pre_hook(lambda *_: seen.append(1))
+    if case == "explicit":
+        model.attention_form = "explicit"
+    if case == "ablated":
+        model.ablated_heads = {(0, 1)}
+    ids, targets = batch_of(model, batch, seq)
+    with (
+        torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16),
+        torch.set_grad_enabled(case != "evaluation"),
+    ):
+        assert model.loss(ids, targets).isfinite()
+    assert calls["blocks"] == 0
+    assert len(seen) == (case == "hook")
+
+
+def test_a_hook_on_the_model_or_its_head_is_called():
+    model = model_of()
+    ids, targets = batch_of(model, 2, 64)
+    for module in (model, model.head, model.norm):
+        seen = []
+        handle = module.register_forward_hook(lambda *_, seen=seen: seen.append(1))
+        with torch.autocast("cpu", torch.bfloat16):
+            model.loss(ids, targets).backward()
+        handle.remove()
+        assert seen == [1]
+
+
+def test_targets_that_are_ignored_count_for_nothing():
+    model = model_of()
+    ids, targets = batch_of(model, 4, 64)
+    targets = targets.clone()
+    targets[:, ::3] = IGNORED
+    right_loss, right = exact(model, ids, targets)
+    loss, found = loss_and_gradients(model, ids, targets)
+    assert loss == pytest.approx(right_loss, abs=2e-3)
+    assert distance(found["norm.gain"], right["norm.gain"]) < 2e-2
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.loss(ids, torch.full_like(targets, IGNORED)).isnan()
+
+
+@pytest.mark.parametrize("target", [29, -1])
+def test_a_target_that_is_no_token_is_refused(target):
+    model = model_of()
+    ids, targets = batch_of(model, 2, 64)
+    targets = targets.clone()
+    targets[1, 3] = target
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(IndexError, match="1 targets are not among the 29 tokens"),
+    ):
+        model.loss(ids, targets)
+
+
+def test_a_part_of_a_loss_gives_that_part_of_the_gradients():
+    model = model_of()
+    ids, targets = batch_of(model, 2, 64)
+    _, whole = loss_and_gradients(model, ids, targets)
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        (model.loss(ids, targets) / 4).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad.double(), whole[name] / 4, rtol=1e-2, atol=1e-5)
+
+
+def test_gradients_of_two_batches_add_up():
+    model = model_of()
+    first, second = batch_of(model, 2, 64, seed=1), batch_of(model, 2, 64, seed=2)
+    _, one = loss_and_gradients(model, *first)
+    _, two = loss_and_gradients(model, *second)
+    model.zero_grad()
+    for ids, targets in (first, second):
+        with torch.autocast("cpu", torch.bfloat16):
+            model.loss(ids, targets).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(
+            parameter.grad.double(), one[name] + two[name], rtol=1e-4, atol=1e-6
+        )
