@@ -42,6 +42,8 @@ class _Block(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_long) for name in _SIZES),
         ("eps", ctypes.c_float),
+        ("dropout", ctypes.c_float),
+        ("seed", ctypes.c_uint64),
         ("threads", ctypes.c_int),
         ("x", ctypes.c_void_p),
         *((name, ctypes.c_void_p) for name in _WEIGHTS),
@@ -122,8 +124,8 @@ def is_watched(modules: Iterable[nn.Module]) -> bool:
 def can_run(blocks: Sequence[Block], x: Tensor) -> bool:
     """Whether the kernel computes these blocks for a residual stream `(batch, seq, d_model)`.
 
-    In training, in bfloat16, for the `qwen3` architecture without dropout, where nobody hooks into
-    the blocks' modules, sizes are even and there are enough sequences for all threads.
+    In training, in bfloat16, for the `qwen3` architecture, where nobody hooks into the blocks'
+    modules, sizes are even and there are enough sequences for all threads.
     """
     if not computes_in_bfloat16(x):
         return False
@@ -133,12 +135,7 @@ def can_run(blocks: Sequence[Block], x: Tensor) -> bool:
     return (
         seq % 2 == 0
         and batch >= _BUSY * turns * threads
-        and all(
-            block.shape is not None
-            and not (block.training and block.dropout)
-            and not is_watched(block.parts)
-            for block in blocks
-        )
+        and all(block.shape is not None and not is_watched(block.parts) for block in blocks)
     )
 
 
@@ -153,10 +150,13 @@ def run(blocks: Sequence[Block], x: Tensor, cosine: Tensor, sine: Tensor) -> Ten
     shape = blocks[0].shape
     assert shape is not None
     weights = [weight for block in blocks for weight in block.weights()]
+    dropout = blocks[0].dropout if blocks[0].training else 0.0
+    # Of one number for each block, whether a number is kept is counted out: the same both ways.
+    seeds = torch.empty(len(blocks), dtype=torch.int64).random_().tolist() if dropout else None
     if not all(w.dtype == torch.float32 and w.is_contiguous() for w in weights):
         raise ValueError("the compiled blocks read contiguous weights of float32")
     out: Tensor = _RunBlocks.apply(  # type: ignore[no-untyped-call]
-        x, cosine, sine, shape, *weights
+        x, cosine, sine, shape, dropout, seeds, *weights
     )
     return out
 
@@ -169,6 +169,8 @@ class _RunBlocks(Function):
         cosine: Tensor,
         sine: Tensor,
         shape: tuple[int, int, int, int, float],
+        dropout: float,
+        seeds: list[int] | None,
         *weights: Tensor,
     ) -> Tensor:
         kernels = _kernels()
@@ -177,6 +179,8 @@ class _RunBlocks(Function):
         scratch = None
         for first in range(0, len(weights), len(_WEIGHTS)):
             call = _call(streams[-1], cosine, sine, shape, weights[first : first + len(_WEIGHTS)])
+            if seeds is not None:
+                call.dropout, call.seed = dropout, seeds[first // len(_WEIGHTS)]
             if scratch is None:
                 scratch = _bytes(kernels.minitx_block_scratch(call, 0))
             streams.append(torch.empty_like(streams[-1]))
@@ -187,7 +191,7 @@ class _RunBlocks(Function):
                 call.seconds = ctypes.addressof(_running[-1].forward)
             kernels.minitx_block_forward(call)
         ctx.save_for_backward(cosine, sine, *streams[:-1], *kept, *weights)
-        ctx.shape = shape
+        ctx.shape, ctx.dropout, ctx.seeds = shape, dropout, seeds
         return streams[-1]
 
     @staticmethod
@@ -208,6 +212,8 @@ class _RunBlocks(Function):
             by_weights = [torch.empty_like(weight) for weight in weights]
             by_weights[1:3] = by_heads.unbind(0)
             call = _call(streams[number], cosine, sine, ctx.shape, weights)
+            if ctx.seeds is not None:
+                call.dropout, call.seed = ctx.dropout, ctx.seeds[number]
             if scratch is None:
                 scratch = _bytes(kernels.minitx_block_scratch(call, 1))
             call.kept, call.scratch = kept[number].data_ptr(), scratch.data_ptr()
@@ -220,7 +226,7 @@ class _RunBlocks(Function):
                 call.seconds = ctypes.addressof(_running[-1].backward)
             kernels.minitx_block_backward(call)
             grad, found = back, by_weights + found
-        return grad, None, None, None, *found
+        return grad, None, None, None, None, None, *found
 
 
 def _bytes(count: int) -> Tensor:
@@ -237,7 +243,7 @@ def _call(
     heads, kv_heads, head_dim, d_ff, eps = shape
     batch, seq, d_model = x.shape
     return _Block(
-        batch, seq, heads, kv_heads, head_dim, d_model, d_ff, eps, torch.get_num_threads(),
+        batch, seq, heads, kv_heads, head_dim, d_model, d_ff, eps, 0.0, 0, torch.get_num_threads(),
         x.data_ptr(), *(weight.data_ptr() for weight in weights),
         cosine.data_ptr(), sine.data_ptr(),
     )  # fmt: skip

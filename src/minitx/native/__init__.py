@@ -45,5 +45,5 @@ def declare(library: ctypes.CDLL, arguments: Mapping[str, list[Any]]) -> None:
         setattr(library, f"minitx_{name}", kernel)
 
 
-ABI = 5
+ABI = 6
 """Raised when a kernel's arguments change, so that an older library is not called."""

@@ -3,6 +3,8 @@
 
 #include <stdint.h>
 
+#include "dropout.h"
+
 /* What is the same for all tasks. */
 typedef struct {
     const void *qkv; /* (batch, seq, heads + 2 * kv_heads, head_dim) */
@@ -11,6 +13,7 @@ typedef struct {
     int half; /* all of the above but the gains are bfloat16 */
     float eps;
     long batch, seq, heads, kv_heads, head_dim;
+    Dropout dropout; /* of the weights */
 } Job;
 
 /* Floats of scratch that one thread needs. */

@@ -72,10 +72,6 @@ static inline void norm_rows_back(float *grad, const float *x, const float *scal
     }
 }
 
-static inline void narrow_rows(const float *x, long rows, long width, uint16_t *in) {
-    for (long r = 0; r < rows; r++) narrow_row(x + r * width, width, in + r * width);
-}
-
 /* A strip of rows of by_matrix = grad^T in, summed over all rows that there are pairs of. */
 static inline void matrix_gradient(const Pair *grad, const Pair *in, long pairs, long rows,
                                    long columns, long strip, float *by_matrix) {

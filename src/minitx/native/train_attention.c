@@ -207,8 +207,9 @@ void attend_forward(const Job *job, long task, void *out, float *log_sums, float
                     int end = (int)padded(first + r + TILE);
                     float most = largest(row, (int)own, end) * temper;
                     sums[t] = weigh(row, (int)own, end, temper, most);
-                    if (own < seq)
-                        log_sums[(sequence * heads + head) * seq + own] = most + logf(sums[t]);
+                    long number = (sequence * heads + head) * seq + own;
+                    if (own < seq) log_sums[number] = most + logf(sums[t]);
+                    drop_row(row, end, job->dropout, (uint64_t)number);
                 }
                 strip(o, width, weights + r * keys, keys, 1, v, width, first + r + TILE, width, 0);
                 for (int t = 0; t < TILE && first + r + t < seq; t++) {
@@ -267,11 +268,21 @@ void attend_backward(const Job *job, long task, const void *out, const float *lo
                     memset(by_row, 0, (size_t)end * sizeof(float));
                     continue;
                 }
-                weigh(row, (int)own, (int)end, temper,
-                      log_sums[(sequence * heads + head) * seq + own]);
+                long number = (sequence * heads + head) * seq + own;
+                weigh(row, (int)own, (int)end, temper, log_sums[number]);
                 float mean = 0.0f;
                 for (long i = 0; i < width; i++) mean += g[r * width + i] * o[r * width + i];
-                for (long j = 0; j < end; j++) by_row[j] = row[j] * (by_row[j] - mean) * temper;
+                if (job->dropout.dropped) {
+                    uint32_t key = row_key(job->dropout, (uint64_t)number);
+                    for (int j = 0; j < end; j++) {
+                        float factor = keep_factor(job->dropout, key, (uint32_t)j);
+                        by_row[j] = row[j] * (by_row[j] * factor - mean) * temper;
+                        row[j] *= factor;
+                    }
+                } else {
+                    for (long j = 0; j < end; j++)
+                        by_row[j] = row[j] * (by_row[j] - mean) * temper;
+                }
             }
             for (long r = 0; r < rows; r += TILE)
                 strip(by_q + r * width, width, by_weights + r * keys, keys, 1, k, width,
@@ -308,7 +319,7 @@ EXPORT void minitx_attention_forward(const void *qkv, int half, const void *cosi
                                      long heads, long kv_heads, long head_dim, void *out,
                                      float *log_sums, float *scratch, int threads) {
     Job job = {qkv, cosine, sine, query_gain, key_gain, half, eps,
-               batch, seq, heads, kv_heads, head_dim};
+               batch, seq, heads, kv_heads, head_dim, {0, 1.0f, 0}};
     long own = attention_scratch(seq, head_dim);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long task = 0; task < batch * kv_heads; task++)
@@ -323,7 +334,7 @@ EXPORT void minitx_attention_backward(const void *qkv, int half, const void *cos
                                       float *by_gains, float *partial, float *scratch,
                                       int threads) {
     Job job = {qkv, cosine, sine, query_gain, key_gain, half, eps,
-               batch, seq, heads, kv_heads, head_dim};
+               batch, seq, heads, kv_heads, head_dim, {0, 1.0f, 0}};
     long own = attention_scratch(seq, head_dim);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long task = 0; task < batch * kv_heads; task++)

@@ -27,7 +27,8 @@
 /* As `_Block` in model/native_block.py. */
 typedef struct {
     long batch, seq, heads, kv_heads, head_dim, d_model, d_ff;
-    float eps;
+    float eps, dropout; /* of the weights of attention, and of what both layers add */
+    uint64_t seed;      /* of the dropout */
     int threads;
     const float *x; /* (batch, seq, d_model) */
     const float *attention_gain, *query_gain, *key_gain, *mlp_gain;
@@ -43,6 +44,7 @@ typedef struct {
 } Block;
 
 enum { NORM, ATTENTION, MLP, PARTS };
+enum { WEIGHTS, AFTER_ATTENTION, AFTER_MLP }; /* where numbers are dropped */
 
 #if HAS_KERNEL
 
@@ -169,9 +171,40 @@ static Scratch scratch_in(const Block *block, int backward, Memory memory, size_
 }
 
 /* The attention of one sequence, from its first row on. */
-static Job job_of(const Block *block, const uint16_t *qkv) {
+static Job job_of(const Block *block, const uint16_t *qkv, long sequence) {
+    Dropout dropout = dropout_of(block->dropout, mix(block->seed + (uint64_t)sequence) + WEIGHTS);
     return (Job){qkv, block->cosine, block->sine, block->query_gain, block->key_gain, 1,
-                 block->eps, 1, block->seq, block->heads, block->kv_heads, block->head_dim};
+                 block->eps, 1, block->seq, block->heads, block->kv_heads, block->head_dim,
+                 dropout};
+}
+
+/* c += dropout(a b), as `product`. `out` has room for the rows. */
+static void add_product(const Block *block, int site, long first, const Pair *a, long pairs,
+                        long rows, const Pair *b, float *out, float *c) {
+    long d = block->d_model;
+    if (block->dropout == 0.0f) {
+        product(a, pairs, 1, rows, b, pairs, d, c, d, ADD);
+        return;
+    }
+    Dropout dropout = dropout_of(block->dropout, block->seed + (uint64_t)site);
+    product(a, pairs, 1, rows, b, pairs, d, out, d, SET);
+    for (long r = 0; r < rows; r++) {
+        drop_row(out + r * d, d, dropout, (uint64_t)(first + r));
+        for (long i = 0; i < d; i++) c[r * d + i] += out[r * d + i];
+    }
+}
+
+/* The way back: the gradient of a b as a product reads it. */
+static void narrow_dropped(const Block *block, int site, long first, const float *grad, long rows,
+                           uint16_t *in) {
+    long d = block->d_model;
+    Dropout dropout = dropout_of(block->dropout, block->seed + (uint64_t)site);
+    for (long r = 0; r < rows; r++) {
+        float row[d];
+        memcpy(row, grad + r * d, (size_t)d * sizeof(float));
+        drop_row(row, d, dropout, (uint64_t)(first + r));
+        narrow_row(row, d, in + r * d);
+    }
 }
 
 static void forward_sequence(const Block *block, const Kept *kept, const Scratch *s, Own *own,
@@ -188,7 +221,7 @@ static void forward_sequence(const Block *block, const Kept *kept, const Scratch
                 kept->qkv + first * n.qkv, n.qkv, SET_HALF);
         lap(block, own, ATTENTION);
     }
-    Job job = job_of(block, kept->qkv + begin * n.qkv);
+    Job job = job_of(block, kept->qkv + begin * n.qkv, sequence);
     for (long kv = 0; kv < block->kv_heads; kv++)
         attend_forward(&job, kv, kept->heads + begin * n.heads,
                        kept->log_sums + begin * block->heads, own->attention);
@@ -197,8 +230,8 @@ static void forward_sequence(const Block *block, const Kept *kept, const Scratch
         float *middle = kept->middle + first * d, *out = block->out + first * d;
         memcpy(own->in, kept->heads + first * n.heads, (size_t)(rows * n.heads) * sizeof(uint16_t));
         memcpy(middle, block->x + first * d, (size_t)(rows * d) * sizeof(float));
-        product((const Pair *)own->in, n.heads / 2, 1, rows, s->output, n.heads / 2, d, middle, d,
-                ADD);
+        add_product(block, AFTER_ATTENTION, first, (const Pair *)own->in, n.heads / 2, rows,
+                    s->output, own->out, middle);
         lap(block, own, ATTENTION);
         norm_rows(middle, block->mlp_gain, block->eps, rows, d, kept->mlp_scale + first, own->in);
         lap(block, own, NORM);
@@ -213,7 +246,8 @@ static void forward_sequence(const Block *block, const Kept *kept, const Scratch
             narrow_row(gate, ff, own->wide_in + r * ff);
         }
         memcpy(out, middle, (size_t)(rows * d) * sizeof(float));
-        product((const Pair *)own->wide_in, ff / 2, 1, rows, s->down, ff / 2, d, out, d, ADD);
+        add_product(block, AFTER_MLP, first, (const Pair *)own->wide_in, ff / 2, rows, s->down,
+                    own->out, out);
         lap(block, own, MLP);
     }
 }
@@ -247,7 +281,7 @@ static void backward_sequence(const Block *block, const Kept *kept, const Scratc
         long rows = end - first < CHUNK ? end - first : CHUNK, pairs = first / 2;
         float *back = block->back + first * d;
         memcpy(back, block->grad + first * d, (size_t)(rows * d) * sizeof(float));
-        narrow_rows(back, rows, d, own->in);
+        narrow_dropped(block, AFTER_MLP, first, back, rows, own->in);
         pair_all(own->in, rows, d, s->by_down + pairs * d_panels);
         product((const Pair *)own->in, d / 2, 1, rows, s->down, d / 2, ff, own->out, ff, SET);
         for (long r = 0; r < rows; r += 2)
@@ -260,14 +294,14 @@ static void backward_sequence(const Block *block, const Kept *kept, const Scratc
         norm_rows_back(own->out, kept->middle + first * d, kept->mlp_scale + first, block->mlp_gain,
                        rows, d, mlp_gain, back, s->mlp_in + pairs * d_panels);
         lap(block, own, NORM);
-        narrow_rows(back, rows, d, own->in);
+        narrow_dropped(block, AFTER_ATTENTION, first, back, rows, own->in);
         pair_all(own->in, rows, d, s->by_output + pairs * d_panels);
         product((const Pair *)own->in, d / 2, 1, rows, s->output, d / 2, n.heads,
                 own->by_heads + (first - begin) * n.heads, n.heads, SET_HALF);
         pair_all(kept->heads + first * n.heads, rows, n.heads, s->heads + pairs * heads);
         lap(block, own, ATTENTION);
     }
-    Job job = job_of(block, kept->qkv + begin * n.qkv);
+    Job job = job_of(block, kept->qkv + begin * n.qkv, sequence);
     for (long kv = 0; kv < block->kv_heads; kv++) {
         long task = sequence * block->kv_heads + kv;
         attend_backward(&job, kv, kept->heads + begin * n.heads,

@@ -8,7 +8,7 @@
 #define EXPORT __attribute__((visibility("default")))
 
 /* Must equal `ABI` in __init__.py. */
-#define MINITX_ABI 5
+#define MINITX_ABI 6
 
 /* exp(x), to 2 units in the last place; written so that loops over it become vectors.
    x = n ln 2 + r, with |r| <= ln 2 / 2; e^r by a polynomial, 2^n by the exponent bits. */
