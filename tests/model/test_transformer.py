@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from minitx.config import ModelConfig
 from minitx.errors import BadInputError
-from minitx.model import KVCache, Trace, Transformer, attention, attention_choice
+from minitx.model import KVCache, Trace, Transformer, attention, attention_choice, native_block
 from minitx.model.attention import causal_mask, explicit_attention, fused_attention
 from minitx.model.attention_choice import choose_form
 from minitx.model.rotary import rotary_table, rotate
@@ -131,7 +131,11 @@ def test_automatic_form_is_the_one_measured_to_be_faster(compiled, monkeypatch):
     monkeypatch.setattr(attention_choice, "library", lambda: kernels)
     short = "compiled" if compiled else "explicit"
     assert choose_form("cpu", torch.bfloat16, 64) == short
-    assert choose_form("cpu", torch.bfloat16, 64, dropout=True) == "explicit"
+    for whole_blocks in (False, True):
+        monkeypatch.setattr(native_block, "available", lambda whole=whole_blocks: whole)
+        dropped = "compiled" if compiled and whole_blocks else "explicit"
+        assert choose_form("cpu", torch.bfloat16, 64, dropout=True) == dropped
+        assert choose_form("cpu", torch.float32, 64, dropout=True) == "explicit"
     assert choose_form("cpu", torch.float64, 64) == "fused"
     assert choose_form("cpu", torch.bfloat16, 4096) == "fused"
     assert choose_form("cuda", torch.bfloat16, 64) == "fused"

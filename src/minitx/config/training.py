@@ -68,8 +68,8 @@ class TrainConfig:
         dtype: number format of the matrix products; weights are kept in float32 regardless.
         compile: run the model through torch.compile.
         attention: which of the equal forms of attention computes; `auto` is measured. `compiled`
-            computes in training on a CPU, without dropout and where there are compiled kernels;
-            elsewhere the faster of the other two does.
+            computes in training on a CPU where there are compiled kernels (with dropout, where
+            whole blocks are compiled); elsewhere the faster of the other two does.
         threads: CPU threads; 0 leaves torch's choice.
     """
 

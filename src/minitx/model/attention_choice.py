@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 
+from minitx.model import native_block
 from minitx.native import library
 
 EXPLICIT_UP_TO = {torch.bfloat16: 512, torch.float32: 128}
@@ -33,11 +34,13 @@ def choose_form(
         seq: tokens in the longest sequence.
         training: whether gradients are taken; without them the fused form is always at least as
             fast.
-        dropout: whether weights are dropped, which the compiled form does not do.
+        dropout: whether weights are dropped; the compiled form does that in whole blocks alone.
     """
     if device_type != "cpu" or not training:
         return "fused"
-    if library() is not None and not dropout and seq <= COMPILED_UP_TO.get(dtype, 0):
+    can_drop = dtype == torch.bfloat16 and native_block.available()
+    compiles = library() is not None and (can_drop or not dropout)
+    if compiles and seq <= COMPILED_UP_TO.get(dtype, 0):
         return "compiled"
     return choose_general_form(device_type, dtype, seq, training)
 

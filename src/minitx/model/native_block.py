@@ -102,6 +102,11 @@ def _kernels() -> ctypes.CDLL | None:
     return found
 
 
+def available() -> bool:
+    """Whether this processor can run the kernel, and it was built."""
+    return _kernels() is not None
+
+
 def computes_in_bfloat16(x: Tensor) -> bool:
     """Whether x is of a training step whose products such kernels compute, on this processor."""
     return (
@@ -112,7 +117,7 @@ def computes_in_bfloat16(x: Tensor) -> bool:
         and torch.is_autocast_enabled("cpu")
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
         and not torch.compiler.is_compiling()
-        and _kernels() is not None
+        and available()
     )
 
 
