@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from minitx.compute import Compute
@@ -226,6 +226,7 @@ class Machine(TrainingObserver):
     step: int = 0
     rates: list = field(default_factory=list)
     settled: list = field(default_factory=list)
+    scored: list = field(default_factory=list)
     events: list = field(default_factory=list)
 
     def train(self):
@@ -245,7 +246,8 @@ class Machine(TrainingObserver):
         self.rates.append(rate)
 
     def evaluate(self, whole):
-        self.now += self.seconds_of_score(1000 if whole else 200)
+        self.scored.append(1000 if whole else 200)
+        self.now += self.seconds_of_score(self.scored[-1])
         return HoldoutLoss(1.0, 1.0)
 
     def save(self, state, config):
@@ -333,6 +335,9 @@ def test_time_that_runs_out_in_a_long_warmup_is_used():
     fraction=st.sampled_from([0.3, 0.6, 1.0]),
     save=st.floats(0.0, 0.5),
 )
+# Few slow steps: a third of a step for a batch would be far off, and no evaluation comes first.
+@example(budget=20.0, speed=0.1875, change=2.0, when=0.0, score=0.0, fraction=0.3, save=0.0)
+@example(budget=20.0, speed=0.1875, change=1.0, when=0.0, score=0.0, fraction=0.6, save=0.0)
 def test_run_ends_with_its_budget(budget, speed, change, when, score, fraction, save):
     changed_at = 1000.0 + when * budget
     machine = Machine(
@@ -344,6 +349,36 @@ def test_run_ends_with_its_budget(budget, speed, change, when, score, fraction, 
     # An evaluation or a checkpoint more or less is no part of a step.
     slack = 0.02 * budget + 4 * speed + 200 * score + 2 * save
     assert abs(end.elapsed_seconds - budget) < slack
+
+
+@pytest.mark.parametrize("score", [0.0, 0.001, 0.004])
+@pytest.mark.parametrize("fraction", [0.3, 0.6, 1.0])
+def test_scoring_is_timed_before_its_guess_decides(score, fraction):
+    """A batch of 20 tokens takes 0.1 s, so that of 1,000 tokens' loss 1.7 s are expected."""
+    machine = Machine(lambda _: 0.1, lambda tokens: score * tokens)
+    end = run(machine, budget=20.0, decay_fraction=fraction, evaluate_every=10_000)
+    assert abs(end.elapsed_seconds - 20.0) < 0.3
+    assert machine.rates[-1] < 0.05
+    # Once for that, at the end as after any last step, and the whole.
+    assert machine.scored == [200, 200, 1000]
+    # The same steps without a clock, and without that look.
+    decided = machine.settled[-1]
+    again = Machine(lambda _: 0.1)
+    run(
+        again, steps=decided.steps, settlements=decided.settlements, decay_fraction=fraction,
+        evaluate_every=10_000,
+    )  # fmt: skip
+    assert again.rates == machine.rates
+    assert again.scored == [200, 1000]
+
+
+def test_scoring_is_not_timed_where_it_is_known_or_matters_little():
+    known = Machine(lambda _: 0.1)
+    run(known, budget=20.0, evaluate_every=10)
+    assert len(known.scored) == -(-known.step // 10) + 1
+    short = Machine(lambda _: 0.1)
+    run(short, budget=500.0, evaluate_every=10_000)
+    assert short.scored == [200, 1000]
 
 
 def test_decisions_of_the_clock_repeat_the_run_without_it():

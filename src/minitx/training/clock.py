@@ -68,8 +68,13 @@ class Clock:
         yield
         took = self._now() - began
         self._took[part] = (self._took.get(part, took) + took) / 2
-        if part == "evaluation":
+        # Checkpoints are a share of each step; what is scored is not.
+        if part != "saving":
             self._counted_until = self._now()
+
+    def knows(self, part: Part) -> bool:
+        """Whether a part of the run was measured in this session."""
+        return part in self._took
 
     def took(self, part: Part, guess: float) -> float:
         """Seconds that a part takes; `guess` if there was none yet."""

@@ -18,7 +18,7 @@ from minitx.config import TrainConfig
 from minitx.errors import InstabilityError, InterruptedRunError
 from minitx.model import Transformer
 from minitx.training.batches import Batches
-from minitx.training.clock import Clock
+from minitx.training.clock import SETTLING_STEPS, Clock
 from minitx.training.good_states import GoodStates
 from minitx.training.observer import (
     EvaluationReport,
@@ -28,7 +28,14 @@ from minitx.training.observer import (
     TrainingObserver,
 )
 from minitx.training.optimizer import Optimizer
-from minitx.training.pace import LOOK_AGAIN, Pace, corrected_steps, settle_steps
+from minitx.training.pace import (
+    LOOK_AGAIN,
+    Pace,
+    corrected_steps,
+    is_early,
+    settle_steps,
+    tolerated,
+)
 from minitx.training.schedule import rate_factor
 from minitx.training.signals import StopRequest
 from minitx.training.state import TrainingState
@@ -313,7 +320,7 @@ class Trainer:
         config, clock, around = self.config, self._clock, self.around
         per_step = clock.seconds_per_step()
         tokens = config.batch_size * config.accumulation * self.model.config.context_length
-        # Until it is measured: a forward pass costs about a third of a training step.
+        # Until it is measured (`_time_scoring`): a forward pass costs about a third of a step.
         scoring = clock.took("scoring", per_step / 3 * around.n_scored / tokens)
         closing = clock.took("saving", 0.0)
         if around.n_holdout:
@@ -324,6 +331,7 @@ class Trainer:
         state, budget = self.state, self.config.budget_seconds
         if state.steps_settled or budget is None:
             return
+        self._time_scoring(budget)
         used = self._clock.elapsed()
         left = budget - used
         if self.config.settlements:
@@ -353,6 +361,31 @@ class Trainer:
             faster = "slower" if steps > state.steps else "faster"
             self._decide(steps, f"the learning rate falls {faster} from here")
         self._looked_at = left, state.steps - state.step
+
+    def _time_scoring(self, budget: float) -> None:
+        """Score the holdout to see how long it takes, where a guess would decide too much.
+
+        Only in a session that has not looked at the holdout before it is time to settle. The loss
+        is not kept: a run that repeats the decisions of this one does not come here.
+        """
+        config, used = self.config, self._clock.elapsed()
+        left = budget - used
+        if (
+            not self.around.n_holdout
+            or self._clock.knows("scoring")
+            or self.state.step < max(config.warmup_steps, SETTLING_STEPS + 1)
+            or is_early(config, used, left)
+        ):
+            return
+        pace = self._pace()
+        at_stake = pace.evaluation + pace.closing
+        if at_stake <= tolerated(left, budget) or pace.evaluation > left:
+            return
+        self.observer.on_phase("scoring the holdout")
+        with self._clock.timing("scoring"):
+            self.around.evaluate(False)
+        self.observer.on_phase("")
+        self._clock.pause_done()
 
     def _decide(self, steps: int, then: str) -> None:
         state = self.state

@@ -39,6 +39,17 @@ TOLERATED_OF_BUDGET = 0.005
 """... But no less than this part of the budget, which nobody minds."""
 
 
+def is_early(config: TrainConfig, seconds_used: float, seconds_left: float) -> bool:
+    """Whether so little of the plateau has passed that nothing is settled yet."""
+    plateau = (1.0 - config.decay_fraction) * (seconds_used + seconds_left)
+    return seconds_used < EARLIEST * plateau
+
+
+def tolerated(seconds_left: float, budget: float) -> float:
+    """Seconds that a run may end too soon or too late by."""
+    return max(TOLERATED_OF_LEFT * seconds_left, TOLERATED_OF_BUDGET * budget)
+
+
 @dataclass(frozen=True)
 class Pace:
     """What the rest of a run will take.
@@ -122,7 +133,7 @@ def _settled_by_time(
         return affordable if late and affordable == step + 1 else None
     if config.decay_fraction >= 1.0:
         return affordable
-    if seconds_used < EARLIEST * (1.0 - config.decay_fraction) * (seconds_used + seconds_left):
+    if is_early(config, seconds_used, seconds_left):
         return None
     ending = steps_ending_at(config, step)
     return ending if ending >= affordable else None
@@ -147,5 +158,5 @@ def corrected_steps(
     fitting = max(step + 1, pace.affordable(step, seconds_left))
     if config.max_steps:
         fitting = min(fitting, max(step + 1, config.max_steps))
-    tolerated = max(TOLERATED_OF_LEFT * seconds_left, TOLERATED_OF_BUDGET * budget)
-    return fitting if abs(fitting - steps) * pace.step > tolerated else None
+    off = abs(fitting - steps) * pace.step
+    return fitting if off > tolerated(seconds_left, budget) else None
