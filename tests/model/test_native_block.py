@@ -198,7 +198,7 @@ def test_what_is_no_number_stays_none(place, bad):
 
 @pytest.mark.parametrize(
     "case", ["odd length", "fewer sequences than threads", "gpt2", "explicit", "ablated", "hook",
-             "evaluation", "float32"],
+             "hook on the way back", "evaluation", "float32", "wide"],
 )  # fmt: skip
 def test_what_the_kernel_does_not_compute_takes_the_other_way(case, monkeypatch):
     calls = taken(monkeypatch)
@@ -212,7 +212,11 @@ def test_what_the_kernel_does_not_compute_takes_the_other_way(case, monkeypatch)
     if case == "float32":
         dtype = torch.float32
     model = model_of(**changes)
+    if case == "wide":
+        monkeypatch.setattr(native_block, "LONGEST_ROW", 71)
     seen = []
+    if case == "hook on the way back":
+        model.blocks[0].mlp.register_full_backward_hook(lambda *_: None)
     if case == "hook":
         model.blocks[1].mlp.down.register_forward_pre_hook(lambda *_: seen.append(1))
     if case == "explicit":

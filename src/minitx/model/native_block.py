@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from minitx.native import library
+from minitx.native import LONGEST_ROW, library
 
 if TYPE_CHECKING:
     from minitx.model.block import Block
@@ -112,6 +112,7 @@ def computes_in_bfloat16(x: Tensor) -> bool:
     return (
         x.requires_grad
         and torch.is_grad_enabled()
+        and x.size(-1) <= LONGEST_ROW
         and x.dtype == torch.float32
         and x.device.type == "cpu"
         and torch.is_autocast_enabled("cpu")
@@ -123,7 +124,10 @@ def computes_in_bfloat16(x: Tensor) -> bool:
 
 def is_watched(modules: Iterable[nn.Module]) -> bool:
     """Whether somebody hooks into one of them, and would not be called."""
-    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    return any(
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
+        for m in modules
+    )
 
 
 def can_run(blocks: Sequence[Block], x: Tensor) -> bool:
@@ -140,7 +144,12 @@ def can_run(blocks: Sequence[Block], x: Tensor) -> bool:
     return (
         seq % 2 == 0
         and batch >= _BUSY * turns * threads
-        and all(block.shape is not None and not is_watched(block.parts) for block in blocks)
+        and all(
+            block.shape is not None
+            and block.shape[3] <= LONGEST_ROW
+            and not is_watched(block.parts)
+            for block in blocks
+        )
     )
 
 

@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minitx.native import declare, library
+from minitx.native import LONGEST_ROW, declare, library
 
 _FORMATS = (torch.float32, torch.bfloat16)
-_LONGEST_ROW = 16_384  # a kernel keeps a few rows on its stack
 _SLICE = 64  # as SLICE in rows.h
 
 _POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
@@ -66,7 +65,7 @@ def usable(x: Tensor, *dtypes: torch.dtype) -> bool:
         and x.dtype in _FORMATS
         and all(dtype in _FORMATS for dtype in dtypes)
         and x.numel() > 0
-        and x.size(-1) <= _LONGEST_ROW
+        and x.size(-1) <= LONGEST_ROW
     )
 
 

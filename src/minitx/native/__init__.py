@@ -47,3 +47,6 @@ def declare(library: ctypes.CDLL, arguments: Mapping[str, list[Any]]) -> None:
 
 ABI = 6
 """Raised when a kernel's arguments change, so that an older library is not called."""
+
+LONGEST_ROW = 16_384
+"""Numbers in a row of a training step: a kernel keeps a few rows on its stack."""

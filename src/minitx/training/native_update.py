@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from minitx.native import declare, library
+from minitx.native import LONGEST_ROW, declare, library
 
 _LONG, _INT, _FLOAT, _DOUBLE = ctypes.c_long, ctypes.c_int, ctypes.c_float, ctypes.c_double
 _POINTER = ctypes.c_void_p
@@ -174,18 +174,19 @@ def muon_apply(
 
 
 def can_orthogonalize(matrices: Sequence[Tensor]) -> bool:
-    """Whether there is a kernel for these: bfloat16, an even number of rows and of columns.
+    """Whether there is a kernel for these: bfloat16, an even number of rows and of columns, neither
+    beyond `LONGEST_ROW`.
 
     Args:
         matrices: or stacks of them, `(..., rows, columns)`.
     """
     found = library()
-    return (
-        found is not None
-        and bool(found.minitx_bfloat16_products())
-        and all(
-            m.dtype == torch.bfloat16 and not any(s % 2 for s in m.shape[-2:]) for m in matrices
-        )
+    if found is None or not found.minitx_bfloat16_products():
+        return False
+    return all(
+        m.dtype == torch.bfloat16
+        and all(size % 2 == 0 and size <= LONGEST_ROW for size in m.shape[-2:])
+        for m in matrices
     )
 
 
