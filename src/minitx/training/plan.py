@@ -34,9 +34,9 @@ DROPOUT, DROPOUT_FROM_EPOCHS = 0.1, 12.0
 """Planned where the text would be read so often without it.
 
 Measured with 3 layers of 96 on parts of two texts: in the time of 10 readings dropout costs 5 % of
-the loss, since its steps take longer; in that of 15 it saves 1 %, in that of 21 5 %. That was before
-compiled blocks made dropout cheaper. Dropout 0.2 is
-no better after 30 readings, and 2 % worse for 2 layers of 64."""
+the loss, since its steps take longer; in that of 15 it saves 1 %, in that of 21 5 %. That was
+before compiled blocks made dropout cheaper. Dropout 0.2 is no better after 30 readings, and 2 %
+worse for 2 layers of 64."""
 
 MOST_EPOCHS = 30
 """Further readings only make the holdout worse, dropout or not."""
