@@ -6,13 +6,7 @@
 
 #include "layers.h"
 #include "products.h"
-
-#ifdef _OPENMP
-#include <omp.h>
-#define THREAD omp_get_thread_num()
-#else
-#define THREAD 0
-#endif
+#include "thread.h"
 
 #define CHUNK 64   /* rows that go through a product together */
 #define STRIP 32   /* rows of a matrix's gradient that are computed together */

@@ -9,6 +9,7 @@
 #include "attention.h"
 #include "layers.h"
 #include "rows.h"
+#include "thread.h"
 
 #ifdef __AVX512F__
 #define LANES 16
@@ -300,13 +301,6 @@ void attend_backward(const Job *job, long task, const void *out, const float *lo
     store_head(job, sequence, heads + kv, 0, seq, job->key_gain, by_k, back, by_gains + head_dim);
     store_head(job, sequence, heads + job->kv_heads + kv, 0, seq, 0, by_v, back, 0);
 }
-
-#ifdef _OPENMP
-#include <omp.h>
-#define THREAD omp_get_thread_num()
-#else
-#define THREAD 0
-#endif
 
 EXPORT long minitx_attention_scratch(long seq, long head_dim) {
     return attention_scratch(seq, head_dim);

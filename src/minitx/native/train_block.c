@@ -13,15 +13,12 @@
 
 #include "vector.h"
 
-#if defined(__AVX512F__) && defined(__GNUC__) && !defined(__clang__)
+#ifdef BFLOAT16_PRODUCTS
 #pragma GCC target("avx512bf16")
-#define HAS_KERNEL 1
 #include <time.h>
 
 #include "attention.h"
 #include "fused.h"
-#else
-#define HAS_KERNEL 0
 #endif
 
 /* As `_Block` in model/native_block.py. */
@@ -46,7 +43,7 @@ typedef struct {
 enum { NORM, ATTENTION, MLP, PARTS };
 enum { WEIGHTS, AFTER_ATTENTION, AFTER_MLP }; /* where numbers are dropped */
 
-#if HAS_KERNEL
+#ifdef BFLOAT16_PRODUCTS
 
 static double now(void) {
     struct timespec time;

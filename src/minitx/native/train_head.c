@@ -22,7 +22,7 @@ typedef struct {
     float *back, *by_gain, *by_weight;
 } Head;
 
-#if defined(__AVX512F__) && defined(__GNUC__) && !defined(__clang__)
+#ifdef BFLOAT16_PRODUCTS
 #pragma GCC target("avx512bf16")
 #include "fused.h"
 

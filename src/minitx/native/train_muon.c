@@ -6,18 +6,9 @@
 
 #include "vector.h"
 
-#if defined(__AVX512F__) && defined(__GNUC__) && !defined(__clang__)
+#ifdef BFLOAT16_PRODUCTS
 #pragma GCC target("avx512bf16")
-#include <math.h>
-
-#include "products.h"
-
-#ifdef _OPENMP
-#include <omp.h>
-#define THREAD omp_get_thread_num()
-#else
-#define THREAD 0
-#endif
+#include "fused.h"
 
 /* Rows of pairs for the factor b, from bfloat16: as pack_columns and pack_rows. */
 static void pack_columns_of(const uint16_t *matrix, long rows, long columns, Pair *b) {
@@ -47,22 +38,17 @@ typedef struct {
     float *square;
 } Own;
 
-static long own_bytes(long rows, long columns) {
-    long n = rows < columns ? rows : columns, all = whole(rows, PANEL) * whole(columns, PANEL);
-    long square = whole(n, PANEL) * whole(n, PANEL);
-    return all * (2 + 4 + 4) + square * (4 + 2 + 4);
-}
-
-static Own own_in(char *memory, long rows, long columns) {
+static Own own_in(Memory memory, long rows, long columns, size_t *used) {
     long n = rows < columns ? rows : columns, all = whole(rows, PANEL) * whole(columns, PANEL);
     long square = whole(n, PANEL) * whole(n, PANEL);
     Own own;
-    own.x = (uint16_t *)memory;
-    own.x_pairs = (Pair *)(memory + all * 2);
-    own.x_panels = own.x_pairs + all;
-    own.square = (float *)(own.x_panels + all);
-    own.square_half = (uint16_t *)(own.square + square);
-    own.square_panels = (Pair *)(own.square_half + square);
+    own.x = take(&memory, all, sizeof(uint16_t));
+    own.x_pairs = take(&memory, all, sizeof(Pair));
+    own.x_panels = take(&memory, all, sizeof(Pair));
+    own.square = take(&memory, square, sizeof(float));
+    own.square_half = take(&memory, square, sizeof(uint16_t));
+    own.square_panels = take(&memory, square, sizeof(Pair));
+    *used = memory.used;
     return own;
 }
 
@@ -125,7 +111,8 @@ static float norm_of(const float *x, long n) {
 
 static void orthogonalize(uint16_t *matrix, long rows, long columns, const float *polynomials,
                           long count, float safety, char *memory) {
-    Own own = own_in(memory, rows, columns);
+    size_t used;
+    Own own = own_in((Memory){memory, 0}, rows, columns, &used);
     long n = rows < columns ? rows : columns;
     double squares = 0.0;
     for (long r = 0; r < rows; r++) {
@@ -165,8 +152,9 @@ static void orthogonalize(uint16_t *matrix, long rows, long columns, const float
 EXPORT long minitx_orthogonalize_scratch(long n, const int64_t *rows, const int64_t *columns) {
     long largest = 0;
     for (long i = 0; i < n; i++) {
-        long bytes = whole(own_bytes(rows[i], columns[i]), 64);
-        largest = bytes > largest ? bytes : largest;
+        size_t used;
+        own_in((Memory){0, 0}, rows[i], columns[i], &used);
+        largest = most(largest, (long)used);
     }
     return largest;
 }

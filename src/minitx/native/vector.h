@@ -10,6 +10,12 @@
 /* Must equal `ABI` in __init__.py. */
 #define MINITX_ABI 6
 
+/* Where a file can be compiled for the processor's own products of bfloat16 (AVX512-BF16) beside
+   files that are not. Whether it has them is asked when they are to run. */
+#if defined(__AVX512F__) && defined(__GNUC__) && !defined(__clang__)
+#define BFLOAT16_PRODUCTS
+#endif
+
 /* exp(x), to 2 units in the last place; written so that loops over it become vectors.
    x = n ln 2 + r, with |r| <= ln 2 / 2; e^r by a polynomial, 2^n by the exponent bits. */
 static inline float fast_exp(float x) {
