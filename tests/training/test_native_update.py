@@ -156,8 +156,8 @@ def test_orthogonalize(half_rows, half_columns, seed, n_threads, size):
     assert native_update.can_orthogonalize([found])
     native_update.orthogonalize(list(found.unbind(0)), POLYNOMIALS, muon._SAFETY)
     distance = (found.double() - right).norm() / right.norm()
-    # The polynomials are steep: a rounding of a matrix of few numbers shows in the result. Of 30,000
-    # drawn, the most beyond torch's were 0.21 at rank 2, 0.05 up to rank 16, 0.02 above.
+    # The polynomials are steep: a rounding of a matrix of few numbers shows in the result. Of
+    # 30,000 drawn, the most beyond torch's were 0.21 at rank 2, 0.05 up to 16, and 0.02 above.
     rank = 2 * min(half_rows, half_columns)
     chance = 0.05 if rank > 16 else 0.15 if rank > 4 else 0.5
     assert distance <= 1.5 * (theirs - right).norm() / right.norm() + chance

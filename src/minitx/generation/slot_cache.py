@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from minitx.model.matrices import Array
 
 _FIRST_CAPACITY = 64
 _LINE = 64
+_OWN_PAGES = 1 << 20
 
 
 class SlotCache(KVCache):
@@ -118,9 +121,16 @@ def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
 def aligned_zeros(n_bytes: int) -> Tensor:
     """Bytes on the CPU that begin with a line of its cache, so that few vectors lie across two.
 
-    NumPy's zeros take no time and no memory until they are written to, and large ones lie in large
-    pages where the system has them.
+    They take no time and no memory until they are written to. Large ones lie in large pages where
+    the system has them, and go back to it as soon as nobody holds them.
     """
+    if n_bytes >= _OWN_PAGES and hasattr(mmap, "MAP_ANONYMOUS"):
+        # The allocator would keep pieces of such stores, which grow and go, for later.
+        pages = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with suppress(OSError):
+                pages.madvise(mmap.MADV_HUGEPAGE)
+        return torch.frombuffer(pages, dtype=torch.uint8)
     raw = np.zeros(n_bytes + _LINE, np.uint8)
     first = -raw.ctypes.data % _LINE
     return torch.from_numpy(raw[first : first + n_bytes])
