@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from minitx.config import DataConfig
 from minitx.errors import BadInputError
 from minitx.training.plan import (
+    BATCH_TOKENS,
     DEFAULT_BUDGET_SECONDS,
     LADDER,
     TextFigures,
     TokenFigures,
+    plan_reader,
     plan_run,
     plan_tokenizer,
 )
@@ -18,8 +20,12 @@ from minitx.training.plan import (
 TOKENS = TokenFigures(65, 1_000_000, 100_000)
 
 
+def figures(n_bytes, n_distinct=65):
+    return TextFigures(n_bytes, n_bytes, n_distinct)
+
+
 def plan(tokens=TOKENS, rate=2e11, model=(), **train):
-    tokenizer, _ = plan_tokenizer(TextFigures(1_000_000, 65), {})
+    tokenizer, _ = plan_tokenizer(figures(1_000_000), {})
     return plan_run(DataConfig(), tokenizer, tokens, rate, dict(model), train)
 
 
@@ -28,7 +34,7 @@ def plan(tokens=TOKENS, rate=2e11, model=(), **train):
     [(1_000_000, 65, "char"), (9_000_000, 65, "bpe"), (1_000_000, 300, "bpe"), (0, 0, "char")],
 )
 def test_the_tokenizer_follows_from_the_text(n_bytes, n_distinct, kind):
-    config, reasons = plan_tokenizer(TextFigures(n_bytes, n_distinct), {})
+    config, reasons = plan_tokenizer(figures(n_bytes, n_distinct), {})
     assert config.kind == kind
     assert f"{n_distinct:,} characters" in reasons["kind"]
 
@@ -37,11 +43,59 @@ def test_the_tokenizer_follows_from_the_text(n_bytes, n_distinct, kind):
     ("n_bytes", "ids"), [(1_000, 512), (1_000_000, 4096), (10**9, 32_768)]
 )  # fmt: skip
 def test_a_vocabulary_grows_with_the_text_and_ends(n_bytes, ids):
-    config, reasons = plan_tokenizer(TextFigures(n_bytes, 300), {})
+    config, reasons = plan_tokenizer(figures(n_bytes, 300), {})
     assert config.vocab_size == ids
     assert "vocab_size" in reasons
-    fixed, reasons = plan_tokenizer(TextFigures(n_bytes, 300), {"kind": "word", "vocab_size": 99})
+    fixed, reasons = plan_tokenizer(figures(n_bytes, 300), {"kind": "word", "vocab_size": 99})
     assert (fixed.kind, fixed.vocab_size, reasons) == ("word", 99, {})
+
+
+@pytest.mark.parametrize("budget", [1.0, 60.0, 3_600.0, 86_400.0])
+def test_a_small_model_gets_no_vocabulary_that_takes_most_of_its_work(budget):
+    text = figures(10**9, 300)
+    reader = plan_reader(text, 1e12, {}, {"budget_seconds": budget})
+    config, reasons = plan_tokenizer(text, {}, reader)
+    table = config.vocab_size * reader.model.d_model
+    blocks = reader.model.n_parameters - reader.model.d_model
+    assert table < blocks or config.vocab_size == 512
+    assert config.vocab_size == 32_768 or 2 * table > 0.7 * blocks
+    assert (config.vocab_size < 32_768) == ("a model of this size" in reasons["vocab_size"])
+    # A short text still has a small one, and one that is given is kept.
+    assert plan_tokenizer(figures(150_000, 300), {}, reader)[0].vocab_size == 512
+    assert plan_tokenizer(text, {"vocab_size": 9_000}, reader)[0].vocab_size == 9_000
+
+
+def test_a_text_that_is_seldom_read_is_read_in_pieces_of_words():
+    kinds = []
+    for budget in (1.0, 10.0, 100.0, 1_000.0):
+        reader = plan_reader(figures(1_000_000), 1e12, {}, {"budget_seconds": budget})
+        config, reasons = plan_tokenizer(figures(1_000_000), {}, reader)
+        kinds.append(config.kind)
+        assert f"{reader.n_tokens / 1e6:.2g} readings of 1 MB" in reasons["kind"]
+    assert (kinds[0], kinds[-1]) == ("bpe", "char")
+    assert kinds == sorted(kinds)
+    # Steps say nothing about time: as for five minutes.
+    steps = plan_reader(figures(1_000_000), 1e12, {}, {"steps": 3})
+    minutes = plan_reader(figures(1_000_000), 1e12, {}, {"budget_seconds": DEFAULT_BUDGET_SECONDS})
+    assert steps == minutes
+
+
+def test_text_is_counted_in_bytes_and_characters():
+    assert TextFigures.of("für für") == TextFigures(9, 7, 4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    n_bytes=st.integers(10_000, 10**10), rate=st.floats(1e9, 1e15), budget=st.floats(1, 1e6),
+    model=st.sampled_from([{}, {"n_layers": 3}, {"d_model": 100}, {"n_heads": 2}]),
+)  # fmt: skip
+def test_the_model_is_known_before_there_are_tokens(n_bytes, rate, budget, model):
+    expected = plan_reader(figures(n_bytes, 300), rate, model, {"budget_seconds": budget}).model
+    tokens = TokenFigures(4_096, n_bytes // 3, n_bytes // 30)
+    run, _ = plan(tokens, rate, model, budget_seconds=budget)
+    assert (run.model.n_layers, run.model.d_model) == (expected.n_layers, expected.d_model)
+    with pytest.raises(BadInputError, match="d_model"):
+        plan_reader(figures(n_bytes, 300), rate, {"d_model": -4}, {})
 
 
 def test_without_a_budget_or_steps_five_minutes_are_planned():
@@ -117,7 +171,9 @@ def test_every_plan_can_be_trained(vocab_size, n_train, n_holdout, rate, budget)
     run, reasons = plan(TokenFigures(vocab_size, n_train, n_holdout), rate, **given)
     assert run.model.vocab_size == vocab_size
     assert 8 <= run.model.context_length <= 256
-    assert run.train.batch_size * run.model.context_length <= 2048 or run.train.batch_size == 1
+    assert (
+        run.train.batch_size * run.model.context_length <= BATCH_TOKENS or run.train.batch_size == 1
+    )
     assert 1 <= run.train.warmup_steps <= run.train.steps
     assert 1 <= run.train.evaluate_every <= run.train.steps
     assert all(reasons.values())

@@ -7,18 +7,36 @@ person gives is taken as it is; the rest is filled in around it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from minitx.config import DataConfig, ModelConfig, RunConfig, TokenizerConfig, TrainConfig
 from minitx.config.model import derive_head_dim
+from minitx.config.run import TokenizerKind
 from minitx.config.toml import build
 
 DEFAULT_BUDGET_SECONDS = 300.0
 """Planned for when neither a budget nor a number of steps is given."""
 
+BYTES_PER_TOKEN = 3
+"""Of byte-level BPE, about; where it is needed before there is one."""
+
 MOST_UNTIED = 1024
 """Largest vocabulary whose embedding and head are planned as two tables."""
+
+CHARACTERS_FROM_READINGS = 5.0
+"""Of a text of few characters, from which on it is read as such: pieces of words show more of a
+text in the same time, and it is learned by heart sooner.
+
+Measured with a minute: in pieces of words, the loss per byte is 15 % lower at 4 readings of
+Python source, 5 % at 3 of Russian messages, the same at 4 of tiny Shakespeare; 8 % higher at 10 of
+the Python reference and at 17 of source."""
+
+TABLE_TO_BLOCKS = 0.75
+"""Most parameters of a planned vocabulary's table, over those of the blocks.
+
+Measured with 4 layers of 128 and a minute on 20 MB: with 4,096 ids the loss per byte is lowest;
+with 8,192 it is 16 % higher, and with 32,768 32 %, since most of a step goes into the head."""
 
 MOST_STEPS = 10**9
 """Planned for, however fast the machine."""
@@ -30,19 +48,20 @@ MOST_PARAMETERS_PER_TOKEN = 5
 """A larger model learns a short text by heart: of 50,000 characters, 2 layers of 64 with dropout
 learn more than 3 of 96."""
 
-DROPOUT, DROPOUT_FROM_EPOCHS = 0.1, 12.0
-"""Planned where the text would be read so often without it.
+DROPOUT = ((20.0, 0.1), (9.0, 0.05))
+"""Planned from so many readings of the text on, times parameters per token, most first.
 
-Measured with 3 layers of 96 on parts of two texts: in the time of 10 readings dropout costs 5 % of
-the loss, since its steps take longer; in that of 15 it saves 1 %, in that of 21 5 %. That was
-before compiled blocks made dropout cheaper. Dropout 0.2 is no better after 30 readings, and 2 %
-worse for 2 layers of 64."""
+A larger model learns a text by heart in fewer readings (docs/plan.md has the figures)."""
 
 MOST_EPOCHS = 30
 """Further readings only make the holdout worse, dropout or not."""
 
-PART_OF_PEAK = 0.3
-"""What a training step of a small model reaches of the device's matrix product rate."""
+PART_OF_PEAK = 0.4
+"""What a training step reaches of the device's matrix product rate: with compiled blocks a quarter
+of it with 2 layers of 64, half with 6 of 256."""
+
+BATCH_TOKENS = 3072
+"""In a step. Of 2,048 and 4,096 one was better by 1 or 2 % on some texts, the other on others."""
 
 MOST_HEADS = 1024
 """Looked for in a width that was asked for, however absurd: `ModelConfig` allows no more."""
@@ -87,11 +106,31 @@ class TextFigures:
 
     Attributes:
         n_bytes: of its UTF-8.
-        n_distinct: different characters.
+        n_characters: all of them.
+        n_distinct: different ones.
     """
 
     n_bytes: int
+    n_characters: int
     n_distinct: int
+
+    @classmethod
+    def of(cls, text: str) -> TextFigures:
+        """Count."""
+        return cls(len(text.encode()), len(text), len(set(text)))
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What will read a text, as far as it can be told before there are tokens.
+
+    Attributes:
+        model: its vocabulary means nothing yet.
+        n_tokens: what it can read in the time, if they were characters.
+    """
+
+    model: ModelConfig
+    n_tokens: float
 
 
 @dataclass(frozen=True)
@@ -109,31 +148,69 @@ class TokenFigures:
     n_holdout: int
 
 
-def plan_tokenizer(text: TextFigures, given: Given) -> tuple[TokenizerConfig, dict[str, str]]:
+def plan_tokenizer(
+    text: TextFigures, given: Given, reader: Reader | None = None
+) -> tuple[TokenizerConfig, dict[str, str]]:
     """Choose a tokenizer for a train part.
 
     Args:
         text: of the train part.
         given: keys of `TokenizerConfig` that are fixed.
+        reader: of the tokens; None if it is not known.
 
     Returns:
         The config, and a reason for each key that was chosen.
     """
     values, reasons = dict(given), {}
     if "kind" not in values:
-        small = text.n_bytes < 8_000_000 and text.n_distinct <= 256
-        values["kind"] = "char" if small else "bpe"
-        size = f"{text.n_bytes / 1e6:.3g} MB with {text.n_distinct:,} characters"
-        reasons["kind"] = (
-            f"{size}: each character is seen often enough to be learned"
-            if small
-            else f"{size}: pieces of words make the text shorter"
-        )
+        values["kind"], reasons["kind"] = _choose_kind(text, reader)
     if "vocab_size" not in values and values["kind"] != "char":
-        # About one id per 250 bytes, in powers of two: every piece is seen often.
+        # In powers of two: every piece is seen often.
         values["vocab_size"] = _between(512, 2 ** round(math.log2(text.n_bytes / 250)), 32_768)
         reasons["vocab_size"] = "about one id for each 250 bytes of the train part"
+        if reader is not None and (most := _most_ids(reader.model)) < values["vocab_size"]:
+            values["vocab_size"] = most
+            reasons["vocab_size"] = "more would take most of the work of a model of this size"
     return build(TokenizerConfig, values, "tokenizer"), reasons
+
+
+def _choose_kind(text: TextFigures, reader: Reader | None) -> tuple[TokenizerKind, str]:
+    size = f"{text.n_bytes / 1e6:.3g} MB with {text.n_distinct:,} characters"
+    if text.n_bytes >= 8_000_000 or text.n_distinct > 256:
+        return "bpe", f"{size}: pieces of words make the text shorter"
+    if reader is None:
+        return "char", f"{size}: each character is seen often enough to be learned"
+    readings = reader.n_tokens / max(1, text.n_characters)
+    times = f"there is time for {readings:.2g} readings of {size}"
+    if readings >= CHARACTERS_FROM_READINGS:
+        return "char", f"{times}: enough to learn from each character"
+    return "bpe", f"{times}: in pieces of words, more of it is read"
+
+
+def _most_ids(model: ModelConfig) -> int:
+    n_blocks = replace(model, vocab_size=1).n_parameters
+    return _between(512, 2 ** int(math.log2(TABLE_TO_BLOCKS * n_blocks / model.d_model)), 32_768)
+
+
+def plan_reader(
+    text: TextFigures, matmul_rate: float, given_model: Given, given_train: Given
+) -> Reader:
+    """The model that `plan_run` will choose.
+
+    Args:
+        text: of the train part.
+        matmul_rate: of the device, in floating-point operations a second.
+        given_model: keys of `ModelConfig` that are fixed.
+        given_train: keys of `TrainConfig` that are fixed.
+
+    Raises:
+        BadInputError: a given size is out of range, or two don't fit together.
+    """
+    tokens = TokenFigures(1, text.n_bytes // BYTES_PER_TOKEN, 0)
+    budget = given_train.get("budget_seconds") or DEFAULT_BUDGET_SECONDS
+    shape, _ = _choose_shape(tokens, matmul_rate, budget)
+    model = planned_shape({"n_layers": shape.n_layers, "d_model": shape.d_model, **given_model})
+    return Reader(model, budget * _tokens_per_second(model, matmul_rate))
 
 
 def plan_run(
@@ -168,6 +245,11 @@ def plan_run(
         reasons["budget_seconds"] = "no --budget or --steps was given"
     model = _plan_model(tokens, matmul_rate, budget or DEFAULT_BUDGET_SECONDS, given_model, reasons)
     config = build(ModelConfig, model, "model")
+    _plan_batch(config, train, reasons)
+    if "dropout" not in given_model:
+        readings = _readings(config, tokens, matmul_rate, train)
+        dropout, reasons["dropout"] = _choose_dropout(config, readings, tokens.n_train)
+        config = replace(config, dropout=dropout)
     planned = _plan_train(config, tokens, matmul_rate, train, reasons)
     run = RunConfig(data, tokenizer, config, build(TrainConfig, planned, "train"))
     return run, reasons
@@ -217,18 +299,38 @@ def _plan_model(
     if "tie_embeddings" not in values and values["vocab_size"] <= MOST_UNTIED:
         values["tie_embeddings"] = False
         reasons["tie_embeddings"] = "a few ids cost little twice, and two tables learn faster"
-    if "dropout" not in values:
-        values["dropout"], reasons["dropout"] = _choose_dropout(
-            budget * _tokens_per_second(build(ModelConfig, values, "model"), rate) / tokens.n_train
-        )
     return values
 
 
-def _choose_dropout(epochs: float) -> tuple[float, str]:
-    times = f"the text is read about {epochs:.2g} times"
-    if epochs < DROPOUT_FROM_EPOCHS:
-        return 0.0, f"{times}: too seldom to be learned by heart"
-    return DROPOUT, f"{times}: without it, it would be learned by heart"
+def _plan_batch(model: ModelConfig, values: Given, reasons: dict[str, str]) -> None:
+    if "batch_size" not in values:
+        values["batch_size"] = _between(1, BATCH_TOKENS // model.context_length, 64)
+        reasons["batch_size"] = "about 3,000 tokens a step: many steps matter more than large ones"
+    values.setdefault("accumulation", 1)
+
+
+def _tokens_per_step(model: ModelConfig, train: Given) -> int:
+    n_tokens: int = train["batch_size"] * train["accumulation"] * model.context_length
+    return n_tokens
+
+
+def _readings(model: ModelConfig, tokens: TokenFigures, rate: float, train: Given) -> float:
+    # Of the train part, in the whole run.
+    per_step = _tokens_per_step(model, train)
+    if "steps" in train:
+        return float(min(train["steps"], MOST_STEPS) * per_step / tokens.n_train)
+    readings = train["budget_seconds"] * _tokens_per_second(model, rate) / tokens.n_train
+    most = train.get("max_steps", 0) * per_step / tokens.n_train or MOST_EPOCHS
+    return float(min(readings, most))
+
+
+def _choose_dropout(model: ModelConfig, readings: float, n_train: int) -> tuple[float, str]:
+    times = f"the text is read about {readings:.2g} times"
+    heart = readings * 12 * model.n_layers * model.d_model**2 / n_train
+    for least, dropout in DROPOUT:
+        if heart >= least:
+            return dropout, f"{times}: without it, it would be learned by heart"
+    return 0.0, f"{times}: too seldom to be learned by heart"
 
 
 def _tokens_per_second(model: ModelConfig, rate: float) -> float:
@@ -260,11 +362,7 @@ def _plan_train(
     model: ModelConfig, tokens: TokenFigures, rate: float, given: Given, reasons: dict[str, str]
 ) -> Given:
     values = dict(given)
-    if "batch_size" not in values:
-        values["batch_size"] = _between(1, 2048 // model.context_length, 64)
-        reasons["batch_size"] = "about 2,000 tokens a step: many steps matter more than large ones"
-    values.setdefault("accumulation", 1)
-    tokens_per_step = values["batch_size"] * values["accumulation"] * model.context_length
+    tokens_per_step = _tokens_per_step(model, values)
     seconds_per_step = tokens_per_step * model.flops_per_token / (PART_OF_PEAK * rate) + 2e-3
     if "learning_rate" not in values:
         values["learning_rate"] = 0.01 if values.get("optimizer", "muon") == "muon" else 0.003

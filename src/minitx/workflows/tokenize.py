@@ -101,8 +101,7 @@ def train_on(
     """
     config = DataConfig(tuple(sources), **(data or {}))
     split = split_corpus(read_corpus(sources, stdin), config)
-    figures = TextFigures(len(split.train.encode("utf-8")), len(set(split.train)))
-    planned, reasons = plan_tokenizer(figures, given)
+    planned, reasons = plan_tokenizer(TextFigures.of(split.train), given)
     return train_tokenizer(split.train, planned.kind, planned.vocab_size), split, reasons
 
 

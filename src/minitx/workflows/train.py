@@ -34,7 +34,14 @@ from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from minitx.training.memory import Batch, free_memory, require_memory
 from minitx.training.observer import RunEnd, TrainingObserver
-from minitx.training.plan import Given, TextFigures, TokenFigures, plan_run, plan_tokenizer
+from minitx.training.plan import (
+    Given,
+    TextFigures,
+    TokenFigures,
+    plan_reader,
+    plan_run,
+    plan_tokenizer,
+)
 from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
 from minitx.workflows.session import Session, attention_in_use, run_session
@@ -96,14 +103,17 @@ def train(
         data = build(DataConfig, request.data, "data")
         corpus = read_corpus(data.corpus, stdin)
         split = split_corpus(corpus, data)
+        _tell(observers, "measuring the device")
+        rate = matmul_rate(compute.device, compute.dtype)
         _tell(observers, "training the tokenizer")
-        tokenizer, tokenizer_config, reasons = _tokenizer(request, split)
+        tokenizer, tokenizer_config, reasons = _tokenizer(request, split, rate)
         run = RunDirectory.create(request.out, corpus.name)
         with _removed_unless_begun(run), run.lock():
             _tell(observers, "encoding the corpus")
             encoded = encode_corpus(split, tokenizer, run.data, _earlier_data(run))
-            _tell(observers, "measuring the device")
-            config, planned = _plan(request, data, tokenizer_config, encoded, tokenizer, compute)
+            config, planned = _plan(
+                request, data, tokenizer_config, encoded, tokenizer, compute, rate
+            )
             _require_memory(config, compute)
             session = _new_session(
                 request, run, config, reasons | planned, encoded, tokenizer, compute
@@ -122,7 +132,7 @@ def _compute(request: TrainRequest) -> Compute:
 
 
 def _tokenizer(
-    request: TrainRequest, split: Split
+    request: TrainRequest, split: Split, rate: float
 ) -> tuple[Tokenizer, TokenizerConfig, dict[str, str]]:
     if request.tokenizer_directory is not None:
         if request.tokenizer:
@@ -133,8 +143,9 @@ def _tokenizer(
         loaded = load_tokenizer(request.tokenizer_directory)
         config = TokenizerConfig(loaded.kind, loaded.vocab_size)
         return loaded, config, {"kind": f"from {request.tokenizer_directory}"}
-    text = TextFigures(len(split.train.encode()), len(set(split.train)))
-    config, reasons = plan_tokenizer(text, request.tokenizer)
+    text = TextFigures.of(split.train)
+    reader = plan_reader(text, rate, request.model, request.train)
+    config, reasons = plan_tokenizer(text, request.tokenizer, reader)
     trained = train_tokenizer(split.train, config.kind, config.vocab_size)
     return trained, replace(config, vocab_size=trained.vocab_size), reasons
 
@@ -146,13 +157,14 @@ def _plan(
     encoded: EncodedCorpus,
     tokenizer: Tokenizer,
     compute: Compute,
+    rate: float,
 ) -> tuple[RunConfig, dict[str, str]]:
     tokens = TokenFigures(tokenizer.vocab_size, len(encoded.train_ids), len(encoded.holdout_ids))
     config, reasons = plan_run(
         data,
         tokenizer_config,
         tokens,
-        matmul_rate(compute.device, compute.dtype),
+        rate,
         request.model,
         request.train,
     )
