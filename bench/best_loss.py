@@ -36,7 +36,8 @@ def main() -> None:
         text = given.corpus.read_text()
         corpus = work / "corpus.txt"
         corpus.write_text(text[: int(len(text) * 0.9)] if given.validate else text)
-        command = ["minitx", "train", str(corpus), "--budget", given.budget, *flags]
+        command = ["minitx", "train", str(corpus), "--kind", "char"]
+        command += ["--budget", given.budget, *flags]
         began = time.perf_counter()
         subprocess.run(
             [sys.executable, "-m", *command, "--out", str(work / "run")],
@@ -62,7 +63,7 @@ def _result(run: Path, seconds: float, given: argparse.Namespace, flags: list[st
     part = "a tenth of the train part" if given.validate else "the holdout"
     shape = f"{config.model.n_layers} layers, {config.model.d_model} wide"
     rows = [
-        ["command", " ".join(["minitx train FILE --budget", given.budget, *flags])],
+        ["command", " ".join(["minitx train FILE --kind char --budget", given.budget, *flags])],
         ["model", f"{shape}, {config.model.n_parameters / 1e6:.1f} M parameters"],
         ["dropout", f"{config.model.dropout:g}"],
         ["steps", f"{config.train.steps:,} of {config.train.batch_size * context:,} tokens"],

@@ -107,12 +107,13 @@ def _minitx(corpus: Path, budget: str, run: Path) -> Whole:
     from minitx.corpus import load_encoded
     from minitx.evaluation import score
 
-    command = ["-m", "minitx", "train", str(corpus), "--budget", budget, "--out", str(run)]
+    command = ["-m", "minitx", "train", str(corpus), "--kind", "char", "--budget", budget]
+    command += ["--out", str(run)]
     seconds = _timed([sys.executable, *command], run.parent)
     model = load_model(resolve_checkpoint(run)).model
     ids = load_encoded(run / "data").holdout_ids
     return Whole(
-        f"minitx train --budget {budget}",
+        f"minitx train --kind char --budget {budget}",
         seconds,
         score(model, ids, context_length=min(CONTEXT, model.config.context_length)).loss,
         score(model, ids).loss,
