@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from minitx.config import ModelConfig
 from minitx.errors import BadInputError
-from minitx.model import KVCache, Trace, Transformer, attention, attention_choice, native_block
+from minitx.model import (
+    KVCache,
+    Trace,
+    Transformer,
+    attention,
+    attention_choice,
+    native_block,
+    transformer,
+)
 from minitx.model.attention import causal_mask, explicit_attention, fused_attention
 from minitx.model.attention_choice import choose_form
 from minitx.model.rotary import rotary_table, rotate
@@ -299,6 +307,17 @@ def test_ablated_head_adds_nothing(form):
 
 
 # Training
+
+
+@pytest.mark.parametrize("at_once", [1, 28, 3 * 29, 2**20])
+def test_token_losses_are_those_of_all_logits_whatever_is_computed_at_once(monkeypatch, at_once):
+    monkeypatch.setitem(transformer._LOGITS_AT_ONCE, "cpu", at_once)
+    model = make_model()
+    ids, targets = torch.randint(29, (2, 3, 7))
+    targets[1, 2] = transformer.IGNORED
+    losses = -model(ids).log_softmax(-1).gather(-1, targets.clamp(0)[..., None])[..., 0]
+    expected = losses.masked_fill(targets == transformer.IGNORED, 0.0)
+    torch.testing.assert_close(model.token_losses(ids, targets), expected.float())
 
 
 def test_loss_is_the_mean_of_the_token_losses():

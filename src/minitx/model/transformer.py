@@ -32,6 +32,9 @@ from minitx.model.trace import Trace
 IGNORED = -100
 """Target that counts for no loss."""
 
+_LOGITS_AT_ONCE = {"cpu": 2**20}
+_LOGITS_AT_ONCE_ELSEWHERE = 2**26
+
 
 class Transformer(nn.Module):
     """A decoder-only transformer.
@@ -165,11 +168,19 @@ class Transformer(nn.Module):
 
     def token_losses(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of each target in nats, `(batch, seq)` float32; 0 where `IGNORED`."""
-        logits = self(ids).float()
-        losses = F.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
-        )
-        return losses.view(targets.shape)
+        x = self._residual(ids, None, None, None).flatten(0, 1)
+        most = _LOGITS_AT_ONCE.get(x.device.type, _LOGITS_AT_ONCE_ELSEWHERE)
+        # In slices: the logits of many tokens over a large vocabulary are slow to write and read.
+        n_tokens = max(1, most // self.config.vocab_size)
+        losses = [
+            F.cross_entropy(
+                self.unembed(some).float(), expected, ignore_index=IGNORED, reduction="none"
+            )
+            for some, expected in zip(
+                torch.split(x, n_tokens), torch.split(targets.flatten(), n_tokens), strict=True
+            )
+        ]
+        return torch.cat(losses).view(targets.shape)
 
     def matrix_parameters(self) -> Iterator[tuple[str, nn.Parameter, tuple[int, ...]]]:
         """The matrices of the blocks: name, parameter `(rows, columns)`, and how rows split.
