@@ -81,7 +81,7 @@ def live_and_die(directory, number, wanted, most_kills, chance, counts):
             wait = wait_for_write if chance.random() < 0.5 else wait_a_while
             wait(child, run, seconds, chance)
             os.kill(child, signal.SIGSTOP)
-            inside = any(run.glob("checkpoints/.step-*.part"))
+            inside = being_written(run) is not None
             os.kill(child, signal.SIGKILL)
         code = finish(child)
         if code == -signal.SIGKILL:
@@ -110,12 +110,20 @@ def wait_a_while(child, run, seconds, chance):
     time.sleep(chance.random() * seconds)
 
 
+def being_written(run):
+    """The checkpoint that is being written, or None."""
+    try:
+        return next(run.glob("checkpoints/.step-*.part"), None)
+    except FileNotFoundError:  # A run that ends before its first step goes while we look.
+        return None
+
+
 def wait_for_write(child, run, seconds, chance):
     """Wait for the next checkpoint to be begun, and then up to a few milliseconds."""
     skip, until = chance.randrange(3), time.monotonic() + seconds
     seen = None
     while skip >= 0 and time.monotonic() < until:
-        found = next(run.glob("checkpoints/.step-*.part"), None)
+        found = being_written(run)
         if found is not None and found != seen:
             seen, skip = found, skip - 1
         time.sleep(0.0002)
