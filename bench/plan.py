@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import gettext
 import json
-import math
 import os
 import shutil
 import statistics
@@ -29,6 +28,7 @@ from minitx.config import RunConfig
 from minitx.corpus import load_encoded
 from minitx.corpus.reading import read_corpus
 from minitx.evaluation import score
+from minitx.evaluation.bits import bits_per
 from minitx.training.plan import LADDER
 from minitx.workflows.train import FinishedRun, TrainRequest, train
 
@@ -247,7 +247,7 @@ def _run(
     bytes_per_token = corpus.n_holdout_bytes / len(corpus.holdout_ids)
     ids = f"{config.tokenizer.kind}, {config.model.vocab_size:,}"
     trial = Trial(
-        name, change.name, loss, loss / math.log(2) / bytes_per_token, seconds,
+        name, change.name, loss, bits_per(loss, bytes_per_token), seconds,
         f"{config.model.n_layers} x {config.model.d_model} ({ids})",
         finished.end.tokens / len(corpus.train_ids), config.train.seed,
     )  # fmt: skip

@@ -125,7 +125,7 @@ class Reader:
     """What will read a text, as far as it can be told before there are tokens.
 
     Attributes:
-        model: its vocabulary means nothing yet.
+        model: with a vocabulary of one id, until there is one.
         n_tokens: what it can read in the time, if they were characters.
     """
 
@@ -188,8 +188,8 @@ def _choose_kind(text: TextFigures, reader: Reader | None) -> tuple[TokenizerKin
 
 
 def _most_ids(model: ModelConfig) -> int:
-    n_blocks = replace(model, vocab_size=1).n_parameters
-    return _between(512, 2 ** int(math.log2(TABLE_TO_BLOCKS * n_blocks / model.d_model)), 32_768)
+    n_ids = TABLE_TO_BLOCKS * model.n_parameters / model.d_model
+    return _between(512, 2 ** int(math.log2(n_ids)), 32_768)
 
 
 def plan_reader(
@@ -326,7 +326,7 @@ def _readings(model: ModelConfig, tokens: TokenFigures, rate: float, train: Give
 
 def _choose_dropout(model: ModelConfig, readings: float, n_train: int) -> tuple[float, str]:
     times = f"the text is read about {readings:.2g} times"
-    heart = readings * 12 * model.n_layers * model.d_model**2 / n_train
+    heart = readings * _block_parameters(model) / n_train
     for least, dropout in DROPOUT:
         if heart >= least:
             return dropout, f"{times}: without it, it would be learned by heart"
@@ -341,7 +341,7 @@ def _tokens_per_second(model: ModelConfig, rate: float) -> float:
 def _choose_shape(tokens: TokenFigures, rate: float, budget: float) -> tuple[Shape, str]:
     best, why = LADDER[0], "the largest that this machine trains well in the time"
     for shape in LADDER:
-        n_parameters = 12 * shape.n_layers * shape.d_model**2
+        n_parameters = _block_parameters(shape)
         if WORK_FOR_SIZE * n_parameters**1.5 > rate * budget:
             break
         if n_parameters > MOST_PARAMETERS_PER_TOKEN * tokens.n_train:
@@ -349,6 +349,11 @@ def _choose_shape(tokens: TokenFigures, rate: float, budget: float) -> tuple[Sha
             break
         best = shape
     return best, why
+
+
+def _block_parameters(shape: Shape | ModelConfig) -> int:
+    # About: four matrices of the width's square in attention, and as much as eight in the MLP.
+    return 12 * shape.n_layers * shape.d_model**2
 
 
 def _heads_of(d_model: int) -> tuple[int, str]:
