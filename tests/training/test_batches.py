@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from minitx.training.batches import Batches, PrefetchedBatches
+from minitx.training.batches import Batch, Batches, PrefetchedBatches
 
 CPU = torch.device("cpu")
 IDS = np.random.default_rng(0).integers(0, 50, 1_000)
@@ -29,11 +29,11 @@ def test_the_next_batch_is_made_while_the_last_is_in_use() -> None:
     second = threading.Event()
 
     class Noted(PrefetchedBatches):
-        def _move(self, array: np.ndarray) -> torch.Tensor:
+        def _prepared(self, number: int) -> Batch:
             made.append(threading.get_ident())
-            if len(made) == 4:  # inputs and targets of two batches
+            if number == 1:
                 second.set()
-            return super()._move(array)
+            return super()._prepared(number)
 
     with Noted(*GIVEN) as ahead:
         ahead[0]
@@ -43,7 +43,7 @@ def test_the_next_batch_is_made_while_the_last_is_in_use() -> None:
 
 def test_a_text_that_cannot_be_read_is_an_error_where_the_batch_is_asked_for() -> None:
     class Torn(PrefetchedBatches):
-        def _move(self, array: np.ndarray) -> torch.Tensor:
+        def _prepared(self, number: int) -> Batch:
             raise OSError("the disk is gone")
 
     with Torn(*GIVEN) as ahead, pytest.raises(OSError, match="the disk is gone"):

@@ -233,6 +233,14 @@ def train(
         bool | None,
         typer.Option("--compile/--no-compile", help="Use torch.compile.", rich_help_panel=_MACHINE),
     ] = None,
+    cuda_graph: Annotated[
+        bool | None,
+        typer.Option(
+            "--cuda-graph/--no-cuda-graph",
+            help="Record a pass on a GPU once and replay it.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads; 0 for all.", rich_help_panel=_MACHINE)
     ] = None,
@@ -295,6 +303,7 @@ def train(
             "dtype": dtype,
             "attention": attention,
             "compile": compile_,
+            "cuda_graph": cuda_graph,
             "threads": threads,
         },
     }

@@ -67,6 +67,8 @@ class TrainConfig:
         device: where to compute; `auto` takes cuda, then mps, then cpu.
         dtype: number format of the matrix products; weights are kept in float32 regardless.
         compile: run the model through torch.compile.
+        cuda_graph: on a GPU of that kind, record a forward and backward pass once and start it
+            with one call from then on; elsewhere it changes nothing.
         attention: which of the equal forms of attention computes; `auto` is measured. `compiled`
             computes in training on a CPU where there are compiled kernels (with dropout, where
             whole blocks are compiled); elsewhere the faster of the other two does.
@@ -103,6 +105,7 @@ class TrainConfig:
     device: DeviceName = "auto"
     dtype: DTypeName = "auto"
     compile: bool = False
+    cuda_graph: bool = True
     attention: AttentionForm = "auto"
     threads: int = 0
 
@@ -144,11 +147,9 @@ class TrainConfig:
         )
         if self.budget_seconds is not None:
             require_range("budget_seconds", self.budget_seconds, 1.0, 10**9)
-        require(
-            isinstance(self.compile, bool),
-            f"compile is {self.compile!r}",
-            "Choose true or false",
-        )
+        for name in ("compile", "cuda_graph"):
+            value = getattr(self, name)
+            require(isinstance(value, bool), f"{name} is {value!r}", "Choose true or false")
 
 
 def _are_settlements(pairs: tuple[tuple[int, ...], ...]) -> bool:

@@ -41,16 +41,20 @@ class Batches:
 
     def __getitem__(self, number: int) -> Batch:
         """Batch `number`: inputs and targets, each `(batch, seq)` of int64."""
-        starts = self._sampler.starts(number * self._batch_size, self._batch_size)
-        inputs, targets = gather(self._ids, starts, self._context_length)
-        return self._move(inputs), self._move(targets)
+        return self._moved(self._prepared(number))
 
-    def _move(self, array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(array)
+    def _prepared(self, number: int) -> Batch:
+        # Where it is drawn: in the memory of the processor.
+        starts = self._sampler.starts(number * self._batch_size, self._batch_size)
+        inputs, targets = map(torch.from_numpy, gather(self._ids, starts, self._context_length))
         if self._device.type == "cuda":
             # From pinned memory the copy runs beside the step before.
-            return tensor.pin_memory().to(self._device, non_blocking=True)
-        return tensor.to(self._device)
+            return inputs.pin_memory(), targets.pin_memory()
+        return inputs, targets
+
+    def _moved(self, batch: Batch) -> Batch:
+        inputs, targets = (part.to(self._device, non_blocking=True) for part in batch)
+        return inputs, targets
 
 
 class PrefetchedBatches(Batches):
@@ -79,6 +83,7 @@ class PrefetchedBatches(Batches):
         if self._ahead is not None and self._ahead[0] == number:
             asked = self._ahead[1]
         else:
-            asked = self._thread.submit(super().__getitem__, number)
-        self._ahead = (number + 1, self._thread.submit(super().__getitem__, number + 1))
-        return asked.result()
+            asked = self._thread.submit(self._prepared, number)
+        self._ahead = (number + 1, self._thread.submit(self._prepared, number + 1))
+        # The copy to a device is asked for here, so that it comes before the step in its order.
+        return self._moved(asked.result())

@@ -20,6 +20,7 @@ from minitx.model import Transformer
 from minitx.training.batches import Batches
 from minitx.training.clock import SETTLING_STEPS, Clock
 from minitx.training.good_states import GoodStates
+from minitx.training.gradients import gradient_pass
 from minitx.training.observer import (
     EvaluationReport,
     Event,
@@ -36,6 +37,7 @@ from minitx.training.pace import (
     settle_steps,
     tolerated,
 )
+from minitx.training.run_ahead import RunAhead
 from minitx.training.schedule import rate_factor
 from minitx.training.signals import StopRequest
 from minitx.training.state import TrainingState
@@ -134,7 +136,8 @@ class Trainer:
         self.good_states = good_states
         # Where reading a number costs nothing, or where it matters to which step it belongs.
         self._reads_each_step = compute.device.type == "cpu" or config.on_spike != "warn"
-        self._loss = torch.compile(model.loss) if config.compile else model.loss
+        self._pass = gradient_pass(model, config, compute)
+        self._ahead = RunAhead(compute.device)
         self._unread: list[tuple[Tensor, Tensor]] = []
         self._last = (math.nan, math.nan)
         self._clock = Clock(state.elapsed_seconds, now)
@@ -204,6 +207,7 @@ class Trainer:
             self.watch.before_update(state.step, norms)
             self.optimizer.update(factor)
             self.watch.after_update(state.step)
+        self._ahead.step_done()
         self._clock.step_done()
         return learned
 
@@ -217,10 +221,8 @@ class Trainer:
                 # resumed run needs no state of a random generator.
                 torch.manual_seed(_mixed(self.config.seed, number))
             inputs, targets = self.batches[number]
-            with self.compute.autocast():
-                loss: Tensor = self._loss(inputs, targets)
-            (loss / passes if passes > 1 else loss).backward()  # type: ignore[no-untyped-call]
-            total = loss.detach() if total is None else total + loss.detach()
+            loss = self._pass(inputs, targets)
+            total = loss if total is None else total + loss
         assert total is not None
         return total / passes if passes > 1 else total
 
@@ -238,8 +240,8 @@ class Trainer:
         # Reading waits for the device, so it may be done for several steps at once. False if
         # training went back.
         unread, self._unread = self._unread, []
-        for index, (loss, norm) in enumerate(unread):
-            self._last = float(loss), float(norm)
+        for index, (loss, norm) in enumerate(_numbers(unread)):
+            self._last = loss, norm
             step = self.state.step - len(unread) + 1 + index
             concern = self.watch.on_loss(step, *self._last)
             if concern is not None and (concern.fatal or self.config.on_spike != "warn"):
@@ -499,6 +501,16 @@ class Trainer:
 
     def _is_due(self, every: int) -> bool:
         return self.state.step % every == 0
+
+
+def _numbers(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[float, float]]:
+    if len(pairs) == 1:
+        return [(float(pairs[0][0]), float(pairs[0][1]))]
+    if not pairs:
+        return []
+    # Each look at a device's memory waits for it: one for all.
+    rows = torch.stack([torch.stack(pair) for pair in pairs]).tolist()
+    return [(loss, norm) for loss, norm in rows]
 
 
 def _mixed(seed: int, number: int) -> int:

@@ -1,0 +1,36 @@
+"""How far Python may run ahead of a GPU.
+
+A GPU is given work faster than it does it. Left alone, Python would hand out hundreds of steps at
+once: a clock would measure how fast work is handed out, and a request to stop would come late.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import torch
+
+STEPS = 2
+"""That may be under way: while the GPU does one, the next is prepared."""
+
+
+class RunAhead:
+    """Waits, after each step, until no more than `STEPS` are under way; elsewhere does nothing.
+
+    Args:
+        device: that computes.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._under_way: deque[torch.cuda.Event] = deque()
+
+    def step_done(self) -> None:
+        """Called when everything of a step was handed to the device."""
+        if self._device.type != "cuda":
+            return
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        self._under_way.append(event)
+        if len(self._under_way) > STEPS:
+            self._under_way.popleft().synchronize()
