@@ -81,6 +81,7 @@ def test_options_that_change_a_row():
     text = shown(start_report({}, budget_seconds=180.0, accumulation=4))
     assert "why" not in text
     assert "3m00s" in row(text, "budget")
+    assert "at the end" not in row(text, "evaluation")
     assert "32 sequences x 4 passes, 32.8 k tokens" in row(text, "batch")
     assert "muon 0.02, adamw 0.001" in row(text, "learning rate")
     other = shown(
@@ -90,13 +91,16 @@ def test_options_that_change_a_row():
             decay="constant",
             early_stopping=5,
             evaluation_tokens=20_000,
+            closing_tokens=150_000,
             grad_clip=0.0,
         )
     )
     assert "budget" not in other
     assert row(other, "optimizer") == "optimizer adamw"
     assert "no decay" in row(other, "learning rate")
-    assert "on 20.0 k tokens; stop after 5 without a better one" in row(other, "evaluation")
+    assert "on 20.0 k tokens, at the end on 150 k; stop after 5 without a better one" in row(
+        other, "evaluation"
+    )
     assert "grad clip off" in row(other, "regularization")
 
 

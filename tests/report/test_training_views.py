@@ -154,7 +154,7 @@ def spike(step):
 
 
 def end_report(step=200, reason="finished"):
-    return RunEnd(step, reason, 150, 1.7, 1.8, 72.0, 768 * step)
+    return RunEnd(step, reason, 150, 1.7, 1.8, 72.0, 768 * step, 111_540)
 
 
 def tell(view, last=200, clock=None, with_end=True, sample=SAMPLE):
@@ -637,6 +637,9 @@ def test_summaries():
         "last holdout loss  1.8000, perplexity 6.05",
         "best holdout loss  1.7000, perplexity 5.47, at step 150",
     ]
+    assert summary_lines(end_report(), 111_540) == summary_lines(end_report())
+    part = summary_lines(end_report(), 5_000_000)
+    assert part[2] == "last holdout loss  1.8000, perplexity 6.05, on 112 k of 5.00 M tokens"
     none = dataclasses.replace(
         end_report(reason="interrupted"),
         best_holdout_loss=math.inf,

@@ -49,7 +49,7 @@ def evaluation(step, loss=2.0):
 
 
 def end(step, seconds=0.0):
-    return RunEnd(step, "finished", 4, 2.0, 2.1, 12.5 + seconds, 8192 * step)
+    return RunEnd(step, "finished", 4, 2.0, 2.1, 12.5 + seconds, 8192 * step, 700)
 
 
 def write_run(path, seconds=0.0, first=1, last=6, with_end=True):
@@ -121,6 +121,7 @@ def test_a_line_has_these_keys_and_full_floats(tmp_path):
             "best_step": 4,
             "best_holdout_loss": 2.0,
             "final_holdout_loss": 2.1,
+            "final_holdout_tokens": 700,
             "tokens": 24576,
             "timing": {"elapsed_seconds": 12.5},
         },

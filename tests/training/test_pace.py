@@ -227,6 +227,8 @@ class Machine(TrainingObserver):
     rates: list = field(default_factory=list)
     settled: list = field(default_factory=list)
     scored: list = field(default_factory=list)
+    closing: int = 1000
+    phases: list = field(default_factory=list)
     events: list = field(default_factory=list)
 
     def train(self):
@@ -245,8 +247,8 @@ class Machine(TrainingObserver):
         self.now += self.seconds_of_step(self.step)
         self.rates.append(rate)
 
-    def evaluate(self, whole):
-        self.scored.append(1000 if whole else 200)
+    def evaluate(self, closing):
+        self.scored.append(self.closing if closing else 200)
         self.now += self.seconds_of_score(self.scored[-1])
         return HoldoutLoss(1.0, 1.0)
 
@@ -255,6 +257,9 @@ class Machine(TrainingObserver):
 
     def settle(self, config):
         self.settled.append(config)
+
+    def on_phase(self, phase):
+        self.phases.append(phase)
 
     def on_event(self, event):
         self.events.append(event)
@@ -269,6 +274,7 @@ def run(machine, budget=None, n_holdout=1000, steps=1, **keys):
     around = Surroundings(
         run=Path("run"), evaluate=machine.evaluate, sample=lambda: ("", ""), save=machine.save,
         saved=list, settle=machine.settle, n_holdout=n_holdout, n_scored=min(200, n_holdout),
+        n_closing=min(machine.closing, n_holdout),
     )  # fmt: skip
     trainer = Trainer(
         model=machine, optimizer=machine, batches=NoBatches(), config=train,
@@ -407,6 +413,21 @@ def test_resumed_run_keeps_what_was_decided_before_it_was_killed():
     whole = rate_factor(config(warmup_steps=5, settlements=decided), 89, 110)
     assert machine.rates[89] == whole
     assert end.step >= 110
+
+
+@pytest.mark.parametrize("evaluate_every", [40, 10_000])
+@pytest.mark.parametrize("closing", [1000, 50_000, 10**6])
+def test_time_is_kept_for_what_is_scored_after_the_last_step(closing, evaluate_every):
+    """Of a holdout of a million tokens, which in all takes five times the budget."""
+    machine = Machine(lambda _: 0.1, lambda tokens: 5e-4 * tokens, closing=closing)
+    end = run(machine, budget=100.0, n_holdout=10**6, evaluate_every=evaluate_every)
+    assert machine.scored[-1] == end.final_holdout_tokens == closing
+    if closing < 10**6:
+        assert abs(end.elapsed_seconds - 100.0) < 1.5
+        assert f"scoring {closing:,} tokens of the holdout" in machine.phases
+    else:
+        assert end.elapsed_seconds > 500.0
+        assert "scoring the whole holdout" in machine.phases
 
 
 def test_run_without_a_holdout_ends_with_its_budget():

@@ -135,8 +135,9 @@ def test_what_is_given_is_never_changed_nor_explained():
     shape = {"n_layers": 5, "n_heads": 3, "d_model": 96, "d_ff": 100, "context_length": 40,
              "n_kv_heads": 1, "tie_embeddings": True, "dropout": 0.3}  # fmt: skip
     keys = {"steps": 70, "batch_size": 3, "learning_rate": 0.5, "warmup_steps": 7, "log_every": 2,
-            "evaluate_every": 9, "checkpoint_every": 8, "evaluation_tokens": 5}  # fmt: skip
-    run, reasons = plan(model=shape, **keys)
+            "evaluate_every": 9, "checkpoint_every": 8, "evaluation_tokens": 5,
+            "closing_tokens": 0}  # fmt: skip
+    run, reasons = plan(TokenFigures(65, 10**8, 10**8), model=shape, **keys)
     for config, fixed in ((run.model, shape), (run.train, keys)):
         assert {key: getattr(config, key) for key in fixed} == fixed
     assert not set(reasons) & (set(shape) | set(keys))

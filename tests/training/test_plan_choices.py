@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from minitx.config import DataConfig, TokenizerConfig
 from minitx.errors import BadInputError
 from minitx.training.plan import (
+    CLOSING_TOKENS,
     LADDER,
     MOST_EPOCHS,
     MOST_UNTIED,
@@ -116,6 +117,25 @@ def test_steps_that_are_given_are_all_done():
     config, _ = plan(45_000, steps=100_000)
     assert config.train.steps == 100_000
     assert config.train.max_steps == 0
+
+
+def test_a_large_holdout_is_scored_in_part_and_a_small_one_whole():
+    def closing(n_train, **given):
+        config, reasons = plan(n_train, **given)
+        part = config.train.closing_tokens
+        assert part < n_train // 9
+        assert ("closing_tokens" in reasons) == (part > 0)
+        trained = config.train.steps * config.train.batch_size * config.model.context_length
+        return part, trained
+
+    assert closing(9 * CLOSING_TOKENS, budget_seconds=2.0)[0] == 0
+    assert closing(9 * CLOSING_TOKENS + 9, budget_seconds=2.0)[0] == CLOSING_TOKENS
+    # Of a run of an hour, three times as much of the forward passes are 5 % of the work.
+    part, trained = closing(10**10, budget_seconds=3600.0)
+    assert part > CLOSING_TOKENS
+    assert part / 3 == pytest.approx(0.05 * trained, rel=1e-3)
+    assert closing(9 * part // 2, budget_seconds=3600.0)[0] == 0
+    assert closing(10**10, steps=10)[0] == CLOSING_TOKENS
 
 
 def test_a_width_beyond_all_measure_is_refused_and_not_searched_for_divisors():

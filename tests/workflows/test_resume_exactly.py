@@ -342,6 +342,33 @@ def test_interrupted_in_the_closing_evaluation(tmp_path, verses):
     assert_equal_runs(uncut, tmp_path / "cut")
 
 
+def test_a_part_of_the_holdout_is_scored_at_the_end_also_when_resumed(tmp_path, verses):
+    uncut = train(request(verses, tmp_path / "uncut", closing_tokens=64), [])
+    assert uncut.end.final_holdout_tokens == 64
+    whole = train(request(verses, tmp_path / "whole"), []).end
+    assert whole.final_holdout_tokens > 64
+    assert whole.final_holdout_loss != uncut.end.final_holdout_loss
+    phase = "scoring 64 tokens of the holdout"
+    with pytest.raises(InterruptedRunError, match="after step 30 of 30"):
+        train(request(verses, tmp_path / "cut", closing_tokens=64), [Cut(phase=phase)])
+    assert resume(ResumeRequest(tmp_path / "cut"), []).end.final_holdout_tokens == 64
+    assert_equal_runs(uncut.run, tmp_path / "cut")
+
+
+def test_a_run_of_an_older_version_is_resumed_to_the_loss_of_its_whole_holdout(tmp_path, verses):
+    whole = train(request(verses, tmp_path / "whole"), [])
+    with pytest.raises(InterruptedRunError):
+        train(request(verses, tmp_path / "old"), [Cut(20)])
+    config = tmp_path / "old" / "run.toml"
+    text = config.read_text()
+    assert "closing_tokens = 0\n" in text
+    config.write_text(text.replace("closing_tokens = 0\n", ""))
+    assert resume(ResumeRequest(tmp_path / "old"), []).end.final_holdout_tokens == (
+        whole.end.final_holdout_tokens
+    )
+    assert_equal_runs(whole.run, tmp_path / "old")
+
+
 def test_run_is_resumable_from_its_first_step(tmp_path, verses):
     """Killed in step 1: what is saved before it makes the same run."""
     uncut = train(request(verses, tmp_path / "uncut"), []).run

@@ -179,6 +179,12 @@ def train(
         int | None,
         typer.Option(help="Holdout tokens scored each time; 0 is all.", rich_help_panel=_WATCHING),
     ] = None,
+    closing_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Holdout tokens scored after the last step; 0 is all.", rich_help_panel=_WATCHING
+        ),
+    ] = None,
     checkpoint_every: Annotated[
         int | None, typer.Option(help="Steps between checkpoints.", rich_help_panel=_WATCHING)
     ] = None,
@@ -294,6 +300,7 @@ def train(
             "grad_clip": grad_clip,
             "evaluate_every": evaluate_every,
             "evaluation_tokens": evaluation_tokens,
+            "closing_tokens": closing_tokens,
             "checkpoint_every": checkpoint_every,
             "keep_checkpoints": keep_checkpoints,
             "on_spike": on_spike,

@@ -56,6 +56,7 @@ class TrainConfig:
         grad_clip: global gradient norm above which gradients are scaled down; 0 is off.
         evaluate_every: steps between holdout losses.
         evaluation_tokens: holdout tokens scored at each of them; 0 is the whole holdout.
+        closing_tokens: holdout tokens scored after the last step; 0 is the whole holdout.
         checkpoint_every: steps between checkpoints.
         keep_checkpoints: how many of the newest checkpoints stay on disk, beside the best.
         early_stopping: evaluations without a better holdout loss before stopping; 0 is off.
@@ -96,6 +97,7 @@ class TrainConfig:
     grad_clip: float = 1.0
     evaluate_every: int = 250
     evaluation_tokens: int = 0
+    closing_tokens: int = 0
     checkpoint_every: int = 250
     keep_checkpoints: int = 2
     early_stopping: int = 0
@@ -129,6 +131,7 @@ class TrainConfig:
         require_range("grad_clip", self.grad_clip, 0.0, 1e9)
         require_range("evaluate_every", self.evaluate_every, 1, 10**9)
         require_range("evaluation_tokens", self.evaluation_tokens, 0, 10**12)
+        require_range("closing_tokens", self.closing_tokens, 0, 10**12)
         require_range("checkpoint_every", self.checkpoint_every, 1, 10**9)
         require_range("keep_checkpoints", self.keep_checkpoints, 1, 10**6)
         require_range("early_stopping", self.early_stopping, 0, 10**6)

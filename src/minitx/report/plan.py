@@ -87,7 +87,7 @@ _RATE_KEYS = (
     "final_rate_fraction",
 )
 _REGULARIZATION_KEYS = ("dropout", "weight_decay", "grad_clip")
-_EVALUATION_KEYS = ("evaluate_every", "evaluation_tokens", "early_stopping")
+_EVALUATION_KEYS = ("evaluate_every", "evaluation_tokens", "closing_tokens", "early_stopping")
 _DEVICE_KEYS = ("device", "dtype", "attention", "compile", "threads")
 
 
@@ -133,6 +133,8 @@ def _evaluation(train: TrainConfig) -> str:
     text = f"holdout loss every {train.evaluate_every:,} steps"
     if train.evaluation_tokens:
         text += f" on {count(train.evaluation_tokens)} tokens"
+    if train.closing_tokens:
+        text += f", at the end on {count(train.closing_tokens)}"
     if train.early_stopping:
         text += f"; stop after {train.early_stopping} without a better one"
     return text

@@ -250,15 +250,23 @@ _ENDINGS = {
 }
 
 
-def summary_lines(end: RunEnd) -> list[str]:
-    """Say how the run ended."""
+def summary_lines(end: RunEnd, n_holdout: int = 0) -> list[str]:
+    """Say how the run ended.
+
+    Args:
+        end: of the run.
+        n_holdout: tokens of the holdout, to tell where only a part of it was scored.
+    """
     ending = _ENDINGS.get(end.reason, end.reason)
     lines = [
         f"{ending} at step {end.step:,}",
         f"training time      {duration(end.elapsed_seconds)}, {count(end.tokens)} tokens",
     ]
     if math.isfinite(end.final_holdout_loss):
-        lines.append(f"last holdout loss  {_loss_and_perplexity(end.final_holdout_loss)}")
+        last = _loss_and_perplexity(end.final_holdout_loss)
+        if 0 < end.final_holdout_tokens < n_holdout:
+            last += f", on {count(end.final_holdout_tokens)} of {count(n_holdout)} tokens"
+        lines.append(f"last holdout loss  {last}")
     if math.isfinite(end.best_holdout_loss):
         best = _loss_and_perplexity(end.best_holdout_loss)
         lines.append(f"best holdout loss  {best}, at step {end.best_step:,}")
@@ -273,7 +281,8 @@ def closing_lines(record: TrainingRecord) -> list[Text]:
     """The summary and what to run next."""
     lines: list[Text] = []
     if record.end is not None:
-        first, *others = summary_lines(record.end)
+        n_holdout = record.start.n_holdout_tokens if record.start is not None else 0
+        first, *others = summary_lines(record.end, n_holdout)
         lines += [Text(first, style="bold"), *map(Text, others)]
         if record.start is not None:
             sample = record.newest_sample

@@ -12,7 +12,8 @@
 |              | `attention_score` (by layer) `output_logit` `dead_activations` (by layer)        |
 |              | `leaks`; with each evaluation                                                    |
 | `event`      | `name severity message cause fix`                                                |
-| `end`        | `reason best_step best_holdout_loss final_holdout_loss tokens timing`            |
+| `end`        | `reason best_step best_holdout_loss final_holdout_loss final_holdout_tokens`     |
+|              | `tokens timing`                                                                  |
 
 What the clock decides stands under `timing` (`tokens_per_second`, `elapsed_seconds`); all else
 follows from the seed. Floats are written in full, so that they are read back to the bit. JSON has
@@ -141,6 +142,7 @@ class MetricsFile(TrainingObserver):
                 "best_step": end.best_step,
                 "best_holdout_loss": end.best_holdout_loss,
                 "final_holdout_loss": end.final_holdout_loss,
+                "final_holdout_tokens": end.final_holdout_tokens,
                 "tokens": end.tokens,
                 "timing": {"elapsed_seconds": end.elapsed_seconds},
             }

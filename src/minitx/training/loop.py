@@ -70,14 +70,15 @@ class Surroundings:
 
     Attributes:
         run: its directory, for messages.
-        evaluate: scores the holdout: a part of it, or (given True) the whole; the latter may
-            raise `StopEvaluation`.
+        evaluate: scores the holdout: as now and then in the run, or (given True) as after the last
+            step; the latter may raise `StopEvaluation`.
         sample: prompt and continuation drawn from the model, to show.
         save: keeps the run as it stands; may return before the disk has it.
         saved: checkpoints that reached the disk since the last call.
         settle: told when the number of steps is settled, or changes; returns when that is on disk.
         n_holdout: tokens of the holdout; 0 if there is none to score.
         n_scored: how many of them an evaluation scores.
+        n_closing: how many of them are scored after the last step.
     """
 
     run: Path
@@ -88,6 +89,7 @@ class Surroundings:
     settle: Callable[[TrainConfig], None]
     n_holdout: int
     n_scored: int
+    n_closing: int
 
 
 class Trainer:
@@ -326,7 +328,7 @@ class Trainer:
         scoring = clock.took("scoring", per_step / 3 * around.n_scored / tokens)
         closing = clock.took("saving", 0.0)
         if around.n_holdout:
-            closing += scoring * around.n_holdout / around.n_scored
+            closing += scoring * around.n_closing / around.n_scored
         return Pace(per_step, clock.took("evaluation", scoring), closing, config.evaluate_every)
 
     def _settle(self) -> None:
@@ -466,7 +468,9 @@ class Trainer:
         self._tell_saved()
         number = self.stop.exit_signal
         assert number is not None
-        self.observer.on_end(self._ended("interrupted", self.state.holdout_loss))
+        self.observer.on_end(
+            self._ended("interrupted", self.state.holdout_loss, self.around.n_scored)
+        )
         raise InterruptedRunError(
             f"stopped after step {self.state.step:,} of {self.state.steps:,}, which is saved",
             f"Go on with: minitx resume {shlex.quote(str(self.around.run))}",
@@ -474,20 +478,22 @@ class Trainer:
         )
 
     def _end(self, reason: str) -> RunEnd:
-        final = self.state.holdout_loss
-        if self.around.n_holdout:
-            self.observer.on_phase("scoring the whole holdout")
+        final, around = self.state.holdout_loss, self.around
+        if around.n_holdout:
+            whole = around.n_closing == around.n_holdout
+            part = "the whole" if whole else f"{around.n_closing:,} tokens of the"
+            self.observer.on_phase(f"scoring {part} holdout")
             try:
-                final = self.around.evaluate(True).loss
+                final = around.evaluate(True).loss
             except StopEvaluation:
                 self._interrupt()
             self.observer.on_phase("")
         self._tell_saved()
-        end = self._ended(reason, final)
+        end = self._ended(reason, final, around.n_closing)
         self.observer.on_end(end)
         return end
 
-    def _ended(self, reason: str, final: float) -> RunEnd:
+    def _ended(self, reason: str, final: float, n_scored: int) -> RunEnd:
         state = self.state
         return RunEnd(
             step=state.step,
@@ -497,6 +503,7 @@ class Trainer:
             final_holdout_loss=final,
             elapsed_seconds=self._clock.elapsed(),
             tokens=state.tokens,
+            final_holdout_tokens=n_scored if self.around.n_holdout else 0,
         )
 
     def _is_due(self, every: int) -> bool:

@@ -183,6 +183,7 @@ class RunEnd:
         final_holdout_loss: nats per token at the last step.
         elapsed_seconds: training time, earlier sessions included.
         tokens: training tokens consumed.
+        final_holdout_tokens: about so many of the holdout `final_holdout_loss` is of.
     """
 
     step: int
@@ -192,6 +193,7 @@ class RunEnd:
     final_holdout_loss: float
     elapsed_seconds: float
     tokens: int
+    final_holdout_tokens: int
 
 
 class TrainingObserver:

@@ -66,6 +66,14 @@ BATCH_TOKENS = 3072
 MOST_HEADS = 1024
 """Looked for in a width that was asked for, however absurd: `ModelConfig` allows no more."""
 
+CLOSING_TOKENS = 150_000
+"""Of the holdout, which are scored after the last step in any case: the loss of so many, from
+everywhere in it, is within half a percent of that of the whole (0.1 % for 20 MB of source)."""
+
+CLOSING_TO_TRAINED = 0.15
+"""Tokens of the holdout that are scored after the last step at most, if they are more than those,
+over tokens trained on. A forward pass is about a third of a step, so that takes 5 % of the time."""
+
 SECONDS_BETWEEN_EVALUATIONS = 4.0
 """At least, in a run that is not so short that it would have fewer than four."""
 
@@ -390,6 +398,11 @@ def _plan_train(
     values.setdefault("checkpoint_every", values["evaluate_every"])
     if "evaluation_tokens" not in values:
         values["evaluation_tokens"] = 0 if tokens.n_holdout <= 20_000 else 20_000
+    if "closing_tokens" not in values:
+        most = max(CLOSING_TOKENS, round(CLOSING_TO_TRAINED * steps * tokens_per_step))
+        values["closing_tokens"] = most if tokens.n_holdout > most else 0
+        if values["closing_tokens"]:
+            reasons["closing_tokens"] = "to score all of the holdout would take time from training"
     values.setdefault("log_every", _between(1, round(0.5 / seconds_per_step), 10))
     return values
 

@@ -214,6 +214,9 @@ def _surroundings(
 
     n_holdout = len(session.corpus.holdout_ids)
 
+    def at_most(n_tokens: int) -> int:
+        return min(n_tokens or n_holdout, n_holdout)
+
     def saved() -> list[tuple[int, Path]]:
         return writer.written()
 
@@ -240,7 +243,8 @@ def _surroundings(
         saved=saved,
         settle=settle,
         n_holdout=n_holdout if n_holdout > 1 else 0,
-        n_scored=min(session.config.train.evaluation_tokens or n_holdout, n_holdout),
+        n_scored=at_most(session.config.train.evaluation_tokens),
+        n_closing=at_most(session.config.train.closing_tokens),
     )
 
 
@@ -299,18 +303,19 @@ def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _evaluator(session: Session, stop: StopRequest) -> Callable[[bool], HoldoutLoss]:
     corpus, model, compute = session.corpus, session.model, session.compute
+    config = session.config.train
     ids = corpus.holdout_ids
     bytes_per_token = corpus.n_holdout_bytes / max(1, len(ids))
 
-    def evaluate(whole: bool) -> HoldoutLoss:
+    def evaluate(closing: bool) -> HoldoutLoss:
         def check_stop(_: int) -> None:
-            if whole and stop.signal_number is not None:
+            if closing and stop.signal_number is not None:
                 raise StopEvaluation
 
         scored = score(
             model,
             ids,
-            max_tokens=0 if whole else session.config.train.evaluation_tokens,
+            max_tokens=config.closing_tokens if closing else config.evaluation_tokens,
             autocast_dtype=None if compute.dtype == torch.float32 else compute.dtype,
             progress=check_stop,
         )
