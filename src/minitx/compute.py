@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
+import shutil
 import sys
 import time
 from contextlib import AbstractContextManager
@@ -20,6 +22,9 @@ from minitx.errors import BadInputError
 
 WORTHWHILE_SPEEDUP = 1.5
 """How much faster bfloat16 products must be to be chosen on a CPU."""
+
+COMPILE_FROM_SECONDS = 120.0
+"""Shortest run on a GPU for which compiling pays; on a CPU it does for none that is planned."""
 
 _MATRIX = 768
 
@@ -114,6 +119,18 @@ def choose_dtype(name: DTypeName | str, device: torch.device) -> torch.dtype:
         return torch.float32
     speedup = matmul_rate(device, torch.bfloat16) / matmul_rate(device, torch.float32)
     return torch.bfloat16 if speedup >= WORTHWHILE_SPEEDUP else torch.float32
+
+
+def choose_compile(device: torch.device, seconds: float) -> bool:
+    """Whether torch.compile earns back what it takes.
+
+    Args:
+        device: that trains.
+        seconds: that it will train for.
+    """
+    # Without both, torch.compile ends in an error.
+    can = importlib.util.find_spec("triton") is not None and shutil.which("cc") is not None
+    return device.type == "cuda" and can and seconds >= COMPILE_FROM_SECONDS
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.06) -> float:

@@ -8,7 +8,7 @@ def poisoned(monkeypatch):
     """Batches of the given numbers, from 0, have the same wrong target everywhere."""
 
     def poison(*numbers):
-        original = Batches.__getitem__
+        original = Batches._prepared
 
         def get(self, index):
             inputs, targets = original(self, index)
@@ -16,6 +16,6 @@ def poisoned(monkeypatch):
                 targets = targets * 0 + int(self._ids.max())
             return inputs, targets
 
-        monkeypatch.setattr(Batches, "__getitem__", get)
+        monkeypatch.setattr(Batches, "_prepared", get)
 
     return poison

@@ -67,6 +67,14 @@ def test_a_captured_run_has_the_losses_of_one_that_is_not(verses, tmp_path, accu
     assert_close(losses(runs[0]), losses(runs[1]), rtol=1e-3, atol=1e-3)
 
 
+def test_a_compiled_run_has_the_losses_of_one_that_is_not(verses, tmp_path):
+    runs = [
+        train(request(verses, tmp_path / str(compiled), compile=compiled), []).run
+        for compiled in (True, False)
+    ]
+    assert_close(losses(runs[0]), losses(runs[1]), rtol=2e-3, atol=2e-3)
+
+
 def test_a_cut_run_goes_on_where_it_was(verses, tmp_path):
     whole = train(request(verses, tmp_path / "whole", {"dropout": 0.1}), []).run
     with pytest.raises(InterruptedRunError):

@@ -335,11 +335,32 @@ def test_killed_in_the_closing_evaluation(tmp_path, verses):
 
 
 def test_interrupted_in_the_closing_evaluation(tmp_path, verses):
-    uncut = train(request(verses, tmp_path / "uncut"), []).run
+    uncut = train(request(verses, tmp_path / "uncut", evaluation_tokens=64), []).run
     with pytest.raises(InterruptedRunError, match="after step 30 of 30"):
-        train(request(verses, tmp_path / "cut"), [Cut(phase="scoring the whole holdout")])
+        train(
+            request(verses, tmp_path / "cut", evaluation_tokens=64),
+            [Cut(phase="scoring the whole holdout")],
+        )
     assert resume(ResumeRequest(tmp_path / "cut"), []).end.reason == "finished"
     assert_equal_runs(uncut, tmp_path / "cut")
+
+
+def test_what_the_last_evaluation_scored_is_not_scored_again(tmp_path, verses):
+    class Phases(TrainingObserver):
+        def __init__(self):
+            self.seen = []
+
+        def on_phase(self, phase):
+            self.seen.append(phase)
+
+    phases = Phases()
+    whole = train(request(verses, tmp_path / "whole"), [phases])
+    assert "scoring the holdout" in phases.seen
+    assert "scoring the whole holdout" not in phases.seen
+    part = train(request(verses, tmp_path / "part", evaluation_tokens=64), [phases])
+    assert "scoring the whole holdout" in phases.seen
+    # To the bit: how much is scored on the way changes nothing.
+    assert part.end.final_holdout_loss == whole.end.final_holdout_loss
 
 
 def test_a_part_of_the_holdout_is_scored_at_the_end_also_when_resumed(tmp_path, verses):

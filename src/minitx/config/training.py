@@ -67,7 +67,7 @@ class TrainConfig:
         log_every: steps between lines of `metrics.jsonl`.
         device: where to compute; `auto` takes cuda, then mps, then cpu.
         dtype: number format of the matrix products; weights are kept in float32 regardless.
-        compile: run the model through torch.compile.
+        compile: run the blocks and the loss through torch.compile.
         cuda_graph: on a GPU of that kind, record a forward and backward pass once and start it
             with one call from then on; elsewhere it changes nothing.
         attention: which of the equal forms of attention computes; `auto` is measured. `compiled`

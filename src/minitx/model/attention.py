@@ -181,11 +181,12 @@ class Attention(nn.Module):
         # Each (batch, heads, seq, head_dim).
         batch, seq, _ = qkv.shape
         split = qkv.view(batch, seq, -1, self.head_dim)
-        turned = self.n_heads + self.n_kv_heads
-        both, values = split[:, :, :turned], split[:, :, turned:]
+        # Split, not sliced: on the way back the gradients are then joined, not added up.
+        sizes = [self.n_heads, self.n_kv_heads]
+        both, values = torch.split(split, [sum(sizes), self.n_kv_heads], dim=2)
         if self.query_norm is not None and self.key_norm is not None:
             both = self._norm_and_rotate(both, self.query_norm, self.key_norm, context)
-        queries, keys = both[:, :, : self.n_heads], both[:, :, self.n_heads :]
+        queries, keys = torch.split(both, sizes, dim=2)
         return queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
 
     def _norm_and_rotate(

@@ -21,6 +21,7 @@ from minitx.model import native_block, native_head
 from minitx.model.attention import Attention, AttentionContext, causal_mask
 from minitx.model.attention_choice import choose_form, choose_general_form
 from minitx.model.block import Block
+from minitx.model.compiled import CompiledParts
 from minitx.model.fast import cross_entropy, dropout
 from minitx.model.initialization import initialize
 from minitx.model.kv_cache import KVCache
@@ -66,6 +67,7 @@ class Transformer(nn.Module):
             # What a token looks like going in is what is looked for coming out
             # (Press and Wolf 2017).
             self.head.weight = self.embedding.weight
+        self._compiled: CompiledParts | None = None
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
         self._masks: dict[tuple[int, torch.device], Tensor] = {}
         initialize(self, config)
@@ -117,17 +119,26 @@ class Transformer(nn.Module):
             x = dropout(x, self.config.dropout)
         if trace is not None:
             trace.residual.append(x)
-        if self._runs_whole(x, context):
+        compiled = self._compiled if cache is None and self._uses_compiled(trace) else None
+        if compiled is None and self._runs_whole(x, context):
             assert context.cosine is not None
             assert context.sine is not None
             return native_block.run(self._stack, x, context.cosine, context.sine)
-        for block in self.blocks:
-            x = block(x, context)
+        for block in self._stack:
+            x = compiled.block(block, x, context) if compiled else block(x, context)
             if trace is not None:
                 trace.residual.append(x)
         if cache is not None:
             cache.advance(seq if lengths is None else lengths)
         return x
+
+    def compile_parts(self) -> None:
+        """Run what is worth it through torch.compile from here on, in training."""
+        self._compiled = CompiledParts()
+
+    def _uses_compiled(self, trace: Trace | None) -> bool:
+        seen = trace is not None or bool(self.ablated_heads)
+        return self._compiled is not None and self.training and torch.is_grad_enabled() and not seen
 
     def _runs_whole(self, x: Tensor, context: AttentionContext) -> bool:
         return context.compiled and not self.ablated_heads and native_block.can_run(self._stack, x)
@@ -160,6 +171,8 @@ class Transformer(nn.Module):
             logits: Tensor = self(ids)
         else:
             x = self._residual(ids, None, None, None)
+            if self._compiled is not None and self._uses_compiled(None):
+                return self._compiled.loss(self.norm, self.head, x, targets, IGNORED)
             if native_head.can_run(self.norm, self.head, x):
                 assert isinstance(self.norm, RMSNorm)
                 return native_head.loss(self.norm, self.head, x, targets, IGNORED)

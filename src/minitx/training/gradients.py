@@ -7,8 +7,6 @@ with one call.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -27,7 +25,7 @@ class GradientPass:
         model: in train mode.
         compute: device and number format.
         passes: of an optimizer step, whose gradients are averaged.
-        compiled: run the model through torch.compile.
+        compiled: use torch.compile (`Transformer.compile_parts`).
     """
 
     def __init__(
@@ -35,9 +33,9 @@ class GradientPass:
     ) -> None:
         self._compute = compute
         self._passes = passes
-        self._loss: Callable[[Tensor, Tensor], Tensor] = (
-            torch.compile(model.loss) if compiled else model.loss
-        )
+        self._model = model
+        if compiled:
+            model.compile_parts()
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean loss of a batch, a scalar in nats per token.
@@ -46,7 +44,7 @@ class GradientPass:
             inputs, targets: `(batch, seq)` ids.
         """
         with self._compute.autocast():
-            loss = self._loss(inputs, targets)
+            loss = self._model.loss(inputs, targets)
         part = loss / self._passes if self._passes > 1 else loss
         part.backward()  # type: ignore[no-untyped-call]
         return loss.detach()

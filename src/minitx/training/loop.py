@@ -91,6 +91,11 @@ class Surroundings:
     n_scored: int
     n_closing: int
 
+    @property
+    def closes_with_evaluation(self) -> bool:
+        """Whether the evaluation of the last step says all that is said at the end."""
+        return not self.n_holdout or self.n_scored == self.n_closing
+
 
 class Trainer:
     """Trains a model from where its state stands to its last step.
@@ -172,8 +177,14 @@ class Trainer:
                 self._save()
         if self.good_states is not None:
             self.good_states.take(state.step)
+        compiling = config.compile
+        if compiling:
+            self.observer.on_phase("compiling, with the first step")
         while state.step < state.steps and not self._stopped_early():
             learned = self._step()
+            if compiling:
+                self.observer.on_phase("")
+                compiling = False
             if learned and (self._is_due(config.log_every) or state.step == 1):
                 self._report_step()
             self._settle()
@@ -327,7 +338,7 @@ class Trainer:
         # Until it is measured (`_time_scoring`): a forward pass costs about a third of a step.
         scoring = clock.took("scoring", per_step / 3 * around.n_scored / tokens)
         closing = clock.took("saving", 0.0)
-        if around.n_holdout:
+        if not around.closes_with_evaluation:
             closing += scoring * around.n_closing / around.n_scored
         return Pace(per_step, clock.took("evaluation", scoring), closing, config.evaluate_every)
 
@@ -479,7 +490,7 @@ class Trainer:
 
     def _end(self, reason: str) -> RunEnd:
         final, around = self.state.holdout_loss, self.around
-        if around.n_holdout:
+        if not around.closes_with_evaluation:
             whole = around.n_closing == around.n_holdout
             part = "the whole" if whole else f"{around.n_closing:,} tokens of the"
             self.observer.on_phase(f"scoring {part} holdout")

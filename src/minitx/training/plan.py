@@ -74,6 +74,12 @@ CLOSING_TO_TRAINED = 0.15
 """Tokens of the holdout that are scored after the last step at most, if they are more than those,
 over tokens trained on. A forward pass is about a third of a step, so that takes 5 % of the time."""
 
+EVALUATION_TOKENS = 20_000
+"""Of the holdout, which are scored in each evaluation ..."""
+
+EVALUATION_OF_TIME = 0.02
+"""... unless the whole is scored in this part of the time from one to the next."""
+
 SECONDS_BETWEEN_EVALUATIONS = 4.0
 """At least, in a run that is not so short that it would have fewer than four."""
 
@@ -397,7 +403,11 @@ def _plan_train(
     values.setdefault("evaluate_every", period)
     values.setdefault("checkpoint_every", values["evaluate_every"])
     if "evaluation_tokens" not in values:
-        values["evaluation_tokens"] = 0 if tokens.n_holdout <= 20_000 else 20_000
+        seconds = period * seconds_per_step
+        # A forward pass is about a third of a step.
+        affordable = EVALUATION_OF_TIME * seconds * 3 * _tokens_per_second(model, rate)
+        whole = tokens.n_holdout <= max(EVALUATION_TOKENS, affordable)
+        values["evaluation_tokens"] = 0 if whole else EVALUATION_TOKENS
     if "closing_tokens" not in values:
         most = max(CLOSING_TOKENS, round(CLOSING_TO_TRAINED * steps * tokens_per_step))
         values["closing_tokens"] = most if tokens.n_holdout > most else 0

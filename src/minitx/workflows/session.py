@@ -59,7 +59,9 @@ DIAGNOSIS_FILE = "diagnosis.json"
 GOOD_STATES_FILE = "good_states.safetensors"
 MADE_WITH_FILE = "made_with.json"
 
-_SAMPLE_TOKENS = 160
+_SAMPLE_TOKENS = {"cpu": 160}
+_SAMPLE_TOKENS_ELSEWHERE = 64
+"""One token takes a GPU as long as a step of a small model does."""
 
 
 @dataclass(frozen=True)
@@ -329,7 +331,7 @@ def _sampler(session: Session) -> Callable[[], tuple[str, str]]:
     config = SamplingConfig(
         temperature=0.8,
         top_k=min(40, session.model.config.vocab_size),
-        max_new_tokens=_SAMPLE_TOKENS,
+        max_new_tokens=_SAMPLE_TOKENS.get(session.compute.device.type, _SAMPLE_TOKENS_ELSEWHERE),
         seed=session.config.train.seed,
     )
 

@@ -16,7 +16,7 @@ from typing import BinaryIO
 import torch
 
 from minitx.checkpoint.rundir import RUNS, RunDirectory
-from minitx.compute import Compute, choose_device, choose_dtype, matmul_rate
+from minitx.compute import Compute, choose_compile, choose_device, choose_dtype, matmul_rate
 from minitx.config import DataConfig, RunConfig, TokenizerConfig
 from minitx.config.checks import require_range
 from minitx.config.toml import build
@@ -169,9 +169,11 @@ def _plan(
         request.train,
     )
     require_one_window(tokens.n_train, config.model.context_length, "the train part")
+    seconds = config.train.budget_seconds or 0.0
     resolved = replace(
         config.train,
         device=compute.device_name,
+        compile=request.train.get("compile", choose_compile(compute.device, seconds)),
         dtype=compute.dtype_name,
         attention=attention_in_use(config.train, compute, config.model),
         threads=torch.get_num_threads(),
