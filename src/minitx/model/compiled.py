@@ -7,6 +7,7 @@ written once and read once.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -55,10 +56,20 @@ class CompiledParts:
             Scalar, float32.
         """
         hidden = self._norm(norm, x).flatten(0, 1)
+        kernel = _gpu_kernel() if x.is_cuda else None
         out: Tensor = _HeadLoss.apply(  # type: ignore[no-untyped-call]
-            hidden, head.weight, targets.flatten(), ignored, self._loss_and_gradient
+            hidden, head.weight, targets.flatten(), ignored, kernel or self._loss_and_gradient
         )
         return out
+
+
+@functools.cache
+def _gpu_kernel() -> _LossAndGradient | None:
+    try:
+        from minitx.model import triton_loss
+    except ImportError:
+        return None
+    return triton_loss.loss_and_gradient
 
 
 def _run_block(block: Block, x: Tensor, context: AttentionContext) -> Tensor:
