@@ -41,12 +41,10 @@ class Contender:
     Attributes:
         first_seconds: of the first step, with all that is compiled in it.
         step: one more.
-        peak_bytes: of the GPU's memory in a step.
     """
 
     first_seconds: float
     step: Step
-    peak_bytes: int
 
 
 def main() -> None:
@@ -145,11 +143,8 @@ def _built(build: Callable[[], Step]) -> Contender:
     began = time.perf_counter()
     step()
     first = time.perf_counter() - began
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
     step()
-    # Of what others hold meanwhile, nothing.
-    return Contender(first, step, torch.cuda.max_memory_allocated() - before)
+    return Contender(first, step)
 
 
 def _result(peak: float, contenders: dict[str, Contender], timed: dict[str, Samples]) -> Result:
@@ -167,13 +162,12 @@ def _result(peak: float, contenders: dict[str, Contender], timed: dict[str, Samp
             f"{tokens / samples.median:,.0f}",
             f"{flops / samples.median / peak:.1%}",
             f"{samples.median / ours:.2f}",
-            f"{contenders[name].peak_bytes / 2**30:.1f} GiB",
         ]
         for name, samples in timed.items()
     ]
     columns = [
         "who", "first step", "a step", "spread", "tokens/s", "of the product rate",
-        "our speed over theirs", "activations",
+        "our speed over theirs",
     ]  # fmt: skip
     part = flops / ours / peak
     return Result(
@@ -183,12 +177,11 @@ def _result(peak: float, contenders: dict[str, Contender], timed: dict[str, Samp
         f"{GPT2.context:,}, {GPT2.vocabulary:,} ids, {model.config.n_parameters / 1e6:.0f} M "
         f"parameters. A step is {PASSES} passes over {GPT2.batch} x {GPT2.context:,} tokens, "
         "forward and backward, clipping, update, and reading the loss. Each one's first step "
-        "compiles; our second finds what our first left. The limit is the rate of products of two "
+        "compiles. The limit is the rate of products of two "
         f"{PEAK_SIZE:,} x {PEAK_SIZE:,} matrices of random bfloat16, over two seconds: "
         f"{peak / 1e12:.0f} TFLOP/s. A token counts {model.config.flops_per_token / 1e6:.0f} M "
         "operations: six for each weight of a matrix, and the causal half of attention's products; "
-        "what the optimizer multiplies is not counted. Activations are the most memory that a step "
-        "takes beside weights, gradients and moments.",
+        "what the optimizer multiplies is not counted.",
         tables=[Table("In turn, in one process:", columns, rows)],
         targets=[
             Target("at least 50 % of the bfloat16 product rate", f"{part:.1%}", part >= 0.5),
@@ -200,7 +193,6 @@ def _result(peak: float, contenders: dict[str, Contender], timed: dict[str, Samp
                 name: {
                     "first_seconds": contenders[name].first_seconds,
                     "seconds": samples.seconds,
-                    "peak_bytes": contenders[name].peak_bytes,
                 }
                 for name, samples in timed.items()
             },

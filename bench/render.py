@@ -25,7 +25,7 @@ target was missed, the page says so.
 # Training first, then using a model; results not named here follow by name.
 ORDER = (
     "train_speed", "time_to_loss", "best_loss", "plan", "attention_forms", "memory",
-    "checkpoint_cost",
+    "checkpoint_cost", "gpu_speed", "gpu_time_to_loss",
 )  # fmt: skip
 
 

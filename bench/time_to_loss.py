@@ -111,14 +111,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the JSON here instead")
     given = parser.parse_args()
     setting = SETTINGS[given.device]
+    # Each process runs in a directory of its own.
+    checkout, corpus = given.nanogpt.resolve(), given.corpus.resolve()
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        theirs, prepare_seconds = _nanogpt(setting, given.nanogpt, given.corpus, work)
+        theirs = _nanogpt(setting, checkout, corpus, work)
         aim = theirs.loss if setting.aim is None else setting.aim
         print(theirs, file=sys.stderr, flush=True)
         short: list[Whole] = []
         for budget in given.budgets or setting.budgets:
-            short.append(_minitx(setting, given.corpus, budget, work / f"run-{budget}"))
+            short.append(_minitx(setting, corpus, budget, work / f"run-{budget}"))
             print(short[-1], file=sys.stderr, flush=True)
             if short[-1].loss <= aim:
                 break
@@ -127,16 +129,16 @@ def main() -> None:
         beside = max((w.seconds - float(w.name.split()[-1][:-1]) for w in short), default=4.0)
         if not given.short:
             budget = f"{int(theirs.seconds - beside)}s"
-            long = _minitx(setting, given.corpus, budget, work / "long")
-    publish(_result(setting, aim, theirs, prepare_seconds, short, long), given.out)
+            long = _minitx(setting, corpus, budget, work / "long")
+    publish(_result(setting, aim, theirs, short, long), given.out)
 
 
-def _nanogpt(setting: Setting, checkout: Path, corpus: Path, work: Path) -> tuple[Whole, float]:
+def _nanogpt(setting: Setting, checkout: Path, corpus: Path, work: Path) -> Whole:
     copy = work / "nanoGPT"
     shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns(".git", "assets"))
     data = copy / "data" / "shakespeare_char"
     shutil.copyfile(corpus, data / "input.txt")
-    prepared = _timed([sys.executable, "prepare.py"], data)
+    _timed([sys.executable, "prepare.py"], data)
     seconds = _timed([sys.executable, *setting.recipe.split()], copy)
     sys.path.insert(0, str(copy))
     from model import GPT, GPTConfig
@@ -157,7 +159,7 @@ def _nanogpt(setting: Setting, checkout: Path, corpus: Path, work: Path) -> tupl
             logits, _ = model(part[None, :-1], part[None, 1:])
             total += float(F.cross_entropy(logits[0], part[1:], reduction="sum"))
     loss = total / (len(ids) - 1)
-    return Whole("nanoGPT", seconds, loss, loss, setting.context), prepared
+    return Whole("nanoGPT", seconds, loss, loss, setting.context)
 
 
 def _minitx(setting: Setting, corpus: Path, budget: str, run: Path) -> Whole:
@@ -187,7 +189,6 @@ def _result(
     setting: Setting,
     aim: float,
     theirs: Whole,
-    prepare_seconds: float,
     short: list[Whole],
     long: Whole | None,
 ) -> Result:
@@ -235,10 +236,9 @@ def _result(
         title=setting.title,
         about="Each row is one whole process, from its start to its end: imports, reading the "
         "text, planning, compiling, training, evaluations, checkpoints. nanoGPT runs the recipe "
-        "that its README gives for such a device; preparing its data took "
-        f"{prepare_seconds:.1f} s more, which are not counted. The text is tiny Shakespeare in "
-        "characters; the loss is that of the last tenth, each character once, in nats per "
-        "character, in windows side by side.",
+        "that its README gives for such a device; preparing its data beforehand is not counted. "
+        "The text is tiny Shakespeare in characters; the loss is that of the last tenth, each "
+        "character once, in nats per character, in windows side by side.",
         tables=[
             Table(
                 "One after the other on the same machine:",
