@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from minitx import compute
-from minitx.compute import Compute, choose_device, choose_dtype, matmul_rate
+from minitx.compute import (
+    COMPILE_FROM_SECONDS,
+    Compute,
+    choose_compile,
+    choose_device,
+    choose_dtype,
+    matmul_rate,
+)
 from minitx.errors import BadInputError
 
 CPU = torch.device("cpu")
@@ -42,6 +49,25 @@ def test_auto_takes_what_is_measured_to_be_faster(monkeypatch, ratio, chosen):
 
 def test_rate_is_of_the_order_of_a_processor():
     assert 1e8 < matmul_rate(CPU, torch.float32, seconds=0.01) < 1e14
+
+
+@pytest.mark.parametrize(
+    ("kind", "seconds", "lacking", "compiles"),
+    [
+        ("cuda", COMPILE_FROM_SECONDS, "", True),
+        ("cuda", COMPILE_FROM_SECONDS - 1, "", False),
+        ("cuda", COMPILE_FROM_SECONDS, "triton", False),
+        ("cuda", COMPILE_FROM_SECONDS, "cc", False),
+        ("cpu", 1e6, "", False),
+    ],
+)
+def test_compiles_where_it_is_earned_back_and_can_be_done(
+    monkeypatch, kind, seconds, lacking, compiles
+):
+    found = {"triton": "triton", "cc": "/usr/bin/cc"} | {lacking: None}
+    monkeypatch.setattr(compute.importlib.util, "find_spec", found.get)
+    monkeypatch.setattr(compute.shutil, "which", found.get)
+    assert choose_compile(torch.device(kind), seconds) is compiles
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

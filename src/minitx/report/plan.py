@@ -72,7 +72,7 @@ def _rows(start: RunStart) -> list[_Row]:
         ("learning rate", _rates(train), _RATE_KEYS),
         ("regularization", _regularization(model, train), _REGULARIZATION_KEYS),
         ("evaluation", _evaluation(train), _EVALUATION_KEYS),
-        ("device", f"{start.device}, {start.dtype}, {start.attention} attention", _DEVICE_KEYS),
+        ("device", _device(start), _DEVICE_KEYS),
     ]
 
 
@@ -88,7 +88,12 @@ _RATE_KEYS = (
 )
 _REGULARIZATION_KEYS = ("dropout", "weight_decay", "grad_clip")
 _EVALUATION_KEYS = ("evaluate_every", "evaluation_tokens", "closing_tokens", "early_stopping")
-_DEVICE_KEYS = ("device", "dtype", "attention", "compile", "threads")
+_DEVICE_KEYS = ("device", "dtype", "attention", "compile", "cuda_graph", "threads")
+
+
+def _device(start: RunStart) -> str:
+    compiled = ", torch.compile" if start.config.train.compile else ""
+    return f"{start.device}, {start.dtype}, {start.attention} attention{compiled}"
 
 
 def _corpus_name(sources: tuple[str, ...]) -> str:

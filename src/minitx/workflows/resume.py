@@ -186,8 +186,9 @@ def _changed_config(
     changes["steps"] = state.steps
     values = {**vars(config.train), **changes}
     if "device" in given:
-        # The number format and the form of attention belong to the device.
+        # The number format, the form of attention and whether to compile belong to the device.
         values["dtype"] = values["attention"] = "auto"
+        values["compile"] = False
     return replace(config, train=build(TrainConfig, values, "resume"))
 
 

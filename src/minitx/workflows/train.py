@@ -169,11 +169,15 @@ def _plan(
         request.train,
     )
     require_one_window(tokens.n_train, config.model.context_length, "the train part")
-    seconds = config.train.budget_seconds or 0.0
+    compiles = config.train.compile
+    if "compile" not in request.train:
+        compiles = choose_compile(compute.device, config.train.budget_seconds or 0.0)
+        if compiles:
+            reasons["compile"] = "what it takes at the start is soon earned back"
     resolved = replace(
         config.train,
         device=compute.device_name,
-        compile=request.train.get("compile", choose_compile(compute.device, seconds)),
+        compile=compiles,
         dtype=compute.dtype_name,
         attention=attention_in_use(config.train, compute, config.model),
         threads=torch.get_num_threads(),
