@@ -12,6 +12,7 @@ from minitx.training.plan import (
     FAST,
     FAST_BATCH_TOKENS,
     LADDER,
+    TABLE_TO_BLOCKS,
     TextFigures,
     TokenFigures,
     plan_reader,
@@ -26,8 +27,8 @@ def figures(n_bytes, n_distinct=65):
     return TextFigures(n_bytes, n_bytes, n_distinct)
 
 
-def plan(tokens=TOKENS, rate=2e11, model=(), **train):
-    tokenizer, _ = plan_tokenizer(figures(1_000_000), {})
+def plan(tokens=TOKENS, rate=2e11, model=(), kind="char", **train):
+    tokenizer, _ = plan_tokenizer(figures(1_000_000), {"kind": kind})
     return plan_run(DataConfig(), tokenizer, tokens, rate, dict(model), train)
 
 
@@ -73,7 +74,7 @@ def test_a_text_that_is_seldom_read_is_read_in_pieces_of_words():
         reader = plan_reader(figures(1_000_000), 1e12, {}, {"budget_seconds": budget})
         config, reasons = plan_tokenizer(figures(1_000_000), {}, reader)
         kinds.append(config.kind)
-        assert f"{reader.n_tokens / 1e6:.2g} readings of 1 MB" in reasons["kind"]
+        assert f"{reader.n_characters / 1e6:.2g} readings of 1 MB" in reasons["kind"]
     assert (kinds[0], kinds[-1]) == ("bpe", "char")
     assert kinds == sorted(kinds)
     # Steps say nothing about time: as for five minutes.
@@ -94,7 +95,7 @@ def test_text_is_counted_in_bytes_and_characters():
 def test_the_model_is_known_before_there_are_tokens(n_bytes, rate, budget, model):
     expected = plan_reader(figures(n_bytes, 300), rate, model, {"budget_seconds": budget}).model
     tokens = TokenFigures(4_096, n_bytes // 3, n_bytes // 30)
-    run, _ = plan(tokens, rate, model, budget_seconds=budget)
+    run, _ = plan(tokens, rate, model, kind="bpe", budget_seconds=budget)
     assert (run.model.n_layers, run.model.d_model) == (expected.n_layers, expected.d_model)
     with pytest.raises(BadInputError, match="d_model"):
         plan_reader(figures(n_bytes, 300), rate, {"d_model": -4}, {})
@@ -119,6 +120,26 @@ def test_more_time_or_a_faster_machine_never_plans_a_smaller_model():
     assert rates == sorted(rates)
     largest = plan(tokens, rate=1e20)[0].model
     assert (largest.n_layers, largest.d_model) == (LADDER[-1].n_layers, LADDER[-1].d_model)
+
+
+def test_the_table_of_pieces_of_words_takes_its_share_of_the_time():
+    """As many tokens are read by a model that is worth it, with that table or without."""
+    tokens = TokenFigures(65, 10**10, 10**9)
+    budgets = [1.05**i for i in range(280)]
+
+    def first(kind):
+        found = {}
+        for budget in budgets:
+            run, _ = plan(tokens, kind=kind, budget_seconds=budget)
+            found.setdefault((run.model.n_layers, run.model.d_model), budget)
+        return found
+
+    characters, pieces = first("char"), first("bpe")
+    assert list(characters) == list(pieces)
+    assert len(pieces) > 5
+    for shape in list(pieces)[1:]:
+        later = pieces[shape] / characters[shape]
+        assert later == pytest.approx(1 + TABLE_TO_BLOCKS, rel=0.06)
 
 
 def test_a_width_that_is_given_gets_heads_that_divide_it():

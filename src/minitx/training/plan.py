@@ -95,7 +95,8 @@ WORK_FOR_SIZE = 40_000
 """Operations at the device's peak rate that a model of n parameters deserves, over n^1.5.
 
 Measured on characters of tiny Shakespeare: with 3 10^12 operations 2 layers of 64 learn most, with
-10^13 3 of 96, with 4 10^13 4 of 128 (docs/plan.md)."""
+10^13 3 of 96, with 4 10^13 4 of 128 (docs/plan.md). Pieces of words come with a table that takes
+up to `TABLE_TO_BLOCKS` as much work again; with it, as many tokens are read as without."""
 
 Given = dict[str, Any]
 
@@ -147,12 +148,12 @@ class Reader:
     """What will read a text, as far as it can be told before there are tokens.
 
     Attributes:
-        model: with a vocabulary of one id, until there is one.
-        n_tokens: what it can read in the time, if they were characters.
+        model: for pieces of words; with a vocabulary of one id, until there is one.
+        n_characters: what can be read in the time, by a model for characters.
     """
 
     model: ModelConfig
-    n_tokens: float
+    n_characters: float
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def _choose_kind(text: TextFigures, reader: Reader | None) -> tuple[TokenizerKin
         return "bpe", f"{size}: pieces of words make the text shorter"
     if reader is None:
         return "char", f"{size}: each character is seen often enough to be learned"
-    readings = reader.n_tokens / max(1, text.n_characters)
+    readings = reader.n_characters / max(1, text.n_characters)
     times = f"there is time for {readings:.2g} readings of {size}"
     if readings >= CHARACTERS_FROM_READINGS:
         return "char", f"{times}: enough to learn from each character"
@@ -217,7 +218,7 @@ def _most_ids(model: ModelConfig) -> int:
 def plan_reader(
     text: TextFigures, matmul_rate: float, given_model: Given, given_train: Given
 ) -> Reader:
-    """The model that `plan_run` will choose.
+    """The models that `plan_run` will choose.
 
     Args:
         text: of the train part.
@@ -230,9 +231,12 @@ def plan_reader(
     """
     tokens = TokenFigures(1, text.n_bytes // BYTES_PER_TOKEN, 0)
     budget = given_train.get("budget_seconds") or DEFAULT_BUDGET_SECONDS
-    shape, _ = _choose_shape(tokens, matmul_rate, budget)
-    model = planned_shape({"n_layers": shape.n_layers, "d_model": shape.d_model, **given_model})
-    return Reader(model, budget * _tokens_per_second(model, matmul_rate))
+    of_characters, of_pieces = (
+        planned_shape({"n_layers": shape.n_layers, "d_model": shape.d_model, **given_model})
+        for kind in ("char", "bpe")
+        for shape, _ in [_choose_shape(kind, tokens, matmul_rate, budget)]
+    )
+    return Reader(of_pieces, budget * _tokens_per_second(of_characters, matmul_rate))
 
 
 def plan_run(
@@ -265,7 +269,8 @@ def plan_run(
     if budget is None and "steps" not in train:
         budget = train["budget_seconds"] = DEFAULT_BUDGET_SECONDS
         reasons["budget_seconds"] = "no --budget or --steps was given"
-    model = _plan_model(tokens, matmul_rate, budget or DEFAULT_BUDGET_SECONDS, given_model, reasons)
+    time = budget or DEFAULT_BUDGET_SECONDS
+    model = _plan_model(tokenizer.kind, tokens, matmul_rate, time, given_model, reasons)
     config = build(ModelConfig, model, "model")
     _plan_batch(config, matmul_rate, train, reasons)
     if "dropout" not in given_model:
@@ -287,17 +292,22 @@ def planned_shape(given: Given) -> ModelConfig:
         BadInputError: a value is out of range, or two don't fit together.
     """
     unread = TokenFigures(vocab_size=1, n_train=8, n_holdout=8)
-    values = _plan_model(unread, 1.0, DEFAULT_BUDGET_SECONDS, given, {})
+    values = _plan_model("char", unread, 1.0, DEFAULT_BUDGET_SECONDS, given, {})
     return build(ModelConfig, values, "model")
 
 
 def _plan_model(
-    tokens: TokenFigures, rate: float, budget: float, given: Given, reasons: dict[str, str]
+    kind: TokenizerKind,
+    tokens: TokenFigures,
+    rate: float,
+    budget: float,
+    given: Given,
+    reasons: dict[str, str],
 ) -> Given:
     values = dict(given)
     values["vocab_size"] = tokens.vocab_size
     if not {"n_layers", "n_heads", "d_model"} <= set(values):
-        shape, why = _choose_shape(tokens, rate, budget)
+        shape, why = _choose_shape(kind, tokens, rate, budget)
         for key in ("n_layers", "d_model", "n_heads"):
             if key not in values:
                 values[key] = getattr(shape, key)
@@ -363,11 +373,15 @@ def _tokens_per_second(model: ModelConfig, rate: float) -> float:
     return PART_OF_PEAK * rate / model.flops_per_token
 
 
-def _choose_shape(tokens: TokenFigures, rate: float, budget: float) -> tuple[Shape, str]:
+def _choose_shape(
+    kind: TokenizerKind, tokens: TokenFigures, rate: float, budget: float
+) -> tuple[Shape, str]:
     best, why = LADDER[0], "the largest that this machine trains well in the time"
+    # The table of characters costs next to nothing.
+    with_table = WORK_FOR_SIZE * (1.0 if kind == "char" else 1.0 + TABLE_TO_BLOCKS)
     for shape in LADDER:
         n_parameters = _block_parameters(shape)
-        if WORK_FOR_SIZE * n_parameters**1.5 > rate * budget:
+        if with_table * n_parameters**1.5 > rate * budget:
             break
         if n_parameters > MOST_PARAMETERS_PER_TOKEN * tokens.n_train:
             why = "a larger one would learn a text of this length by heart"
