@@ -12,6 +12,7 @@ from minitx.training.plan import (
     FAST,
     FAST_BATCH_TOKENS,
     LADDER,
+    NARROW,
     TABLE_TO_BLOCKS,
     TextFigures,
     TokenFigures,
@@ -140,6 +141,17 @@ def test_the_table_of_pieces_of_words_takes_its_share_of_the_time():
     for shape in list(pieces)[1:]:
         later = pieces[shape] / characters[shape]
         assert later == pytest.approx(1 + TABLE_TO_BLOCKS, rel=0.06)
+
+
+def test_a_narrow_model_for_pieces_of_words_has_smaller_steps():
+    for kind in ("char", "bpe"):
+        for width in (64, 96, 128, 384):
+            run, reasons = plan(kind=kind, model={"n_layers": 3, "d_model": width})
+            tokens = run.train.batch_size * run.model.context_length
+            smaller = kind == "bpe" and width < NARROW
+            assert tokens == (BATCH_TOKENS // 2 if smaller else BATCH_TOKENS)
+            told = int(reasons["batch_size"].split()[1].replace(",", ""))
+            assert told == pytest.approx(tokens, rel=0.05)
 
 
 def test_a_width_that_is_given_gets_heads_that_divide_it():

@@ -71,6 +71,12 @@ FAST_BATCH_TOKENS = 8192
 """... On an H100 (5e13) with 6 layers of 256, 3,072 take 3.8 ms and 8,192 take 5.9; after the same
 9 seconds on tiny Shakespeare, the loss is 1.457 and 1.438."""
 
+NARROW = 128
+"""Width below which a step has half as many tokens, if they are pieces of words.
+
+Measured with 3 layers of 96 and 35 s: with half as many the loss per byte of Polish messages is 3 %
+lower, of our source and of 20 MB of source the same or lower; with 4 layers of 128 it is the same."""
+
 MOST_HEADS = 1024
 """Looked for in a width that was asked for, however absurd: `ModelConfig` allows no more."""
 
@@ -272,7 +278,7 @@ def plan_run(
     time = budget or DEFAULT_BUDGET_SECONDS
     model = _plan_model(tokenizer.kind, tokens, matmul_rate, time, given_model, reasons)
     config = build(ModelConfig, model, "model")
-    _plan_batch(config, matmul_rate, train, reasons)
+    _plan_batch(tokenizer.kind, config, matmul_rate, train, reasons)
     if "dropout" not in given_model:
         readings = _readings(config, tokens, matmul_rate, train)
         dropout, reasons["dropout"] = _choose_dropout(config, readings, tokens.n_train)
@@ -334,13 +340,18 @@ def _plan_model(
     return values
 
 
-def _plan_batch(model: ModelConfig, rate: float, values: Given, reasons: dict[str, str]) -> None:
+def _plan_batch(
+    kind: TokenizerKind, model: ModelConfig, rate: float, values: Given, reasons: dict[str, str]
+) -> None:
     if "batch_size" not in values and rate >= FAST:
         values["batch_size"] = _between(1, FAST_BATCH_TOKENS // model.context_length, 256)
         reasons["batch_size"] = "about 8,000 tokens a step: fewer would hardly be faster here"
     elif "batch_size" not in values:
-        values["batch_size"] = _between(1, BATCH_TOKENS // model.context_length, 64)
-        reasons["batch_size"] = "about 3,000 tokens a step: many steps matter more than large ones"
+        half = kind != "char" and model.d_model < NARROW
+        tokens = BATCH_TOKENS // 2 if half else BATCH_TOKENS
+        values["batch_size"] = _between(1, tokens // model.context_length, 64)
+        about = f"about {round(tokens, -2):,} tokens a step"
+        reasons["batch_size"] = f"{about}: many steps matter more than large ones"
     values.setdefault("accumulation", 1)
 
 
