@@ -325,8 +325,7 @@ def _result(trials: list[Trial], budget: float) -> Result:
         "seeds, since the best of a dozen single runs was lucky, too; what counts is the average "
         "of these alone. A run during which other programs took more than a tenth of the processor "
         "is done again. Rates were chosen on tiny Shakespeare alone; sizes, batch, dropout and "
-        "tokenizer on that, on these texts but the messages, and on parts of them "
-        "(`docs/plan.md`).",
+        "tokenizer on that, on these texts, and on parts of them (`docs/plan.md`).",
         tables=[
             Table(
                 "Other seeds, averages:",
