@@ -13,6 +13,7 @@ from minitx.training.plan import (
     FAST_BATCH_TOKENS,
     LADDER,
     NARROW,
+    TABLE_OF_UNREAD,
     TABLE_TO_BLOCKS,
     TextFigures,
     TokenFigures,
@@ -61,12 +62,25 @@ def test_a_small_model_gets_no_vocabulary_that_takes_most_of_its_work(budget):
     config, reasons = plan_tokenizer(text, {}, reader)
     table = config.vocab_size * reader.model.d_model
     blocks = reader.model.n_parameters - reader.model.d_model
-    assert table < blocks or config.vocab_size == 512
+    # So much of it is not even read once.
+    assert table <= TABLE_OF_UNREAD * blocks or config.vocab_size == 512
     assert config.vocab_size == 32_768 or 2 * table > 0.7 * blocks
     assert (config.vocab_size < 32_768) == ("a model of this size" in reasons["vocab_size"])
     # A short text still has a small one, and one that is given is kept.
     assert plan_tokenizer(figures(150_000, 300), {}, reader)[0].vocab_size == 512
     assert plan_tokenizer(text, {"vocab_size": 9_000}, reader)[0].vocab_size == 9_000
+
+
+def test_a_text_that_is_not_read_once_has_longer_pieces():
+    reader = plan_reader(figures(20_000_000, 300), 1e12, {}, {"budget_seconds": 35.0})
+    ids = [
+        plan_tokenizer(figures(n_bytes, 300), {}, reader)[0].vocab_size
+        for n_bytes in (round(0.9 * reader.n_characters), round(1.1 * reader.n_characters))
+    ]
+    assert ids == [2_048, 4_096]
+    blocks = reader.model.n_parameters
+    assert ids[0] * reader.model.d_model <= TABLE_TO_BLOCKS * blocks
+    assert ids[1] * reader.model.d_model <= TABLE_OF_UNREAD * blocks
 
 
 def test_a_text_that_is_seldom_read_is_read_in_pieces_of_words():
