@@ -27,7 +27,7 @@ from minitx.workflows.train import TrainRequest, train
 
 torch.set_num_threads(1)
 # Samples are most of what so small a run computes, and nothing of what is tested here.
-session._SAMPLE_TOKENS = 8
+session._SAMPLE_TOKENS = {"cpu": 8}
 
 VARIANTS = (
     {"optimizer": "muon", "accumulation": 1, "dropout": 0.0},
