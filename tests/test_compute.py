@@ -8,6 +8,7 @@ from minitx import compute
 from minitx.compute import (
     COMPILE_FROM_SECONDS,
     Compute,
+    can_compile,
     choose_compile,
     choose_device,
     choose_dtype,
@@ -52,22 +53,24 @@ def test_rate_is_of_the_order_of_a_processor():
 
 
 @pytest.mark.parametrize(
-    ("kind", "seconds", "lacking", "compiles"),
+    ("kind", "lacking", "can"),
     [
-        ("cuda", COMPILE_FROM_SECONDS, "", True),
-        ("cuda", COMPILE_FROM_SECONDS - 1, "", False),
-        ("cuda", COMPILE_FROM_SECONDS, "triton", False),
-        ("cuda", COMPILE_FROM_SECONDS, "cc", False),
-        ("cpu", 1e6, "", False),
+        ("cuda", (), True),
+        ("cuda", ("triton",), False),
+        ("cuda", ("cc",), False),
+        ("cpu", ("triton", "cc", "c++"), True),
+        ("cpu", ("c++", "g++"), False),
     ],
 )
-def test_compiles_where_it_is_earned_back_and_can_be_done(
-    monkeypatch, kind, seconds, lacking, compiles
-):
-    found = {"triton": "triton", "cc": "/usr/bin/cc"} | {lacking: None}
+def test_compiles_where_it_can_and_earns_it_back(monkeypatch, kind, lacking, can):
+    found = {"triton": "triton", "cc": "/usr/bin/cc", "c++": "/usr/bin/c++", "g++": "/usr/bin/g++"}
+    found |= dict.fromkeys(lacking)
     monkeypatch.setattr(compute.importlib.util, "find_spec", found.get)
     monkeypatch.setattr(compute.shutil, "which", found.get)
-    assert choose_compile(torch.device(kind), seconds) is compiles
+    device = torch.device(kind)
+    assert can_compile(device) is can
+    assert choose_compile(device, COMPILE_FROM_SECONDS) is (can and kind == "cuda")
+    assert not choose_compile(device, COMPILE_FROM_SECONDS - 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -121,6 +121,13 @@ def choose_dtype(name: DTypeName | str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if speedup >= WORTHWHILE_SPEEDUP else torch.float32
 
 
+def can_compile(device: torch.device) -> bool:
+    """Whether this machine has what torch.compile needs: a compiler, and for a GPU Triton."""
+    if device.type == "cuda":
+        return importlib.util.find_spec("triton") is not None and shutil.which("cc") is not None
+    return any(shutil.which(compiler) is not None for compiler in ("c++", "g++", "clang++"))
+
+
 def choose_compile(device: torch.device, seconds: float) -> bool:
     """Whether torch.compile earns back what it takes.
 
@@ -128,9 +135,7 @@ def choose_compile(device: torch.device, seconds: float) -> bool:
         device: that trains.
         seconds: that it will train for.
     """
-    # Without both, torch.compile ends in an error.
-    can = importlib.util.find_spec("triton") is not None and shutil.which("cc") is not None
-    return device.type == "cuda" and can and seconds >= COMPILE_FROM_SECONDS
+    return device.type == "cuda" and seconds >= COMPILE_FROM_SECONDS and can_compile(device)
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.06) -> float:

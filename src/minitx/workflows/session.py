@@ -22,13 +22,13 @@ from minitx import __version__
 from minitx.checkpoint.huggingface import model_files, model_tensors
 from minitx.checkpoint.rundir import CONFIG_COPY, RunDirectory, config_bytes
 from minitx.checkpoint.writer import CheckpointWriter, Snapshot
-from minitx.compute import Compute, keep_freed_memory
+from minitx.compute import Compute, can_compile, keep_freed_memory
 from minitx.config import ModelConfig, RunConfig, SamplingConfig, TrainConfig
 from minitx.config.training import AttentionForm
 from minitx.corpus import EncodedCorpus
 from minitx.corpus.encoded import DESCRIPTION
 from minitx.diagnosis.live import LiveDiagnosis
-from minitx.errors import DamagedFileError
+from minitx.errors import BadInputError, DamagedFileError
 from minitx.evaluation.loss import score
 from minitx.generation import generate
 from minitx.model import Transformer
@@ -107,6 +107,12 @@ def run_session(
     """
     keep_freed_memory()
     config, state, model = session.config.train, session.state, session.model
+    if config.compile and not can_compile(session.compute.device):
+        raise BadInputError(
+            f"torch.compile can't be used on {session.compute.device_name}: a compiler is missing "
+            "(a C++ compiler for a CPU, cc and Triton for cuda)",
+            "Use --no-compile (to resume: --device, which leaves it out), or install one",
+        )
     optimizer = Optimizer(model, config, session.compute.dtype)
     if session.optimizer_tensors is not None:
         _load_optimizer(session, optimizer, session.optimizer_tensors)
