@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +15,10 @@ from pathlib import Path
 
 import torch
 from harness import Result, Samples, Table, Target, interleave, publish
-from peers import Step, Workload, minitx_model
+from peers import Step, Workload, minitx_model, minitx_shape, nanogpt_model
 
 from minitx.compute import Compute
-from minitx.config import ModelConfig, TrainConfig
-from minitx.model import Transformer
+from minitx.config import TrainConfig
 from minitx.training.gradients import gradient_pass
 from minitx.training.optimizer import Optimizer
 
@@ -55,9 +53,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_float32_matmul_precision("high")  # as nanoGPT has it
     peak = matmul_peak()
-    builders: dict[str, Callable[[], Step]] = {
-        "minitx, muon": minitx_step,
-    }
+    builders: dict[str, Callable[[], Step]] = {"minitx, muon": minitx_step}
     if given.nanogpt:
         builders["nanoGPT, its train.py's settings"] = lambda: nanogpt_step(given.nanogpt)
     contenders = {name: _built(build) for name, build in builders.items()}
@@ -87,13 +83,10 @@ def matmul_peak(seconds: float = 2.0) -> float:
 
 def minitx_step() -> Step:
     """Our step, as `minitx train` takes it on a GPU."""
-    model, config = minitx_model(GPT2)
-    assert isinstance(model, Transformer)
+    model = minitx_model(GPT2).to(GPU)
     config = TrainConfig(
-        steps=1, batch_size=GPT2.batch, learning_rate=1e-3,
-        accumulation=PASSES, compile=True,
-    )  # fmt: skip
-    model.to(GPU).train()
+        steps=1, batch_size=GPT2.batch, learning_rate=1e-3, accumulation=PASSES, compile=True
+    )
     update = Optimizer(model, config, torch.bfloat16)
     a_pass = gradient_pass(model, config, Compute(GPU, torch.bfloat16))
     inputs, targets = (ids.to(GPU) for ids in GPT2.data())
@@ -109,16 +102,8 @@ def minitx_step() -> Step:
 
 def nanogpt_step(checkout: Path) -> Step:
     """The step of nanoGPT's train.py on a GPU: compiled, in bfloat16, with its fused AdamW."""
-    sys.path.insert(0, str(checkout))
-    from model import GPT, GPTConfig
-
+    model = nanogpt_model(GPT2, checkout).to(GPU)
     with contextlib.redirect_stdout(io.StringIO()):
-        model = GPT(
-            GPTConfig(
-                block_size=GPT2.context, vocab_size=GPT2.vocabulary, n_layer=GPT2.layers,
-                n_head=GPT2.heads, n_embd=GPT2.width, dropout=0.0, bias=False,
-            )
-        ).to(GPU)  # fmt: skip
         optimizer = model.configure_optimizers(0.1, 6e-4, (0.9, 0.95), "cuda")
     compiled = torch.compile(model)
     inputs, targets = (ids.to(GPU) for ids in GPT2.data())
@@ -148,10 +133,9 @@ def _built(build: Callable[[], Step]) -> Contender:
 
 
 def _result(peak: float, contenders: dict[str, Contender], timed: dict[str, Samples]) -> Result:
-    model, _ = minitx_model(GPT2)
-    assert isinstance(model.config, ModelConfig)
+    shape = minitx_shape(GPT2)
     tokens = GPT2.tokens * PASSES
-    flops = model.config.flops_per_token * tokens
+    flops = shape.flops_per_token * tokens
     ours = timed["minitx, muon"].median
     rows = [
         [
@@ -174,12 +158,12 @@ def _result(peak: float, contenders: dict[str, Contender], timed: dict[str, Samp
         name="gpu_speed",
         title="Training speed at the shape of GPT-2 on a GPU",
         about=f"{GPT2.layers} layers of {GPT2.width}, {GPT2.heads} heads, context "
-        f"{GPT2.context:,}, {GPT2.vocabulary:,} ids, {model.config.n_parameters / 1e6:.0f} M "
+        f"{GPT2.context:,}, {GPT2.vocabulary:,} ids, {shape.n_parameters / 1e6:.0f} M "
         f"parameters. A step is {PASSES} passes over {GPT2.batch} x {GPT2.context:,} tokens, "
         "forward and backward, clipping, update, and reading the loss. Each one's first step "
         "compiles. The limit is the rate of products of two "
         f"{PEAK_SIZE:,} x {PEAK_SIZE:,} matrices of random bfloat16, over two seconds: "
-        f"{peak / 1e12:.0f} TFLOP/s. A token counts {model.config.flops_per_token / 1e6:.0f} M "
+        f"{peak / 1e12:.0f} TFLOP/s. A token counts {shape.flops_per_token / 1e6:.0f} M "
         "operations: six for each weight of a matrix, and the causal half of attention's products; "
         "what the optimizer multiplies is not counted.",
         tables=[Table("In turn, in one process:", columns, rows)],

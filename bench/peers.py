@@ -12,8 +12,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from minitx.config import ModelConfig
+    from minitx.model import Transformer
 
 Step = Callable[[], float]
 
@@ -55,16 +60,15 @@ WORKLOADS = {"small": NANOGPT_CPU, "large": SHAKESPEARE_GPU}
 def minitx_step(load: Workload, optimizer: str = "muon", dtype: str = "auto") -> Step:
     """Our training step as `minitx train` takes it, with as many parameters as the peers."""
     from minitx.compute import Compute, choose_device, choose_dtype, keep_freed_memory
-    from minitx.model import Transformer
+    from minitx.config import TrainConfig
     from minitx.training.optimizer import Optimizer
 
-    model, config = minitx_model(load, optimizer)
+    model = minitx_model(load)
+    config = TrainConfig(steps=1, batch_size=load.batch, learning_rate=1e-3, optimizer=optimizer)
     device = choose_device("cpu")
     compute = Compute(device, choose_dtype(dtype, device))
-    assert isinstance(model, Transformer)
     update = Optimizer(model, config, compute.dtype)
     inputs, targets = load.data()
-    model.train()
     keep_freed_memory()
 
     def step() -> float:
@@ -77,34 +81,44 @@ def minitx_step(load: Workload, optimizer: str = "muon", dtype: str = "auto") ->
     return step
 
 
-def minitx_model(load: Workload, optimizer: str = "muon") -> tuple[torch.nn.Module, object]:
-    """Our model of a shape, and the training config of its step."""
-    from minitx.config import ModelConfig, TrainConfig
-    from minitx.model import Transformer
+def minitx_shape(load: Workload) -> ModelConfig:
+    """Our model of a shape."""
+    from minitx.config import ModelConfig
 
     # Three matrices of 8/3 d_model weigh as much as two of 4 d_model; whole vectors of 8.
-    shape = ModelConfig(
+    return ModelConfig(
         vocab_size=load.vocabulary, context_length=load.context, n_layers=load.layers,
         n_heads=load.heads, n_kv_heads=load.heads, d_model=load.width,
         d_ff=round(load.width * 8 / 3 / 8) * 8, head_dim=load.width // load.heads,
     )  # fmt: skip
-    config = TrainConfig(steps=1, batch_size=load.batch, learning_rate=1e-3, optimizer=optimizer)
+
+
+def minitx_model(load: Workload) -> Transformer:
+    """The same with weights, to be trained."""
+    from minitx.model import Transformer
+
     torch.manual_seed(0)
-    return Transformer(shape), config
+    return Transformer(minitx_shape(load)).train()
 
 
-def nanogpt_step(load: Workload, checkout: Path) -> Step:
-    """The step of nanoGPT's train.py on a CPU: its model and its optimizer, not compiled."""
+def nanogpt_model(load: Workload, checkout: Path) -> torch.nn.Module:
+    """nanoGPT's model of a shape."""
     sys.path.insert(0, str(checkout))
     from model import GPT, GPTConfig
 
     with contextlib.redirect_stdout(io.StringIO()):
-        model = GPT(
+        return GPT(
             GPTConfig(
                 block_size=load.context, vocab_size=load.vocabulary, n_layer=load.layers,
                 n_head=load.heads, n_embd=load.width, dropout=0.0, bias=False,
             )
         )  # fmt: skip
+
+
+def nanogpt_step(load: Workload, checkout: Path) -> Step:
+    """The step of nanoGPT's train.py on a CPU: its model and its optimizer, not compiled."""
+    model = nanogpt_model(load, checkout)
+    with contextlib.redirect_stdout(io.StringIO()):
         optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
     inputs, targets = load.data()
 

@@ -23,7 +23,7 @@ from harness import (
     memory_bandwidth,
     publish,
 )
-from peers import WORKLOADS, Workload, contenders, minitx_model
+from peers import WORKLOADS, Workload, contenders, minitx_shape
 
 ROUNDS = {"small": (8, 10, 3), "large": (3, 1, 1)}
 """Turns of each contender, timed steps in a turn, and steps before the first."""
@@ -118,8 +118,7 @@ def _table(
 
 def _model_rate(load: Workload) -> float:
     # Floating-point operations of a step, the optimizer's left out.
-    model, _ = minitx_model(load)
-    return model.config.flops_per_token * load.tokens
+    return minitx_shape(load).flops_per_token * load.tokens
 
 
 def _targets(
