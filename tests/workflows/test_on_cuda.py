@@ -1,4 +1,4 @@
-"""The six commands on a CUDA device, against the processor's numbers; skipped without one."""
+"""Training and what comes after it on a CUDA device; skipped without one."""
 
 import json
 import os

@@ -119,7 +119,7 @@ class Transformer(nn.Module):
             x = dropout(x, self.config.dropout)
         if trace is not None:
             trace.residual.append(x)
-        compiled = self._compiled if cache is None and self._uses_compiled(trace) else None
+        compiled = self._compiled_in_use(trace) if cache is None else None
         if compiled is None and self._runs_whole(x, context):
             assert context.cosine is not None
             assert context.sine is not None
@@ -136,9 +136,9 @@ class Transformer(nn.Module):
         """Run what is worth it through torch.compile from here on, in training."""
         self._compiled = CompiledParts()
 
-    def _uses_compiled(self, trace: Trace | None) -> bool:
-        seen = trace is not None or bool(self.ablated_heads)
-        return self._compiled is not None and self.training and torch.is_grad_enabled() and not seen
+    def _compiled_in_use(self, trace: Trace | None = None) -> CompiledParts | None:
+        seen = trace is not None or self.ablated_heads
+        return self._compiled if self.training and torch.is_grad_enabled() and not seen else None
 
     def _runs_whole(self, x: Tensor, context: AttentionContext) -> bool:
         return context.compiled and not self.ablated_heads and native_block.can_run(self._stack, x)
@@ -171,8 +171,9 @@ class Transformer(nn.Module):
             logits: Tensor = self(ids)
         else:
             x = self._residual(ids, None, None, None)
-            if self._compiled is not None and self._uses_compiled(None):
-                return self._compiled.loss(self.norm, self.head, x, targets, IGNORED)
+            compiled = self._compiled_in_use()
+            if compiled is not None:
+                return compiled.loss(self.norm, self.head, x, targets, IGNORED)
             if native_head.can_run(self.norm, self.head, x):
                 assert isinstance(self.norm, RMSNorm)
                 return native_head.loss(self.norm, self.head, x, targets, IGNORED)

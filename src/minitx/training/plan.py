@@ -245,12 +245,12 @@ def plan_reader(
     """
     tokens = TokenFigures(1, text.n_bytes // BYTES_PER_TOKEN, 0)
     budget = given_train.get("budget_seconds") or DEFAULT_BUDGET_SECONDS
-    of_characters, of_pieces = (
-        planned_shape({"n_layers": shape.n_layers, "d_model": shape.d_model, **given_model})
-        for kind in ("char", "bpe")
-        for shape, _ in [_choose_shape(kind, tokens, matmul_rate, budget)]
-    )
-    return Reader(of_pieces, budget * _tokens_per_second(of_characters, matmul_rate))
+
+    def model_for(kind: TokenizerKind) -> ModelConfig:
+        shape, _ = _choose_shape(kind, tokens, matmul_rate, budget)
+        return planned_shape({"n_layers": shape.n_layers, "d_model": shape.d_model, **given_model})
+
+    return Reader(model_for("bpe"), budget * _tokens_per_second(model_for("char"), matmul_rate))
 
 
 def plan_run(
