@@ -1,1 +1,11 @@
-"""Everything accelerated: what is computed here, the plain model computes too, only slower."""
+"""Everything accelerated, behind two doors.
+
+`loss_function(model)` gives what trains a model, `decoder(model)` what continues texts with it;
+each gives None where the plain model must be run. What is computed here, `minitx.model` computes
+too, only slower: delete this folder, and everything else works the same. `support` says which
+models are known here; whatever it does not know runs on the plain model.
+"""
+
+from minitx.fast.loss_function import EngineChoice, LossFunction, choose_engine, loss_function
+
+__all__ = ["EngineChoice", "LossFunction", "choose_engine", "loss_function"]

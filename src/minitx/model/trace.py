@@ -29,3 +29,13 @@ class Trace:
     values: list[Tensor] = field(default_factory=list)
     attention: list[Tensor] = field(default_factory=list)
     head_outputs: list[Tensor] = field(default_factory=list)
+
+    def add(
+        self, queries: Tensor, keys: Tensor, values: Tensor, attention: Tensor, heads: Tensor
+    ) -> None:
+        """Note what happened in the attention of one more layer."""
+        self.queries.append(queries)
+        self.keys.append(keys)
+        self.values.append(values)
+        self.attention.append(attention)
+        self.head_outputs.append(heads)

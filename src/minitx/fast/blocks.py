@@ -12,19 +12,18 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from minitx.fast.library import LONGEST_ROW, library
-
-if TYPE_CHECKING:
-    from minitx.model.block import Block
+from minitx.fast.layers import rotary_tables
+from minitx.fast.library import library
+from minitx.model.transformer import Block, SwiGLU, Transformer
 
 _SIZES = ("batch", "seq", "heads", "kv_heads", "head_dim", "d_model", "d_ff")
 _WEIGHTS = (
@@ -33,8 +32,6 @@ _WEIGHTS = (
 _GRADIENTS = (
     "attention_gain", "head_gains", "mlp_gain", "qkv", "output", "gate_up", "down",
 )  # fmt: skip
-_BUSY = 0.75
-"""Least part of the threads that must have work: each takes whole sequences."""
 
 
 class _Block(ctypes.Structure):
@@ -48,18 +45,18 @@ class _Block(ctypes.Structure):
         ("x", ctypes.c_void_p),
         *((name, ctypes.c_void_p) for name in _WEIGHTS),
         *((name, ctypes.c_void_p) for name in ("cosine", "sine", "kept", "scratch")),
-        *((name, ctypes.c_void_p) for name in ("out", "grad", "back")),
-        *((f"by_{name}", ctypes.c_void_p) for name in _GRADIENTS),
+        *((name, ctypes.c_void_p) for name in ("out", "grad", "grad_input")),
+        *((f"grad_{name}", ctypes.c_void_p) for name in _GRADIENTS),
         ("seconds", ctypes.c_void_p),
     )
 
 
-class Clock:
+class BlockClock:
     """Seconds that the parts of all blocks took since it was started, the mean of the threads.
 
     Attributes:
         forward, backward: of each of `PARTS`.
-        head: of the call in `native_head`.
+        head: of the call in `head`.
     """
 
     def __init__(self) -> None:
@@ -69,110 +66,72 @@ class Clock:
 
 PARTS: tuple[Literal["norm", "attention", "mlp"], ...] = ("norm", "attention", "mlp")
 _Seconds = ctypes.c_double * len(PARTS)
-_running: list[Clock] = []
+_running: list[BlockClock] = []
 
 
 @contextmanager
-def clocked() -> Iterator[Clock]:
+def clocked() -> Iterator[BlockClock]:
     """While active, the time that the compiled calls take is noted."""
-    _running.append(Clock())
+    _running.append(BlockClock())
     try:
         yield _running[-1]
     finally:
         _running.pop()
 
 
-def running_clock() -> Clock | None:
+def running_clock() -> BlockClock | None:
     """The one of `clocked`."""
     return _running[-1] if _running else None
 
 
 @functools.cache
-def _kernels() -> ctypes.CDLL | None:
-    # The library if this processor can run the block, else None.
-    found = library()
-    if found is None or not found.minitx_bfloat16_products():
-        return None
+def _kernels() -> ctypes.CDLL:
+    kernels = library()
+    assert kernels is not None
     pointer = ctypes.POINTER(_Block)
-    found.minitx_block_kept.argtypes = [pointer]
-    found.minitx_block_scratch.argtypes = [pointer, ctypes.c_int]
-    found.minitx_block_kept.restype = found.minitx_block_scratch.restype = ctypes.c_size_t
-    for kernel in (found.minitx_block_forward, found.minitx_block_backward):
+    kernels.minitx_block_kept.argtypes = [pointer]
+    kernels.minitx_block_scratch.argtypes = [pointer, ctypes.c_int]
+    kernels.minitx_block_kept.restype = kernels.minitx_block_scratch.restype = ctypes.c_size_t
+    for kernel in (kernels.minitx_block_forward, kernels.minitx_block_backward):
         kernel.argtypes, kernel.restype = [pointer], None
-    return found
+    return kernels
 
 
-def available() -> bool:
-    """Whether this processor can run the kernel, and it was built."""
-    return _kernels() is not None
-
-
-def computes_in_bfloat16(x: Tensor) -> bool:
-    """Whether x is of a training step whose products such kernels compute, on this processor."""
-    return (
-        x.requires_grad
-        and torch.is_grad_enabled()
-        and x.size(-1) <= LONGEST_ROW
-        and x.dtype == torch.float32
-        and x.device.type == "cpu"
-        and torch.is_autocast_enabled("cpu")
-        and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        and not torch.compiler.is_compiling()
-        and available()
-    )
-
-
-def is_watched(modules: Iterable[nn.Module]) -> bool:
-    """Whether somebody hooks into one of them, and would not be called."""
-    return any(
-        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
-        for m in modules
-    )
-
-
-def can_run(blocks: Sequence[Block], x: Tensor) -> bool:
-    """Whether the kernel computes these blocks for a residual stream `(batch, seq, d_model)`.
-
-    In training, in bfloat16, for the `qwen3` architecture, where nobody hooks into the blocks'
-    modules, sizes are even and there are enough sequences for all threads.
-    """
-    if not computes_in_bfloat16(x):
-        return False
-    batch, seq, _ = x.shape
-    threads = torch.get_num_threads()
-    turns = -(-batch // threads)
-    return (
-        seq % 2 == 0
-        and batch >= _BUSY * turns * threads
-        and all(
-            block.shape is not None
-            and block.shape[3] <= LONGEST_ROW
-            and not is_watched(block.parts)
-            for block in blocks
-        )
-    )
-
-
-def run(blocks: Sequence[Block], x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """The residual stream `(batch, seq, d_model)` after all blocks; see `can_run`.
+def run(model: Transformer, x: Tensor) -> Tensor:
+    """The residual stream `(B, T, D)` after all blocks; where `support.takes_whole_blocks`.
 
     Args:
-        blocks: their weights, contiguous, float32.
+        model: in train mode.
         x: the residual stream before them, float32.
-        cosine, sine: rotary tables, `(seq, head_dim)`, bfloat16.
     """
-    shape = blocks[0].shape
-    assert shape is not None
-    weights = [weight for block in blocks for weight in block.weights()]
-    dropout = blocks[0].dropout if blocks[0].training else 0.0
+    tables = rotary_tables(model, x)
+    assert tables is not None
+    config = model.config
+    dropout = config.dropout if model.training else 0.0
     # Of one number for each block, whether a number is kept is counted out: the same both ways.
-    seeds = torch.empty(len(blocks), dtype=torch.int64).random_().tolist() if dropout else None
-    if not all(w.dtype == torch.float32 and w.is_contiguous() for w in weights):
-        raise ValueError("the compiled blocks read contiguous weights of float32")
+    seeds = None
+    if dropout:
+        seeds = torch.empty(config.n_layers, dtype=torch.int64).random_().tolist()
+    shape = (config.n_heads, config.n_kv_heads, config.head_dim, config.d_ff, config.norm_eps)
+    weights = [weight for block in model.blocks for weight in _weights(block)]
     out: Tensor = _RunBlocks.apply(  # type: ignore[no-untyped-call]
-        x, cosine, sine, shape, dropout, seeds, *weights
+        x, *tables, shape, dropout, seeds, *weights
     )
     return out
+
+
+def _weights(block: object) -> tuple[Tensor, ...]:
+    # In the order of `_WEIGHTS`.
+    assert isinstance(block, Block)
+    attention, mlp = block.attention, block.mlp
+    assert isinstance(mlp, SwiGLU)
+    assert attention.query_norm is not None
+    assert attention.key_norm is not None
+    return (
+        block.attention_norm.gain, attention.query_norm.gain, attention.key_norm.gain,
+        block.mlp_norm.gain, attention.qkv.weight, attention.output.weight, mlp.gate_up.weight,
+        mlp.down.weight,
+    )  # fmt: skip
 
 
 class _RunBlocks(Function):
@@ -188,7 +147,6 @@ class _RunBlocks(Function):
         *weights: Tensor,
     ) -> Tensor:
         kernels = _kernels()
-        assert kernels is not None
         streams, kept = [x.contiguous()], []
         scratch = None
         for first in range(0, len(weights), len(_WEIGHTS)):
@@ -212,35 +170,34 @@ class _RunBlocks(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         kernels = _kernels()
-        assert kernels is not None
         cosine, sine, *saved = ctx.saved_tensors
         n = len(saved) // (len(_WEIGHTS) + 2)
         streams, kept, all_weights = saved[:n], saved[n : 2 * n], saved[2 * n :]
         grad = grad.contiguous()
         scratch = None
-        found: list[Tensor] = []
+        gradients: list[Tensor] = []
         for number in reversed(range(n)):
             weights = all_weights[number * len(_WEIGHTS) : (number + 1) * len(_WEIGHTS)]
-            back = torch.empty_like(grad)
-            by_heads = torch.empty(2, ctx.shape[2])
-            by_weights = [torch.empty_like(weight) for weight in weights]
-            by_weights[1:3] = by_heads.unbind(0)
+            grad_input = torch.empty_like(grad)
+            grad_head_gains = torch.empty(2, ctx.shape[2])
+            grad_weights = [torch.empty_like(weight) for weight in weights]
+            grad_weights[1:3] = grad_head_gains.unbind(0)
             call = _call(streams[number], cosine, sine, ctx.shape, weights)
             if ctx.seeds is not None:
                 call.dropout, call.seed = ctx.dropout, ctx.seeds[number]
             if scratch is None:
                 scratch = _bytes(kernels.minitx_block_scratch(call, 1))
             call.kept, call.scratch = kept[number].data_ptr(), scratch.data_ptr()
-            call.grad, call.back = grad.data_ptr(), back.data_ptr()
-            for name, one in zip(
-                _GRADIENTS, (by_weights[0], by_heads, *by_weights[3:]), strict=True
+            call.grad, call.grad_input = grad.data_ptr(), grad_input.data_ptr()
+            for name, gradient in zip(
+                _GRADIENTS, (grad_weights[0], grad_head_gains, *grad_weights[3:]), strict=True
             ):
-                setattr(call, f"by_{name}", one.data_ptr())
+                setattr(call, f"grad_{name}", gradient.data_ptr())
             if _running:
                 call.seconds = ctypes.addressof(_running[-1].backward)
             kernels.minitx_block_backward(call)
-            grad, found = back, by_weights + found
-        return grad, None, None, None, None, None, *found
+            grad, gradients = grad_input, grad_weights + gradients
+        return grad, None, None, None, None, None, *gradients
 
 
 def _bytes(count: int) -> Tensor:
