@@ -1,33 +1,81 @@
 """Where the fast room is entered: what computes a model, and why.
 
-Everything above asks here. Where `minitx.fast` is gone, or does not know a model, the answer is
-None, and the plain model is run.
+Everything above asks here. Where `minitx.fast` is gone, or does not know a model, the plain model
+is run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
-from minitx.compute import Compute
+from minitx.compute import Compute, EngineChoice
+from minitx.model import Transformer
 
-if TYPE_CHECKING:
-    from minitx.fast import EngineChoice
+COMPILE_FROM_SECONDS = 120.0
+"""Shortest run on a GPU for which torch.compile earns back what it takes; on a CPU it does for none
+that is planned."""
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
+"""Ids and targets `(B, T)` to the mean loss in nats, a scalar that gradients flow from."""
 
 
-def loss_function(
-    model: nn.Module, compute: Compute | None = None, engine: str = "auto"
-) -> LossFunction | None:
-    """`minitx.fast.loss_function`; None where the plain model must be run."""
-    fast = _fast_room()
-    return fast.loss_function(model, compute, engine) if fast is not None else None
+def choose_engine(model: Transformer, compute: Compute, engine: str = "auto") -> EngineChoice:
+    """What `loss_function` computes a model with.
+
+    Args:
+        model: whose loss it is.
+        compute: device and number format.
+        engine: that is asked for: `auto`, `plain`, `native` or `torch-compile`.
+
+    Raises:
+        BadInputError: torch.compile was asked for where it can't be used.
+    """
+    fast = fast_room()
+    if fast is None:
+        return EngineChoice("plain", "minitx.fast is not installed")
+    choice: EngineChoice = fast.choose_engine(model, compute, engine)
+    return choice
 
 
-def _fast_room() -> Any:
+def plan_engine(device: torch.device, seconds: float) -> str:
+    """The engine to ask for in a run that trains for so long, where a person did not.
+
+    Args:
+        device: that trains.
+        seconds: that it will train for.
+    """
+    pays = device.type == "cuda" and seconds >= COMPILE_FROM_SECONDS
+    fast = fast_room()
+    return "torch-compile" if pays and fast is not None and fast.can_compile(device) else "auto"
+
+
+def loss_function(model: Transformer, compute: Compute, engine: str = "auto") -> LossFunction:
+    """The training loss of a model, by the engine of `choose_engine`.
+
+    Raises:
+        BadInputError: as there.
+    """
+    fast = fast_room()
+    loss = None if fast is None else fast.loss_function(model, compute, engine)
+    return loss or plain_loss(model, compute)
+
+
+def plain_loss(model: Transformer, compute: Compute) -> LossFunction:
+    """`Transformer.loss` with products in the format of `compute`."""
+
+    def loss(ids: Tensor, targets: Tensor) -> Tensor:
+        with compute.autocast():
+            return model.loss(ids, targets)
+
+    return loss
+
+
+def fast_room() -> Any:
+    """The package `minitx.fast`; None where it is gone."""
     try:
         from minitx import fast
     except ModuleNotFoundError as error:

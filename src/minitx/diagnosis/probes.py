@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from minitx.inspection.evaluating import evaluating
+from minitx.model import evaluating
 from minitx.inspection.probes import text_windows
 from minitx.model import Trace, Transformer
 from minitx.training.observer import ProbeReport

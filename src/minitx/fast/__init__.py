@@ -6,6 +6,15 @@ too, only slower: delete this folder, and everything else works the same. `suppo
 models are known here; whatever it does not know runs on the plain model.
 """
 
-from minitx.fast.loss_function import EngineChoice, LossFunction, choose_engine, loss_function
+from minitx.fast import optimizer, profiling
+from minitx.fast.loss_function import LossFunction, choose_engine, loss_function
+from minitx.fast.torch_compile import can_compile
 
-__all__ = ["EngineChoice", "LossFunction", "choose_engine", "loss_function"]
+__all__ = [
+    "LossFunction",
+    "can_compile",
+    "choose_engine",
+    "loss_function",
+    "optimizer",
+    "profiling",
+]

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from minitx.fast.layers import rotary_tables
 from minitx.fast.library import library
+from minitx.fast.profiling import running_clock
 from minitx.model.transformer import Block, SwiGLU, Transformer
 
 _SIZES = ("batch", "seq", "heads", "kv_heads", "head_dim", "d_model", "d_ff")
@@ -49,39 +48,6 @@ class _Block(ctypes.Structure):
         *((f"grad_{name}", ctypes.c_void_p) for name in _GRADIENTS),
         ("seconds", ctypes.c_void_p),
     )
-
-
-class BlockClock:
-    """Seconds that the parts of all blocks took since it was started, the mean of the threads.
-
-    Attributes:
-        forward, backward: of each of `PARTS`.
-        head: of the call in `head`.
-    """
-
-    def __init__(self) -> None:
-        self.forward, self.backward = _Seconds(), _Seconds()
-        self.head = 0.0
-
-
-PARTS: tuple[Literal["norm", "attention", "mlp"], ...] = ("norm", "attention", "mlp")
-_Seconds = ctypes.c_double * len(PARTS)
-_running: list[BlockClock] = []
-
-
-@contextmanager
-def clocked() -> Iterator[BlockClock]:
-    """While active, the time that the compiled calls take is noted."""
-    _running.append(BlockClock())
-    try:
-        yield _running[-1]
-    finally:
-        _running.pop()
-
-
-def running_clock() -> BlockClock | None:
-    """The one of `clocked`."""
-    return _running[-1] if _running else None
 
 
 @functools.cache
@@ -159,8 +125,8 @@ class _RunBlocks(Function):
             kept.append(_bytes(kernels.minitx_block_kept(call)))
             call.out, call.kept = streams[-1].data_ptr(), kept[-1].data_ptr()
             call.scratch = scratch.data_ptr()
-            if _running:
-                call.seconds = ctypes.addressof(_running[-1].forward)
+            if clock := running_clock():
+                call.seconds, clock.blocks = ctypes.addressof(clock.forward), True
             kernels.minitx_block_forward(call)
         ctx.save_for_backward(cosine, sine, *streams[:-1], *kept, *weights)
         ctx.shape, ctx.dropout, ctx.seeds = shape, dropout, seeds
@@ -193,8 +159,8 @@ class _RunBlocks(Function):
                 _GRADIENTS, (grad_weights[0], grad_head_gains, *grad_weights[3:]), strict=True
             ):
                 setattr(call, f"grad_{name}", gradient.data_ptr())
-            if _running:
-                call.seconds = ctypes.addressof(_running[-1].backward)
+            if clock := running_clock():
+                call.seconds = ctypes.addressof(clock.backward)
             kernels.minitx_block_backward(call)
             grad, gradients = grad_input, grad_weights + gradients
         return grad, None, None, None, None, None, *gradients

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from minitx.fast.blocks import running_clock
 from minitx.fast.library import library
+from minitx.fast.profiling import running_clock
 from minitx.model.transformer import IGNORED, Transformer
 
 

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from minitx.fast import train_kernels
+from minitx.fast.profiling import timed
 from minitx.fast.support import product_dtype, takes_attention
 from minitx.model.transformer import (
     IGNORED,
@@ -38,6 +39,10 @@ _SIXTEEN_BITS = 2**16  # values of what decides on one element
 
 def embed(model: Transformer, ids: Tensor) -> Tensor:
     """The residual stream `(B, T, D)` before the first block."""
+    return timed("embedding", "residual", _embed, model, ids)
+
+
+def _embed(model: Transformer, ids: Tensor) -> Tensor:
     x: Tensor = model.embedding(ids)
     if model.positions is not None:
         x = x + model.positions(torch.arange(ids.size(1), device=ids.device))
@@ -49,9 +54,11 @@ def run(model: Transformer, x: Tensor) -> Tensor:
     tables = rotary_tables(model, x)
     for block in model.blocks:
         assert isinstance(block, Block)
-        attended = _attention(block.attention, _norm(block.attention_norm, x), tables, x)
+        normed = timed("norm", "residual", _norm, block.attention_norm, x)
+        attended = timed("attention", "residual", _attention, block.attention, tables, normed)
         x = x + _drop(attended, block)
-        x = x + _drop(_mlp(block.mlp, _norm(block.mlp_norm, x)), block)
+        normed = timed("norm", "residual", _norm, block.mlp_norm, x)
+        x = x + _drop(timed("mlp", "residual", _mlp, block.mlp, normed), block)
     return x
 
 
@@ -61,7 +68,7 @@ def loss(model: Transformer, x: Tensor, targets: Tensor) -> Tensor:
     Raises:
         IndexError: a target is no token.
     """
-    logits = model.head(_norm(model.norm, x)).flatten(0, 1)
+    logits = model.head(timed("norm", "head and loss", _norm, model.norm, x)).flatten(0, 1)
     out: Tensor = _CrossEntropy.apply(logits, targets.flatten(), IGNORED)  # type: ignore[no-untyped-call]
     return out
 
@@ -92,10 +99,8 @@ def _drop(x: Tensor, part: Transformer | Block) -> Tensor:
     return dropout(x, probability) if part.training and probability else x
 
 
-def _attention(
-    attention: Attention, normed: Tensor, tables: tuple[Tensor, Tensor] | None, x: Tensor
-) -> Tensor:
-    qkv = attention.qkv(normed)
+def _attention(attention: Attention, tables: tuple[Tensor, Tensor] | None, x: Tensor) -> Tensor:
+    qkv = attention.qkv(x)
     gains, eps = None, 0.0
     if attention.query_norm is not None and attention.key_norm is not None:
         gains, eps = (attention.query_norm.gain, attention.key_norm.gain), attention.query_norm.eps

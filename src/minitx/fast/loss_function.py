@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from minitx.compute import Compute
+from minitx.compute import Compute, EngineChoice
 from minitx.errors import BadInputError
 from minitx.fast import blocks, head, layers, support
 from minitx.fast.cuda_graph import RecordedLoss
@@ -20,19 +18,6 @@ from minitx.model import Transformer
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 """Ids and targets `(B, T)` to the mean loss in nats, a scalar that gradients flow from."""
-
-
-@dataclass(frozen=True)
-class EngineChoice:
-    """What computes, and why.
-
-    Attributes:
-        engine: `plain` is the model's own code.
-        reason: in words.
-    """
-
-    engine: Literal["plain", "native", "torch-compile"]
-    reason: str
 
 
 def choose_engine(

@@ -148,6 +148,27 @@ LONGEST_ATTENTION = 1024
 """Tokens up to which the kernel trains faster than the attention that torch has."""
 
 
+def can_update(tensors: Iterable[Tensor]) -> bool:
+    """Whether `optimizer` updates all of these: contiguous float32 on the CPU."""
+    return library() is not None and all(
+        t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous() for t in tensors
+    )
+
+
+def can_orthogonalize(matrices: Iterable[Tensor]) -> bool:
+    """Whether `optimizer.orthogonalize` takes these: bfloat16, of even and not too many rows and
+    columns.
+
+    Args:
+        matrices: or stacks of them, `(..., rows, columns)`.
+    """
+    return has_bfloat16_products() and all(
+        m.dtype == torch.bfloat16
+        and all(size % 2 == 0 and size <= LONGEST_ROW for size in m.shape[-2:])
+        for m in matrices
+    )
+
+
 def multiplies_bfloat16(x: Tensor) -> bool:
     """Whether the products over x are in bfloat16, and there are kernels for that."""
     return (

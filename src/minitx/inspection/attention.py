@@ -128,7 +128,7 @@ def read_attention(model: Transformer, tokenizer: Tokenizer, ids: IntArray) -> A
     """
     import torch
 
-    from minitx.inspection.evaluating import evaluating
+    from minitx.model import evaluating
     from minitx.inspection.value_norms import value_lengths
     from minitx.model import Trace
 

@@ -111,7 +111,7 @@ def check_mask(
     """
     import torch
 
-    from minitx.inspection.evaluating import evaluating
+    from minitx.model import evaluating
 
     config = model.config
     length = min(MAX_LENGTH, config.context_length)
@@ -330,7 +330,7 @@ def _listening(model: Transformer) -> Iterator[_Heard]:
 
     hooks = []
     for layer, (block, attention) in enumerate(
-        zip(model.blocks, model.attention_layers(), strict=True)
+        zip(model.blocks, attention_layers(model), strict=True)
     ):
         hooks.append(block.register_forward_pre_hook(note((layer, "input"))))
         hooks.append(attention.output.register_forward_pre_hook(note((layer, "heads"))))

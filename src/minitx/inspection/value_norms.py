@@ -28,7 +28,7 @@ def value_lengths(model: Transformer, trace: Trace) -> npt.NDArray[np.float32]:
         (n_layers, n_heads, seq) float32.
     """
     lengths = []
-    for attention, values in zip(model.attention_layers(), trace.values, strict=True):
+    for attention, values in zip(attention_layers(model), trace.values, strict=True):
         # (d_model, n_heads * head_dim), columns by head.
         output = attention.output.weight.double()
         by_head = output.view(output.shape[0], model.config.n_heads, -1)

@@ -2,7 +2,9 @@
 
 from minitx.model.kv_cache import KVCache
 from minitx.model.parameters import attention_layers, matrix_parameters
-from minitx.model.trace import Trace
+from minitx.model.trace import Trace, evaluating
 from minitx.model.transformer import Transformer
 
-__all__ = ["KVCache", "Trace", "Transformer", "attention_layers", "matrix_parameters"]
+__all__ = [
+    "KVCache", "Trace", "Transformer", "attention_layers", "evaluating", "matrix_parameters",
+]  # fmt: skip

@@ -1,10 +1,12 @@
-"""A record of one forward pass, for looking inside."""
+"""Looking inside a model: a record of one forward pass, and a mode in which nothing is random."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass
@@ -39,3 +41,14 @@ class Trace:
         self.values.append(values)
         self.attention.append(attention)
         self.head_outputs.append(heads)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off for a while; the mode is put back afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

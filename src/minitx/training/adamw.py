@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minitx.training import native_update
+from minitx.fast import optimizer as native_update
 
 
 @dataclass(frozen=True)

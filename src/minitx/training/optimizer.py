@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from minitx.config import TrainConfig
-from minitx.model import Transformer
-from minitx.training import native_update
+from minitx.model import Transformer, matrix_parameters
+from minitx.fast import optimizer as native_update
 from minitx.training.adamw import AdamW
 from minitx.training.muon import Muon
 
@@ -28,7 +28,7 @@ class Optimizer:
     ) -> None:
         self.config = config
         self._all = list(model.parameters())
-        matrices = list(model.matrix_parameters()) if config.optimizer == "muon" else []
+        matrices = list(matrix_parameters(model)) if config.optimizer == "muon" else []
         by_muon = {name for name, _, _ in matrices}
         self.muon = (
             Muon(
