@@ -12,7 +12,7 @@ from minitx.cli.imports import many_imports
 from minitx.errors import BadInputError
 
 if TYPE_CHECKING:
-    from minitx.evaluation.report import Report
+    from minitx.evaluation.holdout_figures import Report
     from minitx.workflows.evaluate import EvaluationSettings
 
 

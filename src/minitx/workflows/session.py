@@ -29,7 +29,7 @@ from minitx.corpus import EncodedCorpus
 from minitx.corpus.encoded import DESCRIPTION
 from minitx.diagnosis.live import LiveDiagnosis
 from minitx.errors import BadInputError, DamagedFileError
-from minitx.evaluation.loss import score
+from minitx.evaluation.scoring import score
 from minitx.generation import generate
 from minitx.model import Transformer
 from minitx.model.attention_choice import choose_form
