@@ -24,7 +24,7 @@ from minitx.checkpoint.rundir import CONFIG_COPY, RunDirectory, config_bytes
 from minitx.checkpoint.writer import CheckpointWriter, Snapshot
 from minitx.compute import Compute, can_compile, keep_freed_memory
 from minitx.config import ModelConfig, RunConfig, SamplingConfig, TrainConfig
-from minitx.config.training import AttentionForm
+from minitx.config.train_config import AttentionForm
 from minitx.corpus import EncodedCorpus
 from minitx.corpus.encoded import DESCRIPTION
 from minitx.diagnosis.live import LiveDiagnosis

@@ -92,7 +92,7 @@ def evaluate(
     with many_imports():
         from minitx.checkpoint.rundir import resolve_checkpoint
         from minitx.config.checks import require_one_of, require_range
-        from minitx.config.training import DEVICES, DTYPES
+        from minitx.config.train_config import DEVICES, DTYPES
 
     require_one_of("--checkpoint", checkpoint, ("best", "last"))
     require_one_of("--device", device, DEVICES)
