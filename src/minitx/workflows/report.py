@@ -18,7 +18,7 @@ from minitx.checkpoint.rundir import RunDirectory, resolve_checkpoint
 from minitx.config import RunConfig
 from minitx.corpus.encoded import Description, read_description
 from minitx.errors import BadInputError, MinitxError
-from minitx.evaluation.report import ComparisonReport, HoldoutReport
+from minitx.evaluation.holdout_figures import ComparisonReport, HoldoutReport
 from minitx.files import read_json
 from minitx.training.history import RunHistory, read_history
 from minitx.training.loggers import read_metrics
