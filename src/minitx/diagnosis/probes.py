@@ -15,9 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from minitx.model import evaluating
-from minitx.inspection.probes import text_windows
-from minitx.model import Trace, Transformer
+from minitx.inspection.probe_texts import text_windows
+from minitx.model import Trace, Transformer, evaluating
 from minitx.training.observer import ProbeReport
 
 LENGTH = 128
