@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from harness import Result, Samples, Table, Target, interleave, publish
-
 from minitx.model.attention import causal_mask, explicit_attention, fused_attention
 from minitx.model.attention_choice import choose_form
 from minitx.model.fast import attend, can_attend

@@ -13,11 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from minitx.model.attention import causal_mask, explicit_attention, fused_attention
 from plotting import plot
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-
-from minitx.model.attention import causal_mask, explicit_attention, fused_attention
 
 HEADS, HEAD_DIM = 4, 32
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from minitx.config.train_config import DeviceName, DTypeName
+from minitx.config.train_config import DeviceName, DTypeName, EngineName
 from minitx.errors import BadInputError
 
 WORTHWHILE_SPEEDUP = 1.5

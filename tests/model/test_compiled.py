@@ -5,12 +5,12 @@ import dataclasses
 
 import pytest
 import torch
+from minitx.model.compiled import loss_and_gradient
 from torch.testing import assert_close
 
 from minitx.config import ModelConfig
 from minitx.model import Trace, Transformer
 from minitx.model import compiled as compiled_module
-from minitx.model.compiled import loss_and_gradient
 from minitx.model.transformer import IGNORED
 
 SHAPE = ModelConfig(

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from minitx.model.fast import dropout, norm_and_rotate, rms_norm, swiglu, use_fast
+from minitx.model.rotary import rotary_table, rotate
 from torch.nn import functional as F
 
 from minitx.config import ModelConfig
 from minitx.model import Transformer, attention, mlp, norms
-from minitx.model.fast import dropout, norm_and_rotate, rms_norm, swiglu, use_fast
-from minitx.model.rotary import rotary_table, rotate
 
 
 def random(*shape, dtype=torch.float64):

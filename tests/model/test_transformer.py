@@ -6,6 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from minitx.model.attention import causal_mask, explicit_attention, fused_attention
+from minitx.model.attention_choice import choose_form
+from minitx.model.rotary import rotary_table, rotate
 
 from minitx.config import ModelConfig
 from minitx.errors import BadInputError
@@ -18,9 +21,6 @@ from minitx.model import (
     native_block,
     transformer,
 )
-from minitx.model.attention import causal_mask, explicit_attention, fused_attention
-from minitx.model.attention_choice import choose_form
-from minitx.model.rotary import rotary_table, rotate
 
 CONFIG = ModelConfig(
     vocab_size=29, context_length=24, n_layers=2, n_heads=4, n_kv_heads=2, d_model=24, d_ff=40,

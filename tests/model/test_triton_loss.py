@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from minitx.model.compiled import loss_and_gradient
 from torch.testing import assert_close
 
-from minitx.model.compiled import loss_and_gradient
 from minitx.model.transformer import IGNORED
 
 pytest.importorskip("triton")

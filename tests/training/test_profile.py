@@ -6,11 +6,11 @@ import time
 import numpy as np
 import pytest
 import torch
+from minitx.model.mlp import SwiGLU
 
 from minitx.compute import Compute
 from minitx.config import ModelConfig, TrainConfig
 from minitx.model import Transformer
-from minitx.model.mlp import SwiGLU
 from minitx.training.batches import Batches
 from minitx.training.muon import orthogonalize
 from minitx.training.optimizer import Optimizer

@@ -123,11 +123,12 @@ def _attend_dropping(
     batch, seq, _ = qkv.shape
     n_heads, n_kv_heads = attention.n_heads, attention.n_kv_heads
     sizes = [n_heads, n_kv_heads]
-    both, values = qkv.view(batch, seq, -1, attention.head_dim).split([sum(sizes), n_kv_heads], 2)
+    heads = qkv.view(batch, seq, -1, attention.head_dim)
+    both, values = torch.split(heads, [sum(sizes), n_kv_heads], 2)
     if gains is not None and tables is not None:
         spread = (gain.expand(n, -1) for gain, n in zip(gains, sizes, strict=True))
         both = norm_and_rotate(both, torch.cat(tuple(spread)), *tables, eps)
-    queries, keys = both.split(sizes, 2)
+    queries, keys = torch.split(both, sizes, 2)
     queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
     group = n_heads // n_kv_heads
     if group > 1:
@@ -142,7 +143,8 @@ def _attend_dropping(
         mixed = F.scaled_dot_product_attention(
             queries, keys, values, dropout_p=probability, is_causal=True
         )
-    return mixed.transpose(1, 2).reshape(batch, seq, -1)
+    out: Tensor = mixed.transpose(1, 2).reshape(batch, seq, -1)
+    return out
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
@@ -226,8 +228,9 @@ class _RMSNorm(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        unit, scale, gain = ctx.saved_tensors
         grad_input, grad_gain = train_kernels.norm_backward(
-            grad.contiguous(), *ctx.saved_tensors, ctx.input_dtype
+            grad.contiguous(), unit, scale, gain, ctx.input_dtype
         )
         return grad_input, grad_gain, None, None
 

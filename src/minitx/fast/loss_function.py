@@ -103,8 +103,10 @@ class _NativeLoss:
             if not self._is_a_training_step(ids) or support.was_changed(self._parts):
                 return model.loss(ids, targets)
             x = layers.embed(model, ids)
-            x = (blocks if support.takes_whole_blocks(model, x) else layers).run(model, x)
-            return (head if support.takes_head(model, x) else layers).loss(model, x, targets)
+            run = blocks.run if support.takes_whole_blocks(model, x) else layers.run
+            x = run(model, x)
+            loss = head.loss if support.takes_head(model, x) else layers.loss
+            return loss(model, x, targets)
 
     def _is_a_training_step(self, ids: Tensor) -> bool:
         fits = 0 < ids.size(1) <= self._model.config.context_length and len(ids) > 0

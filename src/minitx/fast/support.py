@@ -64,7 +64,7 @@ def reason_against(model: nn.Module) -> str | None:
     for name, part in there.items():
         if type(part) is not type(expected[name]):
             return f"{name} is a {type(part).__name__}"
-        if vars(part).keys() & _method_names(type(part)):
+        if vars(part).keys() & _METHODS_OF[type(part)]:
             return f"a method of {name or 'the model'} was replaced"
         if _settings(part) != _settings(expected[name]):
             return f"{name or 'the model'} has settings that its config does not give it"
@@ -208,15 +208,17 @@ def _settings(part: nn.Module) -> dict[str, Any]:
     return {name: vars(part)[name] for name in vars(part).keys() - _OF_EVERY_MODULE}
 
 
-@functools.cache
-def _method_names(kind: type[nn.Module]) -> frozenset[str]:
-    return frozenset(name for name in dir(kind) if callable(getattr(kind, name)))
+_METHODS_OF = {
+    kind: frozenset(name for name in dir(kind) if callable(getattr(kind, name)))
+    for kind in _CLASSES
+}
 
 
 def _patched_function() -> str | None:
     # A function counts as known if its code stands in the file of its class or module.
-    if transformer.F is not functional:
-        return "transformer.F"
+    attend = functional.scaled_dot_product_attention
+    if vars(transformer)["F"] is not functional or type(attend) is not types.BuiltinFunctionType:
+        return "scaled_dot_product_attention"
     for name in _FUNCTIONS:
         if not _stands_in(getattr(transformer, name, None), transformer.__file__):
             return f"transformer.{name}"

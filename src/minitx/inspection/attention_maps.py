@@ -128,9 +128,8 @@ def read_attention(model: Transformer, tokenizer: Tokenizer, ids: IntArray) -> A
     """
     import torch
 
-    from minitx.model import evaluating
     from minitx.inspection.value_norms import value_lengths
-    from minitx.model import Trace
+    from minitx.model import Trace, evaluating
 
     trace = Trace()
     device = next(model.parameters()).device

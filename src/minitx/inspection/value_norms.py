@@ -27,6 +27,8 @@ def value_lengths(model: Transformer, trace: Trace) -> npt.NDArray[np.float32]:
     Returns:
         (n_layers, n_heads, seq) float32.
     """
+    from minitx.model import attention_layers
+
     lengths = []
     for attention, values in zip(attention_layers(model), trace.values, strict=True):
         # (d_model, n_heads * head_dim), columns by head.

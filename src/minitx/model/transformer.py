@@ -151,7 +151,8 @@ class Attention(nn.Module):
         """`(B, T, D)` to `(B, T, D)`."""
         batch, new, _ = x.shape
         heads = self.qkv(x).view(batch, new, -1, self.head_dim)
-        queries, keys, values = heads.split([self.n_heads, self.n_kv_heads, self.n_kv_heads], 2)
+        sizes = [self.n_heads, self.n_kv_heads, self.n_kv_heads]
+        queries, keys, values = torch.split(heads, sizes, dim=2)
         if self.query_norm is not None and self.key_norm is not None:
             assert shared.rotary is not None
             queries = rotate(self.query_norm(queries), *shared.rotary)
@@ -313,11 +314,9 @@ class Transformer(nn.Module):
             BadInputError: the sequence is longer than the context, or than the cache has room.
         """
         x = self.residual_stream(ids, cache, lengths, trace)
-        if last_only and lengths is None:
-            x = x[:, -1:]
-        elif last_only and lengths is not None:
-            rows = torch.arange(len(ids), device=x.device)
-            x = x[rows, lengths.to(x.device) - 1].unsqueeze(1)
+        if last_only:
+            last = ids.size(1) - 1 if lengths is None else lengths.to(x.device) - 1
+            x = x[torch.arange(len(ids), device=x.device), last].unsqueeze(1)
         return self.unembed(x)
 
     def residual_stream(
@@ -363,9 +362,10 @@ class Transformer(nn.Module):
         """Cross-entropy of each target in nats, `(B, T)` float32; 0 where `IGNORED`."""
         x = self.residual_stream(ids, None, None, None).flatten(0, 1)
         # In slices: the logits of many tokens over a large vocabulary are slow to write and read.
-        most = _CPU_LOGITS if x.device.type == "cpu" else _GPU_LOGITS
-        n_tokens = max(1, most // self.config.vocab_size)
-        slices = zip(x.split(n_tokens), targets.flatten().split(n_tokens), strict=True)
+        n_tokens = max(1, (_CPU_LOGITS if x.is_cpu else _GPU_LOGITS) // self.config.vocab_size)
+        slices = zip(
+            torch.split(x, n_tokens), torch.split(targets.flatten(), n_tokens), strict=True
+        )
         losses = [F.cross_entropy(self.unembed(x).float(), t, reduction="none") for x, t in slices]
         return torch.cat(losses).view(targets.shape)
 
@@ -379,7 +379,7 @@ class Transformer(nn.Module):
             cache.require_room(new)
         start = 0 if cache is None else cache.common_length
         positions = torch.arange(new, device=device)
-        if cache is None or start is not None:
+        if start is not None:
             shared = Pass(positions + start, cache=cache, trace=trace)
             # The kernel's built-in mask stands for `causal_mask` as it is above: one that was
             # changed is always used, and so is one that somebody looks at.
@@ -389,6 +389,7 @@ class Transformer(nn.Module):
                 shared.mask = causal_mask(new, new + start, device)
         else:
             # Rows that stand at different positions have rows of the mask of their own.
+            assert cache is not None
             shared = Pass(cache.lengths.to(device)[:, None] + positions, cache=cache, trace=trace)
             n_keys = cache.longest + new
             shared.mask = causal_mask(n_keys, n_keys, device)[shared.positions].unsqueeze(1)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from minitx.config import TrainConfig
-from minitx.model import Transformer, matrix_parameters
 from minitx.fast import optimizer as native_update
+from minitx.model import Transformer, matrix_parameters
 from minitx.training.adamw import AdamW
 from minitx.training.muon import Muon
 
