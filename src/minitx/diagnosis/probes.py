@@ -42,7 +42,11 @@ def probe_windows(ids: npt.NDArray[np.integer[Any]], context_length: int) -> Ten
 
 
 def probe(
-    model: Transformer, windows: Tensor, step: int, compute: Compute, engine: str = "auto"
+    model: Transformer,
+    windows: Tensor,
+    step: int,
+    compute: Compute | None = None,
+    engine: str = "auto",
 ) -> ProbeReport:
     """Look inside.
 
@@ -50,7 +54,7 @@ def probe(
         model: left as it was.
         windows: `(batch, seq)` ids.
         step: for the report.
-        compute: device and number format of training.
+        compute: device and number format of training; float32 if left out.
         engine: that trains.
     """
     ids = windows.to(next(model.parameters()).device)
@@ -66,7 +70,7 @@ def probe(
         attention_score=tuple(map(_largest_score, trace.queries, trace.keys)),
         output_logit=float(logits.abs().max()),
         dead_activations=tuple(dead_part(units) for units in hidden),
-        leaks=_leaks(model, ids, compute, engine),
+        leaks=_leaks(model, ids, compute or Compute(ids.device, torch.float32), engine),
     )
 
 
