@@ -14,7 +14,7 @@ from minitx.config.options import LEARNING, LENGTH, MACHINE, WATCHING, Config, O
 DecayName = Literal["linear", "cosine", "constant"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 DTypeName = Literal["auto", "float32", "bfloat16"]
-AttentionForm = Literal["auto", "explicit", "fused", "compiled"]
+EngineName = Literal["auto", "plain", "native", "torch-compile"]
 SpikePolicy = Literal["warn", "rollback", "stop"]
 OptimizerSetting = int | float | str | bool
 
@@ -27,7 +27,13 @@ MOST_THREADS = 512
 class TrainConfig(Config):
     """Everything that decides how training goes, given a model and a corpus."""
 
-    older_keys: ClassVar[OlderKeys] = {"settlements": lambda pairs: {"step_decisions": pairs}}
+    older_keys: ClassVar[OlderKeys] = {
+        "settlements": lambda pairs: {"step_decisions": pairs},
+        "compile": lambda used: {"engine": "torch-compile"} if used else {},
+        # Forms of one computation, of which the engine now takes the fastest.
+        "attention": lambda _: {},
+        "cuda_graph": lambda _: {},
+    }
 
     steps: int = option(
         MISSING,
@@ -200,14 +206,13 @@ class TrainConfig(Config):
         MACHINE,
         details="Weights are kept in float32 regardless.",
     )
-    compile: bool = option(False, "Use torch.compile.", MACHINE)
-    cuda_graph: bool = option(True, "Record a pass on a GPU once and replay it.", MACHINE)
-    attention: AttentionForm = option(
+    engine: EngineName = option(
         "auto",
-        "Which of three equal forms; auto is the fastest.",
+        "What computes in training; auto is the fastest that knows the model.",
         MACHINE,
-        details="`compiled` computes in training on a CPU where there are compiled kernels (with "
-        "dropout, where whole blocks are compiled); elsewhere the faster of the other two does.",
+        details="`plain` is the model's own code. `native` stands for kernels compiled when "
+        "minitx was installed, and on a GPU for a CUDA graph. All equal `plain` to rounding.",
+        is_resumable=True,
     )
     threads: int = option(
         0,
