@@ -20,7 +20,7 @@ from peers import Step, Workload, minitx_model, minitx_shape, nanogpt_model
 from minitx.compute import Compute
 from minitx.config import TrainConfig
 from minitx.training.gradients import gradient_pass
-from minitx.training.optimizer import Optimizer
+from minitx.training.optimizers.optimizer_base import Optimizer
 
 GPT2 = Workload("GPT-2 124 M", 12, 12, 768, 1024, 32, vocabulary=50304)
 PASSES = 16

@@ -24,7 +24,7 @@ from minitx.config import TrainConfig
 from minitx.inspection.probes import RepeatProbe, repeat_probe
 from minitx.inspection.roles import repeat_scores
 from minitx.model import Trace, Transformer
-from minitx.training.optimizer import Optimizer
+from minitx.training.optimizers.optimizer_base import Optimizer
 from minitx.training.schedule import rate_factor
 
 RISEN = 0.5

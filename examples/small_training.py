@@ -16,7 +16,7 @@ from minitx.corpus.reading import default_text
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, train_tokenizer
 from minitx.training.batches import Batches
-from minitx.training.optimizer import Optimizer
+from minitx.training.optimizers.optimizer_base import Optimizer
 from minitx.training.schedule import rate_factor
 
 Batch = tuple[torch.Tensor, torch.Tensor]

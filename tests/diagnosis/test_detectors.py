@@ -22,10 +22,10 @@ from minitx.diagnosis.nonfinite import first_nonfinite
 from minitx.diagnosis.probes import dead_part
 from minitx.diagnosis.updates import UpdateMeter
 from minitx.model import Transformer
+from minitx.training.anomalies import Watch
 from minitx.training.batches import Batches
 from minitx.training.observer import ProbeReport, TrainingObserver
-from minitx.training.optimizer import Optimizer
-from minitx.training.watch import Watch
+from minitx.training.optimizers.optimizer_base import Optimizer
 
 CLIPPED = TrainConfig(steps=100, batch_size=2, learning_rate=0.01)
 NOT_CLIPPED = dataclasses.replace(CLIPPED, grad_clip=0.0)

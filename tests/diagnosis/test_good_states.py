@@ -7,9 +7,9 @@ from small_runs import TINY_MODEL
 from minitx.config import ModelConfig, TrainConfig
 from minitx.errors import DamagedFileError
 from minitx.model import Transformer
+from minitx.training.anomalies import Watch
 from minitx.training.good_states import MARGIN, SPACING, GoodStates
-from minitx.training.optimizer import Optimizer
-from minitx.training.watch import Watch
+from minitx.training.optimizers.optimizer_base import Optimizer
 
 
 class Remembers(Watch):

@@ -27,7 +27,7 @@ from minitx.report.training_report import (
 )
 from minitx.report.training_screen import final_lines, training_screen
 from minitx.report.training_view import choose_view
-from minitx.training.loggers import MetricsFile
+from minitx.training.logging.metrics_file import MetricsFile
 from minitx.training.observer import EvaluationReport, Event, RunEnd, RunStart, StepReport
 
 SAMPLE = "The crown is mine,\nand so the night.\n\nKING:\nWhat news?"

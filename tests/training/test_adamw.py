@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from minitx.training.adamw import AdamW
+from minitx.training.optimizers.adamw import AdamW
 
 
 def test_updates_are_those_of_torch():
@@ -74,7 +74,7 @@ def test_each_update_counts_as_a_write():
 
 def test_an_optimizer_is_made_without_loading_the_compiler():
     program = (
-        "import sys, torch; from minitx.training.adamw import AdamW;"
+        "import sys, torch; from minitx.training.optimizers.adamw import AdamW;"
         "p = torch.nn.Parameter(torch.ones(2, 2)); p.grad = torch.ones(2, 2);"
         "AdamW([('p', p)], betas=(0.9, 0.95), weight_decay=0.1).step(0.1);"
         "sys.exit('torch._dynamo' in sys.modules)"

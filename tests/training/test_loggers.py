@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from minitx.errors import BadInputError
-from minitx.training.loggers import (
+from minitx.training.logging.metrics_file import (
     MetricsFile,
     TensorBoardLogger,
     metrics_line,
@@ -274,7 +274,7 @@ def test_a_killed_run_loses_at_most_the_last_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
     program = (
         "import sys; from pathlib import Path\n"
-        "from minitx.training.loggers import MetricsFile\n"
+        "from minitx.training.logging.metrics_file import MetricsFile\n"
         "from minitx.training.observer import StepReport\n"
         "metrics = MetricsFile(Path(sys.argv[1]))\n"
         "for step in range(1, 10**7):\n"
@@ -297,7 +297,7 @@ def test_a_killed_run_loses_at_most_the_last_line(tmp_path):
 
 def test_loggers_import_neither_torch_nor_rich():
     program = (
-        "import sys, minitx.training.loggers\n"
+        "import sys, minitx.training.logging.metrics_file\n"
         "print(sorted({'torch', 'rich', 'tensorboard'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

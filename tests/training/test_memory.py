@@ -13,8 +13,8 @@ from minitx.errors import BadInputError
 from minitx.model import Transformer
 from minitx.training import memory
 from minitx.training.memory import Batch, alternative, require_memory, weight_bytes
-from minitx.training.optimizer import Optimizer
-from minitx.training.plan import planned_shape
+from minitx.training.optimizers.optimizer_base import Optimizer
+from minitx.training.planning import planned_shape
 
 FLAGS = {
     "--layers": "n_layers", "--d-model": "d_model", "--heads": "n_heads", "--d-ff": "d_ff",

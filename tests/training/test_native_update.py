@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from minitx.config import ModelConfig, TrainConfig
 from minitx.model import Transformer
 from minitx.native import library
-from minitx.training import muon, native_update
-from minitx.training.adamw import AdamW
-from minitx.training.muon import POLYNOMIALS, Muon, orthogonalize
-from minitx.training.optimizer import Optimizer
+from minitx.training import native_update
+from minitx.training.optimizers import muon
+from minitx.training.optimizers.adamw import AdamW
+from minitx.training.optimizers.muon import POLYNOMIALS, Muon, orthogonalize
+from minitx.training.optimizers.optimizer_base import Optimizer
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no compiled kernels here")
 

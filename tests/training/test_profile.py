@@ -12,8 +12,8 @@ from minitx.config import ModelConfig, TrainConfig
 from minitx.model import Transformer
 from minitx.model.mlp import SwiGLU
 from minitx.training.batches import Batches
-from minitx.training.muon import orthogonalize
-from minitx.training.optimizer import Optimizer
+from minitx.training.optimizers.muon import orthogonalize
+from minitx.training.optimizers.optimizer_base import Optimizer
 from minitx.training.profile import PARTS, part_flops, profile_steps
 
 CPU = torch.device("cpu")

@@ -23,9 +23,9 @@ from minitx.diagnosis.nonfinite import first_nonfinite
 from minitx.diagnosis.probes import probe, probe_windows
 from minitx.diagnosis.updates import UpdateMeter
 from minitx.model import Transformer
+from minitx.training.anomalies import Concern, Watch
 from minitx.training.batches import Batches
 from minitx.training.observer import TrainingObserver
-from minitx.training.watch import Concern, Watch
 
 Ids = npt.NDArray[np.integer[Any]]
 Detector = TypeVar("Detector", LossDetector, CurveDetector, InsideDetector)

@@ -17,7 +17,16 @@ from minitx.compute import Compute
 from minitx.config import TrainConfig
 from minitx.errors import InstabilityError, InterruptedRunError
 from minitx.model import Transformer
+from minitx.training.anomalies import Concern, Watch
 from minitx.training.batches import Batches
+from minitx.training.budget import (
+    LOOK_AGAIN,
+    Pace,
+    corrected_steps,
+    is_early,
+    settle_steps,
+    tolerated,
+)
 from minitx.training.clock import SETTLING_STEPS, Clock
 from minitx.training.good_states import GoodStates
 from minitx.training.gradients import gradient_pass
@@ -28,20 +37,11 @@ from minitx.training.observer import (
     StepReport,
     TrainingObserver,
 )
-from minitx.training.optimizer import Optimizer
-from minitx.training.pace import (
-    LOOK_AGAIN,
-    Pace,
-    corrected_steps,
-    is_early,
-    settle_steps,
-    tolerated,
-)
+from minitx.training.optimizers.optimizer_base import Optimizer
 from minitx.training.run_ahead import RunAhead
 from minitx.training.schedule import rate_factor
 from minitx.training.signals import StopRequest
 from minitx.training.state import TrainingState
-from minitx.training.watch import Concern, Watch
 
 RATE_AFTER_ROLLBACK = 0.5
 """What the learning rate is multiplied with at each rollback."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from minitx.config import ModelConfig
 from minitx.config.training import OptimizerName
 from minitx.errors import BadInputError
-from minitx.training.plan import Given, planned_shape
+from minitx.training.planning import Given, planned_shape
 
 _COMFORTABLE = 0.5
 """Part of the free memory that a proposed alternative counts on."""

@@ -23,8 +23,8 @@ from minitx.model import Transformer, native_block
 from minitx.model.block import Block
 from minitx.model.native_block import Clock
 from minitx.training.batches import Batches
-from minitx.training.muon import POLYNOMIALS
-from minitx.training.optimizer import Optimizer
+from minitx.training.optimizers.muon import POLYNOMIALS
+from minitx.training.optimizers.optimizer_base import Optimizer
 
 Part = Literal[
     "data", "embedding", "attention", "mlp", "norm", "residual", "head and loss", "optimizer"

@@ -14,7 +14,7 @@ from minitx.config import RunConfig
 from minitx.config.checks import require_range
 from minitx.corpus import load_encoded
 from minitx.training.batches import Batches
-from minitx.training.optimizer import Optimizer
+from minitx.training.optimizers.optimizer_base import Optimizer
 from minitx.training.profile import StepProfile, profile_steps
 
 

@@ -22,7 +22,7 @@ from minitx.corpus.encoded import Description, read_description
 from minitx.errors import BadInputError, MinitxError
 from minitx.evaluation.report import ComparisonReport, HoldoutReport
 from minitx.training.history import RunHistory, read_history
-from minitx.training.loggers import read_metrics
+from minitx.training.logging.metrics_file import read_metrics
 from minitx.workflows.attend import AttentionStudy, open_study
 from minitx.workflows.evaluate import (
     EvaluationSettings,

@@ -33,9 +33,9 @@ from minitx.corpus import (
 from minitx.corpus.encoded import DESCRIPTION, describe_change, kept_split, read_description
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.tokenizer import Tokenizer
-from minitx.training.loggers import read_metrics
+from minitx.training.logging.metrics_file import read_metrics
 from minitx.training.observer import RunEnd, TrainingObserver
-from minitx.training.plan import Given
+from minitx.training.planning import Given
 from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
 from minitx.workflows.session import (

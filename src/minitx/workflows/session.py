@@ -34,9 +34,10 @@ from minitx.generation import generate
 from minitx.model import Transformer
 from minitx.model.attention_choice import choose_form
 from minitx.tokenizer import Tokenizer
+from minitx.training.anomalies import Watch
 from minitx.training.batches import Batches, PrefetchedBatches
 from minitx.training.good_states import GoodStates
-from minitx.training.loggers import MetricsFile, TensorBoardLogger
+from minitx.training.logging.metrics_file import MetricsFile, TensorBoardLogger
 from minitx.training.loop import HoldoutLoss, StopEvaluation, Surroundings, Trainer
 from minitx.training.observer import (
     EvaluationReport,
@@ -48,10 +49,9 @@ from minitx.training.observer import (
     StepReport,
     TrainingObserver,
 )
-from minitx.training.optimizer import Optimizer
+from minitx.training.optimizers.optimizer_base import Optimizer
 from minitx.training.signals import StopRequest
 from minitx.training.state import TrainingState
-from minitx.training.watch import Watch
 
 STATE_FILE = "training_state.json"
 OPTIMIZER_FILE = "optimizer.safetensors"

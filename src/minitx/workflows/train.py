@@ -34,7 +34,7 @@ from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from minitx.training.memory import Batch, free_memory, require_memory
 from minitx.training.observer import RunEnd, TrainingObserver
-from minitx.training.plan import (
+from minitx.training.planning import (
     Given,
     TextFigures,
     TokenFigures,

@@ -8,8 +8,8 @@ from torch import Tensor
 from minitx.config import TrainConfig
 from minitx.model import Transformer
 from minitx.training import native_update
-from minitx.training.adamw import AdamW
-from minitx.training.muon import Muon
+from minitx.training.optimizers.adamw import AdamW
+from minitx.training.optimizers.muon import Muon
 
 
 class Optimizer:
