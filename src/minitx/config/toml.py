@@ -62,7 +62,7 @@ def dump_toml(tables: dict[str, Any]) -> str:
         lines = [f"[{name}]"]
         for field in dataclasses.fields(value):
             item = getattr(value, field.name)
-            if item is not None:
+            if item is not None and item != {}:
                 lines.append(f"{field.name} = {_toml_value(item)}")
         blocks.append("\n".join(lines) + "\n")
     return "\n".join(blocks)
@@ -78,6 +78,8 @@ def _toml_value(value: object) -> str:
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml_value(item)}" for key, item in value.items()) + "}"
     raise TypeError(f"no TOML form for {type(value).__name__}")
 
 
@@ -144,7 +146,13 @@ def _coerce(hint: Any, value: Any, key: str, where: str) -> Any:
     return value
 
 
-_TYPE_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+_TYPE_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    dict: "a table",
+}
 
 
 def _wrong_type(key: str, value: object, expected: str, where: str) -> BadInputError:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from minitx.config.checks import require, require_one_of, require_range
 
-OptimizerName = Literal["muon", "adamw"]
 DecayName = Literal["linear", "cosine", "constant"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 DTypeName = Literal["auto", "float32", "bfloat16"]
 AttentionForm = Literal["auto", "explicit", "fused", "compiled"]
 SpikePolicy = Literal["warn", "rollback", "stop"]
 
-OPTIMIZERS: tuple[OptimizerName, ...] = ("muon", "adamw")
 DECAYS: tuple[DecayName, ...] = ("linear", "cosine", "constant")
 DEVICES: tuple[DeviceName, ...] = ("auto", "cpu", "cuda", "mps")
 DTYPES: tuple[DTypeName, ...] = ("auto", "float32", "bfloat16")
@@ -42,7 +40,8 @@ class TrainConfig:
         accumulation: passes whose gradients are averaged into one optimizer step.
         seed: of weights, data order and dropout.
         optimizer: `muon` (orthogonalized momentum for the blocks' matrices, AdamW for the rest)
-            or `adamw` for everything.
+            or `adamw` for everything, or one that was registered (`minitx.training.optimizers`).
+        optimizer_options: what a registered optimizer reads beside the keys here.
         learning_rate: peak rate of AdamW.
         muon_learning_rate: peak rate of Muon's matrices.
         weight_decay: decoupled, on matrices only (Loshchilov and Hutter 2019).
@@ -84,7 +83,8 @@ class TrainConfig:
     max_steps: int = 0
     accumulation: int = 1
     seed: int = 1337
-    optimizer: OptimizerName = "muon"
+    optimizer: str = "muon"
+    optimizer_options: dict[str, Any] = field(default_factory=dict)
     muon_learning_rate: float = 0.02
     weight_decay: float = 0.1
     beta1: float = 0.9
@@ -117,7 +117,6 @@ class TrainConfig:
         require_range("batch_size", self.batch_size, 1, 2**20)
         require_range("accumulation", self.accumulation, 1, 2**16)
         require_range("seed", self.seed, 0, 2**63 - 1)
-        require_one_of("optimizer", self.optimizer, OPTIMIZERS)
         require_range("learning_rate", self.learning_rate, 0.0, 1e3)
         require_range("muon_learning_rate", self.muon_learning_rate, 0.0, 1e3)
         require_range("weight_decay", self.weight_decay, 0.0, 1e3)

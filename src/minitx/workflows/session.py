@@ -49,6 +49,7 @@ from minitx.training.observer import (
     StepReport,
     TrainingObserver,
 )
+from minitx.training.optimizers import make_optimizer
 from minitx.training.optimizers.optimizer_base import Optimizer
 from minitx.training.signals import StopRequest
 from minitx.training.state import TrainingState
@@ -113,7 +114,7 @@ def run_session(
             "(a C++ compiler for a CPU, cc and Triton for cuda)",
             "Use --no-compile (to resume: --device, which leaves it out), or install one",
         )
-    optimizer = Optimizer(model, config, session.compute.dtype)
+    optimizer = make_optimizer(model, config, session.compute.dtype)
     if session.optimizer_tensors is not None:
         _load_optimizer(session, optimizer, session.optimizer_tensors)
     with contextlib.ExitStack() as stack:

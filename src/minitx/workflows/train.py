@@ -32,8 +32,9 @@ from minitx.corpus import (
 from minitx.errors import BadInputError
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from minitx.training.memory import Batch, free_memory, require_memory
+from minitx.training.memory import Workload, free_memory, require_memory
 from minitx.training.observer import RunEnd, TrainingObserver
+from minitx.training.optimizers import OPTIMIZERS
 from minitx.training.planning import (
     Given,
     TextFigures,
@@ -187,11 +188,12 @@ def _plan(
 
 def _require_memory(config: RunConfig, compute: Compute) -> None:
     explicit = config.train.attention == "explicit"
-    batch = Batch(config.train.batch_size, config.train.optimizer, explicit)
+    state_bytes = OPTIMIZERS.get(config.train.optimizer).state_bytes
+    workload = Workload(config.train.batch_size, state_bytes, explicit)
     if compute.device.type == "cuda":
-        require_memory(config.model, batch, torch.cuda.mem_get_info(compute.device)[0])
+        require_memory(config.model, workload, torch.cuda.mem_get_info(compute.device)[0])
     elif compute.device.type == "cpu":
-        require_memory(config.model, batch, free_memory())
+        require_memory(config.model, workload, free_memory())
 
 
 def _new_session(

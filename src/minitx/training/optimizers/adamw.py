@@ -14,29 +14,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from minitx.config import TrainConfig
+from minitx.model import Transformer
 from minitx.training import native_update
+from minitx.training.optimizers import OPTIMIZERS
+from minitx.training.optimizers.optimizer_base import Optimizer
 
 
 @dataclass(frozen=True)
-class Moments:
-    """What is remembered of one parameter's gradients.
+class _Group:
+    """Parameters that are decayed alike, and of each: the running mean of its gradient and of the
+    gradient's square, and a float32 scalar of how many updates there were."""
 
-    Attributes:
-        parameter: updated in place.
-        first, second: running mean of the gradient and of its square, of the parameter's shape.
-        steps: scalar float32, how many updates there were.
-    """
-
-    parameter: Tensor
-    first: Tensor
-    second: Tensor
-    steps: Tensor
-
-    @classmethod
-    def of(cls, parameter: Tensor) -> Moments:
-        """Those of a parameter that was not updated yet."""
-        steps = torch.zeros((), dtype=torch.float32, device=parameter.device)
-        return cls(parameter, torch.zeros_like(parameter), torch.zeros_like(parameter), steps)
+    weight_decay: float
+    parameters: list[Tensor]
+    firsts: list[Tensor]
+    seconds: list[Tensor]
+    steps: list[Tensor]
 
 
 class AdamW:
@@ -61,70 +55,85 @@ class AdamW:
     ) -> None:
         self.betas = betas
         self.eps = eps
-        self.names: list[str] = []
-        groups: dict[bool, list[Moments]] = {True: [], False: []}
-        self._all: list[Moments] = []
+        self._state: dict[str, Tensor] = {}
+        decayed, others = _Group(weight_decay, [], [], [], []), _Group(0.0, [], [], [], [])
+        self._groups = (decayed, others)
         for name, parameter in parameters:
-            self.names.append(name)
-            self._all.append(Moments.of(parameter))
-            groups[parameter.dim() >= 2 and name not in no_decay].append(self._all[-1])
-        self._groups = [(groups[True], weight_decay), (groups[False], 0.0)]
+            group = decayed if parameter.dim() >= 2 and name not in no_decay else others
+            group.parameters.append(parameter)
+            group.firsts.append(torch.zeros_like(parameter))
+            group.seconds.append(torch.zeros_like(parameter))
+            group.steps.append(torch.zeros((), dtype=torch.float32, device=parameter.device))
+            self._state[f"{name}.first_moment"] = group.firsts[-1]
+            self._state[f"{name}.second_moment"] = group.seconds[-1]
+            self._state[f"{name}.steps"] = group.steps[-1]
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
         """Update every parameter from its `.grad`."""
-        for moments, weight_decay in self._groups:
-            gradients = [m.parameter.grad for m in moments if m.parameter.grad is not None]
-            if len(gradients) < len(moments):
+        for group in self._groups:
+            gradients = [p.grad for p in group.parameters if p.grad is not None]
+            if len(gradients) < len(group.parameters):
                 raise RuntimeError("AdamW.step needs a gradient for every parameter")
-            if not moments:
+            if not gradients:
                 continue
-            steps = [m.steps for m in moments]
-            parameters = [m.parameter for m in moments]
-            firsts, seconds = [m.first for m in moments], [m.second for m in moments]
-            if self._compiled and all(gradient.is_contiguous() for gradient in gradients):
+            if self._has_kernels and all(gradient.is_contiguous() for gradient in gradients):
                 native_update.adamw(
-                    parameters, gradients, firsts, seconds, steps, rate=learning_rate,
-                    betas=self.betas, eps=self.eps, weight_decay=weight_decay,
+                    group.parameters, gradients, group.firsts, group.seconds, group.steps,
+                    rate=learning_rate, betas=self.betas, eps=self.eps,
+                    weight_decay=group.weight_decay,
                 )  # fmt: skip
                 continue
-            torch._foreach_add_(steps, 1.0)
+            torch._foreach_add_(group.steps, 1.0)
             torch._fused_adamw_(
-                parameters,
+                group.parameters,
                 gradients,
-                firsts,
-                seconds,
+                group.firsts,
+                group.seconds,
                 [],
-                steps,
+                group.steps,
                 lr=learning_rate,
                 beta1=self.betas[0],
                 beta2=self.betas[1],
-                weight_decay=weight_decay,
+                weight_decay=group.weight_decay,
                 eps=self.eps,
                 amsgrad=False,
                 maximize=False,
             )
-            # The kernel leaves out what every other write does, and what is derived from weights
-            # would be taken for new.
-            torch.autograd.graph.increment_version(parameters)
+            # The kernel does not count its writes as every other does, and what is derived from
+            # the weights would be taken for new.
+            torch.autograd.graph.increment_version(group.parameters)
 
     @functools.cached_property
-    def _compiled(self) -> bool:
-        return native_update.can_update(
-            [t for m in self._all for t in (m.parameter, m.first, m.second, m.steps)]
-        )
+    def _has_kernels(self) -> bool:
+        parameters = [p for group in self._groups for p in group.parameters]
+        return native_update.can_update([*parameters, *self._state.values()])
 
     def state_tensors(self) -> dict[str, Tensor]:
         """First and second moment and step count of each parameter, by name, not copied."""
-        tensors: dict[str, Tensor] = {}
-        for name, moments in zip(self.names, self._all, strict=True):
-            tensors[f"{name}.first_moment"] = moments.first
-            tensors[f"{name}.second_moment"] = moments.second
-            tensors[f"{name}.steps"] = moments.steps
-        return tensors
+        return dict(self._state)
 
-    @torch.no_grad()
-    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Copy a saved state in; raises KeyError or RuntimeError if it does not fit."""
-        for name, tensor in self.state_tensors().items():
-            tensor.copy_(tensors[name])
+
+@OPTIMIZERS.register("adamw")
+class AdamWOptimizer(Optimizer):
+    """AdamW for every parameter."""
+
+    state_bytes = 8
+
+    def __init__(
+        self, model: Transformer, config: TrainConfig, product_dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__(model, config, product_dtype)
+        self.adamw = AdamW(
+            model.named_parameters(),
+            betas=(config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+        )
+
+    def update_parameters(self, rate_factor: float) -> None:
+        """AdamW's step."""
+        self.adamw.step(rate_factor * self.config.learning_rate)
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """The moments."""
+        return {f"adamw.{name}": tensor for name, tensor in self.adamw.state_tensors().items()}
