@@ -259,7 +259,7 @@ class Machine(TrainingObserver):
         self.settled.append(config)
 
     def on_phase(self, phase):
-        self.phases.append(phase)
+        self.phases.append(phase.name)
 
     def on_event(self, event):
         self.events.append(event)

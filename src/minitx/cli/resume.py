@@ -51,6 +51,7 @@ def resume(
     With no option, it ends with the numbers it would have had if it had never stopped.
     """
     from minitx.report.training_view import choose_view
+    from minitx.training.observer import Phase
 
     changes = {
         "steps": steps,
@@ -66,7 +67,7 @@ def resume(
     }
     view = choose_view(sys.stdout)
     try:
-        view.on_phase("loading torch")
+        view.observe(Phase("loading torch"))
         from minitx.workflows.resume import ResumeRequest
         from minitx.workflows.resume import resume as resume_run
 
@@ -74,7 +75,7 @@ def resume(
             run=run,
             train={key: value for key, value in changes.items() if value is not None},
             allow_changed_corpus=allow_changed_corpus,
-            tensorboard=tensorboard,
+            loggers=("tensorboard",) if tensorboard else (),
         )
         resume_run(request, [view])
     finally:

@@ -316,11 +316,12 @@ def train(
     }
     from minitx.config.given import merged
     from minitx.report.training_view import choose_view
+    from minitx.training.observer import Phase
 
     view = choose_view(sys.stdout)
     try:
         # Something to see before torch is loaded, which takes a second or two.
-        view.on_phase("loading torch")
+        view.observe(Phase("loading torch"))
         tables = merged(config, given)
         from minitx.training.memory import refuse_too_large
 
@@ -335,7 +336,7 @@ def train(
             train=tables["train"],
             tokenizer_directory=tokenizer,
             out=out,
-            tensorboard=tensorboard,
+            loggers=("tensorboard",) if tensorboard else (),
         )
         train_run(request, [view], sys.stdin.buffer)
     finally:

@@ -22,8 +22,8 @@ from minitx.training.observer import (
     RunStart,
     StepReport,
     TrainingObserver,
+    perplexity,
 )
-from minitx.training.perplexity import perplexity
 
 SEVERITY_STYLES = {"info": "cyan", "warning": "yellow", "error": "bold red"}
 

@@ -33,7 +33,7 @@ from minitx.errors import BadInputError
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from minitx.training.memory import Workload, free_memory, require_memory
-from minitx.training.observer import RunEnd, TrainingObserver
+from minitx.training.observer import Phase, RunEnd, TrainingObserver
 from minitx.training.optimizers import OPTIMIZERS
 from minitx.training.planning import (
     Given,
@@ -59,7 +59,7 @@ class TrainRequest:
         train: keys of `TrainConfig`.
         tokenizer_directory: use this tokenizer instead of training one.
         out: the run directory to make; None takes the next free one under ``runs``.
-        tensorboard: also write TensorBoard files.
+        loggers: names of those that note it beside `metrics.jsonl`, for example `tensorboard`.
     """
 
     data: Given = field(default_factory=dict)
@@ -68,7 +68,7 @@ class TrainRequest:
     train: Given = field(default_factory=dict)
     tokenizer_directory: Path | None = None
     out: Path | None = None
-    tensorboard: bool = False
+    loggers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def _new_session(
         model=model,
         compute=compute,
         state=TrainingState(steps=config.train.steps, steps_settled=settled),
-        tensorboard=request.tensorboard,
+        loggers=request.loggers,
     )
 
 
@@ -243,4 +243,4 @@ def _removed_unless_begun(run: RunDirectory) -> Iterator[None]:
 
 def _tell(observers: Sequence[TrainingObserver], phase: str) -> None:
     for observer in observers:
-        observer.on_phase(phase)
+        observer.observe(Phase(phase))

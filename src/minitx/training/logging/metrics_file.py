@@ -1,6 +1,6 @@
-"""Observers that write a run down: `metrics.jsonl` always, TensorBoard if asked for.
+"""`metrics.jsonl`: written in every run, read by whoever looks back, repaired where one is resumed.
 
-`metrics.jsonl` holds one JSON object a line, in the order in which things happened:
+It holds one JSON object a line, in the order in which things happened:
 
 | kind         | keys beside `kind` and `step`                                                    |
 | ------------ | -------------------------------------------------------------------------------- |
@@ -17,7 +17,7 @@
 
 What the clock decides stands under `timing` (`tokens_per_second`, `elapsed_seconds`); all else
 follows from the seed. Floats are written in full, so that they are read back to the bit. JSON has
-no word for a number that is none: such a value is the text ``"NaN"``, ``"Infinity"`` or
+no word for NaN and infinity: such a value is the text ``"NaN"``, ``"Infinity"`` or
 ``"-Infinity"``, which Python's `float` reads.
 """
 
@@ -28,24 +28,12 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from minitx.errors import BadInputError
-from minitx.training.observer import (
-    EvaluationReport,
-    Event,
-    HealthReport,
-    ProbeReport,
-    RunEnd,
-    StepReport,
-    TrainingObserver,
-)
-from minitx.training.perplexity import perplexity
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from minitx.training.logging import LOGGERS
+from minitx.training.observer import CheckpointSaved, TrainingEvent, TrainingObserver
 
 
 class MetricsFile(TrainingObserver):
@@ -72,81 +60,13 @@ class MetricsFile(TrainingObserver):
         except OSError as error:
             self._fail(error)
 
-    def on_step(self, report: StepReport) -> None:
-        """Write a `step` line."""
-        self._write(
-            {
-                "kind": "step",
-                "step": report.step,
-                "loss": report.loss,
-                "perplexity": perplexity(report.loss),
-                "gradient_norm": report.gradient_norm,
-                "learning_rate": report.learning_rate,
-                "tokens": report.tokens,
-                "timing": {
-                    "tokens_per_second": report.tokens_per_second,
-                    "elapsed_seconds": report.elapsed_seconds,
-                },
-            }
-        )
-
-    def on_evaluation(self, report: EvaluationReport) -> None:
-        """Write an `evaluation` line."""
-        self._write(
-            {
-                "kind": "evaluation",
-                "step": report.step,
-                "train_loss": report.train_loss,
-                "holdout_loss": report.holdout_loss,
-                "holdout_perplexity": perplexity(report.holdout_loss),
-                "holdout_bits_per_byte": report.holdout_bits_per_byte,
-                "is_best": report.is_best,
-                "sample_prompt": report.sample_prompt,
-                "sample": report.sample,
-            }
-        )
-
-    def on_health(self, report: HealthReport) -> None:
-        """Write a `health` line."""
-        self._write({"kind": "health", **asdict(report)})
-
-    def on_probe(self, report: ProbeReport) -> None:
-        """Write a `probe` line."""
-        self._write({"kind": "probe", **asdict(report)})
-
-    def on_checkpoint(self, step: int, directory: Path) -> None:
-        """Put what was written on disk, so that the lines last as long as the checkpoint."""
-        self._sync()
-
-    def on_event(self, event: Event) -> None:
-        """Write an `event` line."""
-        self._write(
-            {
-                "kind": "event",
-                "step": event.step,
-                "name": event.name,
-                "severity": event.severity,
-                "message": event.message,
-                "cause": event.cause,
-                "fix": event.fix,
-            }
-        )
-
-    def on_end(self, end: RunEnd) -> None:
-        """Write the `end` line."""
-        self._write(
-            {
-                "kind": "end",
-                "step": end.step,
-                "reason": end.reason,
-                "best_step": end.best_step,
-                "best_holdout_loss": end.best_holdout_loss,
-                "final_holdout_loss": end.final_holdout_loss,
-                "final_holdout_tokens": end.final_holdout_tokens,
-                "tokens": end.tokens,
-                "timing": {"elapsed_seconds": end.elapsed_seconds},
-            }
-        )
+    def observe(self, event: TrainingEvent) -> None:
+        """Write the event's line."""
+        if event.is_logged:
+            self._write(event.to_line())
+        elif isinstance(event, CheckpointSaved):
+            # The lines are to last as long as the checkpoint.
+            self._sync()
 
     def close(self) -> None:
         """Put the file on disk and close it."""
@@ -179,6 +99,12 @@ class MetricsFile(TrainingObserver):
             f"{self._path} can't be written: {error.strerror or error}",
             "Free some space or choose another run directory, then resume the run",
         ) from error
+
+
+@LOGGERS.register("metrics")
+def metrics_of_run(run: Path, first_step: int) -> MetricsFile:
+    """The logger of each run."""
+    return MetricsFile(run / "metrics.jsonl", first_step)
 
 
 def metrics_line(record: dict[str, Any]) -> bytes:
@@ -268,91 +194,3 @@ def _plain(value: Any) -> Any:
             return "Infinity" if value > 0 else "-Infinity"
         return float(value)
     return value
-
-
-class TensorBoardLogger(TrainingObserver):
-    """Writes the same figures as TensorBoard event files.
-
-    Args:
-        directory: where the event files go.
-        first_step: steps already done; what an earlier session wrote past it is hidden.
-
-    Raises:
-        BadInputError: if tensorboard is not installed.
-    """
-
-    def __init__(self, directory: Path, first_step: int = 0) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise BadInputError(
-                "TensorBoard files need the package tensorboard, which is not installed",
-                'Install it with: pip install "minitx[tensorboard]"',
-            ) from error
-        self._writer: SummaryWriter = SummaryWriter(
-            str(directory), purge_step=first_step + 1 if first_step else None
-        )
-
-    def on_step(self, report: StepReport) -> None:
-        """Write the step's figures."""
-        self._scalars(
-            report.step,
-            {
-                "train/loss": report.loss,
-                "train/perplexity": perplexity(report.loss),
-                "train/gradient_norm": report.gradient_norm,
-                "train/learning_rate": report.learning_rate,
-                "timing/tokens_per_second": report.tokens_per_second,
-            },
-        )
-
-    def on_evaluation(self, report: EvaluationReport) -> None:
-        """Write the holdout's figures and the sample."""
-        self._scalars(
-            report.step,
-            {
-                "holdout/loss": report.holdout_loss,
-                "holdout/perplexity": perplexity(report.holdout_loss),
-                "holdout/bits_per_byte": report.holdout_bits_per_byte,
-            },
-        )
-        if report.sample:
-            # Indented by four, Markdown shows a text as it is.
-            text = (report.sample_prompt + report.sample).replace("\n", "\n    ")
-            self._writer.add_text("sample", "    " + text, report.step)
-
-    def on_health(self, report: HealthReport) -> None:
-        """Write each layer's figures."""
-        for name, by_layer in (
-            ("gradient_norm", report.gradient_norms),
-            ("update_ratio", report.update_ratios),
-        ):
-            figures = {f"health/{name}/{layer}": value for layer, value in by_layer.items()}
-            self._scalars(report.step, figures)
-
-    def on_probe(self, report: ProbeReport) -> None:
-        """Write each layer's figures, entropies as the mean of a layer's heads."""
-        self._scalars(report.step, {"probe/output_logit": report.output_logit})
-        for layer, heads in enumerate(report.attention_entropy):
-            self._scalars(
-                report.step,
-                {
-                    f"probe/attention_entropy/{layer}": sum(heads) / len(heads),
-                    f"probe/attention_score/{layer}": report.attention_score[layer],
-                    f"probe/dead_activations/{layer}": report.dead_activations[layer],
-                },
-            )
-
-    def on_event(self, event: Event) -> None:
-        """Write the event as a text."""
-        parts = (f"{event.severity}: {event.message}", event.cause, event.fix)
-        text = ". ".join(part for part in parts if part)
-        self._writer.add_text(f"event/{event.name}", text, event.step)
-
-    def close(self) -> None:
-        """Write what is queued and close the file."""
-        self._writer.close()
-
-    def _scalars(self, step: int, figures: dict[str, float]) -> None:
-        for name, value in figures.items():
-            self._writer.add_scalar(name, value, step)
