@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitx.config import ModelConfig, TrainConfig
+from minitx.fast.library import library
 from minitx.model import Transformer
-from minitx.native import library
 from minitx.training import native_update
 from minitx.training.optimizers import make_optimizer, muon
 from minitx.training.optimizers.adamw import AdamW

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from minitx.errors import BadInputError
+from minitx.files import TooLargeError, read_bounded
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -34,14 +35,12 @@ def parse_toml(path: Path) -> dict[str, Any]:
         BadInputError: when the file is missing, too large, not UTF-8, or not TOML.
     """
     try:
-        with path.open("rb") as file:
-            # Never more: some files (/dev/zero) have no end.
-            content = file.read(LARGEST_CONFIG + 1)
-        if len(content) > LARGEST_CONFIG:
-            raise BadInputError(
-                f"config {path} has more than {LARGEST_CONFIG:,} bytes", "Give a TOML file"
-            )
+        content = read_bounded(path, LARGEST_CONFIG, plain=False)
         tables: dict[str, Any] = tomllib.loads(content.decode("utf-8"))
+    except TooLargeError:
+        raise BadInputError(
+            f"config {path} has more than {LARGEST_CONFIG:,} bytes", "Give a TOML file"
+        ) from None
     except OSError as error:
         raise BadInputError(
             f"config {path} can't be read ({error.strerror})", "Give a TOML file that exists"

@@ -18,7 +18,6 @@ from torch import Tensor
 from minitx.checkpoint import load_model
 from minitx.checkpoint.header import require_sound_header
 from minitx.checkpoint.rundir import CONFIG_COPY, MODEL_FILES, RunDirectory
-from minitx.checkpoint.small_files import read_small_file
 from minitx.compute import Compute, choose_device, choose_dtype
 from minitx.config import RunConfig, TrainConfig
 from minitx.config.toml import build
@@ -32,6 +31,7 @@ from minitx.corpus import (
 )
 from minitx.corpus.encoded import DESCRIPTION, describe_change, kept_split, read_description
 from minitx.errors import BadInputError, DamagedFileError
+from minitx.files import read_bounded
 from minitx.tokenizer import Tokenizer
 from minitx.training.logging.metrics_file import read_metrics
 from minitx.training.observer import Phase, RunEnd, TrainingObserver
@@ -290,7 +290,7 @@ def _read_diagnosis(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> bytes:
     try:
-        return read_small_file(path)
+        return read_bounded(path)
     except OSError as error:
         raise DamagedFileError(f"{path} can't be read ({error.strerror})", _FIX) from None
     except ValueError as error:

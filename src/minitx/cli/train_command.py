@@ -314,7 +314,7 @@ def train(
             "threads": threads,
         },
     }
-    from minitx.config.given import merged
+    from minitx.config.overrides import merged
     from minitx.report.training_view import choose_view
     from minitx.training.observer import Phase
 
