@@ -11,6 +11,7 @@ from small_runs import TINY_MODEL, TINY_TRAIN
 
 from minitx.checkpoint.rundir import RunDirectory
 from minitx.config import ModelConfig, TrainConfig
+from minitx.config.options import Config, option
 from minitx.config.toml import build
 from minitx.errors import BadInputError, InterruptedRunError
 from minitx.model import Transformer
@@ -28,9 +29,9 @@ class Lion(Optimizer):
     state_bytes = 4
 
     @dataclass(frozen=True)
-    class Options:
-        beta: float = 0.9
-        decay: float = 0.99
+    class Options(Config):
+        beta: float = option(0.9, "How much of the update is from earlier steps.", low=0, high=1)
+        decay: float = option(0.99, "Of the running gradient.", low=0, high=1)
 
     def __init__(self, model, config, product_dtype=None):
         super().__init__(model, config, product_dtype)
@@ -92,9 +93,14 @@ def test_its_options_are_checked_as_those_of_the_config(lion):
     keys = {"steps": 1, "batch_size": 1, "learning_rate": 0.1}
     options = make_optimizer(model, TrainConfig(**keys, optimizer=lion)).options
     assert options == Lion.Options()
-    for name, wrong in ((lion, {"bata": 0.9}), (lion, {"beta": "much"}), ("muon", {"beta": 0.9})):
+    for name, wrong, words in (
+        (lion, {"bata": 0.9}, "optimizer_options has an unknown key 'bata'"),
+        (lion, {"beta": "much"}, "optimizer_options: beta is 'much', not a number"),
+        (lion, {"beta": 2}, "beta is 2.0, outside 0 to 1"),
+        ("muon", {"beta": 0.9}, "optimizer_options has an unknown key 'beta'"),
+    ):
         config = TrainConfig(**keys, optimizer=name, optimizer_options=wrong)
-        with pytest.raises(BadInputError, match="optimizer_options"):
+        with pytest.raises(BadInputError, match=words):
             make_optimizer(model, config)
     with pytest.raises(BadInputError, match="optimizer is 'sgd'"):
         make_optimizer(model, TrainConfig(**keys, optimizer="sgd"))

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from minitx.config import TrainConfig
+from minitx.config.options import Config
 from minitx.config.toml import build
 from minitx.model import Transformer
 from minitx.training import native_update
 
 
 @dataclass(frozen=True)
-class NoOptions:
+class NoOptions(Config):
     """Of an optimizer that reads no `optimizer_options`."""
 
 
@@ -32,20 +33,20 @@ class Optimizer(ABC):
         description: for the plan of a run; its name where this is empty.
         planned_rate: `learning_rate` of a run for which none is given.
         state_bytes: at least so many bytes that it remembers of each parameter.
-        Options: a dataclass of what it reads of `TrainConfig.optimizer_options`.
+        Options: a `Config` of what it reads of `TrainConfig.optimizer_options`.
         options: those of this run.
     """
 
     description: ClassVar[str] = ""
     planned_rate: ClassVar[float] = 0.003
     state_bytes: ClassVar[int] = 0
-    Options: ClassVar[type[Any]] = NoOptions
+    Options: ClassVar[type[Config]] = NoOptions
 
     def __init__(
         self, model: Transformer, config: TrainConfig, product_dtype: torch.dtype | None = None
     ) -> None:
         self.config = config
-        self.options = build(self.Options, config.optimizer_options, "optimizer_options")
+        self.options: Any = build(self.Options, config.optimizer_options, "optimizer_options")
         self.product_dtype = product_dtype or torch.float32
         self.parameters = list(model.parameters())
 
