@@ -6,7 +6,7 @@ is run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -83,3 +83,9 @@ def fast_room() -> Any:
             raise
         return None
     return fast
+
+
+def update_kernels(tensors: Iterable[Tensor]) -> Any:
+    """The compiled updates of `minitx.fast.optimizer`; None where torch must update these."""
+    fast = fast_room()
+    return fast.optimizer if fast is not None and fast.optimizer.can_update(tensors) else None
