@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from minitx.compute import Compute, EngineChoice
+from minitx.config.train_config import EngineName
 from minitx.model import Transformer
 
 COMPILE_FROM_SECONDS = 120.0
@@ -41,7 +42,7 @@ def choose_engine(model: Transformer, compute: Compute, engine: str = "auto") ->
     return choice
 
 
-def plan_engine(device: torch.device, seconds: float) -> str:
+def plan_engine(device: torch.device, seconds: float) -> EngineName:
     """The engine to ask for in a run that trains for so long, where a person did not.
 
     Args:

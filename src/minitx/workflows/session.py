@@ -6,6 +6,7 @@ Both a new run and a resumed one are a session; they differ in where model and s
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import platform
@@ -22,17 +23,16 @@ from minitx import __version__
 from minitx.checkpoint.huggingface import model_files, model_tensors
 from minitx.checkpoint.rundir import CONFIG_COPY, RunDirectory, config_bytes
 from minitx.checkpoint.writer import CheckpointWriter, Snapshot
-from minitx.compute import Compute, can_compile, keep_freed_memory
-from minitx.config import ModelConfig, RunConfig, SamplingConfig, TrainConfig
-from minitx.config.train_config import AttentionForm
+from minitx.compute import Compute, EngineChoice, keep_freed_memory
+from minitx.config import RunConfig, SamplingConfig, TrainConfig
 from minitx.corpus import EncodedCorpus
 from minitx.corpus.encoded import DESCRIPTION
 from minitx.diagnosis.live import LiveDiagnosis
-from minitx.errors import BadInputError, DamagedFileError
+from minitx.engine import choose_engine
+from minitx.errors import DamagedFileError
 from minitx.evaluation.scoring import score
 from minitx.generation import generate
 from minitx.model import Transformer
-from minitx.model.attention_choice import choose_form
 from minitx.tokenizer import Tokenizer
 from minitx.training.anomalies import Watch
 from minitx.training.batches import Batches, PrefetchedBatches
@@ -88,6 +88,11 @@ class Session:
     good_state_tensors: dict[str, Tensor] = field(default_factory=dict)
     loggers: tuple[str, ...] = ()
 
+    @functools.cached_property
+    def engine(self) -> EngineChoice:
+        """What computes, and why."""
+        return choose_engine(self.model, self.compute, self.config.train.engine)
+
 
 def run_session(
     session: Session, observers: Sequence[TrainingObserver], stop: StopRequest
@@ -99,12 +104,7 @@ def run_session(
     """
     keep_freed_memory()
     config, state, model = session.config.train, session.state, session.model
-    if config.compile and not can_compile(session.compute.device):
-        raise BadInputError(
-            f"torch.compile can't be used on {session.compute.device_name}: a compiler is missing "
-            "(a C++ compiler for a CPU, cc and Triton for cuda)",
-            "Use --no-compile (to resume: --device, which leaves it out), or install one",
-        )
+    session.reasons["engine"] = session.engine.reason
     optimizer = make_optimizer(model, config, session.compute.dtype)
     if session.optimizer_tensors is not None:
         _load_optimizer(session, optimizer, session.optimizer_tensors)
@@ -139,15 +139,6 @@ def run_session(
         observer.observe(_run_start(session))
         stop.defer()
         return trainer.run()
-
-
-def attention_in_use(config: TrainConfig, compute: Compute, model: ModelConfig) -> AttentionForm:
-    """The form of attention that training computes: the one asked for, or the faster one."""
-    if config.attention != "auto":
-        return config.attention
-    return choose_form(
-        compute.device.type, compute.dtype, model.context_length, dropout=model.dropout > 0
-    )
 
 
 def _watch(session: Session, batches: Batches, observer: TrainingObserver) -> Watch:
@@ -260,7 +251,8 @@ def _made_with(session: Session) -> dict[str, str]:
         "device": start.device,
         "threads": str(torch.get_num_threads()),
         "dtype": start.dtype,
-        "attention": start.attention,
+        "engine": start.engine,
+        "kernels": session.engine.reason,
     }
 
 
@@ -357,7 +349,6 @@ def _sample_prompt(session: Session) -> str:
 
 
 def _run_start(session: Session) -> RunStart:
-    train = session.config.train
     return RunStart(
         run=session.run.path,
         config=session.config,
@@ -367,7 +358,7 @@ def _run_start(session: Session) -> RunStart:
         n_holdout_tokens=len(session.corpus.holdout_ids),
         device=session.compute.description,
         dtype=session.compute.dtype_name,
-        attention=attention_in_use(train, session.compute, session.config.model),
+        engine=session.engine.engine,
         first_step=session.state.step,
     )
 

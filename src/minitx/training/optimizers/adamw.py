@@ -1,8 +1,9 @@
 """AdamW: Adam with decoupled weight decay (Loshchilov and Hutter 2019).
 
-The arithmetic is a compiled kernel (`minitx.fast.optimizer`), or else torch's fused one, called without
-`torch.optim`: making any optimizer of that loads torch's compiler, which takes longer than a short
-run's first hundred steps. This class names the state, so that it can be saved as plain tensors.
+The arithmetic is a compiled kernel (`minitx.fast.optimizer`), or else torch's fused one, called
+without `torch.optim`: making any optimizer of that loads torch's compiler, which takes longer than
+a short run's first hundred steps. This class names the state, so that it can be saved as plain
+tensors.
 """
 
 from __future__ import annotations
