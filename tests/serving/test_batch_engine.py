@@ -6,7 +6,7 @@ import pytest
 from small_server import until
 
 from minitx.generation import Batch
-from minitx.serving.api_errors import Refusal
+from minitx.serving.api_errors import APIError
 from minitx.serving.batch_engine import Engine
 from minitx.serving.completion_request import parse_completion
 from minitx.serving.jobs import make_job
@@ -94,11 +94,11 @@ def test_the_queue_is_bounded_and_says_when_to_come_again(speaker):
     held = Held(speaker, max_concurrent=2, max_queue=3)
     for _ in range(5):
         held.submit(max_tokens=3)
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(APIError) as caught:
         held.submit()
     assert caught.value.status == 429
     assert int(caught.value.headers["retry-after"]) >= 1
-    with pytest.raises(Refusal):
+    with pytest.raises(APIError):
         held.submit(n=2)
     held.turn()
     held.turn()
@@ -178,7 +178,7 @@ def test_an_engine_whose_model_fails_gives_up(speaker, monkeypatch):
     assert {one.job for one in held.updates} == set(jobs)
     assert {one.failure.status for one in held.updates} == {500}
     assert held.engine.gave_up
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(APIError) as caught:
         held.submit()
     assert caught.value.status == 500
 
@@ -214,5 +214,5 @@ def test_closing_fails_what_is_not_done(speaker):
     held.engine.close()
     assert held.updates[-1].job is job
     assert held.updates[-1].failure.status == 503
-    with pytest.raises(Refusal):
+    with pytest.raises(APIError):
         held.submit()

@@ -14,7 +14,7 @@ from minitx.serving.answers import Answer
 from minitx.serving.batch_engine import Engine
 from minitx.serving.connection import BoundedProtocol
 from minitx.serving.jobs import Job, Update
-from minitx.serving.update_queue import Inbox
+from minitx.serving.update_queue import UpdateQueue
 
 CLIENTS = 64
 TOKENS = 40
@@ -110,7 +110,7 @@ def test_streams_that_take_turns(speaker, gate, expected):
 
 
 def test_nothing_is_left_of_requests_that_ended(speaker):
-    kinds = (Job, Row, Inbox, Update, Answer, BoundedProtocol)
+    kinds = (Job, Row, UpdateQueue, Update, Answer, BoundedProtocol)
     with serving(speaker) as server:
         for _ in range(3):
             clients = [server.open_stream(prompt="1", max_tokens=4000) for _ in range(5)]

@@ -10,10 +10,10 @@ from minitx.checkpoint.manifest import weights_digest
 from minitx.checkpoint.rundir import find_run, resolve_checkpoint
 from minitx.errors import BadInputError
 from minitx.serving.access import is_loopback, read_token, require_token
-from minitx.serving.http_app import Served
+from minitx.serving.http_app import ServedModel
 from minitx.serving.limits import Limits
-from minitx.serving.records import RequestRecord
-from minitx.serving.server import Ending, listen, run
+from minitx.serving.metrics import RequestRecord
+from minitx.serving.server import ExitReport, listen, run
 from minitx.workflows.generate import Speaker, open_speaker
 
 
@@ -59,7 +59,7 @@ class Listening:
         limits: what is taken on.
     """
 
-    served: Served
+    served: ServedModel
     checkpoint: Path
     url: str
     local: bool
@@ -79,11 +79,11 @@ class Screen(Protocol):
     def stopping(self, n_running: int) -> None:
         """A signal came while so many completions run."""
 
-    def ended(self, ending: Ending) -> None:
+    def ended(self, ending: ExitReport) -> None:
         """All is over."""
 
 
-def serve(request: ServeRequest, screen: Screen) -> Ending:
+def serve(request: ServeRequest, screen: Screen) -> ExitReport:
     """Serve until a signal tells to stop.
 
     Raises:
@@ -115,7 +115,7 @@ def serve(request: ServeRequest, screen: Screen) -> Ending:
     return ending
 
 
-def describe(speaker: Speaker, name: str | None = None) -> Served:
+def describe(speaker: Speaker, name: str | None = None) -> ServedModel:
     """A model as it is served.
 
     Args:
@@ -136,4 +136,4 @@ def describe(speaker: Speaker, name: str | None = None) -> Served:
     digest = weights_digest(directory)
     fingerprint = None if digest is None else f"fp_{digest[:12]}"
     created = int((directory / "model.safetensors").stat().st_mtime)
-    return Served(name, speaker.model, speaker.tokenizer, created, fingerprint)
+    return ServedModel(name, speaker.model, speaker.tokenizer, created, fingerprint)
