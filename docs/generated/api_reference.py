@@ -13,7 +13,7 @@ ENTRIES: dict[str, tuple[str, ...]] = {
     ),
     "Generate": (
         "minitx.checkpoint.rundir.resolve_checkpoint",
-        "minitx.workflows.generate.open_speaker",
+        "minitx.workflows.load.load",
         "minitx.config.SamplingConfig",
     ),
     "Serve": ("minitx.workflows.serve.serve", "minitx.workflows.serve.ServeRequest"),
