@@ -26,7 +26,7 @@ ENTRIES: dict[str, tuple[str, ...]] = {
         "minitx.workflows.attend.open_study",
         "minitx.workflows.attend.AttentionStudy",
         "minitx.inspection.mask_check.check_mask",
-        "minitx.inspection.roles.read_roles",
+        "minitx.inspection.head_roles.read_roles",
         "minitx.workflows.diagnose.diagnose",
     ),
     "The model": (

@@ -57,7 +57,7 @@ def test_text_is_that_of_generate_with_and_without_a_stream(client, server, sett
 def test_a_process_of_generate_says_the_same(which, request, minitx):
     found = request.getfixturevalue(which)
     given = ["--prompt", PROMPT, "--seed", 7, "--max-new-tokens", 30, "--temperature", 1, "--json"]
-    said = json.loads(minitx("generate", found.checkpoint, *given, "--device", "cpu").out)
+    said = json.loads(minitx("generate", found.directory, *given, "--device", "cpu").out)
     with serving(found) as server:
         got = server.complete(prompt=PROMPT, seed=7, max_tokens=30).json
         ids = server.complete(prompt=said["prompt_ids"], seed=7, max_tokens=30).json
