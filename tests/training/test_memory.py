@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitx.config import ModelConfig, TrainConfig
-from minitx.config.train_config import OPTIMIZERS
 from minitx.errors import BadInputError
 from minitx.model import Transformer
 from minitx.training import memory
@@ -16,6 +15,7 @@ from minitx.training.memory import Batch, alternative, require_memory, weight_by
 from minitx.training.optimizer import Optimizer
 from minitx.training.plan import planned_shape
 
+OPTIMIZERS = ("muon", "adamw")
 FLAGS = {
     "--layers": "n_layers", "--d-model": "d_model", "--heads": "n_heads", "--d-ff": "d_ff",
     "--kv-heads": "n_kv_heads", "--head-dim": "head_dim", "--context": "context_length",

@@ -123,9 +123,8 @@ def generate(
 ) -> None:
     """Continue a text with a trained model; the same seed gives the same text."""
     with many_imports():
-        from minitx.config import SamplingConfig
+        from minitx.config import WEIGHT_FORMATS, SamplingConfig
         from minitx.config.checks import require_one_of
-        from minitx.config.weights import WEIGHT_FORMATS
         from minitx.report.generation_screen import GenerationScreen
         from minitx.workflows.generate import read_prompts
         from minitx.workflows.load import load

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from minitx.errors import BadInputError
+from minitx.files import write_atomically
 from minitx.training.observer import (
     EvaluationReport,
     Event,
@@ -214,35 +215,22 @@ def repair_metrics(path: Path, step: int) -> int:
     """
     if not path.exists():
         return 0
-    dropped, changed = 0, False
-    beside = path.with_name(path.name + ".part")
-    try:
-        with path.open("rb") as old, beside.open("wb") as new:
-            for line in old:
-                record = _parse(line)
-                if record is None or record["step"] > step or record["kind"] == "end":
-                    dropped += 1
-                    continue
-                changed = changed or not line.endswith(b"\n")
-                new.write(line if line.endswith(b"\n") else line + b"\n")
-            new.flush()
-            os.fsync(new.fileno())
-        if dropped or changed:
-            beside.replace(path)
-            _sync_directory(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
+    dropped = size = 0
+    for line in _kept_lines(path, step):
+        dropped += not line
+        size += len(line)
+    if dropped or size != path.stat().st_size:
+        write_atomically(path, _kept_lines(path, step))
     return dropped
 
 
-def _sync_directory(directory: Path) -> None:
-    # Windows can't open a directory; there the rename alone has to do.
-    with contextlib.suppress(OSError):
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def _kept_lines(path: Path, step: int) -> Iterator[bytes]:
+    """The lines of a run that has done `step` steps, each whole; empty for one that is dropped."""
+    with path.open("rb") as file:
+        for line in file:
+            record = _parse(line)
+            is_kept = record is not None and record["step"] <= step and record["kind"] != "end"
+            yield line.rstrip(b"\n") + b"\n" if is_kept else b""
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

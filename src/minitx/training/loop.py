@@ -241,7 +241,7 @@ class Trainer:
 
     def _rate_factor(self) -> float:
         state, config = self.state, self.config
-        if not state.steps_settled and not config.settlements:
+        if not state.steps_settled and not config.step_decisions:
             return state.rate_scale * min(1.0, (state.step + 1) / max(1, config.warmup_steps))
         factor = rate_factor(config, state.step, state.steps)
         if state.rewarm_step >= 0 and config.warmup_steps:
@@ -349,7 +349,7 @@ class Trainer:
         self._time_scoring(budget)
         used = self._clock.elapsed()
         left = budget - used
-        if self.config.settlements:
+        if self.config.step_decisions:
             self._correct(left, budget)
             return
         affordable = self._pace().affordable(state.step, left)
@@ -367,7 +367,7 @@ class Trainer:
         kept = 1.0 - LOOK_AGAIN
         soon = left > kept * seconds_then and state.steps - state.step > kept * steps_then
         # A resumed run may have decisions before it that were made already.
-        decided = state.step <= self.config.settlements[-1][0]
+        decided = state.step <= self.config.step_decisions[-1][0]
         if soon or decided or state.step >= state.steps:
             return
         steps = corrected_steps(self.config, state.step, self._pace(), left, budget)
@@ -405,8 +405,8 @@ class Trainer:
     def _decide(self, steps: int, then: str) -> None:
         state = self.state
         state.steps = max(steps, state.step)
-        settlements = (*self.config.settlements, (state.step, state.steps))
-        self.config = replace(self.config, steps=state.steps, settlements=settlements)
+        step_decisions = (*self.config.step_decisions, (state.step, state.steps))
+        self.config = replace(self.config, steps=state.steps, step_decisions=step_decisions)
         self.around.settle(self.config)
         self.observer.on_event(
             Event(

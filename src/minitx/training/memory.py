@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minitx.config import ModelConfig
-from minitx.config.train_config import OptimizerName
 from minitx.errors import BadInputError
 from minitx.training.plan import Given, planned_shape
 
@@ -33,11 +32,11 @@ class Batch:
     """
 
     size: int = 1
-    optimizer: OptimizerName = "adamw"
+    optimizer: str = "adamw"
     explicit_attention: bool = False
 
 
-def weight_bytes(model: ModelConfig, optimizer: OptimizerName) -> int:
+def weight_bytes(model: ModelConfig, optimizer: str) -> int:
     """At least so many bytes for weights, gradients and moments, each of 4 bytes a parameter."""
     return model.n_parameters * (16 if optimizer == "adamw" else 12)
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from minitx.config import TrainConfig
+from minitx.config.checks import require_one_of
 from minitx.model import Transformer
 from minitx.training import native_update
 from minitx.training.adamw import AdamW
@@ -26,6 +27,7 @@ class Optimizer:
     def __init__(
         self, model: Transformer, config: TrainConfig, product_dtype: torch.dtype = torch.float32
     ) -> None:
+        require_one_of("optimizer", config.optimizer, ("muon", "adamw"))
         self.config = config
         self._all = list(model.parameters())
         matrices = list(model.matrix_parameters()) if config.optimizer == "muon" else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from minitx.corpus.encoded_file import blocks_of, decoded
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.evaluation.bits import TextSize
 from minitx.evaluation.holdout_figures import ModelFigures
+from minitx.files import file_digest
 from minitx.model.stored_weights import store_weights
 from minitx.tokenizer import Tokenizer
 from minitx.training.loggers import read_metrics
@@ -164,14 +164,10 @@ def require_same_holdout(checkpoints: Sequence[Path]) -> None:
     Raises:
         BadInputError: they do, or a model has none.
     """
-    runs: dict[bytes, Path] = {}
+    runs: dict[str, Path] = {}
     for checkpoint in checkpoints:
         run, _ = _holdout_of(checkpoint)
-        with (run.data / "holdout.txt").open("rb") as file:
-            digest = hashlib.sha256()
-            while part := file.read(1 << 20):
-                digest.update(part)
-        runs.setdefault(digest.digest(), run.path)
+        runs.setdefault(file_digest(run.data / "holdout.txt"), run.path)
     if len(runs) > 1:
         first, other, *_ = runs.values()
         raise BadInputError(

@@ -18,9 +18,9 @@ from torch import Tensor
 from minitx.checkpoint import load_model
 from minitx.checkpoint.header import require_sound_header
 from minitx.checkpoint.rundir import CONFIG_COPY, MODEL_FILES, RunDirectory
-from minitx.checkpoint.small_files import read_small_file
 from minitx.compute import Compute, choose_device, choose_dtype
 from minitx.config import RunConfig, TrainConfig
+from minitx.config.options import options_of
 from minitx.config.toml import build
 from minitx.corpus import (
     EncodedCorpus,
@@ -32,6 +32,7 @@ from minitx.corpus import (
 )
 from minitx.corpus.encoded import DESCRIPTION, describe_change, kept_split, read_description
 from minitx.errors import BadInputError, DamagedFileError
+from minitx.files import read_bounded
 from minitx.tokenizer import Tokenizer
 from minitx.training.loggers import read_metrics
 from minitx.training.observer import RunEnd, TrainingObserver
@@ -51,18 +52,7 @@ from minitx.workflows.train import FinishedRun
 RESUME_FILES = (*MODEL_FILES, STATE_FILE, OPTIMIZER_FILE, CONFIG_COPY, DESCRIPTION)
 """What a checkpoint needs to be gone on from."""
 
-CHANGEABLE = (
-    "steps",
-    "learning_rate",
-    "muon_learning_rate",
-    "grad_clip",
-    "on_spike",
-    "max_rollbacks",
-    "early_stopping",
-    "keep_checkpoints",
-    "device",
-    "threads",
-)
+CHANGEABLE = tuple(option.name for option in options_of(TrainConfig) if option.is_resumable)
 """Keys of `TrainConfig` that a resumed run may change; all but `steps` change its numbers from
 there on."""
 
@@ -154,7 +144,7 @@ def _changed_config(
     run: RunDirectory, config: RunConfig, state: TrainingState, given: Given
 ) -> RunConfig:
     changes = dict(given)
-    settled = config.train.settlements
+    settled = config.train.step_decisions
     if settled and not state.steps_settled:
         # What the clock decided is kept, also after this checkpoint.
         state.steps = settled[-1][1]
@@ -180,7 +170,7 @@ def _changed_config(
         if state.step >= state.steps or stopped_early:
             state.rewarm_step = state.step
         if steps != state.steps:
-            changes["settlements"] = ()
+            changes["step_decisions"] = ()
         state.steps, state.steps_settled = steps, True
         state.evaluations_since_best = 0
     changes["steps"] = state.steps
@@ -290,7 +280,7 @@ def _read_diagnosis(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> bytes:
     try:
-        return read_small_file(path)
+        return read_bounded(path)
     except OSError as error:
         raise DamagedFileError(f"{path} can't be read ({error.strerror})", _FIX) from None
     except ValueError as error:
