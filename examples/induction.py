@@ -25,7 +25,7 @@ from minitx.inspection.probe_texts import RepeatProbe, repeat_probe
 from minitx.inspection.roles import LayerPatterns
 from minitx.inspection.roles.repetition import induction
 from minitx.model import Trace, Transformer
-from minitx.training.optimizer import Optimizer
+from minitx.training.optimizers import make_optimizer
 from minitx.training.schedule import rate_factor
 
 RISEN = 0.5
@@ -90,7 +90,7 @@ def main() -> None:
     )  # fmt: skip
     model = Transformer(shape)
     config = TrainConfig(steps=steps, batch_size=32, learning_rate=0.03, decay="constant")
-    optimizer = Optimizer(model, config)
+    optimizer = make_optimizer(model, config)
     probe = repeat_probe(shape.vocab_size, length, 16, seed=1)
     assert probe is not None
 

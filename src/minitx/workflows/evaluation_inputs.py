@@ -21,7 +21,7 @@ from minitx.evaluation.holdout_figures import ModelFigures
 from minitx.files import file_digest
 from minitx.model.stored_weights import store_weights
 from minitx.tokenizer import Tokenizer
-from minitx.training.loggers import read_metrics
+from minitx.training.logging.metrics_file import read_metrics
 from minitx.workflows.load import LoadedModel, open_checkpoint
 
 ByteArray = npt.NDArray[np.uint8]
