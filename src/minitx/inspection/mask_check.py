@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from minitx.compute import Compute
     from minitx.model import KVCache, Transformer
 
+__all__ = ["Leak", "MaskCheck", "PathCheck", "check_mask"]
+
 MAX_LENGTH = 256
 MAX_CUTS = 64
 _ROWS = 16
