@@ -6,13 +6,14 @@ is run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from minitx.compute import Compute, EngineChoice
+from minitx.config.train_config import EngineName
 from minitx.model import Transformer
 
 COMPILE_FROM_SECONDS = 120.0
@@ -41,7 +42,7 @@ def choose_engine(model: Transformer, compute: Compute, engine: str = "auto") ->
     return choice
 
 
-def plan_engine(device: torch.device, seconds: float) -> str:
+def plan_engine(device: torch.device, seconds: float) -> EngineName:
     """The engine to ask for in a run that trains for so long, where a person did not.
 
     Args:
@@ -83,3 +84,9 @@ def fast_room() -> Any:
             raise
         return None
     return fast
+
+
+def update_kernels(tensors: Iterable[Tensor]) -> Any:
+    """The compiled updates of `minitx.fast.optimizer`; None where torch must update these."""
+    fast = fast_room()
+    return fast.optimizer if fast is not None and fast.optimizer.can_update(tensors) else None

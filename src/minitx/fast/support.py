@@ -79,18 +79,30 @@ def reason_against_kernels(model: nn.Module) -> str | None:
     """Why the compiled kernels can't compute a model on the CPU; None if they can."""
     if library() is None:
         return "there are no compiled kernels (installing minitx with a C compiler builds them)"
+    reason = reason_against_cpu(model)
+    if reason is not None:
+        return reason
+    assert isinstance(model, Transformer)
+    config = model.config
+    heads = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim
+    if max(config.d_model, 2 * config.d_ff, heads) > LONGEST_ROW:
+        return f"a row has more than {LONGEST_ROW:,} numbers"
+    return None
+
+
+def reason_against_cpu(model: nn.Module) -> str | None:
+    """Why nothing but the model computes it on the CPU in float32; None if something may."""
     reason = reason_against(model)
     if reason is not None:
         return reason
     assert isinstance(model, Transformer)
-    weight, config = model.embedding.weight, model.config
+    weight = model.embedding.weight
     if weight.device.type != "cpu":
         return f"the model is on {weight.device.type}"
     if weight.dtype != torch.float32:
         return f"its weights are {str(weight.dtype).removeprefix('torch.')}"
-    heads = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim
-    if max(config.d_model, 2 * config.d_ff, heads) > LONGEST_ROW:
-        return f"a row has more than {LONGEST_ROW:,} numbers"
+    if weight.is_inference():
+        return "its weights were made in inference mode, where changes to them are not counted"
     return None
 
 

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from minitx.inspection.ablation import Ablation
 from minitx.inspection.attention_maps import Looked
+from minitx.inspection.leak import Leak, MaskCheck
 from minitx.inspection.logit_lens import LogitLens
-from minitx.inspection.mask_check import Leak, MaskCheck
 from minitx.inspection.roles import ROLES, HeadRole, HeadRoles, Role
 from minitx.report.heatmap import FloatArray, Scale, Shading, small_map
 from minitx.report.token_labels import cut_label, pad_label, token_label

@@ -20,11 +20,10 @@ from torch import Tensor, nn
 from minitx.compute import Compute
 from minitx.config import ModelConfig
 from minitx.engine import LossFunction, choose_engine, fast_room, loss_function
-from minitx.model import Transformer, matrix_parameters
+from minitx.model import Transformer
 from minitx.model.transformer import Block
 from minitx.training.batches import Batches
-from minitx.training.muon import POLYNOMIALS
-from minitx.training.optimizer import Optimizer
+from minitx.training.optimizers.optimizer_base import Optimizer
 
 Part = Literal[
     "data", "embedding", "attention", "mlp", "norm", "residual", "head and loss", "optimizer"
@@ -174,7 +173,7 @@ def profile_steps(
         whole = True
         timeline.divide(fast_room().profiling.BLOCK_PARTS, clock)
     inputs, _ = batches[0]
-    flops = part_flops(model.config, inputs.numel(), model if optimizer.muon else None)
+    flops = part_flops(model.config, inputs.numel(), optimizer.product_flops())
     parts = tuple(
         PartTime(
             part,
@@ -289,16 +288,14 @@ def _overhead(loss_of: LossFunction, optimizer: Optimizer, token: Tensor, steps:
     return sorted(times)[len(times) // 2]
 
 
-def part_flops(
-    config: ModelConfig, tokens: int, by_muon: Transformer | None = None
-) -> dict[Part, float]:
+def part_flops(config: ModelConfig, tokens: int, update_flops: float = 0.0) -> dict[Part, float]:
     """Floating-point operations of the matrix products of one step.
 
     Args:
         config: of the model. Forward costs 2 for each weight and token, backward 4; attention's
             products count the causal half of the square, as in `ModelConfig.flops_per_token`.
         tokens: in the step.
-        by_muon: the model, if its matrices are learned by Muon.
+        update_flops: of the optimizer.
     """
     d, heads = config.d_model, config.n_heads * config.head_dim
     qkv = heads + 2 * config.n_kv_heads * config.head_dim
@@ -310,16 +307,6 @@ def part_flops(
         "mlp": 6.0 * tokens * mlp,
         "head and loss": 6.0 * tokens * d * config.vocab_size,
     }
-    if by_muon is not None:
-        flops["optimizer"] = sum(
-            _orthogonalizing_flops(rows, parameter.size(1))
-            for _, parameter, sections in matrix_parameters(by_muon)
-            for rows in sections
-        )
+    if update_flops:
+        flops["optimizer"] = update_flops
     return flops
-
-
-def _orthogonalizing_flops(rows: int, columns: int) -> float:
-    short, long = sorted((rows, columns))
-    # The Gram matrix, its square, and the product with the matrix, for each polynomial.
-    return 2.0 * len(POLYNOMIALS) * (2 * short**2 * long + short**3)

@@ -28,8 +28,9 @@ from minitx.inspection.attention_maps import (
     require_head,
     require_layer,
 )
+from minitx.inspection.leak import MaskCheck
 from minitx.inspection.logit_lens import LogitLens, read_logit_lens
-from minitx.inspection.mask_check import MaskCheck, check_mask
+from minitx.inspection.mask_check import check_mask
 from minitx.inspection.roles import HeadRole, HeadRoles, read_roles
 from minitx.shown import Shown
 

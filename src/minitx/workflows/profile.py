@@ -14,7 +14,7 @@ from minitx.config import RunConfig
 from minitx.config.checks import require_range
 from minitx.corpus import load_encoded
 from minitx.training.batches import Batches
-from minitx.training.optimizer import Optimizer
+from minitx.training.optimizers import make_optimizer
 from minitx.training.profile import StepProfile, profile_steps
 
 
@@ -25,7 +25,7 @@ class RunProfile:
     Attributes:
         run: its directory.
         config: of the run.
-        device, dtype, attention: in use.
+        device, dtype: in use.
         profile: of its steps.
     """
 
@@ -33,7 +33,6 @@ class RunProfile:
     config: RunConfig
     device: str
     dtype: str
-    attention: str
     profile: StepProfile
 
 
@@ -61,19 +60,17 @@ def profile_run(
     compute = Compute(where, choose_dtype(dtype or train.dtype, where))
     keep_freed_memory()
     model = load_model(run.usable_checkpoint("last")).model.to(where)
-    model.attention_form = train.attention
     corpus = load_encoded(run.data)
     batches = Batches(
         corpus.train_ids, config.model.context_length, train.batch_size, train.seed, where
     )
     profile = profile_steps(
         model,
-        Optimizer(model, train, compute.dtype),
+        make_optimizer(model, train, compute.dtype),
         batches,
         compute,
         matmul_rate(where, compute.dtype, seconds=0.5),
         steps,
+        engine=train.engine,
     )
-    return RunProfile(
-        run.path, config, compute.description, compute.dtype_name, train.attention, profile
-    )
+    return RunProfile(run.path, config, compute.description, compute.dtype_name, profile)

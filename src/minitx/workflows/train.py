@@ -16,7 +16,7 @@ from typing import BinaryIO
 import torch
 
 from minitx.checkpoint.rundir import RUNS, RunDirectory
-from minitx.compute import Compute, choose_compile, choose_device, choose_dtype, matmul_rate
+from minitx.compute import Compute, choose_device, choose_dtype, matmul_rate
 from minitx.config import DataConfig, RunConfig, TokenizerConfig
 from minitx.config.checks import require_range
 from minitx.config.toml import build
@@ -29,12 +29,14 @@ from minitx.corpus import (
     require_one_window,
     split_corpus,
 )
+from minitx.engine import choose_engine, plan_engine
 from minitx.errors import BadInputError
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from minitx.training.memory import Batch, free_memory, require_memory
-from minitx.training.observer import RunEnd, TrainingObserver
-from minitx.training.plan import (
+from minitx.training.memory import Workload, free_memory, require_memory
+from minitx.training.observer import Phase, RunEnd, TrainingObserver
+from minitx.training.optimizers import OPTIMIZERS
+from minitx.training.planning import (
     Given,
     TextFigures,
     TokenFigures,
@@ -44,7 +46,7 @@ from minitx.training.plan import (
 )
 from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
-from minitx.workflows.session import Session, attention_in_use, run_session
+from minitx.workflows.session import Session, run_session
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class TrainRequest:
         train: keys of `TrainConfig`.
         tokenizer_directory: use this tokenizer instead of training one.
         out: the run directory to make; None takes the next free one under ``runs``.
-        tensorboard: also write TensorBoard files.
+        loggers: names of those that note it beside `metrics.jsonl`, for example `tensorboard`.
     """
 
     data: Given = field(default_factory=dict)
@@ -67,7 +69,7 @@ class TrainRequest:
     train: Given = field(default_factory=dict)
     tokenizer_directory: Path | None = None
     out: Path | None = None
-    tensorboard: bool = False
+    loggers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -169,29 +171,26 @@ def _plan(
         request.train,
     )
     require_one_window(tokens.n_train, config.model.context_length, "the train part")
-    compiles = config.train.compile
-    if "compile" not in request.train:
-        compiles = choose_compile(compute.device, config.train.budget_seconds or 0.0)
-        if compiles:
-            reasons["compile"] = "what it takes at the start is soon earned back"
+    engine = config.train.engine
+    if "engine" not in request.train:
+        engine = plan_engine(compute.device, config.train.budget_seconds or 0.0)
     resolved = replace(
         config.train,
         device=compute.device_name,
-        compile=compiles,
+        engine=engine,
         dtype=compute.dtype_name,
-        attention=attention_in_use(config.train, compute, config.model),
         threads=torch.get_num_threads(),
     )
     return replace(config, train=resolved), reasons
 
 
 def _require_memory(config: RunConfig, compute: Compute) -> None:
-    explicit = config.train.attention == "explicit"
-    batch = Batch(config.train.batch_size, config.train.optimizer, explicit)
+    state_bytes = OPTIMIZERS.get(config.train.optimizer).state_bytes
+    workload = Workload(config.train.batch_size, state_bytes)
     if compute.device.type == "cuda":
-        require_memory(config.model, batch, torch.cuda.mem_get_info(compute.device)[0])
+        require_memory(config.model, workload, torch.cuda.mem_get_info(compute.device)[0])
     elif compute.device.type == "cpu":
-        require_memory(config.model, batch, free_memory())
+        require_memory(config.model, workload, free_memory())
 
 
 def _new_session(
@@ -205,7 +204,8 @@ def _new_session(
 ) -> Session:
     torch.manual_seed(config.train.seed)
     model = Transformer(config.model).to(compute.device)
-    model.attention_form = config.train.attention
+    engine = choose_engine(model, compute, config.train.engine)
+    config = replace(config, train=replace(config.train, engine=engine.engine))
     settled = config.train.budget_seconds is None or "steps" in request.train
     run.write_config(config)
     return Session(
@@ -217,7 +217,7 @@ def _new_session(
         model=model,
         compute=compute,
         state=TrainingState(steps=config.train.steps, steps_settled=settled),
-        tensorboard=request.tensorboard,
+        loggers=request.loggers,
     )
 
 
@@ -241,4 +241,4 @@ def _removed_unless_begun(run: RunDirectory) -> Iterator[None]:
 
 def _tell(observers: Sequence[TrainingObserver], phase: str) -> None:
     for observer in observers:
-        observer.on_phase(phase)
+        observer.observe(Phase(phase))
