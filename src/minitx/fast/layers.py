@@ -69,8 +69,7 @@ def loss(model: Transformer, x: Tensor, targets: Tensor) -> Tensor:
         IndexError: a target is no token.
     """
     logits = model.head(timed("norm", "head and loss", _norm, model.norm, x)).flatten(0, 1)
-    out: Tensor = _CrossEntropy.apply(logits, targets.flatten(), IGNORED)  # type: ignore[no-untyped-call]
-    return out
+    return cross_entropy(logits, targets.flatten(), IGNORED)
 
 
 def rotary_tables(model: Transformer, x: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -156,6 +155,12 @@ def rms_norm(x: Tensor, gain: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) * up, with gate and up the halves of the last dimension."""
     out: Tensor = _SwiGLU.apply(gate_up)  # type: ignore[no-untyped-call]
+    return out
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, ignored: int) -> Tensor:
+    """`F.cross_entropy` of `(rows, vocab)`: the mean over the targets that are not `ignored`."""
+    out: Tensor = _CrossEntropy.apply(logits, targets, ignored)  # type: ignore[no-untyped-call]
     return out
 
 
