@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from minitx.generation.chooser import Chooser
-from minitx.generation.decoder import Decoder, window_after_slide
 from minitx.generation.row import Row
+from minitx.generation.text_reader import Decoder, window_after_slide
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
 

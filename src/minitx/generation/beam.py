@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from minitx.errors import BadInputError
-from minitx.generation.records import Generation
+from minitx.generation.generated import Generation
 from minitx.generation.requests import prompt_ids
 from minitx.model import KVCache, Transformer
 from minitx.tokenizer import Tokenizer

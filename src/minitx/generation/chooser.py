@@ -10,7 +10,7 @@ from torch import Tensor
 from minitx.generation.constraints import BannedStrings, RequiredStrings
 from minitx.generation.draws import PlainDraw, draw, number
 from minitx.generation.filters import bias_tensor, penalize, reads_text, reshape
-from minitx.generation.records import ALTERNATIVES, Chosen
+from minitx.generation.generated import ALTERNATIVES, Chosen
 from minitx.generation.row import Row
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from minitx.fast.library import library
-from minitx.model.matrices import Array
+from minitx.fast.quantized import Array
 
 _MASK = 2**64 - 1
 _GOLDEN = 0x9E3779B97F4A7C15

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import math
-import mmap
 from collections.abc import Sequence
-from contextlib import suppress
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from minitx.aligned_memory import aligned_zeros
 from minitx.config import ModelConfig
+from minitx.fast.quantized import Array
 from minitx.model import KVCache
-from minitx.model.matrices import Array
 
 _FIRST_CAPACITY = 64
-_LINE = 64
-_OWN_PAGES = 1 << 20
 
 
 class SlotCache(KVCache):
@@ -116,21 +112,3 @@ def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
     if like.device.type != "cpu":
         return like.new_zeros(shape)
     return aligned_zeros(math.prod(shape) * like.element_size()).view(like.dtype).view(shape)
-
-
-def aligned_zeros(n_bytes: int) -> Tensor:
-    """Bytes on the CPU that begin with a line of its cache, so that few vectors lie across two.
-
-    They take no time and no memory until they are written to. Large ones lie in large pages where
-    the system has them, and go back to it as soon as nobody holds them.
-    """
-    if n_bytes >= _OWN_PAGES and hasattr(mmap, "MAP_ANONYMOUS"):
-        # The allocator would keep pieces of such stores, which grow and go, for later.
-        pages = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with suppress(OSError):
-                pages.madvise(mmap.MADV_HUGEPAGE)
-        return torch.frombuffer(pages, dtype=torch.uint8)
-    raw = np.zeros(n_bytes + _LINE, np.uint8)
-    first = -raw.ctypes.data % _LINE
-    return torch.from_numpy(raw[first : first + n_bytes])

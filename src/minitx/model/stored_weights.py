@@ -7,7 +7,7 @@ from torch import Tensor
 
 from minitx.config.checks import require_one_of
 from minitx.config.weights import WEIGHT_FORMATS, WeightFormat
-from minitx.model.matrices import Bfloat16Matrix, Int8Matrix
+from minitx.fast.quantized import Bfloat16Matrix, Int8Matrix
 from minitx.model.transformer import Transformer
 
 

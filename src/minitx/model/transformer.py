@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from minitx.config import ModelConfig
 from minitx.config.train_config import AttentionForm
 from minitx.errors import BadInputError
+from minitx.fast.quantized import Matrix
 from minitx.model import native_block, native_head
 from minitx.model.attention import Attention, AttentionContext, causal_mask
 from minitx.model.attention_choice import choose_form, choose_general_form
@@ -25,7 +26,6 @@ from minitx.model.compiled import CompiledParts
 from minitx.model.fast import cross_entropy, dropout
 from minitx.model.initialization import initialize
 from minitx.model.kv_cache import KVCache
-from minitx.model.matrices import Matrix
 from minitx.model.norms import LayerNorm, RMSNorm
 from minitx.model.rotary import rotary_table
 from minitx.model.trace import Trace

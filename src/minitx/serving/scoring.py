@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from minitx.generation.chooser import describe
-from minitx.generation.records import Chosen
+from minitx.generation.generated import Chosen
 from minitx.model import Transformer
 
 _POSITIONS_AT_ONCE = 64

@@ -20,7 +20,7 @@ from minitx.config import SamplingConfig
 from minitx.errors import BadInputError
 from minitx.generation import Generation, generate
 from minitx.generation.beam import beam_search
-from minitx.generation.loop import OnText
+from minitx.generation.generate_text import OnText
 from minitx.model import Transformer
 from minitx.model.stored_weights import store_weights
 from minitx.tokenizer import Tokenizer

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitx.config import ModelConfig
+from minitx.fast import decode_batch
+from minitx.fast.decode_batch import BatchPass, fits_batch_pass
 from minitx.fast.library import KERNELS, library
-from minitx.generation import batch_pass
-from minitx.generation.batch_pass import BatchPass, fits_batch_pass
-from minitx.generation.decoder import Decoder
+from minitx.generation.text_reader import Decoder
 from minitx.model import Transformer
 
 CONTEXT = 24
@@ -87,7 +87,7 @@ def test_logits_are_those_of_the_whole_text_in_double_precision(family, config, 
     rows = texts_of(config, lengths, seed)
     kernels = ctypes.CDLL(str(KERNELS / f"kernels_{family}.so"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batch_pass, "library", lambda: kernels)
+        patch.setattr(decode_batch, "library", lambda: kernels)
         found = followed(model, rows, 3)
     with torch.inference_mode():
         exact = copy.deepcopy(model).double()(torch.tensor([text for text, _ in rows]))
@@ -165,7 +165,7 @@ def test_which_models_are_read_this_way(monkeypatch):
     monkeypatch.setattr(BatchPass, "feed", lambda *given: calls.append(1) or feed(*given))
     fast = followed(model, rows, 2)
     assert len(calls) == 2
-    monkeypatch.setattr(batch_pass, "library", lambda: None)
+    monkeypatch.setattr(decode_batch, "library", lambda: None)
     plain = followed(model, rows, 2)
     assert len(calls) == 2
     torch.testing.assert_close(fast, plain)

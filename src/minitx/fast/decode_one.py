@@ -7,19 +7,21 @@ tells it where the weights are: those of float32 where the model has them, witho
 from __future__ import annotations
 
 import ctypes
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
 from minitx.fast.library import library
-from minitx.generation.slot_cache import SlotCache
+from minitx.fast.quantized import Bfloat16Matrix, Int8Matrix
 from minitx.model import Transformer
 from minitx.model.block import Block
-from minitx.model.matrices import Bfloat16Matrix, Int8Matrix
 from minitx.model.mlp import SwiGLU
 from minitx.model.norms import LayerNorm, RMSNorm
 from minitx.model.rotary import rotary_table
+
+if TYPE_CHECKING:
+    from minitx.generation.slot_cache import SlotCache
 
 _FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 _SIZES = (4, 2, 1)

@@ -9,7 +9,7 @@ import torch
 
 from minitx.config import SamplingConfig
 from minitx.generation.batch import Batch, Piece
-from minitx.generation.records import Generation
+from minitx.generation.generated import Generation
 from minitx.generation.requests import check_settings, prompt_ids
 from minitx.generation.row import Row
 from minitx.model import Transformer

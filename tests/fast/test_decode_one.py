@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitx.config import ModelConfig
+from minitx.fast import decode_one
+from minitx.fast.decode_numpy import OneRow
+from minitx.fast.decode_one import NativeRow
 from minitx.fast.library import KERNELS, library
-from minitx.generation import decoder as decoder_module
-from minitx.generation import native_row
-from minitx.generation.decoder import Decoder, one_row_reader, window_after_slide
-from minitx.generation.native_row import NativeRow
-from minitx.generation.one_row import OneRow
+from minitx.generation import text_reader as decoder_module
+from minitx.generation.text_reader import Decoder, one_row_reader, window_after_slide
 from minitx.model import KVCache, Transformer
 from minitx.model.stored_weights import store_weights
 
@@ -113,7 +113,7 @@ def test_kernels_for_every_processor_that_this_one_can_be(family, weight_format,
     if family not in able.get(torch.backends.cpu.get_cpu_capability(), ["plain"]):
         pytest.skip(f"this processor has no {family}")
     compiled = ctypes.CDLL(str(KERNELS / f"kernels_{family}.so"))
-    monkeypatch.setattr(native_row, "library", lambda: compiled)
+    monkeypatch.setattr(decode_one, "library", lambda: compiled)
     model, ids = made(weight_format, head_dim=10, d_ff=99), [3, 1, 4, 1, 5]
     expected = recomputed(model, ids)
     assert float((fed(model, ids) - expected).abs().max()) < 2e-5 * float(expected.abs().max())
@@ -169,7 +169,7 @@ def test_who_reads_one_row(monkeypatch):
     assert isinstance(one_row_reader(made().double()), OneRow)
     if library() is not None:
         assert isinstance(one_row_reader(made()), NativeRow)
-    monkeypatch.setattr(native_row, "library", lambda: None)
+    monkeypatch.setattr(decode_one, "library", lambda: None)
     monkeypatch.setattr(decoder_module, "fits_batch_pass", lambda _: False)
     assert isinstance(one_row_reader(made()), OneRow)
     model, ids = made(), [1, 2, 3, 4]

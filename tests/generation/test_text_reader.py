@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 
 from minitx.config import ModelConfig, SamplingConfig
 from minitx.errors import BadInputError
+from minitx.fast import quantized as matrices
+from minitx.fast.decode_numpy import fits_one_row
+from minitx.fast.quantized import Bfloat16Matrix, DenseMatrix, Int8Matrix
 from minitx.generation import Batch, Row, generate
-from minitx.generation.decoder import Decoder, one_row_reader, window_after_slide
-from minitx.generation.one_row import fits_one_row
-from minitx.model import Transformer, matrices
-from minitx.model.matrices import Bfloat16Matrix, DenseMatrix, Int8Matrix
+from minitx.generation.text_reader import Decoder, one_row_reader, window_after_slide
+from minitx.model import Transformer
 from minitx.model.stored_weights import store_weights
 from minitx.tokenizer import train_tokenizer
 

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from minitx.generation.batch_pass import BatchPass, fits_batch_pass
-from minitx.generation.native_row import NativeRow, fits_native_row
-from minitx.generation.one_row import OneRow, fits_one_row
+from minitx.fast.decode_batch import BatchPass, fits_batch_pass
+from minitx.fast.decode_numpy import OneRow, fits_one_row
+from minitx.fast.decode_one import NativeRow, fits_native_row
 from minitx.generation.slot_cache import SlotCache
 from minitx.model import KVCache, Transformer
 

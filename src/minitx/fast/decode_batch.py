@@ -11,19 +11,22 @@ import ctypes
 import functools
 import weakref
 from collections.abc import Hashable, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from minitx.aligned_memory import aligned_zeros
 from minitx.fast.library import library
-from minitx.generation.slot_cache import SlotCache, aligned_zeros
 from minitx.model import Transformer
 from minitx.model.block import Block
 from minitx.model.mlp import SwiGLU
 from minitx.model.norms import LayerNorm, RMSNorm
 from minitx.model.rotary import rotary_table
+
+if TYPE_CHECKING:
+    from minitx.generation.slot_cache import SlotCache
 
 _Pointer = ctypes.c_void_p
 _Integer = ctypes.c_int64

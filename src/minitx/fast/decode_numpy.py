@@ -14,21 +14,23 @@ import math
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minitx.generation.slot_cache import SlotCache
+from minitx.fast.quantized import Array, DenseMatrix, Matrix
 from minitx.model import Transformer
 from minitx.model.attention import Attention
 from minitx.model.block import Block
-from minitx.model.matrices import Array, DenseMatrix, Matrix
 from minitx.model.mlp import SwiGLU
 from minitx.model.norms import LayerNorm, RMSNorm
 from minitx.model.rotary import rotary_table
+
+if TYPE_CHECKING:
+    from minitx.generation.slot_cache import SlotCache
 
 Step = Callable[[], object]
 
