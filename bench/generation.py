@@ -26,7 +26,7 @@ from torch import nn
 from minitx.checkpoint.huggingface import save_model
 from minitx.config import ModelConfig, SamplingConfig
 from minitx.generation import generate
-from minitx.generation.decoder import Decoder, one_row_reader
+from minitx.generation.text_reader import Decoder, one_row_reader
 from minitx.model import Transformer
 from minitx.model.stored_weights import store_weights
 from minitx.tokenizer import Tokenizer, train_tokenizer

@@ -6,7 +6,7 @@ is run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from minitx.compute import Compute, EngineChoice
 from minitx.config.train_config import EngineName
+from minitx.errors import BadInputError
 from minitx.model import Transformer
 
 COMPILE_FROM_SECONDS = 120.0
@@ -75,6 +76,45 @@ def plain_loss(model: Transformer, compute: Compute) -> LossFunction:
     return loss
 
 
+def decoder(model: Transformer) -> Any:
+    """What feeds tokens to a model in eval mode faster than the model itself; None: run that.
+
+    See `minitx.fast.decoder`.
+    """
+    fast = fast_room()
+    return None if fast is None else fast.decoder(model)
+
+
+def draw_kernel(silent: Sequence[int], vocab_size: int) -> Any:
+    """What draws tokens where temperature and top-k are all that matters; None: there is none.
+
+    See `minitx.fast.draw.draw_kernel`.
+    """
+    fast = fast_room()
+    return None if fast is None else fast.draw_kernel(silent, vocab_size)
+
+
+def quantize(model: Transformer, weight_format: str) -> None:
+    """Round a model's matrices to `int8` or `bfloat16`, in place.
+
+    Raises:
+        BadInputError: there is no such format, or `minitx.fast` was deleted.
+    """
+    fast = fast_room()
+    if fast is None:
+        raise BadInputError(
+            "weights can't be rounded to fewer bits: this minitx has no `fast` folder",
+            "Leave out --quantize and --dtype bfloat16, or install minitx again",
+        )
+    fast.quantize(model, weight_format)
+
+
+def update_kernels(tensors: Iterable[Tensor]) -> Any:
+    """The compiled updates of `minitx.fast.optimizer`; None where torch must update these."""
+    fast = fast_room()
+    return fast.optimizer if fast is not None and fast.optimizer.can_update(tensors) else None
+
+
 def fast_room() -> Any:
     """The package `minitx.fast`; None where it is gone."""
     try:
@@ -84,9 +124,3 @@ def fast_room() -> Any:
             raise
         return None
     return fast
-
-
-def update_kernels(tensors: Iterable[Tensor]) -> Any:
-    """The compiled updates of `minitx.fast.optimizer`; None where torch must update these."""
-    fast = fast_room()
-    return fast.optimizer if fast is not None and fast.optimizer.can_update(tensors) else None

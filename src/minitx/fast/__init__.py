@@ -7,14 +7,13 @@ models are known here; whatever it does not know runs on the plain model.
 """
 
 from minitx.fast import optimizer, profiling
+from minitx.fast.decoder import Decoder, decoder
+from minitx.fast.draw import draw_kernel
 from minitx.fast.loss_function import LossFunction, choose_engine, loss_function
+from minitx.fast.quantized import quantize
 from minitx.fast.torch_compile import can_compile
 
 __all__ = [
-    "LossFunction",
-    "can_compile",
-    "choose_engine",
-    "loss_function",
-    "optimizer",
-    "profiling",
-]
+    "Decoder", "LossFunction", "can_compile", "choose_engine", "decoder", "draw_kernel",
+    "loss_function", "optimizer", "profiling", "quantize",
+]  # fmt: skip
