@@ -7,7 +7,7 @@
 /* Visible to Python. */
 #define EXPORT __attribute__((visibility("default")))
 
-/* Must equal `ABI` in __init__.py. */
+/* Must equal `ABI` in library.py. */
 #define MINITX_ABI 6
 
 /* Where a file can be compiled for the processor's own products of bfloat16 (AVX512-BF16) beside
