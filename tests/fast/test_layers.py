@@ -1,4 +1,4 @@
-"""What `layers` computes with torch: norm and rotation before attention with dropout, and dropout."""
+"""What `layers` computes with torch: dropout, and norm and rotation for attention with dropout."""
 
 import pytest
 import torch

@@ -5,12 +5,12 @@ import dataclasses
 
 import pytest
 import torch
-from minitx.model.compiled import loss_and_gradient
 from torch.testing import assert_close
 
 from minitx.config import ModelConfig
-from minitx.model import Trace, Transformer
-from minitx.model import compiled as compiled_module
+from minitx.fast import loss_function, torch_compile
+from minitx.fast.torch_compile import CompiledLoss, loss_and_gradient
+from minitx.model import Transformer
 from minitx.model.transformer import IGNORED
 
 SHAPE = ModelConfig(
@@ -67,28 +67,29 @@ def test_parts_give_the_loss_and_gradients_of_the_whole(
     if architecture == "gpt2":
         keys["n_kv_heads"] = 4
     shape = dataclasses.replace(SHAPE, **keys)
-    monkeypatch.setattr(compiled_module, "_LOGITS_AT_ONCE", 96 // slices * 50)
+    monkeypatch.setattr(torch_compile, "_LOGITS_AT_ONCE", 96 // slices * 50)
     plain, parts = model_of(shape), model_of(shape)
-    parts.compile_parts()
-    for model in (plain, parts):
-        (model.loss(*batch()) / 3).backward()
-    assert_close(parts.loss(*batch()), plain.loss(*batch()))
+    compiled = CompiledLoss(parts)
+    for loss in (plain.loss, compiled):
+        (loss(*batch()) / 3).backward()
+    assert_close(compiled(*batch()), plain.loss(*batch()))
     for ours, expected in zip(parts.parameters(), plain.parameters(), strict=True):
         assert_close(ours.grad, expected.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_what_looks_inside_goes_through_the_plain_blocks(uncompiled, monkeypatch):
+def test_whoever_does_not_train_goes_through_the_plain_model(uncompiled, monkeypatch):
+    monkeypatch.setattr(torch_compile, "can_compile", lambda device: True)
+    monkeypatch.setattr("minitx.fast.loss_function.can_compile", lambda device: True)
     model = model_of()
-    model.compile_parts()
-    monkeypatch.setattr(compiled_module.CompiledParts, "block", None)
-    inputs, targets = batch()
-    model(inputs, trace=Trace())
+    loss = loss_function(model, engine="torch-compile")
+    monkeypatch.setattr(CompiledLoss, "__call__", None)
     with torch.no_grad():
-        model.loss(inputs, targets)
+        loss(*batch())
     model.eval()
-    model.loss(inputs, targets)
+    loss(*batch())
     with pytest.raises(TypeError):
-        model.train().loss(inputs, targets)
+        model.train()
+        loss(*batch())
 
 
 def test_one_block_is_compiled_for_all():
@@ -103,11 +104,11 @@ def test_one_block_is_compiled_for_all():
     original = torch.compile
     try:
         torch.compile = lambda function: original(function, backend=backend)
-        model.compile_parts()
+        compiled = CompiledLoss(model)
     finally:
         torch.compile = original
     plain = model_of(dataclasses.replace(SHAPE, n_layers=12)).loss(*batch())
     for _ in range(2):
-        assert_close(model.loss(*batch()), plain)
+        assert_close(compiled(*batch()), plain)
     assert len(graphs) == 3
     torch._dynamo.reset()

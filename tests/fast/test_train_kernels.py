@@ -112,9 +112,7 @@ def plain_attention(qkv, heads, kv_heads, gains, tables, mask):
             parts[i] = rotate(normed, *(t.double().unsqueeze(-2) for t in tables))
     q, k, v = (part.transpose(1, 2) for part in parts)
     group = heads // kv_heads
-    out, _ = eager_attention(
-        q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1), mask
-    )
+    out, _ = eager_attention(q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1), mask)
     return out.transpose(1, 2).reshape(batch, seq, -1)
 
 
@@ -159,7 +157,9 @@ def test_attention_to_the_past_does_not_change_with_what_follows():
     qkv = drawn(0, 1, 70, 3 * 32)
     changed = qkv.clone()
     changed[:, 40:] += 5
-    first, second = (layers.attend(x.requires_grad_(), 2, 2, None, None, 0.0) for x in (qkv, changed))
+    first, second = (
+        layers.attend(x.requires_grad_(), 2, 2, None, None, 0.0) for x in (qkv, changed)
+    )
     assert torch.equal(first[:, :40], second[:, :40])
     assert not torch.allclose(first[:, 40:], second[:, 40:])
     grad = torch.autograd.grad(first[:, :40].sum(), qkv)[0]

@@ -21,8 +21,8 @@ WARMUP_PASSES = 3
 class RecordedLoss:
     """A loss function that is recorded after `WARMUP_PASSES` and replayed from then on.
 
-    Every batch must have the shape of the first. Dropout draws anew in each replay, from the seed
-    that torch's generator has then.
+    It is recorded anew for a batch of another shape, and if other parameters are trained. Dropout
+    draws anew in each replay, from the seed that torch's generator has then.
 
     Args:
         loss: `(ids, targets) -> loss` on a CUDA device.
@@ -37,47 +37,56 @@ class RecordedLoss:
         record: Callable[[Callable[[], None]], Callable[[], None]] | None = None,
     ) -> None:
         self._loss = loss
-        self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        self._record = record or _CudaRecorder(self._parameters[0].device)
-        self._warm = 0
-        self._replay: Callable[[], None] | None = None
+        self._all = parameters
+        self._record = record or _CudaRecorder(parameters[0].device)
+        self._recorded_for: tuple[object, ...] | None = None
+        self._replay: Callable[[], None]
+        self.replays = 0
+        self.gradients: list[Tensor] = []
 
     def __call__(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """The loss of `(B, T)` ids and targets; its gradients are there already."""
-        if self._replay is None:
+        """The loss of `(B, T)` ids and targets; its gradients are there already.
+
+        Its backward pass comes before the next call, which overwrites them.
+        """
+        key = (ids.shape, *(parameter.requires_grad for parameter in self._all))
+        if key != self._recorded_for:
+            self._parameters = [parameter for parameter in self._all if parameter.requires_grad]
             self._ids, self._targets = ids.clone(), targets.clone()
-            self._mean = torch.zeros((), device=ids.device)
-            self._gradients: list[Tensor] = []
             # What dropout draws meanwhile is not drawn from this step's numbers.
             devices = [ids.device] if ids.is_cuda else []
             with torch.random.fork_rng(devices):
                 self._replay = self._record(self._pass)
+            self._recorded_for = key
         self._ids.copy_(ids)
         self._targets.copy_(targets)
         self._replay()
+        self.replays += 1
         loss: Tensor = _Replayed.apply(  # type: ignore[no-untyped-call]
-            self._mean, self._gradients, *self._parameters
+            self._mean, self, *self._parameters
         )
         return loss
 
     def _pass(self) -> None:
         loss = self._loss(self._ids, self._targets)
         # Each replay writes these anew.
-        self._gradients = list(torch.autograd.grad(loss, self._parameters))
+        self.gradients = list(torch.autograd.grad(loss, self._parameters))
         self._mean = loss.detach()
 
 
 class _Replayed(Function):
     @staticmethod
-    def forward(ctx: Any, mean: Tensor, gradients: list[Tensor], *parameters: Tensor) -> Tensor:
-        ctx.gradients = gradients
+    def forward(ctx: Any, mean: Tensor, recorded: RecordedLoss, *parameters: Tensor) -> Tensor:
+        ctx.recorded, ctx.replays = recorded, recorded.replays
         return mean.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.recorded.replays != ctx.replays:
+            raise RuntimeError("the next batch has overwritten the gradients of this one")
         # New ones, since the next replay overwrites those of the graph.
-        return None, None, *torch._foreach_mul(ctx.gradients, grad)
+        return None, None, *torch._foreach_mul(ctx.recorded.gradients, grad)
 
 
 class _CudaRecorder:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from minitx.compute import Compute, EngineChoice
+from minitx.config.train_config import EngineName
 from minitx.errors import BadInputError
 from minitx.fast import blocks, head, layers, support
 from minitx.fast.cuda_graph import RecordedLoss
@@ -63,7 +65,8 @@ def loss_function(
     """What trains a model faster than its own `loss` does, or None.
 
     Args:
-        model: in train mode whenever the function is called; its weights stay where they are.
+        model: that may be changed afterwards: the function computes it as it is when it is called.
+            On a GPU its weights stay where they are.
         compute: device, and the format of products, which the function then sets itself. Left
             out, it computes where the weights are, in the format that is set when it is called.
         engine: as for `choose_engine`.
@@ -75,39 +78,44 @@ def loss_function(
     if choice.engine == "plain":
         return None
     assert isinstance(model, Transformer)
-    autocast = compute.autocast if compute else nullcontext
-    if choice.engine == "native" and model.embedding.weight.device.type == "cpu":
-        return _NativeLoss(model, autocast)
-    compiled = CompiledLoss(model) if choice.engine == "torch-compile" else model.loss
-
-    def loss(ids: Tensor, targets: Tensor) -> Tensor:
-        with autocast():
-            return compiled(ids, targets)
-
-    on_cuda = model.embedding.weight.device.type == "cuda"
-    return RecordedLoss(loss, list(model.parameters())) if on_cuda else loss
+    return _WatchedLoss(model, compute, choice.engine)
 
 
-class _NativeLoss:
-    # `Transformer.loss` by compiled kernels, in whole blocks where they know the shape.
+class _WatchedLoss:
+    # Faster for as long as the model is what it was known as, and is trained; else its own loss.
 
-    def __init__(
-        self, model: Transformer, autocast: Callable[[], AbstractContextManager[object]]
-    ) -> None:
-        self._model, self._autocast = model, autocast
-        self._parts = tuple(model.modules())
+    def __init__(self, model: Transformer, compute: Compute | None, engine: EngineName) -> None:
+        on_cpu = model.embedding.weight.device.type == "cpu"
+        self._model = model
+        self._autocast = compute.autocast if compute else nullcontext
+        self._reason_against = support.reason_against
+        faster: LossFunction = model.loss
+        if engine == "torch-compile":
+            faster = CompiledLoss(model)
+        elif on_cpu:
+            faster = partial(_native_loss, model)
+            self._reason_against = support.reason_against_kernels
+        self._faster: LossFunction = partial(self._in_format, faster)
+        if not on_cpu:
+            self._faster = RecordedLoss(self._faster, list(model.parameters()))
 
     def __call__(self, ids: Tensor, targets: Tensor) -> Tensor:
         model = self._model
-        with self._autocast():
-            if not self._is_a_training_step(ids) or support.was_changed(self._parts):
-                return model.loss(ids, targets)
-            x = layers.embed(model, ids)
-            run = blocks.run if support.takes_whole_blocks(model, x) else layers.run
-            x = run(model, x)
-            loss = head.loss if support.takes_head(model, x) else layers.loss
-            return loss(model, x, targets)
+        fits = len(ids) > 0 and 0 < ids.size(1) <= model.config.context_length
+        is_training = model.training and torch.is_grad_enabled()
+        if fits and is_training and self._reason_against(model) is None:
+            return self._faster(ids, targets)
+        return self._in_format(model.loss, ids, targets)
 
-    def _is_a_training_step(self, ids: Tensor) -> bool:
-        fits = 0 < ids.size(1) <= self._model.config.context_length and len(ids) > 0
-        return fits and self._model.training and torch.is_grad_enabled()
+    def _in_format(self, loss: LossFunction, ids: Tensor, targets: Tensor) -> Tensor:
+        with self._autocast():
+            return loss(ids, targets)
+
+
+def _native_loss(model: Transformer, ids: Tensor, targets: Tensor) -> Tensor:
+    # By compiled kernels, in whole blocks where they know the shape.
+    x = layers.embed(model, ids)
+    run = blocks.run if support.takes_whole_blocks(model, x) else layers.run
+    x = run(model, x)
+    loss = head.loss if support.takes_head(model, x) else layers.loss
+    return loss(model, x, targets)

@@ -12,7 +12,7 @@ import functools
 import sys
 import types
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,11 +33,13 @@ from minitx.model.transformer import (
     Transformer,
 )
 
-_CLASSES: tuple[type[nn.Module], ...] = (
-    Transformer, Block, Attention, RMSNorm, LayerNorm, SwiGLU, GELUMLP, nn.ModuleList, nn.Linear,
-    nn.Embedding,
-)  # fmt: skip
+_OWN = (Transformer, Block, Attention, RMSNorm, LayerNorm, SwiGLU, GELUMLP)
+_OF_TORCH = (nn.ModuleList, nn.Linear, nn.Embedding, nn.Module)
 _FUNCTIONS = ("causal_mask", "eager_attention", "rotary_table", "rotate")
+_FUNCTIONS_OF_TORCH = (
+    "scaled_dot_product_attention", "linear", "embedding", "dropout", "rms_norm", "layer_norm",
+    "silu", "gelu", "cross_entropy",
+)  # fmt: skip
 _HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
 )  # fmt: skip
@@ -56,23 +58,18 @@ def reason_against(model: nn.Module) -> str | None:
     patched = _patched_function()
     if patched is not None:
         return f"{patched} was changed"
-    twin = _twin(model.config)
-    expected = dict(twin.named_modules())
-    there = dict(model.named_modules())
-    if there.keys() != expected.keys():
-        return f"its parts are not those of its config: {_first_difference(there, expected)}"
-    for name, part in there.items():
-        if type(part) is not type(expected[name]):
-            return f"{name} is a {type(part).__name__}"
-        if vars(part).keys() & _METHODS_OF[type(part)]:
-            return f"a method of {name or 'the model'} was replaced"
-        if _settings(part) != _settings(expected[name]):
-            return f"{name or 'the model'} has settings that its config does not give it"
-        if part.training != model.training:
-            return f"{name} is not in the mode of the model"
-    if is_watched(there.values()):
-        return "a hook is registered"
-    return _reason_against_tensors(model, twin)
+    if torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack():
+        return "a mode of torch is active, which sees each operation"
+    if any(getattr(torch_module, f"_global{hooks}", None) for hooks in _HOOKS):
+        return "a hook on all modules is registered"
+    weight = getattr(model._modules.get("embedding"), "weight", None)
+    if not isinstance(weight, Tensor):
+        return "its embedding has no weight"
+    alike = (model.training, weight.device, weight.dtype)
+    reason = _difference(model, _expected(model.config), *alike)
+    if reason is None and (model.head.weight is weight) != model.config.tie_embeddings:
+        return "its embeddings are not tied as its config says"
+    return reason
 
 
 def reason_against_kernels(model: nn.Module) -> str | None:
@@ -104,21 +101,6 @@ def reason_against_cpu(model: nn.Module) -> str | None:
     if weight.is_inference():
         return "its weights were made in inference mode, where changes to them are not counted"
     return None
-
-
-def is_watched(parts: Iterable[nn.Module]) -> bool:
-    """Whether somebody hooks into one of them, or into all modules, and would not be called."""
-    everywhere = any(getattr(torch_module, f"_global{name}", None) for name in _HOOKS)
-    return everywhere or any(
-        part._forward_hooks or part._forward_pre_hooks or part._backward_hooks
-        or part._backward_pre_hooks
-        for part in parts
-    )  # fmt: skip
-
-
-def was_changed(parts: Iterable[nn.Module]) -> bool:
-    """Whether a model that was known, of these parts, was hooked into or patched since."""
-    return is_watched(parts) or _patched_function() is not None
 
 
 def takes_whole_blocks(model: Transformer, x: Tensor) -> bool:
@@ -196,11 +178,92 @@ def product_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
+class _Part(NamedTuple):
+    # What a module is that a config builds.
+    name: str
+    kind: type[nn.Module]
+    attributes: frozenset[str]
+    settings: dict[str, Any]
+    shapes: dict[str, torch.Size | None]
+    children: dict[str, _Part]
+
+
 @functools.lru_cache(maxsize=8)
-def _twin(config: ModelConfig) -> Transformer:
-    # What the config alone builds, without memory for its weights.
+def _expected(config: ModelConfig) -> _Part:
+    # From a model without memory for its weights.
     with torch.device("meta"), _Undrawn():
-        return Transformer(config)
+        return _described("", Transformer(config))
+
+
+def _described(name: str, part: nn.Module) -> _Part:
+    attributes = vars(part)
+    return _Part(
+        name,
+        type(part),
+        frozenset(attributes),
+        {key: attributes[key] for key in attributes.keys() - _OF_EVERY_MODULE},
+        {key: None if p is None else p.shape for key, p in part._parameters.items()},
+        {
+            key: _described(f"{name}.{key}".lstrip("."), child)
+            for key, child in part.named_children()
+        },
+    )
+
+
+def _difference(
+    part: nn.Module, expected: _Part, training: bool, device: torch.device, dtype: torch.dtype
+) -> str | None:
+    # One pass over the modules: this is asked in each training step.
+    name = expected.name or "the model"
+    if type(part) is not expected.kind:
+        return f"{name} is a {type(part).__name__}"
+    attributes = vars(part)
+    if attributes.keys() != expected.attributes:
+        odd = min(attributes.keys() ^ expected.attributes)
+        return f"{odd} of {name} was replaced, added or removed"
+    for key, value in expected.settings.items():
+        if attributes[key] != value:
+            return f"{key} of {name} is not what its config says"
+    if part.training is not training:
+        return f"{name} is not in the mode of the model"
+    if (
+        part._forward_hooks or part._forward_pre_hooks
+        or part._backward_hooks or part._backward_pre_hooks
+    ):  # fmt: skip
+        return f"a hook is registered on {name}"
+    if attributes["_buffers"]:
+        return f"{name} has a buffer"
+    parameters, children = attributes["_parameters"], attributes["_modules"]
+    if parameters.keys() != expected.shapes.keys() or list(children) != list(expected.children):
+        return f"{name} has other parts or weights than its config says"
+    for key, shape in expected.shapes.items():
+        reason = _reason_against_tensor(parameters[key], shape, device, dtype)
+        if reason is not None:
+            return f"{key} of {name} {reason}"
+    for key, child in expected.children.items():
+        reason = _difference(children[key], child, training, device, dtype)
+        if reason is not None:
+            return reason
+    return None
+
+
+def _reason_against_tensor(
+    parameter: nn.Parameter | None,
+    shape: torch.Size | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> str | None:
+    if parameter is None or shape is None:
+        return None if parameter is None and shape is None else "is not there as its config says"
+    if type(parameter) is not nn.Parameter or not parameter.is_contiguous():
+        return "is not a plain tensor"
+    if parameter.shape != shape:
+        return "has another shape than its config says"
+    if parameter.device != device or parameter.dtype != dtype:
+        return "has another device or format than the embedding"
+    if parameter._backward_hooks:
+        return "has a hook"
+    return None
 
 
 class _Undrawn(TorchFunctionMode):
@@ -216,71 +279,49 @@ class _Undrawn(TorchFunctionMode):
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
-def _settings(part: nn.Module) -> dict[str, Any]:
-    return {name: vars(part)[name] for name in vars(part).keys() - _OF_EVERY_MODULE}
-
-
-_METHODS_OF = {
-    kind: frozenset(name for name in dir(kind) if callable(getattr(kind, name)))
-    for kind in _CLASSES
-}
-
-
 def _patched_function() -> str | None:
-    # A function counts as known if its code stands in the file of its class or module.
-    attend = functional.scaled_dot_product_attention
-    if vars(transformer)["F"] is not functional or type(attend) is not types.BuiltinFunctionType:
-        return "scaled_dot_product_attention"
+    # A function counts as known if its code stands in the file of its class or module: so one that
+    # was patched before this module was imported is noticed too.
+    if vars(transformer)["F"] is not functional or vars(transformer)["nn"] is not nn:
+        return "transformer.F or transformer.nn"
+    for name in _FUNCTIONS_OF_TORCH:
+        function = getattr(functional, name)
+        if type(function) is not types.BuiltinFunctionType and not _stands_in(
+            function, functional.__file__
+        ):
+            return f"torch.nn.functional.{name}"
     for name in _FUNCTIONS:
         if not _stands_in(getattr(transformer, name, None), transformer.__file__):
             return f"transformer.{name}"
-    for kind, (path, names) in _methods().items():
-        for name in names:
-            if not _stands_in(vars(kind).get(name), path):
+    for own in _OWN:
+        name = own.__name__
+        if getattr(transformer, name, None) is not own or own.__module__ != transformer.__name__:
+            return f"transformer.{name}"
+    for kind, (path, names, methods) in _methods().items():
+        inside = vars(kind)
+        if inside.keys() != names:
+            return f"{kind.__name__}.{min(inside.keys() ^ names)}"
+        for name in methods:
+            if not _stands_in(inside[name], path):
                 return f"{kind.__name__}.{name}"
     return None
 
 
 @functools.cache
-def _methods() -> dict[type[nn.Module], tuple[str, tuple[str, ...]]]:
+def _methods() -> dict[type[nn.Module], tuple[str, frozenset[str], tuple[str, ...]]]:
     return {
         kind: (
             str(sys.modules[kind.__module__].__file__),
-            tuple(name for name, value in vars(kind).items() if _is_method(name, value)),
+            frozenset(vars(kind)),
+            tuple(name for name, value in vars(kind).items() if _is_method(value)),
         )
-        for kind in _CLASSES
+        for kind in (*_OWN, *_OF_TORCH)
     }
 
 
-def _is_method(name: str, value: object) -> bool:
-    # `__init__` was done with when the model was built.
-    return callable(value) and name != "__init__" and not isinstance(value, (type, staticmethod))
+def _is_method(value: object) -> bool:
+    return callable(value) and not isinstance(value, (type, staticmethod))
 
 
 def _stands_in(function: object, path: str | None) -> bool:
     return isinstance(function, types.FunctionType) and function.__code__.co_filename == path
-
-
-def _first_difference(there: Iterable[str], expected: Iterable[str]) -> str:
-    name = min(set(there) ^ set(expected))
-    return f"{name} is {'not in it' if name in set(there) else 'missing'}"
-
-
-def _reason_against_tensors(model: Transformer, twin: Transformer) -> str | None:
-    if any(True for _ in model.buffers()):
-        return "it has a buffer"
-    weight = model.embedding.weight
-    expected = dict(twin.named_parameters(remove_duplicate=False))
-    there = dict(model.named_parameters(remove_duplicate=False))
-    for name, parameter in there.items():
-        if name not in expected or parameter.shape != expected[name].shape:
-            return f"{name} has another shape than its config gives it"
-        if type(parameter) is not nn.Parameter or not parameter.is_contiguous():
-            return f"{name} is not a plain tensor"
-        if parameter.device != weight.device or parameter.dtype != weight.dtype:
-            return f"{name} has another device or format than the embedding"
-    if there.keys() != expected.keys():
-        return f"its weights are not those of its config: {_first_difference(there, expected)}"
-    if (model.head.weight is weight) != model.config.tie_embeddings:
-        return "its embeddings are not tied as its config says"
-    return None
