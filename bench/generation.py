@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from harness import Result, Samples, Table, Target, publish
+from minitx.model.stored_weights import store_weights
 from peak import float32_peak
 from peers import SHAKESPEARE_GPU
 from torch import nn
@@ -28,7 +29,6 @@ from minitx.config import ModelConfig, SamplingConfig
 from minitx.generation import generate
 from minitx.generation.text_reader import Decoder, one_row_reader
 from minitx.model import Transformer
-from minitx.model.stored_weights import store_weights
 from minitx.tokenizer import Tokenizer, train_tokenizer
 
 PROMPT = "\n"

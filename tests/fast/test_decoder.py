@@ -21,7 +21,7 @@ from minitx.generation import Batch, Row
 from minitx.generation.slot_cache import SlotCache
 from minitx.generation.text_reader import TextReader, window_after_slide
 from minitx.model import KVCache
-from minitx.model.attention import Attention
+from minitx.model.transformer import Attention
 from minitx.tokenizer import train_tokenizer
 
 CONTEXT = 24
