@@ -26,7 +26,7 @@ from minitx.checkpoint.huggingface import load_model
 from minitx.checkpoint.rundir import RunDirectory, resolve_checkpoint
 from minitx.config import RunConfig
 from minitx.corpus import load_encoded
-from minitx.corpus.reading import read_corpus
+from minitx.corpus.sources import read_corpus
 from minitx.evaluation import score
 from minitx.evaluation.bits import bits_per
 from minitx.training.plan import LADDER

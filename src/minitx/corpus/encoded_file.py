@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minitx.corpus.encoded import IdArray, PartCounts, ids_type
-from minitx.corpus.reading import BOM, binary_error, encoding_error, open_text
+from minitx.corpus.sources import BOM, binary_error, encoding_error, open_text
 from minitx.errors import BadInputError
 from minitx.tokenizer import Tokenizer
 
