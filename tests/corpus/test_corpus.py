@@ -20,7 +20,7 @@ from minitx.corpus import (
     require_one_window,
     split_corpus,
 )
-from minitx.corpus.sources import decode_text
+from minitx.corpus.readers.plain_text import decode_text
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.tokenizer import train_tokenizer
 

@@ -20,7 +20,8 @@ from minitx.compute import Compute, choose_device, choose_dtype
 from minitx.config import SamplingConfig
 from minitx.config.checks import require_one_of
 from minitx.corpus import EncodedCorpus, EncodedFile, encode_file, load_encoded
-from minitx.corpus.encoded_file import blocks_of, decoded, release
+from minitx.corpus.encoded_file import blocks_of, release
+from minitx.corpus.readers.plain_text import decoded
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.evaluation.baselines import MOST_BYTES, measure_baselines
 from minitx.evaluation.bits import TextSize, ids_within, token_sizes
