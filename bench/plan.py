@@ -246,7 +246,7 @@ def _run(
     loaded = load_model(resolve_checkpoint(run))
     corpus = load_encoded(run / "data")
     loss = score(loaded.model, corpus.holdout_ids).loss
-    bytes_per_token = corpus.n_holdout_bytes / len(corpus.holdout_ids)
+    bytes_per_token = corpus.holdout.bytes / len(corpus.holdout_ids)
     ids = f"{config.tokenizer.kind}, {config.model.vocab_size:,}"
     trial = Trial(
         name, change.name, loss, bits_per(loss, bytes_per_token), seconds,

@@ -150,7 +150,7 @@ def test_ids_on_disk_are_those_of_the_tokenizer(inside, kind):
     assert encoded.train_text() == SPLIT.train
     assert encoded.holdout_text() == SPLIT.holdout
     assert encoded.holdout_beginning(7) == SPLIT.holdout[:7]
-    assert encoded.n_holdout_bytes == len(SPLIT.holdout.encode())
+    assert encoded.holdout.bytes == len(SPLIT.holdout.encode())
     assert encoded.train.unknown == 0
     assert (encoded.holdout.unknown > 0) == (kind != "bpe")
     assert isinstance(encoded.train_ids, np.memmap)

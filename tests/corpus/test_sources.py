@@ -115,7 +115,7 @@ def test_a_changed_byte_is_noticed_and_encoded_anew(inside, name):
     assert fresh.train_text() == SPLIT.train
     again = encode_corpus(SPLIT, tokenizer, inside / "data")
     assert again.train_ids.tolist() == tokenizer.encode(SPLIT.train).tolist()
-    assert again.n_train_bytes == len(SPLIT.train)
+    assert again.train.bytes == len(SPLIT.train)
 
 
 def test_only_a_directory_of_the_same_text_and_tokenizer_is_checked(inside, monkeypatch):

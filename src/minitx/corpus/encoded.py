@@ -71,16 +71,6 @@ class EncodedCorpus:
     train: PartCounts
     holdout: PartCounts
 
-    @property
-    def n_train_bytes(self) -> int:
-        """Bytes of the train part's text."""
-        return self.train.bytes
-
-    @property
-    def n_holdout_bytes(self) -> int:
-        """Bytes of the holdout's text."""
-        return self.holdout.bytes
-
     def train_text(self) -> str:
         """Text of the train part."""
         return (self.directory / "train.txt").read_bytes().decode("utf-8")
@@ -111,12 +101,13 @@ def encode_corpus(
         BadInputError: the directory can't be written.
     """
     try:
+        wanted = Description(split.digest, tokenizer.digest)
         for candidate in (directory, *earlier):
             # Another process may remove its run while we look.
             with contextlib.suppress(DamagedFileError, FileNotFoundError):
-                if _came_from(candidate, split, tokenizer):
-                    found = load_encoded(candidate)
-                    return found if candidate == directory else _linked(candidate, directory)
+                if read_description(candidate) == wanted:
+                    corpus = load_encoded(candidate)
+                    return corpus if candidate == directory else _linked(candidate, directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / DESCRIPTION).unlink(missing_ok=True)
         dtype = ids_type(tokenizer.vocab_size)
@@ -195,10 +186,10 @@ def describe_change(directory: Path, split: Split) -> str:
         except OSError:
             continue
         if old != new:
-            at = _first_difference(old, new)
+            start = _first_difference(old, new)
             size = "" if len(old) == len(new) else f"{len(new):,} bytes instead of {len(old):,}, "
-            line = old.count(b"\n", 0, at) + 1
-            return f"its {name} has {size}other text from line {line:,} on (byte {at:,})"
+            line = old.count(b"\n", 0, start) + 1
+            return f"its {name} has {size}other text from line {line:,} on (byte {start:,})"
     return "its text is another"
 
 
@@ -244,15 +235,6 @@ def load_encoded(directory: Path) -> EncodedCorpus:
         raise DamagedFileError(f"{path} can't be used: {describe_damage(error)}", _FIX) from None
 
 
-def _came_from(directory: Path, split: Split, tokenizer: Tokenizer) -> bool:
-    try:
-        description = read_json(directory / DESCRIPTION)
-        found = (description["digest"], description["tokenizer_digest"])
-    except (OSError, ValueError, KeyError):
-        return False
-    return found == (split.digest, tokenizer.digest)
-
-
 def _digest_of(directory: Path, kind: str) -> str:
     """Digest of both files of a kind, as `Split.digest` is one of both texts."""
     return digest_of_parts(file_digest(directory / f"{part}.{kind}") for part in _PARTS)
@@ -292,15 +274,15 @@ def _linked(source: Path, directory: Path) -> EncodedCorpus:
 
 
 def _first_difference(old: bytes, new: bytes) -> int:
-    at = 0
-    while at < len(old) and old[at : at + _BLOCK] == new[at : at + _BLOCK]:
-        at += _BLOCK
-    while at < min(len(old), len(new)) and old[at] == new[at]:
-        at += 1
-    return min(at, len(old), len(new))
+    start = 0
+    while start < len(old) and old[start : start + _BLOCK] == new[start : start + _BLOCK]:
+        start += _BLOCK
+    while start < min(len(old), len(new)) and old[start] == new[start]:
+        start += 1
+    return min(start, len(old), len(new))
 
 
 def _require_size(path: Path, size: int) -> None:
-    found = path.stat().st_size
-    if found != size:
-        raise ValueError(f"{path.name} has {found:,} bytes instead of {size:,}")
+    actual = path.stat().st_size
+    if actual != size:
+        raise ValueError(f"{path.name} has {actual:,} bytes instead of {size:,}")

@@ -313,7 +313,7 @@ def _evaluator(session: Session, stop: StopRequest) -> Callable[[bool], HoldoutL
     corpus, model, compute = session.corpus, session.model, session.compute
     config = session.config.train
     ids = corpus.holdout_ids
-    bytes_per_token = corpus.n_holdout_bytes / max(1, len(ids))
+    bytes_per_token = corpus.holdout.bytes / max(1, len(ids))
 
     def evaluate(closing: bool) -> HoldoutLoss:
         def check_stop(_: int) -> None:
