@@ -47,7 +47,7 @@ from minitx.files import file_digest
 from minitx.generation import generate
 from minitx.model.stored_weights import store_weights
 from minitx.tokenizer import Tokenizer
-from minitx.training.loggers import read_metrics
+from minitx.training.logging.metrics_file import read_metrics
 
 IdArray = npt.NDArray[np.integer]
 ByteArray = npt.NDArray[np.uint8]
