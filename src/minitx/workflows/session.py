@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from minitx import __version__
-from minitx.checkpoint.huggingface import model_files, model_tensors
+from minitx.checkpoint.huggingface import model_files
 from minitx.checkpoint.rundir import CONFIG_COPY, RunDirectory, config_bytes
+from minitx.checkpoint.weights import model_tensors
 from minitx.checkpoint.writer import CheckpointWriter, Snapshot
 from minitx.compute import Compute, can_compile, keep_freed_memory
 from minitx.config import ModelConfig, RunConfig, SamplingConfig, TrainConfig
