@@ -20,12 +20,13 @@ import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from minitx.checkpoint.lock import RunLock
 from minitx.checkpoint.manifest import MANIFEST, read_manifest, verify
 from minitx.checkpoint.new_run import RUNS, make_run_directory
-from minitx.config import DataConfig, ModelConfig, RunConfig, TokenizerConfig, TrainConfig
+from minitx.config import RunConfig
+from minitx.config.run_config import TABLES
 from minitx.config.toml import build, dump_toml
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.files import describe_damage, read_bounded, sync_directory, write_atomically
@@ -251,13 +252,7 @@ class RunDirectory:
 
 def config_bytes(config: RunConfig) -> bytes:
     """Content of `run.toml`: four tables, and a digest that tells a damaged file."""
-    tables = {
-        "data": config.data,
-        "tokenizer": config.tokenizer,
-        "model": config.model,
-        "train": config.train,
-    }
-    content = dump_toml(tables).encode()
+    content = dump_toml(vars(config)).encode()
     return content + f"{_CONFIG_DIGEST}{hashlib.sha256(content).hexdigest()}\n".encode()
 
 
@@ -274,13 +269,10 @@ def read_config(path: Path) -> RunConfig:
         digest = hashlib.sha256(content[: max(0, tables_end)]).hexdigest()
         if content[tables_end:] != f"{_CONFIG_DIGEST}{digest}\n".encode():
             raise ValueError("its digest differs")
-        tables = tomllib.loads(content.decode("utf-8"))
-        return RunConfig(
-            data=build(DataConfig, tables["data"], f"{path} [data]"),
-            tokenizer=build(TokenizerConfig, tables["tokenizer"], f"{path} [tokenizer]"),
-            model=build(ModelConfig, tables["model"], f"{path} [model]"),
-            train=build(TrainConfig, tables["train"], f"{path} [train]"),
-        )
+        tables: dict[str, Any] = tomllib.loads(content.decode("utf-8"))
+        for name, kind in TABLES.items():
+            tables[name] = build(kind, tables[name], f"{path} [{name}]")
+        return RunConfig(**{name: tables[name] for name in TABLES})
     except OSError as error:
         raise DamagedFileError(f"{path} can't be read ({error.strerror})", fix) from None
     except BadInputError as error:
@@ -312,13 +304,13 @@ def newest_run(parent: Path = RUNS) -> Path:
     Raises:
         BadInputError: there is none.
     """
-    found = [entry for entry in parent.glob("*") if _is_run(entry)]
-    if not found:
+    runs = [entry for entry in parent.glob("*") if _is_run(entry)]
+    if not runs:
         raise BadInputError(
             f"there is no run yet in {parent}{'/' if parent.name else ''}",
             "Train one first with: minitx train corpus.txt, or name its directory",
         )
-    return max(found, key=lambda run: (_last_trained(run), run.name))
+    return max(runs, key=lambda run: (_last_trained(run), run.name))
 
 
 def resolve_checkpoint(path: Path | None, which: Which = "best") -> Path:

@@ -123,11 +123,11 @@ def generate(
 ) -> None:
     """Continue a text with a trained model; the same seed gives the same text."""
     with many_imports():
-        from minitx.checkpoint.rundir import resolve_checkpoint
         from minitx.config import WEIGHT_FORMATS, SamplingConfig
         from minitx.config.checks import require_one_of
         from minitx.report.generation_screen import GenerationScreen
-        from minitx.workflows.generate import open_speaker, read_prompts
+        from minitx.workflows.generate import read_prompts
+        from minitx.workflows.load import load
 
     require_one_of("--checkpoint", checkpoint, ("best", "last"))
     if quantize is not None:
@@ -163,17 +163,16 @@ def generate(
         seed=seed,
     )
     which: Literal["best", "last"] = "last" if checkpoint == "last" else "best"
-    directory = resolve_checkpoint(run, which)
+    model = load(run, which, device, dtype, quantize)
     if prompt is None and prompt_file is None and not interactive:
         prompt = _piped_prompt()
 
     prompts = read_prompts(prompt_file) if prompt_file is not None else [prompt or ""]
-    speaker = open_speaker(directory, device, dtype, quantize)
-    screen = GenerationScreen(speaker, sys.stdout)
+    screen = GenerationScreen(model, sys.stdout)
     if interactive:
         from minitx.report.generation_prompt import ask_for_prompts
 
-        ask_for_prompts(speaker, screen, config, show_probs)
+        ask_for_prompts(model, screen, config, show_probs)
         return
     json = json or (prompt_file is not None and prompt_file.suffix == ".jsonl")
     if beams:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,6 @@ IdArray = npt.NDArray[np.integer[Any]]
 DESCRIPTION = "corpus.json"
 _FORMAT = 1
 _PARTS = ("train", "holdout")
-_BLOCK = 1 << 20
 _FIX = "Train again, or restore the data directory of the run"
 
 
@@ -71,14 +71,6 @@ class EncodedCorpus:
     train: PartCounts
     holdout: PartCounts
 
-    def train_text(self) -> str:
-        """Text of the train part."""
-        return (self.directory / "train.txt").read_bytes().decode("utf-8")
-
-    def holdout_text(self) -> str:
-        """Text of the holdout."""
-        return (self.directory / "holdout.txt").read_bytes().decode("utf-8")
-
     def holdout_beginning(self, characters: int) -> str:
         """The first so many characters of the holdout; the rest is not read."""
         with (self.directory / "holdout.txt").open(encoding="utf-8", newline="") as file:
@@ -110,16 +102,14 @@ def encode_corpus(
                     return corpus if candidate == directory else _linked(candidate, directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / DESCRIPTION).unlink(missing_ok=True)
-        dtype = ids_type(tokenizer.vocab_size)
         counts = {
-            part: _encode_part(directory, part, getattr(split, part), tokenizer, dtype)
-            for part in _PARTS
+            part: _encode_part(directory, part, getattr(split, part), tokenizer) for part in _PARTS
         }
         description = {
             "format": _FORMAT,
             "digest": split.digest,
             "tokenizer_digest": tokenizer.digest,
-            "dtype": dtype.str,
+            "dtype": ids_type(tokenizer.vocab_size).str,
             **{part: asdict(count) for part, count in counts.items()},
             "ids_digest": _digest_of(directory, "ids"),
         }
@@ -240,23 +230,24 @@ def _digest_of(directory: Path, kind: str) -> str:
     return digest_of_parts(file_digest(directory / f"{part}.{kind}") for part in _PARTS)
 
 
-def _encode_part(
-    directory: Path, part: str, text: str, tokenizer: Tokenizer, dtype: np.dtype[Any]
-) -> PartCounts:
-    tokens = unknown = 0
-
-    def encoded() -> Iterable[bytes]:
-        nonlocal tokens, unknown
-        for ids in tokenizer.encode_parts(text, unknown="replace"):
-            tokens += len(ids)
-            if tokenizer.unknown_id is not None:
-                unknown += int(np.count_nonzero(ids == tokenizer.unknown_id))
-            yield ids.astype(dtype).tobytes()
-
-    content = text.encode("utf-8")
+def _encode_part(directory: Path, part: str, text: str, tokenizer: Tokenizer) -> PartCounts:
+    content, counts = text.encode("utf-8"), Counter[str]()
+    ids = tokenizer.encode_parts(text, unknown="replace")
     write_atomically(directory / f"{part}.txt", content)
-    write_atomically(directory / f"{part}.ids", encoded())
-    return PartCounts(tokens, len(content), len(text), unknown)
+    write_atomically(directory / f"{part}.ids", id_bytes(ids, tokenizer, counts))
+    return PartCounts(counts["tokens"], len(content), len(text), counts["unknown"])
+
+
+def id_bytes(
+    parts: Iterable[IdArray], tokenizer: Tokenizer, counts: Counter[str]
+) -> Iterator[bytes]:
+    """Ids as they are kept; the `tokens` and the `unknown` ones are added to `counts`."""
+    dtype = ids_type(tokenizer.vocab_size)
+    for ids in parts:
+        counts["tokens"] += len(ids)
+        if tokenizer.unknown_id is not None:
+            counts["unknown"] += int(np.count_nonzero(ids == tokenizer.unknown_id))
+        yield ids.astype(dtype).tobytes()
 
 
 def _linked(source: Path, directory: Path) -> EncodedCorpus:
@@ -274,12 +265,9 @@ def _linked(source: Path, directory: Path) -> EncodedCorpus:
 
 
 def _first_difference(old: bytes, new: bytes) -> int:
-    start = 0
-    while start < len(old) and old[start : start + _BLOCK] == new[start : start + _BLOCK]:
-        start += _BLOCK
-    while start < min(len(old), len(new)) and old[start] == new[start]:
-        start += 1
-    return min(start, len(old), len(new))
+    n = min(len(old), len(new))
+    differs = np.frombuffer(old, np.uint8, n) != np.frombuffer(new, np.uint8, n)
+    return int(differs.argmax()) if differs.any() else n
 
 
 def _require_size(path: Path, size: int) -> None:

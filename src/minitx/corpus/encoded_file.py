@@ -10,6 +10,7 @@ import contextlib
 import mmap
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from minitx.corpus.encoded import IdArray, PartCounts, ids_type
+from minitx.corpus.encoded import IdArray, PartCounts, id_bytes, ids_type
 from minitx.corpus.readers import BEGINNING, choose_reader
 from minitx.corpus.readers.plain_text import BOM, PlainText, decoded
 from minitx.corpus.sources import open_text
@@ -57,28 +58,28 @@ def encode_file(path: Path, tokenizer: Tokenizer) -> EncodedFile:
             ids.
     """
     content = _content(path)
-    dtype = ids_type(tokenizer.vocab_size)
-    tokens = unknown = characters = 0
+    counts = Counter[str]()
     has_text = False
 
     def counted() -> Iterator[str]:
-        nonlocal characters, has_text
+        nonlocal has_text
         for text in decoded(blocks_of(content), str(path)):
-            characters += len(text)
+            counts["characters"] += len(text)
             has_text = has_text or bool(text.strip())
             yield text
 
     with _temporary(path) as file:
-        for ids in tokenizer.encode_stream(counted(), "replace"):
-            tokens += len(ids)
-            if tokenizer.unknown_id is not None:
-                unknown += int(np.count_nonzero(ids == tokenizer.unknown_id))
-            file.write(ids.astype(dtype).tobytes())
+        ids = tokenizer.encode_stream(counted(), "replace")
+        file.writelines(id_bytes(ids, tokenizer, counts))
         if not has_text:
             raise BadInputError(f"{path} has no text in it", "Give a file with some text")
         file.flush()
-        mapped = np.memmap(file, dtype, "r")
-    return EncodedFile(mapped, content, PartCounts(tokens, len(content), characters, unknown))
+        mapped = np.memmap(file, ids_type(tokenizer.vocab_size), "r")
+    return EncodedFile(
+        mapped,
+        content,
+        PartCounts(counts["tokens"], len(content), counts["characters"], counts["unknown"]),
+    )
 
 
 def _content(path: Path) -> ByteArray:

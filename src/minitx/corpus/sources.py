@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import hashlib
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,16 +27,10 @@ class Corpus:
     Attributes:
         text: all of it; files follow each other in the order given, on lines of their own.
         name: short, for naming runs.
-        sources: as they were given.
-        digest: SHA-256 of the text's UTF-8, in hexadecimal.
-        n_bytes: of its UTF-8.
     """
 
     text: str
     name: str
-    sources: tuple[str, ...]
-    digest: str
-    n_bytes: int
 
 
 def read_corpus(sources: Sequence[str], stdin: BinaryIO | None = None) -> Corpus:
@@ -53,7 +46,7 @@ def read_corpus(sources: Sequence[str], stdin: BinaryIO | None = None) -> Corpus
         BadInputError: a source is missing, empty, unreadable, or not UTF-8 text.
     """
     if not sources:
-        return _corpus([default_text()], DEFAULT_NAME, ())
+        return Corpus(default_text(), DEFAULT_NAME)
     parts: list[str] = []
     # A text that is named twice, by its directory for example, would land on both sides of a split.
     seen: set[Path | None] = set()
@@ -66,7 +59,7 @@ def read_corpus(sources: Sequence[str], stdin: BinaryIO | None = None) -> Corpus
     named = ", ".join("standard input" if source == "-" else source for source in sources)
     if not any(part.strip() for part in parts):
         raise BadInputError(f"{named} has no text in it", "Give a file with some text")
-    return _corpus(parts, _name(sources[0]), tuple(sources))
+    return Corpus(_joined(parts), _name(sources[0]))
 
 
 def default_text() -> str:
@@ -84,15 +77,14 @@ def default_text() -> str:
     return "\n".join(topics[name].strip("\n") + "\n" for name in sorted(topics))
 
 
-def _corpus(parts: Iterable[str], name: str, sources: tuple[str, ...]) -> Corpus:
+def _joined(parts: Iterable[str]) -> str:
+    """The texts of several files, each on lines of its own."""
     pieces: list[str] = []
     for part in parts:
         if pieces and pieces[-1] and not pieces[-1].endswith("\n"):
             pieces.append("\n")
         pieces.append(part)
-    text = "".join(pieces)
-    content = text.encode("utf-8")
-    return Corpus(text, name, sources, hashlib.sha256(content).hexdigest(), len(content))
+    return "".join(pieces)
 
 
 def _name(source: str) -> str:

@@ -1,17 +1,7 @@
 """Corpus readers: how the files of one format give their text.
 
-A format is one file in this package, whose class registers itself:
-
-    @READERS.register("subtitles")
-    class Subtitles(CorpusReader):
-        suffixes = (".vtt",)
-
-        def texts(self, file, name):
-            for line in file:
-                if b"-->" not in line:
-                    yield line.decode()
-
-From then on, files of that format are found in directories, trained on and scored.
+A format is one file in this package, whose class carries `@READERS.register("name")`. From then on,
+files of that format are found in directories, trained on and scored.
 """
 
 from __future__ import annotations
