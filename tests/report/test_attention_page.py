@@ -12,7 +12,7 @@ from minitx.inspection.ablation import Ablation, HeadAblation
 from minitx.inspection.attention import AttentionMaps
 from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.roles import HeadRole, HeadRoles, RoleScore
-from minitx.report.attention_page import (
+from minitx.report.pages.attention_page import (
     MAX_PAGE_BYTES,
     PageContent,
     attention_page,

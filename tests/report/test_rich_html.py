@@ -10,8 +10,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from minitx.report.bars import bar
-from minitx.report.rich_html import elements, inline
+from minitx.report.pages.rich_html import elements, inline
+from minitx.report.terminal.bars import bar
 
 
 def test_a_table_stays_a_table():

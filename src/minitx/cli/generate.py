@@ -127,7 +127,7 @@ def generate(
         from minitx.config import SamplingConfig
         from minitx.config.checks import require_one_of
         from minitx.config.weights import WEIGHT_FORMATS
-        from minitx.report.generation_screen import GenerationScreen
+        from minitx.report.generation.generation_screen import GenerationScreen
         from minitx.workflows.generate import open_speaker, read_prompts
 
     require_one_of("--checkpoint", checkpoint, ("best", "last"))
@@ -172,7 +172,7 @@ def generate(
     speaker = open_speaker(directory, device, dtype, quantize)
     screen = GenerationScreen(speaker, sys.stdout)
     if interactive:
-        from minitx.report.generation_prompt import ask_for_prompts
+        from minitx.report.generation.generation_prompt import ask_for_prompts
 
         ask_for_prompts(speaker, screen, config, show_probs)
         return

@@ -50,7 +50,7 @@ def resume(
 
     With no option, it ends with the numbers it would have had if it had never stopped.
     """
-    from minitx.report.training_view import choose_view
+    from minitx.report.training.training_view import choose_view
 
     changes = {
         "steps": steps,

@@ -315,7 +315,7 @@ def train(
         },
     }
     from minitx.config.given import merged
-    from minitx.report.training_view import choose_view
+    from minitx.report.training.training_view import choose_view
 
     view = choose_view(sys.stdout)
     try:

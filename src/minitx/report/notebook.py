@@ -15,23 +15,23 @@ from minitx.inspection.attention import AttentionMaps
 from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.mask_check import MaskCheck
 from minitx.inspection.roles import HeadRoles
-from minitx.report.attention_page import study_page
-from minitx.report.attention_screen import (
+from minitx.report.attention.attention_screen import (
     AttentionRequest,
     attention_screen,
     map_name,
     quantity_of,
 )
-from minitx.report.attention_view import (
+from minitx.report.attention.attention_view import (
     ablation_table,
     lens_table,
     maps_grid,
     mask_lines,
     roles_table,
 )
-from minitx.report.heatmap import Heatmap, Scale, shading_for
-from minitx.report.holdout_report import holdout_report
-from minitx.report.lens_grid import lens_grid
+from minitx.report.evaluation.holdout_report import holdout_report
+from minitx.report.pages.attention_page import study_page
+from minitx.report.pages.lens_grid import lens_grid
+from minitx.report.terminal.heatmap import Heatmap, Scale, shading_for
 from minitx.shown import Shown
 from minitx.workflows.attend import AttentionStudy, ChosenMap
 

@@ -18,15 +18,15 @@ from rich.console import RenderableType
 
 from minitx.checkpoint.rundir import config_bytes
 from minitx.evaluation.report import HoldoutReport, Report, SurprisingText
-from minitx.report.heatmap import Scale
-from minitx.report.holdout_report import holdout_report
-from minitx.report.html_page import table
-from minitx.report.rich_html import elements
-from minitx.report.surprise import TOP_LOSS, token_text
-from minitx.report.terminal import visible
-from minitx.report.training_report import spread_evaluations
-from minitx.report.training_summary import next_steps, run_path
-from minitx.report.units import count, duration, fixed
+from minitx.report.evaluation.holdout_report import holdout_report
+from minitx.report.evaluation.surprise import TOP_LOSS, token_text
+from minitx.report.pages.html_page import table
+from minitx.report.pages.rich_html import elements
+from minitx.report.terminal.heatmap import Scale
+from minitx.report.terminal.printable import visible
+from minitx.report.terminal.units import count, duration, fixed
+from minitx.report.training.training_report import spread_evaluations
+from minitx.report.training.training_summary import next_steps, run_path
 from minitx.training.perplexity import perplexity
 from minitx.workflows.report import RunStory, Stories
 

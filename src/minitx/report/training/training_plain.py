@@ -14,16 +14,16 @@ from typing import TextIO
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from minitx.report.plan import plan_table
-from minitx.report.terminal import visible
-from minitx.report.training_report import (
+from minitx.report.terminal.printable import visible
+from minitx.report.terminal.units import count, duration, fixed
+from minitx.report.training.plan_view import plan_table
+from minitx.report.training.training_report import (
     TrainingRecord,
     closing_lines,
     sample_lines,
 )
-from minitx.report.training_screen import final_lines
-from minitx.report.training_summary import run_path
-from minitx.report.units import count, duration, fixed
+from minitx.report.training.training_screen import final_lines
+from minitx.report.training.training_summary import run_path
 from minitx.training.observer import (
     EvaluationReport,
     Event,

@@ -8,8 +8,8 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from minitx.report.token_labels import cut_label, token_label
-from minitx.report.units import bytes_, count
+from minitx.report.terminal.token_labels import cut_label, token_label
+from minitx.report.terminal.units import bytes_, count
 from minitx.tokenizer import Tokenizer
 from minitx.workflows.tokenize import Tokenization
 

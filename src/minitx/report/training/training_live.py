@@ -21,9 +21,9 @@ from rich.live import Live
 from rich.segment import ControlType, Segment
 from rich.text import Text
 
-from minitx.report.plan import plan_table
-from minitx.report.training_report import TrainingRecord, closing_lines
-from minitx.report.training_screen import final_lines, training_screen
+from minitx.report.training.plan_view import plan_table
+from minitx.report.training.training_report import TrainingRecord, closing_lines
+from minitx.report.training.training_screen import final_lines, training_screen
 from minitx.training.observer import (
     EvaluationReport,
     Event,

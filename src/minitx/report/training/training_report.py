@@ -10,10 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from minitx.report.curve import LossSeries, Point
-from minitx.report.terminal import visible
-from minitx.report.training_summary import next_steps, run_path
-from minitx.report.units import count, duration, fixed
+from minitx.report.terminal.curve import LossSeries, Point
+from minitx.report.terminal.printable import visible
+from minitx.report.terminal.units import count, duration, fixed
+from minitx.report.training.training_summary import next_steps, run_path
 from minitx.training.loggers import read_metrics
 from minitx.training.observer import (
     EvaluationReport,

@@ -9,8 +9,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from minitx.report.terminal import visible
-from minitx.report.training_summary import run_path
+from minitx.report.terminal.printable import visible
+from minitx.report.training.training_summary import run_path
 from minitx.workflows.profile import RunProfile
 
 

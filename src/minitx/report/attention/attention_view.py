@@ -19,8 +19,8 @@ from minitx.inspection.attention import Looked
 from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.mask_check import Leak, MaskCheck
 from minitx.inspection.roles import ROLES, HeadRole, HeadRoles, Role
-from minitx.report.heatmap import FloatArray, Scale, Shading, small_map
-from minitx.report.token_labels import cut_label, pad_label, token_label
+from minitx.report.terminal.heatmap import FloatArray, Scale, Shading, small_map
+from minitx.report.terminal.token_labels import cut_label, pad_label, token_label
 
 _SHORT: dict[Role, str] = {
     "induction": "induction",

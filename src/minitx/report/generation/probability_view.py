@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from minitx.generation import Chosen, Generation
-from minitx.report.terminal import visible
-from minitx.report.token_labels import token_label
+from minitx.report.terminal.printable import visible
+from minitx.report.terminal.token_labels import token_label
 from minitx.tokenizer import Tokenizer
 from minitx.training.perplexity import perplexity
 

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from minitx.config import ModelConfig, TrainConfig
-from minitx.report.terminal import visible
-from minitx.report.units import count, duration
+from minitx.report.terminal.printable import visible
+from minitx.report.terminal.units import count, duration
 from minitx.training.observer import RunStart
 
 _Row = tuple[str, str, tuple[str, ...]]

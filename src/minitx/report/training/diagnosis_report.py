@@ -9,9 +9,9 @@ from rich.text import Text
 
 from minitx.diagnosis.findings import KINDS
 from minitx.diagnosis.results import Check, Diagnosis, Seen
-from minitx.report.terminal import visible
-from minitx.report.training_report import SEVERITY_STYLES
-from minitx.report.training_summary import run_path
+from minitx.report.terminal.printable import visible
+from minitx.report.training.training_report import SEVERITY_STYLES
+from minitx.report.training.training_summary import run_path
 
 
 def diagnosis_report(diagnosis: Diagnosis) -> Group:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from minitx.report.curve import curve_lines
-from minitx.report.training_report import (
+from minitx.report.terminal.curve import curve_lines
+from minitx.report.terminal.units import count, duration, fixed
+from minitx.report.training.training_report import (
     EVALUATIONS_WIDTH,
     TrainingRecord,
     evaluation_lines,
@@ -20,7 +21,6 @@ from minitx.report.training_report import (
     spread_evaluations,
     title_line,
 )
-from minitx.report.units import count, duration, fixed
 from minitx.training.perplexity import perplexity
 
 _GAP = 3

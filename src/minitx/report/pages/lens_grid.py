@@ -5,8 +5,8 @@ from __future__ import annotations
 import html
 
 from minitx.inspection.logit_lens import LogitLens
-from minitx.report.heatmap import Scale
-from minitx.report.token_labels import token_label
+from minitx.report.terminal.heatmap import Scale
+from minitx.report.terminal.token_labels import token_label
 
 _STYLE = (
     "<style>.minitx-lens{overflow-x:auto}.minitx-lens table{border-collapse:separate;"

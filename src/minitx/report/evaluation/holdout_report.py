@@ -23,13 +23,13 @@ from minitx.evaluation.report import (
     Report,
 )
 from minitx.evaluation.verdict import Verdict
-from minitx.report.bars import bar
-from minitx.report.heatmap import Shading
-from minitx.report.surprise import passage_lines
-from minitx.report.terminal import visible
-from minitx.report.token_labels import cut_label, token_label
-from minitx.report.training_summary import run_path
-from minitx.report.units import bytes_, count, fixed
+from minitx.report.evaluation.surprise import passage_lines
+from minitx.report.terminal.bars import bar
+from minitx.report.terminal.heatmap import Shading
+from minitx.report.terminal.printable import visible
+from minitx.report.terminal.token_labels import cut_label, token_label
+from minitx.report.terminal.units import bytes_, count, fixed
+from minitx.report.training.training_summary import run_path
 
 _MODEL = "this model"
 _FIT_STYLES = {"well fitted": "green", "underfitted": "yellow", "overfitted": "yellow"}

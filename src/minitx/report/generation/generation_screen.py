@@ -12,9 +12,9 @@ from rich.text import Text
 
 from minitx.config import SamplingConfig
 from minitx.generation import Generation
-from minitx.report.terminal import json_line, visible
-from minitx.report.tokens import coloured_text, legend, probability_table
-from minitx.report.units import duration
+from minitx.report.generation.probability_view import coloured_text, legend, probability_table
+from minitx.report.terminal.printable import json_line, visible
+from minitx.report.terminal.units import duration
 from minitx.workflows.generate import Speaker, as_json, in_batches
 
 _PROGRESS_SECONDS = 1.0

@@ -9,7 +9,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from minitx.report.terminal import visible
+from minitx.report.terminal.printable import visible
 
 
 class EvaluationProgress:

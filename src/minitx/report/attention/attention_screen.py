@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from minitx.inspection.attention import most_looked_at, require_position
-from minitx.report.attention_view import (
+from minitx.report.attention.attention_view import (
     ablation_table,
     heads_overview,
     lens_table,
@@ -19,9 +19,9 @@ from minitx.report.attention_view import (
     mask_lines,
     roles_table,
 )
-from minitx.report.heatmap import Heatmap, Quantity, Scale, Shading
-from minitx.report.token_labels import cut_label, token_label
-from minitx.report.units import count
+from minitx.report.terminal.heatmap import Heatmap, Quantity, Scale, Shading
+from minitx.report.terminal.token_labels import cut_label, token_label
+from minitx.report.terminal.units import count
 from minitx.workflows.attend import (
     AttentionStudy,
     ChosenMap,

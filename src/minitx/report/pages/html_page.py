@@ -14,7 +14,7 @@ from minitx.errors import BadInputError
 
 def template(name: str) -> str:
     """The text of a file in `pages/`."""
-    return (files("minitx.report") / "pages" / name).read_text(encoding="utf-8")
+    return (files("minitx.report.pages") / name).read_text(encoding="utf-8")
 
 
 def fill(page: str, parts: dict[str, str]) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from minitx.errors import BadInputError
-from minitx.report.attention_screen import map_name, scale_of
-from minitx.report.token_labels import cut_label, token_label
+from minitx.report.attention.attention_screen import map_name, scale_of
+from minitx.report.terminal.token_labels import cut_label, token_label
 from minitx.workflows.attend import ChosenMap
 
 _LABELLED = 64

@@ -6,11 +6,11 @@ import html
 from pathlib import Path
 
 from minitx.errors import BadInputError, MinitxError
-from minitx.report import run_sections as sections
-from minitx.report.attention_page import study_page
-from minitx.report.attention_screen import AttentionRequest
-from minitx.report.html_page import fill, safe_json, template, write_page
-from minitx.report.run_curves import curves, plotting_library
+from minitx.report.attention.attention_screen import AttentionRequest
+from minitx.report.pages import run_sections as sections
+from minitx.report.pages.attention_page import study_page
+from minitx.report.pages.html_page import fill, safe_json, template, write_page
+from minitx.report.pages.run_curves import curves, plotting_library
 from minitx.workflows.report import Stories
 
 MAX_PAGE_BYTES = 12_000_000

@@ -8,8 +8,8 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from minitx.evaluation.report import SurprisingText
-from minitx.report.heatmap import Scale, Shading
-from minitx.report.token_labels import cut_label, token_label
+from minitx.report.terminal.heatmap import Scale, Shading
+from minitx.report.terminal.token_labels import cut_label, token_label
 
 _MARKS = {"blocks": " ░▒▓█", "ascii": " .-+#"}
 _FROM = (1.0, 2.0, 4.0, 7.0)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minitx.errors import BadInputError
-from minitx.report.terminal import visible
+from minitx.report.terminal.printable import visible
 from minitx.training.history import RunHistory, Series
 from minitx.training.perplexity import perplexity
 

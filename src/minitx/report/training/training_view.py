@@ -18,10 +18,10 @@ def choose_view(stream: TextIO) -> TrainingObserver:
     ``NO_COLOR`` keeps the live screen and takes its colours away.
     """
     if _can_redraw(stream):
-        from minitx.report.training_live import LiveTrainingView
+        from minitx.report.training.training_live import LiveTrainingView
 
         return LiveTrainingView(stream)
-    from minitx.report.training_plain import PlainTrainingView
+    from minitx.report.training.training_plain import PlainTrainingView
 
     return PlainTrainingView(stream)
 

@@ -22,9 +22,9 @@ from minitx.inspection.ablation import Ablation
 from minitx.inspection.attention import AttentionMaps
 from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.roles import ROLES, HeadRole, HeadRoles
-from minitx.report.attention_screen import AttentionRequest
-from minitx.report.html_page import fill, safe_json, template, write_page
-from minitx.report.units import count
+from minitx.report.attention.attention_screen import AttentionRequest
+from minitx.report.pages.html_page import fill, safe_json, template, write_page
+from minitx.report.terminal.units import count
 from minitx.workflows.attend import AttentionStudy
 
 FloatArray = npt.NDArray[np.float32]

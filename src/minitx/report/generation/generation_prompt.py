@@ -12,8 +12,8 @@ from typing import Any
 from minitx.config import SamplingConfig
 from minitx.config.toml import build
 from minitx.errors import BadInputError
-from minitx.report.generation_screen import GenerationScreen
-from minitx.report.terminal import visible
+from minitx.report.generation.generation_screen import GenerationScreen
+from minitx.report.terminal.printable import visible
 from minitx.workflows.generate import Speaker
 
 _NUMBERS = (
