@@ -1,6 +1,6 @@
-"""Compile `src/minitx/native/*.c` when minitx is installed, where there is a C compiler.
+"""Compile `src/minitx/fast/kernels/*.c` when minitx is installed, where there is a C compiler.
 
-Each processor family gets a library of its own, and `minitx.native` loads the one that fits.
+Each processor family gets a library of its own, and `minitx.fast.library` loads the one that fits.
 Without a compiler nothing is built, and minitx computes the same with PyTorch and NumPy, slower.
 To compile again after a change to a C file: python hatch_build.py
 """
@@ -21,7 +21,7 @@ try:
 except ImportError:  # run by hand
     BuildHookInterface = object
 
-NATIVE = Path(__file__).parent / "src" / "minitx" / "native"
+KERNELS = Path(__file__).parent / "src" / "minitx" / "fast" / "kernels"
 
 # Sums may be reordered into vectors; infinities and NaN keep their meaning.
 FLAGS = ["-std=gnu11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden"]
@@ -39,7 +39,7 @@ class NativeBuildHook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, and make it a wheel for this platform if that gave anything."""
         if self.target_name == "wheel" and compile_all():
-            build_data["artifacts"].append("src/minitx/native/*.so")
+            build_data["artifacts"].append("src/minitx/fast/kernels/*.so")
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-{_platform_tag()}"
 
@@ -50,17 +50,17 @@ def compile_all() -> list[Path]:
     Returns:
         Those there are now; empty without a working compiler, or with `MINITX_NATIVE=0`.
     """
-    for old in NATIVE.glob("*.so"):
+    for old in KERNELS.glob("*.so"):
         old.unlink()
     compiler = shlex.split(os.environ.get("CC", "")) or [shutil.which("cc") or ""]
     if os.environ.get("MINITX_NATIVE") == "0" or not compiler[0] or os.name != "posix":
         return []
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
     families = {**(FAMILIES if is_x86 else {}), "plain": []}
-    sources = [str(path) for path in sorted(NATIVE.glob("*.c"))]
+    sources = [str(path) for path in sorted(KERNELS.glob("*.c"))]
     built = []
     for family, flags in families.items():
-        library = NATIVE / f"kernels_{family}.so"
+        library = KERNELS / f"kernels_{family}.so"
         # A compiler without OpenMP still gives kernels, for one thread.
         for openmp in (["-fopenmp"], []):
             command = [*compiler, *FLAGS, *flags, *openmp, *sources, "-o", str(library), "-lm"]

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from minitx.checkpoint.huggingface import load_model
 from minitx.checkpoint.rundir import resolve_checkpoint
 from minitx.compute import choose_device
-from minitx.config.training import DeviceName
+from minitx.config.train_config import DeviceName
 from minitx.corpus import load_encoded
 from minitx.evaluation import score
 

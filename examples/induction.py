@@ -21,7 +21,7 @@ from small_training import small_model
 from torch.nn import functional as F
 
 from minitx.config import TrainConfig
-from minitx.inspection.probes import RepeatProbe, repeat_probe
+from minitx.inspection.probe_texts import RepeatProbe, repeat_probe
 from minitx.inspection.roles import repeat_scores
 from minitx.model import Trace, Transformer
 from minitx.training.optimizer import Optimizer

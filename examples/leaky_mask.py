@@ -17,7 +17,7 @@ from minitx.checkpoint.huggingface import load_model
 from minitx.checkpoint.rundir import RunDirectory, resolve_checkpoint
 from minitx.config import SamplingConfig
 from minitx.corpus.reading import default_text
-from minitx.evaluation.loss import score
+from minitx.evaluation.scoring import score
 from minitx.generation import generate
 from minitx.inspection.mask_check import check_mask
 from minitx.model import transformer

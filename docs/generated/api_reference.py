@@ -20,7 +20,7 @@ ENTRIES: dict[str, tuple[str, ...]] = {
     "Measure": (
         "minitx.workflows.evaluate.evaluate_holdout",
         "minitx.workflows.evaluate.EvaluationSettings",
-        "minitx.evaluation.loss.score",
+        "minitx.evaluation.scoring.score",
     ),
     "Look inside": (
         "minitx.workflows.attend.open_study",

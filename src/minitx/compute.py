@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from minitx.config.training import DeviceName, DTypeName
+from minitx.config.train_config import DeviceName, DTypeName
 from minitx.errors import BadInputError
 
 WORTHWHILE_SPEEDUP = 1.5

@@ -1,7 +1,7 @@
 import pytest
 
 from minitx.config import ModelConfig
-from minitx.config.model import derive_head_dim
+from minitx.config.model_config import derive_head_dim
 from minitx.errors import BadInputError
 
 GOOD = {

@@ -2,20 +2,18 @@
 
 import copy
 import ctypes
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitx import native
 from minitx.config import ModelConfig
+from minitx.fast.library import KERNELS, library
 from minitx.generation import batch_pass
 from minitx.generation.batch_pass import BatchPass, fits_batch_pass
 from minitx.generation.decoder import Decoder
 from minitx.model import Transformer
-from minitx.native import library
 
 CONTEXT = 24
 
@@ -87,7 +85,7 @@ def test_logits_are_those_of_the_whole_text_in_double_precision(family, config, 
     model = built(config, seed)
     assert fits_batch_pass(model)
     rows = texts_of(config, lengths, seed)
-    kernels = ctypes.CDLL(str(Path(native.__file__).with_name(f"kernels_{family}.so")))
+    kernels = ctypes.CDLL(str(KERNELS / f"kernels_{family}.so"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batch_pass, "library", lambda: kernels)
         found = followed(model, rows, 3)

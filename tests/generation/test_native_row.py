@@ -3,15 +3,14 @@
 import copy
 import ctypes
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitx import native
 from minitx.config import ModelConfig
+from minitx.fast.library import KERNELS, library
 from minitx.generation import decoder as decoder_module
 from minitx.generation import native_row
 from minitx.generation.decoder import Decoder, one_row_reader, window_after_slide
@@ -19,7 +18,6 @@ from minitx.generation.native_row import NativeRow
 from minitx.generation.one_row import OneRow
 from minitx.model import KVCache, Transformer
 from minitx.model.stored_weights import store_weights
-from minitx.native import library
 
 CONTEXT = 20
 FORMATS = ["float32", "bfloat16", "int8"]
@@ -114,7 +112,7 @@ def test_kernels_for_every_processor_that_this_one_can_be(family, weight_format,
     able = {"AVX512": ["avx512", "avx2", "plain"], "AVX2": ["avx2", "plain"]}
     if family not in able.get(torch.backends.cpu.get_cpu_capability(), ["plain"]):
         pytest.skip(f"this processor has no {family}")
-    compiled = ctypes.CDLL(str(Path(native.__file__).parent / f"kernels_{family}.so"))
+    compiled = ctypes.CDLL(str(KERNELS / f"kernels_{family}.so"))
     monkeypatch.setattr(native_row, "library", lambda: compiled)
     model, ids = made(weight_format, head_dim=10, d_ff=99), [3, 1, 4, 1, 5]
     expected = recomputed(model, ids)

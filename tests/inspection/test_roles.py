@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from minitx.inspection.probes import repeat_probe
+from minitx.inspection.probe_texts import repeat_probe
 from minitx.inspection.roles import (
     HeadRole,
     HeadRoles,

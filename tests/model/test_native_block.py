@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitx.config import ModelConfig
+from minitx.fast.library import library
 from minitx.model import Transformer, attention, block, native_block, native_head
 from minitx.model.transformer import IGNORED
-from minitx.native import library
 
 pytestmark = pytest.mark.skipif(
     library() is None or not library().minitx_bfloat16_products(),

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from minitx.config import ModelConfig
+from minitx.fast.library import library
 from minitx.model import Transformer, attention_choice, fast, native_ops
 from minitx.model.attention import causal_mask, explicit_attention
 from minitx.model.rotary import rotary_table, rotate
-from minitx.native import library
 
 needs_kernels = pytest.mark.skipif(library() is None, reason="no compiled kernels here")
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}

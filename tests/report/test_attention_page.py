@@ -9,7 +9,7 @@ from browser import CHROMIUM, Browser
 
 from minitx.errors import BadInputError
 from minitx.inspection.ablation import Ablation, HeadAblation
-from minitx.inspection.attention import AttentionMaps
+from minitx.inspection.attention_maps import AttentionMaps
 from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.roles import HeadRole, HeadRoles, RoleScore
 from minitx.report.pages.attention_page import (

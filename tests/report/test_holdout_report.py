@@ -13,8 +13,7 @@ from minitx.evaluation.classes import ClassLoss
 from minitx.evaluation.comparison import Comparison
 from minitx.evaluation.compressors import Compressed
 from minitx.evaluation.copying import Copied
-from minitx.evaluation.positions import ContextUse, PositionBucket
-from minitx.evaluation.report import (
+from minitx.evaluation.holdout_figures import (
     Baselines,
     ComparisonReport,
     Figures,
@@ -25,6 +24,7 @@ from minitx.evaluation.report import (
     SurprisingText,
     TextFigures,
 )
+from minitx.evaluation.positions import ContextUse, PositionBucket
 from minitx.evaluation.verdict import judge
 from minitx.report.evaluation.holdout_report import holdout_report
 from minitx.report.evaluation.surprise import passage_lines

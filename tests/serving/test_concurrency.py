@@ -11,10 +11,10 @@ from small_server import serving, until
 from minitx.config import SamplingConfig
 from minitx.generation import Row
 from minitx.serving.answers import Answer
+from minitx.serving.batch_engine import Engine
 from minitx.serving.connection import BoundedProtocol
-from minitx.serving.engine import Engine
-from minitx.serving.inbox import Inbox
 from minitx.serving.jobs import Job, Update
+from minitx.serving.update_queue import Inbox
 
 CLIENTS = 64
 TOKENS = 40

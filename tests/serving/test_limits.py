@@ -288,7 +288,7 @@ def test_a_defect_tells_nothing_to_the_client(speaker, monkeypatch, caplog):
             assert b"secret" not in broken.body
         assert server.complete(prompt="1").status == 200
         assert server.ask("GET", "/health").json == {"status": "ok"}
-        monkeypatch.setattr("minitx.serving.app.parse_completion", lambda *_: 1 / 0)
+        monkeypatch.setattr("minitx.serving.http_app.parse_completion", lambda *_: 1 / 0)
         assert_refused(server.complete(prompt="1"), 500, "failed")
         assert "secret" in caplog.text
 

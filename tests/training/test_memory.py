@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitx.config import ModelConfig, TrainConfig
-from minitx.config.training import OPTIMIZERS
+from minitx.config.train_config import OPTIMIZERS
 from minitx.errors import BadInputError
 from minitx.model import Transformer
 from minitx.training import memory

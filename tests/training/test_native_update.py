@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitx.config import ModelConfig, TrainConfig
+from minitx.fast.library import library
 from minitx.model import Transformer
-from minitx.native import library
 from minitx.training import muon, native_update
 from minitx.training.adamw import AdamW
 from minitx.training.muon import POLYNOMIALS, Muon, orthogonalize

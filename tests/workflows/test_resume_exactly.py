@@ -216,7 +216,7 @@ def test_signals_save_and_tell(tmp_path, verses, number, code):
 
 
 def test_config_of_a_run_repeats_it(tmp_path, verses):
-    from minitx.config.given import merged
+    from minitx.config.overrides import merged
 
     one = train(request(verses, tmp_path / "one"), []).run
     tables = merged(one / "run.toml", {})
@@ -225,7 +225,7 @@ def test_config_of_a_run_repeats_it(tmp_path, verses):
 
 
 def test_settled_budget_is_repeated_by_its_config(tmp_path, verses):
-    from minitx.config.given import merged
+    from minitx.config.overrides import merged
 
     keys = {key: value for key, value in TINY_TRAIN.items() if key != "steps"}
     timed = TrainRequest(
@@ -485,7 +485,7 @@ def test_what_the_clock_decided_survives_a_kill(tmp_path, verses):
 @pytest.mark.parametrize("cut_before_settling", [True, False])
 def test_budgeted_run_is_cut_and_resumed(tmp_path, verses, cut_before_settling):
     """Whatever number of steps the clocks of both sessions settle, it is the run of that number."""
-    from minitx.config.given import merged
+    from minitx.config.overrides import merged
 
     class WhenSettled(TrainingObserver):
         def on_event(self, event):

@@ -17,16 +17,16 @@ import typer
 from typer.core import TyperGroup
 
 from minitx import __version__
-from minitx.cli.attn import attn
-from minitx.cli.diagnose import diagnose
-from minitx.cli.evaluate import evaluate
-from minitx.cli.generate import generate
-from minitx.cli.profile import profile
-from minitx.cli.report import report
-from minitx.cli.resume import resume
-from minitx.cli.serve import serve
-from minitx.cli.tokenize import tokenize
-from minitx.cli.train import train
+from minitx.cli.attn_command import attn
+from minitx.cli.diagnose_command import diagnose
+from minitx.cli.evaluate_command import evaluate
+from minitx.cli.generate_command import generate
+from minitx.cli.profile_command import profile
+from minitx.cli.report_command import report
+from minitx.cli.resume_command import resume
+from minitx.cli.serve_command import serve
+from minitx.cli.tokenize_command import tokenize
+from minitx.cli.train_command import train
 from minitx.errors import MinitxError
 from minitx.report.terminal.printable import visible
 

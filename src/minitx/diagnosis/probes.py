@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from minitx.inspection.evaluating import evaluating
-from minitx.inspection.probes import text_windows
+from minitx.inspection.probe_texts import text_windows
 from minitx.model import Trace, Transformer
 from minitx.training.observer import ProbeReport
 

@@ -21,7 +21,7 @@ from minitx.diagnosis.losses import LossDetector, uniform_loss
 from minitx.diagnosis.nonfinite import broken_weight
 from minitx.diagnosis.probes import probe, probe_windows
 from minitx.diagnosis.results import Check, Seen
-from minitx.evaluation.loss import score
+from minitx.evaluation.scoring import score
 from minitx.inspection.mask_check import check_mask
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer

@@ -3,6 +3,6 @@
 `loss` scores a text; the other modules make figures of the losses or give what to compare with.
 """
 
-from minitx.evaluation.loss import LossChunk, Score, score, token_losses
+from minitx.evaluation.scoring import LossChunk, Score, score, token_losses
 
 __all__ = ["LossChunk", "Score", "score", "token_losses"]

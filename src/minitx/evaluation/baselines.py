@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from minitx.evaluation.bits import TextSize, bits_per, token_sizes
 from minitx.evaluation.compressors import compress_holdout, compressor_names
+from minitx.evaluation.holdout_figures import Baselines, NGramFigures
 from minitx.evaluation.ngrams import ORDERS, NGrams
-from minitx.evaluation.reading import Beginning
-from minitx.evaluation.report import Baselines, NGramFigures
+from minitx.evaluation.text_score import Beginning
 from minitx.tokenizer import Tokenizer
 
 IdArray = npt.NDArray[np.integer]

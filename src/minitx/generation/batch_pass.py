@@ -1,8 +1,8 @@
 """One token of each of several texts through the model, in one call of a compiled kernel.
 
 The arithmetic of `Transformer.forward` for rows of one token: read that first, then
-`native/batch.c`. Some thirty rows are too few for a general product, which first brings the weights
-into an order that suits it; here they are kept in that order.
+`fast/kernels/batch.c`. Some thirty rows are too few for a general product, which first brings the
+weights into an order that suits it; here they are kept in that order.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from minitx.fast.library import library
 from minitx.generation.slot_cache import SlotCache, aligned_zeros
 from minitx.model import Transformer
 from minitx.model.block import Block
 from minitx.model.mlp import SwiGLU
 from minitx.model.norms import LayerNorm, RMSNorm
 from minitx.model.rotary import rotary_table
-from minitx.native import library
 
 _Pointer = ctypes.c_void_p
 _Integer = ctypes.c_int64
@@ -64,7 +64,7 @@ class _Cache(ctypes.Structure):
 
 
 class _Kernels:
-    # The functions of native/batch.c.
+    # The functions of fast/kernels/batch.c.
     def __init__(self, compiled: ctypes.CDLL) -> None:
         self.stride = compiled.minitx_batch_stride
         self.packed_size = compiled.minitx_batch_packed_size

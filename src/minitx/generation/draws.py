@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minitx.fast.library import library
 from minitx.model.matrices import Array
-from minitx.native import library
 
 _MASK = 2**64 - 1
 _GOLDEN = 0x9E3779B97F4A7C15

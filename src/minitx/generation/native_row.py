@@ -1,7 +1,7 @@
 """One token of one text through the model in a single call, where the kernels were compiled.
 
-`native/decode.c` has the arithmetic, and says what the structures here mean. This module tells it
-where the weights are: those of float32 where the model has them, without a copy.
+`fast/kernels/decode.c` has the arithmetic, and says what the structures here mean. This module
+tells it where the weights are: those of float32 where the model has them, without a copy.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from minitx.fast.library import library
 from minitx.generation.slot_cache import SlotCache
 from minitx.model import Transformer
 from minitx.model.block import Block
@@ -19,7 +20,6 @@ from minitx.model.matrices import Bfloat16Matrix, Int8Matrix
 from minitx.model.mlp import SwiGLU
 from minitx.model.norms import LayerNorm, RMSNorm
 from minitx.model.rotary import rotary_table
-from minitx.native import library
 
 _FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 _SIZES = (4, 2, 1)

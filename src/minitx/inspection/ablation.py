@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from minitx.inspection.probes import text_windows
+from minitx.inspection.probe_texts import text_windows
 from minitx.shown import Shown
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from minitx.config.training import AttentionForm
+from minitx.config.train_config import AttentionForm
 from minitx.model import Transformer
 
 

@@ -26,7 +26,7 @@ from minitx.shown import Shown
 if TYPE_CHECKING:
     import torch
 
-    from minitx.config.training import AttentionForm
+    from minitx.config.train_config import AttentionForm
     from minitx.model import KVCache, Transformer
 
 MAX_LENGTH = 256

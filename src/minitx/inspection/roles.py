@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from minitx.inspection.probes import RepeatProbe, repeat_probe, text_windows
+from minitx.inspection.probe_texts import RepeatProbe, repeat_probe, text_windows
 from minitx.shown import Shown
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import Literal
 
 import torch
 
+from minitx.fast.library import library
 from minitx.model import native_block
-from minitx.native import library
 
 EXPLICIT_UP_TO = {torch.bfloat16: 512, torch.float32: 128}
 """Longest context, in tokens, at which a CPU trains faster in the explicit form."""

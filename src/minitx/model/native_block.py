@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from minitx.native import LONGEST_ROW, library
+from minitx.fast.library import LONGEST_ROW, library
 
 if TYPE_CHECKING:
     from minitx.model.block import Block

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from minitx.fast.library import library
 from minitx.model.native_block import computes_in_bfloat16, is_watched, running_clock
 from minitx.model.norms import RMSNorm
-from minitx.native import library
 
 
 class _Head(ctypes.Structure):

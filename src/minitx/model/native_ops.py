@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minitx.native import LONGEST_ROW, declare, library
+from minitx.fast.library import LONGEST_ROW, declare, library
 
 _FORMATS = (torch.float32, torch.bfloat16)
 _SLICE = 64  # as SLICE in rows.h

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minitx.config import ModelConfig
-from minitx.config.training import AttentionForm
+from minitx.config.train_config import AttentionForm
 from minitx.errors import BadInputError
 from minitx.model import native_block, native_head
 from minitx.model.attention import Attention, AttentionContext, causal_mask

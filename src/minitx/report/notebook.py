@@ -9,9 +9,9 @@ from functools import singledispatch
 
 from rich.console import Console, RenderableType
 
-from minitx.evaluation.report import ComparisonReport, HoldoutReport
+from minitx.evaluation.holdout_figures import ComparisonReport, HoldoutReport
 from minitx.inspection.ablation import Ablation
-from minitx.inspection.attention import AttentionMaps
+from minitx.inspection.attention_maps import AttentionMaps
 from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.mask_check import MaskCheck
 from minitx.inspection.roles import HeadRoles

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from minitx.errors import BadInputError
-from minitx.serving.refusals import Refusal
+from minitx.serving.api_errors import Refusal
 
 TOKEN_VARIABLE = "MINITX_SERVE_TOKEN"
 _SHORTEST_TOKEN = 16

@@ -7,8 +7,8 @@ import asyncio
 from starlette.datastructures import Headers
 from starlette.types import Receive
 
-from minitx.serving.inbox import ClientLeftError
-from minitx.serving.refusals import Refusal
+from minitx.serving.api_errors import Refusal
+from minitx.serving.update_queue import ClientLeftError
 
 
 async def read_body(headers: Headers, receive: Receive, most: int, seconds: float) -> bytes:

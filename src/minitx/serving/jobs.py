@@ -9,8 +9,8 @@ from minitx.errors import BadInputError
 from minitx.generation import Chosen, Row
 from minitx.generation.requests import check_settings
 from minitx.model import Transformer
-from minitx.serving.refusals import Refusal
-from minitx.serving.schema import CompletionRequest, Prompt
+from minitx.serving.api_errors import Refusal
+from minitx.serving.completion_request import CompletionRequest, Prompt
 from minitx.tokenizer import Tokenizer
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer as Backend
 
-from minitx.config.run import TokenizerKind
+from minitx.config.run_config import TokenizerKind
 from minitx.errors import BadInputError
 from minitx.tokenizer.chunks import Border, chunks
 

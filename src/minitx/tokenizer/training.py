@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 
 from minitx.config.checks import require_one_of
-from minitx.config.run import TOKENIZER_KINDS, TokenizerKind
+from minitx.config.run_config import TOKENIZER_KINDS, TokenizerKind
 from minitx.errors import BadInputError
 from minitx.tokenizer.base import Tokenizer
 from minitx.tokenizer.bpe import train_bpe

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minitx.config import ModelConfig
-from minitx.config.training import OptimizerName
+from minitx.config.train_config import OptimizerName
 from minitx.errors import BadInputError
 from minitx.training.plan import Given, planned_shape
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from minitx.config import DataConfig, ModelConfig, RunConfig, TokenizerConfig, TrainConfig
-from minitx.config.model import derive_head_dim
-from minitx.config.run import TokenizerKind
+from minitx.config.model_config import derive_head_dim
+from minitx.config.run_config import TokenizerKind
 from minitx.config.toml import build
 
 DEFAULT_BUDGET_SECONDS = 300.0

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from minitx.compute import choose_device
 from minitx.errors import BadInputError
 from minitx.inspection.ablation import Ablation, ablate_heads
-from minitx.inspection.attention import (
+from minitx.inspection.attention_maps import (
     AttentionMaps,
     read_attention,
     require_fits,

@@ -28,9 +28,7 @@ from minitx.evaluation.bits import TextSize, ids_within, token_sizes
 from minitx.evaluation.blocks import Blocks
 from minitx.evaluation.comparison import compare
 from minitx.evaluation.copying import find_copied
-from minitx.evaluation.loss import count_targets, score
-from minitx.evaluation.reading import Reading, Windows, read_text
-from minitx.evaluation.report import (
+from minitx.evaluation.holdout_figures import (
     Baselines,
     ComparisonReport,
     Figures,
@@ -40,9 +38,11 @@ from minitx.evaluation.report import (
     SurprisingText,
     TextFigures,
 )
+from minitx.evaluation.scoring import count_targets, score
+from minitx.evaluation.scoring_windows import require_stride
 from minitx.evaluation.surprising import Passage
+from minitx.evaluation.text_score import Reading, Windows, read_text
 from minitx.evaluation.verdict import Verdict, judge
-from minitx.evaluation.windows import require_stride
 from minitx.generation import generate
 from minitx.model.stored_weights import store_weights
 from minitx.tokenizer import Tokenizer

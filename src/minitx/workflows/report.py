@@ -20,7 +20,7 @@ from minitx.checkpoint.small_files import read_small_file
 from minitx.config import RunConfig
 from minitx.corpus.encoded import Description, read_description
 from minitx.errors import BadInputError, MinitxError
-from minitx.evaluation.report import ComparisonReport, HoldoutReport
+from minitx.evaluation.holdout_figures import ComparisonReport, HoldoutReport
 from minitx.training.history import RunHistory, read_history
 from minitx.training.loggers import read_metrics
 from minitx.workflows.attend import AttentionStudy, open_study

@@ -10,7 +10,7 @@ from minitx.checkpoint.manifest import weights_digest
 from minitx.checkpoint.rundir import find_run, resolve_checkpoint
 from minitx.errors import BadInputError
 from minitx.serving.access import is_loopback, read_token, require_token
-from minitx.serving.app import Served
+from minitx.serving.http_app import Served
 from minitx.serving.limits import Limits
 from minitx.serving.records import RequestRecord
 from minitx.serving.server import Ending, listen, run

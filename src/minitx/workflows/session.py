@@ -24,12 +24,12 @@ from minitx.checkpoint.rundir import CONFIG_COPY, RunDirectory, config_bytes
 from minitx.checkpoint.writer import CheckpointWriter, Snapshot
 from minitx.compute import Compute, can_compile, keep_freed_memory
 from minitx.config import ModelConfig, RunConfig, SamplingConfig, TrainConfig
-from minitx.config.training import AttentionForm
+from minitx.config.train_config import AttentionForm
 from minitx.corpus import EncodedCorpus
 from minitx.corpus.encoded import DESCRIPTION
 from minitx.diagnosis.live import LiveDiagnosis
 from minitx.errors import BadInputError, DamagedFileError
-from minitx.evaluation.loss import score
+from minitx.evaluation.scoring import score
 from minitx.generation import generate
 from minitx.model import Transformer
 from minitx.model.attention_choice import choose_form

@@ -20,7 +20,7 @@ from minitx.compute import Compute, choose_compile, choose_device, choose_dtype,
 from minitx.config import DataConfig, RunConfig, TokenizerConfig
 from minitx.config.checks import require_range
 from minitx.config.toml import build
-from minitx.config.training import MOST_THREADS
+from minitx.config.train_config import MOST_THREADS
 from minitx.corpus import (
     EncodedCorpus,
     Split,

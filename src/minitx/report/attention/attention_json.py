@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from minitx.inspection.ablation import Ablation
-from minitx.inspection.attention import Looked, most_looked_at
+from minitx.inspection.attention_maps import Looked, most_looked_at
 from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.mask_check import MaskCheck
 from minitx.inspection.roles import HeadRole

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.console import RenderableType
 from rich.text import Text
 
-from minitx.inspection.attention import most_looked_at, require_position
+from minitx.inspection.attention_maps import most_looked_at, require_position
 from minitx.report.attention.attention_view import (
     ablation_table,
     heads_overview,

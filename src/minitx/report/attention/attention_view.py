@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from minitx.inspection.ablation import Ablation
-from minitx.inspection.attention import Looked
+from minitx.inspection.attention_maps import Looked
 from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.mask_check import Leak, MaskCheck
 from minitx.inspection.roles import ROLES, HeadRole, HeadRoles, Role

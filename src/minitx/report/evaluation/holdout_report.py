@@ -13,8 +13,7 @@ from minitx.evaluation.bootstrap import Interval
 from minitx.evaluation.calibration import CalibrationCurve
 from minitx.evaluation.classes import LETTER_KINDS, ClassLoss
 from minitx.evaluation.copying import COPY_BYTES, Copied
-from minitx.evaluation.positions import ContextUse
-from minitx.evaluation.report import (
+from minitx.evaluation.holdout_figures import (
     Baselines,
     ComparisonReport,
     Figures,
@@ -22,6 +21,7 @@ from minitx.evaluation.report import (
     PairedTest,
     Report,
 )
+from minitx.evaluation.positions import ContextUse
 from minitx.evaluation.verdict import Verdict
 from minitx.report.evaluation.surprise import passage_lines
 from minitx.report.terminal.bars import bar

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from minitx.errors import BadInputError
 from minitx.inspection.ablation import Ablation
-from minitx.inspection.attention import AttentionMaps
+from minitx.inspection.attention_maps import AttentionMaps
 from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.roles import ROLES, HeadRole, HeadRoles
 from minitx.report.attention.attention_screen import AttentionRequest

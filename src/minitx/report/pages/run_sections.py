@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from minitx.checkpoint.rundir import config_bytes
-from minitx.evaluation.report import HoldoutReport, Report, SurprisingText
+from minitx.evaluation.holdout_figures import HoldoutReport, Report, SurprisingText
 from minitx.report.evaluation.holdout_report import holdout_report
 from minitx.report.evaluation.surprise import TOP_LOSS, token_text
 from minitx.report.pages.html_page import table

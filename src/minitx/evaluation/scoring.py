@@ -16,7 +16,7 @@ import torch
 
 from minitx.corpus.encoded_file import release
 from minitx.errors import BadInputError
-from minitx.evaluation.windows import Window, spaced_windows
+from minitx.evaluation.scoring_windows import Window, spaced_windows
 from minitx.model import Transformer
 from minitx.training.perplexity import perplexity
 

@@ -12,7 +12,7 @@ from minitx.cli.imports import many_imports
 from minitx.errors import BadInputError
 
 if TYPE_CHECKING:
-    from minitx.evaluation.report import Report
+    from minitx.evaluation.holdout_figures import Report
     from minitx.workflows.evaluate import EvaluationSettings
 
 
@@ -92,7 +92,7 @@ def evaluate(
     with many_imports():
         from minitx.checkpoint.rundir import resolve_checkpoint
         from minitx.config.checks import require_one_of, require_range
-        from minitx.config.training import DEVICES, DTYPES
+        from minitx.config.train_config import DEVICES, DTYPES
 
     require_one_of("--checkpoint", checkpoint, ("best", "last"))
     require_one_of("--device", device, DEVICES)

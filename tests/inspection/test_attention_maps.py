@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from minitx.config import ModelConfig
 from minitx.errors import BadInputError
-from minitx.inspection.attention import (
+from minitx.inspection.attention_maps import (
     AttentionMaps,
     Looked,
     most_looked_at,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from minitx.config import SamplingConfig
-from minitx.serving.refusals import Refusal
+from minitx.serving.api_errors import Refusal
 
 MOST_LOGPROBS = 5
 _MOST_STOPS, _LONGEST_STOP = 16, 1000

@@ -22,9 +22,9 @@ from minitx.evaluation.classes import (
     frequency_groups,
     with_letters,
 )
-from minitx.evaluation.loss import token_losses
+from minitx.evaluation.holdout_figures import Figures
 from minitx.evaluation.positions import ContextUse, PositionLosses
-from minitx.evaluation.report import Figures
+from minitx.evaluation.scoring import token_losses
 from minitx.evaluation.surprising import Passage, SurprisingPassages
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer

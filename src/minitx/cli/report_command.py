@@ -53,7 +53,7 @@ def report(
     minitx report runs/a runs/b            two runs on one set of axes
     """
     from minitx.config.checks import require_one_of, require_range
-    from minitx.config.training import DEVICES
+    from minitx.config.train_config import DEVICES
     from minitx.report.pages.run_curves import plotting_library
 
     require_one_of("--checkpoint", checkpoint, ("best", "last"))

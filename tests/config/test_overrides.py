@@ -1,6 +1,6 @@
 import pytest
 
-from minitx.config.given import merged
+from minitx.config.overrides import merged
 from minitx.errors import BadInputError
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from minitx.config import ModelConfig
 from minitx.errors import BadInputError
-from minitx.evaluation.loss import count_targets, score, token_losses
+from minitx.evaluation.scoring import count_targets, score, token_losses
 from minitx.model import Transformer
 
 CONFIG = ModelConfig(

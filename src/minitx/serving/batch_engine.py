@@ -19,12 +19,12 @@ from minitx.config import SamplingConfig
 from minitx.errors import BadInputError
 from minitx.generation import Batch, Piece, Row
 from minitx.model import Transformer
+from minitx.serving.api_errors import Refusal, broken, stopping
 from minitx.serving.jobs import Choice, Job, Told, Update
 from minitx.serving.limits import Limits
 from minitx.serving.metrics import Metrics
 from minitx.serving.places import place
 from minitx.serving.prompt_texts import told_prompt
-from minitx.serving.refusals import Refusal, broken, stopping
 from minitx.serving.scoring import score
 from minitx.tokenizer import Tokenizer
 

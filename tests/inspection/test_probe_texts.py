@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from minitx.inspection.probes import MAX_PERIOD, repeat_probe, text_windows
+from minitx.inspection.probe_texts import MAX_PERIOD, repeat_probe, text_windows
 
 
 def test_the_second_half_repeats_the_first_and_the_control_does_not():

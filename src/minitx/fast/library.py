@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 
-_HERE = Path(__file__).parent
+KERNELS = Path(__file__).parent / "kernels"
+"""Where their sources are, and the libraries that `hatch_build.py` makes of them."""
+
 _FAMILIES = {"AVX512": "avx512", "AVX2": "avx2"}
 
 
@@ -25,9 +27,9 @@ def library() -> ctypes.CDLL | None:
     """The kernels for this processor; None if there are none."""
     if os.environ.get("MINITX_NATIVE") == "0":
         return None
-    path = _HERE / f"kernels_{_FAMILIES.get(torch.backends.cpu.get_cpu_capability(), 'plain')}.so"
+    family = _FAMILIES.get(torch.backends.cpu.get_cpu_capability(), "plain")
     try:
-        loaded = ctypes.CDLL(str(path))
+        loaded = ctypes.CDLL(str(KERNELS / f"kernels_{family}.so"))
         version = loaded.minitx_abi
     except (OSError, AttributeError):
         return None

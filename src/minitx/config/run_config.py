@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from minitx.config.checks import require_one_of, require_range
-from minitx.config.model import ModelConfig
-from minitx.config.training import TrainConfig
+from minitx.config.model_config import ModelConfig
+from minitx.config.train_config import TrainConfig
 
 TokenizerKind = Literal["bpe", "char", "word"]
 TOKENIZER_KINDS: tuple[TokenizerKind, ...] = ("bpe", "char", "word")

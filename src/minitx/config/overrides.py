@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from minitx.config.model import ModelConfig
-from minitx.config.run import DataConfig, TokenizerConfig
+from minitx.config.model_config import ModelConfig
+from minitx.config.run_config import DataConfig, TokenizerConfig
 from minitx.config.toml import parse_toml, typed
-from minitx.config.training import TrainConfig
+from minitx.config.train_config import TrainConfig
 from minitx.errors import BadInputError
 
 Tables = dict[str, dict[str, Any]]

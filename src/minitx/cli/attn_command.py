@@ -123,7 +123,7 @@ def _open(
 ) -> AttentionStudy:
     from minitx.checkpoint.rundir import resolve_checkpoint
     from minitx.config.checks import require_one_of
-    from minitx.config.training import DEVICES
+    from minitx.config.train_config import DEVICES
     from minitx.workflows.attend import SHORT_PROMPT, open_study
 
     require_one_of("--checkpoint", checkpoint, ("best", "last"))

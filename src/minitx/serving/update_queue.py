@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from minitx.serving.api_errors import Refusal
 from minitx.serving.jobs import Update
-from minitx.serving.refusals import Refusal
 
 
 class ClientLeftError(Exception):

@@ -314,7 +314,7 @@ def train(
             "threads": threads,
         },
     }
-    from minitx.config.given import merged
+    from minitx.config.overrides import merged
     from minitx.report.training.training_view import choose_view
 
     view = choose_view(sys.stdout)

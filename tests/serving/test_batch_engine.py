@@ -6,12 +6,12 @@ import pytest
 from small_server import until
 
 from minitx.generation import Batch
-from minitx.serving.engine import Engine
+from minitx.serving.api_errors import Refusal
+from minitx.serving.batch_engine import Engine
+from minitx.serving.completion_request import parse_completion
 from minitx.serving.jobs import make_job
 from minitx.serving.limits import Limits
 from minitx.serving.metrics import Metrics
-from minitx.serving.refusals import Refusal
-from minitx.serving.schema import parse_completion
 
 
 class Held:

@@ -20,15 +20,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from minitx.model import Transformer
 from minitx.serving.access import Guard
 from minitx.serving.answers import DONE, Answer, event, to_json
+from minitx.serving.api_errors import Refusal, broken, stopping
+from minitx.serving.batch_engine import Engine
 from minitx.serving.body import read_body
-from minitx.serving.engine import Engine
-from minitx.serving.inbox import ClientLeftError, Inbox
+from minitx.serving.completion_request import CompletionRequest, parse_completion, parse_json
 from minitx.serving.jobs import Job, Update, make_job
 from minitx.serving.limits import Limits
 from minitx.serving.metrics import Metrics
 from minitx.serving.records import CLIENT_LEFT, RequestRecord
-from minitx.serving.refusals import Refusal, broken, stopping
-from minitx.serving.schema import CompletionRequest, parse_completion, parse_json
+from minitx.serving.update_queue import ClientLeftError, Inbox
 from minitx.tokenizer import Tokenizer
 
 _SMALL_BODY = 16_384

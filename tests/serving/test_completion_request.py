@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitx.config import SamplingConfig
-from minitx.serving.refusals import Refusal
-from minitx.serving.schema import _KNOWN, parse_completion, parse_json
+from minitx.serving.api_errors import Refusal
+from minitx.serving.completion_request import _KNOWN, parse_completion, parse_json
 
 MOST = 100
 

@@ -1,0 +1,1 @@
+"""Everything accelerated: what is computed here, the plain model computes too, only slower."""
