@@ -3,6 +3,8 @@
 import html
 import io
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -108,3 +110,23 @@ def test_reports_are_what_eval_prints(report, tiny_run):
 def test_what_has_no_view_says_so():
     with pytest.raises(NotImplementedError, match="Shown"):
         printed(Shown())
+
+
+def test_results_show_themselves_to_who_imported_no_view():
+    """And neither the package nor the slot for views loads what it does not need."""
+    script = """
+import sys
+import minitx
+assert not {"torch", "rich", "numpy"} & set(sys.modules)
+from minitx.inspection.ablation import Ablation, HeadAblation
+assert not [name for name in sys.modules if name.startswith("minitx.report")]
+ablation = Ablation(1.5, (HeadAblation(0, 0, 0.01, 0.002),), 4, 8, "a text")
+assert "Loss change" in ablation._repr_html_()
+from rich import print
+print(ablation)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Loss change" in done.stdout

@@ -127,8 +127,9 @@ def generate(
         from minitx.config import SamplingConfig
         from minitx.config.checks import require_one_of
         from minitx.config.weights import WEIGHT_FORMATS
-        from minitx.report.generation.generation_screen import GenerationScreen
-        from minitx.workflows.generate import open_speaker, read_prompts
+        from minitx.report.generation.generation_screen import GenerationScreen, read_lines
+        from minitx.workflows.generate import in_batches, open_speaker, read_prompts
+        from minitx.workflows.interactive import Conversation, continue_text
 
     require_one_of("--checkpoint", checkpoint, ("best", "last"))
     if quantize is not None:
@@ -170,21 +171,20 @@ def generate(
 
     prompts = read_prompts(prompt_file) if prompt_file is not None else [prompt or ""]
     speaker = open_speaker(directory, device, dtype, quantize)
-    screen = GenerationScreen(speaker, sys.stdout)
+    screen = GenerationScreen(sys.stdout)
     if interactive:
-        from minitx.report.generation.generation_prompt import ask_for_prompts
-
-        ask_for_prompts(speaker, screen, config, show_probs)
+        conversation = Conversation(speaker, screen, config, show_probs)
+        read_lines(conversation.answer, str(speaker.checkpoint))
         return
     json = json or (prompt_file is not None and prompt_file.suffix == ".jsonl")
     if beams:
-        screen.beams(prompts, beams, max_new_tokens, as_json=json)
+        for text in prompts:
+            screen.beams(speaker.beam_search(text, beams, max_new_tokens), as_json=json)
     elif json:
-        screen.json_lines(prompts, config)
-    elif show_probs:
-        screen.probabilities(prompts[0], config)
+        generations = in_batches(speaker, prompts, config)
+        screen.json_lines(generations, len(prompts) * num_samples, speaker.tokenizer)
     else:
-        screen.text(prompts[0], config)
+        continue_text(speaker, screen, prompts[0], config, show_probs)
 
 
 def _bias(text: str) -> tuple[int, float]:

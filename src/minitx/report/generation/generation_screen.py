@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import sys
+import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TextIO
 
 from rich.console import Console
 from rich.text import Text
 
-from minitx.config import SamplingConfig
+from minitx.errors import BadInputError
 from minitx.generation import Generation
 from minitx.report.generation.probability_view import coloured_text, legend, probability_table
 from minitx.report.terminal.printable import json_line, visible
 from minitx.report.terminal.units import duration
-from minitx.workflows.generate import Speaker, as_json, in_batches
+from minitx.tokenizer import Tokenizer
+from minitx.workflows.generate import as_json
 
 _PROGRESS_SECONDS = 1.0
 _CLEAR_LINE = "\r\x1b[K"
@@ -25,55 +29,66 @@ class GenerationScreen:
     """Prints generations; nothing in them reaches the terminal as a control sequence.
 
     Args:
-        speaker: generates.
         out: where to.
     """
 
-    def __init__(self, speaker: Speaker, out: TextIO) -> None:
-        self._speaker = speaker
+    def __init__(self, out: TextIO) -> None:
         self._out = out
         self._console = Console(file=out, highlight=False, soft_wrap=True)
+        self._prompt = ""
 
-    def text(self, prompt: str, config: SamplingConfig) -> None:
-        """Print the prompt and its continuation as it comes; several, one after the other."""
-        if config.num_samples == 1:
-            # Checked before anything is printed, so that an error stands alone.
-            shown = False
+    def began(self, prompt: str) -> None:
+        """Keep the prompt until the first piece comes, so that an error stands alone."""
+        self._prompt = prompt
 
-            def show(_: int, piece: str) -> None:
-                nonlocal shown
-                if not shown:
-                    self._print(Text(visible(prompt), style="dim"))
-                    shown = True
-                self._print(Text(visible(piece)))
+    def piece(self, text: str) -> None:
+        """Print the next piece of a text, behind its prompt."""
+        if self._prompt:
+            self._console.print(Text(visible(self._prompt), style="dim"), end="")
+            self._prompt = ""
+        self._console.print(Text(visible(text)), end="")
+        self._out.flush()
 
-            self._speaker.generate([prompt], config, show)
-            self._out.write("\n")
-            self._out.flush()
-            return
-        for one in self._speaker.generate([prompt], config):
-            self._heading(f"sample {one.sample + 1} of {config.num_samples}")
-            self._whole(one)
+    def ended(self) -> None:
+        """End the line of a text."""
+        self.message("\n")
 
-    def probabilities(self, prompt: str, config: SamplingConfig) -> None:
+    def message(self, text: str) -> None:
+        """Print lines as they are."""
+        self._out.write(text)
+        self._out.flush()
+
+    def samples(self, generations: Sequence[Generation]) -> None:
+        """Print complete texts, one after the other."""
+        for one in generations:
+            self._heading(f"sample {one.sample + 1} of {len(generations)}")
+            self._text(one)
+
+    def probabilities(self, generations: Sequence[Generation], tokenizer: Tokenizer) -> None:
         """Print each continuation coloured by probability, and a table of its tokens."""
-        tokenizer = self._speaker.tokenizer
-        for one in self._speaker.generate([prompt], config, record_probabilities=True):
-            if config.num_samples > 1:
-                self._heading(f"sample {one.sample + 1} of {config.num_samples}")
+        for one in generations:
+            if len(generations) > 1:
+                self._heading(f"sample {one.sample + 1} of {len(generations)}")
             self._console.print(coloured_text(one, tokenizer))
             self._console.print()
             if self._console.color_system is not None and not self._console.no_color:
                 self._console.print(legend())
             self._console.print(probability_table(one, tokenizer, self._console.width))
 
-    def json_lines(self, prompts: Sequence[str], config: SamplingConfig) -> None:
-        """Print one JSON object a line, in the order of the prompts; progress on stderr."""
+    def json_lines(
+        self, generations: Iterable[Generation], total: int, tokenizer: Tokenizer
+    ) -> None:
+        """Print one JSON object a line as they come; progress on stderr.
+
+        Args:
+            generations: in the order of the prompts.
+            total: how many there will be.
+            tokenizer: of the model.
+        """
         began = told = time.monotonic()
-        total = len(prompts) * config.num_samples
         shows = sys.stderr.isatty() and not self._out.isatty()
-        for done, one in enumerate(in_batches(self._speaker, prompts, config), start=1):
-            self._out.write(json_line(as_json(one, self._speaker.tokenizer)) + "\n")
+        for done, one in enumerate(generations, start=1):
+            self._out.write(json_line(as_json(one, tokenizer)) + "\n")
             now = time.monotonic()
             if shows and now - told > _PROGRESS_SECONDS:
                 told = now
@@ -85,27 +100,48 @@ class GenerationScreen:
         if told != began:
             sys.stderr.write(_CLEAR_LINE)
 
-    def beams(self, prompts: Sequence[str], beams: int, max_new_tokens: int, as_json: bool) -> None:
-        """Print the likeliest continuations of each prompt, best first."""
-        for prompt in prompts:
-            for one in self._speaker.beam_search(prompt, beams, max_new_tokens):
-                if as_json:
-                    values = {
-                        "prompt": prompt, "rank": one.sample, "text": one.text, "ids": one.ids,
-                    }  # fmt: skip
-                    self._out.write(json_line(values) + "\n")
-                else:
-                    self._heading(f"beam {one.sample + 1}")
-                    self._whole(one)
-        self._out.flush()
+    def beams(self, generations: Iterable[Generation], as_json: bool) -> None:
+        """Print the likeliest continuations of a prompt, best first."""
+        for one in generations:
+            if as_json:
+                values = {
+                    "prompt": one.prompt, "rank": one.sample, "text": one.text, "ids": one.ids,
+                }  # fmt: skip
+                self.message(json_line(values) + "\n")
+            else:
+                self._heading(f"beam {one.sample + 1}")
+                self._text(one)
 
-    def _whole(self, one: Generation) -> None:
+    def _text(self, one: Generation) -> None:
         text = Text(visible(one.prompt), style="dim")
         self._console.print(Text().append_text(text).append(visible(one.text)))
 
     def _heading(self, words: str) -> None:
         self._console.print(Text(f"── {words} ──", style="bold"))
 
-    def _print(self, text: Text) -> None:
-        self._console.print(text, end="")
-        self._out.flush()
+
+def read_lines(answer: Callable[[str], bool], name: str) -> None:
+    """Give `answer` what a person types, line by line, until it says False or the input ends.
+
+    Args:
+        answer: takes a line; a `BadInputError` of it is printed, Ctrl-C stops it.
+        name: of what is spoken with.
+    """
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  (gives input() a history and editing keys)
+    print(visible(name))
+    print("Write a text to continue, or /help")
+    while True:
+        try:
+            if not answer(input("> ")):
+                return
+        except BadInputError as error:
+            width = shutil.get_terminal_size().columns
+            # Between words; a terminal would break lines inside them.
+            print(textwrap.fill(f"error: {visible(str(error))}", width, break_on_hyphens=False))
+        except KeyboardInterrupt:
+            # Stops what is being written; Ctrl-D ends the conversation.
+            print()
+        except EOFError:
+            print()
+            return
