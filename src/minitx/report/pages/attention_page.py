@@ -1,6 +1,6 @@
 """The self-contained page of `minitx attn --html`: everything in one file, nothing fetched.
 
-The page's HTML, CSS and JavaScript are files in `pages/`; this module fills in the data. Weights
+The page's HTML, CSS and JavaScript are files in this folder; this module fills in the data. Weights
 travel as 8 bits each: the square root in 255 steps, which keeps small weights apart, and of each
 map only the triangle that can be other than 0.
 """
@@ -8,7 +8,6 @@ map only the triangle that can be other than 0.
 from __future__ import annotations
 
 import base64
-import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from minitx.inspection.attention_maps import AttentionMaps
 from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.roles import ROLES, HeadRole, HeadRoles
 from minitx.report.attention.attention_screen import AttentionRequest
-from minitx.report.pages.html_page import fill, safe_json, template, write_page
+from minitx.report.pages.templates import render, write_page
 from minitx.report.terminal.units import count
 from minitx.workflows.attend import AttentionStudy
 
@@ -75,16 +74,12 @@ def attention_page(content: PageContent) -> str:
             maps.rollout(),
         ]
     )
-    page = fill(
-        template("attention.html"),
-        {
-            "title": html.escape(content.title),
-            "style": template("base.css") + template("attention.css"),
-            "script": template("attention.js"),
-            "data": safe_json(_data(content)),
-            "weights": _base64(quantise(stack)),
-            "lengths": _base64(maps.value_lengths.astype("<f4")),
-        },
+    page = render(
+        "attention.html",
+        title=content.title,
+        data=_data(content),
+        weights=_base64(quantise(stack)),
+        lengths=_base64(maps.value_lengths.astype("<f4")),
     )
     size = len(page.encode())
     if size > MAX_PAGE_BYTES:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
+
+from markupsafe import Markup
 
 from minitx.errors import BadInputError, MinitxError
 from minitx.report.attention.attention_screen import AttentionRequest
 from minitx.report.pages import run_sections as sections
 from minitx.report.pages.attention_page import study_page
-from minitx.report.pages.html_page import fill, safe_json, template, write_page
 from minitx.report.pages.run_curves import curves, plotting_library
+from minitx.report.pages.templates import render, write_page
 from minitx.workflows.report import Stories
 
 MAX_PAGE_BYTES = 12_000_000
@@ -40,35 +41,26 @@ def run_page(stories: Stories) -> str:
         BadInputError: when it would be larger than `MAX_PAGE_BYTES`, or the plotting library is
             not installed.
     """
-    script, style = plotting_library()
-    names = [sections.name_of(story) for story in stories.runs]
+    library_script, library_style = map(Markup, plotting_library())
+    runs = [sections.run_values(story, number) for number, story in enumerate(stories.runs)]
+    digests = {story.corpus and story.corpus.tokenizer_digest for story in stories.runs}
     data = {
         "runs": curves([(sections.name_of(story), story.history) for story in stories.runs]),
-        "tokenizers_differ": len(
-            {one.corpus and one.corpus.tokenizer_digest for one in stories.runs}
-        )
-        > 1,
+        "tokenizers_differ": len(digests) > 1,
     }
-    title = sections.text(", ".join(names))
-    page = fill(
-        template("run.html"),
-        {
-            "title": title,
-            "heading": title if len(names) == 1 else f"{len(names)} runs compared",
-            "style": style + template("base.css") + template("run.css"),
-            "about": sections.about(stories),
-            "summary": sections.summary(stories),
-            "events": sections.events(stories),
-            "samples": sections.samples(stories),
-            "evaluations": sections.evaluations(stories),
-            "holdout": sections.holdout(stories),
-            "attention": _attention(stories),
-            "configuration": sections.configuration(stories),
-            "reproduction": sections.reproduction(stories),
-            "data": safe_json(data),
-            "library": script,
-            "script": template("run.js"),
-        },
+    attention, why_no_attention = _attention(stories)
+    page = render(
+        "run.html",
+        title=", ".join(run["name"] for run in runs),
+        runs=runs,
+        holdout=sections.holdout(stories),
+        attention=attention,
+        why_no_attention=why_no_attention,
+        configuration=sections.configuration(stories.runs[0]),
+        comparison=sections.comparison(stories) if len(runs) > 1 else None,
+        data=data,
+        library_script=library_script,
+        library_style=library_style,
     )
     size = len(page.encode("utf-8", "replace"))
     if size > MAX_PAGE_BYTES:
@@ -80,15 +72,12 @@ def run_page(stories: Stories) -> str:
     return page
 
 
-def _attention(stories: Stories) -> str:
-    """The page of `minitx attn --html` in a frame of its own, or why it is not there."""
-    if len(stories.runs) > 1:
-        return "<p>Shown in the report of a single run: <code>minitx report RUN</code>.</p>"
+def _attention(stories: Stories) -> tuple[str | None, str]:
+    """The page of `minitx attn --html`; None and why, if it is left out."""
     story = stories.runs[0]
     if story.study is None:
-        return f"<p>Left out: {sections.text(story.left_out.get('attn', ''))}.</p>"
+        return None, story.left_out.get("attn", "")
     try:
-        page = study_page(story.study, AttentionRequest())
+        return study_page(story.study, AttentionRequest()), ""
     except MinitxError as error:
-        return f"<p>Left out: {sections.text(error.what)}.</p>"
-    return f'<iframe id="attention" title="What it looks at" srcdoc="{html.escape(page)}"></iframe>'
+        return None, error.what

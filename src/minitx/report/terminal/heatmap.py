@@ -7,7 +7,6 @@ tokens, with all earlier ones added up in one column, so that rows still sum to 
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -37,17 +36,6 @@ _STOPS = (
     (76, 175, 118),
     (193, 220, 80),
     (255, 246, 190),
-)
-
-# Tokens of a map in a notebook, and its look.
-_NOTEBOOK = 64
-_NOTEBOOK_STYLE = (
-    "<style>.minitx-map table{border-collapse:collapse;border:0}"
-    ".minitx-map td{padding:0;min-width:14px;width:14px;height:14px;border:0}"
-    ".minitx-map th{font:11px ui-monospace,monospace;padding:0 4px;text-align:right;border:0;"
-    "background:none}"
-    ".minitx-map th[scope=col]{writing-mode:vertical-rl;transform:rotate(180deg);padding:4px 0}"
-    "</style>"
 )
 
 _MAX_LABEL = 12
@@ -154,30 +142,10 @@ class Heatmap:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield from self.lines(self.shading or shading_for(console), options.max_width)
 
-    def _repr_html_(self) -> str:
-        """The map as an HTML table, for notebooks; it shows the last tokens of a long text."""
-        scale, first = Scale(self._top(), self.quantity), max(0, len(self.tokens) - _NOTEBOOK)
-        shown = range(first, len(self.tokens))
-        names = [html.escape(token_label(token)) for token in self.tokens]
-        rows = [
-            "<tr><td></td>" + "".join(f'<th scope="col">{names[j]}</th>' for j in shown) + "</tr>"
-        ]
-        for i in shown:
-            cells = "".join(
-                f'<td title="{i} {names[i]} → {j} {names[j]}: {self.values[i, j]:.3g}" '
-                f'style="background:{scale.color(float(self.values[i, j]))}"></td>'
-                for j in range(first, i + 1)
-            )
-            rows.append(f'<tr><th scope="row">{names[i]}</th>{cells}</tr>')
-        note = f"<p>The last {len(shown)} of {len(names)} tokens.</p>" if first else ""
-        return (
-            f'<div class="minitx-map">{_NOTEBOOK_STYLE}<table>{"".join(rows)}</table>{note}</div>'
-        )
-
     def lines(self, shading: Shading, width: int) -> list[Text]:
         """The map, its column labels above and the scale below, at most `width` columns wide."""
         layout = _layout(self.tokens, width, shading, sums=self.quantity == "weight")
-        scale = Scale(self._top(), self.quantity)
+        scale = self.scale
         body = [*layout.column_labels()]
         for position in range(layout.first, len(self.tokens)):
             line = layout.row_label(position)
@@ -192,10 +160,11 @@ class Heatmap:
             body.append(line)
         return [*body, Text(), scale.legend(shading), *layout.notes(width)]
 
-    def _top(self) -> float:
-        if self.quantity == "weight":
-            return 1.0
-        return float(self.values.max(initial=0.0)) or 1.0
+    @property
+    def scale(self) -> Scale:
+        """Of weights up to 1, of norms up to the largest."""
+        top = 1.0 if self.quantity == "weight" else float(self.values.max(initial=0.0)) or 1.0
+        return Scale(top, self.quantity)
 
 
 @dataclass(frozen=True)

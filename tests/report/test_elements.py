@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from minitx.report.pages.rich_html import elements, inline
+from minitx.report.pages.elements import elements
 from minitx.report.terminal.bars import bar
 
 
@@ -48,7 +48,7 @@ def test_everything_is_escaped():
     table = Table()
     table.add_column(Text(hostile))
     table.add_row(Text(hostile, "green"))
-    found = elements([table, Text(hostile), Text(hostile, "bold")]) + inline(Text(hostile))
+    found = elements([table, Text(hostile), Text(hostile, "bold"), Text(hostile, "red")])
     assert "<script" not in found
     assert "<img" not in found
     assert found.count("&lt;script&gt;") == 5
@@ -56,9 +56,9 @@ def test_everything_is_escaped():
 
 def test_colours_on_a_ground_are_kept():
     text = Text.assemble(("hot", "#101218 on #fff6be"), " and ", ("cold", "on #181b2b"))
-    assert inline(text) == (
-        '<span style="background:#fff6be;color:#101218">hot</span> and '
-        '<span style="background:#181b2b;color:inherit">cold</span>'
+    assert elements([text]) == (
+        '<p><span style="background:#fff6be;color:#101218">hot</span> and '
+        '<span style="background:#181b2b;color:inherit">cold</span></p>'
     )
 
 
