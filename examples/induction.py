@@ -24,7 +24,7 @@ from minitx.config import TrainConfig
 from minitx.inspection.probe_texts import RepeatProbe, repeat_probe
 from minitx.inspection.roles import repeat_scores
 from minitx.model import Trace, Transformer
-from minitx.training.optimizer import Optimizer
+from minitx.training.optimizers import make_optimizer
 from minitx.training.schedule import rate_factor
 
 RISEN = 0.5
@@ -88,7 +88,7 @@ def main() -> None:
     )  # fmt: skip
     model = Transformer(shape)
     config = TrainConfig(steps=steps, batch_size=32, learning_rate=0.03, decay="constant")
-    optimizer = Optimizer(model, config)
+    optimizer = make_optimizer(model, config)
     probe = repeat_probe(shape.vocab_size, length, 16, seed=1)
     assert probe is not None
 

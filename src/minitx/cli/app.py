@@ -91,7 +91,7 @@ def main() -> None:
     """Run the command line; expected errors become one line on stderr and an exit code."""
     _show_warnings()
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="minitx", standalone_mode=False)
         sys.stdout.flush()
     except MinitxError as error:
         _stop(str(error), error.exit_code)

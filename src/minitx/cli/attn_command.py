@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
@@ -123,11 +123,11 @@ def _open(
 ) -> AttentionStudy:
     from minitx.checkpoint.rundir import resolve_checkpoint
     from minitx.config.checks import require_one_of
-    from minitx.config.train_config import DEVICES
+    from minitx.config.train_config import DeviceName
     from minitx.workflows.attend import SHORT_PROMPT, open_study
 
     require_one_of("--checkpoint", checkpoint, ("best", "last"))
-    require_one_of("--device", device, DEVICES)
+    require_one_of("--device", device, get_args(DeviceName))
     which: Literal["best", "last"] = "last" if checkpoint == "last" else "best"
     directory = resolve_checkpoint(run, which)
     return open_study(directory, prompt, tokens or SHORT_PROMPT, device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
@@ -92,14 +92,14 @@ def evaluate(
     with many_imports():
         from minitx.checkpoint.rundir import resolve_checkpoint
         from minitx.config.checks import require_one_of, require_range
-        from minitx.config.train_config import DEVICES, DTYPES
+        from minitx.config.train_config import DeviceName, DTypeName
 
     require_one_of("--checkpoint", checkpoint, ("best", "last"))
-    require_one_of("--device", device, DEVICES)
-    require_one_of("--dtype", dtype, DTYPES)
+    require_one_of("--device", device, get_args(DeviceName))
+    require_one_of("--dtype", dtype, get_args(DTypeName))
     require_one_of("--unknown", unknown, ("error", "replace"))
     if quantize is not None:
-        from minitx.config.weights import WEIGHT_FORMATS
+        from minitx.config import WEIGHT_FORMATS
 
         require_one_of("--quantize", quantize, WEIGHT_FORMATS)
     require_range("--max-tokens", max_tokens, 0, 10**15)

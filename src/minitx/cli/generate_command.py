@@ -124,9 +124,8 @@ def generate(
     """Continue a text with a trained model; the same seed gives the same text."""
     with many_imports():
         from minitx.checkpoint.rundir import resolve_checkpoint
-        from minitx.config import SamplingConfig
+        from minitx.config import WEIGHT_FORMATS, SamplingConfig
         from minitx.config.checks import require_one_of
-        from minitx.config.weights import WEIGHT_FORMATS
         from minitx.report.generation.generation_screen import GenerationScreen, read_lines
         from minitx.workflows.generate import in_batches, open_speaker, read_prompts
         from minitx.workflows.interactive import Conversation, continue_text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
 
@@ -53,11 +53,11 @@ def report(
     minitx report runs/a runs/b            two runs on one set of axes
     """
     from minitx.config.checks import require_one_of, require_range
-    from minitx.config.train_config import DEVICES
+    from minitx.config.train_config import DeviceName
     from minitx.report.pages.run_curves import plotting_library
 
     require_one_of("--checkpoint", checkpoint, ("best", "last"))
-    require_one_of("--device", device, DEVICES)
+    require_one_of("--device", device, get_args(DeviceName))
     require_range("--max-tokens", max_tokens, 0, 10**15)
     # Before minutes are spent on measuring.
     plotting_library()

@@ -28,7 +28,7 @@ from minitx.evaluation.scoring import token_losses
 from minitx.evaluation.surprising import Passage, SurprisingPassages
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
-from minitx.training.perplexity import perplexity
+from minitx.training.observer import perplexity
 
 IdArray = npt.NDArray[np.integer]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from minitx.config import WEIGHT_FORMATS, WeightFormat
 from minitx.config.checks import require_one_of
-from minitx.config.weights import WEIGHT_FORMATS, WeightFormat
 from minitx.model.matrices import Bfloat16Matrix, Int8Matrix
 from minitx.model.transformer import Transformer
 

@@ -6,7 +6,6 @@ print(report.plain.perplexity, report.plain.bits_per_byte)
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,10 +42,11 @@ from minitx.evaluation.scoring_windows import require_stride
 from minitx.evaluation.surprising import Passage
 from minitx.evaluation.text_score import Reading, Windows, read_text
 from minitx.evaluation.verdict import Verdict, judge
+from minitx.files import file_digest
 from minitx.generation import generate
 from minitx.model.stored_weights import store_weights
 from minitx.tokenizer import Tokenizer
-from minitx.training.loggers import read_metrics
+from minitx.training.logging.metrics_file import read_metrics
 
 IdArray = npt.NDArray[np.integer]
 ByteArray = npt.NDArray[np.uint8]
@@ -284,14 +284,10 @@ def _corpus_with_holdout(checkpoint: Path) -> tuple[RunDirectory, EncodedCorpus]
 
 
 def _require_same_holdout(checkpoints: Sequence[Path]) -> None:
-    digests: dict[bytes, Path] = {}
+    digests: dict[str, Path] = {}
     for checkpoint in checkpoints:
         run, _ = _corpus_with_holdout(checkpoint)
-        with (run.data / "holdout.txt").open("rb") as file:
-            digest = hashlib.sha256()
-            while part := file.read(1 << 20):
-                digest.update(part)
-        digests.setdefault(digest.digest(), run.path)
+        digests.setdefault(file_digest(run.data / "holdout.txt"), run.path)
     if len(digests) > 1:
         one, other, *_ = digests.values()
         raise BadInputError(

@@ -24,7 +24,7 @@ from minitx.report.terminal.heatmap import Scale
 from minitx.report.terminal.units import count, duration, fixed
 from minitx.report.training.training_report import spread_evaluations
 from minitx.report.training.training_summary import next_steps, run_path
-from minitx.training.perplexity import perplexity
+from minitx.training.observer import perplexity
 from minitx.workflows.report import RunStory, Stories
 
 MOST_SAMPLES = 200

@@ -14,7 +14,7 @@ from minitx.report.terminal.curve import LossSeries, Point
 from minitx.report.terminal.printable import visible
 from minitx.report.terminal.units import count, duration, fixed
 from minitx.report.training.training_summary import next_steps, run_path
-from minitx.training.loggers import read_metrics
+from minitx.training.logging.metrics_file import read_metrics
 from minitx.training.observer import (
     EvaluationReport,
     Event,
@@ -22,8 +22,8 @@ from minitx.training.observer import (
     RunStart,
     StepReport,
     TrainingObserver,
+    perplexity,
 )
-from minitx.training.perplexity import perplexity
 
 SEVERITY_STYLES = {"info": "cyan", "warning": "yellow", "error": "bold red"}
 

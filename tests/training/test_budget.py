@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from minitx.compute import Compute
 from minitx.config import TrainConfig
 from minitx.errors import BadInputError
+from minitx.training.anomalies import Watch
+from minitx.training.budget import Pace, corrected_steps, settle_steps, steps_ending_at
 from minitx.training.loop import HoldoutLoss, Surroundings, Trainer
 from minitx.training.observer import TrainingObserver
-from minitx.training.pace import Pace, corrected_steps, settle_steps, steps_ending_at
 from minitx.training.schedule import decay_start, rate_factor
 from minitx.training.state import TrainingState
-from minitx.training.watch import Watch
 
 
 def config(**values):
@@ -160,14 +160,14 @@ def test_corrected_rate_falls_without_a_jump(step, fraction, decay, moves):
             settled.append((at + later, at + later + left))
     steps = settled[-1][1]
     corrected = config(
-        decay_fraction=fraction, warmup_steps=20, decay=decay, settlements=tuple(settled)
+        decay_fraction=fraction, warmup_steps=20, decay=decay, step_decisions=tuple(settled)
     )
     rates = [rate_factor(corrected, i, steps) for i in range(steps)]
     # As planned until it was corrected, from which on the same way is gone to another end.
     for number, (at, _) in enumerate(settled[1:], 1):
         before = config(
             decay_fraction=fraction, warmup_steps=20, decay=decay,
-            settlements=tuple(settled[:number]),
+            step_decisions=tuple(settled[:number]),
         )  # fmt: skip
         as_before = [rate_factor(before, i, settled[number - 1][1]) for i in range(at)]
         assert rates[:at] == as_before
@@ -182,7 +182,7 @@ def test_corrected_rate_falls_without_a_jump(step, fraction, decay, moves):
 
 
 def test_settlements_of_another_number_of_steps_count_nothing():
-    with_them = config(settlements=((40, 100), (60, 150)))
+    with_them = config(step_decisions=((40, 100), (60, 150)))
     for step in range(200):
         assert rate_factor(with_them, step, 200) == rate_factor(config(), step, 200)
 
@@ -195,20 +195,20 @@ def test_settlements_of_another_number_of_steps_count_nothing():
     ],
 )  # fmt: skip
 def test_settlements_that_no_clock_made_are_refused(pairs):
-    with pytest.raises(BadInputError, match="settlements is"):
-        config(settlements=pairs)
+    with pytest.raises(BadInputError, match="step_decisions is"):
+        config(step_decisions=pairs)
 
 
 def test_what_is_nearly_right_is_left():
-    train = config(settlements=((40, 100),))
+    train = config(step_decisions=((40, 100),))
     pace = Pace(1.0, 0.0, 0.0, 1000)
     assert corrected_steps(train, 60, pace, 41.0, 100.0) is None
     assert corrected_steps(train, 60, pace, 50.5, 100.0) == 110
     assert corrected_steps(train, 60, pace, 30.5, 100.0) == 90
     assert corrected_steps(train, 60, pace, -5.0, 100.0) == 61
-    limited = config(settlements=((40, 100),), max_steps=104)
+    limited = config(step_decisions=((40, 100),), max_steps=104)
     assert corrected_steps(limited, 60, pace, 50.0, 100.0) == 104
-    full = config(settlements=((40, 100),), max_steps=100)
+    full = config(step_decisions=((40, 100),), max_steps=100)
     assert corrected_steps(full, 60, pace, 50.0, 100.0) is None
 
 
@@ -259,7 +259,7 @@ class Machine(TrainingObserver):
         self.settled.append(config)
 
     def on_phase(self, phase):
-        self.phases.append(phase)
+        self.phases.append(phase.name)
 
     def on_event(self, event):
         self.events.append(event)
@@ -371,7 +371,7 @@ def test_scoring_is_timed_before_its_guess_decides(score, fraction):
     decided = machine.settled[-1]
     again = Machine(lambda _: 0.1)
     run(
-        again, steps=decided.steps, settlements=decided.settlements, decay_fraction=fraction,
+        again, steps=decided.steps, step_decisions=decided.step_decisions, decay_fraction=fraction,
         evaluate_every=10_000,
     )  # fmt: skip
     assert again.rates == machine.rates
@@ -393,10 +393,10 @@ def test_decisions_of_the_clock_repeat_the_run_without_it():
     run(first, budget=100.0)
     assert len(first.settled) >= 3
     decided = first.settled[-1]
-    assert decided.steps == decided.settlements[-1][1]
+    assert decided.steps == decided.step_decisions[-1][1]
     assert [event.name for event in first.events] == ["steps-settled"] * len(first.settled)
     again = Machine(SPEEDS["a stall"])
-    run(again, steps=decided.steps, settlements=decided.settlements)
+    run(again, steps=decided.steps, step_decisions=decided.step_decisions)
     assert again.rates == first.rates
     assert not again.settled
 
@@ -405,12 +405,12 @@ def test_resumed_run_keeps_what_was_decided_before_it_was_killed():
     """Settled after its last checkpoint, the number is not settled anew: run.toml has it."""
     decided = ((50, 125), (90, 110))
     machine = Machine(lambda _: 0.1)
-    end = run(machine, budget=1000.0, steps=110, settlements=decided)
-    assert [config.settlements[:2] for config in machine.settled] == [decided] * len(
+    end = run(machine, budget=1000.0, steps=110, step_decisions=decided)
+    assert [config.step_decisions[:2] for config in machine.settled] == [decided] * len(
         machine.settled
     )
-    assert all(config.settlements[2][0] > 90 for config in machine.settled)
-    whole = rate_factor(config(warmup_steps=5, settlements=decided), 89, 110)
+    assert all(config.step_decisions[2][0] > 90 for config in machine.settled)
+    whole = rate_factor(config(warmup_steps=5, step_decisions=decided), 89, 110)
     assert machine.rates[89] == whole
     assert end.step >= 110
 

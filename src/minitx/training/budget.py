@@ -7,9 +7,9 @@ as in the first, so the number is looked at again during the decay, each time th
 time left has passed, or of the steps; where it is far off, the decay goes on from where it stands
 to another end.
 
-Each decision of the clock is a settlement: a step, and the number of steps from there on. They are
-part of the configuration, and the rate at each step follows from it. So a run is repeated to the
-bit by its settlements, whatever the clock says then.
+Each decision of the clock is a pair: a step, and the number of steps from there on. They are part
+of the configuration (`step_decisions`), and the rate at each step follows from it. So a run is
+repeated to the bit by them, whatever the clock says then.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def corrected_steps(
     """Decide, in the decay, whether it has to end at another step than was settled.
 
     Args:
-        config: with at least one settlement.
+        config: with at least one of `step_decisions`.
         step: steps done.
         pace: of the rest of the run.
         seconds_left: until the budget ends.
@@ -154,7 +154,7 @@ def corrected_steps(
     Returns:
         The number of steps of the whole run, or None to leave it.
     """
-    steps = config.settlements[-1][1]
+    steps = config.step_decisions[-1][1]
     fitting = max(step + 1, pace.affordable(step, seconds_left))
     if config.max_steps:
         fitting = min(fitting, max(step + 1, config.max_steps))
