@@ -123,12 +123,12 @@ def generate(
 ) -> None:
     """Continue a text with a trained model; the same seed gives the same text."""
     with many_imports():
-        from minitx.checkpoint.rundir import resolve_checkpoint
         from minitx.config import WEIGHT_FORMATS, SamplingConfig
         from minitx.config.checks import require_one_of
         from minitx.report.generation.generation_screen import GenerationScreen, read_lines
-        from minitx.workflows.generate import in_batches, open_speaker, read_prompts
+        from minitx.workflows.generate import in_batches, read_prompts
         from minitx.workflows.interactive import Conversation, continue_text
+        from minitx.workflows.load import load
 
     require_one_of("--checkpoint", checkpoint, ("best", "last"))
     if quantize is not None:
@@ -164,26 +164,25 @@ def generate(
         seed=seed,
     )
     which: Literal["best", "last"] = "last" if checkpoint == "last" else "best"
-    directory = resolve_checkpoint(run, which)
+    model = load(run, which, device, dtype, quantize)
     if prompt is None and prompt_file is None and not interactive:
         prompt = _piped_prompt()
 
     prompts = read_prompts(prompt_file) if prompt_file is not None else [prompt or ""]
-    speaker = open_speaker(directory, device, dtype, quantize)
     screen = GenerationScreen(sys.stdout)
     if interactive:
-        conversation = Conversation(speaker, screen, config, show_probs)
-        read_lines(conversation.answer, str(speaker.checkpoint))
+        conversation = Conversation(model, screen, config, show_probs)
+        read_lines(conversation.answer, str(model.directory))
         return
     json = json or (prompt_file is not None and prompt_file.suffix == ".jsonl")
     if beams:
         for text in prompts:
-            screen.beams(speaker.beam_search(text, beams, max_new_tokens), as_json=json)
+            screen.beams(model.beam_search(text, beams, max_new_tokens), as_json=json)
     elif json:
-        generations = in_batches(speaker, prompts, config)
-        screen.json_lines(generations, len(prompts) * num_samples, speaker.tokenizer)
+        generations = in_batches(model, prompts, config)
+        screen.json_lines(generations, len(prompts) * num_samples, model.tokenizer)
     else:
-        continue_text(speaker, screen, prompts[0], config, show_probs)
+        continue_text(model, screen, prompts[0], config, show_probs)
 
 
 def _bias(text: str) -> tuple[int, float]:

@@ -11,9 +11,9 @@ from rich.console import Console, RenderableType
 from minitx.evaluation.holdout_figures import ComparisonReport, HoldoutReport
 from minitx.inspection.ablation import Ablation
 from minitx.inspection.attention_maps import AttentionMaps
+from minitx.inspection.head_roles import HeadRoles
 from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.mask_check import MaskCheck
-from minitx.inspection.roles import HeadRoles
 from minitx.report.attention.attention_screen import (
     AttentionRequest,
     attention_screen,

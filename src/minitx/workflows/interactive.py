@@ -15,7 +15,7 @@ from minitx.config.toml import build
 from minitx.errors import BadInputError
 from minitx.generation import Generation
 from minitx.tokenizer import Tokenizer
-from minitx.workflows.generate import Speaker
+from minitx.workflows.load import LoadedModel
 
 _SETTINGS = (
     "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty",
@@ -57,7 +57,7 @@ class GenerationView(Protocol):
 
 
 def continue_text(
-    speaker: Speaker,
+    model: LoadedModel,
     view: GenerationView,
     prompt: str,
     config: SamplingConfig,
@@ -69,13 +69,13 @@ def continue_text(
         BadInputError: as in `generate`; nothing was shown then.
     """
     if with_probabilities:
-        generations = speaker.generate([prompt], config, record_probabilities=True)
-        view.probabilities(generations, speaker.tokenizer)
+        generations = model.sample([prompt], config, record_probabilities=True)
+        view.probabilities(generations, model.tokenizer)
     elif config.num_samples > 1:
-        view.samples(speaker.generate([prompt], config))
+        view.samples(model.sample([prompt], config))
     else:
         view.began(prompt)
-        speaker.generate([prompt], config, lambda _, piece: view.piece(piece))
+        model.sample([prompt], config, lambda _, piece: view.piece(piece))
         view.ended()
 
 
@@ -83,7 +83,7 @@ class Conversation:
     """What `minitx generate --interactive` does with each line that a person types.
 
     Args:
-        speaker: generates.
+        model: generates.
         view: shows it.
         config: settings to begin with; commands change them.
         with_probabilities: show each token's probability.
@@ -91,12 +91,12 @@ class Conversation:
 
     def __init__(
         self,
-        speaker: Speaker,
+        model: LoadedModel,
         view: GenerationView,
         config: SamplingConfig,
         with_probabilities: bool = False,
     ) -> None:
-        self._speaker, self._view = speaker, view
+        self._model, self._view = model, view
         self._config, self._with_probabilities = config, with_probabilities
 
     def answer(self, line: str) -> bool:
@@ -117,7 +117,7 @@ class Conversation:
             self._config = changed(self._config, line)
             self._view.message(settings_text(self._config, _key(line)))
         elif line:
-            continue_text(self._speaker, self._view, line, self._config, self._with_probabilities)
+            continue_text(self._model, self._view, line, self._config, self._with_probabilities)
         return True
 
 

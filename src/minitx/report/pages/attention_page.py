@@ -19,8 +19,8 @@ import numpy.typing as npt
 from minitx.errors import BadInputError
 from minitx.inspection.ablation import Ablation
 from minitx.inspection.attention_maps import AttentionMaps
+from minitx.inspection.head_roles import HeadRole, HeadRoles
 from minitx.inspection.logit_lens import LogitLens
-from minitx.inspection.roles import ROLES, HeadRole, HeadRoles
 from minitx.report.attention.attention_screen import AttentionRequest
 from minitx.report.pages.templates import render, write_page
 from minitx.report.terminal.units import count
@@ -167,7 +167,7 @@ def _data(content: PageContent) -> dict[str, Any]:
 
 
 def _roles(roles: HeadRoles, ablation: Ablation | None) -> dict[str, Any]:
-    measured = [role for role in ROLES if any(role in one.scores for one in roles.heads)]
+    measured = roles.measured
     return {
         "names": measured,
         "measured_on": roles.measured_on,
