@@ -18,7 +18,7 @@ import logging
 import re
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -178,7 +178,7 @@ class RunDirectory:
         return [best, *(step for step in newest_first if step != best)]
 
     def usable_checkpoint(
-        self, which: Which, names: Iterable[str] | None = None, required: Iterable[str] = ()
+        self, which: Which, names: Sequence[str] | None = None, required: Sequence[str] = ()
     ) -> Path:
         """The first candidate whose files are as they were written; others are told about.
 
@@ -197,7 +197,6 @@ class RunDirectory:
                 f"run {self.path} has no checkpoint yet",
                 "Wait for its first checkpoint, or train again: minitx train",
             )
-        names, required = None if names is None else tuple(names), tuple(required)
         failure: DamagedFileError | None = None
         for step in candidates:
             directory = self.checkpoint(step)
