@@ -11,7 +11,7 @@ from minitx.generation import generate, stream
 from minitx.generation.beam import beam_search
 from minitx.generation.draws import draw, number, source
 from minitx.generation.filters import reshape
-from minitx.generation.text_reader import Decoder, window_after_slide
+from minitx.generation.text_reader import TextReader, window_after_slide
 from minitx.model import Transformer
 from minitx.tokenizer import train_tokenizer
 
@@ -269,13 +269,13 @@ def test_beam_search_stays_in_the_context():
 def test_past_the_context_a_pass_is_paid_for_each_quarter_of_new_tokens(context, monkeypatch):
     model = make_model(context_length=context)
     passes = []
-    slide = Decoder.slide
+    slide = TextReader.slide
 
     def noted(self, row, text):
         passes.append(len(text))
         slide(self, row, text)
 
-    monkeypatch.setattr(Decoder, "slide", noted)
+    monkeypatch.setattr(TextReader, "slide", noted)
     for quarters in (0, 1, 5):
         passes.clear()
         # The prompt fills the context, and the last token is drawn and not fed. The token that

@@ -1,4 +1,4 @@
-"""Text from a model: read `loop`, then `batch`, `decoder`, `chooser`, `filters`, `draws`."""
+"""Text from a model: read `generate_text`, then `batch`, `text_reader`, `chooser`, `draws`."""
 
 from minitx.generation.batch import Batch, Piece
 from minitx.generation.generate_text import generate, stream

@@ -61,9 +61,9 @@ def beam_search(
                     steps[:, tokenizer.unknown_id] = -torch.inf
                 candidates = (totals[:, None] + steps).flatten()
                 kept = int(min(beams, int((candidates > -torch.inf).sum())))
-                totals, places = candidates.topk(kept)
-                rows = (places // vocab_size).tolist()
-                tokens = (places % vocab_size).tolist()
+                totals, best = candidates.topk(kept)
+                rows = (best // vocab_size).tolist()
+                tokens = (best % vocab_size).tolist()
                 texts = [[*texts[row], token] for row, token in zip(rows, tokens, strict=True)]
                 if step < max_new_tokens - 1:
                     cache.select(rows)

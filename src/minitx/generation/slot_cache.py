@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from minitx.aligned_memory import aligned_zeros
 from minitx.config import ModelConfig
-from minitx.fast.quantized import Array
 from minitx.model import KVCache
 
 _FIRST_CAPACITY = 64
@@ -38,7 +36,6 @@ class SlotCache(KVCache):
         super().__init__(config, 0, capacity, device, dtype)
         shape = (config.n_layers, 2, 0, config.n_kv_heads, capacity, config.head_dim)
         self.store = torch.zeros(shape, device=device, dtype=dtype)
-        self._first_row: Sequence[tuple[Array, Array]] | None = None
 
     def reserve(self, positions: int) -> None:
         """Have room for at least so many positions in each row, as far as the context goes."""
@@ -83,23 +80,11 @@ class SlotCache(KVCache):
         lengths[row] = held
         self.set_lengths(lengths)
 
-    @property
-    def first_row(self) -> Sequence[tuple[Array, Array]]:
-        """Keys and values of the first row, `(n_kv_heads, capacity, head_dim)` each, by layer.
-
-        Arrays that share the cache's memory, for one that writes a position itself; on the CPU, in
-        a format that NumPy knows.
-        """
-        if self._first_row is None:
-            self._first_row = [(keys, values) for keys, values in self.store[:, :, 0].numpy()]
-        return self._first_row
-
     def _grow(self, rows: int, capacity: int) -> None:
         layers, kinds, there, heads, positions, width = self.store.shape
         larger = _zeros((layers, kinds, rows, heads, capacity, width), self.store)
         larger[:, :, :there, :, :positions] = self.store
         self.store, self.capacity = larger, capacity
-        self._first_row = None
 
     def _show(self, lengths: Tensor) -> None:
         shown = self.store[:, :, : len(lengths)]

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from minitx import engine
 from minitx.checkpoint import LoadedModel, load_model
 from minitx.checkpoint.rundir import RunDirectory, find_run
 from minitx.compute import Compute, choose_device, choose_dtype
@@ -44,7 +45,6 @@ from minitx.evaluation.surprising import Passage
 from minitx.evaluation.text_score import Reading, Windows, read_text
 from minitx.evaluation.verdict import Verdict, judge
 from minitx.generation import generate
-from minitx.model.stored_weights import store_weights
 from minitx.tokenizer import Tokenizer
 from minitx.training.loggers import read_metrics
 
@@ -249,7 +249,7 @@ def _open(
     dtype = torch.float32 if settings.dtype == "auto" else choose_dtype(settings.dtype, device)
     loaded = load_model(checkpoint, device)
     if settings.quantize is not None:
-        store_weights(loaded.model, settings.quantize)
+        engine.quantize(loaded.model, settings.quantize)
     run, encoded = corpus or (None, None)
     if encoded is not None and encoded.tokenizer_digest != loaded.tokenizer.digest:
         raise DamagedFileError(

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from minitx import engine
 from minitx.checkpoint import load_model
 from minitx.compute import choose_device
 from minitx.config import SamplingConfig
@@ -22,7 +23,6 @@ from minitx.generation import Generation, generate
 from minitx.generation.beam import beam_search
 from minitx.generation.generate_text import OnText
 from minitx.model import Transformer
-from minitx.model.stored_weights import store_weights
 from minitx.tokenizer import Tokenizer
 
 _LARGEST_PROMPT_FILE = 1 << 30
@@ -88,7 +88,7 @@ def open_speaker(
         loaded = load_model(checkpoint, where, torch.float32)
         kept = quantize or ("bfloat16" if dtype == "bfloat16" else None)
         if kept is not None:
-            store_weights(loaded.model, kept)
+            engine.quantize(loaded.model, kept)
     return Speaker(checkpoint, loaded.model, loaded.tokenizer)
 
 
