@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from minitx.checkpoint.manifest import (
     MANIFEST,
-    file_digest,
     manifest_bytes,
     read_manifest,
     verify,
     weights_digest,
 )
 from minitx.errors import DamagedFileError
+from minitx.files import file_digest
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def test_booleans_and_numbers_come_back(tmp_path):
         ({"learning_rate": "x"}, "not a number"),
         ({"learning_rate": math.nan}, "learning_rate is nan"),
         ({"optimizer": 3}, "not a text"),
-        ({"optimizer": "sgd"}, "optimizer is 'sgd'"),
+        ({"decay": "step"}, "decay is 'step'"),
         ({"warmup": 3}, "unknown key 'warmup'"),
     ],
 )
@@ -76,7 +76,7 @@ def test_unreadable_files(tmp_path):
 def test_values_without_a_toml_form_are_refused():
     model = ModelConfig(8, 8, 1, 1, 1, 8, 8, 8)
     object.__setattr__(model, "n_layers", object())
-    with pytest.raises(TypeError, match="no TOML form"):
+    with pytest.raises(TypeError, match="not TOML serializable"):
         dump_toml({"model": model})
 
 

@@ -307,10 +307,10 @@ def test_unreadable_and_unwritable(tmp_path, monkeypatch):
         tokenizer.save(tmp_path / "file")
     tokenizer.save(tmp_path)
 
-    def refuse(path):
+    def refuse(path, largest):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    monkeypatch.setattr(loading, "read_bounded", refuse)
     with pytest.raises(BadInputError, match=r"can't be read \(Permission denied\)"):
         load_tokenizer(tmp_path)
 

@@ -28,7 +28,7 @@ class Cut(TrainingObserver):
         self.steps, self.number, self.phase = set(steps), number, phase
 
     def on_phase(self, phase):
-        if phase == self.phase:
+        if phase.name == self.phase:
             os.kill(os.getpid(), self.number)
 
     def on_step(self, report):
@@ -366,7 +366,7 @@ def test_what_the_last_evaluation_scored_is_not_scored_again(tmp_path, verses):
             self.seen = []
 
         def on_phase(self, phase):
-            self.seen.append(phase)
+            self.seen.append(phase.name)
 
     phases = Phases()
     whole = train(request(verses, tmp_path / "whole"), [phases])
@@ -473,13 +473,13 @@ def test_what_the_clock_decided_survives_a_kill(tmp_path, verses):
     with pytest.raises(KeyboardInterrupt):
         train(timed, [Killed()])
     run = RunDirectory(tmp_path / "run")
-    decided = run.read_config().train.settlements
+    decided = run.read_config().train.step_decisions
     assert run.steps() == [0]
     assert len(decided) == 1
     resume(ResumeRequest(tmp_path / "run"), [])
     config = run.read_config().train
-    assert config.settlements[:1] == decided
-    assert config.settlements[-1][1] == config.steps == run.steps()[-1]
+    assert config.step_decisions[:1] == decided
+    assert config.step_decisions[-1][1] == config.steps == run.steps()[-1]
 
 
 @pytest.mark.parametrize("cut_before_settling", [True, False])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
 from minitx.errors import DamagedFileError
+from minitx.files import open_plain_file
 
 LARGEST_HEADER = 8 << 20
 """Bytes; tens of thousands of tensors fit."""
@@ -22,14 +22,11 @@ def require_sound_header(path: Path) -> None:
     """
     fix = "Use another checkpoint, or write this one again"
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with os.fdopen(handle, "rb") as file:
-            about = os.fstat(handle)
-            if not stat.S_ISREG(about.st_mode):
-                raise ValueError("it is not a plain file")
+        with open_plain_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
-            if about.st_size < 8 or length > about.st_size - 8:
-                raise ValueError(f"it has {about.st_size:,} bytes, fewer than its header says")
+            if size < 8 or length > size - 8:
+                raise ValueError(f"it has {size:,} bytes, fewer than its header says")
             if length > LARGEST_HEADER:
                 raise ValueError(f"its header of {length:,} bytes is longer than any")
             if file.read(1) != b"{":

@@ -7,7 +7,6 @@ for stands under `minitx` in `config.json`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from minitx.checkpoint.durable import write_durably
 from minitx.checkpoint.header import require_sound_header
-from minitx.checkpoint.small_files import read_small_file
 from minitx.config import ModelConfig
 from minitx.errors import BadInputError, DamagedFileError
+from minitx.files import json_bytes, read_json, replacing, write_atomically
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, load_tokenizer
 
@@ -33,7 +31,7 @@ _FIX = "Use another checkpoint, or write this one again"
 
 
 @dataclass(frozen=True)
-class LoadedModel:
+class SavedModel:
     """A model with the tokenizer it was trained with.
 
     Attributes:
@@ -56,10 +54,9 @@ def save_model(directory: Path, model: Transformer, tokenizer: Tokenizer) -> Non
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in model_files(model, tokenizer).items():
-            write_durably(directory / name, content)
-        beside = directory / ".model.safetensors.part"
-        save_file(model_tensors(model), beside, metadata={"format": "pt"})
-        beside.replace(directory / "model.safetensors")
+            write_atomically(directory / name, content)
+        with replacing(directory / "model.safetensors") as beside:
+            save_file(model_tensors(model), beside, metadata={"format": "pt"})
     except OSError as error:
         raise BadInputError(
             f"{directory} can't be written ({error.strerror})", "Choose another directory"
@@ -68,7 +65,7 @@ def save_model(directory: Path, model: Transformer, tokenizer: Tokenizer) -> Non
 
 def load_model(
     directory: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> LoadedModel:
+) -> SavedModel:
     """Read a model directory; nothing is allotted before its files are seen to fit together.
 
     Args:
@@ -90,7 +87,7 @@ def load_model(
     model = _read_weights(directory / "model.safetensors", config, torch.device(device), dtype)
     tokenizer = load_tokenizer(directory)
     _require_same_tokenizer(directory, values, config, tokenizer)
-    return LoadedModel(model.eval(), tokenizer, directory)
+    return SavedModel(model.eval(), tokenizer, directory)
 
 
 def model_tensors(model: Transformer) -> dict[str, Tensor]:
@@ -117,8 +114,8 @@ def model_files(model: Transformer, tokenizer: Tokenizer) -> dict[str, bytes]:
         # It stands for what is not there, and says nothing.
         generation["suppress_tokens"] = [tokenizer.unknown_id]
     return {
-        "config.json": _json_bytes(config),
-        "generation_config.json": _json_bytes(generation),
+        "config.json": json_bytes(config),
+        "generation_config.json": json_bytes(generation),
         "tokenizer.json": tokenizer.json_bytes,
         "tokenizer_config.json": tokenizer.config_json_bytes,
     }
@@ -365,14 +362,11 @@ def _gpt2_pieces(config: ModelConfig) -> Iterator[_Piece]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(read_small_file(path))
-        if not isinstance(values, dict):
-            raise ValueError("it is not a JSON object")
+        return read_json(path)
     except OSError as error:
         raise BadInputError(f"{path} can't be read ({error.strerror})", _FIX) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DamagedFileError(f"{path} can't be used: {error}", _FIX) from None
-    return values
 
 
 def _read_weights(
@@ -455,7 +449,3 @@ def _require_same_tokenizer(
             f"{config.vocab_size:,}",
             "Restore the tokenizer that belongs to the model",
         )
-
-
-def _json_bytes(values: dict[str, Any]) -> bytes:
-    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()

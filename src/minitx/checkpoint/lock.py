@@ -10,6 +10,9 @@ from types import TracebackType
 
 from minitx.errors import BadInputError, RunLockedError
 
+# Windows locks the first byte, which nobody else can read then.
+_PID_STARTS = 1 if sys.platform == "win32" else 0
+
 
 class RunLock:
     """Hold a run directory for writing, as a context manager.
@@ -38,12 +41,9 @@ class RunLock:
                 f"{self._path.parent} can't be written ({error.strerror})",
                 "Choose a directory you may write to",
             ) from None
+        os.lseek(handle, _PID_STARTS, os.SEEK_SET)
         owner = os.read(handle, 32).decode("ascii", "replace").strip()
-        locked = _try_lock(handle)
-        if locked is None:
-            # A file system without locks: the process id alone tells, if it is of this machine.
-            locked = not (owner.isdigit() and _is_running(int(owner)))
-        if not locked:
+        if not _try_lock(handle, owner):
             os.close(handle)
             named = f"process {owner}" if owner.isdigit() else "another process"
             raise RunLockedError(
@@ -54,7 +54,7 @@ class RunLock:
         # A full disk must not keep anyone from resuming: the pid is only a courtesy.
         with contextlib.suppress(OSError):
             os.ftruncate(handle, 0)
-            os.lseek(handle, 0, os.SEEK_SET)
+            os.lseek(handle, _PID_STARTS, os.SEEK_SET)
             os.write(handle, f"{os.getpid()}\n".encode())
         return self
 
@@ -71,6 +71,17 @@ class RunLock:
             self._handle = None
 
 
+def _try_lock(handle: int, owner: str) -> bool:
+    # Imported where it is needed: commands that only read a run start sooner without.
+    from filelock import lock_descriptor
+
+    try:
+        return lock_descriptor(handle, blocking=False)
+    except OSError:
+        # A file system without locks: the process id alone tells, if it is of this machine.
+        return not (owner.isdigit() and _is_running(int(owner)))
+
+
 def _is_running(process: int) -> bool:
     if process in (0, os.getpid()) or sys.platform == "win32":
         return False
@@ -81,32 +92,3 @@ def _is_running(process: int) -> bool:
     except (OSError, OverflowError):
         return False
     return True
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    # Far past the pid, since a locked byte can't be read by others there.
-    _LOCKED_BYTE = 1 << 20
-
-    def _try_lock(handle: int) -> bool | None:
-        os.lseek(handle, _LOCKED_BYTE, os.SEEK_SET)
-        try:
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        finally:
-            os.lseek(handle, 0, os.SEEK_SET)
-        return True
-
-else:
-    import fcntl
-
-    def _try_lock(handle: int) -> bool | None:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return None
-        return True

@@ -13,21 +13,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from minitx.checkpoint.small_files import read_small_file
 from minitx.errors import DamagedFileError
+from minitx.files import describe_damage, file_digest, read_json
 
 MANIFEST = "manifest.json"
 _FORMAT = 2
 _LARGEST_STEP = 10**12
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal; memory does not grow with its size."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def manifest_bytes(directory: Path, step: int, best_step: int | None = None) -> bytes:
@@ -61,7 +52,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     """
     path = directory / MANIFEST
     try:
-        content = json.loads(read_small_file(path))
+        content = read_json(path)
         if content["format"] != _FORMAT:
             raise ValueError(f"format {content['format']!r} is not {_FORMAT}")
         for name, entry in content["files"].items():
@@ -75,12 +66,9 @@ def read_manifest(directory: Path) -> dict[str, Any]:
             raise ValueError("its best step is not a number of steps")
         if content["sha256"] != _own_digest(content):
             raise ValueError("it was changed: its own digest differs")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        if isinstance(error, OSError):
-            reason = error.strerror or str(error)
-        raise DamagedFileError(f"{path} can't be used: {reason}", _FIX) from None
-    return dict(content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedFileError(f"{path} can't be used: {describe_damage(error)}", _FIX) from None
+    return content
 
 
 def weights_digest(directory: Path) -> str | None:

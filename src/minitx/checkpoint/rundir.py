@@ -22,13 +22,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from minitx.checkpoint.durable import sync_directory, write_durably
 from minitx.checkpoint.lock import RunLock
 from minitx.checkpoint.manifest import MANIFEST, read_manifest, verify
-from minitx.checkpoint.small_files import read_small_file
 from minitx.config import DataConfig, ModelConfig, RunConfig, TokenizerConfig, TrainConfig
 from minitx.config.toml import build, dump_toml
 from minitx.errors import BadInputError, DamagedFileError
+from minitx.files import describe_damage, read_bounded, sync_directory, write_atomically
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -142,7 +141,7 @@ class RunDirectory:
             BadInputError: it can't be written.
         """
         try:
-            write_durably(self.config_file, config_bytes(config))
+            write_atomically(self.config_file, config_bytes(config))
         except OSError as error:
             raise BadInputError(
                 f"{self.config_file} can't be written ({error.strerror})",
@@ -178,7 +177,7 @@ class RunDirectory:
 
     def point(self, which: Which, step: int) -> None:
         """Make `last` or `best` name a checkpoint."""
-        write_durably(self.path / which, f"{self.checkpoint(step).name}\n".encode())
+        write_atomically(self.path / which, f"{self.checkpoint(step).name}\n".encode())
 
     def best_step(self) -> int | None:
         """Step of the best checkpoint, as the newest manifest that can be read tells it.
@@ -294,7 +293,7 @@ def read_config(path: Path) -> RunConfig:
     """
     fix = "Restore it, or start a new run with minitx train"
     try:
-        content = read_small_file(path)
+        content = read_bounded(path)
         tables_end = content.rfind(_CONFIG_DIGEST.encode())
         digest = hashlib.sha256(content[: max(0, tables_end)]).hexdigest()
         if content[tables_end:] != f"{_CONFIG_DIGEST}{digest}\n".encode():
@@ -311,9 +310,8 @@ def read_config(path: Path) -> RunConfig:
     except BadInputError as error:
         raise DamagedFileError(error.what, fix) from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise DamagedFileError(
-            f"{path} was changed since it was written: {reason}",
+            f"{path} was changed since it was written: {describe_damage(error)}",
             "Restore it; settings of a run are changed with flags of minitx resume",
         ) from None
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minitx.checkpoint.durable import sync_directory, sync_file
 from minitx.checkpoint.manifest import MANIFEST, manifest_bytes
 from minitx.checkpoint.rundir import RunDirectory
 from minitx.errors import BadInputError
+from minitx.files import sync_directory, sync_file
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from minitx.cli.serve_command import serve
 from minitx.cli.tokenize_command import tokenize
 from minitx.cli.train_command import train
 from minitx.errors import MinitxError
-from minitx.report.terminal import visible
+from minitx.report.terminal.printable import visible
 
 # A full disk or quota (Windows has none), the largest file allowed, a terminal that is gone.
 _NOT_TAKEN = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG, errno.EIO)
@@ -91,7 +91,7 @@ def main() -> None:
     """Run the command line; expected errors become one line on stderr and an exit code."""
     _show_warnings()
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="minitx", standalone_mode=False)
         sys.stdout.flush()
     except MinitxError as error:
         _stop(str(error), error.exit_code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
@@ -92,14 +92,14 @@ def evaluate(
     with many_imports():
         from minitx.checkpoint.rundir import resolve_checkpoint
         from minitx.config.checks import require_one_of, require_range
-        from minitx.config.train_config import DEVICES, DTYPES
+        from minitx.config.train_config import DeviceName, DTypeName
 
     require_one_of("--checkpoint", checkpoint, ("best", "last"))
-    require_one_of("--device", device, DEVICES)
-    require_one_of("--dtype", dtype, DTYPES)
+    require_one_of("--device", device, get_args(DeviceName))
+    require_one_of("--dtype", dtype, get_args(DTypeName))
     require_one_of("--unknown", unknown, ("error", "replace"))
     if quantize is not None:
-        from minitx.config.weights import WEIGHT_FORMATS
+        from minitx.config import WEIGHT_FORMATS
 
         require_one_of("--quantize", quantize, WEIGHT_FORMATS)
     require_range("--max-tokens", max_tokens, 0, 10**15)
@@ -122,7 +122,7 @@ def evaluate(
     sources = [None] if holdout or not texts else []
     reports = _measure(directories, [*sources, *map(str, texts)], settings)
     if json:
-        from minitx.report.terminal import json_line
+        from minitx.report.terminal.printable import json_line
 
         found = [report.to_json() for report in reports]
         typer.echo(json_line({"reports": found}))
@@ -133,7 +133,7 @@ def evaluate(
 def _measure(
     directories: list[Path], sources: list[str | None], settings: EvaluationSettings
 ) -> list[Report]:
-    from minitx.report.evaluation_progress import EvaluationProgress
+    from minitx.report.evaluation.evaluation_progress import EvaluationProgress
     from minitx.workflows.evaluate import (
         compare_checkpoints,
         compare_with_quantized,
@@ -161,8 +161,8 @@ def _print(reports: list[Report]) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from minitx.report.heatmap import shading_for
-    from minitx.report.holdout_report import holdout_report
+    from minitx.report.evaluation.holdout_report import holdout_report
+    from minitx.report.terminal.heatmap import shading_for
 
     console = Console(highlight=False)
     for number, report in enumerate(reports):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
 
@@ -53,17 +53,17 @@ def report(
     minitx report runs/a runs/b            two runs on one set of axes
     """
     from minitx.config.checks import require_one_of, require_range
-    from minitx.config.train_config import DEVICES
-    from minitx.report.run_curves import plotting_library
+    from minitx.config.train_config import DeviceName
+    from minitx.report.pages.run_curves import plotting_library
 
     require_one_of("--checkpoint", checkpoint, ("best", "last"))
-    require_one_of("--device", device, DEVICES)
+    require_one_of("--device", device, get_args(DeviceName))
     require_range("--max-tokens", max_tokens, 0, 10**15)
     # Before minutes are spent on measuring.
     plotting_library()
 
-    from minitx.report.evaluation_progress import EvaluationProgress
-    from minitx.report.run_page import page_path, save_run_page
+    from minitx.report.evaluation.evaluation_progress import EvaluationProgress
+    from minitx.report.pages.run_page import page_path, save_run_page
     from minitx.workflows.report import ReportSettings, gather
 
     which: Literal["best", "last"] = "last" if checkpoint == "last" else "best"

@@ -88,10 +88,10 @@ def serve(
     ] = None,
 ) -> None:
     """Answer OpenAI's completions API with a trained model, for many clients at once."""
+    from minitx.config import WEIGHT_FORMATS
     from minitx.config.checks import require_one_of
-    from minitx.config.duration import parse_duration
-    from minitx.config.weights import WEIGHT_FORMATS
-    from minitx.serving.extra import require_extra
+    from minitx.config.flag_values import parse_duration
+    from minitx.serving import require_extra
 
     require_extra()
     require_one_of("--checkpoint", checkpoint, ("best", "last"))

@@ -1,15 +1,23 @@
-"""What a run is made of, as frozen dataclasses, and how they are read and written as TOML."""
+"""What a run is made of, as frozen dataclasses, and how they are read and written as TOML.
 
+All that is known of a setting stands at its field: see `minitx.config.options`.
+"""
+
+from minitx.config.load_config import WEIGHT_FORMATS, LoadConfig, WeightFormat
 from minitx.config.model_config import ModelConfig
 from minitx.config.run_config import DataConfig, RunConfig, TokenizerConfig
-from minitx.config.sampling_config import SamplingConfig
+from minitx.config.sampling_config import GenerationRequest, SamplingConfig
 from minitx.config.train_config import TrainConfig
 
 __all__ = [
+    "WEIGHT_FORMATS",
     "DataConfig",
+    "GenerationRequest",
+    "LoadConfig",
     "ModelConfig",
     "RunConfig",
     "SamplingConfig",
     "TokenizerConfig",
     "TrainConfig",
+    "WeightFormat",
 ]

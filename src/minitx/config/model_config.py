@@ -1,73 +1,90 @@
 """The shape of a transformer."""
 
+# ruff: noqa: RUF009 (`option` makes a dataclass field)
+
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from typing import Literal
 
-from minitx.config.checks import require, require_one_of, require_range
+from minitx.config.checks import require, require_range
+from minitx.config.options import MODEL, Config, option
 
 Architecture = Literal["qwen3", "gpt2"]
-ARCHITECTURES: tuple[Architecture, ...] = ("qwen3", "gpt2")
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Config):
     """Everything needed to build the network; weights aside, two equal configs are one model.
 
-    Attributes:
-        architecture: `qwen3` (RMSNorm, rotary embeddings, query/key norm, SwiGLU, no biases) or
-            `gpt2` (LayerNorm, learned positions, GELU, biases).
-        vocab_size: number of token ids.
-        context_length: the longest sequence, in tokens, the model is trained to see.
-        n_layers: number of blocks on the residual stream.
-        n_heads: query heads in each attention layer.
-        n_kv_heads: key/value heads; fewer than `n_heads` is grouped-query attention
-            (Ainslie et al. 2023). `gpt2` has as many as query heads.
-        d_model: width of the residual stream.
-        d_ff: width of the MLP's hidden layer.
-        head_dim: width of one head.
-        tie_embeddings: share one matrix between the embedding and the output head.
-        dropout: probability of zeroing an element, in training only: after the embedding, on
-            attention weights, and on what each layer adds to the residual stream.
-        rope_theta: base of the rotary frequencies (Su et al. 2021, section 3.4); qwen3 only.
-        norm_eps: added to the variance in every norm.
-
     Raises:
-        BadInputError: from `check`, when a value is out of range or two don't fit together.
+        BadInputError: a value is out of range, or two don't fit together.
     """
 
-    vocab_size: int
-    context_length: int
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    d_model: int
-    d_ff: int
-    head_dim: int
-    architecture: Architecture = "qwen3"
-    tie_embeddings: bool = True
-    dropout: float = 0.0
-    rope_theta: float = 10_000.0
-    norm_eps: float = 1e-6
-
-    def __post_init__(self) -> None:
-        self.check()
+    vocab_size: int = option(MISSING, "Number of token ids.", flag=None, low=1, high=2**24)
+    context_length: int = option(
+        MISSING,
+        "Context length: the longest sequence, in tokens, that the model is trained on.",
+        MODEL,
+        low=1,
+        high=2**20,
+        flag="context",
+    )
+    n_layers: int = option(
+        MISSING, "Blocks on the residual stream.", MODEL, low=1, high=1024, flag="layers"
+    )
+    n_heads: int = option(
+        MISSING, "Query heads in each attention layer.", MODEL, low=1, high=1024, flag="heads"
+    )
+    n_kv_heads: int = option(
+        MISSING,
+        "Key/value heads; fewer than query heads is grouped-query attention.",
+        MODEL,
+        details="Ainslie et al. 2023. `gpt2` has as many as query heads.",
+        low=1,
+        high=1024,
+        flag="kv-heads",
+    )
+    d_model: int = option(MISSING, "Width of the residual stream.", MODEL, low=1, high=2**16)
+    d_ff: int = option(MISSING, "Width of the MLP's hidden layer.", MODEL, low=1, high=2**20)
+    head_dim: int = option(MISSING, "Width of one head.", MODEL, low=1, high=2**16)
+    architecture: Architecture = option(
+        "qwen3",
+        "Family of the model.",
+        MODEL,
+        details="`qwen3`: RMSNorm, rotary embeddings, query/key norm, SwiGLU, no biases. `gpt2`: "
+        "LayerNorm, learned positions, GELU, biases.",
+    )
+    tie_embeddings: bool = option(
+        True,
+        "Share one matrix between the embedding and the output head.",
+        MODEL,
+        off_flag="untie-embeddings",
+    )
+    dropout: float = option(
+        0.0,
+        "Probability of zeroing an element, in training only.",
+        MODEL,
+        details="After the embedding, on attention weights, and on what each layer adds to the "
+        "residual stream.",
+        low=0.0,
+        high=0.95,
+    )
+    rope_theta: float = option(
+        10_000.0,
+        "Base of the rotary frequencies.",
+        details="Su et al. 2021, section 3.4; qwen3 only.",
+        flag=None,
+        low=1.0,
+        high=1e12,
+    )
+    norm_eps: float = option(
+        1e-6, "Added to the variance in every norm.", flag=None, low=0.0, high=1.0
+    )
 
     def check(self) -> None:
         """Refuse shapes that can't be built, before any memory is allotted."""
-        require_one_of("architecture", self.architecture, ARCHITECTURES)
-        require_range("vocab_size", self.vocab_size, 1, 2**24)
-        require_range("context_length", self.context_length, 1, 2**20)
-        require_range("n_layers", self.n_layers, 1, 1024)
-        require_range("n_heads", self.n_heads, 1, 1024)
         require_range("n_kv_heads", self.n_kv_heads, 1, self.n_heads)
-        require_range("d_model", self.d_model, 1, 2**16)
-        require_range("d_ff", self.d_ff, 1, 2**20)
-        require_range("head_dim", self.head_dim, 1, 2**16)
-        require_range("dropout", self.dropout, 0.0, 0.95)
-        require_range("rope_theta", self.rope_theta, 1.0, 1e12)
-        require_range("norm_eps", self.norm_eps, 0.0, 1.0)
         require(
             self.n_heads % self.n_kv_heads == 0,
             f"n_kv_heads {self.n_kv_heads} does not divide n_heads {self.n_heads}",

@@ -1,37 +1,82 @@
-"""What a person fixed: a TOML file, and flags, which win over it."""
+"""What a person fixed: a TOML file, and the words of the command line, which win over it."""
 
 from __future__ import annotations
 
-import dataclasses
+import difflib
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from minitx.config.model_config import ModelConfig
-from minitx.config.run_config import DataConfig, TokenizerConfig
-from minitx.config.toml import parse_toml, typed
-from minitx.config.train_config import TrainConfig
+from minitx.config.options import Config, Option, options_of
+from minitx.config.run_config import TABLES
+from minitx.config.toml import keys_of_today, parse_toml, typed
 from minitx.errors import BadInputError
 
-Tables = dict[str, dict[str, Any]]
+Overrides = dict[str, Any]
+"""Keys of one table that a person fixed, with their values."""
 
-TABLES: dict[str, Any] = {
-    "data": DataConfig,
-    "tokenizer": TokenizerConfig,
-    "model": ModelConfig,
-    "train": TrainConfig,
-}
+Tables = dict[str, Overrides]
+"""The four tables of `run.toml`, with only what was fixed."""
+
+C = TypeVar("C", bound=Config)
 
 # Each length leaves the other to be planned, so naming one drops the other of the file, and what a
 # clock made of it.
 _ALTERNATIVES = {"steps": "budget_seconds", "budget_seconds": "steps"}
 
 
-def merged(file: Path | None, flags: Tables) -> Tables:
-    """Put flags over a file.
+def tables_from_options(**options: Any) -> Tables:
+    """Sort words of the command line into the tables of `run.toml`.
+
+    Args:
+        options: for example ``steps=200, layers=2, budget="3m"``; None is as if left out.
+
+    Raises:
+        BadInputError: a word is not known, or its value can't be read.
+    """
+    known = {
+        option.word: (table, option)
+        for table, config in TABLES.items()
+        for option in options_of(config)
+        if option.word is not None
+    }
+    tables: Tables = {name: {} for name in TABLES}
+    for word, value in options.items():
+        if word not in known:
+            near = difflib.get_close_matches(word, known, cutoff=0.5)
+            hint = f"Did you mean {' or '.join(near)}?" if near else "See minitx train --help"
+            raise BadInputError(f"there is no option {word}", hint)
+        table, option = known[word]
+        if value is not None:
+            tables[table][option.name] = _read(TABLES[table], option, value)
+    return tables
+
+
+def config_from_options(config: type[C], options: dict[str, Any], **more: Any) -> C:
+    """Make a config from those words of the command line that are its own.
+
+    Args:
+        config: which.
+        options: as in `tables_from_options`; words of other configs are passed over.
+        more: values of further fields.
+
+    Raises:
+        BadInputError: a value can't be read, is out of range, or does not fit another.
+    """
+    values = {
+        option.name: _read(config, option, options[option.word])
+        for option in options_of(config)
+        if option.word is not None and options.get(option.word) is not None
+    }
+    return config(**values, **more)
+
+
+def merged(file: Path | None, overrides: Tables) -> Tables:
+    """Put words of the command line over a file.
 
     Args:
         file: a TOML file with any of the tables of `run.toml`; None for none.
-        flags: the same tables; a value of None was not given.
+        overrides: from `tables_from_options`; a value of None was not given.
 
     Returns:
         The four tables, with only what was given.
@@ -42,35 +87,45 @@ def merged(file: Path | None, flags: Tables) -> Tables:
     tables: Tables = {name: {} for name in TABLES}
     if file is not None:
         for name, values in parse_toml(file).items():
-            _require_known(file, name, values)
-            # The plan reckons with them before the config is made.
-            tables[name].update(
-                (key, typed(TABLES[name], key, value, f"{file} [{name}]"))
-                for key, value in values.items()
-            )
+            tables[name] = _table(file, name, values)
         # The vocabulary follows from the tokenizer.
         tables["model"].pop("vocab_size", None)
-    for name, values in flags.items():
+    for name, values in overrides.items():
         for key, value in values.items():
-            if value is not None:
+            if isinstance(value, dict):
+                tables[name][key] = {**tables[name].get(key, {}), **value}
+            elif value is not None:
                 tables[name][key] = value
                 if key in _ALTERNATIVES:
-                    tables[name].pop("settlements", None)
+                    tables[name].pop("step_decisions", None)
                     if values.get(_ALTERNATIVES[key]) is None:
                         tables[name].pop(_ALTERNATIVES[key], None)
     return tables
 
 
-def _require_known(file: Path, name: str, values: Any) -> None:
+def _table(file: Path, name: str, values: Any) -> Overrides:
     if name not in TABLES:
         raise BadInputError(
             f"{file} has an unknown table [{name}]", f"Known tables are {', '.join(TABLES)}"
         )
     if not isinstance(values, dict):
         raise BadInputError(f"{file}: {name} is not a table", f"Write [{name}] above its keys")
-    known = [field.name for field in dataclasses.fields(TABLES[name])]
-    for key in values:
-        if key not in known:
-            raise BadInputError(
-                f"{file} [{name}] has an unknown key {key!r}", f"Known keys are {', '.join(known)}"
-            )
+    # The plan reckons with them before the config is made.
+    where = f"{file} [{name}]"
+    values = keys_of_today(TABLES[name], values, where)
+    return {key: typed(TABLES[name], key, value, where) for key, value in values.items()}
+
+
+def _read(config: type[Config], option: Option, value: Any) -> Any:
+    if option.parse is not None:
+        flag = f"--{option.flag}"
+        if isinstance(value, str):
+            value = option.parse(flag, value)
+        elif isinstance(value, (list, tuple)):
+            value = dict(option.parse(flag, text) for text in value)
+    elif option.is_list:
+        if isinstance(value, (str, os.PathLike)):
+            value = [value]
+        if isinstance(value, (list, tuple)):
+            value = [os.fspath(item) if isinstance(item, os.PathLike) else item for item in value]
+    return typed(config, option.name, value, "options")

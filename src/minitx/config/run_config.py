@@ -1,53 +1,54 @@
 """A whole run: corpus, tokenizer, model and training, as written to `run.toml`."""
 
+# ruff: noqa: RUF009 (`option` makes a dataclass field)
+
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from minitx.config.checks import require_one_of, require_range
 from minitx.config.model_config import ModelConfig
+from minitx.config.options import TEXT, Config, option
 from minitx.config.train_config import TrainConfig
 
 TokenizerKind = Literal["bpe", "char", "word"]
-TOKENIZER_KINDS: tuple[TokenizerKind, ...] = ("bpe", "char", "word")
+TOKENIZER_KINDS: tuple[TokenizerKind, ...] = get_args(TokenizerKind)
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """Where the text comes from and how it is split.
+class DataConfig(Config):
+    """Where the text comes from and how it is split."""
 
-    Attributes:
-        corpus: files, directories, globs, or `-` for standard input; empty is the embedded
-            default corpus.
-        holdout_fraction: part of the text, counted from its end, that is never trained on.
-        holdout: a file to use as the holdout instead; None takes `holdout_fraction`.
-    """
-
-    corpus: tuple[str, ...] = ()
-    holdout_fraction: float = 0.1
-    holdout: str | None = None
-
-    def __post_init__(self) -> None:
-        require_range("holdout_fraction", self.holdout_fraction, 0.0, 0.9)
+    corpus: tuple[str, ...] = option(
+        (),
+        "Files, directories, globs, or - for standard input; the Python reference that comes with "
+        "Python if left out.",
+        is_argument=True,
+    )
+    holdout_fraction: float = option(
+        0.1,
+        "Part of the text, counted from its end, that is never trained on.",
+        TEXT,
+        low=0.0,
+        high=0.9,
+    )
+    holdout: str | None = option(None, "File to hold out instead.", TEXT, metavar="FILE")
 
 
 @dataclass(frozen=True)
-class TokenizerConfig:
-    """Which tokenizer to train on the train part.
+class TokenizerConfig(Config):
+    """Which tokenizer to train on the train part."""
 
-    Attributes:
-        kind: `bpe` (byte-level, any text round-trips), `char`, or `word`.
-        vocab_size: upper limit on the number of token ids. For `char`, 0 means every character
-            of the train part.
-    """
-
-    kind: TokenizerKind = "char"
-    vocab_size: int = 0
-
-    def __post_init__(self) -> None:
-        require_one_of("kind", self.kind, TOKENIZER_KINDS)
-        require_range("vocab_size", self.vocab_size, 0, 2**24)
+    kind: TokenizerKind = option(
+        "char", "Tokenizer: byte-level BPE, which encodes any text, characters, or words.", TEXT
+    )
+    vocab_size: int = option(
+        0,
+        "Largest number of token ids; for char, 0 is one for every character of the train part.",
+        TEXT,
+        low=0,
+        high=2**24,
+    )
 
 
 @dataclass(frozen=True)
@@ -58,3 +59,12 @@ class RunConfig:
     tokenizer: TokenizerConfig
     model: ModelConfig
     train: TrainConfig
+
+
+TABLES: dict[str, type[Config]] = {
+    "data": DataConfig,
+    "tokenizer": TokenizerConfig,
+    "model": ModelConfig,
+    "train": TrainConfig,
+}
+"""The tables of `run.toml`."""

@@ -1,67 +1,140 @@
-"""How text is drawn from a model's next-token distribution."""
+"""How text is drawn from a model's next-token distribution, and what `minitx generate` asks for."""
+
+# ruff: noqa: RUF009 (`option` makes a dataclass field)
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
-from minitx.config.checks import require_range
+from minitx.config.checks import require
+from minitx.config.flag_values import parse_bias
+from minitx.config.options import DRAWING, PROMPT, SHOWN, WISHES, Config, option
 
 
 @dataclass(frozen=True)
-class SamplingConfig:
-    """Controls of generation, applied in the order in which they are listed.
+class SamplingConfig(Config):
+    """Controls of generation, applied in the order in which they are listed."""
 
-    Attributes:
-        repetition_penalty: divides (or multiplies, if negative) logits of tokens already in the
-            text (Keskar et al. 2019, CTRL, section 4.1); 1 is off.
-        frequency_penalty: subtracted once per earlier occurrence of a token; 0 is off.
-        presence_penalty: subtracted once if a token occurred at all; 0 is off.
-        logit_bias: added to the logits of given token ids.
-        banned_strings: texts that never appear in the output.
-        required_strings: texts that must appear before generation may end.
-        min_new_tokens: no end and no stop string before this many tokens.
-        temperature: logits are divided by it; 0 is greedy (the most likely token each time).
-        top_k: keep the k most likely tokens; None is off.
-        top_p: keep the smallest set with at least this probability mass (Holtzman et al. 2020);
-            1 is off.
-        min_p: keep tokens at least this fraction as likely as the likeliest (Nguyen et al.
-            2024); 0 is off.
-        typical_p: keep the tokens whose surprise is nearest the entropy, up to this mass
-            (Meister et al. 2022); 1 is off.
-        max_new_tokens: stop after this many tokens.
-        stop_strings: stop when the text ends with one of these; it is not part of the output.
-        num_samples: continuations drawn of each prompt.
-        seed: every draw follows from it, the sample's index and the position alone.
+    repetition_penalty: float = option(
+        1.0,
+        "Above 1: less of what the text already has.",
+        DRAWING,
+        details="Divides (or multiplies, if negative) the logits of its tokens; Keskar et al. "
+        "2019, CTRL, section 4.1.",
+        low=0.01,
+        high=100.0,
+    )
+    frequency_penalty: float = option(
+        0.0,
+        "Subtracted from a token's logit for each earlier use.",
+        DRAWING,
+        low=-100.0,
+        high=100.0,
+    )
+    presence_penalty: float = option(
+        0.0,
+        "Subtracted from a token's logit if it was used at all.",
+        DRAWING,
+        low=-100.0,
+        high=100.0,
+    )
+    logit_bias: dict[int, float] = option(
+        {}, "Added to a token's logit.", DRAWING, metavar="ID:VALUE", parse=parse_bias
+    )
+    banned_strings: tuple[str, ...] = option((), "Never write this text.", WISHES, flag="ban")
+    required_strings: tuple[str, ...] = option(
+        (), "Write this text before the end.", WISHES, flag="require"
+    )
+    min_new_tokens: int = option(
+        0, "No end and no stop text before this many tokens.", WISHES, low=0, high=10**9
+    )
+    temperature: float = option(
+        0.8,
+        "Below 1 less random, above 1 more, 0 the most likely token each time.",
+        DRAWING,
+        details="Logits are divided by it.",
+        low=0.0,
+        high=100.0,
+    )
+    top_k: int | None = option(
+        None, "Keep only the k most likely tokens.", DRAWING, low=1, high=2**24
+    )
+    top_p: float = option(
+        1.0,
+        "Keep only the most likely tokens, up to this total probability; 1 is off.",
+        DRAWING,
+        details="Holtzman et al. 2020.",
+        low=1e-9,
+        high=1.0,
+    )
+    min_p: float = option(
+        0.0,
+        "Keep only tokens with at least this fraction of the highest probability; 0 is off.",
+        DRAWING,
+        details="Nguyen et al. 2024.",
+        low=0.0,
+        high=1.0,
+    )
+    typical_p: float = option(
+        1.0,
+        "Keep only the tokens that surprise about as much as expected; 1 is off.",
+        DRAWING,
+        details="Those whose surprise is nearest the entropy, up to this total probability; "
+        "Meister et al. 2022.",
+        low=1e-9,
+        high=1.0,
+    )
+    max_new_tokens: int = option(256, "Longest continuation, in tokens.", PROMPT, low=1, high=10**9)
+    stop_strings: tuple[str, ...] = option(
+        (), "End before this text; it is not part of the output.", WISHES, flag="stop"
+    )
+    num_samples: int = option(1, "Continuations of each prompt.", PROMPT, low=1, high=100_000)
+    seed: int = option(
+        1337,
+        "Random seed: the same seed gives the same text.",
+        PROMPT,
+        details="Every draw follows from it, the sample's index and the position alone.",
+        low=0,
+        high=2**63 - 1,
+    )
+
+
+@dataclass(frozen=True)
+class GenerationRequest(Config):
+    """Where prompts come from, and how what is generated is shown.
+
+    Raises:
+        BadInputError: two of them exclude each other.
     """
 
-    repetition_penalty: float = 1.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    logit_bias: dict[int, float] = field(default_factory=dict)
-    banned_strings: tuple[str, ...] = ()
-    required_strings: tuple[str, ...] = ()
-    min_new_tokens: int = 0
-    temperature: float = 0.8
-    top_k: int | None = None
-    top_p: float = 1.0
-    min_p: float = 0.0
-    typical_p: float = 1.0
-    max_new_tokens: int = 256
-    stop_strings: tuple[str, ...] = ()
-    num_samples: int = 1
-    seed: int = 1337
+    named_by_flags: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        require_range("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
-        require_range("frequency_penalty", self.frequency_penalty, -100.0, 100.0)
-        require_range("presence_penalty", self.presence_penalty, -100.0, 100.0)
-        require_range("min_new_tokens", self.min_new_tokens, 0, 10**9)
-        require_range("temperature", self.temperature, 0.0, 100.0)
-        if self.top_k is not None:
-            require_range("top_k", self.top_k, 1, 2**24)
-        require_range("top_p", self.top_p, 1e-9, 1.0)
-        require_range("min_p", self.min_p, 0.0, 1.0)
-        require_range("typical_p", self.typical_p, 1e-9, 1.0)
-        require_range("max_new_tokens", self.max_new_tokens, 1, 10**9)
-        require_range("num_samples", self.num_samples, 1, 100_000)
-        require_range("seed", self.seed, 0, 2**63 - 1)
+    prompt: str | None = option(None, "Text to continue; read from a pipe if left out.", PROMPT)
+    prompt_file: Path | None = option(
+        None, "A text file, or JSON lines with a prompt each; answers in JSON lines.", PROMPT
+    )
+    interactive: bool = option(False, "Ask for prompts.", PROMPT, short_flag="i")
+    beams: int = option(0, "Beam search with this many beams, instead of sampling.", DRAWING)
+    show_probs: bool = option(False, "Show each token's probability.", SHOWN)
+    json: bool = option(False, "One JSON object a line.", SHOWN)
+
+    def check(self) -> None:
+        """Refuse what contradicts itself."""
+        sources = (self.prompt is not None, self.prompt_file is not None, self.interactive)
+        require(
+            sum(sources) <= 1,
+            "--prompt, --prompt-file and --interactive each say where prompts come from",
+            "Give one of them",
+        )
+        require(
+            not (self.interactive and self.json),
+            "--interactive is for people, and --json for programs",
+            "Leave one out",
+        )
+        require(
+            not (self.beams and (self.interactive or self.show_probs)),
+            "--beams searches for the likeliest texts of a prompt and draws none",
+            "Leave out --interactive, --show-probs and --num-samples",
+        )

@@ -1,165 +1,244 @@
 """How a model is trained."""
 
+# ruff: noqa: RUF009 (`option` makes a dataclass field)
+
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import MISSING, dataclass
+from typing import ClassVar, Literal
 
-from minitx.config.checks import require, require_one_of, require_range
+from minitx.config.checks import require
+from minitx.config.flag_values import parse_duration, parse_setting
+from minitx.config.options import LEARNING, LENGTH, MACHINE, WATCHING, Config, OlderKeys, option
 
-OptimizerName = Literal["muon", "adamw"]
 DecayName = Literal["linear", "cosine", "constant"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 DTypeName = Literal["auto", "float32", "bfloat16"]
 AttentionForm = Literal["auto", "explicit", "fused", "compiled"]
 SpikePolicy = Literal["warn", "rollback", "stop"]
+OptimizerSetting = int | float | str | bool
 
-OPTIMIZERS: tuple[OptimizerName, ...] = ("muon", "adamw")
-DECAYS: tuple[DecayName, ...] = ("linear", "cosine", "constant")
-DEVICES: tuple[DeviceName, ...] = ("auto", "cpu", "cuda", "mps")
-DTYPES: tuple[DTypeName, ...] = ("auto", "float32", "bfloat16")
-SPIKE_POLICIES: tuple[SpikePolicy, ...] = ("warn", "rollback", "stop")
-ATTENTION_FORMS: tuple[AttentionForm, ...] = ("auto", "explicit", "fused", "compiled")
-
+MOST_STEPS = 10**9
 MOST_THREADS = 512
 """Of a CPU; to start more can fail under a limit on memory."""
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """Everything that decides how training goes, given a model and a corpus.
+class TrainConfig(Config):
+    """Everything that decides how training goes, given a model and a corpus."""
 
-    Attributes:
-        steps: optimizer steps of the whole run.
-        budget_seconds: wall-clock time to plan for; the number of steps follows from the
-            measured rate. None when `steps` was given.
-        settlements: what the clock decided in a run with a time budget: pairs of a step, at which
-            it did, and the number of steps of the whole run from there on. Empty if `steps` was
-            given.
-        max_steps: steps after which a run with a time budget ends even if time is left; 0 is no
-            limit.
-        batch_size: sequences in one forward and backward pass.
-        accumulation: passes whose gradients are averaged into one optimizer step.
-        seed: of weights, data order and dropout.
-        optimizer: `muon` (orthogonalized momentum for the blocks' matrices, AdamW for the rest)
-            or `adamw` for everything.
-        learning_rate: peak rate of AdamW.
-        muon_learning_rate: peak rate of Muon's matrices.
-        weight_decay: decoupled, on matrices only (Loshchilov and Hutter 2019).
-        beta1: AdamW's decay of the first moment.
-        beta2: AdamW's decay of the second moment.
-        momentum: Muon's momentum.
-        warmup_steps: steps of linear rise from 0 to the peak rate.
-        decay: shape of the fall after the plateau: `linear`, `cosine`, or `constant` for none.
-        decay_fraction: part of all steps, counted from the end, over which the rate falls.
-        final_rate_fraction: rate at the last step, as a fraction of the peak.
-        grad_clip: global gradient norm above which gradients are scaled down; 0 is off.
-        evaluate_every: steps between holdout losses.
-        evaluation_tokens: holdout tokens scored at each of them; 0 is the whole holdout.
-        closing_tokens: holdout tokens scored after the last step; 0 is the whole holdout.
-        checkpoint_every: steps between checkpoints.
-        keep_checkpoints: how many of the newest checkpoints stay on disk, beside the best.
-        early_stopping: evaluations without a better holdout loss before stopping; 0 is off.
-        on_spike: what follows a loss spike or a divergence: `warn` goes on; `rollback` returns to
-            the last good state, skips the batches since, and lowers the rate; `stop` ends the run.
-            A loss that is no number is never gone on from: `warn` stops there too.
-        max_rollbacks: after so many, the next one stops the run.
-        log_every: steps between lines of `metrics.jsonl`.
-        device: where to compute; `auto` takes cuda, then mps, then cpu.
-        dtype: number format of the matrix products; weights are kept in float32 regardless.
-        compile: run the blocks and the loss through torch.compile.
-        cuda_graph: on a GPU of that kind, record a forward and backward pass once and start it
-            with one call from then on; elsewhere it changes nothing.
-        attention: which of the equal forms of attention computes; `auto` is measured. `compiled`
-            computes in training on a CPU where there are compiled kernels (with dropout, where
-            whole blocks are compiled); elsewhere the faster of the other two does.
-        threads: CPU threads; 0 leaves torch's choice.
-    """
+    older_keys: ClassVar[OlderKeys] = {"settlements": lambda pairs: {"step_decisions": pairs}}
 
-    steps: int
-    batch_size: int
-    learning_rate: float
-    budget_seconds: float | None = None
-    settlements: tuple[tuple[int, int], ...] = ()
-    max_steps: int = 0
-    accumulation: int = 1
-    seed: int = 1337
-    optimizer: OptimizerName = "muon"
-    muon_learning_rate: float = 0.02
-    weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.95
-    momentum: float = 0.95
-    warmup_steps: int = 20
-    decay: DecayName = "linear"
-    decay_fraction: float = 0.6
-    final_rate_fraction: float = 0.0
-    grad_clip: float = 1.0
-    evaluate_every: int = 250
-    evaluation_tokens: int = 0
-    closing_tokens: int = 0
-    checkpoint_every: int = 250
-    keep_checkpoints: int = 2
-    early_stopping: int = 0
-    on_spike: SpikePolicy = "warn"
-    max_rollbacks: int = 5
-    log_every: int = 10
-    device: DeviceName = "auto"
-    dtype: DTypeName = "auto"
-    compile: bool = False
-    cuda_graph: bool = True
-    attention: AttentionForm = "auto"
-    threads: int = 0
+    steps: int = option(
+        MISSING,
+        "Optimizer steps of the whole run.",
+        LENGTH,
+        low=1,
+        high=MOST_STEPS,
+        is_resumable=True,
+    )
+    batch_size: int = option(
+        MISSING, "Sequences in one forward and backward pass.", LEARNING, low=1, high=2**20
+    )
+    learning_rate: float = option(
+        MISSING, "Peak learning rate of AdamW.", LEARNING, low=0.0, high=1e3, is_resumable=True
+    )
+    budget_seconds: float | None = option(
+        None,
+        "Time to plan for, like 90s, 3m or 1h.",
+        LENGTH,
+        details="The number of steps follows from the measured speed. None when `steps` was given.",
+        low=1.0,
+        high=1e9,
+        flag="budget",
+        parse=parse_duration,
+    )
+    step_decisions: tuple[tuple[int, int], ...] = option(
+        (),
+        "What the clock decided in a run with a time budget: pairs of a step, at which it "
+        "did, and the number of steps of the whole run from there on.",
+        details="Empty if `steps` was given.",
+        flag=None,
+    )
+    max_steps: int = option(
+        0,
+        "End after this many steps even if time is left; 0 is no limit.",
+        LENGTH,
+        low=0,
+        high=MOST_STEPS,
+    )
+    accumulation: int = option(
+        1,
+        "Gradient accumulation: passes averaged into one optimizer step.",
+        LEARNING,
+        low=1,
+        high=2**16,
+    )
+    seed: int = option(
+        1337, "Random seed of weights, data order and dropout.", LENGTH, low=0, high=2**63 - 1
+    )
+    # Any name that an optimizer registered, so it is checked where the optimizer is looked up.
+    optimizer: str = option(
+        "muon",
+        "Optimizer: muon, adamw, or one that an installed package adds.",
+        LEARNING,
+        details="`muon` orthogonalizes the momentum of the blocks' matrices and leaves the rest "
+        "to AdamW.",
+        metavar="NAME",
+    )
+    optimizer_options: dict[str, OptimizerSetting] = option(
+        {},
+        "A setting of an optimizer that has some of its own.",
+        LEARNING,
+        flag="optimizer-option",
+        metavar="KEY=VALUE",
+        parse=parse_setting,
+    )
+    muon_learning_rate: float = option(
+        0.02, "Peak learning rate of Muon.", LEARNING, low=0.0, high=1e3, is_resumable=True
+    )
+    weight_decay: float = option(
+        0.1,
+        "Decoupled weight decay, on matrices only.",
+        LEARNING,
+        details="Loshchilov and Hutter 2019.",
+        low=0.0,
+        high=1e3,
+    )
+    beta1: float = option(
+        0.9, "AdamW's decay of the first moment.", LEARNING, low=0.0, high=0.9999999
+    )
+    beta2: float = option(
+        0.95, "AdamW's decay of the second moment.", LEARNING, low=0.0, high=0.9999999
+    )
+    momentum: float = option(0.95, "Muon's momentum.", LEARNING, low=0.0, high=0.9999999)
+    warmup_steps: int = option(
+        20,
+        "Steps over which the learning rate rises from 0 to its peak.",
+        LEARNING,
+        low=0,
+        high=MOST_STEPS,
+    )
+    decay: DecayName = option(
+        "linear", "How the learning rate falls at the end; constant is not at all.", LEARNING
+    )
+    decay_fraction: float = option(
+        0.6, "Last part of the run, in which the learning rate falls.", LEARNING, low=0.0, high=1.0
+    )
+    final_rate_fraction: float = option(
+        0.0,
+        "Learning rate at the last step, as a fraction of the peak.",
+        LEARNING,
+        low=0.0,
+        high=1.0,
+    )
+    grad_clip: float = option(
+        1.0,
+        "Largest gradient norm, above which gradients are scaled down; 0 is off.",
+        LEARNING,
+        low=0.0,
+        high=1e9,
+        is_resumable=True,
+    )
+    evaluate_every: int = option(
+        250, "Steps between holdout losses.", WATCHING, low=1, high=MOST_STEPS
+    )
+    evaluation_tokens: int = option(
+        0, "Holdout tokens scored each time; 0 is all.", WATCHING, low=0, high=10**12
+    )
+    closing_tokens: int = option(
+        0, "Holdout tokens scored after the last step; 0 is all.", WATCHING, low=0, high=10**12
+    )
+    checkpoint_every: int = option(
+        250, "Steps between checkpoints.", WATCHING, low=1, high=MOST_STEPS
+    )
+    keep_checkpoints: int = option(
+        2,
+        "How many of the newest checkpoints are kept, beside the best.",
+        WATCHING,
+        low=1,
+        high=10**6,
+        is_resumable=True,
+    )
+    early_stopping: int = option(
+        0,
+        "Stop after this many evaluations without a better holdout loss; 0 is off.",
+        LENGTH,
+        low=0,
+        high=10**6,
+        is_resumable=True,
+    )
+    on_spike: SpikePolicy = option(
+        "warn",
+        "After a loss spike or divergence: go on, go back and skip, or stop.",
+        WATCHING,
+        details="`rollback` returns to the last good state, skips the batches since, and lowers "
+        "the learning rate. `warn` stops, too, where the loss is NaN.",
+        is_resumable=True,
+    )
+    max_rollbacks: int = option(
+        5,
+        "Rollbacks after which the next one stops the run.",
+        WATCHING,
+        low=0,
+        high=10**6,
+        is_resumable=True,
+    )
+    log_every: int = option(
+        10, "Steps between lines of metrics.jsonl.", WATCHING, low=1, high=MOST_STEPS
+    )
+    device: DeviceName = option(
+        "auto",
+        "Where to compute.",
+        MACHINE,
+        details="`auto` takes cuda, then mps, then cpu.",
+        is_resumable=True,
+    )
+    dtype: DTypeName = option(
+        "auto",
+        "Number format of the matrix products; auto is measured.",
+        MACHINE,
+        details="Weights are kept in float32 regardless.",
+    )
+    compile: bool = option(False, "Use torch.compile.", MACHINE)
+    cuda_graph: bool = option(True, "Record a pass on a GPU once and replay it.", MACHINE)
+    attention: AttentionForm = option(
+        "auto",
+        "Which of three equal forms; auto is the fastest.",
+        MACHINE,
+        details="`compiled` computes in training on a CPU where there are compiled kernels (with "
+        "dropout, where whole blocks are compiled); elsewhere the faster of the other two does.",
+    )
+    threads: int = option(
+        0,
+        "CPU threads; 0 leaves the number to torch.",
+        MACHINE,
+        low=0,
+        high=MOST_THREADS,
+        is_resumable=True,
+    )
 
-    def __post_init__(self) -> None:
-        require_range("steps", self.steps, 1, 10**9)
-        require_range("max_steps", self.max_steps, 0, 10**9)
-        require_range("batch_size", self.batch_size, 1, 2**20)
-        require_range("accumulation", self.accumulation, 1, 2**16)
-        require_range("seed", self.seed, 0, 2**63 - 1)
-        require_one_of("optimizer", self.optimizer, OPTIMIZERS)
-        require_range("learning_rate", self.learning_rate, 0.0, 1e3)
-        require_range("muon_learning_rate", self.muon_learning_rate, 0.0, 1e3)
-        require_range("weight_decay", self.weight_decay, 0.0, 1e3)
-        require_range("beta1", self.beta1, 0.0, 0.9999999)
-        require_range("beta2", self.beta2, 0.0, 0.9999999)
-        require_range("momentum", self.momentum, 0.0, 0.9999999)
-        require_range("warmup_steps", self.warmup_steps, 0, 10**9)
-        require_one_of("decay", self.decay, DECAYS)
-        require_range("decay_fraction", self.decay_fraction, 0.0, 1.0)
-        require_range("final_rate_fraction", self.final_rate_fraction, 0.0, 1.0)
-        require_range("grad_clip", self.grad_clip, 0.0, 1e9)
-        require_range("evaluate_every", self.evaluate_every, 1, 10**9)
-        require_range("evaluation_tokens", self.evaluation_tokens, 0, 10**12)
-        require_range("closing_tokens", self.closing_tokens, 0, 10**12)
-        require_range("checkpoint_every", self.checkpoint_every, 1, 10**9)
-        require_range("keep_checkpoints", self.keep_checkpoints, 1, 10**6)
-        require_range("early_stopping", self.early_stopping, 0, 10**6)
-        require_one_of("on_spike", self.on_spike, SPIKE_POLICIES)
-        require_range("max_rollbacks", self.max_rollbacks, 0, 10**6)
-        require_range("log_every", self.log_every, 1, 10**9)
-        require_one_of("device", self.device, DEVICES)
-        require_one_of("dtype", self.dtype, DTYPES)
-        require_one_of("attention", self.attention, ATTENTION_FORMS)
-        require_range("threads", self.threads, 0, MOST_THREADS)
+    def check(self) -> None:
+        """Refuse decisions that no clock can have made, and settings that TOML can't hold."""
         require(
-            _are_settlements(self.settlements),
-            f"settlements is {[list(pair) for pair in self.settlements]}",
+            _are_decisions(self.step_decisions),
+            f"step_decisions is {[list(pair) for pair in self.step_decisions]}",
             "Give pairs of a step and a larger number of steps, each made before the end that the "
             "one before it set",
         )
-        if self.budget_seconds is not None:
-            require_range("budget_seconds", self.budget_seconds, 1.0, 10**9)
-        for name in ("compile", "cuda_graph"):
-            value = getattr(self, name)
-            require(isinstance(value, bool), f"{name} is {value!r}", "Choose true or false")
+        for key, value in self.optimizer_options.items():
+            require(
+                isinstance(value, (int, float, str)),
+                f"optimizer_options has {value!r} for {key}",
+                "Give a number, a text, true or false",
+            )
 
 
-def _are_settlements(pairs: tuple[tuple[int, ...], ...]) -> bool:
-    last, end = -1, 10**9
+def _are_decisions(pairs: tuple[tuple[int, ...], ...]) -> bool:
+    last, end = -1, MOST_STEPS
     for number, pair in enumerate(pairs):
         # Only the first may end the run on the spot.
         if len(pair) != 2 or not last < pair[0] < end or not pair[0] < pair[1] + (number == 0):
             return False
         last, end = pair
-    return end <= 10**9
+    return end <= MOST_STEPS

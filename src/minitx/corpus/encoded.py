@@ -9,8 +9,6 @@ data/
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -22,6 +20,7 @@ import numpy.typing as npt
 
 from minitx.corpus.split import Split, digest_of_parts
 from minitx.errors import BadInputError, DamagedFileError
+from minitx.files import describe_damage, file_digest, json_bytes, read_json, write_atomically
 from minitx.tokenizer import Tokenizer
 
 IdArray = npt.NDArray[np.integer[Any]]
@@ -133,7 +132,7 @@ def encode_corpus(
             **{part: asdict(count) for part, count in counts.items()},
             "ids_digest": _digest_of(directory, "ids"),
         }
-        _write(directory / DESCRIPTION, [(json.dumps(description, indent=2) + "\n").encode()])
+        write_atomically(directory / DESCRIPTION, json_bytes(description))
     except OSError as error:
         raise BadInputError(
             f"the encoded corpus can't be written to {directory} ({error.strerror})",
@@ -168,10 +167,10 @@ def read_description(directory: Path) -> Description:
     """
     path = directory / DESCRIPTION
     try:
-        content = json.loads(_small(path))
+        content = read_json(path)
         return Description(str(content["digest"]), str(content["tokenizer_digest"]))
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise DamagedFileError(f"{path} can't be used: {error}", _FIX) from None
+    except (OSError, ValueError, KeyError) as error:
+        raise DamagedFileError(f"{path} can't be used: {describe_damage(error)}", _FIX) from None
 
 
 def kept_split(directory: Path, digest: str) -> Split | None:
@@ -211,7 +210,7 @@ def load_encoded(directory: Path) -> EncodedCorpus:
     """
     path = directory / DESCRIPTION
     try:
-        description = json.loads(_small(path))
+        description = read_json(path)
         if description["format"] != _FORMAT or description["dtype"] not in ("<u2", "<u4"):
             raise ValueError("its format is unknown")
         dtype = np.dtype(description["dtype"])
@@ -241,32 +240,22 @@ def load_encoded(directory: Path) -> EncodedCorpus:
             train=parts["train"][1],
             holdout=parts["holdout"][1],
         )
-    except OSError as error:
-        raise DamagedFileError(f"{path} can't be used ({error.strerror})", _FIX) from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise DamagedFileError(f"{path} can't be used: {reason}", _FIX) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedFileError(f"{path} can't be used: {describe_damage(error)}", _FIX) from None
 
 
 def _came_from(directory: Path, split: Split, tokenizer: Tokenizer) -> bool:
     try:
-        description = json.loads(_small(directory / DESCRIPTION))
+        description = read_json(directory / DESCRIPTION)
         found = (description["digest"], description["tokenizer_digest"])
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError):
         return False
     return found == (split.digest, tokenizer.digest)
 
 
 def _digest_of(directory: Path, kind: str) -> str:
     """Digest of both files of a kind, as `Split.digest` is one of both texts."""
-    digests = []
-    for part in _PARTS:
-        one = hashlib.sha256()
-        with (directory / f"{part}.{kind}").open("rb") as file:
-            while block := file.read(_BLOCK):
-                one.update(block)
-        digests.append(one.digest())
-    return digest_of_parts(digests)
+    return digest_of_parts(file_digest(directory / f"{part}.{kind}") for part in _PARTS)
 
 
 def _encode_part(
@@ -283,23 +272,9 @@ def _encode_part(
             yield ids.astype(dtype).tobytes()
 
     content = text.encode("utf-8")
-    _write(directory / f"{part}.txt", [content])
-    _write(directory / f"{part}.ids", encoded())
+    write_atomically(directory / f"{part}.txt", content)
+    write_atomically(directory / f"{part}.ids", encoded())
     return PartCounts(tokens, len(content), len(text), unknown)
-
-
-def _write(path: Path, blocks: Iterable[bytes]) -> None:
-    # A new file takes the name, so that one linked from another run is never written into.
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        with beside.open("wb") as file:
-            for block in blocks:
-                file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _linked(source: Path, directory: Path) -> EncodedCorpus:
@@ -312,7 +287,7 @@ def _linked(source: Path, directory: Path) -> EncodedCorpus:
             os.link(source / name, target)
         except OSError:
             # Another file system, or one without links.
-            _write(target, [(source / name).read_bytes()])
+            write_atomically(target, (source / name).read_bytes())
     return load_encoded(directory)
 
 
@@ -323,12 +298,6 @@ def _first_difference(old: bytes, new: bytes) -> int:
     while at < min(len(old), len(new)) and old[at] == new[at]:
         at += 1
     return min(at, len(old), len(new))
-
-
-def _small(path: Path) -> bytes:
-    if not path.is_file() or path.stat().st_size > _BLOCK:
-        raise ValueError("it is missing, or no small file")
-    return path.read_bytes()
 
 
 def _require_size(path: Path, size: int) -> None:

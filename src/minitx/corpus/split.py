@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,12 +28,12 @@ class Split:
     def digest(self) -> str:
         """SHA-256 over both parts, in hexadecimal; moves when either does."""
         parts = (self.train.encode("utf-8"), self.holdout.encode("utf-8"))
-        return digest_of_parts([hashlib.sha256(part).digest() for part in parts])
+        return digest_of_parts(hashlib.sha256(part).hexdigest() for part in parts)
 
 
-def digest_of_parts(digests: Sequence[bytes]) -> str:
-    """`Split.digest`, from the SHA-256 of train part and holdout."""
-    return hashlib.sha256(b"".join(digests)).hexdigest()
+def digest_of_parts(digests: Iterable[str]) -> str:
+    """`Split.digest`, from the SHA-256 (in hexadecimal) of train part and holdout."""
+    return hashlib.sha256(bytes.fromhex("".join(digests))).hexdigest()
 
 
 def split_corpus(corpus: Corpus, data: DataConfig) -> Split:

@@ -6,7 +6,6 @@ the file says is what encodes.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
@@ -19,6 +18,7 @@ from tokenizers import Tokenizer as Backend
 
 from minitx.config.run_config import TokenizerKind
 from minitx.errors import BadInputError
+from minitx.files import json_bytes, write_atomically
 from minitx.tokenizer.chunks import Border, chunks
 
 Ids = npt.NDArray[np.int32]
@@ -55,7 +55,7 @@ class Tokenizer(ABC):
     kind: ClassVar[TokenizerKind]
 
     def __init__(self, definition: dict[str, Any]) -> None:
-        self.json_bytes = canonical(definition)
+        self.json_bytes = json_bytes(definition)
         self.digest = sha256(self.json_bytes).hexdigest()
         self.backend = Backend.from_str(self.json_bytes.decode("utf-8"))
         # A file may ask for these; our ids are those of the text, all of it and nothing else.
@@ -68,7 +68,7 @@ class Tokenizer(ABC):
     @property
     def config_json_bytes(self) -> bytes:
         """Content of `tokenizer_config.json`, with which `AutoTokenizer` opens the directory."""
-        return canonical(
+        return json_bytes(
             {
                 "clean_up_tokenization_spaces": False,
                 "tokenizer_class": "PreTrainedTokenizerFast",
@@ -169,8 +169,8 @@ class Tokenizer(ABC):
         """
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            (directory / TOKENIZER_FILE).write_bytes(self.json_bytes)
-            (directory / TOKENIZER_CONFIG_FILE).write_bytes(self.config_json_bytes)
+            write_atomically(directory / TOKENIZER_FILE, self.json_bytes)
+            write_atomically(directory / TOKENIZER_CONFIG_FILE, self.config_json_bytes)
         except OSError as error:
             raise BadInputError(
                 f"the tokenizer can't be written to {directory} ({error.strerror})",
@@ -224,11 +224,6 @@ class Tokenizer(ABC):
                 f"Use ids from 0 to {self.vocab_size - 1}",
             )
         return array
-
-
-def canonical(content: dict[str, Any]) -> bytes:
-    """JSON as we write it: one form for one content, in the order given."""
-    return (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode("utf-8")
 
 
 def _named(unknown: list[str]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from minitx.errors import BadInputError, DamagedFileError
+from minitx.files import read_bounded
 from minitx.tokenizer import char, word
 from minitx.tokenizer.base import TOKENIZER_FILE, UNKNOWN, Tokenizer
 from minitx.tokenizer.bpe import BytePairTokenizer
@@ -58,15 +59,11 @@ def _read(path: Path, directory: Path) -> bytes:
             f"{directory} has no {TOKENIZER_FILE}", "Make one with: minitx tokenize TEXT --out DIR"
         )
     try:
-        size = path.stat().st_size
-        if size > LARGEST_FILE:
-            raise DamagedFileError(
-                f"{path} has {size:,} bytes, more than the {LARGEST_FILE:,} of any tokenizer",
-                "Check that it is a tokenizer.json",
-            )
-        return path.read_bytes()
+        return read_bounded(path, LARGEST_FILE)
     except OSError as error:
         raise BadInputError(f"{path} can't be read ({error.strerror})", "Restore access") from None
+    except ValueError as error:
+        raise _damaged(path, str(error)) from None
 
 
 def _parse(path: Path, raw: bytes) -> Content:

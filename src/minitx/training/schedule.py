@@ -25,7 +25,7 @@ def rate_factor(config: TrainConfig, step: int, steps: int) -> float:
     """Fraction of the peak learning rate used in one step.
 
     Args:
-        config: names the shape; its `steps` is not read. Its settlements count if they led to
+        config: names the shape; its `steps` is not read. Its `step_decisions` count if they led to
             a run of `steps` steps.
         step: index of the step about to be done, from 0.
         steps: number of steps in the run.
@@ -36,7 +36,7 @@ def rate_factor(config: TrainConfig, step: int, steps: int) -> float:
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
-    settled = config.settlements
+    settled = config.step_decisions
     if not settled or settled[-1][1] != steps:
         settled = ((0, steps),)
     if step < settled[0][0]:

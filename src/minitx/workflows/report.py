@@ -7,7 +7,6 @@ story.history.best, story.holdout, story.study
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,19 +15,20 @@ from typing import Literal
 
 from minitx.checkpoint.manifest import weights_digest
 from minitx.checkpoint.rundir import RunDirectory, resolve_checkpoint
-from minitx.checkpoint.small_files import read_small_file
 from minitx.config import RunConfig
 from minitx.corpus.encoded import Description, read_description
 from minitx.errors import BadInputError, MinitxError
 from minitx.evaluation.holdout_figures import ComparisonReport, HoldoutReport
+from minitx.files import read_json
 from minitx.training.history import RunHistory, read_history
-from minitx.training.loggers import read_metrics
+from minitx.training.logging.metrics_file import read_metrics
 from minitx.workflows.attend import AttentionStudy, open_study
 from minitx.workflows.evaluate import (
     EvaluationSettings,
     Progress,
     compare_checkpoints,
     evaluate_holdout,
+    no_progress,
 )
 from minitx.workflows.session import MADE_WITH_FILE
 
@@ -102,7 +102,7 @@ class Stories:
 
 
 def gather(
-    paths: Sequence[Path], settings: ReportSettings, progress: Progress | None = None
+    paths: Sequence[Path], settings: ReportSettings, progress: Progress = no_progress
 ) -> Stories:
     """Read and measure the runs of a report.
 
@@ -131,7 +131,7 @@ def gather(
 
 
 def gather_run(
-    run: RunDirectory, settings: ReportSettings, progress: Progress | None = None
+    run: RunDirectory, settings: ReportSettings, progress: Progress = no_progress
 ) -> RunStory:
     """Read what a run noted, and measure its checkpoint.
 
@@ -192,7 +192,7 @@ def gather_run(
 
 
 def _compared(
-    stories: Sequence[RunStory], settings: ReportSettings, progress: Progress | None
+    stories: Sequence[RunStory], settings: ReportSettings, progress: Progress
 ) -> tuple[ComparisonReport | None, str | None]:
     checkpoints = [one.checkpoint for one in stories if one.checkpoint is not None]
     if len(checkpoints) < len(stories):
@@ -215,8 +215,7 @@ def _made_with(checkpoint: Path | None) -> dict[str, str]:
     # Runs of earlier versions have no such file; a report is no reason to refuse them.
     if checkpoint is None:
         return {}
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        content = json.loads(read_small_file(checkpoint / MADE_WITH_FILE))
-        if isinstance(content, dict):
-            return {str(key): str(value) for key, value in content.items()}
+    with contextlib.suppress(OSError, ValueError):
+        content = read_json(checkpoint / MADE_WITH_FILE)
+        return {key: str(value) for key, value in content.items()}
     return {}

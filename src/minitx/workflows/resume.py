@@ -18,9 +18,9 @@ from torch import Tensor
 from minitx.checkpoint import load_model
 from minitx.checkpoint.header import require_sound_header
 from minitx.checkpoint.rundir import CONFIG_COPY, MODEL_FILES, RunDirectory
-from minitx.checkpoint.small_files import read_small_file
 from minitx.compute import Compute, choose_device, choose_dtype
 from minitx.config import RunConfig, TrainConfig
+from minitx.config.options import options_of
 from minitx.config.toml import build
 from minitx.corpus import (
     EncodedCorpus,
@@ -32,10 +32,11 @@ from minitx.corpus import (
 )
 from minitx.corpus.encoded import DESCRIPTION, describe_change, kept_split, read_description
 from minitx.errors import BadInputError, DamagedFileError
+from minitx.files import read_bounded
 from minitx.tokenizer import Tokenizer
-from minitx.training.loggers import read_metrics
-from minitx.training.observer import RunEnd, TrainingObserver
-from minitx.training.plan import Given
+from minitx.training.logging.metrics_file import read_metrics
+from minitx.training.observer import Phase, RunEnd, TrainingObserver
+from minitx.training.planning import Given
 from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
 from minitx.workflows.session import (
@@ -51,18 +52,7 @@ from minitx.workflows.train import FinishedRun
 RESUME_FILES = (*MODEL_FILES, STATE_FILE, OPTIMIZER_FILE, CONFIG_COPY, DESCRIPTION)
 """What a checkpoint needs to be gone on from."""
 
-CHANGEABLE = (
-    "steps",
-    "learning_rate",
-    "muon_learning_rate",
-    "grad_clip",
-    "on_spike",
-    "max_rollbacks",
-    "early_stopping",
-    "keep_checkpoints",
-    "device",
-    "threads",
-)
+CHANGEABLE = tuple(option.name for option in options_of(TrainConfig) if option.is_resumable)
 """Keys of `TrainConfig` that a resumed run may change; all but `steps` change its numbers from
 there on."""
 
@@ -77,13 +67,13 @@ class ResumeRequest:
         run: a run directory, or its last checkpoint; None for the newest run.
         train: keys of `TrainConfig` to change, of those in `CHANGEABLE`.
         allow_changed_corpus: go on although the text is not what it was.
-        tensorboard: also write TensorBoard files.
+        loggers: names of those that note it beside `metrics.jsonl`, for example `tensorboard`.
     """
 
     run: Path | None = None
     train: Given = field(default_factory=dict)
     allow_changed_corpus: bool = False
-    tensorboard: bool = False
+    loggers: tuple[str, ...] = ()
 
 
 def resume(request: ResumeRequest, observers: Sequence[TrainingObserver]) -> FinishedRun:
@@ -104,10 +94,10 @@ def resume(request: ResumeRequest, observers: Sequence[TrainingObserver]) -> Fin
         with interrupted_before_steps(stop, fix), run.lock():
             run.clear_leftovers()
             for observer in observers:
-                observer.on_phase("reading the checkpoint")
+                observer.observe(Phase("reading the checkpoint"))
             session = _open_session(run, request)
             for observer in observers:
-                observer.on_phase("")
+                observer.observe(Phase(""))
             end: RunEnd = run_session(session, observers, stop)
     return FinishedRun(run.path, end)
 
@@ -146,7 +136,7 @@ def _open_session(run: RunDirectory, request: ResumeRequest) -> Session:
         optimizer_tensors=_load_tensors(checkpoint / OPTIMIZER_FILE),
         diagnosis=_read_diagnosis(checkpoint / DIAGNOSIS_FILE),
         good_state_tensors=_load_tensors(kept) if kept.exists() else {},
-        tensorboard=request.tensorboard,
+        loggers=request.loggers,
     )
 
 
@@ -154,7 +144,7 @@ def _changed_config(
     run: RunDirectory, config: RunConfig, state: TrainingState, given: Given
 ) -> RunConfig:
     changes = dict(given)
-    settled = config.train.settlements
+    settled = config.train.step_decisions
     if settled and not state.steps_settled:
         # What the clock decided is kept, also after this checkpoint.
         state.steps = settled[-1][1]
@@ -180,7 +170,7 @@ def _changed_config(
         if state.step >= state.steps or stopped_early:
             state.rewarm_step = state.step
         if steps != state.steps:
-            changes["settlements"] = ()
+            changes["step_decisions"] = ()
         state.steps, state.steps_settled = steps, True
         state.evaluations_since_best = 0
     changes["steps"] = state.steps
@@ -290,7 +280,7 @@ def _read_diagnosis(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> bytes:
     try:
-        return read_small_file(path)
+        return read_bounded(path)
     except OSError as error:
         raise DamagedFileError(f"{path} can't be read ({error.strerror})", _FIX) from None
     except ValueError as error:

@@ -1,0 +1,84 @@
+"""From the options of a config to the flags of a command."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Collection
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from minitx.config.flag_values import duration_text, parse_duration
+from minitx.config.options import GROUPS, Config, Option, options_of
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def takes(
+    *configs: type[Config], planned: bool = False, only: Collection[str] | None = None
+) -> Callable[[F], F]:
+    """Give a command the flags of configs; it gets their values as ``**options``, by word.
+
+    Args:
+        configs: whose options.
+        planned: whether what is left out is None, and chosen later, instead of the default.
+        only: names of the options to take; None for all.
+    """
+    options = [
+        option
+        for config in configs
+        for option in options_of(config)
+        if option.word is not None and (only is None or option.name in only)
+    ]
+
+    def with_signature(command: F) -> F:
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        parameters = [_parameter(option, planned) for option in options]
+        parameters += [one for one in own if one.kind is not one.VAR_KEYWORD]
+        parameters.sort(key=_place)
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return command
+
+    return with_signature
+
+
+def _parameter(option: Option, planned: bool) -> inspect.Parameter:
+    assert option.word is not None
+    about: dict[str, Any] = {"help": option.help, "metavar": option.metavar}
+    if option.choices:
+        about["metavar"] = "|".join(option.choices)
+    kind: Any = option.kind
+    if option.is_list or typing.get_origin(kind) is dict:
+        kind = list[str]
+    elif option.parse is not None or option.choices:
+        kind = str
+    default = option.default
+    if planned or not isinstance(default, (int, float, str)):
+        default = None
+    elif option.parse is parse_duration:
+        default = duration_text(float(default))
+    if option.is_argument:
+        told = typer.Argument(**about, show_default=False)
+    else:
+        told = typer.Option(*_names(option, default), **about, rich_help_panel=option.group or None)
+    return inspect.Parameter(
+        option.word,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=default,
+        annotation=Annotated[kind if default is not None else kind | None, told],
+    )
+
+
+def _names(option: Option, default: Any) -> list[str]:
+    names = f"--{option.flag}"
+    if option.kind is bool and default is not False:
+        names += f"/--{option.off_flag or f'no-{option.flag}'}"
+    return [names, f"-{option.short_flag}"] if option.short_flag else [names]
+
+
+def _place(parameter: inspect.Parameter) -> int:
+    """Arguments first, then flags without a heading, then by heading."""
+    told = typing.get_args(parameter.annotation)[1]
+    panel = getattr(told, "rich_help_panel", None)
+    return GROUPS.index(panel) if panel in GROUPS else -1

@@ -1,0 +1,152 @@
+"""Files written so that a crash leaves the old or the new one, and read with bounds.
+
+The one atomic write, the one careful read and the one streaming digest. Writing goes: write
+beside, flush to disk, rename, flush the directory. A rename within one directory is atomic on
+POSIX file systems, and the two flushes make its order survive a power cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+SMALL_FILE = 1 << 20
+"""Bytes that a file of settings or counts may have."""
+
+_BLOCK = 1 << 20
+
+
+class TooLargeError(ValueError):
+    """A file has more bytes than are read of one of its kind."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write to, and move that file to `path` once it is whole and on disk.
+
+    Raises:
+        OSError: nothing is left behind, and an existing file is as it was. The same holds for
+            whatever the block raises.
+    """
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        yield beside
+        sync_file(beside)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
+def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
+    """Replace a file in one rename, after its content (or the blocks of it) is on disk.
+
+    A new file takes the name: one that is linked elsewhere is never written into.
+
+    Raises:
+        OSError: nothing is left behind, and an existing file is as it was.
+    """
+    with replacing(path) as beside, beside.open("wb") as file:
+        file.writelines([content] if isinstance(content, bytes) else content)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file's content is on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_directory(directory: Path) -> None:
+    """Wait until the names in a directory are on disk, where the system can."""
+    # Windows can't open a directory; there the rename alone has to do.
+    with contextlib.suppress(OSError):
+        sync_file(directory)
+
+
+@contextlib.contextmanager
+def open_plain_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a plain file for reading; a named pipe, whose writer may never come, is refused.
+
+    Raises:
+        OSError: it can't be opened.
+        ValueError: it is no plain file.
+    """
+    with open(path, "rb", opener=_open_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is not a plain file")
+        yield file
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_bounded(path: Path, largest: int = SMALL_FILE, *, plain: bool = True) -> bytes:
+    """Content of a file of at most `largest` bytes; never more than that is read.
+
+    Args:
+        path: of the file.
+        largest: bytes.
+        plain: refuse pipes and devices, as fits the files of a run. What a person names may be a
+            pipe.
+
+    Raises:
+        OSError: it can't be opened or read.
+        TooLargeError: it is larger.
+        ValueError: it is no plain file.
+    """
+    with open_plain_file(path) if plain else path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > largest:
+            raise TooLargeError(f"it has {size:,} bytes, more than {largest:,}")
+        # A pipe or a device tells no size, and some (/dev/zero) have no end.
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise TooLargeError(f"it has more than {largest:,} bytes")
+    return content
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Parse a small plain file that holds a JSON object.
+
+    Raises:
+        OSError: it can't be opened or read.
+        ValueError: it is no plain file, is too large, or holds something else.
+    """
+    try:
+        content = json.loads(read_bounded(path))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(content, dict):
+        raise ValueError("it is not a JSON object")
+    return content
+
+
+def json_bytes(content: dict[str, Any]) -> bytes:
+    """JSON as we write it: one form for one content, in the order given."""
+    return (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode()
+
+
+def describe_damage(error: Exception) -> str:
+    """What is wrong with a file, from the error that reading or parsing it raised."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal; memory does not grow with its size."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
