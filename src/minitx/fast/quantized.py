@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minitx.config import WEIGHT_FORMATS, WeightFormat
 from minitx.config.checks import require_one_of
+from minitx.config.load_config import WEIGHT_FORMATS, WeightFormat
 from minitx.model import Transformer, matrix_parameters
 
 _LARGEST_INT8 = 127

@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from minitx import engine
 from minitx.checkpoint.rundir import RunDirectory, find_run
 from minitx.compute import Compute, choose_device, choose_dtype
 from minitx.config.checks import require_one_of
 from minitx.corpus import EncodedCorpus, encode_file, load_encoded
-from minitx.corpus.encoded_file import blocks_of, decoded
-from minitx.engine import quantize as round_weights
+from minitx.corpus.encoded_file import blocks_of
+from minitx.corpus.readers.plain_text import decoded
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.evaluation.bits import TextSize
 from minitx.evaluation.holdout_figures import ModelFigures
@@ -127,7 +128,7 @@ def open_subject(
     compute = Compute(where, torch.float32 if dtype == "auto" else choose_dtype(dtype, where))
     loaded = open_checkpoint(checkpoint, device)
     if quantize is not None:
-        round_weights(loaded.model, quantize)
+        engine.quantize(loaded.model, quantize)
     if corpus is not None and corpus.tokenizer_digest != loaded.tokenizer.digest:
         raise DamagedFileError(
             f"{corpus.directory} was encoded with another tokenizer than that of {checkpoint}",
