@@ -18,18 +18,20 @@ GPT2 = dataclasses.replace(SHAPE, architecture="gpt2", n_kv_heads=4)
 @st.composite
 def configs(draw, dropout=st.sampled_from([0.0, 0.2])):
     """Any small model."""
-    architecture = draw(st.sampled_from(["qwen3", "gpt2"]))
+    is_gpt2 = draw(st.booleans())
     kv_heads, group = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    heads = kv_heads * group
+    head_dim = draw(st.integers(1, 9)) * (1 if is_gpt2 else 2)
     return ModelConfig(
-        architecture=architecture,
+        architecture="gpt2" if is_gpt2 else "qwen3",
         vocab_size=draw(st.integers(2, 60)),
         context_length=draw(st.integers(1, 40)),
         n_layers=draw(st.integers(1, 3)),
-        n_heads=group * kv_heads,
-        n_kv_heads=group * kv_heads if architecture == "gpt2" else kv_heads,
-        d_model=draw(st.integers(1, 33)),
+        n_heads=heads,
+        n_kv_heads=heads if is_gpt2 else kv_heads,
+        d_model=heads * head_dim if is_gpt2 else draw(st.integers(1, 33)),
         d_ff=draw(st.integers(1, 50)),
-        head_dim=2 * draw(st.integers(1, 9)),
+        head_dim=head_dim,
         tie_embeddings=draw(st.booleans()),
         dropout=draw(dropout),
     )

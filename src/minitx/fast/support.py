@@ -34,7 +34,8 @@ from minitx.model.transformer import (
 )
 
 _OWN = (Transformer, Block, Attention, RMSNorm, LayerNorm, SwiGLU, GELUMLP)
-_OF_TORCH = (nn.ModuleList, nn.Linear, nn.Embedding, nn.Module)
+_OF_TORCH = (nn.ModuleList, nn.Linear, nn.Embedding)
+_CALLS = ("__call__", "_wrapped_call_impl", "_call_impl", "__getattr__")  # how modules are called
 _FUNCTIONS = ("causal_mask", "eager_attention", "rotary_table", "rotate")
 _FUNCTIONS_OF_TORCH = (
     "scaled_dot_product_attention", "linear", "embedding", "dropout", "rms_norm", "layer_norm",
@@ -304,6 +305,9 @@ def _patched_function() -> str | None:
         for name in methods:
             if not _stands_in(inside[name], path):
                 return f"{kind.__name__}.{name}"
+    for name in _CALLS:
+        if not _stands_in(vars(nn.Module)[name], torch_module.__file__):
+            return f"Module.{name}"
     return None
 
 
