@@ -107,7 +107,7 @@ def test_model_too_small_is_underfitting(tmp_path):
 def test_leaky_mask(tmp_path, monkeypatch):
     real = transformer.causal_mask
     monkeypatch.setattr(transformer, "causal_mask", lambda *sizes: torch.ones_like(real(*sizes)))
-    run, _ = recipes.run_recipe(tmp_path, attention="explicit")
+    run, _ = recipes.run_recipe(tmp_path)
     event = assert_named(run, "leaky-mask", ["underfitting"])
     assert event["severity"] == "error"
     assert event["step"] == 20

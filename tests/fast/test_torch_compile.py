@@ -9,6 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from minitx.config import ModelConfig
+from minitx.engine import COMPILE_FROM_SECONDS, plan_engine
 from minitx.fast import loss_function, torch_compile
 from minitx.fast.torch_compile import CompiledLoss, loss_and_gradient
 from minitx.model import Transformer
@@ -113,3 +114,25 @@ def test_one_block_is_compiled_for_all():
         assert_close(compiled(*batch()), plain)
     assert len(graphs) == 3
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("kind", "lacking", "can"),
+    [
+        ("cuda", (), True),
+        ("cuda", ("triton",), False),
+        ("cuda", ("cc",), False),
+        ("cpu", ("triton", "cc", "c++"), True),
+        ("cpu", ("c++", "g++"), False),
+    ],
+)
+def test_compiles_where_it_can_and_earns_it_back(monkeypatch, kind, lacking, can):
+    found = {"triton": "triton", "cc": "/usr/bin/cc", "c++": "/usr/bin/c++", "g++": "/usr/bin/g++"}
+    found |= dict.fromkeys(lacking)
+    monkeypatch.setattr(torch_compile.importlib.util, "find_spec", found.get)
+    monkeypatch.setattr(torch_compile.shutil, "which", found.get)
+    device = torch.device(kind)
+    assert torch_compile.can_compile(device) is can
+    planned = "torch-compile" if can and kind == "cuda" else "auto"
+    assert plan_engine(device, COMPILE_FROM_SECONDS) == planned
+    assert plan_engine(device, COMPILE_FROM_SECONDS - 1) == "auto"

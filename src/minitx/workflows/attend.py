@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from minitx.compute import choose_device
+from minitx.checkpoint.rundir import find_run
+from minitx.compute import Compute, choose_device, choose_dtype
 from minitx.errors import BadInputError
 from minitx.inspection.ablation import Ablation, ablate_heads
 from minitx.inspection.attention_maps import (
@@ -132,8 +133,13 @@ class AttentionStudy(Shown):
 
     @cached_property
     def mask_check(self) -> MaskCheck:
-        """Whether any logit depends on a later token."""
-        return check_mask(self.model, self.ids)
+        """Whether any logit depends on a later token, in the model and in what trained it."""
+        run = find_run(self.checkpoint)
+        if run is None:
+            return check_mask(self.model, self.ids)
+        train, device = run.read_config().train, self.model.embedding.weight.device
+        compute = Compute(device, choose_dtype(train.dtype, device))
+        return check_mask(self.model, self.ids, compute=compute, engine=train.engine)
 
     def choose(self, layer: int | None = None, head: int | None = None) -> Choice:
         """The head asked for; where layer or head is None, the most telling one that fits.
