@@ -11,11 +11,11 @@ from random_models import built, model_configs
 
 from minitx import engine
 from minitx.config import ModelConfig, SamplingConfig
-from minitx.fast import decoder as decoder_module
+from minitx.fast import decoding as decoder_module
 from minitx.fast.decode_batch import BatchDecoder
 from minitx.fast.decode_numpy import NumpyDecoder
 from minitx.fast.decode_one import OneTextDecoder
-from minitx.fast.decoder import decoder
+from minitx.fast.decoding import decoder
 from minitx.fast.library import library
 from minitx.generation import Batch, Row
 from minitx.generation.slot_cache import SlotCache

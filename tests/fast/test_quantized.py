@@ -13,7 +13,7 @@ from minitx.checkpoint import load_model
 from minitx.checkpoint.rundir import resolve_checkpoint
 from minitx.config import ModelConfig
 from minitx.errors import BadInputError
-from minitx.fast.decoder import decoder
+from minitx.fast.decoding import decoder
 from minitx.fast.quantized import (
     quantize,
     quantized_matrices,
@@ -58,7 +58,7 @@ def test_the_model_and_its_decoder_compute_with_the_rounded_weights(
     weight_format, architecture, has_kernels, monkeypatch
 ):
     if not has_kernels:
-        monkeypatch.setattr("minitx.fast.decoder.library", lambda: None)
+        monkeypatch.setattr("minitx.fast.decoding.library", lambda: None)
     model = small(architecture=architecture, n_kv_heads=1 if architecture == "qwen3" else 2)
     before = model.blocks[0].mlp.down.weight.detach().clone()
     quantize(model, weight_format)

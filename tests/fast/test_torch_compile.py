@@ -80,7 +80,7 @@ def test_parts_give_the_loss_and_gradients_of_the_whole(
 
 
 def test_whoever_does_not_train_goes_through_the_plain_model(uncompiled, monkeypatch):
-    door = sys.modules["minitx.fast.loss_function"]  # the package gives the function that name
+    door = sys.modules["minitx.fast.training_loss"]  # the package gives the function that name
     monkeypatch.setattr(door, "can_compile", lambda device: True)
     model = model_of()
     loss = loss_function(model, engine="torch-compile")

@@ -7,11 +7,11 @@ models are known here; whatever it does not know runs on the plain model.
 """
 
 from minitx.fast import optimizer, profiling
-from minitx.fast.decoder import Decoder, decoder
+from minitx.fast.decoding import Decoder, decoder
 from minitx.fast.draw import draw_kernel
-from minitx.fast.loss_function import LossFunction, choose_engine, loss_function
 from minitx.fast.quantized import quantize
 from minitx.fast.torch_compile import can_compile
+from minitx.fast.training_loss import LossFunction, choose_engine, loss_function
 
 __all__ = [
     "Decoder", "LossFunction", "can_compile", "choose_engine", "decoder", "draw_kernel",
