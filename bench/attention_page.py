@@ -22,10 +22,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from browser import CHROMIUM, Browser
 
-from minitx.config import ModelConfig
+from minitx.config import AttentionRequest, ModelConfig
 from minitx.model import Transformer
 from minitx.report.attention_page import study_page
-from minitx.report.attention_screen import AttentionRequest
 from minitx.tokenizer import train_tokenizer
 from minitx.workflows.attend import AttentionStudy
 

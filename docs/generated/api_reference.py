@@ -19,7 +19,7 @@ ENTRIES: dict[str, tuple[str, ...]] = {
     "Serve": ("minitx.workflows.serve.serve", "minitx.workflows.serve.ServeRequest"),
     "Measure": (
         "minitx.workflows.evaluate.evaluate_holdout",
-        "minitx.workflows.evaluate.EvaluationSettings",
+        "minitx.config.EvaluationSettings",
         "minitx.evaluation.scoring.score",
     ),
     "Look inside": (

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from minitx.errors import BadInputError
 
@@ -111,6 +111,22 @@ def decode_text(content: bytes, name: str) -> str:
     except UnicodeDecodeError as error:
         at = error.start + start
         raise encoding_error(name, at, content[at], error.reason) from None
+
+
+def piped_text(stdin: TextIO | None, missing: str, fix: str) -> str:
+    """The text that is piped in.
+
+    Args:
+        stdin: standard input; None if there is none.
+        missing: what to say where nothing is piped in.
+        fix: and what to do about it.
+
+    Raises:
+        BadInputError: nothing is, or it is not UTF-8 text.
+    """
+    if stdin is None or stdin.isatty():
+        raise BadInputError(missing, fix)
+    return decode_text(stdin.buffer.read(), "standard input")
 
 
 def binary_error(name: str, at: int) -> BadInputError:

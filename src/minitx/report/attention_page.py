@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from minitx.config import AttentionRequest
 from minitx.errors import BadInputError
 from minitx.inspection.ablation import Ablation
 from minitx.inspection.attention_maps import AttentionMaps
 from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.roles import ROLES, HeadRole, HeadRoles
-from minitx.report.attention_screen import AttentionRequest
 from minitx.report.html_page import fill, safe_json, template, write_page
 from minitx.report.units import count
 from minitx.workflows.attend import AttentionStudy

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rich import box
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -24,7 +24,7 @@ from minitx.evaluation.holdout_figures import (
 from minitx.evaluation.positions import ContextUse
 from minitx.evaluation.verdict import Verdict
 from minitx.report.bars import bar
-from minitx.report.heatmap import Shading
+from minitx.report.heatmap import Shading, shading_for
 from minitx.report.surprise import passage_lines
 from minitx.report.terminal import visible
 from minitx.report.token_labels import cut_label, token_label
@@ -34,6 +34,16 @@ from minitx.report.units import bytes_, count, fixed
 _MODEL = "this model"
 _FIT_STYLES = {"well fitted": "green", "underfitted": "yellow", "overfitted": "yellow"}
 _PASSAGES = 10
+
+
+def print_reports(reports: Sequence[Report]) -> None:
+    """Print reports, one below the other."""
+    console = Console(highlight=False)
+    for number, report in enumerate(reports):
+        if number:
+            console.print(Text())
+        for part in holdout_report(report, shading_for(console), console.width):
+            console.print(part)
 
 
 def holdout_report(report: Report, shading: Shading, width: int) -> Iterator[RenderableType]:

@@ -9,6 +9,7 @@ from functools import singledispatch
 
 from rich.console import Console, RenderableType
 
+from minitx.config import AttentionRequest
 from minitx.evaluation.holdout_figures import ComparisonReport, HoldoutReport
 from minitx.inspection.ablation import Ablation
 from minitx.inspection.attention_maps import AttentionMaps
@@ -17,7 +18,6 @@ from minitx.inspection.mask_check import MaskCheck
 from minitx.inspection.roles import HeadRoles
 from minitx.report.attention_page import study_page
 from minitx.report.attention_screen import (
-    AttentionRequest,
     attention_screen,
     map_name,
     quantity_of,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import html
 from pathlib import Path
 
+from minitx.config import AttentionRequest
 from minitx.errors import BadInputError, MinitxError
 from minitx.report import run_sections as sections
 from minitx.report.attention_page import study_page
-from minitx.report.attention_screen import AttentionRequest
 from minitx.report.html_page import fill, safe_json, template, write_page
 from minitx.report.run_curves import curves, plotting_library
 from minitx.workflows.report import Stories

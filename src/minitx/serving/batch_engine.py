@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from minitx.config import SamplingConfig
+from minitx.config import Limits, SamplingConfig
 from minitx.errors import BadInputError
 from minitx.generation import Batch, Piece, Row
 from minitx.model import Transformer
 from minitx.serving.api_errors import Refusal, broken, stopping
 from minitx.serving.jobs import Choice, Job, Told, Update
-from minitx.serving.limits import Limits
 from minitx.serving.metrics import Metrics
 from minitx.serving.places import place
 from minitx.serving.prompt_texts import told_prompt

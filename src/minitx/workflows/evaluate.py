@@ -17,8 +17,7 @@ import torch
 from minitx.checkpoint import LoadedModel, load_model
 from minitx.checkpoint.rundir import RunDirectory, find_run
 from minitx.compute import Compute, choose_device, choose_dtype
-from minitx.config import SamplingConfig
-from minitx.config.checks import require_one_of
+from minitx.config import EvaluationSettings, SamplingConfig
 from minitx.corpus import EncodedCorpus, EncodedFile, encode_file, load_encoded
 from minitx.corpus.encoded_file import blocks_of, decoded, release
 from minitx.errors import BadInputError, DamagedFileError
@@ -53,43 +52,11 @@ ByteArray = npt.NDArray[np.uint8]
 Progress = Callable[[str, int, int], None]
 """Told what is being done, and how much of how much is done; of 0 where that is not known."""
 
-UNKNOWN_CHOICES = ("error", "replace")
-
 _STRETCHES = 8
 _STRETCH_TOKENS = 160
 _PROMPT_TOKENS = 16
 _SEARCHED_TRAIN_BYTES = 64_000_000
 _COUNTED_AT_ONCE = 1 << 22
-
-
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """How a text is scored, and what else is measured.
-
-    Attributes:
-        context_length: most tokens that a prediction sees; None for the model's.
-        stride: targets scored by each window of the second figure; None for half the context.
-            Equal to the context length, there is no second figure.
-        max_tokens: score about as many targets, evenly spaced; 0 for all.
-        baselines: measure n-grams and compressors on the same text.
-        quick: the plain figure alone.
-        device: `auto`, `cpu`, `cuda` or `mps`.
-        dtype: of the matrix products: `float32`, `bfloat16`, or `auto` for float32, which is exact.
-        unknown: what to do with characters that a `char` tokenizer lacks: refuse the text
-            (`error`), or score them as the unknown token (`replace`), which makes bits per byte
-            too low. Words that a `word` tokenizer lacks are always replaced, and counted.
-        quantize: round the weights first: `int8` or `bfloat16`; None leaves them as they are.
-    """
-
-    context_length: int | None = None
-    stride: int | None = None
-    max_tokens: int = 0
-    baselines: bool = True
-    quick: bool = False
-    device: str = "auto"
-    dtype: str = "auto"
-    unknown: str = "replace"
-    quantize: str | None = None
 
 
 def evaluate_holdout(
@@ -338,7 +305,6 @@ def _file(
 def _require_known(
     tokenizer: Tokenizer, name: str, text: _Text, settings: EvaluationSettings
 ) -> None:
-    require_one_of("--unknown", settings.unknown, UNKNOWN_CHOICES)
     # A vocabulary of words is never complete; one of characters is expected to be.
     if not text.unknown or settings.unknown == "replace" or tokenizer.kind != "char":
         return

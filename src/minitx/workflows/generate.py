@@ -10,13 +10,14 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
 from minitx.checkpoint import load_model
 from minitx.compute import choose_device
-from minitx.config import SamplingConfig
+from minitx.config import GenerationRequest, SamplingConfig
+from minitx.corpus.reading import piped_text
 from minitx.errors import BadInputError
 from minitx.generation import Generation, generate
 from minitx.generation.beam import beam_search
@@ -90,6 +91,22 @@ def open_speaker(
         if kept is not None:
             store_weights(loaded.model, kept)
     return Speaker(checkpoint, loaded.model, loaded.tokenizer)
+
+
+def prompts_of(request: GenerationRequest, stdin: TextIO | None) -> list[str]:
+    """The prompts that are asked for: of a file, given, or piped in; none if they are typed.
+
+    Raises:
+        BadInputError: there are none, or they can't be read.
+    """
+    if request.interactive:
+        return []
+    if request.prompt_file is not None:
+        return read_prompts(request.prompt_file)
+    if request.prompt is not None:
+        return [request.prompt]
+    fix = 'Give one with --prompt "To be", or --interactive'
+    return [piped_text(stdin, "there is no prompt", fix)]
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from minitx.checkpoint.manifest import weights_digest
 from minitx.checkpoint.rundir import find_run, resolve_checkpoint
+from minitx.config import Limits, LoadConfig
 from minitx.errors import BadInputError
 from minitx.serving.access import is_loopback, read_token, require_token
 from minitx.serving.http_app import Served
-from minitx.serving.limits import Limits
 from minitx.serving.records import RequestRecord
 from minitx.serving.server import Ending, listen, run
 from minitx.workflows.generate import Speaker, open_speaker
@@ -23,27 +23,21 @@ class ServeRequest:
 
     Attributes:
         run: a run or checkpoint directory; None for the newest run.
-        which: which checkpoint of a run.
+        load: which checkpoint of a run, and how.
         host: address to listen at.
         port: 0 for any that is free.
         token_file: has the token; None to look at the environment.
         limits: what is taken on.
         model_name: as clients know it; None for the run's.
-        device: see `open_speaker`.
-        dtype: see `open_speaker`.
-        quantize: see `open_speaker`.
     """
 
     run: Path | None = None
-    which: Literal["best", "last"] = "best"
+    load: LoadConfig = field(default_factory=LoadConfig)
     host: str = "127.0.0.1"
     port: int = 8000
     token_file: Path | None = None
     limits: Limits = field(default_factory=Limits)
     model_name: str | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    quantize: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,13 +84,13 @@ def serve(request: ServeRequest, screen: Screen) -> Ending:
         BadInputError: the run, the token, the host or the port can't be used.
         DamagedFileError: the checkpoint is damaged.
     """
-    token = read_token(request.token_file)
+    load, token = request.load, read_token(request.token_file)
     require_token(request.host, token)
     local = is_loopback(request.host)
     # Before the model is loaded: a port that is taken is told at once.
     with listen(request.host, request.port) as listening:
-        checkpoint = resolve_checkpoint(request.run, request.which)
-        speaker = open_speaker(checkpoint, request.device, request.dtype, request.quantize)
+        checkpoint = resolve_checkpoint(request.run, load.checkpoint)
+        speaker = open_speaker(checkpoint, load.device, load.dtype, load.quantize)
         served = describe(speaker, request.model_name)
         host = f"[{request.host}]" if ":" in request.host else request.host
         url = f"http://{host}:{listening.getsockname()[1]}"
