@@ -35,13 +35,13 @@ def require_range(name: str, value: float, low: float, high: float) -> None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or not low <= value <= high:
         raise BadInputError(
-            f"{name} is {value!r}, outside {_plain(low)} to {_plain(high)}",
-            f"Choose a value from {_plain(low)} to {_plain(high)}",
+            f"{name} is {value!r}, outside {limit_text(low)} to {limit_text(high)}",
+            f"Choose a value from {limit_text(low)} to {limit_text(high)}",
         )
 
 
-def _plain(limit: float) -> str:
-    # 16,777,216 rather than 1.67772e+07.
+def limit_text(limit: float) -> str:
+    """A limit for people: 16,777,216 rather than 1.67772e+07."""
     return f"{int(limit):,}" if float(limit).is_integer() else f"{limit:g}"
 
 
