@@ -17,7 +17,7 @@ from peers import SHAKESPEARE_GPU
 
 from minitx.checkpoint.rundir import RunDirectory
 from minitx.training.observer import StepReport, TrainingObserver
-from minitx.training.plan import DEFAULT_BUDGET_SECONDS, SECONDS_BETWEEN_EVALUATIONS
+from minitx.training.planning import DEFAULT_BUDGET_SECONDS, SECONDS_BETWEEN_EVALUATIONS
 from minitx.workflows.train import TrainRequest, train
 
 PERIOD = 12

@@ -20,7 +20,7 @@ from peers import Step, Workload, minitx_model, minitx_shape, nanogpt_model
 from minitx.compute import Compute
 from minitx.config import TrainConfig
 from minitx.training.gradients import gradient_pass
-from minitx.training.optimizer import Optimizer
+from minitx.training.optimizers import make_optimizer
 
 GPT2 = Workload("GPT-2 124 M", 12, 12, 768, 1024, 32, vocabulary=50304)
 PASSES = 16
@@ -87,7 +87,7 @@ def minitx_step() -> Step:
     config = TrainConfig(
         steps=1, batch_size=GPT2.batch, learning_rate=1e-3, accumulation=PASSES, compile=True
     )
-    update = Optimizer(model, config, torch.bfloat16)
+    update = make_optimizer(model, config, torch.bfloat16)
     a_pass = gradient_pass(model, config, Compute(GPU, torch.bfloat16))
     inputs, targets = (ids.to(GPU) for ids in GPT2.data())
 

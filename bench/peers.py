@@ -61,13 +61,13 @@ def minitx_step(load: Workload, optimizer: str = "muon", dtype: str = "auto") ->
     """Our training step as `minitx train` takes it, with as many parameters as the peers."""
     from minitx.compute import Compute, choose_device, choose_dtype, keep_freed_memory
     from minitx.config import TrainConfig
-    from minitx.training.optimizer import Optimizer
+    from minitx.training.optimizers import make_optimizer
 
     model = minitx_model(load)
     config = TrainConfig(steps=1, batch_size=load.batch, learning_rate=1e-3, optimizer=optimizer)
     device = choose_device("cpu")
     compute = Compute(device, choose_dtype(dtype, device))
-    update = Optimizer(model, config, compute.dtype)
+    update = make_optimizer(model, config, compute.dtype)
     inputs, targets = load.data()
     keep_freed_memory()
 

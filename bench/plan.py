@@ -29,7 +29,7 @@ from minitx.corpus import load_encoded
 from minitx.corpus.reading import read_corpus
 from minitx.evaluation import score
 from minitx.evaluation.bits import bits_per
-from minitx.training.plan import LADDER
+from minitx.training.planning import LADDER
 from minitx.workflows.train import FinishedRun, TrainRequest, train
 
 LANGUAGE = "pl"

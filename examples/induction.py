@@ -22,9 +22,10 @@ from torch.nn import functional as F
 
 from minitx.config import TrainConfig
 from minitx.inspection.probe_texts import RepeatProbe, repeat_probe
-from minitx.inspection.roles import repeat_scores
+from minitx.inspection.roles import LayerPatterns
+from minitx.inspection.roles.repetition import induction
 from minitx.model import Trace, Transformer
-from minitx.training.optimizer import Optimizer
+from minitx.training.optimizers import make_optimizer
 from minitx.training.schedule import rate_factor
 
 RISEN = 0.5
@@ -63,12 +64,13 @@ def look(model: Transformer, probe: RepeatProbe, step: int) -> Seen:
         targets = ids[:, probe.period + 1 :]
         losses.append(float(F.cross_entropy(logits.flatten(0, 1), targets.flatten())))
         weights.append([layer.numpy() for layer in trace.attention])
-    induction = [
-        repeat_scores(repeated, control, probe.period)["induction"][0]
-        for repeated, control in zip(*weights)
-    ]
+    found = []
+    for repeated, control in zip(*weights):
+        scores = induction(LayerPatterns(repeated, control, probe.period))
+        assert scores is not None
+        found.append(scores[0])
     before = [np.diagonal(layer, -1, axis1=2, axis2=3).mean(axis=(0, 2)) for layer in weights[1]]
-    return Seen(step, *losses, np.stack(induction), np.stack(before))
+    return Seen(step, *losses, np.stack(found), np.stack(before))
 
 
 def main() -> None:
@@ -88,7 +90,7 @@ def main() -> None:
     )  # fmt: skip
     model = Transformer(shape)
     config = TrainConfig(steps=steps, batch_size=32, learning_rate=0.03, decay="constant")
-    optimizer = Optimizer(model, config)
+    optimizer = make_optimizer(model, config)
     probe = repeat_probe(shape.vocab_size, length, 16, seed=1)
     assert probe is not None
 

@@ -16,7 +16,7 @@ from minitx.corpus.reading import default_text
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, train_tokenizer
 from minitx.training.batches import Batches
-from minitx.training.optimizer import Optimizer
+from minitx.training.optimizers import make_optimizer
 from minitx.training.schedule import rate_factor
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -64,7 +64,7 @@ def train_small(
     """
     torch.manual_seed(config.seed)
     model = Transformer(shape)
-    optimizer = Optimizer(model, config)
+    optimizer = make_optimizer(model, config)
     batches = Batches(
         ids, shape.context_length, config.batch_size, config.seed, torch.device("cpu")
     )

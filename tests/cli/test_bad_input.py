@@ -91,7 +91,7 @@ FLAGS = [
     (["--kind", "bpe", "--vocab-size", 100], ["100", "vocab"]),
     (["--device", "tpu"], ["device is 'tpu'", "auto, cpu, cuda, mps"]),
     (["--dtype", "float16"], ["dtype is 'float16'", "bfloat16"]),
-    (["--optimizer", "sgd"], ["optimizer is 'sgd'", "muon, adamw"]),
+    (["--optimizer", "sgd"], ["optimizer is 'sgd'", "adamw, muon"]),
     (["--decay", "step"], ["decay is 'step'"]),
     (["--attention", "flash"], ["attention is 'flash'"]),
     (["--architecture", "llama"], ["architecture is 'llama'", "qwen3, gpt2"]),

@@ -14,10 +14,9 @@ import pytest
 from rich.console import Console
 
 from minitx import __version__
-from minitx.checkpoint.rundir import resolve_checkpoint
 from minitx.config import SamplingConfig
 from minitx.report.tokens import probability_table
-from minitx.workflows.generate import open_speaker
+from minitx.workflows.load import load
 
 SMALL = ["--layers", 1, "--heads", 2, "--d-model", 16, "--context", 16, "--batch-size", 2,
          "--steps", 6, "--dtype", "float32", "--threads", 1, "--evaluate-every", 3]  # fmt: skip
@@ -225,10 +224,10 @@ def test_progress_is_told_and_then_wiped(minitx, inside, tiny_run, monkeypatch):
 def test_probability_table_fits_and_cuts_no_heading(width, tiny_run):
     # As `GenerationScreen` prints it, where nothing that is too wide is cut off.
     console = Console(width=width, file=io.StringIO(), highlight=False, soft_wrap=True)
-    speaker = open_speaker(resolve_checkpoint(tiny_run))
+    model = load(tiny_run)
     settings = SamplingConfig(max_new_tokens=8)
-    one = speaker.generate(["1 green"], settings, record_probabilities=True)[0]
-    console.print(probability_table(one, speaker.tokenizer, width))
+    one = model.sample(["1 green"], settings, record_probabilities=True)[0]
+    console.print(probability_table(one, model.tokenizer, width))
     lines = console.file.getvalue().splitlines()
     for word in ("token", "probability", "drawn", "with", "entropy,", "bits", "perplexity"):
         assert word in " ".join(lines[:2]).split()

@@ -22,10 +22,10 @@ from minitx.diagnosis.nonfinite import first_nonfinite
 from minitx.diagnosis.probes import dead_part
 from minitx.diagnosis.updates import UpdateMeter
 from minitx.model import Transformer
+from minitx.training.anomalies import Watch
 from minitx.training.batches import Batches
 from minitx.training.observer import ProbeReport, TrainingObserver
-from minitx.training.optimizer import Optimizer
-from minitx.training.watch import Watch
+from minitx.training.optimizers import make_optimizer
 
 CLIPPED = TrainConfig(steps=100, batch_size=2, learning_rate=0.01)
 NOT_CLIPPED = dataclasses.replace(CLIPPED, grad_clip=0.0)
@@ -198,7 +198,7 @@ def model():
 
 def test_update_ratio_is_that_of_the_weights_before_and_after(model):
     config = dataclasses.replace(CLIPPED, log_every=10)
-    optimizer, meter = Optimizer(model, config), UpdateMeter(model, 10)
+    optimizer, meter = make_optimizer(model, config), UpdateMeter(model, 10)
     ids = torch.randint(20, (2, 9))
     model.loss(ids[:, :-1], ids[:, 1:]).backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}

@@ -7,9 +7,9 @@ from small_runs import TINY_MODEL
 from minitx.config import ModelConfig, TrainConfig
 from minitx.errors import DamagedFileError
 from minitx.model import Transformer
+from minitx.training.anomalies import Watch
 from minitx.training.good_states import MARGIN, SPACING, GoodStates
-from minitx.training.optimizer import Optimizer
-from minitx.training.watch import Watch
+from minitx.training.optimizers import make_optimizer
 
 
 class Remembers(Watch):
@@ -30,7 +30,7 @@ class Training:
         torch.manual_seed(1)
         self.model = Transformer(ModelConfig(vocab_size=20, head_dim=8, **TINY_MODEL))
         config = TrainConfig(steps=100, batch_size=1, learning_rate=0.1, optimizer=optimizer)
-        self.optimizer, self.watch = Optimizer(self.model, config), Remembers()
+        self.optimizer, self.watch = make_optimizer(self.model, config), Remembers()
         self.good = GoodStates(self.model, self.optimizer, self.watch)
 
     def learn(self, number):

@@ -14,7 +14,7 @@ from minitx.report import run_page as module
 from minitx.report.run_curves import MOST_POINTS, curves, plotting_library
 from minitx.report.run_page import page_path, run_page, save_run_page
 from minitx.training.history import read_history
-from minitx.training.loggers import metrics_line, read_metrics
+from minitx.training.logging.metrics_file import metrics_line, read_metrics
 from minitx.workflows.report import ReportSettings, RunStory, Stories, gather
 
 HOSTILE = "</script><script>document.title='x'</script><img src=x onerror=\"document.title='x'\">"

@@ -27,8 +27,16 @@ from minitx.report.training_report import (
 )
 from minitx.report.training_screen import final_lines, training_screen
 from minitx.report.training_view import choose_view
-from minitx.training.loggers import MetricsFile
-from minitx.training.observer import EvaluationReport, Event, RunEnd, RunStart, StepReport
+from minitx.training.logging.metrics_file import MetricsFile
+from minitx.training.observer import (
+    CheckpointSaved,
+    EvaluationReport,
+    Event,
+    Phase,
+    RunEnd,
+    RunStart,
+    StepReport,
+)
 
 SAMPLE = "The crown is mine,\nand so the night.\n\nKING:\nWhat news?"
 EVIL = "\x1b]0;title\x07\x1b[2J\x1b[31mred\x9b31m [bold]kept[/bold]"
@@ -158,8 +166,8 @@ def end_report(step=200, reason="finished"):
 
 
 def tell(view, last=200, clock=None, with_end=True, sample=SAMPLE):
-    view.on_phase("measuring the rate")
-    view.on_phase("")
+    view.observe(Phase("measuring the rate"))
+    view.observe(Phase(""))
     view.on_start(start_report())
     for step in range(1, last + 1):
         if clock:
@@ -168,10 +176,10 @@ def tell(view, last=200, clock=None, with_end=True, sample=SAMPLE):
         if step in (60, 61):
             view.on_event(spike(step))
         if step % 50 == 0:
-            view.on_phase("evaluating the holdout")
-            view.on_phase("")
+            view.observe(Phase("evaluating the holdout"))
+            view.observe(Phase(""))
             view.on_evaluation(evaluation(step, 2.2 - step / 1000, sample=sample))
-            view.on_checkpoint(step, Path("runs/plays-0001/checkpoints"))
+            view.observe(CheckpointSaved(step, Path("runs/plays-0001/checkpoints")))
     if with_end:
         view.on_end(end_report(last))
     view.close()
@@ -345,7 +353,7 @@ def test_slow_frames_become_fewer(monkeypatch):
 def test_no_thread_draws_while_steps_are_done():
     view, _ = live_view()
     view.on_start(start_report())
-    view.on_phase("evaluating the holdout")
+    view.observe(Phase("evaluating the holdout"))
     assert any(thread.name == "spinner" for thread in threading.enumerate())
     view.on_step(step_report(1))
     assert not any(thread.name == "spinner" for thread in threading.enumerate())
@@ -354,14 +362,14 @@ def test_no_thread_draws_while_steps_are_done():
 
 def test_a_phase_turns_a_spinner_until_it_ends():
     view, terminal = live_view()
-    view.on_phase("measuring the rate")
+    view.observe(Phase("measuring the rate"))
     assert "measuring the rate" in terminal.text
     deadline = time.monotonic() + 10
     while view.frames < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     seen = set(re.findall(r"([⠀-⣿])[^⠀-⣿]*measuring", terminal.getvalue()))
     assert len(seen) >= 2
-    view.on_phase("")
+    view.observe(Phase(""))
     assert "measuring the rate" not in terminal.text
     frames = view.frames
     time.sleep(0.3)
@@ -374,8 +382,8 @@ def test_a_short_phase_between_steps_is_not_shown():
     view, terminal = live_view(clock=clock)
     view.on_start(start_report())
     view.on_step(step_report(1))
-    view.on_phase("evaluating the holdout")
-    view.on_phase("")
+    view.observe(Phase("evaluating the holdout"))
+    view.observe(Phase(""))
     clock.now += 1
     view.on_step(step_report(2))
     view.close()
@@ -581,9 +589,9 @@ def test_plain_output_to_a_reader_that_went_away():
 def test_a_resumed_run_starts_with_its_earlier_curve(tmp_path):
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
     for step in range(1, 31):
-        metrics.on_step(step_report(step, loss=math.nan if step == 5 else None))
+        metrics.observe(step_report(step, loss=math.nan if step == 5 else None))
         if step % 10 == 0:
-            metrics.on_evaluation(evaluation(step, best=step == 10))
+            metrics.observe(evaluation(step, best=step == 10))
     metrics.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "evaluation", "step": 3}\n{"kind": "step", "step": 4, "lo')

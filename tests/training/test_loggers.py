@@ -11,15 +11,21 @@ from pathlib import Path
 import pytest
 
 from minitx.errors import BadInputError
-from minitx.training.loggers import (
+from minitx.training.logging.metrics_file import (
     MetricsFile,
-    TensorBoardLogger,
     metrics_line,
     read_metrics,
     repair_metrics,
 )
-from minitx.training.observer import EvaluationReport, Event, RunEnd, StepReport
-from minitx.training.perplexity import perplexity
+from minitx.training.logging.tensorboard import TensorBoardLogger
+from minitx.training.observer import (
+    CheckpointSaved,
+    EvaluationReport,
+    Event,
+    RunEnd,
+    StepReport,
+    perplexity,
+)
 
 
 def step_report(step, loss=2.345, seconds=0.0):
@@ -56,13 +62,13 @@ def write_run(path, seconds=0.0, first=1, last=6, with_end=True):
     """What a loop tells in steps `first` to `last`, with a second evaluation at the end."""
     metrics = MetricsFile(path, first - 1)
     for step in range(first, last + 1):
-        metrics.on_step(step_report(step, loss=7.0 / step, seconds=seconds))
+        metrics.observe(step_report(step, loss=7.0 / step, seconds=seconds))
         if step % 3 == 0:
-            metrics.on_evaluation(evaluation(step, loss=6.0 / step))
-            metrics.on_event(Event(step, "plateau", "warning", "no fall in 3 steps", "wait"))
-            metrics.on_checkpoint(step, path.parent)
+            metrics.observe(evaluation(step, loss=6.0 / step))
+            metrics.observe(Event(step, "plateau", "warning", "no fall in 3 steps", "wait"))
+            metrics.observe(CheckpointSaved(step, path.parent))
     if with_end:
-        metrics.on_end(end(last, seconds))
+        metrics.observe(end(last, seconds))
     metrics.close()
 
 
@@ -77,10 +83,10 @@ def test_a_line_has_these_keys_and_full_floats(tmp_path):
     path = tmp_path / "metrics.jsonl"
     loss = 1 / 3
     metrics = MetricsFile(path)
-    metrics.on_step(step_report(3, loss=loss))
-    metrics.on_evaluation(evaluation(3, loss=loss))
-    metrics.on_event(Event(3, "loss-spike", "warning", "rose to 9", "lower it", "bad text"))
-    metrics.on_end(end(3))
+    metrics.observe(step_report(3, loss=loss))
+    metrics.observe(evaluation(3, loss=loss))
+    metrics.observe(Event(3, "loss-spike", "warning", "rose to 9", "lower it", "bad text"))
+    metrics.observe(end(3))
     metrics.close()
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     assert lines == [
@@ -145,7 +151,7 @@ def test_a_number_that_is_none_is_valid_json_and_reads_back(tmp_path, value, tex
 
     path = tmp_path / "metrics.jsonl"
     metrics = MetricsFile(path)
-    metrics.on_step(step_report(1, loss=value))
+    metrics.observe(step_report(1, loss=value))
     metrics.close()
     record = json.loads(path.read_text(), parse_constant=refuse)
     assert record["loss"] == text
@@ -163,7 +169,7 @@ def test_perplexity_of_a_loss_too_large_for_a_float(tmp_path):
     assert math.isnan(perplexity(math.nan))
     path = tmp_path / "metrics.jsonl"
     metrics = MetricsFile(path)
-    metrics.on_step(step_report(1, loss=1e6))
+    metrics.observe(step_report(1, loss=1e6))
     metrics.close()
     assert next(read_metrics(path))["perplexity"] == "Infinity"
 
@@ -274,11 +280,11 @@ def test_a_killed_run_loses_at_most_the_last_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
     program = (
         "import sys; from pathlib import Path\n"
-        "from minitx.training.loggers import MetricsFile\n"
+        "from minitx.training.logging.metrics_file import MetricsFile\n"
         "from minitx.training.observer import StepReport\n"
         "metrics = MetricsFile(Path(sys.argv[1]))\n"
         "for step in range(1, 10**7):\n"
-        "    metrics.on_step(StepReport(step, 10**7, 1.0, 1.0, 1.0, step, 1.0, 1.0, 1.0))\n"
+        "    metrics.observe(StepReport(step, 10**7, 1.0, 1.0, 1.0, step, 1.0, 1.0, 1.0))\n"
         "    if step == 200: print('going', flush=True)\n"
     )
     process = subprocess.Popen(
@@ -297,7 +303,7 @@ def test_a_killed_run_loses_at_most_the_last_line(tmp_path):
 
 def test_loggers_import_neither_torch_nor_rich():
     program = (
-        "import sys, minitx.training.loggers\n"
+        "import sys, minitx.training.logging.metrics_file\n"
         "print(sorted({'torch', 'rich', 'tensorboard'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -314,11 +320,11 @@ def test_a_full_disk_is_one_clear_error():
     metrics = MetricsFile.__new__(MetricsFile)
     metrics._path, metrics._file = Path("/dev/full"), os.open("/dev/full", os.O_WRONLY)
     with pytest.raises(BadInputError, match="No space left on device"):
-        metrics.on_step(step_report(1))
+        metrics.observe(step_report(1))
     metrics.close()
     metrics.close()
     with pytest.raises(ValueError, match="closed"):
-        metrics.on_step(step_report(1))
+        metrics.observe(step_report(1))
 
 
 def test_tensorboard_absent_is_one_clear_error(tmp_path, monkeypatch):
@@ -355,9 +361,9 @@ def test_tensorboard_gets_each_figure(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     logger = TensorBoardLogger(tmp_path, first_step=2)
     writer = logger._writer
-    logger.on_step(step_report(3))
-    logger.on_evaluation(evaluation(3))
-    logger.on_event(Event(3, "plateau", "warning", "flat", "wait"))
+    logger.observe(step_report(3))
+    logger.observe(evaluation(3))
+    logger.observe(Event(3, "plateau", "warning", "flat", "wait"))
     logger.close()
     assert (writer.directory, writer.purge_step, writer.closed) == (str(tmp_path), 3, True)
     assert {name: value for name, value, _ in writer.scalars} == {
@@ -382,10 +388,10 @@ def test_tensorboard_files_read_back(tmp_path):
 
     logger = TensorBoardLogger(tmp_path)
     for step in range(1, 4):
-        logger.on_step(step_report(step, loss=4.0 / step))
+        logger.observe(step_report(step, loss=4.0 / step))
     logger.close()
     again = TensorBoardLogger(tmp_path, first_step=2)
-    again.on_step(step_report(3, loss=9.0))
+    again.observe(step_report(3, loss=9.0))
     again.close()
     accumulator = EventAccumulator(str(tmp_path)).Reload()
     losses = [(event.step, event.value) for event in accumulator.Scalars("train/loss")]

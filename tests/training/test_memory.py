@@ -11,23 +11,22 @@ from minitx.config import ModelConfig, TrainConfig
 from minitx.errors import BadInputError
 from minitx.model import Transformer
 from minitx.training import memory
-from minitx.training.memory import Batch, alternative, require_memory, weight_bytes
-from minitx.training.optimizer import Optimizer
-from minitx.training.plan import planned_shape
+from minitx.training.memory import Workload, alternative, require_memory, weight_bytes
+from minitx.training.optimizers import OPTIMIZERS, make_optimizer
+from minitx.training.planning import planned_shape
 
-OPTIMIZERS = ("muon", "adamw")
 FLAGS = {
     "--layers": "n_layers", "--d-model": "d_model", "--heads": "n_heads", "--d-ff": "d_ff",
     "--kv-heads": "n_kv_heads", "--head-dim": "head_dim", "--context": "context_length",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.names())
 def test_weights_and_moments_take_no_less(optimizer):
     """Counted on a model of the real kind, in bytes."""
     config = planned_shape({"n_layers": 2, "d_model": 64, "context_length": 16})
     model = Transformer(config)
-    trained = Optimizer(model, TrainConfig(steps=1, batch_size=1, learning_rate=0.1,
+    trained = make_optimizer(model, TrainConfig(steps=1, batch_size=1, learning_rate=0.1,
                                            optimizer=optimizer))  # fmt: skip
     ids = torch.zeros(1, 9, dtype=torch.long)
     model.loss(ids[:, :-1], ids[:, 1:]).backward()
@@ -35,8 +34,9 @@ def test_weights_and_moments_take_no_less(optimizer):
     trained.step(1.0)
     weights = sum(p.nbytes for p in model.parameters())
     moments = sum(t.nbytes for t in trained.state_tensors().values())
-    assert weight_bytes(config, optimizer) <= weights + gradients + moments
-    assert weight_bytes(config, optimizer) >= 0.9 * (weights + gradients + moments)
+    needed = weight_bytes(config, Workload(state_bytes=OPTIMIZERS.get(optimizer).state_bytes))
+    assert needed <= weights + gradients + moments
+    assert needed >= 0.9 * (weights + gradients + moments)
 
 
 @settings(max_examples=200, deadline=None)
@@ -48,7 +48,7 @@ def test_weights_and_moments_take_no_less(optimizer):
     batch=st.integers(1, 2**14),
     gigabytes=st.floats(1, 100, allow_subnormal=False),
     architecture=st.sampled_from(["qwen3", "gpt2"]),
-    optimizer=st.sampled_from(OPTIMIZERS),
+    optimizer=st.sampled_from(OPTIMIZERS.names()),
 )
 def test_what_is_proposed_fits(
     layers, heads, head_dim, context, batch, gigabytes, architecture, optimizer
@@ -57,9 +57,10 @@ def test_what_is_proposed_fits(
         "architecture": architecture, "n_layers": layers, "n_heads": heads,
         "d_model": heads * head_dim, "context_length": context,
     }  # fmt: skip
-    model, one, free = planned_shape(asked), Batch(batch, optimizer), int(gigabytes * 1e9)
+    state_bytes = OPTIMIZERS.get(optimizer).state_bytes
+    model, free = planned_shape(asked), int(gigabytes * 1e9)
     try:
-        require_memory(model, one, free)
+        require_memory(model, Workload(batch, state_bytes), free)
     except BadInputError as error:
         proposed = error.fix.removeprefix("This fits: ")
         words = shlex.split(proposed)
@@ -67,19 +68,19 @@ def test_what_is_proposed_fits(
         size = int(flags.pop("--batch-size", batch))
         # As a person would give them: with the flags that they gave before.
         small = planned_shape({**asked, **{FLAGS[flag]: int(v) for flag, v in flags.items()}})
-        require_memory(small, Batch(size, optimizer), free)
+        require_memory(small, Workload(size, state_bytes), free)
         assert small.n_parameters <= model.n_parameters
 
 
 def test_what_fits_is_not_refused():
     model = planned_shape({"n_layers": 12, "d_model": 768, "context_length": 128})
-    require_memory(model, Batch(8), 8 * 10**9)
-    require_memory(model, Batch(10**6), None)
+    require_memory(model, Workload(8), 8 * 10**9)
+    require_memory(model, Workload(10**6), None)
     with pytest.raises(BadInputError, match="tokens at once takes at least"):
-        require_memory(model, Batch(10**6), 8 * 10**9)
-    explicit = Batch(8, explicit_attention=True)
+        require_memory(model, Workload(10**6), 8 * 10**9)
+    explicit = Workload(8, explicit_attention=True)
     long = planned_shape({"n_layers": 12, "d_model": 768, "context_length": 4096})
-    require_memory(long, Batch(8), 12 * 10**9)
+    require_memory(long, Workload(8), 12 * 10**9)
     with pytest.raises(BadInputError):
         require_memory(long, explicit, 12 * 10**9)
 
@@ -89,9 +90,9 @@ def test_a_vocabulary_that_no_size_makes_room_for():
         vocab_size=2**24, context_length=8, n_layers=1, n_heads=1, n_kv_heads=1, d_model=64,
         d_ff=64, head_dim=64,
     )  # fmt: skip
-    assert alternative(model, Batch(), 10**9) == ""
+    assert alternative(model, Workload(), 10**9) == ""
     with pytest.raises(BadInputError, match="Choose a smaller --vocab-size"):
-        require_memory(model, Batch(), 10**9)
+        require_memory(model, Workload(), 10**9)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitx.training.muon import Muon, orthogonalize
+from minitx.training.optimizers.muon import Muon, orthogonalize
 
 
 def decayed(rows, columns, smallest, generator):

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from minitx.config import ModelConfig, TrainConfig
 from minitx.fast.library import library
 from minitx.model import Transformer
-from minitx.training import muon, native_update
-from minitx.training.adamw import AdamW
-from minitx.training.muon import POLYNOMIALS, Muon, orthogonalize
-from minitx.training.optimizer import Optimizer
+from minitx.training import native_update
+from minitx.training.optimizers import make_optimizer, muon
+from minitx.training.optimizers.adamw import AdamW
+from minitx.training.optimizers.muon import POLYNOMIALS, Muon, orthogonalize
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no compiled kernels here")
 
@@ -87,7 +87,7 @@ def model_and_optimizer(**changes):
     train = TrainConfig(steps=1, batch_size=1, learning_rate=0.01, **changes)
     for p in model.parameters():
         p.grad = torch.randn(p.shape)
-    return model, Optimizer(model, train, torch.bfloat16)
+    return model, make_optimizer(model, train, torch.bfloat16)
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.5, 1e6])
@@ -121,7 +121,7 @@ def test_any_number_of_threads_gives_the_same_weights(kind):
     for n in (1, 2, 3):
         torch.set_num_threads(n)
         model, optimizer = model_and_optimizer(optimizer=kind, grad_clip=0.5)
-        if optimizer.muon is not None:
+        if kind == "muon":
             optimizer.muon.step = lambda rate: None  # torch's products may depend on it
         optimizer.step(1.0)
         found.append([p.detach().clone() for p in model.parameters()])

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from minitx.config import DataConfig, TokenizerConfig
 from minitx.errors import BadInputError
-from minitx.training.plan import (
+from minitx.training.planning import (
     CLOSING_TOKENS,
     LADDER,
     MOST_EPOCHS,

@@ -12,8 +12,8 @@ from minitx.config import ModelConfig, TrainConfig
 from minitx.model import Transformer
 from minitx.model.mlp import SwiGLU
 from minitx.training.batches import Batches
-from minitx.training.muon import orthogonalize
-from minitx.training.optimizer import Optimizer
+from minitx.training.optimizers import make_optimizer
+from minitx.training.optimizers.muon import orthogonalize
 from minitx.training.profile import PARTS, part_flops, profile_steps
 
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ def profiled():
         torch.manual_seed(0)
         model = Transformer(CONFIG)
         batches = Batches(np.arange(500) % 11, 8, 4, 0, CPU)
-        optimizer = Optimizer(model, TRAIN)
+        optimizer = make_optimizer(model, TRAIN)
         return model, profile_steps(
             model, optimizer, batches, Compute(CPU, torch.float32), 1e9, steps
         )
@@ -98,7 +98,8 @@ def test_operations_of_muon_are_those_that_torch_counts():
         for _, parameter, sections in model.matrix_parameters():
             for rows in sections:
                 orthogonalize(torch.randn(1, rows, parameter.size(1)))
-    assert part_flops(CONFIG, 32, model)["optimizer"] == counter.get_total_flops()
+    flops = make_optimizer(model, TRAIN).product_flops()
+    assert part_flops(CONFIG, 32, flops)["optimizer"] == flops == counter.get_total_flops()
 
 
 def test_command_profiles_a_run_and_leaves_it_alone(minitx, tiny_run):

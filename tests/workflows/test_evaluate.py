@@ -6,7 +6,7 @@ import pytest
 
 from minitx.checkpoint.rundir import resolve_checkpoint
 from minitx.errors import BadInputError, DamagedFileError
-from minitx.training.loggers import metrics_line
+from minitx.training.logging.metrics_file import metrics_line
 from minitx.workflows.evaluate import (
     EvaluationSettings,
     compare_checkpoints,

@@ -28,7 +28,7 @@ class Cut(TrainingObserver):
         self.steps, self.number, self.phase = set(steps), number, phase
 
     def on_phase(self, phase):
-        if phase == self.phase:
+        if phase.name == self.phase:
             os.kill(os.getpid(), self.number)
 
     def on_step(self, report):
@@ -366,7 +366,7 @@ def test_what_the_last_evaluation_scored_is_not_scored_again(tmp_path, verses):
             self.seen = []
 
         def on_phase(self, phase):
-            self.seen.append(phase)
+            self.seen.append(phase.name)
 
     phases = Phases()
     whole = train(request(verses, tmp_path / "whole"), [phases])

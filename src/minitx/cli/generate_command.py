@@ -17,20 +17,19 @@ def generate(run: Run = None, **options: Any) -> None:
 
     sampling = config_from_options(SamplingConfig, options)
     request = config_from_options(GenerationRequest, options, sampling=sampling)
-    load = config_from_options(LoadConfig, options)
+    how = config_from_options(LoadConfig, options)
     with many_imports():
-        from minitx.checkpoint.rundir import resolve_checkpoint
         from minitx.report.generation_screen import GenerationScreen
-        from minitx.workflows.generate import open_speaker, prompts_of
+        from minitx.workflows.generate import prompts_of
+        from minitx.workflows.load import load
 
-    checkpoint = resolve_checkpoint(run, load.checkpoint)
+    model = load(run, how.checkpoint, how.device, how.dtype, how.quantize)
     prompts = prompts_of(request, sys.stdin)
-    speaker = open_speaker(checkpoint, load.device, load.dtype, load.quantize)
-    screen = GenerationScreen(speaker, sys.stdout)
+    screen = GenerationScreen(model, sys.stdout)
     if request.interactive:
         from minitx.report.generation_prompt import ask_for_prompts
 
-        ask_for_prompts(speaker, screen, sampling, request.show_probs)
+        ask_for_prompts(model, screen, sampling, request.show_probs)
     elif request.beams:
         screen.beams(prompts, request.beams, sampling.max_new_tokens, request.as_json)
     elif request.as_json:

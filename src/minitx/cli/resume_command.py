@@ -25,6 +25,14 @@ def resume(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write TensorBoard files.")
     ] = False,
+    logger: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--logger",
+            help="Also note the run with this logger of an installed package; may be repeated.",
+            metavar="NAME",
+        ),
+    ] = None,
     **options: Any,
 ) -> None:
     """Continue a run from its last checkpoint, also to more steps than first planned.
@@ -34,15 +42,17 @@ def resume(
     """
     from minitx.config.overrides import tables_from_options
     from minitx.report.training_view import choose_view
+    from minitx.training.observer import Phase
 
     changes = tables_from_options(**options)["train"]
     view = choose_view(sys.stdout)
     try:
-        view.on_phase("loading torch")
+        view.observe(Phase("loading torch"))
         from minitx.workflows.resume import ResumeRequest
         from minitx.workflows.resume import resume as resume_run
 
-        request = ResumeRequest(run, changes, allow_changed_corpus, tensorboard)
+        loggers = (*(logger or ()), *(("tensorboard",) if tensorboard else ()))
+        request = ResumeRequest(run, changes, allow_changed_corpus, loggers)
         resume_run(request, [view])
     finally:
         view.close()

@@ -38,7 +38,7 @@ def serve(
 ) -> None:
     """Answer OpenAI's completions API with a trained model, for many clients at once."""
     from minitx.config.overrides import config_from_options
-    from minitx.serving.extra import require_extra
+    from minitx.serving import require_extra
 
     require_extra()
     limits = config_from_options(Limits, options)
@@ -47,6 +47,17 @@ def serve(
     from minitx.report.serving_screen import ServingScreen
     from minitx.workflows.serve import ServeRequest, serve
 
-    request = ServeRequest(run, load, host, port, token_file, limits, model_name)
-    ending = serve(request, ServingScreen(sys.stdout, requests=not quiet))
-    raise typer.Exit(ending.exit_code)
+    request = ServeRequest(
+        run=run,
+        which=load.checkpoint,
+        host=host,
+        port=port,
+        token_file=token_file,
+        limits=limits,
+        model_name=model_name,
+        device=load.device,
+        dtype=load.dtype,
+        quantize=load.quantize,
+    )
+    report = serve(request, ServingScreen(sys.stdout, requests=not quiet))
+    raise typer.Exit(report.exit_code)

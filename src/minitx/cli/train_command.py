@@ -57,6 +57,15 @@ def train(
             "--tensorboard", help="Also write TensorBoard files.", rich_help_panel=WATCHING
         ),
     ] = False,
+    logger: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--logger",
+            help="Also note the run with this logger of an installed package; may be repeated.",
+            metavar="NAME",
+            rich_help_panel=WATCHING,
+        ),
+    ] = None,
     **options: Any,
 ) -> None:
     """Train a transformer on a text; sizes, rates and steps are planned unless given.
@@ -67,12 +76,13 @@ def train(
     """
     from minitx.config.overrides import merged, tables_from_options
     from minitx.report.training_view import choose_view
+    from minitx.training.observer import Phase
 
     overrides = tables_from_options(**options)
     view = choose_view(sys.stdout)
     try:
         # Something to see before torch is loaded, which takes a second or two.
-        view.on_phase("loading torch")
+        view.observe(Phase("loading torch"))
         tables = merged(config, overrides)
         from minitx.training.memory import refuse_too_large
 
@@ -80,9 +90,8 @@ def train(
         from minitx.workflows.train import TrainRequest
         from minitx.workflows.train import train as train_run
 
-        request = TrainRequest(
-            **tables, tokenizer_directory=tokenizer, out=out, tensorboard=tensorboard
-        )
+        loggers = (*(logger or ()), *(("tensorboard",) if tensorboard else ()))
+        request = TrainRequest(**tables, tokenizer_directory=tokenizer, out=out, loggers=loggers)
         train_run(request, [view], sys.stdin.buffer)
     finally:
         view.close()

@@ -23,9 +23,9 @@ from minitx.diagnosis.nonfinite import first_nonfinite
 from minitx.diagnosis.probes import probe, probe_windows
 from minitx.diagnosis.updates import UpdateMeter
 from minitx.model import Transformer
+from minitx.training.anomalies import Concern, Watch
 from minitx.training.batches import Batches
 from minitx.training.observer import TrainingObserver
-from minitx.training.watch import Concern, Watch
 
 Ids = npt.NDArray[np.integer[Any]]
 Detector = TypeVar("Detector", LossDetector, CurveDetector, InsideDetector)
@@ -90,7 +90,7 @@ class LiveDiagnosis(Watch):
         """Tell how far each layer moved, now and then."""
         report = self._meter.after_update(step)
         if report is not None:
-            self._observer.on_health(report)
+            self._observer.observe(report)
 
     def on_evaluation(
         self, step: int, train_loss: float, holdout_loss: float, rate_factor: float, is_last: bool
@@ -99,7 +99,7 @@ class LiveDiagnosis(Watch):
         found: list[Finding] = []
         if self._windows is not None:
             report = probe(self._model, self._windows, step)
-            self._observer.on_probe(report)
+            self._observer.observe(report)
             found += self._inside.on_probe(report)
         found += self._curves.on_evaluation(
             step,
@@ -144,7 +144,7 @@ class LiveDiagnosis(Watch):
 
     def _tell(self, found: Sequence[Finding]) -> None:
         for one in found:
-            self._observer.on_event(one.to_event())
+            self._observer.observe(one.to_event())
 
 
 def _fields(detector: LossDetector | CurveDetector | InsideDetector) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from minitx.corpus.encoded_file import release
 from minitx.errors import BadInputError
 from minitx.evaluation.scoring_windows import Window, spaced_windows
 from minitx.model import Transformer
-from minitx.training.perplexity import perplexity
+from minitx.training.observer import perplexity
 
 IdArray = npt.NDArray[np.integer]
 FloatArray = npt.NDArray[np.float32]

@@ -7,9 +7,9 @@ from typing import Any
 from minitx.config import AttentionRequest
 from minitx.inspection.ablation import Ablation
 from minitx.inspection.attention_maps import Looked, most_looked_at
+from minitx.inspection.head_roles import HeadRole
 from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.mask_check import MaskCheck
-from minitx.inspection.roles import HeadRole
 from minitx.report.attention_screen import position_of, quantity_of
 from minitx.report.terminal import json_line
 from minitx.workflows.attend import AttentionStudy, ChosenMap, choose_maps

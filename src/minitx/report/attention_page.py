@@ -21,8 +21,8 @@ from minitx.config import AttentionRequest
 from minitx.errors import BadInputError
 from minitx.inspection.ablation import Ablation
 from minitx.inspection.attention_maps import AttentionMaps
+from minitx.inspection.head_roles import HeadRole, HeadRoles
 from minitx.inspection.logit_lens import LogitLens
-from minitx.inspection.roles import ROLES, HeadRole, HeadRoles
 from minitx.report.html_page import fill, safe_json, template, write_page
 from minitx.report.units import count
 from minitx.workflows.attend import AttentionStudy
@@ -172,7 +172,7 @@ def _data(content: PageContent) -> dict[str, Any]:
 
 
 def _roles(roles: HeadRoles, ablation: Ablation | None) -> dict[str, Any]:
-    measured = [role for role in ROLES if any(role in one.scores for one in roles.heads)]
+    measured = roles.measured
     return {
         "names": measured,
         "measured_on": roles.measured_on,

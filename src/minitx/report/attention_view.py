@@ -16,32 +16,13 @@ from rich.text import Text
 
 from minitx.inspection.ablation import Ablation
 from minitx.inspection.attention_maps import Looked
+from minitx.inspection.head_roles import HeadRole, HeadRoles
 from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.mask_check import Leak, MaskCheck
-from minitx.inspection.roles import ROLES, HeadRole, HeadRoles, Role
+from minitx.inspection.roles import HEAD_ROLES
 from minitx.report.heatmap import FloatArray, Scale, Shading, small_map
 from minitx.report.token_labels import cut_label, pad_label, token_label
 
-_SHORT: dict[Role, str] = {
-    "induction": "induction",
-    "duplicate token": "duplicate",
-    "previous token": "previous",
-    "current token": "current",
-    "first token": "first",
-    "local": "local",
-    "positional": "positional",
-    "uniform": "uniform",
-}
-_HEADERS: dict[Role, str] = {
-    "induction": "induct",
-    "duplicate token": "dupl",
-    "previous token": "prev",
-    "current token": "curr",
-    "first token": "first",
-    "local": "local",
-    "positional": "posit",
-    "uniform": "unif",
-}
 _CHOSEN_STYLE = "bold reverse"
 _NAMED_STYLE = "bold"
 
@@ -76,7 +57,7 @@ def heads_overview(roles: HeadRoles, chosen: tuple[int, int] | None, width: int)
 def _brief(one: HeadRole) -> str:
     if one.role is None:
         return "-"
-    return f"{_SHORT[one.role]} {100 * one.scores[one.role].score:.0f}"
+    return f"{HEAD_ROLES.get(one.role).short_name} {100 * one.scores[one.role].score:.0f}"
 
 
 def _balanced(count: int, most: int) -> int:
@@ -91,17 +72,20 @@ def roles_table(roles: HeadRoles, ablation: Ablation | None = None) -> Renderabl
     """
     if not roles.heads:
         return Text("Roles of the heads can't be told: the context is too short.", style="dim")
-    measured = [role for role in ROLES if any(role in one.scores for one in roles.heads)]
+    measured = roles.measured
     shared = {role: control for role in measured if (control := _shared_control(roles, role))}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("head", no_wrap=True)
     table.add_column("role", no_wrap=True)
     for role in measured:
-        table.add_column(_HEADERS[role], justify="right", no_wrap=True)
+        table.add_column(HEAD_ROLES.get(role).column, justify="right", no_wrap=True)
     if ablation is not None:
         table.add_column("loss\nchange", justify="right", no_wrap=True)
     for one in roles.heads:
-        cells = [Text(f"{one.layer}.{one.head}"), Text(_SHORT[one.role] if one.role else "-")]
+        cells = [
+            Text(f"{one.layer}.{one.head}"),
+            Text(HEAD_ROLES.get(one.role).short_name if one.role else "-"),
+        ]
         cells += [_score(one, role, with_control=role not in shared) for role in measured]
         if ablation is not None:
             found = ablation.of(one.layer, one.head)
@@ -120,12 +104,12 @@ def roles_table(roles: HeadRoles, ablation: Ablation | None = None) -> Renderabl
     return Group(*parts)
 
 
-def _shared_control(roles: HeadRoles, role: Role) -> str | None:
+def _shared_control(roles: HeadRoles, role: str) -> str | None:
     controls = {f"{100 * one.scores[role].control:.0f}" for one in roles.heads}
     return controls.pop() if len(controls) == 1 else None
 
 
-def _score(one: HeadRole, role: Role, with_control: bool) -> Text:
+def _score(one: HeadRole, role: str, with_control: bool) -> Text:
     found = one.scores[role]
     style = _NAMED_STYLE if role == one.role else ""
     text = Text().append(f"{100 * found.score:.0f}", style)

@@ -14,7 +14,7 @@ from minitx.config.toml import build
 from minitx.errors import BadInputError
 from minitx.report.generation_screen import GenerationScreen
 from minitx.report.terminal import visible
-from minitx.workflows.generate import Speaker
+from minitx.workflows.load import LoadedModel
 
 _NUMBERS = (
     "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty",
@@ -34,7 +34,7 @@ Write a text, and the model continues it. A line with / in front is a command:
 
 
 def ask_for_prompts(
-    speaker: Speaker,
+    speaker: LoadedModel,
     screen: GenerationScreen,
     config: SamplingConfig,
     with_probabilities: bool = False,
@@ -42,7 +42,7 @@ def ask_for_prompts(
     """Read prompts from the terminal until it ends, and print a continuation of each."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (gives input() a history and editing keys)
-    print(visible(str(speaker.checkpoint)))
+    print(visible(str(speaker.directory)))
     print("Write a text to continue, or /help")
     while True:
         try:

@@ -15,7 +15,8 @@ from minitx.generation import Generation
 from minitx.report.terminal import json_line, visible
 from minitx.report.tokens import coloured_text, legend, probability_table
 from minitx.report.units import duration
-from minitx.workflows.generate import Speaker, as_json, in_batches
+from minitx.workflows.generate import as_json, in_batches
+from minitx.workflows.load import LoadedModel
 
 _PROGRESS_SECONDS = 1.0
 _CLEAR_LINE = "\r\x1b[K"
@@ -25,11 +26,11 @@ class GenerationScreen:
     """Prints generations; nothing in them reaches the terminal as a control sequence.
 
     Args:
-        speaker: generates.
+        speaker: the model that generates.
         out: where to.
     """
 
-    def __init__(self, speaker: Speaker, out: TextIO) -> None:
+    def __init__(self, speaker: LoadedModel, out: TextIO) -> None:
         self._speaker = speaker
         self._out = out
         self._console = Console(file=out, highlight=False, soft_wrap=True)
@@ -47,18 +48,18 @@ class GenerationScreen:
                     shown = True
                 self._print(Text(visible(piece)))
 
-            self._speaker.generate([prompt], config, show)
+            self._speaker.sample([prompt], config, show)
             self._out.write("\n")
             self._out.flush()
             return
-        for one in self._speaker.generate([prompt], config):
+        for one in self._speaker.sample([prompt], config):
             self._heading(f"sample {one.sample + 1} of {config.num_samples}")
             self._whole(one)
 
     def probabilities(self, prompt: str, config: SamplingConfig) -> None:
         """Print each continuation coloured by probability, and a table of its tokens."""
         tokenizer = self._speaker.tokenizer
-        for one in self._speaker.generate([prompt], config, record_probabilities=True):
+        for one in self._speaker.sample([prompt], config, record_probabilities=True):
             if config.num_samples > 1:
                 self._heading(f"sample {one.sample + 1} of {config.num_samples}")
             self._console.print(coloured_text(one, tokenizer))

@@ -13,9 +13,9 @@ from minitx.config import AttentionRequest
 from minitx.evaluation.holdout_figures import ComparisonReport, HoldoutReport
 from minitx.inspection.ablation import Ablation
 from minitx.inspection.attention_maps import AttentionMaps
+from minitx.inspection.head_roles import HeadRoles
 from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.mask_check import MaskCheck
-from minitx.inspection.roles import HeadRoles
 from minitx.report.attention_page import study_page
 from minitx.report.attention_screen import (
     attention_screen,

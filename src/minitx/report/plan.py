@@ -14,6 +14,7 @@ from minitx.config import ModelConfig, TrainConfig
 from minitx.report.terminal import visible
 from minitx.report.units import count, duration
 from minitx.training.observer import RunStart
+from minitx.training.optimizers import OPTIMIZERS
 
 _Row = tuple[str, str, tuple[str, ...]]
 
@@ -77,7 +78,7 @@ def _rows(start: RunStart) -> list[_Row]:
 
 
 _MODEL_KEYS = ("architecture", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff", "head_dim")
-_OPTIMIZER_KEYS = ("optimizer", "beta1", "beta2", "momentum")
+_OPTIMIZER_KEYS = ("optimizer", "optimizer_options", "beta1", "beta2", "momentum")
 _RATE_KEYS = (
     "learning_rate",
     "muon_learning_rate",
@@ -112,15 +113,12 @@ def _shape(model: ModelConfig) -> str:
 
 
 def _optimizer(train: TrainConfig) -> str:
-    if train.optimizer == "muon":
-        return "muon for matrices, adamw for the rest"
-    return "adamw"
+    return OPTIMIZERS.get(train.optimizer).description or train.optimizer
 
 
 def _rates(train: TrainConfig) -> str:
-    peak = f"{train.learning_rate:g}"
-    if train.optimizer == "muon":
-        peak = f"muon {train.muon_learning_rate:g}, adamw {peak}"
+    rates = OPTIMIZERS.get(train.optimizer).peak_rates(train)
+    peak = ", ".join(f"{name} {rate:g}".lstrip() for name, rate in rates.items())
     decay = (
         "no decay"
         if train.decay == "constant"

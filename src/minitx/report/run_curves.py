@@ -17,7 +17,7 @@ import numpy.typing as npt
 from minitx.errors import BadInputError
 from minitx.report.terminal import visible
 from minitx.training.history import RunHistory, Series
-from minitx.training.perplexity import perplexity
+from minitx.training.observer import perplexity
 
 MOST_POINTS = 8_000
 """Logged steps of one run that are drawn; of more, so many evenly spaced ones and extremes."""

@@ -27,7 +27,7 @@ from minitx.report.terminal import visible
 from minitx.report.training_report import spread_evaluations
 from minitx.report.training_summary import next_steps, run_path
 from minitx.report.units import count, duration, fixed
-from minitx.training.perplexity import perplexity
+from minitx.training.observer import perplexity
 from minitx.workflows.report import RunStory, Stories
 
 MOST_SAMPLES = 200

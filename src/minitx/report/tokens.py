@@ -15,7 +15,7 @@ from minitx.generation import Chosen, Generation
 from minitx.report.terminal import visible
 from minitx.report.token_labels import token_label
 from minitx.tokenizer import Tokenizer
-from minitx.training.perplexity import perplexity
+from minitx.training.observer import perplexity
 
 # From unlikely to likely; each is legible on a dark and on a light ground.
 _STYLES = ((0.01, "bold red"), (0.1, "red"), (0.5, "yellow"), (1.01, "green"))

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console, Group
@@ -27,6 +26,7 @@ from minitx.report.training_screen import final_lines, training_screen
 from minitx.training.observer import (
     EvaluationReport,
     Event,
+    Phase,
     RunEnd,
     RunStart,
     StepReport,
@@ -87,15 +87,15 @@ class LiveTrainingView(TrainingObserver):
             self._print(plan_table(start, min(self._console.width, _WIDEST_PLAN)), Text())
             self._draw()
 
-    def on_phase(self, phase: str) -> None:
+    def on_phase(self, phase: Phase) -> None:
         """Turn a spinner beside the phase's name; an empty one ends it."""
         was_shown = self._phase_shown
         self._end_phase()
-        self._phase = phase
-        if was_shown or (phase and self._record.latest is None):
+        self._phase = phase.name
+        if was_shown or (phase.name and self._record.latest is None):
             with self._lock:
                 self._draw()
-        if phase:
+        if phase.name:
             # After the first step, a phase that ends at once is never shown: a flash tells
             # nobody anything.
             self._spinner = _Ticker(_SPINNER_PAUSE, self._turn)
@@ -118,9 +118,6 @@ class LiveTrainingView(TrainingObserver):
         with self._lock:
             self._record.on_event(event)
             self._draw_if_due()
-
-    def on_checkpoint(self, step: int, directory: Path) -> None:
-        """Nothing to show: a checkpoint is as it should be."""
 
     def on_end(self, end: RunEnd) -> None:
         """Replace the screen by what stays: curve, evaluations, sample, summary, next steps."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console, RenderableType
@@ -27,12 +26,13 @@ from minitx.report.units import count, duration, fixed
 from minitx.training.observer import (
     EvaluationReport,
     Event,
+    Phase,
     RunEnd,
     RunStart,
     StepReport,
     TrainingObserver,
+    perplexity,
 )
-from minitx.training.perplexity import perplexity
 
 _WIDTH = 80
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
@@ -61,10 +61,10 @@ class PlainTrainingView(TrainingObserver):
         self._line(f"run {visible(run_path(start.run))}")
         self._render(plan_table(start))
 
-    def on_phase(self, phase: str) -> None:
+    def on_phase(self, phase: Phase) -> None:
         """Name what takes the time before the first step."""
-        if phase and self._record.latest is None:
-            self._line(f"phase {phase}")
+        if phase.name and self._record.latest is None:
+            self._line(f"phase {phase.name}")
 
     def on_step(self, report: StepReport) -> None:
         """Print the figures if the last line is old enough, or the step is the last."""
@@ -92,9 +92,6 @@ class PlainTrainingView(TrainingObserver):
         fix = f". Try: {event.fix}" if event.fix else ""
         message = f"{event.message}{cause}{fix}".replace("\n", " ")
         self._line(visible(f"{event.severity} step {event.step} {event.name}: {message}"))
-
-    def on_checkpoint(self, step: int, directory: Path) -> None:
-        """Nothing to print: a checkpoint is as it should be."""
 
     def on_end(self, end: RunEnd) -> None:
         """Print curve, evaluations, summary and what to run next."""

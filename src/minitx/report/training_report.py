@@ -14,7 +14,7 @@ from minitx.report.curve import LossSeries, Point
 from minitx.report.terminal import visible
 from minitx.report.training_summary import next_steps, run_path
 from minitx.report.units import count, duration, fixed
-from minitx.training.loggers import read_metrics
+from minitx.training.logging.metrics_file import read_metrics
 from minitx.training.observer import (
     EvaluationReport,
     Event,
@@ -22,8 +22,8 @@ from minitx.training.observer import (
     RunStart,
     StepReport,
     TrainingObserver,
+    perplexity,
 )
-from minitx.training.perplexity import perplexity
 
 SEVERITY_STYLES = {"info": "cyan", "warning": "yellow", "error": "bold red"}
 

@@ -21,7 +21,7 @@ from minitx.report.training_report import (
     title_line,
 )
 from minitx.report.units import count, duration, fixed
-from minitx.training.perplexity import perplexity
+from minitx.training.observer import perplexity
 
 _GAP = 3
 _SIDE_BY_SIDE = EVALUATIONS_WIDTH + _GAP + 56

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from minitx.errors import DamagedFileError
 from minitx.model import Transformer
-from minitx.training.optimizer import Optimizer
-from minitx.training.watch import Watch
+from minitx.training.anomalies import Watch
+from minitx.training.optimizers.optimizer_base import Optimizer
 
 SPACING = 25
 """Fewest steps from one to the next."""

@@ -17,19 +17,9 @@ from minitx.compute import Compute
 from minitx.config import TrainConfig
 from minitx.errors import InstabilityError, InterruptedRunError
 from minitx.model import Transformer
+from minitx.training.anomalies import Concern, Watch
 from minitx.training.batches import Batches
-from minitx.training.clock import SETTLING_STEPS, Clock
-from minitx.training.good_states import GoodStates
-from minitx.training.gradients import gradient_pass
-from minitx.training.observer import (
-    EvaluationReport,
-    Event,
-    RunEnd,
-    StepReport,
-    TrainingObserver,
-)
-from minitx.training.optimizer import Optimizer
-from minitx.training.pace import (
+from minitx.training.budget import (
     LOOK_AGAIN,
     Pace,
     corrected_steps,
@@ -37,11 +27,23 @@ from minitx.training.pace import (
     settle_steps,
     tolerated,
 )
+from minitx.training.clock import SETTLING_STEPS, Clock
+from minitx.training.good_states import GoodStates
+from minitx.training.gradients import gradient_pass
+from minitx.training.observer import (
+    CheckpointSaved,
+    EvaluationReport,
+    Event,
+    Phase,
+    RunEnd,
+    StepReport,
+    TrainingObserver,
+)
+from minitx.training.optimizers.optimizer_base import Optimizer
 from minitx.training.run_ahead import RunAhead
 from minitx.training.schedule import rate_factor
 from minitx.training.signals import StopRequest
 from minitx.training.state import TrainingState
-from minitx.training.watch import Concern, Watch
 
 RATE_AFTER_ROLLBACK = 0.5
 """What the learning rate is multiplied with at each rollback."""
@@ -179,11 +181,11 @@ class Trainer:
             self.good_states.take(state.step)
         compiling = config.compile
         if compiling:
-            self.observer.on_phase("compiling, with the first step")
+            self.observer.observe(Phase("compiling, with the first step"))
         while state.step < state.steps and not self._stopped_early():
             learned = self._step()
             if compiling:
-                self.observer.on_phase("")
+                self.observer.observe(Phase(""))
                 compiling = False
             if learned and (self._is_due(config.log_every) or state.step == 1):
                 self._report_step()
@@ -274,7 +276,7 @@ class Trainer:
         state.rate_scale *= RATE_AFTER_ROLLBACK
         # The count of steps goes on, and the batches with it: what was learned from the batches
         # since then is gone, and they do not come again.
-        self.observer.on_event(
+        self.observer.observe(
             Event(
                 step=state.step,
                 name="rollback",
@@ -304,7 +306,7 @@ class Trainer:
         loss, norm = self._last
         seconds_per_step = self._clock.since_report()
         tokens = state.tokens / max(1, state.step)
-        self.observer.on_step(
+        self.observer.observe(
             StepReport(
                 step=state.step,
                 steps=state.steps,
@@ -396,10 +398,10 @@ class Trainer:
         at_stake = pace.evaluation + pace.closing
         if at_stake <= tolerated(left, budget) or pace.evaluation > left:
             return
-        self.observer.on_phase("scoring the holdout")
+        self.observer.observe(Phase("scoring the holdout"))
         with self._clock.timing("scoring"):
             self.around.evaluate(False)
-        self.observer.on_phase("")
+        self.observer.observe(Phase(""))
         self._clock.pause_done()
 
     def _decide(self, steps: int, then: str) -> None:
@@ -408,7 +410,7 @@ class Trainer:
         step_decisions = (*self.config.step_decisions, (state.step, state.steps))
         self.config = replace(self.config, steps=state.steps, step_decisions=step_decisions)
         self.around.settle(self.config)
-        self.observer.on_event(
+        self.observer.observe(
             Event(
                 step=state.step,
                 name="steps-settled",
@@ -433,12 +435,12 @@ class Trainer:
         )
         if self.good_states is not None:
             self.good_states.take(state.step)
-        self.observer.on_phase("")
+        self.observer.observe(Phase(""))
         self.model.train()
 
     def _score_holdout(self) -> None:
         state = self.state
-        self.observer.on_phase("scoring the holdout")
+        self.observer.observe(Phase("scoring the holdout"))
         with self._clock.timing("scoring"):
             measured = self.around.evaluate(False)
         state.holdout_loss = measured.loss
@@ -449,7 +451,7 @@ class Trainer:
         else:
             state.evaluations_since_best += 1
         prompt, sample = self.around.sample()
-        self.observer.on_evaluation(
+        self.observer.observe(
             EvaluationReport(
                 step=state.step,
                 train_loss=state.train_loss,
@@ -472,14 +474,14 @@ class Trainer:
 
     def _tell_saved(self) -> None:
         for step, directory in self.around.saved():
-            self.observer.on_checkpoint(step, directory)
+            self.observer.observe(CheckpointSaved(step, directory))
 
     def _interrupt(self) -> NoReturn:
         self._save()
         self._tell_saved()
         number = self.stop.exit_signal
         assert number is not None
-        self.observer.on_end(
+        self.observer.observe(
             self._ended("interrupted", self.state.holdout_loss, self.around.n_scored)
         )
         raise InterruptedRunError(
@@ -493,15 +495,15 @@ class Trainer:
         if not around.closes_with_evaluation:
             whole = around.n_closing == around.n_holdout
             part = "the whole" if whole else f"{around.n_closing:,} tokens of the"
-            self.observer.on_phase(f"scoring {part} holdout")
+            self.observer.observe(Phase(f"scoring {part} holdout"))
             try:
                 final = around.evaluate(True).loss
             except StopEvaluation:
                 self._interrupt()
-            self.observer.on_phase("")
+            self.observer.observe(Phase(""))
         self._tell_saved()
         end = self._ended(reason, final, around.n_closing)
-        self.observer.on_end(end)
+        self.observer.observe(end)
         return end
 
     def _ended(self, reason: str, final: float, n_scored: int) -> RunEnd:

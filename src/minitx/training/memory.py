@@ -13,7 +13,7 @@ from pathlib import Path
 
 from minitx.config import ModelConfig
 from minitx.errors import BadInputError
-from minitx.training.plan import Given, planned_shape
+from minitx.training.planning import Given, planned_shape
 
 _COMFORTABLE = 0.5
 """Part of the free memory that a proposed alternative counts on."""
@@ -22,30 +22,30 @@ _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.lim
 
 
 @dataclass(frozen=True)
-class Batch:
-    """What one pass holds.
+class Workload:
+    """What a pass holds beside the model.
 
     Attributes:
-        size: sequences.
-        optimizer: decides how many moments there are of each weight.
+        batch_size: sequences.
+        state_bytes: what the optimizer remembers of each parameter.
         explicit_attention: the scores of all pairs of positions are kept.
     """
 
-    size: int = 1
-    optimizer: str = "adamw"
+    batch_size: int = 1
+    state_bytes: int = 8
     explicit_attention: bool = False
 
 
-def weight_bytes(model: ModelConfig, optimizer: str) -> int:
-    """At least so many bytes for weights, gradients and moments, each of 4 bytes a parameter."""
-    return model.n_parameters * (16 if optimizer == "adamw" else 12)
+def weight_bytes(model: ModelConfig, workload: Workload) -> int:
+    """At least so many bytes for weights, their gradients, and what the optimizer remembers."""
+    return model.n_parameters * (4 + 4 + workload.state_bytes)
 
 
-def activation_bytes(model: ModelConfig, batch: Batch) -> int:
+def activation_bytes(model: ModelConfig, workload: Workload) -> int:
     """At least so many bytes that the backward pass needs, of 2 each; the logits of 4."""
-    tokens = batch.size * model.context_length
+    tokens = workload.batch_size * model.context_length
     block = 4 * model.d_model + 2 * model.d_ff
-    if batch.explicit_attention:
+    if workload.explicit_attention:
         block += model.n_heads * model.context_length
     return tokens * (2 * model.n_layers * block + 4 * model.vocab_size)
 
@@ -87,58 +87,58 @@ def refuse_too_large(given: Given) -> None:
     model, free = planned_shape(given), free_memory()
     if free is not None and 4 * model.n_parameters > free:
         what = f"the weights of {model.n_parameters:,} parameters take "
-        raise _too_large(what, model, Batch(), 4 * model.n_parameters, free)
+        raise _too_large(what, model, Workload(), 4 * model.n_parameters, free)
 
 
-def require_memory(model: ModelConfig, batch: Batch, free: int | None) -> None:
+def require_memory(model: ModelConfig, workload: Workload, free: int | None) -> None:
     """Refuse a run that can't fit.
 
     Args:
         model: to be trained.
-        batch: of one pass.
+        workload: of one pass.
         free: bytes of the device; None if unknown.
 
     Raises:
         BadInputError: with sizes that would fit.
     """
-    needed = _needed(model, batch)
+    needed = _needed(model, workload)
     if free is not None and needed > free:
         what = (
-            f"training {model.n_parameters:,} parameters with {batch.size:,} x "
+            f"training {model.n_parameters:,} parameters with {workload.batch_size:,} x "
             f"{model.context_length:,} tokens at once takes at least "
         )
-        raise _too_large(what, model, batch, needed, free)
+        raise _too_large(what, model, workload, needed, free)
 
 
-def _needed(model: ModelConfig, batch: Batch) -> int:
-    return weight_bytes(model, batch.optimizer) + activation_bytes(model, batch)
+def _needed(model: ModelConfig, workload: Workload) -> int:
+    return weight_bytes(model, workload) + activation_bytes(model, workload)
 
 
 def _too_large(
-    what: str, model: ModelConfig, batch: Batch, needed: int, free: int
+    what: str, model: ModelConfig, workload: Workload, needed: int, free: int
 ) -> BadInputError:
-    flags = alternative(model, batch, free)
+    flags = alternative(model, workload, free)
     return BadInputError(
         f"{what}{_gigabytes(needed)} of memory, and {_gigabytes(free)} are free",
         f"This fits: {flags}" if flags else "Choose a smaller --vocab-size",
     )
 
 
-def alternative(model: ModelConfig, batch: Batch, free: int) -> str:
+def alternative(model: ModelConfig, workload: Workload, free: int) -> str:
     """Flags with which it fits, as near to what was asked for as halving leads.
 
     Args:
-        model, batch: what does not fit.
+        model, workload: what does not fit.
         free: bytes.
 
     Returns:
         For example ``--layers 12 --d-model 768 --heads 12``; empty if no size is small enough.
     """
-    small, fewer = model, batch
+    small, fewer = model, workload
     while _needed(small, fewer) > _COMFORTABLE * free:
-        by_text = activation_bytes(small, fewer) > weight_bytes(small, batch.optimizer)
-        if by_text and fewer.size > 1:
-            fewer = replace(fewer, size=fewer.size // 2)
+        by_text = activation_bytes(small, fewer) > weight_bytes(small, workload)
+        if by_text and fewer.batch_size > 1:
+            fewer = replace(fewer, batch_size=fewer.batch_size // 2)
         elif by_text and small.context_length > 64:
             small = replace(small, context_length=small.context_length // 2)
         elif small.n_layers > 1 and small.n_layers * 64 >= small.d_model:
@@ -155,7 +155,7 @@ def alternative(model: ModelConfig, batch: Batch, free: int) -> str:
         "--head-dim": (small.head_dim, model.head_dim),
         "--d-ff": (small.d_ff, model.d_ff),
         "--context": (small.context_length, model.context_length),
-        "--batch-size": (fewer.size, batch.size),
+        "--batch-size": (fewer.batch_size, workload.batch_size),
     }
     # What would be planned so anyhow.
     if small.n_kv_heads == small.n_heads and model.n_kv_heads == model.n_heads:

@@ -1,21 +1,49 @@
-"""What the training loop tells whoever watches: the terminal, `metrics.jsonl`, TensorBoard.
+"""What the training loop tells whoever observes it: the terminal, `metrics.jsonl`, TensorBoard.
 
-The loop knows no view and no logger; it calls these methods, in order, from one thread. An
-observer must return quickly: it stands in the hot loop.
+The loop knows no view and no logger: it gives events to `TrainingObserver.observe`, in order, from
+one thread. A new kind of event is one more class here; whoever has no use for it needs no change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from minitx.config import RunConfig
+from minitx.registry import Registry
+
+
+def perplexity(loss: float) -> float:
+    """Return e to the loss (nats per token); infinity where that is too large for a float."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
 
 
 @dataclass(frozen=True)
-class RunStart:
+class TrainingEvent:
+    """Base class of all that an observer is told.
+
+    Attributes:
+        kind: what it is: an observer takes it in its method `on_<kind>`.
+        is_logged: whether loggers note it; then it has a `step`.
+    """
+
+    kind: ClassVar[str]
+    is_logged: ClassVar[bool] = True
+
+    def to_line(self) -> dict[str, Any]:
+        """As a line of `metrics.jsonl` has it."""
+        return {"kind": self.kind, **dataclasses.asdict(self)}
+
+
+@dataclass(frozen=True)
+class RunStart(TrainingEvent):
     """Known before the first step.
 
     Attributes:
@@ -31,6 +59,9 @@ class RunStart:
         first_step: steps already done, 0 for a new run.
     """
 
+    kind = "start"
+    is_logged = False
+
     run: Path
     config: RunConfig
     reasons: dict[str, str]
@@ -44,7 +75,21 @@ class RunStart:
 
 
 @dataclass(frozen=True)
-class StepReport:
+class Phase(TrainingEvent):
+    """A stretch in which no step is done starts, or ends.
+
+    Attributes:
+        name: of what is done meanwhile; empty at its end.
+    """
+
+    kind = "phase"
+    is_logged = False
+
+    name: str
+
+
+@dataclass(frozen=True)
+class StepReport(TrainingEvent):
     """One logged optimizer step.
 
     Attributes:
@@ -59,6 +104,8 @@ class StepReport:
         seconds_left: estimated time to the last step, evaluations included.
     """
 
+    kind = "step"
+
     step: int
     steps: int
     loss: float
@@ -69,9 +116,25 @@ class StepReport:
     elapsed_seconds: float
     seconds_left: float
 
+    def to_line(self) -> dict[str, Any]:
+        """What the clock decides stands apart."""
+        return {
+            "kind": self.kind,
+            "step": self.step,
+            "loss": self.loss,
+            "perplexity": perplexity(self.loss),
+            "gradient_norm": self.gradient_norm,
+            "learning_rate": self.learning_rate,
+            "tokens": self.tokens,
+            "timing": {
+                "tokens_per_second": self.tokens_per_second,
+                "elapsed_seconds": self.elapsed_seconds,
+            },
+        }
+
 
 @dataclass(frozen=True)
-class HealthReport:
+class HealthReport(TrainingEvent):
     """How strongly each layer was pulled and moved in one logged step.
 
     Layers are named `embedding`, `blocks.0` and so on, `norm`, and `head` unless it is tied.
@@ -82,13 +145,15 @@ class HealthReport:
         update_ratios: norm of a layer's update over the norm of its weights, by layer.
     """
 
+    kind = "health"
+
     step: int
     gradient_norms: dict[str, float]
     update_ratios: dict[str, float]
 
 
 @dataclass(frozen=True)
-class ProbeReport:
+class ProbeReport(TrainingEvent):
     """What goes on inside the model on a few windows of text, looked at with each evaluation.
 
     Attributes:
@@ -101,6 +166,8 @@ class ProbeReport:
         leaks: some logit changed when only later tokens did.
     """
 
+    kind = "probe"
+
     step: int
     attention_entropy: tuple[tuple[float, ...], ...]
     uniform_entropy: float
@@ -111,7 +178,7 @@ class ProbeReport:
 
 
 @dataclass(frozen=True)
-class EvaluationReport:
+class EvaluationReport(TrainingEvent):
     """Holdout loss at one step.
 
     Attributes:
@@ -124,6 +191,8 @@ class EvaluationReport:
         sample_prompt: the text it continues.
     """
 
+    kind = "evaluation"
+
     step: int
     train_loss: float
     holdout_loss: float
@@ -131,6 +200,20 @@ class EvaluationReport:
     is_best: bool
     sample: str
     sample_prompt: str
+
+    def to_line(self) -> dict[str, Any]:
+        """With the perplexity of the holdout loss."""
+        return {
+            "kind": self.kind,
+            "step": self.step,
+            "train_loss": self.train_loss,
+            "holdout_loss": self.holdout_loss,
+            "holdout_perplexity": perplexity(self.holdout_loss),
+            "holdout_bits_per_byte": self.holdout_bits_per_byte,
+            "is_best": self.is_best,
+            "sample_prompt": self.sample_prompt,
+            "sample": self.sample,
+        }
 
     @classmethod
     def from_line(cls, line: Mapping[str, Any]) -> EvaluationReport:
@@ -151,7 +234,7 @@ class EvaluationReport:
 
 
 @dataclass(frozen=True)
-class Event:
+class Event(TrainingEvent):
     """Something a person should know: a diagnosis, a changed plan, a rollback.
 
     Attributes:
@@ -163,6 +246,8 @@ class Event:
         cause: what most likely led to it, or empty.
     """
 
+    kind = "event"
+
     step: int
     name: str
     severity: str
@@ -170,9 +255,37 @@ class Event:
     fix: str = ""
     cause: str = ""
 
+    def to_line(self) -> dict[str, Any]:
+        """The cause before the fix."""
+        return {
+            "kind": self.kind,
+            "step": self.step,
+            "name": self.name,
+            "severity": self.severity,
+            "message": self.message,
+            "cause": self.cause,
+            "fix": self.fix,
+        }
+
 
 @dataclass(frozen=True)
-class RunEnd:
+class CheckpointSaved(TrainingEvent):
+    """A checkpoint is safely on disk.
+
+    Attributes:
+        step: optimizer steps done in it.
+        directory: it is there.
+    """
+
+    kind = "checkpoint"
+    is_logged = False
+
+    step: int
+    directory: Path
+
+
+@dataclass(frozen=True)
+class RunEnd(TrainingEvent):
     """Known after the last step.
 
     Attributes:
@@ -186,6 +299,8 @@ class RunEnd:
         final_holdout_tokens: about so many of the holdout `final_holdout_loss` is of.
     """
 
+    kind = "end"
+
     step: int
     reason: str
     best_step: int
@@ -195,36 +310,51 @@ class RunEnd:
     tokens: int
     final_holdout_tokens: int
 
+    def to_line(self) -> dict[str, Any]:
+        """What the clock decides stands apart."""
+        return {
+            "kind": self.kind,
+            "step": self.step,
+            "reason": self.reason,
+            "best_step": self.best_step,
+            "best_holdout_loss": self.best_holdout_loss,
+            "final_holdout_loss": self.final_holdout_loss,
+            "final_holdout_tokens": self.final_holdout_tokens,
+            "tokens": self.tokens,
+            "timing": {"elapsed_seconds": self.elapsed_seconds},
+        }
+
 
 class TrainingObserver:
-    """Base class: every method does nothing until overridden."""
+    """Base class: takes each kind of event in a method of its own, if it has one.
 
-    def on_start(self, start: RunStart) -> None:
-        """Before the first step."""
+    For example `on_step(report: StepReport)`, `on_end(end: RunEnd)`: `on_` and the event's `kind`.
+    They must return quickly, since the loop waits for them.
+    """
 
-    def on_phase(self, phase: str) -> None:
-        """A stretch in which no step is done starts (or ends, with an empty text)."""
-
-    def on_step(self, report: StepReport) -> None:
-        """After a logged step."""
-
-    def on_health(self, report: HealthReport) -> None:
-        """After some logged steps: gradients and updates by layer."""
-
-    def on_evaluation(self, report: EvaluationReport) -> None:
-        """After a holdout evaluation."""
-
-    def on_probe(self, report: ProbeReport) -> None:
-        """After an evaluation: what goes on inside the model."""
-
-    def on_checkpoint(self, step: int, directory: Path) -> None:
-        """After a checkpoint is safely on disk."""
-
-    def on_event(self, event: Event) -> None:
-        """When something happened that a person should know."""
-
-    def on_end(self, end: RunEnd) -> None:
-        """After the last step."""
+    def observe(self, event: TrainingEvent) -> None:
+        """Take any event; a forwarder overrides this alone."""
+        method: Callable[[TrainingEvent], None] | None = getattr(self, f"on_{event.kind}", None)
+        if method is not None:
+            method(event)
 
     def close(self) -> None:
         """Release files and the terminal; called once, also after an error."""
+
+
+class Observers(TrainingObserver):
+    """Tells several observers, in order."""
+
+    def __init__(self, observers: Sequence[TrainingObserver]) -> None:
+        self._observers = observers
+
+    def observe(self, event: TrainingEvent) -> None:
+        """Pass it on to each."""
+        for observer in self._observers:
+            observer.observe(event)
+
+
+OBSERVERS: Registry[Callable[[], TrainingObserver]] = Registry(
+    "observer", "minitx.training.logging"
+)
+"""Observers of every run, beside its views and loggers: one of each is made, and closed."""

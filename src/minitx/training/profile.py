@@ -23,8 +23,7 @@ from minitx.model import Transformer, native_block
 from minitx.model.block import Block
 from minitx.model.native_block import Clock
 from minitx.training.batches import Batches
-from minitx.training.muon import POLYNOMIALS
-from minitx.training.optimizer import Optimizer
+from minitx.training.optimizers.optimizer_base import Optimizer
 
 Part = Literal[
     "data", "embedding", "attention", "mlp", "norm", "residual", "head and loss", "optimizer"
@@ -168,7 +167,7 @@ def profile_steps(
         timeline.enter("data", "step")
     if whole:
         timeline.divide(clock)
-    flops = part_flops(model.config, inputs.numel(), model if optimizer.muon else None)
+    flops = part_flops(model.config, inputs.numel(), optimizer.product_flops())
     parts = tuple(
         PartTime(
             part,
@@ -283,16 +282,14 @@ def _overhead(
     return sorted(times)[len(times) // 2]
 
 
-def part_flops(
-    config: ModelConfig, tokens: int, by_muon: Transformer | None = None
-) -> dict[Part, float]:
+def part_flops(config: ModelConfig, tokens: int, update_flops: float = 0.0) -> dict[Part, float]:
     """Floating-point operations of the matrix products of one step.
 
     Args:
         config: of the model. Forward costs 2 for each weight and token, backward 4; attention's
             products count the causal half of the square, as in `ModelConfig.flops_per_token`.
         tokens: in the step.
-        by_muon: the model, if its matrices are learned by Muon.
+        update_flops: of the optimizer.
     """
     d, heads = config.d_model, config.n_heads * config.head_dim
     qkv = heads + 2 * config.n_kv_heads * config.head_dim
@@ -304,16 +301,6 @@ def part_flops(
         "mlp": 6.0 * tokens * mlp,
         "head and loss": 6.0 * tokens * d * config.vocab_size,
     }
-    if by_muon is not None:
-        found["optimizer"] = sum(
-            _orthogonalizing_flops(rows, parameter.size(1))
-            for _, parameter, sections in by_muon.matrix_parameters()
-            for rows in sections
-        )
+    if update_flops:
+        found["optimizer"] = update_flops
     return found
-
-
-def _orthogonalizing_flops(rows: int, columns: int) -> float:
-    short, long = sorted((rows, columns))
-    # The Gram matrix, its square, and the product with the matrix, for each polynomial.
-    return 2.0 * len(POLYNOMIALS) * (2 * short**2 * long + short**3)

@@ -10,7 +10,7 @@ from minitx.corpus import load_encoded
 from minitx.diagnosis.results import Check, Diagnosis, Seen
 from minitx.diagnosis.review import merged_seen, review_metrics, review_model
 from minitx.errors import BadInputError, MinitxError
-from minitx.training.loggers import read_metrics
+from minitx.training.logging.metrics_file import read_metrics
 
 
 def diagnose(path: Path | None) -> Diagnosis:

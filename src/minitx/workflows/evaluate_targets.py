@@ -16,6 +16,7 @@ from minitx.workflows.evaluate import (
     compare_with_quantized,
     evaluate_file,
     evaluate_holdout,
+    no_progress,
 )
 
 
@@ -24,7 +25,7 @@ def evaluate_targets(
     holdout: bool,
     which: Literal["best", "last"],
     settings: EvaluationSettings,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> list[Report]:
     """Measure each model that is named on each text; several models are compared.
 
@@ -58,7 +59,7 @@ def _measured(
     checkpoints: Sequence[Path],
     source: str | None,
     settings: EvaluationSettings,
-    progress: Progress | None,
+    progress: Progress,
 ) -> Report:
     if len(checkpoints) > 1:
         return compare_checkpoints(checkpoints, source, settings, progress)

@@ -14,7 +14,7 @@ from minitx.config import RunConfig
 from minitx.config.checks import require_range
 from minitx.corpus import load_encoded
 from minitx.training.batches import Batches
-from minitx.training.optimizer import Optimizer
+from minitx.training.optimizers import make_optimizer
 from minitx.training.profile import StepProfile, profile_steps
 
 
@@ -68,7 +68,7 @@ def profile_run(
     )
     profile = profile_steps(
         model,
-        Optimizer(model, train, compute.dtype),
+        make_optimizer(model, train, compute.dtype),
         batches,
         compute,
         matmul_rate(where, compute.dtype, seconds=0.5),

@@ -20,12 +20,13 @@ from minitx.errors import BadInputError, MinitxError
 from minitx.evaluation.holdout_figures import ComparisonReport, HoldoutReport
 from minitx.files import read_json
 from minitx.training.history import RunHistory, read_history
-from minitx.training.loggers import read_metrics
+from minitx.training.logging.metrics_file import read_metrics
 from minitx.workflows.attend import AttentionStudy, open_study
 from minitx.workflows.evaluate import (
     Progress,
     compare_checkpoints,
     evaluate_holdout,
+    no_progress,
 )
 from minitx.workflows.session import MADE_WITH_FILE
 
@@ -78,7 +79,7 @@ class Stories:
 
 
 def gather(
-    paths: Sequence[Path], settings: ReportSettings, progress: Progress | None = None
+    paths: Sequence[Path], settings: ReportSettings, progress: Progress = no_progress
 ) -> Stories:
     """Read and measure the runs of a report.
 
@@ -107,7 +108,7 @@ def gather(
 
 
 def gather_run(
-    run: RunDirectory, settings: ReportSettings, progress: Progress | None = None
+    run: RunDirectory, settings: ReportSettings, progress: Progress = no_progress
 ) -> RunStory:
     """Read what a run noted, and measure its checkpoint.
 
@@ -168,7 +169,7 @@ def gather_run(
 
 
 def _compared(
-    stories: Sequence[RunStory], settings: ReportSettings, progress: Progress | None
+    stories: Sequence[RunStory], settings: ReportSettings, progress: Progress
 ) -> tuple[ComparisonReport | None, str | None]:
     checkpoints = [one.checkpoint for one in stories if one.checkpoint is not None]
     if len(checkpoints) < len(stories):

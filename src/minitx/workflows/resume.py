@@ -34,9 +34,9 @@ from minitx.corpus.encoded import DESCRIPTION, describe_change, kept_split, read
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.files import read_bounded
 from minitx.tokenizer import Tokenizer
-from minitx.training.loggers import read_metrics
-from minitx.training.observer import RunEnd, TrainingObserver
-from minitx.training.plan import Given
+from minitx.training.logging.metrics_file import read_metrics
+from minitx.training.observer import Phase, RunEnd, TrainingObserver
+from minitx.training.planning import Given
 from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
 from minitx.workflows.session import (
@@ -63,13 +63,13 @@ class ResumeRequest:
         run: a run directory, or its last checkpoint; None for the newest run.
         train: keys of `TrainConfig` to change, of those in `RESUMABLE`.
         allow_changed_corpus: go on although the text is not what it was.
-        tensorboard: also write TensorBoard files.
+        loggers: names of those that note it beside `metrics.jsonl`, for example `tensorboard`.
     """
 
     run: Path | None = None
     train: Given = field(default_factory=dict)
     allow_changed_corpus: bool = False
-    tensorboard: bool = False
+    loggers: tuple[str, ...] = ()
 
 
 def resume(request: ResumeRequest, observers: Sequence[TrainingObserver]) -> FinishedRun:
@@ -90,10 +90,10 @@ def resume(request: ResumeRequest, observers: Sequence[TrainingObserver]) -> Fin
         with interrupted_before_steps(stop, fix), run.lock():
             run.clear_leftovers()
             for observer in observers:
-                observer.on_phase("reading the checkpoint")
+                observer.observe(Phase("reading the checkpoint"))
             session = _open_session(run, request)
             for observer in observers:
-                observer.on_phase("")
+                observer.observe(Phase(""))
             end: RunEnd = run_session(session, observers, stop)
     return FinishedRun(run.path, end)
 
@@ -132,7 +132,7 @@ def _open_session(run: RunDirectory, request: ResumeRequest) -> Session:
         optimizer_tensors=_load_tensors(checkpoint / OPTIMIZER_FILE),
         diagnosis=_read_diagnosis(checkpoint / DIAGNOSIS_FILE),
         good_state_tensors=_load_tensors(kept) if kept.exists() else {},
-        tensorboard=request.tensorboard,
+        loggers=request.loggers,
     )
 
 

@@ -34,24 +34,16 @@ from minitx.generation import generate
 from minitx.model import Transformer
 from minitx.model.attention_choice import choose_form
 from minitx.tokenizer import Tokenizer
+from minitx.training.anomalies import Watch
 from minitx.training.batches import Batches, PrefetchedBatches
 from minitx.training.good_states import GoodStates
-from minitx.training.loggers import MetricsFile, TensorBoardLogger
+from minitx.training.logging import LOGGERS
 from minitx.training.loop import HoldoutLoss, StopEvaluation, Surroundings, Trainer
-from minitx.training.observer import (
-    EvaluationReport,
-    Event,
-    HealthReport,
-    ProbeReport,
-    RunEnd,
-    RunStart,
-    StepReport,
-    TrainingObserver,
-)
-from minitx.training.optimizer import Optimizer
+from minitx.training.observer import OBSERVERS, Observers, RunEnd, RunStart, TrainingObserver
+from minitx.training.optimizers import make_optimizer
+from minitx.training.optimizers.optimizer_base import Optimizer
 from minitx.training.signals import StopRequest
 from minitx.training.state import TrainingState
-from minitx.training.watch import Watch
 
 STATE_FILE = "training_state.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -80,7 +72,7 @@ class Session:
         optimizer_tensors: saved moments; None for a new run.
         diagnosis: what `diagnosis.json` of the checkpoint says; empty for a new run.
         good_state_tensors: of the states that a rollback may return to.
-        tensorboard: also write TensorBoard files.
+        loggers: names of those that note the run beside `metrics.jsonl`.
     """
 
     run: RunDirectory
@@ -94,7 +86,7 @@ class Session:
     optimizer_tensors: dict[str, Tensor] | None = None
     diagnosis: dict[str, Any] = field(default_factory=dict)
     good_state_tensors: dict[str, Tensor] = field(default_factory=dict)
-    tensorboard: bool = False
+    loggers: tuple[str, ...] = ()
 
 
 def run_session(
@@ -113,13 +105,13 @@ def run_session(
             "(a C++ compiler for a CPU, cc and Triton for cuda)",
             "Use --no-compile (to resume: --device, which leaves it out), or install one",
         )
-    optimizer = Optimizer(model, config, session.compute.dtype)
+    optimizer = make_optimizer(model, config, session.compute.dtype)
     if session.optimizer_tensors is not None:
         _load_optimizer(session, optimizer, session.optimizer_tensors)
     with contextlib.ExitStack() as stack:
         writer = CheckpointWriter(session.run, config.keep_checkpoints)
         stack.push(_finish(writer))
-        watchers = _Watchers([*observers, *stack.enter_context(_loggers(session))])
+        observer = stack.enter_context(_observers(session, observers))
         batches = stack.enter_context(
             PrefetchedBatches(
                 session.corpus.train_ids,
@@ -129,7 +121,7 @@ def run_session(
                 session.compute.device,
             )
         )
-        watch = _watch(session, batches, watchers)
+        watch = _watch(session, batches, observer)
         good_states = _good_states(session, optimizer, watch)
         trainer = Trainer(
             model=model,
@@ -138,13 +130,13 @@ def run_session(
             config=config,
             compute=session.compute,
             state=state,
-            observer=watchers,
+            observer=observer,
             around=_surroundings(session, optimizer, writer, watch, good_states, stop),
             stop=stop,
             watch=watch,
             good_states=good_states,
         )
-        watchers.on_start(_run_start(session))
+        observer.observe(_run_start(session))
         stop.defer()
         return trainer.run()
 
@@ -381,55 +373,14 @@ def _run_start(session: Session) -> RunStart:
 
 
 @contextlib.contextmanager
-def _loggers(session: Session) -> Iterator[list[TrainingObserver]]:
-    loggers: list[TrainingObserver] = [MetricsFile(session.run.metrics_file, session.state.step)]
-    try:
-        if session.tensorboard:
-            loggers.append(TensorBoardLogger(session.run.path / "tensorboard", session.state.step))
-        yield loggers
-    finally:
-        for logger in loggers:
-            logger.close()
-
-
-class _Watchers(TrainingObserver):
-    """Tells several observers, in order."""
-
-    def __init__(self, observers: Sequence[TrainingObserver]) -> None:
-        self._observers = observers
-
-    def on_start(self, start: RunStart) -> None:
-        for observer in self._observers:
-            observer.on_start(start)
-
-    def on_phase(self, phase: str) -> None:
-        for observer in self._observers:
-            observer.on_phase(phase)
-
-    def on_step(self, report: StepReport) -> None:
-        for observer in self._observers:
-            observer.on_step(report)
-
-    def on_evaluation(self, report: EvaluationReport) -> None:
-        for observer in self._observers:
-            observer.on_evaluation(report)
-
-    def on_health(self, report: HealthReport) -> None:
-        for observer in self._observers:
-            observer.on_health(report)
-
-    def on_probe(self, report: ProbeReport) -> None:
-        for observer in self._observers:
-            observer.on_probe(report)
-
-    def on_checkpoint(self, step: int, directory: Path) -> None:
-        for observer in self._observers:
-            observer.on_checkpoint(step, directory)
-
-    def on_event(self, event: Event) -> None:
-        for observer in self._observers:
-            observer.on_event(event)
-
-    def on_end(self, end: RunEnd) -> None:
-        for observer in self._observers:
-            observer.on_end(end)
+def _observers(session: Session, given: Sequence[TrainingObserver]) -> Iterator[Observers]:
+    # Those that were given, the loggers of the run, and those that see every run.
+    with contextlib.ExitStack() as stack:
+        made: list[TrainingObserver] = []
+        for name in ("metrics", *session.loggers):
+            made.append(LOGGERS.get(name)(session.run.path, session.state.step))
+            stack.callback(made[-1].close)
+        for name in OBSERVERS.names():
+            made.append(OBSERVERS.get(name)())
+            stack.callback(made[-1].close)
+        yield Observers([*given, *made])

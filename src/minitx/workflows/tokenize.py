@@ -21,7 +21,7 @@ from minitx.corpus import Split, read_corpus, split_corpus
 from minitx.corpus.reading import piped_text
 from minitx.errors import BadInputError
 from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from minitx.training.plan import Given, TextFigures, plan_tokenizer
+from minitx.training.planning import Given, TextFigures, plan_tokenizer
 
 _WORD = re.compile(r"\w+", re.UNICODE)
 

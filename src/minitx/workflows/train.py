@@ -32,9 +32,10 @@ from minitx.corpus import (
 from minitx.errors import BadInputError
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from minitx.training.memory import Batch, free_memory, require_memory
-from minitx.training.observer import RunEnd, TrainingObserver
-from minitx.training.plan import (
+from minitx.training.memory import Workload, free_memory, require_memory
+from minitx.training.observer import Phase, RunEnd, TrainingObserver
+from minitx.training.optimizers import OPTIMIZERS
+from minitx.training.planning import (
     Given,
     TextFigures,
     TokenFigures,
@@ -58,7 +59,7 @@ class TrainRequest:
         train: keys of `TrainConfig`.
         tokenizer_directory: use this tokenizer instead of training one.
         out: the run directory to make; None takes the next free one under ``runs``.
-        tensorboard: also write TensorBoard files.
+        loggers: names of those that note it beside `metrics.jsonl`, for example `tensorboard`.
     """
 
     data: Given = field(default_factory=dict)
@@ -67,7 +68,7 @@ class TrainRequest:
     train: Given = field(default_factory=dict)
     tokenizer_directory: Path | None = None
     out: Path | None = None
-    tensorboard: bool = False
+    loggers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -187,11 +188,12 @@ def _plan(
 
 def _require_memory(config: RunConfig, compute: Compute) -> None:
     explicit = config.train.attention == "explicit"
-    batch = Batch(config.train.batch_size, config.train.optimizer, explicit)
+    state_bytes = OPTIMIZERS.get(config.train.optimizer).state_bytes
+    workload = Workload(config.train.batch_size, state_bytes, explicit)
     if compute.device.type == "cuda":
-        require_memory(config.model, batch, torch.cuda.mem_get_info(compute.device)[0])
+        require_memory(config.model, workload, torch.cuda.mem_get_info(compute.device)[0])
     elif compute.device.type == "cpu":
-        require_memory(config.model, batch, free_memory())
+        require_memory(config.model, workload, free_memory())
 
 
 def _new_session(
@@ -217,7 +219,7 @@ def _new_session(
         model=model,
         compute=compute,
         state=TrainingState(steps=config.train.steps, steps_settled=settled),
-        tensorboard=request.tensorboard,
+        loggers=request.loggers,
     )
 
 
@@ -241,4 +243,4 @@ def _removed_unless_begun(run: RunDirectory) -> Iterator[None]:
 
 def _tell(observers: Sequence[TrainingObserver], phase: str) -> None:
     for observer in observers:
-        observer.on_phase(phase)
+        observer.observe(Phase(phase))

@@ -14,6 +14,7 @@ from minitx.config import DataConfig, ModelConfig, RunConfig, TokenizerConfig, T
 from minitx.config.model_config import derive_head_dim
 from minitx.config.run_config import TokenizerKind
 from minitx.config.toml import build
+from minitx.training.optimizers import OPTIMIZERS
 
 DEFAULT_BUDGET_SECONDS = 300.0
 """Planned for when neither a budget nor a number of steps is given."""
@@ -427,8 +428,8 @@ def _plan_train(
     values = dict(given)
     tokens_per_step = _tokens_per_step(model, values)
     seconds_per_step = tokens_per_step * model.flops_per_token / (PART_OF_PEAK * rate) + 2e-3
-    if "learning_rate" not in values:
-        values["learning_rate"] = 0.01 if values.get("optimizer", "muon") == "muon" else 0.003
+    optimizer = OPTIMIZERS.get(values.get("optimizer", TrainConfig.optimizer))
+    values.setdefault("learning_rate", optimizer.planned_rate)
     if "steps" not in values:
         values["steps"] = _between(10, int(values["budget_seconds"] / seconds_per_step), MOST_STEPS)
         reasons["steps"] = "an estimate; settled by the measured rate before the decay"

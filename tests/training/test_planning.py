@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from minitx.config import DataConfig
 from minitx.errors import BadInputError
-from minitx.training.plan import (
+from minitx.training.planning import (
     BATCH_TOKENS,
     DEFAULT_BUDGET_SECONDS,
     FAST,

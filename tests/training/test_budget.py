@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from minitx.compute import Compute
 from minitx.config import TrainConfig
 from minitx.errors import BadInputError
+from minitx.training.anomalies import Watch
+from minitx.training.budget import Pace, corrected_steps, settle_steps, steps_ending_at
 from minitx.training.loop import HoldoutLoss, Surroundings, Trainer
 from minitx.training.observer import TrainingObserver
-from minitx.training.pace import Pace, corrected_steps, settle_steps, steps_ending_at
 from minitx.training.schedule import decay_start, rate_factor
 from minitx.training.state import TrainingState
-from minitx.training.watch import Watch
 
 
 def config(**values):
@@ -259,7 +259,7 @@ class Machine(TrainingObserver):
         self.settled.append(config)
 
     def on_phase(self, phase):
-        self.phases.append(phase)
+        self.phases.append(phase.name)
 
     def on_event(self, event):
         self.events.append(event)

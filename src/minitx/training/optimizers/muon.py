@@ -1,6 +1,6 @@
 """Muon: momentum whose update is orthogonalized (Jordan et al. 2024).
 
-A gradient matrix is usually dominated by a few directions. Muon replaces the momentum matrix
+A gradient matrix is usually dominated by a few directions. Muon resections the momentum matrix
 U S V^T by U V^T, so that every direction it contains is followed at the same speed. A few matrix
 products approximate U V^T; no singular values are ever computed.
 """
@@ -15,7 +15,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from minitx.config import TrainConfig
+from minitx.model import Transformer
 from minitx.training import native_update
+from minitx.training.optimizers import OPTIMIZERS
+from minitx.training.optimizers.adamw import AdamW
+from minitx.training.optimizers.optimizer_base import Optimizer
 
 # Odd polynomials a x + b x^3 + c x^5, applied one after the other. Together they move every
 # singular value from [0.01, 1] into [0.73, 1.27], and smaller ones up by a factor of 78. Each is
@@ -89,6 +94,7 @@ class Muon:
         self.names: list[str] = []
         self.parameters: list[Tensor] = []
         self.momenta: list[Tensor] = []
+        # By shape (rows, columns): in which matrix each such section is, and from which row on.
         groups: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
         for index, (name, parameter, row_sections) in enumerate(parameters):
             self.names.append(name)
@@ -106,22 +112,22 @@ class Muon:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if len(gradients) < len(self.parameters):
             raise RuntimeError("Muon.step needs a gradient for every matrix")
-        if self._compiled and all(gradient.is_contiguous() for gradient in gradients):
-            self._step_compiled(learning_rate, gradients)
+        if self._has_kernels and all(gradient.is_contiguous() for gradient in gradients):
+            self._step_native(learning_rate, gradients)
             return
         torch._foreach_lerp_(self.momenta, gradients, 1.0 - self.momentum)
         ahead = torch._foreach_lerp(gradients, self.momenta, self.momentum)
         if self.weight_decay:
             torch._foreach_mul_(self.parameters, 1.0 - learning_rate * self.weight_decay)
-        for (rows, columns), places in self._groups.items():
-            stacked = torch.stack([ahead[index][row : row + rows] for index, row in places])
+        for (rows, columns), sections in self._groups.items():
+            stacked = torch.stack([ahead[index][row : row + rows] for index, row in sections])
             updates = orthogonalize(stacked.to(self.dtype)).float()
             scale = learning_rate * _size(rows, columns)
-            targets = [self.parameters[index][row : row + rows] for index, row in places]
+            targets = [self.parameters[index][row : row + rows] for index, row in sections]
             torch._foreach_add_(targets, list(updates.unbind(0)), alpha=-scale)
 
     @functools.cached_property
-    def _compiled(self) -> bool:
+    def _has_kernels(self) -> bool:
         return native_update.can_update([*self.parameters, *self.momenta]) and (
             self.dtype in (torch.float32, torch.bfloat16)
         )
@@ -130,8 +136,8 @@ class Muon:
     def _sections(self) -> list[native_update.Section]:
         return [
             native_update.Section(index, row, rows, columns)
-            for (rows, columns), places in self._groups.items()
-            for index, row in places
+            for (rows, columns), sections in self._groups.items()
+            for index, row in sections
         ]
 
     @functools.cached_property
@@ -139,23 +145,23 @@ class Muon:
         # What is made orthogonal, (matrices, rows, columns) of each group: the same memory in
         # every step.
         return [
-            torch.empty(len(places), *shape, dtype=self.dtype)
-            for shape, places in self._groups.items()
+            torch.empty(len(sections), *shape, dtype=self.dtype)
+            for shape, sections in self._groups.items()
         ]
 
     @functools.cached_property
     def _ahead(self) -> list[Tensor]:
         return [matrix for stack in self._stacks for matrix in stack.unbind(0)]
 
-    def _step_compiled(self, learning_rate: float, gradients: list[Tensor]) -> None:
+    def _step_native(self, learning_rate: float, gradients: list[Tensor]) -> None:
         # The same, with one pass over memory before and one after the products.
         sections, updates = self._sections, self._ahead
         native_update.muon_ahead(sections, gradients, self.momenta, updates, self.momentum)
         if native_update.can_orthogonalize(self._stacks):
             native_update.orthogonalize(updates, POLYNOMIALS, _SAFETY)
         else:
-            whole = [orthogonalize(stack).contiguous() for stack in self._stacks]
-            updates = [matrix for stack in whole for matrix in stack.unbind(0)]
+            stacks = [orthogonalize(stack).contiguous() for stack in self._stacks]
+            updates = [matrix for stack in stacks for matrix in stack.unbind(0)]
         rates = [learning_rate * _size(section.rows, section.columns) for section in sections]
         keep = 1.0 - learning_rate * self.weight_decay
         native_update.muon_apply(sections, self.parameters, updates, rates, keep)
@@ -164,8 +170,55 @@ class Muon:
         """The momentum of each matrix by the parameter's name, not copied."""
         return {f"{name}.momentum": m for name, m in zip(self.names, self.momenta, strict=True)}
 
-    @torch.no_grad()
-    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Copy saved momenta in; raises KeyError or RuntimeError if they do not fit."""
-        for name, momentum in self.state_tensors().items():
-            momentum.copy_(tensors[name])
+    def product_flops(self) -> float:
+        """Floating-point operations of the matrix products of a step."""
+        flops = 0.0
+        for shape, sections in self._groups.items():
+            short, long = sorted(shape)
+            # The Gram matrix, its square, and the product with the matrix, for each polynomial.
+            flops += len(sections) * 2.0 * len(POLYNOMIALS) * (2 * short**2 * long + short**3)
+        return flops
+
+
+@OPTIMIZERS.register("muon")
+class MuonOptimizer(Optimizer):
+    """Muon for the blocks' matrices, AdamW for embeddings, head, norms and biases."""
+
+    description = "muon for matrices, adamw for the rest"
+    planned_rate = 0.01
+    state_bytes = 4
+
+    def __init__(
+        self, model: Transformer, config: TrainConfig, product_dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__(model, config, product_dtype)
+        self.muon = Muon(
+            model.matrix_parameters(),
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            dtype=self.product_dtype,
+        )
+        self.adamw = AdamW(
+            [(name, p) for name, p in model.named_parameters() if name not in self.muon.names],
+            betas=(config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+        )
+
+    @classmethod
+    def peak_rates(cls, config: TrainConfig) -> dict[str, float]:
+        """One for each of the two."""
+        return {"muon": config.muon_learning_rate, "adamw": config.learning_rate}
+
+    def update_parameters(self, rate_factor: float) -> None:
+        """The step of both."""
+        self.adamw.step(rate_factor * self.config.learning_rate)
+        self.muon.step(rate_factor * self.config.muon_learning_rate)
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """AdamW's moments and Muon's momenta."""
+        tensors = {f"adamw.{name}": t for name, t in self.adamw.state_tensors().items()}
+        return tensors | {f"muon.{name}": t for name, t in self.muon.state_tensors().items()}
+
+    def product_flops(self) -> float:
+        """Muon's."""
+        return self.muon.product_flops()

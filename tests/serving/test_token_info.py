@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minitx.generation.text_stream import TextStream
-from minitx.serving.places import place
+from minitx.serving.token_info import text_offset
 
 pieces = st.sampled_from([b"a", "é".encode(), b"\xc3", b"\xa9", b"\xe2\x82", b"\xac", b"ng", b""])
 
@@ -15,7 +15,7 @@ def test_a_whole_token_stands_where_it_is_said_to(contents):
     for content in contents:
         before = len(stream.text)
         stream.feed(content)
-        found.append(place(content, before, len(stream.text)))
+        found.append(text_offset(content, before, len(stream.text)))
     stream.finish()
     for content, at in zip(contents, found, strict=True):
         try:

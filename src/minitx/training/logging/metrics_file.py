@@ -1,0 +1,184 @@
+"""`metrics.jsonl`: written in every run, read by whoever looks back, repaired where one is resumed.
+
+It holds one JSON object a line, in the order in which things happened:
+
+| kind         | keys beside `kind` and `step`                                                    |
+| ------------ | -------------------------------------------------------------------------------- |
+| `step`       | `loss perplexity gradient_norm learning_rate tokens timing`                      |
+| `evaluation` | `train_loss holdout_loss holdout_perplexity holdout_bits_per_byte is_best`       |
+|              | `sample_prompt sample`                                                           |
+| `health`     | `gradient_norms update_ratios`, each an object by layer; at some of the steps    |
+| `probe`      | `attention_entropy` (a list of heads for each layer) `uniform_entropy`           |
+|              | `attention_score` (by layer) `output_logit` `dead_activations` (by layer)        |
+|              | `leaks`; with each evaluation                                                    |
+| `event`      | `name severity message cause fix`                                                |
+| `end`        | `reason best_step best_holdout_loss final_holdout_loss final_holdout_tokens`     |
+|              | `tokens timing`                                                                  |
+
+What the clock decides stands under `timing` (`tokens_per_second`, `elapsed_seconds`); all else
+follows from the seed. Floats are written in full, so that they are read back to the bit. JSON has
+no word for NaN and infinity: such a value is the text ``"NaN"``, ``"Infinity"`` or
+``"-Infinity"``, which Python's `float` reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from minitx.errors import BadInputError
+from minitx.files import write_atomically
+from minitx.training.logging import LOGGERS
+from minitx.training.observer import CheckpointSaved, TrainingEvent, TrainingObserver
+
+
+class MetricsFile(TrainingObserver):
+    """Appends to `metrics.jsonl`.
+
+    Every line reaches the operating system in one write before the call returns, so a killed run
+    has at most its last line torn. An existing file is first cut back to what `first_step` keeps:
+    `repair_metrics`.
+
+    Args:
+        path: the file; its directory exists.
+        first_step: steps already done, 0 for a new run.
+
+    Raises:
+        BadInputError: if the file can't be opened or, later, written.
+    """
+
+    def __init__(self, path: Path, first_step: int = 0) -> None:
+        self._path = path
+        self._file: int | None = None
+        try:
+            repair_metrics(path, first_step)
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        except OSError as error:
+            self._fail(error)
+
+    def observe(self, event: TrainingEvent) -> None:
+        """Write the event's line."""
+        if event.is_logged:
+            self._write(event.to_line())
+        elif isinstance(event, CheckpointSaved):
+            # The lines are to last as long as the checkpoint.
+            self._sync()
+
+    def close(self) -> None:
+        """Put the file on disk and close it."""
+        if self._file is None:
+            return
+        try:
+            self._sync()
+        finally:
+            os.close(self._file)
+            self._file = None
+
+    def _write(self, record: dict[str, Any]) -> None:
+        line = memoryview(metrics_line(record))
+        if self._file is None:
+            raise ValueError(f"{self._path} is closed")
+        try:
+            while line:
+                line = line[os.write(self._file, line) :]
+        except OSError as error:
+            self._fail(error)
+
+    def _sync(self) -> None:
+        # A pipe or /dev/null has nothing to put on disk.
+        with contextlib.suppress(OSError):
+            if self._file is not None:
+                os.fsync(self._file)
+
+    def _fail(self, error: OSError) -> NoReturn:
+        raise BadInputError(
+            f"{self._path} can't be written: {error.strerror or error}",
+            "Free some space or choose another run directory, then resume the run",
+        ) from error
+
+
+@LOGGERS.register("metrics")
+def metrics_of_run(run: Path, first_step: int) -> MetricsFile:
+    """The logger of each run."""
+    return MetricsFile(run / "metrics.jsonl", first_step)
+
+
+def metrics_line(record: dict[str, Any]) -> bytes:
+    """Write one record as a line of `metrics.jsonl`, newline included."""
+    text = json.dumps(_plain(record), ensure_ascii=False, allow_nan=False)
+    # A lone surrogate, which UTF-8 can't hold, becomes its escape in JSON.
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of a `metrics.jsonl`; what can't be read (a torn line) is left out.
+
+    Raises:
+        OSError: if the file can't be opened.
+    """
+    with path.open("rb") as file:
+        for line in file:
+            record = _parse(line)
+            if record is not None:
+                yield record
+
+
+def repair_metrics(path: Path, step: int) -> int:
+    """Cut a metrics file back to a run that has done `step` steps; return the lines dropped.
+
+    Dropped are lines that can't be read (the torn last line of a killed run), lines of later
+    steps, and `end` lines, since the run goes on. Kept lines stay as they are, byte for byte; a
+    complete last line that lacks its newline gets one. If anything changes, a new file replaces
+    the old in one rename, after it is on disk. A missing file is left missing.
+
+    Raises:
+        OSError: if the file can't be read or replaced.
+    """
+    if not path.exists():
+        return 0
+    dropped = size = 0
+    for line in _kept_lines(path, step):
+        dropped += not line
+        size += len(line)
+    if dropped or size != path.stat().st_size:
+        write_atomically(path, _kept_lines(path, step))
+    return dropped
+
+
+def _kept_lines(path: Path, step: int) -> Iterator[bytes]:
+    """The lines of a run that has done `step` steps, each whole; empty for one that is dropped."""
+    with path.open("rb") as file:
+        for line in file:
+            record = _parse(line)
+            is_kept = record is not None and record["step"] <= step and record["kind"] != "end"
+            yield line.rstrip(b"\n") + b"\n" if is_kept else b""
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
+        return None
+    step = record.get("step")
+    return record if isinstance(step, int) and not isinstance(step, bool) else None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        if math.isnan(value):
+            return "NaN"
+        if math.isinf(value):
+            return "Infinity" if value > 0 else "-Infinity"
+        return float(value)
+    return value

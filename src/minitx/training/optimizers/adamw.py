@@ -1,0 +1,139 @@
+"""AdamW: Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+
+The arithmetic is a compiled kernel (`native_update`), or else torch's fused one, called without
+`torch.optim`: making any optimizer of that loads torch's compiler, which takes longer than a short
+run's first hundred steps. This class names the state, so that it can be saved as plain tensors.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minitx.config import TrainConfig
+from minitx.model import Transformer
+from minitx.training import native_update
+from minitx.training.optimizers import OPTIMIZERS
+from minitx.training.optimizers.optimizer_base import Optimizer
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Parameters that are decayed alike, and of each: the running mean of its gradient and of the
+    gradient's square, and a float32 scalar of how many updates there were."""
+
+    weight_decay: float
+    parameters: list[Tensor]
+    firsts: list[Tensor]
+    seconds: list[Tensor]
+    steps: list[Tensor]
+
+
+class AdamW:
+    """AdamW over named parameters; weight decay on matrices alone.
+
+    Args:
+        parameters: `(name, parameter)`. Vectors (norm gains, biases) are not decayed: pulling a
+            gain towards 0 would silence a layer rather than simplify it.
+        betas: decay of the running mean and of the running square of the gradient.
+        weight_decay: scaled by the learning rate.
+        no_decay: names of matrices that are not decayed either.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[tuple[str, Tensor]],
+        *,
+        betas: tuple[float, float],
+        weight_decay: float,
+        eps: float = 1e-10,
+        no_decay: frozenset[str] = frozenset(),
+    ) -> None:
+        self.betas = betas
+        self.eps = eps
+        self._state: dict[str, Tensor] = {}
+        decayed, others = _Group(weight_decay, [], [], [], []), _Group(0.0, [], [], [], [])
+        self._groups = (decayed, others)
+        for name, parameter in parameters:
+            group = decayed if parameter.dim() >= 2 and name not in no_decay else others
+            group.parameters.append(parameter)
+            group.firsts.append(torch.zeros_like(parameter))
+            group.seconds.append(torch.zeros_like(parameter))
+            group.steps.append(torch.zeros((), dtype=torch.float32, device=parameter.device))
+            self._state[f"{name}.first_moment"] = group.firsts[-1]
+            self._state[f"{name}.second_moment"] = group.seconds[-1]
+            self._state[f"{name}.steps"] = group.steps[-1]
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        """Update every parameter from its `.grad`."""
+        for group in self._groups:
+            gradients = [p.grad for p in group.parameters if p.grad is not None]
+            if len(gradients) < len(group.parameters):
+                raise RuntimeError("AdamW.step needs a gradient for every parameter")
+            if not gradients:
+                continue
+            if self._has_kernels and all(gradient.is_contiguous() for gradient in gradients):
+                native_update.adamw(
+                    group.parameters, gradients, group.firsts, group.seconds, group.steps,
+                    rate=learning_rate, betas=self.betas, eps=self.eps,
+                    weight_decay=group.weight_decay,
+                )  # fmt: skip
+                continue
+            torch._foreach_add_(group.steps, 1.0)
+            torch._fused_adamw_(
+                group.parameters,
+                gradients,
+                group.firsts,
+                group.seconds,
+                [],
+                group.steps,
+                lr=learning_rate,
+                beta1=self.betas[0],
+                beta2=self.betas[1],
+                weight_decay=group.weight_decay,
+                eps=self.eps,
+                amsgrad=False,
+                maximize=False,
+            )
+            # The kernel does not count its writes as every other does, and what is derived from
+            # the weights would be taken for new.
+            torch.autograd.graph.increment_version(group.parameters)
+
+    @functools.cached_property
+    def _has_kernels(self) -> bool:
+        parameters = [p for group in self._groups for p in group.parameters]
+        return native_update.can_update([*parameters, *self._state.values()])
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """First and second moment and step count of each parameter, by name, not copied."""
+        return dict(self._state)
+
+
+@OPTIMIZERS.register("adamw")
+class AdamWOptimizer(Optimizer):
+    """AdamW for every parameter."""
+
+    state_bytes = 8
+
+    def __init__(
+        self, model: Transformer, config: TrainConfig, product_dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__(model, config, product_dtype)
+        self.adamw = AdamW(
+            model.named_parameters(),
+            betas=(config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+        )
+
+    def update_parameters(self, rate_factor: float) -> None:
+        """AdamW's step."""
+        self.adamw.step(rate_factor * self.config.learning_rate)
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """The moments."""
+        return {f"adamw.{name}": tensor for name, tensor in self.adamw.state_tensors().items()}

@@ -1,0 +1,132 @@
+"""What all optimizers share: clipping, the order of a step, and how a saved state is taken up."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from minitx.config import TrainConfig
+from minitx.config.options import Config
+from minitx.config.toml import build
+from minitx.model import Transformer
+from minitx.training import native_update
+
+
+@dataclass(frozen=True)
+class NoOptions(Config):
+    """Of an optimizer that reads no `optimizer_options`."""
+
+
+class Optimizer(ABC):
+    """Base class: a kind of optimizer gives `update_parameters` and `state_tensors`.
+
+    Args:
+        model: its parameters are updated in place.
+        config: what it reads beside its own options, and `grad_clip`.
+        product_dtype: of its matrix products, if it has any; None is float32.
+
+    Attributes:
+        description: for the plan of a run; its name where this is empty.
+        planned_rate: `learning_rate` of a run for which none is given.
+        state_bytes: at least so many bytes that it remembers of each parameter.
+        Options: a `Config` of what it reads of `TrainConfig.optimizer_options`.
+        options: those of this run.
+    """
+
+    description: ClassVar[str] = ""
+    planned_rate: ClassVar[float] = 0.003
+    state_bytes: ClassVar[int] = 0
+    Options: ClassVar[type[Config]] = NoOptions
+
+    def __init__(
+        self, model: Transformer, config: TrainConfig, product_dtype: torch.dtype | None = None
+    ) -> None:
+        self.config = config
+        self.options: Any = build(self.Options, config.optimizer_options, "optimizer_options")
+        self.product_dtype = product_dtype or torch.float32
+        self.parameters = list(model.parameters())
+
+    @abstractmethod
+    def update_parameters(self, rate_factor: float) -> None:
+        """Change every parameter by its `.grad`, which is clipped.
+
+        Args:
+            rate_factor: fraction of the peak rates, from the schedule.
+        """
+
+    @abstractmethod
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Everything that it remembers, by name; not copied."""
+
+    @classmethod
+    def peak_rates(cls, config: TrainConfig) -> dict[str, float]:
+        """Its learning rates, each by what it is of; by an empty text if there is only one."""
+        return {"": config.learning_rate}
+
+    def product_flops(self) -> float:
+        """Floating-point operations of the matrix products of an update."""
+        return 0.0
+
+    def step(self, rate_factor: float) -> Tensor:
+        """Clip the gradients, update, and clear them.
+
+        Args:
+            rate_factor: fraction of the peak rates, from the schedule.
+
+        Returns:
+            Scalar: the global gradient norm before clipping.
+        """
+        norm, _ = self.clip_gradients()
+        self.update(rate_factor)
+        return norm
+
+    def clip_gradients(self) -> tuple[Tensor, Tensor]:
+        """Scale all gradients down together if their norm exceeds `grad_clip`.
+
+        Returns:
+            Before clipping: the global gradient norm, a scalar, and the norm of each parameter's
+            gradient, `(parameters,)`.
+        """
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if native_update.can_update(gradients):
+            return self._clip_native(gradients)
+        norms = torch.stack(torch._foreach_norm(gradients))
+        norm = torch.linalg.vector_norm(norms)
+        if self.config.grad_clip:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.grad_clip, norm)
+        return norm, norms
+
+    def _clip_native(self, gradients: list[Tensor]) -> tuple[Tensor, Tensor]:
+        norms = native_update.norms(gradients)
+        norm = torch.linalg.vector_norm(norms)
+        if self.config.grad_clip:
+            factor = self.config.grad_clip / (float(norm) + 1e-6)
+            if not factor >= 1:  # also if it is NaN
+                native_update.scale(gradients, factor)
+        return norm, norms
+
+    def update(self, rate_factor: float) -> None:
+        """Take the step, and clear the gradients."""
+        with torch.no_grad():
+            self.update_parameters(rate_factor)
+        self.clear_gradients()
+
+    def clear_gradients(self) -> None:
+        """Forget the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Copy saved state in.
+
+        Raises:
+            KeyError: a tensor is missing.
+            RuntimeError: a tensor has another shape.
+        """
+        for name, tensor in self.state_tensors().items():
+            tensor.copy_(tensors[name])
