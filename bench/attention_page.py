@@ -24,7 +24,7 @@ from browser import CHROMIUM, Browser
 
 from minitx.config import AttentionRequest, ModelConfig
 from minitx.model import Transformer
-from minitx.report.attention_page import study_page
+from minitx.report.pages.attention_page import study_page
 from minitx.tokenizer import train_tokenizer
 from minitx.workflows.attend import AttentionStudy
 

@@ -19,22 +19,23 @@ def generate(run: Run = None, **options: Any) -> None:
     request = config_from_options(GenerationRequest, options, sampling=sampling)
     how = config_from_options(LoadConfig, options)
     with many_imports():
-        from minitx.report.generation_screen import GenerationScreen
-        from minitx.workflows.generate import prompts_of
+        from minitx.report.generation.generation_screen import GenerationScreen, read_lines
+        from minitx.workflows.generate import in_batches, prompts_of
+        from minitx.workflows.interactive import Conversation, continue_text
         from minitx.workflows.load import load
 
     model = load(run, how.checkpoint, how.device, how.dtype, how.quantize)
     prompts = prompts_of(request, sys.stdin)
-    screen = GenerationScreen(model, sys.stdout)
+    screen = GenerationScreen(sys.stdout)
     if request.interactive:
-        from minitx.report.generation_prompt import ask_for_prompts
-
-        ask_for_prompts(model, screen, sampling, request.show_probs)
+        conversation = Conversation(model, screen, sampling, request.show_probs)
+        read_lines(conversation.answer, str(model.directory))
     elif request.beams:
-        screen.beams(prompts, request.beams, sampling.max_new_tokens, request.as_json)
+        for prompt in prompts:
+            beams = model.beam_search(prompt, request.beams, sampling.max_new_tokens)
+            screen.beams(beams, as_json=request.as_json)
     elif request.as_json:
-        screen.json_lines(prompts, sampling)
-    elif request.show_probs:
-        screen.probabilities(prompts[0], sampling)
+        texts = in_batches(model, prompts, sampling)
+        screen.json_lines(texts, len(prompts) * sampling.num_samples, model.tokenizer)
     else:
-        screen.text(prompts[0], sampling)
+        continue_text(model, screen, prompts[0], sampling, request.show_probs)

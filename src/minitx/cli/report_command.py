@@ -39,14 +39,14 @@ def report(
     minitx report runs/a runs/b            two runs on one set of axes
     """
     from minitx.config.overrides import config_from_options
-    from minitx.report.run_curves import plotting_library
+    from minitx.report.pages.run_curves import plotting_library
 
     settings = config_from_options(ReportSettings, options)
     # Before minutes are spent on measuring.
     plotting_library()
 
-    from minitx.report.evaluation_progress import EvaluationProgress
-    from minitx.report.run_page import page_path, save_run_page
+    from minitx.report.evaluation.evaluation_progress import EvaluationProgress
+    from minitx.report.pages.run_page import page_path, save_run_page
     from minitx.workflows.report import gather
 
     with EvaluationProgress(sys.stderr) as progress:

@@ -25,7 +25,7 @@ def tokenize(**options: Any) -> None:
     fixed = values_of(TokenizerConfig, options)
     request = config_from_options(TokenizeRequest, options, fixed=fixed)
 
-    from minitx.report.pieces import print_tokenized
+    from minitx.report.terminal.tokenization_view import print_tokenized
     from minitx.workflows.tokenize import tokenize
 
     tokenized = tokenize(request, sys.stdin)

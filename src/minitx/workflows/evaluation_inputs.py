@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from minitx import engine
 from minitx.checkpoint.rundir import RunDirectory, find_run
 from minitx.compute import Compute, choose_device, choose_dtype
 from minitx.corpus import EncodedCorpus, encode_file, load_encoded
@@ -18,7 +19,6 @@ from minitx.errors import BadInputError, DamagedFileError
 from minitx.evaluation.bits import TextSize
 from minitx.evaluation.holdout_figures import ModelFigures
 from minitx.files import file_digest
-from minitx.model.stored_weights import store_weights
 from minitx.tokenizer import Tokenizer
 from minitx.training.logging.metrics_file import read_metrics
 from minitx.workflows.load import LoadedModel, open_checkpoint
@@ -126,7 +126,7 @@ def open_subject(
     compute = Compute(where, torch.float32 if dtype == "auto" else choose_dtype(dtype, where))
     loaded = open_checkpoint(checkpoint, device)
     if quantize is not None:
-        store_weights(loaded.model, quantize)
+        engine.quantize(loaded.model, quantize)
     if corpus is not None and corpus.tokenizer_digest != loaded.tokenizer.digest:
         raise DamagedFileError(
             f"{corpus.directory} was encoded with another tokenizer than that of {checkpoint}",
