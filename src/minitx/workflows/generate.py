@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from minitx.config import GenerationRequest, SamplingConfig
-from minitx.corpus.reading import piped_text
+from minitx.corpus.readers.plain_text import piped_text
 from minitx.errors import BadInputError
 from minitx.generation import Generation
 from minitx.tokenizer import Tokenizer

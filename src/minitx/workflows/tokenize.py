@@ -18,7 +18,7 @@ import numpy as np
 from minitx.checkpoint.rundir import resolve_checkpoint
 from minitx.config import DataConfig, TokenizeRequest
 from minitx.corpus import Split, read_corpus, split_corpus
-from minitx.corpus.reading import piped_text
+from minitx.corpus.readers.plain_text import piped_text
 from minitx.errors import BadInputError
 from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from minitx.training.planning import Given, TextFigures, plan_tokenizer
