@@ -9,9 +9,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from minitx.config import TrainConfig
 from minitx.diagnosis.findings import Finding, instability
+from minitx.evaluation.ngrams import NGrams
+
+Ids = npt.NDArray[np.integer[Any]]
 
 WINDOW = 48
 """Steps that a loss is compared with."""
@@ -112,6 +119,21 @@ class LossDetector:
         )
 
 
+MOST_COUNTED, MOST_SCORED = 1_000_000, 200_000
+"""Tokens that `bigram_loss` counts and scores: more would take longer and change little."""
+
+
 def uniform_loss(vocab_size: int) -> float:
-    """Loss of a model that holds every token alike likely, nats."""
+    """Loss of a model for which every token is equally likely, nats."""
     return math.log(vocab_size)
+
+
+def bigram_loss(train_ids: Ids, holdout_ids: Ids, vocab_size: int) -> float:
+    """Loss of an interpolated bigram of the train part on the holdout, nats per token.
+
+    A model must beat it to have learned more than which token follows which. Without a holdout of
+    two tokens it is that on the train part itself.
+    """
+    text = holdout_ids if len(holdout_ids) > 1 else train_ids
+    counts = NGrams(train_ids[:MOST_COUNTED], vocab_size, max_order=2)
+    return float(counts.losses(text[:MOST_SCORED])[1].mean())

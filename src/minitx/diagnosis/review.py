@@ -13,11 +13,10 @@ from typing import Any
 
 from minitx.config import RunConfig
 from minitx.corpus import EncodedCorpus
-from minitx.diagnosis.baseline import bigram_loss
 from minitx.diagnosis.curves import CurveDetector
 from minitx.diagnosis.findings import KINDS, Finding, finding
 from minitx.diagnosis.inside import InsideDetector
-from minitx.diagnosis.losses import LossDetector, uniform_loss
+from minitx.diagnosis.losses import LossDetector, bigram_loss, uniform_loss
 from minitx.diagnosis.nonfinite import broken_weight
 from minitx.diagnosis.probes import probe, probe_windows
 from minitx.diagnosis.results import Check, Seen

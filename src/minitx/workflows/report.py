@@ -29,7 +29,7 @@ from minitx.workflows.evaluate import (
     compare_checkpoints,
     evaluate_holdout,
 )
-from minitx.workflows.session import MADE_WITH_FILE
+from minitx.workflows.session_checkpoint import MADE_WITH_FILE
 
 ATTENTION_TOKENS = 128
 """Tokens of the holdout whose attention is shown, where no prompt is given."""
