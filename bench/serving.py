@@ -34,7 +34,7 @@ from peers import SHAKESPEARE_GPU
 from minitx.checkpoint.huggingface import save_model
 from minitx.config import SamplingConfig
 from minitx.generation import Batch, Row
-from minitx.workflows.generate import Speaker, open_speaker
+from minitx.workflows.load import LoadedModel, open_checkpoint
 
 _SETTLING_SECONDS = 0.5
 _SHORT = 8
@@ -106,7 +106,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary) / "model"
         _write_model(directory, given.layers)
-        alone = _without_http(open_speaker(directory, "cpu"), given.clients, given.tokens)
+        alone = _without_http(open_checkpoint(directory, "cpu"), given.clients, given.tokens)
         seen = _served(directory, given)
     publish(_result(given, alone, seen), given.out)
 
@@ -125,14 +125,14 @@ def _prompt(client: int) -> str:
     return "ABCDEFGH"[: 1 + client % 8]
 
 
-def _without_http(speaker: Speaker, clients: int, tokens: int) -> list[float]:
+def _without_http(loaded: LoadedModel, clients: int, tokens: int) -> list[float]:
     """Seconds that the batch needs by itself, three times."""
     found = []
     for _ in range(3):
-        batch = Batch(speaker.model, speaker.tokenizer)
+        batch = Batch(loaded.model, loaded.tokenizer)
         rows = [
             Row(
-                speaker.tokenizer.encode(_prompt(client)).tolist(),
+                loaded.tokenizer.encode(_prompt(client)).tolist(),
                 SamplingConfig(temperature=1.0, max_new_tokens=tokens, seed=client),
             )
             for client in range(clients)

@@ -22,7 +22,8 @@ from torch.nn import functional as F
 
 from minitx.config import TrainConfig
 from minitx.inspection.probe_texts import RepeatProbe, repeat_probe
-from minitx.inspection.roles import repeat_scores
+from minitx.inspection.roles import LayerPatterns
+from minitx.inspection.roles.repetition import induction
 from minitx.model import Trace, Transformer
 from minitx.training.optimizers import make_optimizer
 from minitx.training.schedule import rate_factor
@@ -63,12 +64,13 @@ def look(model: Transformer, probe: RepeatProbe, step: int) -> Seen:
         targets = ids[:, probe.period + 1 :]
         losses.append(float(F.cross_entropy(logits.flatten(0, 1), targets.flatten())))
         weights.append([layer.numpy() for layer in trace.attention])
-    induction = [
-        repeat_scores(repeated, control, probe.period)["induction"][0]
-        for repeated, control in zip(*weights)
-    ]
+    found = []
+    for repeated, control in zip(*weights):
+        scores = induction(LayerPatterns(repeated, control, probe.period))
+        assert scores is not None
+        found.append(scores[0])
     before = [np.diagonal(layer, -1, axis1=2, axis2=3).mean(axis=(0, 2)) for layer in weights[1]]
-    return Seen(step, *losses, np.stack(induction), np.stack(before))
+    return Seen(step, *losses, np.stack(found), np.stack(before))
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ class Answered:
 class Server:
     port: int
     stop: ServerStop
-    speaker: object
+    loaded: object
     records: list = field(default_factory=list)
     endings: list = field(default_factory=list)
     service: object = None
@@ -100,11 +100,11 @@ def until(condition, what="it"):
 
 
 @contextmanager
-def serving(speaker, token=None, name="127.0.0.1", **limits):
+def serving(loaded, token=None, name="127.0.0.1", **limits):
     from minitx.serving import server as module
 
     listening = listen("127.0.0.1", 0)
-    found = Server(listening.getsockname()[1], ServerStop(), speaker)
+    found = Server(listening.getsockname()[1], ServerStop(), loaded)
     ready = threading.Event()
 
     class Seen(module.Service):
@@ -114,7 +114,7 @@ def serving(speaker, token=None, name="127.0.0.1", **limits):
 
     def main():
         ending = run(
-            listening, describe(speaker), Limits(**limits), token, name,
+            listening, describe(loaded), Limits(**limits), token, name,
             ready.set, found.records.append, stop=found.stop,
         )  # fmt: skip
         found.endings.append(ending)

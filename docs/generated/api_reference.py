@@ -13,7 +13,7 @@ ENTRIES: dict[str, tuple[str, ...]] = {
     ),
     "Generate": (
         "minitx.checkpoint.rundir.resolve_checkpoint",
-        "minitx.workflows.generate.open_speaker",
+        "minitx.workflows.load.load",
         "minitx.config.SamplingConfig",
     ),
     "Serve": ("minitx.workflows.serve.serve", "minitx.workflows.serve.ServeRequest"),
@@ -26,7 +26,7 @@ ENTRIES: dict[str, tuple[str, ...]] = {
         "minitx.workflows.attend.open_study",
         "minitx.workflows.attend.AttentionStudy",
         "minitx.inspection.mask_check.check_mask",
-        "minitx.inspection.roles.read_roles",
+        "minitx.inspection.head_roles.read_roles",
         "minitx.workflows.diagnose.diagnose",
     ),
     "The model": (

@@ -14,10 +14,9 @@ import pytest
 from rich.console import Console
 
 from minitx import __version__
-from minitx.checkpoint.rundir import resolve_checkpoint
 from minitx.config import SamplingConfig
-from minitx.report.tokens import probability_table
-from minitx.workflows.generate import open_speaker
+from minitx.report.generation.probability_view import probability_table
+from minitx.workflows.load import load
 
 SMALL = ["--layers", 1, "--heads", 2, "--d-model", 16, "--context", 16, "--batch-size", 2,
          "--steps", 6, "--dtype", "float32", "--threads", 1, "--evaluate-every", 3]  # fmt: skip
@@ -211,7 +210,7 @@ def test_flags_that_would_be_ignored_are_refused(minitx, tiny_run, flags, named)
 
 def test_progress_is_told_and_then_wiped(minitx, inside, tiny_run, monkeypatch):
     (inside / "p.jsonl").write_text('{"prompt": "1 green"}\n' * 3)
-    monkeypatch.setattr("minitx.report.generation_screen._PROGRESS_SECONDS", -1.0)
+    monkeypatch.setattr("minitx.report.generation.generation_screen._PROGRESS_SECONDS", -1.0)
     flags = ["--prompt-file", "p.jsonl", "--max-new-tokens", 3]
     assert minitx("generate", tiny_run, *flags).err == ""
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
@@ -225,10 +224,10 @@ def test_progress_is_told_and_then_wiped(minitx, inside, tiny_run, monkeypatch):
 def test_probability_table_fits_and_cuts_no_heading(width, tiny_run):
     # As `GenerationScreen` prints it, where nothing that is too wide is cut off.
     console = Console(width=width, file=io.StringIO(), highlight=False, soft_wrap=True)
-    speaker = open_speaker(resolve_checkpoint(tiny_run))
+    model = load(tiny_run)
     settings = SamplingConfig(max_new_tokens=8)
-    one = speaker.generate(["1 green"], settings, record_probabilities=True)[0]
-    console.print(probability_table(one, speaker.tokenizer, width))
+    one = model.sample(["1 green"], settings, record_probabilities=True)[0]
+    console.print(probability_table(one, model.tokenizer, width))
     lines = console.file.getvalue().splitlines()
     for word in ("token", "probability", "drawn", "with", "entropy,", "bits", "perplexity"):
         assert word in " ".join(lines[:2]).split()
@@ -243,11 +242,6 @@ def test_colours_are_explained_where_there_are_any(minitx, tiny_run, monkeypatch
     shown = minitx("generate", tiny_run, *flags).out
     assert ("below 1 %" in shown) == ("\x1b[3" in shown) == (colours == "some")
     assert "perplexity" in shown
-
-
-def test_generate_in_bfloat16(minitx, tiny_run):
-    done = minitx("generate", tiny_run, "--prompt", "1", "--dtype", "bfloat16")
-    assert done.code == 0
 
 
 def test_generate_interactively(minitx, tiny_run, monkeypatch):

@@ -242,7 +242,7 @@ def test_memory_that_ran_out_is_told_in_one_line(minitx, tiny_run, monkeypatch, 
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("minitx.workflows.generate.open_speaker", fail)
+    monkeypatch.setattr("minitx.workflows.load.load", fail)
     done = minitx("generate", tiny_run, "--prompt", "1")
     assert done.code == 2
     assert done.err.startswith("error: memory ran out. Lower --batch-size")
@@ -254,7 +254,7 @@ def test_defect_keeps_its_traceback(minitx, tiny_run, monkeypatch, error):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("minitx.workflows.generate.open_speaker", fail)
+    monkeypatch.setattr("minitx.workflows.load.load", fail)
     with pytest.raises(type(error), match=str(error.args[-1])):
         minitx("generate", tiny_run, "--prompt", "1")
 
@@ -268,7 +268,7 @@ def test_ctrl_c_while_signals_are_pythons_own(minitx, tiny_run, monkeypatch):
         finally:
             signal.signal(signal.SIGINT, previous)
 
-    monkeypatch.setattr("minitx.workflows.generate.open_speaker", stop)
+    monkeypatch.setattr("minitx.workflows.load.load", stop)
     done = minitx("generate", tiny_run, "--prompt", "1")
     assert done.code == 130
     assert done.err == f"{STOPPED}. What was saved before is whole\n"

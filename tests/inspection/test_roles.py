@@ -1,18 +1,12 @@
+import json
 import math
 
 import numpy as np
 import pytest
 
+from minitx.inspection.head_roles import HeadRole, HeadRoles, RoleScore, layer_scores, name_role
 from minitx.inspection.probe_texts import repeat_probe
-from minitx.inspection.roles import (
-    HeadRole,
-    HeadRoles,
-    RoleScore,
-    name_role,
-    positional_scores,
-    repeat_scores,
-    text_scores,
-)
+from minitx.inspection.roles import HEAD_ROLES, LayerPatterns, head_role
 
 PERIOD, SEQ, BATCH = 16, 64, 16
 RNG = np.random.default_rng(0)
@@ -39,10 +33,16 @@ def scores_of(head, ids=None):
     text = np.random.default_rng(2).integers(0, 500, (BATCH, SEQ))
     repeated = look(head(probe.repeated), 2 * PERIOD)
     control = look(head(probe.control), 2 * PERIOD)
-    found = repeat_scores(repeated, control, PERIOD)
-    found["positional"] = positional_scores(control)
-    found.update(text_scores(look(head(text), SEQ)))
+    found = layer_scores(LayerPatterns(repeated, control, PERIOD, look(head(text), SEQ)))
     return {role: RoleScore(float(s[0]), float(c[0])) for role, (s, c) in found.items()}
+
+
+def text_scores(weights):
+    return layer_scores(LayerPatterns(text=weights))
+
+
+def positional_scores(weights):
+    return HEAD_ROLES.get("positional").scores(LayerPatterns(control=weights))
 
 
 def after_earlier(ids):
@@ -146,3 +146,20 @@ def test_the_head_shown_first_is_the_strongest_of_the_most_telling_role():
     assert HeadRoles((), "").most_telling() is None
     assert HeadRoles(heads, "").of(0, 1) is heads[1]
     assert HeadRoles(heads, "").of(7, 1) is None
+
+
+def test_a_role_from_outside_the_package_is_measured_and_shown(minitx, tiny_run, monkeypatch):
+    HEAD_ROLES.names()
+    monkeypatch.setattr(HEAD_ROLES, "_kinds", dict(HEAD_ROLES._kinds))
+
+    @head_role("second token", rank=45, is_specific=True, short_name="second", column="2nd")
+    def second_token(patterns):
+        score = patterns.text[:, :, 2:, 1].mean(axis=(0, 2))
+        return score, np.full_like(score, -1.0)
+
+    found = json.loads(minitx("attn", tiny_run, "--roles", "--json").out)["roles"]["heads"]
+    assert [one["scores"]["second token"]["control"] for one in found] == [-1.0] * len(found)
+    assert all(len(one["scores"]) > 5 for one in found)
+    shown = minitx("attn", tiny_run, "--roles").out
+    assert "2nd" in shown
+    assert "second token" in shown

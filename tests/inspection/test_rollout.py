@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitx.inspection.rollout import attention_rollout
+from minitx.inspection.attention_maps import attention_rollout
 
 
 def causal(rng, *shape):

@@ -1,23 +1,22 @@
-"""Speakers and a server that many tests use."""
+"""Models and a server that many tests use."""
 
 import pytest
 from small_server import serving
 
-from minitx.checkpoint.rundir import resolve_checkpoint
-from minitx.workflows.generate import open_speaker
+from minitx.workflows.load import load
 
 
 @pytest.fixture(scope="session")
-def speaker(tiny_run):
-    return open_speaker(resolve_checkpoint(tiny_run), "cpu")
+def loaded(tiny_run):
+    return load(tiny_run, device="cpu")
 
 
 @pytest.fixture(scope="session")
-def bpe_speaker(tiny_gpt2_run):
-    return open_speaker(resolve_checkpoint(tiny_gpt2_run), "cpu")
+def bpe_loaded(tiny_gpt2_run):
+    return load(tiny_gpt2_run, device="cpu")
 
 
 @pytest.fixture(scope="module")
-def server(speaker):
-    with serving(speaker, max_tokens=100_000) as found:
+def server(loaded):
+    with serving(loaded, max_tokens=100_000) as found:
         yield found

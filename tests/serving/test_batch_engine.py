@@ -6,7 +6,7 @@ import pytest
 from small_server import until
 
 from minitx.generation import Batch
-from minitx.serving.api_errors import Refusal
+from minitx.serving.api_errors import APIError
 from minitx.serving.batch_engine import Engine
 from minitx.serving.completion_request import parse_completion
 from minitx.serving.jobs import make_job
@@ -17,16 +17,16 @@ from minitx.serving.metrics import Metrics
 class Held:
     """An engine that takes one turn at a time, as the test says."""
 
-    def __init__(self, speaker, **limits):
-        self.speaker = speaker
+    def __init__(self, loaded, **limits):
+        self.loaded = loaded
         self.updates = []
         self.engine = Engine(
-            speaker.model, speaker.tokenizer, Limits(**limits), Metrics(), self.updates.extend
+            loaded.model, loaded.tokenizer, Limits(**limits), Metrics(), self.updates.extend
         )
 
     def job(self, **fields):
         request = parse_completion({"prompt": "1 green", "seed": 1, **fields}, 10_000)
-        return make_job(request, self.speaker.model, self.speaker.tokenizer)
+        return make_job(request, self.loaded.model, self.loaded.tokenizer)
 
     def submit(self, **fields):
         job = self.job(**fields)
@@ -42,8 +42,8 @@ class Held:
         return any(one.job is job and one.finish_reason for one in self.updates)
 
 
-def test_a_request_joins_those_that_run_and_leaves_when_done(speaker):
-    held = Held(speaker)
+def test_a_request_joins_those_that_run_and_leaves_when_done(loaded):
+    held = Held(loaded)
     first = held.submit(max_tokens=9)
     held.turn()
     second = held.submit(max_tokens=3)
@@ -54,8 +54,8 @@ def test_a_request_joins_those_that_run_and_leaves_when_done(speaker):
     assert held.engine.active == 1
 
 
-def test_places_are_taken_in_the_order_of_arrival(speaker):
-    held = Held(speaker, max_concurrent=2)
+def test_places_are_taken_in_the_order_of_arrival(loaded):
+    held = Held(loaded, max_concurrent=2)
     jobs = [held.submit(max_tokens=3 + 2 * (i % 3)) for i in range(9)]
     while not all(map(held.finished, jobs)):
         assert held.engine.active <= 2
@@ -64,8 +64,8 @@ def test_places_are_taken_in_the_order_of_arrival(speaker):
     assert began == jobs
 
 
-def test_all_that_run_advance_together(speaker):
-    held = Held(speaker, max_concurrent=8)
+def test_all_that_run_advance_together(loaded):
+    held = Held(loaded, max_concurrent=8)
     jobs = [held.submit(max_tokens=40, seed=i) for i in range(8)]
     held.turn()
     for _ in range(30):
@@ -74,9 +74,9 @@ def test_all_that_run_advance_together(speaker):
         assert {one.job for one in told} == set(jobs)
 
 
-def test_prompts_of_a_long_queue_are_read_a_few_at_a_time(speaker):
-    context = speaker.model.config.context_length
-    held = Held(speaker, max_concurrent=200)
+def test_prompts_of_a_long_queue_are_read_a_few_at_a_time(loaded):
+    context = loaded.model.config.context_length
+    held = Held(loaded, max_concurrent=200)
     running = held.submit(max_tokens=200)
     held.turn()
     prompts = [("12345678"[i % 8] + " green") * 9 for i in range(99)]
@@ -90,15 +90,15 @@ def test_prompts_of_a_long_queue_are_read_a_few_at_a_time(speaker):
     assert turns > 1
 
 
-def test_the_queue_is_bounded_and_says_when_to_come_again(speaker):
-    held = Held(speaker, max_concurrent=2, max_queue=3)
+def test_the_queue_is_bounded_and_says_when_to_come_again(loaded):
+    held = Held(loaded, max_concurrent=2, max_queue=3)
     for _ in range(5):
         held.submit(max_tokens=3)
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(APIError) as caught:
         held.submit()
     assert caught.value.status == 429
     assert int(caught.value.headers["retry-after"]) >= 1
-    with pytest.raises(Refusal):
+    with pytest.raises(APIError):
         held.submit(n=2)
     held.turn()
     held.turn()
@@ -106,8 +106,8 @@ def test_the_queue_is_bounded_and_says_when_to_come_again(speaker):
     held.submit(n=2)
 
 
-def test_a_cancelled_job_leaves_at_the_next_step(speaker):
-    held = Held(speaker, max_concurrent=2)
+def test_a_cancelled_job_leaves_at_the_next_step(loaded):
+    held = Held(loaded, max_concurrent=2)
     gone, stays, waits = (held.submit(max_tokens=100, seed=i) for i in range(3))
     held.turn()
     held.engine.cancel(gone)
@@ -127,15 +127,15 @@ def texts(held, jobs):
     return ["".join(one.text for one in held.updates if one.job is job) for job in jobs]
 
 
-def test_neighbours_that_come_and_go_do_not_change_a_text(speaker):
+def test_neighbours_that_come_and_go_do_not_change_a_text(loaded):
     alone = []
     for seed in range(5):
-        held = Held(speaker)
+        held = Held(loaded)
         job = held.submit(max_tokens=60, seed=seed)
         while not held.finished(job):
             held.turn()
         alone += texts(held, [job])
-    held = Held(speaker, max_concurrent=4)
+    held = Held(loaded, max_concurrent=4)
     jobs = []
     for seed in range(5):
         jobs.append(held.submit(max_tokens=60, seed=seed))
@@ -148,8 +148,8 @@ def test_neighbours_that_come_and_go_do_not_change_a_text(speaker):
     assert texts(held, jobs) == alone
 
 
-def test_a_failing_step_fails_its_requests_and_no_others(speaker, monkeypatch):
-    held = Held(speaker, max_concurrent=1)
+def test_a_failing_step_fails_its_requests_and_no_others(loaded, monkeypatch):
+    held = Held(loaded, max_concurrent=1)
     lost, other = held.submit(max_tokens=5), held.submit(max_tokens=5)
     held.turn()
 
@@ -166,24 +166,24 @@ def test_a_failing_step_fails_its_requests_and_no_others(speaker, monkeypatch):
         held.turn()
 
 
-def test_an_engine_whose_model_fails_gives_up(speaker, monkeypatch):
+def test_an_engine_whose_model_fails_gives_up(loaded, monkeypatch):
     def fail(self, rows):
         raise RuntimeError("broken")
 
     monkeypatch.setattr(Batch, "add", fail)
-    held = Held(speaker, max_concurrent=1)
+    held = Held(loaded, max_concurrent=1)
     jobs = [held.submit(), held.submit()]
     held.engine.start()
     until(lambda: len(held.updates) == 2, "the end of both")
     assert {one.job for one in held.updates} == set(jobs)
     assert {one.failure.status for one in held.updates} == {500}
     assert held.engine.gave_up
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(APIError) as caught:
         held.submit()
     assert caught.value.status == 500
 
 
-def test_what_a_job_asks_for_that_can_not_be_is_its_own_failure(speaker, monkeypatch):
+def test_what_a_job_asks_for_that_can_not_be_is_its_own_failure(loaded, monkeypatch):
     from minitx.errors import BadInputError
 
     check = Batch.check
@@ -194,7 +194,7 @@ def test_what_a_job_asks_for_that_can_not_be_is_its_own_failure(speaker, monkeyp
         check(self, row)
 
     monkeypatch.setattr(Batch, "check", refuse)
-    held = Held(speaker)
+    held = Held(loaded)
     bad, good = held.submit(seed=13, n=2), held.submit(max_tokens=3)
     held.turn()
     (failed,) = [one for one in held.updates if one.failure]
@@ -204,8 +204,8 @@ def test_what_a_job_asks_for_that_can_not_be_is_its_own_failure(speaker, monkeyp
     assert held.finished(good)
 
 
-def test_closing_fails_what_is_not_done(speaker):
-    held = Held(speaker)
+def test_closing_fails_what_is_not_done(loaded):
+    held = Held(loaded)
     first = threading.Event()
     held.engine._deliver = lambda updates: (held.updates.extend(updates), first.set())
     held.engine.start()
@@ -214,5 +214,5 @@ def test_closing_fails_what_is_not_done(speaker):
     held.engine.close()
     assert held.updates[-1].job is job
     assert held.updates[-1].failure.status == 503
-    with pytest.raises(Refusal):
+    with pytest.raises(APIError):
         held.submit()

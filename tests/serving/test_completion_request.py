@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitx.config import SamplingConfig
-from minitx.serving.api_errors import Refusal
+from minitx.serving.api_errors import APIError
 from minitx.serving.completion_request import _KNOWN, parse_completion, parse_json
 
 MOST = 100
 
 
 def refused(content):
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(APIError) as caught:
         parse_completion(content, MOST)
     assert caught.value.status == 400
     return caught.value
@@ -102,9 +102,9 @@ def test_a_prompt_of_no_form_is_refused(prompt):
     ],
 )  # fmt: skip
 def test_a_bad_value_is_refused_by_name(field, value):
-    refusal = refused({"prompt": "a", field: value})
-    assert refusal.param == field
-    assert refusal.message.startswith(field)
+    error = refused({"prompt": "a", field: value})
+    assert error.param == field
+    assert error.message.startswith(field)
 
 
 def test_options_of_a_stream():
@@ -130,7 +130,7 @@ def test_an_unknown_field_is_refused_as_openai_does():
      b"[" * 100_000, b'{"n": ' + b"9" * 5000 + b"}"],
 )  # fmt: skip
 def test_what_is_no_json_object_is_refused(body):
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(APIError) as caught:
         parse_json(body)
     assert caught.value.status == 400
 
@@ -159,9 +159,9 @@ def test_any_object_is_taken_or_refused(content):
     try:
         content = parse_json(json.dumps(content, allow_nan=True).encode())
         request = parse_completion(content, MOST)
-    except Refusal as refusal:
-        json.dumps(refusal.body)
-        status = refusal.status
+    except APIError as error:
+        json.dumps(error.body)
+        status = error.status
     else:
         status = None
     if status is not None:
@@ -181,6 +181,6 @@ def test_any_bytes_are_an_object_or_refused(body):
     status = 400
     try:
         assert isinstance(parse_json(body), dict)
-    except Refusal as refusal:
-        status = refusal.status
+    except APIError as error:
+        status = error.status
     assert status == 400

@@ -19,9 +19,9 @@ def client(server):
         yield found
 
 
-def expected(speaker, prompt, **changed):
+def expected(loaded, prompt, **changed):
     config = SamplingConfig(**{"temperature": 1.0, "max_new_tokens": 40, "seed": 7, **changed})
-    return speaker.generate([prompt], config, record_probabilities=True)
+    return loaded.sample([prompt], config, record_probabilities=True)
 
 
 SETTINGS = [
@@ -44,7 +44,7 @@ def test_text_is_that_of_generate_with_and_without_a_stream(client, server, sett
     wanted.pop("extra_body", None)
     if "logit_bias" in wanted:
         wanted["logit_bias"] = {int(key): value for key, value in wanted["logit_bias"].items()}
-    (one,) = expected(server.speaker, PROMPT, **wanted)
+    (one,) = expected(server.loaded, PROMPT, **wanted)
     assert whole.choices[0].text == one.text
     assert "".join(piece.choices[0].text for piece in pieces) == one.text
     assert whole.choices[0].finish_reason == pieces[-1].choices[0].finish_reason == "length"
@@ -53,11 +53,11 @@ def test_text_is_that_of_generate_with_and_without_a_stream(client, server, sett
     assert whole.model == "verses-001"
 
 
-@pytest.mark.parametrize("which", ["speaker", "bpe_speaker"])
+@pytest.mark.parametrize("which", ["loaded", "bpe_loaded"])
 def test_a_process_of_generate_says_the_same(which, request, minitx):
     found = request.getfixturevalue(which)
     given = ["--prompt", PROMPT, "--seed", 7, "--max-new-tokens", 30, "--temperature", 1, "--json"]
-    said = json.loads(minitx("generate", found.checkpoint, *given, "--device", "cpu").out)
+    said = json.loads(minitx("generate", found.directory, *given, "--device", "cpu").out)
     with serving(found) as server:
         got = server.complete(prompt=PROMPT, seed=7, max_tokens=30).json
         ids = server.complete(prompt=said["prompt_ids"], seed=7, max_tokens=30).json
@@ -69,7 +69,7 @@ def test_several_prompts_and_samples_are_numbered_as_by_openai(client, server):
     got = client.completions.create(model="verses-001", prompt=prompts, n=3, max_tokens=40, seed=7)
     assert [choice.index for choice in got.choices] == list(range(6))
     texts = [
-        one.text for prompt in prompts for one in expected(server.speaker, prompt, num_samples=3)
+        one.text for prompt in prompts for one in expected(server.loaded, prompt, num_samples=3)
     ]
     assert [choice.text for choice in got.choices] == texts
     assert got.usage.completion_tokens == 240
@@ -109,7 +109,7 @@ def test_usage_closes_a_stream_that_asks_for_it(server):
     assert done
     assert all(event["usage"] is None for event in events[:-1])
     assert events[-1]["choices"] == []
-    n_prompt = len(server.speaker.tokenizer.encode(PROMPT))
+    n_prompt = len(server.loaded.tokenizer.encode(PROMPT))
     assert events[-1]["usage"] == {
         "prompt_tokens": n_prompt, "completion_tokens": 5, "total_tokens": n_prompt + 5,
     }  # fmt: skip
@@ -119,17 +119,17 @@ def test_usage_closes_a_stream_that_asks_for_it(server):
     assert all("usage" not in event for event in events)
 
 
-def log_probabilities(speaker, ids):
+def log_probabilities(loaded, ids):
     """Of the token after each prefix, by reading each prefix anew."""
     rows = []
     with torch.inference_mode():
         for end in range(1, len(ids) + 1):
-            logits = speaker.model(torch.tensor([ids[:end]]))[0, -1]
+            logits = loaded.model(torch.tensor([ids[:end]]))[0, -1]
             rows.append(logits.double().log_softmax(dim=-1))
     return rows
 
 
-@pytest.mark.parametrize("which", ["speaker", "bpe_speaker"])
+@pytest.mark.parametrize("which", ["loaded", "bpe_loaded"])
 @pytest.mark.parametrize("new", [0, 10])
 def test_echo_with_log_probabilities_equals_brute_force(which, new, request):
     found = request.getfixturevalue(which)
@@ -198,9 +198,9 @@ def test_zero_tokens_only_read_the_prompt(server):
 
 
 def test_text_goes_on_past_the_context(server):
-    context = server.speaker.model.config.context_length
+    context = server.loaded.model.config.context_length
     got = server.complete(prompt=PROMPT, max_tokens=3 * context, seed=7).json
-    (one,) = expected(server.speaker, PROMPT, max_new_tokens=3 * context)
+    (one,) = expected(server.loaded, PROMPT, max_new_tokens=3 * context)
     assert got["choices"][0]["text"] == one.text
 
 
@@ -230,10 +230,9 @@ class Characters:
 
 
 @pytest.fixture(scope="module")
-def wide_speaker(tmp_path_factory):
+def wide_loaded(tmp_path_factory):
     """A model of bytes that has learned characters of several bytes."""
-    from minitx.checkpoint.rundir import resolve_checkpoint
-    from minitx.workflows.generate import open_speaker
+    from minitx.workflows.load import load
     from minitx.workflows.train import TrainRequest, train
 
     place = tmp_path_factory.mktemp("wide")
@@ -245,19 +244,19 @@ def wide_speaker(tmp_path_factory):
         train={"steps": 80, "batch_size": 4, "threads": 1, "device": "cpu", "dtype": "float32"},
         out=place / "runs" / "wide-001",
     )
-    return open_speaker(resolve_checkpoint(train(request, []).run), "cpu")
+    return load(train(request, []).run, device="cpu")
 
 
-def test_no_character_is_broken_in_a_stream(wide_speaker):
+def test_no_character_is_broken_in_a_stream(wide_loaded):
     prompt = Characters.TEXT
-    with serving(wide_speaker) as server:
+    with serving(wide_loaded) as server:
         for seed in range(4):
             asked = {"prompt": prompt, "max_tokens": 60, "seed": seed, "temperature": 0.8}
             answered = server.complete(**asked, stream=True, logprobs=1)
             events, done = answered.events
             assert done
             pieces = [event["choices"][0]["text"] for event in events]
-            (one,) = wide_speaker.generate(
+            (one,) = wide_loaded.sample(
                 [prompt], SamplingConfig(temperature=0.8, max_new_tokens=60, seed=seed)
             )
             assert "".join(pieces) == one.text

@@ -14,7 +14,7 @@ from minitx.serving.answers import Answer
 from minitx.serving.batch_engine import Engine
 from minitx.serving.connection import BoundedProtocol
 from minitx.serving.jobs import Job, Update
-from minitx.serving.update_queue import Inbox
+from minitx.serving.update_queue import UpdateQueue
 
 CLIENTS = 64
 TOKENS = 40
@@ -66,17 +66,17 @@ def stream_all(server, gate, n_waiting):
 
 
 @pytest.fixture(scope="module")
-def expected(speaker):
+def expected(loaded):
     return [
-        speaker.generate(
+        loaded.sample(
             [prompt], SamplingConfig(temperature=1.0, max_new_tokens=TOKENS, seed=number)
         )[0].text
         for number, prompt in enumerate(PROMPTS)
     ]
 
 
-def test_streams_side_by_side(speaker, gate, expected):
-    with serving(speaker) as server:
+def test_streams_side_by_side(loaded, gate, expected):
+    with serving(loaded) as server:
         texts, arrivals = stream_all(server, gate, CLIENTS)
         metrics = server.metrics()
     assert texts == expected
@@ -89,8 +89,8 @@ def test_streams_side_by_side(speaker, gate, expected):
     assert metrics["minitx_generated_tokens_total",] == CLIENTS * TOKENS
 
 
-def test_streams_that_take_turns(speaker, gate, expected):
-    with serving(speaker, max_concurrent=8) as server:
+def test_streams_that_take_turns(loaded, gate, expected):
+    with serving(loaded, max_concurrent=8) as server:
         texts, arrivals = stream_all(server, gate, CLIENTS)
         statuses = [one.status for one in server.records]
     assert texts == expected
@@ -109,9 +109,9 @@ def test_streams_that_take_turns(speaker, gate, expected):
     assert all(abs(ends.index(number) - place) < 16 for place, number in enumerate(begins))
 
 
-def test_nothing_is_left_of_requests_that_ended(speaker):
-    kinds = (Job, Row, Inbox, Update, Answer, BoundedProtocol)
-    with serving(speaker) as server:
+def test_nothing_is_left_of_requests_that_ended(loaded):
+    kinds = (Job, Row, UpdateQueue, Update, Answer, BoundedProtocol)
+    with serving(loaded) as server:
         for _ in range(3):
             clients = [server.open_stream(prompt="1", max_tokens=4000) for _ in range(5)]
             until(lambda: server.engine.active == 5)

@@ -61,14 +61,14 @@ def test_bad_bodies(server, name):
         assert error["code"] == "context_length_exceeded"
 
 
-def test_the_bound_on_prompts(speaker):
-    with serving(speaker, max_prompt_tokens=4) as server:
+def test_the_bound_on_prompts(loaded):
+    with serving(loaded, max_prompt_tokens=4) as server:
         assert server.complete(prompt="1 gr").status == 200
         assert_refused(server.complete(prompt="1 gre"), 400, "5 tokens", "at most 4")
 
 
-def test_large_bodies_with_and_without_a_length(speaker):
-    with serving(speaker, max_body_bytes=1000) as server:
+def test_large_bodies_with_and_without_a_length(loaded):
+    with serving(loaded, max_body_bytes=1000) as server:
         fits = json.dumps({"prompt": "1", "user": "u" * 900}).encode()
         assert server.send(fits).status == 200
         large = json.dumps({"prompt": "1", "user": "u" * 1000}).encode()
@@ -127,8 +127,8 @@ def test_names_of_this_machine_are_answered(server, host):
 
 
 @pytest.fixture(scope="module")
-def guarded(speaker):
-    with serving(speaker, token=SECRET, name=None) as server:
+def guarded(loaded):
+    with serving(loaded, token=SECRET, name=None) as server:
         yield server
 
 
@@ -162,8 +162,8 @@ def test_with_the_token_there_is_everything(guarded):
         client.models.list()
 
 
-def test_a_full_queue(speaker):
-    with serving(speaker, max_concurrent=1, max_queue=1, max_tokens=100_000) as server:
+def test_a_full_queue(loaded):
+    with serving(loaded, max_concurrent=1, max_queue=1, max_tokens=100_000) as server:
         clients = [server.open_stream(prompt="1", max_tokens=100_000)]
         until(lambda: server.engine.active == 1)
         clients.append(server.open_stream(prompt="1", max_tokens=100_000))
@@ -209,8 +209,8 @@ def test_a_client_of_openai_that_stops_reading_early(server):
         until(lambda: server.engine.active == 0)
 
 
-def test_a_request_that_takes_too_long(speaker):
-    with serving(speaker, request_timeout=0.3, max_tokens=100_000) as server:
+def test_a_request_that_takes_too_long(loaded):
+    with serving(loaded, request_timeout=0.3, max_tokens=100_000) as server:
         assert_refused(server.complete(prompt="1", max_tokens=100_000), 504, "too long")
         events, done = server.complete(prompt="1", max_tokens=100_000, stream=True).events
         assert not done
@@ -227,8 +227,8 @@ def test_a_request_that_takes_too_long(speaker):
         until(lambda: server.engine.active == 0)
 
 
-def test_slow_senders(speaker):
-    with serving(speaker, client_timeout=0.3) as server:
+def test_slow_senders(loaded):
+    with serving(loaded, client_timeout=0.3) as server:
         head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
         body = b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
         chunks = b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n{"
@@ -240,9 +240,9 @@ def test_slow_senders(speaker):
         assert server.complete(prompt="1").status == 200
 
 
-def test_a_slow_reader_is_dropped_and_holds_nobody_up(speaker):
+def test_a_slow_reader_is_dropped_and_holds_nobody_up(loaded):
     limits = {"max_tokens": 1_000_000, "max_unsent": 200, "client_timeout": 0.5}
-    with serving(speaker, **limits) as server:
+    with serving(loaded, **limits) as server:
         slow = server.open_stream(receive_buffer=4096, prompt="1", max_tokens=1_000_000)
         until(lambda: server.engine.active == 1)
         assert server.complete(prompt="1", max_tokens=20).status == 200
@@ -254,8 +254,8 @@ def test_a_slow_reader_is_dropped_and_holds_nobody_up(speaker):
         slow.close()
 
 
-def test_many_connections_that_say_nothing(speaker):
-    with serving(speaker, max_concurrent=1, max_queue=0) as server:
+def test_many_connections_that_say_nothing(loaded):
+    with serving(loaded, max_concurrent=1, max_queue=0) as server:
         many = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(90)]
         closed = [client for client in many[70:] if client.recv(1) == b""]
         assert len(closed) == 20
@@ -271,8 +271,8 @@ def _answers(server):
         return False
 
 
-def test_a_defect_tells_nothing_to_the_client(speaker, monkeypatch, caplog):
-    with serving(speaker) as server:
+def test_a_defect_tells_nothing_to_the_client(loaded, monkeypatch, caplog):
+    with serving(loaded) as server:
 
         def fail(self):
             raise RuntimeError("/secret/path of the machine")
@@ -293,19 +293,19 @@ def test_a_defect_tells_nothing_to_the_client(speaker, monkeypatch, caplog):
         assert "secret" in caplog.text
 
 
-def test_a_model_that_fails_for_good_ends_the_server(speaker, monkeypatch):
+def test_a_model_that_fails_for_good_ends_the_server(loaded, monkeypatch):
     def fail(self, rows):
         raise RuntimeError("broken")
 
-    with serving(speaker) as server:
+    with serving(loaded) as server:
         monkeypatch.setattr(Batch, "add", fail)
         assert_refused(server.complete(prompt="1"), 500)
         until(lambda: server.endings)
     assert server.endings[0].exit_code == 1
 
 
-def test_stopping_lets_running_requests_end(speaker):
-    with serving(speaker, max_tokens=100_000) as server:
+def test_stopping_lets_running_requests_end(loaded):
+    with serving(loaded, max_tokens=100_000) as server:
         answers = []
         body = {"prompt": "1", "max_tokens": 2000, "seed": 3}
         thread = threading.Thread(target=lambda: answers.append(server.complete(**body)))
@@ -324,8 +324,8 @@ def test_stopping_lets_running_requests_end(speaker):
     assert (server.endings[0].exit_code, server.endings[0].n_cut) == (143, 0)
 
 
-def test_stopping_cuts_off_what_takes_longer_than_the_grace(speaker):
-    with serving(speaker, max_tokens=1_000_000, grace=0.2) as server:
+def test_stopping_cuts_off_what_takes_longer_than_the_grace(loaded):
+    with serving(loaded, max_tokens=1_000_000, grace=0.2) as server:
         client = server.open_stream(prompt="1", max_tokens=1_000_000)
         client.recv(10)
         server.stop.signal_number = 2
@@ -338,9 +338,9 @@ def test_stopping_cuts_off_what_takes_longer_than_the_grace(speaker):
     assert (server.endings[0].exit_code, server.endings[0].n_cut) == (130, 1)
 
 
-def test_metrics_count_what_happened(speaker):
-    with serving(speaker) as server:
-        n_prompt = len(speaker.tokenizer.encode("1 green"))
+def test_metrics_count_what_happened(loaded):
+    with serving(loaded) as server:
+        n_prompt = len(loaded.tokenizer.encode("1 green"))
         for _ in range(3):
             server.complete(prompt="1 green", max_tokens=7)
         server.complete(prompt="")

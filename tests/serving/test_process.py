@@ -42,7 +42,7 @@ def test_an_unknown_run(minitx, inside):
 
 
 def test_a_missing_extra(minitx, tiny_run, monkeypatch):
-    monkeypatch.setattr("minitx.serving.extra.find_spec", lambda name: None)
+    monkeypatch.setattr("minitx.serving.find_spec", lambda name: None)
     refused(minitx("serve", tiny_run), "starlette, uvicorn", "pip install 'minitx[serve]'")
 
 

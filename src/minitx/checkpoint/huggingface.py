@@ -31,7 +31,7 @@ _FIX = "Use another checkpoint, or write this one again"
 
 
 @dataclass(frozen=True)
-class LoadedModel:
+class SavedModel:
     """A model with the tokenizer it was trained with.
 
     Attributes:
@@ -65,7 +65,7 @@ def save_model(directory: Path, model: Transformer, tokenizer: Tokenizer) -> Non
 
 def load_model(
     directory: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> LoadedModel:
+) -> SavedModel:
     """Read a model directory; nothing is allotted before its files are seen to fit together.
 
     Args:
@@ -87,7 +87,7 @@ def load_model(
     model = _read_weights(directory / "model.safetensors", config, torch.device(device), dtype)
     tokenizer = load_tokenizer(directory)
     _require_same_tokenizer(directory, values, config, tokenizer)
-    return LoadedModel(model.eval(), tokenizer, directory)
+    return SavedModel(model.eval(), tokenizer, directory)
 
 
 def model_tensors(model: Transformer) -> dict[str, Tensor]:

@@ -91,7 +91,7 @@ def serve(
     from minitx.config import WEIGHT_FORMATS
     from minitx.config.checks import require_one_of
     from minitx.config.flag_values import parse_duration
-    from minitx.serving.extra import require_extra
+    from minitx.serving import require_extra
 
     require_extra()
     require_one_of("--checkpoint", checkpoint, ("best", "last"))

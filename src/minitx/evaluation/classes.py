@@ -14,11 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from minitx.corpus.encoded_file import release
 from minitx.tokenizer import Tokenizer
 
 CLASSES = ("space", "new word", "in-word", "digit", "punctuation", "other")
 LETTER_KINDS = ("new word", "in-word")
 
+_COUNTED_AT_ONCE = 1 << 22
 _SPACE, _NEW_WORD, _IN_WORD, _DIGIT, _PUNCTUATION, _OTHER = range(len(CLASSES))
 
 FREQUENCIES = (
@@ -123,6 +125,15 @@ class TokenClasses:
         inside = self._starts_with_letter[targets] & self._ends_in_letter[before]
         found[(found == _NEW_WORD) & inside] = _IN_WORD
         return found
+
+
+def count_ids(ids: npt.NDArray[np.integer], vocab_size: int) -> npt.NDArray[np.int64]:
+    """How often a text has each id, `(vocab_size,)`; a memory map is read in pieces."""
+    counts = np.zeros(vocab_size, np.int64)
+    for start in range(0, len(ids), _COUNTED_AT_ONCE):
+        counts += np.bincount(ids[start : start + _COUNTED_AT_ONCE], minlength=vocab_size)
+        release(ids)
+    return counts
 
 
 def frequency_groups(train_counts: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:

@@ -17,12 +17,23 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from minitx.config import SamplingConfig
+from minitx.generation import generate
+from minitx.model import Transformer
+from minitx.tokenizer import Tokenizer
+
 ByteArray = npt.NDArray[np.uint8]
 HashArray = npt.NDArray[np.uint64]
 
 COPY_BYTES = 32
 """Shorter shared stretches are phrases that anyone may use."""
 
+MOST_TRAIN_BYTES = 64_000_000
+"""Of the train part, the end that is searched."""
+
+_STRETCHES = 8
+_STRETCH_TOKENS = 160
+_PROMPT_TOKENS = 16
 _AT_ONCE = 1 << 22
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _INVERSE = np.uint64(pow(int(_BASE), -1, 2**64))
@@ -67,6 +78,32 @@ def find_copied(texts: Sequence[str], train: ByteArray, least: int = COPY_BYTES)
     found = text.content[at : at + longest].tobytes().decode("utf-8", "ignore")
     share = float(covered.mean()) if len(covered) else 0.0
     return Copied(len(covered), share, found, longest)
+
+
+def stretches(
+    tokenizer: Tokenizer, ids: npt.NDArray[np.integer], length: int = _STRETCH_TOKENS
+) -> list[str]:
+    """Evenly spaced pieces of a text, of `length` tokens each."""
+    count = max(1, min(_STRETCHES, len(ids) // length))
+    starts = [i * len(ids) // count for i in range(count)]
+    return [tokenizer.decode(np.asarray(ids[start : start + length])) for start in starts]
+
+
+def sample_texts(
+    model: Transformer, tokenizer: Tokenizer, ids: npt.NDArray[np.integer]
+) -> list[str]:
+    """As much text from a model as `stretches` takes from `ids`; pieces of `ids` are prompts."""
+    n_prompt_tokens = min(_PROMPT_TOKENS, max(1, model.config.context_length // 2))
+    prompts = [
+        prompt
+        for prompt in stretches(tokenizer, ids, n_prompt_tokens)
+        # A lone unknown character can't be continued, and its stand-in has no id.
+        if prompt and not tokenizer.unknown_characters(prompt)
+    ]
+    if not prompts:
+        return []
+    config = SamplingConfig(max_new_tokens=_STRETCH_TOKENS)
+    return [sample.text for sample in generate(model, tokenizer, prompts, config)]
 
 
 class _Hashes:

@@ -1,4 +1,4 @@
-"""One pass of a model over a text, and all that is counted on the way."""
+"""Score a text in one pass of the model, and sum up everything that is derived from its losses."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Beginning:
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class TextScore:
     """What a pass over a text found.
 
     Attributes:
@@ -103,7 +103,7 @@ class Reading:
     details: Details | None
 
 
-def read_text(
+def score_text(
     model: Transformer,
     tokenizer: Tokenizer,
     ids: IdArray,
@@ -113,7 +113,7 @@ def read_text(
     train_counts: npt.NDArray[np.integer] | None = None,
     beginning: int = 0,
     progress: Callable[[int], None] | None = None,
-) -> Reading:
+) -> TextScore:
     """Score a text once, in bounded memory.
 
     Args:
@@ -121,9 +121,9 @@ def read_text(
         ids: of the text; a memory map is read in pieces.
         size: of the whole text.
         windows: how it is cut.
-        with_details: also fill `Reading.details`.
+        with_details: also fill `TextScore.details`.
         train_counts: `(vocab_size,)` how often the train part has each id.
-        beginning: ids of which `Reading.beginning` tells; 0 for none.
+        beginning: ids of which `TextScore.beginning` tells; 0 for none.
         progress: told the number of targets scored by each batch.
 
     Raises:
@@ -155,7 +155,7 @@ def read_text(
             progress(len(chunk.losses))
     blocks = sums.result()
     first = tokenizer.token_bytes(int(ids[0]))
-    return Reading(
+    return TextScore(
         figures=_figures(blocks, windows, size, first, len(ids)),
         blocks=blocks,
         beginning=Beginning(beginning, np.concatenate(index), nats) if index else None,

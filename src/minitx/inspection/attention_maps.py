@@ -10,11 +10,10 @@ import numpy.typing as npt
 
 from minitx.config import ModelConfig
 from minitx.errors import BadInputError
-from minitx.inspection.rollout import attention_rollout
 from minitx.shown import Shown
 
 if TYPE_CHECKING:
-    from minitx.model import Transformer
+    from minitx.model import Trace, Transformer
     from minitx.tokenizer import Tokenizer
 
 FloatArray = npt.NDArray[np.float32]
@@ -116,7 +115,7 @@ def most_looked_at(
 
 
 def read_attention(model: Transformer, tokenizer: Tokenizer, ids: IntArray) -> AttentionMaps:
-    """Run the explicit form of attention over one text and keep all its weights.
+    """Run the plain model over one text and keep all its attention weights.
 
     Args:
         model: any minitx model; left as it was.
@@ -129,7 +128,6 @@ def read_attention(model: Transformer, tokenizer: Tokenizer, ids: IntArray) -> A
     import torch
 
     from minitx.inspection.evaluating import evaluating
-    from minitx.inspection.value_norms import value_lengths
     from minitx.model import Trace
 
     trace = Trace()
@@ -140,6 +138,58 @@ def read_attention(model: Transformer, tokenizer: Tokenizer, ids: IntArray) -> A
         lengths = value_lengths(model, trace)
     tokens = tuple(tokenizer.piece(int(i)) for i in ids)
     return AttentionMaps(tokens, ids.astype(np.int64), weights, lengths)
+
+
+def attention_rollout(weights: FloatArray) -> FloatArray:
+    """Attention rollout: how much of each token's state traces back to each input token.
+
+    One layer's attention says where a head looks in that layer's input, which is itself a mixture
+    of earlier tokens. Rollout multiplies the layers together (Abnar and Zuidema 2020, section 3):
+
+        A'_l = (mean over heads of A_l + I) / 2      the residual stream counts as looking at itself
+        R_l  = A'_l R_(l-1),  R_0 = I
+
+    Args:
+        weights: (n_layers, n_heads, seq, seq), each row summing to 1.
+
+    Returns:
+        (n_layers, seq, seq): entry [l, i, j] is the part of token j in position i after layer l.
+        Rows sum to 1, and later tokens have no part. Computed in float64.
+    """
+    n_layers, _, seq, _ = weights.shape
+    identity = np.eye(seq)
+    flow = identity
+    rolled = np.empty((n_layers, seq, seq), dtype=np.float32)
+    for layer in range(n_layers):
+        mixed = (weights[layer].mean(axis=0, dtype=np.float64) + identity) / 2
+        flow = mixed @ flow
+        rolled[layer] = flow
+    return rolled
+
+
+def value_lengths(model: Transformer, trace: Trace) -> FloatArray:
+    """Norm of what each head would add to the residual stream if it looked at one position alone.
+
+    Weights alone mislead: a head may look hard at a token whose value is next to nothing. What it
+    adds at position i is sum over j of weight[i, j] * W_O v_j; the norm of each summand is
+    weight[i, j] * |W_O v_j| (Kobayashi et al. 2020, section 3). The second factor does not depend
+    on i, so it is kept once for each head and position.
+
+    Args:
+        model: that filled the trace.
+        trace: of a batch of one text.
+
+    Returns:
+        (n_layers, n_heads, seq) float32.
+    """
+    lengths = []
+    for attention, values in zip(model.attention_layers(), trace.values, strict=True):
+        # (d_model, n_heads * head_dim), columns by head.
+        output = attention.output.weight.double()
+        by_head = output.view(output.shape[0], model.config.n_heads, -1)
+        moved = values[0].double().transpose(0, 1).unsqueeze(-2) @ by_head.permute(1, 2, 0)
+        lengths.append(moved.squeeze(-2).norm(dim=-1).T.float().cpu().numpy())
+    return np.stack(lengths)
 
 
 def require_layer(layer: int, n_layers: int) -> None:

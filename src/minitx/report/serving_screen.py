@@ -11,10 +11,10 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
-from minitx.report.terminal import visible
-from minitx.report.units import count, duration
-from minitx.serving.records import CLIENT_LEFT, RequestRecord
-from minitx.serving.server import Ending
+from minitx.report.terminal.printable import visible
+from minitx.report.terminal.units import count, duration
+from minitx.serving.metrics import CLIENT_LEFT, RequestRecord
+from minitx.serving.server import ExitReport
 from minitx.tokenizer import Tokenizer
 from minitx.workflows.serve import Listening
 
@@ -95,7 +95,7 @@ class ServingScreen:
             what = "completion" if n_running == 1 else "completions"
             self._line(f"stopping: {n_running:,} {what} to end; Ctrl-C again to stop at once")
 
-    def ended(self, ending: Ending) -> None:
+    def ended(self, ending: ExitReport) -> None:
         """Say what was done in all."""
         cut = f", {ending.n_cut:,} of them cut off" if ending.n_cut else ""
         how = "stopped" if ending.signal_number is not None else "stopped: the model failed"

@@ -1,1 +1,27 @@
-"""A model as an HTTP service: read `engine`, then `schema`, `answers`, `app`, `server`."""
+"""A model as an HTTP service; needs the extra `serve`.
+
+Read `batch_engine`, then `completion_request`, `answers`, `http_app`, `server`.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from minitx.errors import BadInputError
+
+_PACKAGES = ("prometheus_client", "starlette", "uvicorn")
+
+
+def require_extra() -> None:
+    """Refuse to go on without the packages of the extra `serve`.
+
+    Raises:
+        BadInputError: naming what is missing.
+    """
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        raise BadInputError(
+            f"minitx serve needs {', '.join(missing)}, which {'are' if missing[1:] else 'is'}"
+            " not installed",
+            "Run pip install 'minitx[serve]'",
+        )

@@ -1,4 +1,4 @@
-"""Who may ask: a token, or a program on this machine that names it by a name of this machine."""
+"""Who may send requests: clients with the token, or programs on this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from minitx.errors import BadInputError
-from minitx.serving.api_errors import Refusal
+from minitx.serving.api_errors import APIError
 
 TOKEN_VARIABLE = "MINITX_SERVE_TOKEN"
 _SHORTEST_TOKEN = 16
@@ -32,7 +32,7 @@ def read_token(file: Path | None) -> str | None:
         None if there is none.
 
     Raises:
-        BadInputError: the file can't be read, or what it has is no good as a token.
+        BadInputError: the file can't be read, or its content can't be a token.
     """
     if file is None:
         source, token = TOKEN_VARIABLE, os.environ.get(TOKEN_VARIABLE)
@@ -48,7 +48,7 @@ def read_token(file: Path | None) -> str | None:
                 f"{source} can't be read ({error.strerror})", f"Make one with: {_HOW}"
             ) from None
     token = token.strip()
-    if len(token) < _SHORTEST_TOKEN or not all("!" <= one <= "~" for one in token):
+    if len(token) < _SHORTEST_TOKEN or not all("!" <= character <= "~" for character in token):
         raise BadInputError(
             f"the token of {source} is not {_SHORTEST_TOKEN} or more visible ASCII characters",
             f"Make one with: {_HOW}",
@@ -60,22 +60,25 @@ def is_loopback(host: str) -> bool:
     """Whether an address, or a name, means this machine alone.
 
     Raises:
-        BadInputError: it means nothing.
+        BadInputError: it can't be resolved.
     """
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise BadInputError(
             f"--host {host} is no address of this machine", "Leave it out, or use 0.0.0.0"
         ) from None
-    return all(ipaddress.ip_address(str(one[4][0]).partition("%")[0]).is_loopback for one in found)
+    return all(
+        ipaddress.ip_address(str(address[4][0]).partition("%")[0]).is_loopback
+        for address in addresses
+    )
 
 
 def require_token(host: str, token: str | None) -> None:
     """Refuse to listen to other machines without a token.
 
     Raises:
-        BadInputError: as said.
+        BadInputError: there is no token, and the host is not this machine alone.
     """
     if token is None and not is_loopback(host):
         raise BadInputError(
@@ -85,14 +88,14 @@ def require_token(host: str, token: str | None) -> None:
 
 
 class Guard:
-    """Refuses requests that may not be made, before anything of them is read.
+    """Refuses requests that are not allowed, before reading anything of their body.
 
     Args:
         app: to pass the others on to.
         token: that requests must show; None for none.
         host: that the server listens at, if it listens to this machine alone. Then the request's
-            Host must name this machine: a web page can make its own name point here (DNS
-            rebinding), but not its requests say another name. None for no such check.
+            Host must name this machine: a web page can make its own name resolve to this machine
+            (DNS rebinding), but its requests carry that name. None for no such check.
     """
 
     def __init__(self, app: ASGIApp, token: str | None, host: str | None) -> None:
@@ -104,12 +107,12 @@ class Guard:
         """Check, then pass on.
 
         Raises:
-            Refusal: 401 or 421.
+            APIError: 401 or 421.
         """
         if scope["type"] == "http":
             headers = Headers(scope=scope)
             if self._names is not None and _name_of(headers.get("host", "")) not in self._names:
-                raise Refusal(421, "This server does not answer to that host name.", close=True)
+                raise APIError(421, "This server does not answer to that host name.", close=True)
             if self._digest is not None and scope["path"] not in _OPEN_PATHS:
                 self._check(headers.get("authorization", ""))
         await self._app(scope, receive, send)
@@ -118,9 +121,9 @@ class Guard:
         kind, _, shown = header.partition(" ")
         shown_digest = _digest(shown.strip().encode("utf-8", "replace"))
         assert self._digest is not None
-        # In constant time, over digests: neither the content nor the length shows.
+        # In constant time, over digests, so that neither content nor length leaks.
         if not hmac.compare_digest(shown_digest, self._digest) or kind.lower() != "bearer":
-            raise Refusal(401, "No valid token was given.", code="invalid_api_key", close=True)
+            raise APIError(401, "No valid token was given.", code="invalid_api_key", close=True)
 
 
 def _digest(token: bytes) -> bytes:

@@ -9,22 +9,23 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from minitx.serving.jobs import Job, Told, Update
+from minitx.serving.jobs import Job, Update
+from minitx.serving.token_info import TokenInfo
 from minitx.tokenizer import Tokenizer
 
 _LOWEST = -9999.0
-"""Stands for the logarithm of zero, which JSON lacks."""
+"""Stands for the logarithm of zero, which JSON has no number for."""
 
 
 class Answer:
     """The answer to one job, as it grows.
 
-    What is told at once is certain: a token's log-probability comes with the text in which it
-    begins, and one that begins after a stop string never comes. So the pieces of a stream, put
-    together, are the answer without a stream.
+    A token's log-probability comes with the piece of text in which the token begins; a token that
+    begins after a stop string is left out. So nothing sent is ever taken back, and the pieces of a
+    stream, joined, are the answer without a stream.
 
     Args:
-        job: that is answered.
+        job: to answer.
         model_name: as clients know it.
         fingerprint: of the weights.
         tokenizer: of the model.
@@ -44,7 +45,7 @@ class Answer:
         self._choices = [_ChoiceText(job, choice.prompt, tokenizer) for choice in job.choices]
 
     def take(self, updates: Iterable[Update]) -> list[dict[str, Any]]:
-        """Take updates of the job, in order; return the pieces that can be told now."""
+        """Take updates of the job, in order; return the pieces that can be sent now."""
         changed = []
         for update in updates:
             self._choices[update.choice].take(update)
@@ -61,12 +62,7 @@ class Answer:
         """Whether all continuations have ended."""
         return all(choice.finish_reason is not None for choice in self._choices)
 
-    @property
-    def includes_usage(self) -> bool:
-        """Whether a stream closes with the count of tokens."""
-        return self._job.request.include_usage
-
-    def whole(self, pieces: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def joined(self, pieces: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The answer without a stream, from all its pieces."""
         choices: list[dict[str, Any]] = [
             {"index": index, "text": "", "logprobs": None, "finish_reason": None}
@@ -84,20 +80,25 @@ class Answer:
                     choice["logprobs"][key] += values
         for choice, parts in zip(choices, texts, strict=True):
             choice["text"] = "".join(parts)
-        return {**self._head, "choices": choices, "usage": self.usage()}
+        return {**self._head, "choices": choices, "usage": self._usage()}
 
     def event(self, piece: dict[str, Any]) -> bytes:
         """One piece as an event of a stream."""
         return self._event([piece], None)
 
-    def usage_event(self) -> bytes:
-        """The count of tokens as an event of a stream."""
-        return self._event([], self.usage())
+    def end(self) -> bytes:
+        """The last events of a stream that went well, with the count of tokens if asked for."""
+        usage = self._event([], self._usage()) if self._job.request.include_usage else b""
+        return usage + b"data: [DONE]\n\n"
 
-    def usage(self) -> dict[str, int]:
-        """Tokens read and generated; those of a stop string count."""
-        read, new = self._job.n_prompt_tokens, sum(choice.n_new for choice in self._choices)
-        return {"prompt_tokens": read, "completion_tokens": new, "total_tokens": read + new}
+    def _usage(self) -> dict[str, int]:
+        # The tokens of a stop string count, too.
+        n_read, n_new = self._job.n_prompt_tokens, sum(choice.n_new for choice in self._choices)
+        return {
+            "prompt_tokens": n_read,
+            "completion_tokens": n_new,
+            "total_tokens": n_read + n_new,
+        }
 
     def _event(self, choices: list[dict[str, Any]], usage: dict[str, int] | None) -> bytes:
         content: dict[str, Any] = {**self._head, "choices": choices}
@@ -107,15 +108,15 @@ class Answer:
 
 
 class _ChoiceText:
-    """Text and tokens of one continuation that were not told yet."""
+    """Text and tokens of one continuation that were not sent yet."""
 
     def __init__(self, job: Job, prompt: int, tokenizer: Tokenizer) -> None:
         request = job.request
         self._tokenizer, self._logprobs = tokenizer, request.logprobs
         self._text = job.prompt_texts[prompt] if request.echo else ""
-        self._before = len(self._text)
-        self._told = 0
-        self._tokens: list[Told] = []
+        self._n_echoed = len(self._text)
+        self._n_sent = 0
+        self._tokens: list[TokenInfo] = []
         self.n_new = 0
         self.finish_reason: str | None = None
 
@@ -123,42 +124,44 @@ class _ChoiceText:
         self._text += update.text
         self._tokens += update.prompt_tokens
         self._tokens += [
-            Told(one.id, one.offset + self._before, one.chosen) for one in update.tokens
+            TokenInfo(token.id, token.offset + self._n_echoed, token.chosen)
+            for token in update.tokens
         ]
         self.n_new += update.n_new
         self.finish_reason = update.finish_reason
 
     def piece(self) -> dict[str, Any] | None:
         text, self._text = self._text, ""
-        self._told += len(text)
+        self._n_sent += len(text)
         if not text and self.finish_reason is None:
             return None
         logprobs = None
         if self._logprobs is not None:
-            ready = [one for one in self._tokens if one.offset < self._told]
+            ready = [token for token in self._tokens if token.offset < self._n_sent]
             self._tokens = self._tokens[len(ready) :]
             logprobs = self._described(ready)
         return {"text": text, "logprobs": logprobs, "finish_reason": self.finish_reason}
 
-    def _described(self, tokens: Sequence[Told]) -> dict[str, Any]:
+    def _described(self, tokens: Sequence[TokenInfo]) -> dict[str, Any]:
         return {
-            "tokens": [self._name(one.id) for one in tokens],
+            "tokens": [self._name(token.id) for token in tokens],
             "token_logprobs": [
-                one.chosen and _finite(one.chosen.log_probability) for one in tokens
+                token.chosen and _for_json(token.chosen.log_probability) for token in tokens
             ],
-            "top_logprobs": [self._likeliest(one) for one in tokens],
-            "text_offset": [one.offset for one in tokens],
+            "top_logprobs": [self._likeliest(token) for token in tokens],
+            "text_offset": [token.offset for token in tokens],
         }
 
-    def _likeliest(self, one: Told) -> dict[str, float] | None:
-        if one.chosen is None:
+    def _likeliest(self, token: TokenInfo) -> dict[str, float] | None:
+        if token.chosen is None:
             return None
-        found: dict[str, float] = {}
-        for token, probability in one.chosen.alternatives[: self._logprobs]:
-            if token < self._tokenizer.vocab_size:
-                found[self._name(token)] = _log(probability)
-        found[self._name(one.id)] = _finite(one.chosen.log_probability)
-        return found
+        likeliest = {
+            self._name(id): _for_json(math.log(probability) if probability > 0 else -math.inf)
+            for id, probability in token.chosen.alternatives[: self._logprobs]
+            if id < self._tokenizer.vocab_size
+        }
+        likeliest[self._name(token.id)] = _for_json(token.chosen.log_probability)
+        return likeliest
 
     def _name(self, token: int) -> str:
         # As OpenAI names a part of a character: bytes:\xe2\x82
@@ -181,13 +184,5 @@ def event(content: Any) -> bytes:
     return b"data: " + to_json(content) + b"\n\n"
 
 
-DONE = b"data: [DONE]\n\n"
-"""The last event of a stream that went well."""
-
-
-def _log(probability: float) -> float:
-    return max(_LOWEST, math.log(probability)) if probability > 0 else _LOWEST
-
-
-def _finite(log_probability: float) -> float:
+def _for_json(log_probability: float) -> float:
     return max(_LOWEST, log_probability)

@@ -1,4 +1,4 @@
-"""Answers that say no, in the form of OpenAI's API."""
+"""Error answers, in the form of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 
-class Refusal(Exception):  # noqa: N818 - it is an answer, and no defect
-    """A request that is answered with an error.
+class APIError(Exception):
+    """A request is answered with an error; that is no defect of the server.
 
     Args:
         status: of HTTP.
@@ -15,7 +15,7 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, and no defect
         param: the field that is at fault.
         code: for programs.
         retry_after: seconds after which it may be tried again.
-        close: the connection ends with this answer.
+        close: close the connection after this answer.
     """
 
     def __init__(
@@ -33,37 +33,31 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, and no defect
 
     @property
     def body(self) -> dict[str, Any]:
-        """The JSON object that tells it."""
+        """The JSON object of the answer."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         if self.status == 429:
             kind = "rate_limit_error"
-        return {
-            "error": {
-                "message": self.message,
-                "type": kind,
-                "param": self.param,
-                "code": self.code,
-            }
-        }
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return {"error": error}
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers that belong to it."""
-        found = {}
+        """Headers of the answer."""
+        headers = {}
         if self.retry_after is not None:
-            found["retry-after"] = str(max(1, math.ceil(self.retry_after)))
+            headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
         if self.status == 401:
-            found["www-authenticate"] = "Bearer"
+            headers["www-authenticate"] = "Bearer"
         if self.close:
-            found["connection"] = "close"
-        return found
+            headers["connection"] = "close"
+        return headers
 
 
-def stopping() -> Refusal:
+def stopping() -> APIError:
     """The server is told to stop."""
-    return Refusal(503, "The server is stopping.", code="stopping", retry_after=5, close=True)
+    return APIError(503, "The server is stopping.", code="stopping", retry_after=5, close=True)
 
 
-def broken() -> Refusal:
-    """Something failed that is not the client's fault."""
-    return Refusal(500, "The server failed to answer this request.", code="internal_error")
+def broken() -> APIError:
+    """Something failed, and it is not the client's fault."""
+    return APIError(500, "The server failed to answer this request.", code="internal_error")

@@ -1,6 +1,6 @@
 """What `POST /v1/completions` takes: OpenAI's fields, and a few of our own, each with its bounds.
 
-As there, a field that is null has its default, and one that is not known is refused.
+As in OpenAI's API, a field that is null has its default, and an unknown field is refused.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from minitx.config import SamplingConfig
-from minitx.serving.api_errors import Refusal
+from minitx.serving.api_errors import APIError
 
 MOST_LOGPROBS = 5
 _MOST_STOPS, _LONGEST_STOP = 16, 1000
@@ -24,7 +24,7 @@ Prompt = str | tuple[int, ...]
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """A request whose fields are sound by themselves; whether they fit the model is not yet known.
+    """A request whose fields are valid by themselves; `make_job` checks them against the model.
 
     Attributes:
         prompts: texts or token ids, none empty.
@@ -34,7 +34,7 @@ class CompletionRequest:
         stream: answer piece by piece.
         include_usage: close a stream with the count of tokens.
         echo: answer with the prompt before its continuation.
-        logprobs: how many likeliest tokens to tell at each position; None for none.
+        logprobs: how many likeliest tokens to list at each position; None for none.
         sampling: how to draw; its `max_new_tokens` is `max_tokens`, but at least 1.
     """
 
@@ -58,14 +58,14 @@ def parse_json(body: bytes) -> dict[str, Any]:
     """Read the body of a request.
 
     Raises:
-        Refusal: 400; it is no JSON object.
+        APIError: 400; it is not a JSON object.
     """
     try:
         content = json.loads(body.decode("utf-8"), parse_constant=_not_json)
     except (ValueError, RecursionError):
-        raise Refusal(400, "The body of the request is not valid JSON.") from None
+        raise APIError(400, "The body of the request is not valid JSON.") from None
     if not isinstance(content, dict):
-        raise Refusal(400, "The body of the request must be a JSON object.")
+        raise APIError(400, "The body of the request must be a JSON object.")
     return content
 
 
@@ -77,12 +77,12 @@ def parse_completion(content: Mapping[str, Any], max_tokens: int) -> CompletionR
         max_tokens: the longest continuation that may be asked for.
 
     Raises:
-        Refusal: 400, naming the field.
+        APIError: 400, naming the field.
     """
     for name in content:
         if name not in _KNOWN:
             shown = name if name.isascii() and name.isidentifier() and len(name) <= 64 else "one"
-            raise Refusal(400, f"Unrecognized request argument supplied: {shown}", shown)
+            raise APIError(400, f"Unrecognized request argument supplied: {shown}", shown)
     fields = _Fields(content)
     n = fields.integer("n", 1, 1, _MOST_CHOICES)
     stream = fields.boolean("stream")
@@ -137,7 +137,7 @@ _THEIRS = (
 _OURS = ("top_k", "min_p", "typical_p", "repetition_penalty")
 _KNOWN = frozenset((*_THEIRS, *_OURS))
 
-_TYPE_NAMES: dict[type, str] = {str: "a string", dict: "an object"}
+_TYPE_NAMES: dict[type, str] = {str: "a string", dict: "an object", bool: "true or false"}
 
 
 class _Fields:
@@ -152,38 +152,33 @@ class _Fields:
                 _refuse(self._prefix.rstrip("."), f"may only have {' and '.join(names)}")
 
     def value(self, name: str, kind: type) -> Any:
-        found = self._content.get(name)
-        if found is not None and not isinstance(found, kind):
+        value = self._content.get(name)
+        if value is not None and not isinstance(value, kind):
             _refuse(self._prefix + name, f"must be {_TYPE_NAMES[kind]}")
-        return found
+        return value
 
     def boolean(self, name: str) -> bool:
-        found = self._content.get(name)
-        if found is not None and not isinstance(found, bool):
-            _refuse(self._prefix + name, "must be true or false")
-        return bool(found)
+        return bool(self.value(name, bool))
 
     def integer(self, name: str, default: int, low: int, high: int) -> int:
-        found = self._content.get(name)
-        if found is None:
+        value = self._content.get(name)
+        if value is None:
             return default
-        if not isinstance(found, int) or isinstance(found, bool):
+        if not _is_integer(value):
             _refuse(self._prefix + name, "must be an integer")
-        if not low <= found <= high:
+        if not low <= value <= high:
             _refuse(self._prefix + name, f"must be from {low} to {high}")
-        return int(found)
+        return int(value)
 
     def number(self, name: str, default: float, low: float, high: float) -> float:
-        found = self._content.get(name)
-        if found is None:
-            return default
-        return _number(self._prefix + name, found, low, high)
+        value = self._content.get(name)
+        return default if value is None else _number(self._prefix + name, value, low, high)
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         _refuse(name, "must be a number")
-    # Not by way of float(), for which an integer may be too large; 1e999 reads as infinity.
+    # Compared before float(), for which an integer may be too large; 1e999 reads as infinity.
     if not low <= value <= high:
         _refuse(name, f"must be from {low:g} to {high:g}")
     return float(value)
@@ -192,19 +187,19 @@ def _number(name: str, value: Any, low: float, high: float) -> float:
 def _prompts(value: Any) -> tuple[Prompt, ...]:
     if isinstance(value, str):
         value = [value]
-    elif _is_list_of(value, _is_id):
+    elif _is_list_of(value, _is_integer):
         value = [tuple(value)]
-    if _is_list_of(value, lambda one: isinstance(one, (str, tuple))):
-        found = tuple(value)
-    elif _is_list_of(value, lambda one: _is_list_of(one, _is_id)):
-        found = tuple(tuple(one) for one in value)
+    if _is_list_of(value, lambda prompt: isinstance(prompt, (str, tuple))):
+        prompts = tuple(value)
+    elif _is_list_of(value, lambda prompt: _is_list_of(prompt, _is_integer)):
+        prompts = tuple(tuple(prompt) for prompt in value)
     elif value is None or value == [] or value == [[]]:
-        found = ((),)
+        prompts = ((),)
     else:
         _refuse("prompt", "must be a string, a list of strings, token ids, or lists of token ids")
-    if not all(found):
+    if not all(prompts):
         _refuse("prompt", "is empty, and the model continues a text")
-    return found
+    return prompts
 
 
 def _stops(fields: _Fields) -> tuple[str, ...]:
@@ -213,34 +208,34 @@ def _stops(fields: _Fields) -> tuple[str, ...]:
         value = [value]
     if value is None or value == []:
         return ()
-    if not _is_list_of(value, lambda one: isinstance(one, str)):
+    if not _is_list_of(value, lambda stop: isinstance(stop, str)):
         _refuse("stop", "must be a string or a list of strings")
-    if len(value) > _MOST_STOPS or not all(1 <= len(one) <= _LONGEST_STOP for one in value):
+    if len(value) > _MOST_STOPS or not all(1 <= len(stop) <= _LONGEST_STOP for stop in value):
         _refuse("stop", f"may have {_MOST_STOPS} strings of 1 to {_LONGEST_STOP} characters")
     return tuple(value)
 
 
 def _biases(fields: _Fields) -> dict[int, float]:
-    found = fields.value("logit_bias", dict) or {}
-    if len(found) > _MOST_BIASES:
+    biases = fields.value("logit_bias", dict) or {}
+    if len(biases) > _MOST_BIASES:
         _refuse("logit_bias", f"may have {_MOST_BIASES} tokens")
-    if not all(key.isascii() and key.isdecimal() and len(key) <= 9 for key in found):
+    if not all(key.isascii() and key.isdecimal() and len(key) <= 9 for key in biases):
         _refuse("logit_bias", "must have token ids as its keys")
-    return {int(key): _number("logit_bias", one, -100.0, 100.0) for key, one in found.items()}
+    return {int(key): _number("logit_bias", bias, -100.0, 100.0) for key, bias in biases.items()}
 
 
 def _top_k(fields: _Fields) -> int | None:
-    # Servers of this kind take 0 and -1 for all tokens.
-    found = fields.integer("top_k", 0, -1, 2**24)
-    return found if found > 0 else None
+    # As in other servers, 0 and -1 mean all tokens.
+    top_k = fields.integer("top_k", 0, -1, 2**24)
+    return top_k if top_k > 0 else None
 
 
-def _is_id(value: Any) -> bool:
+def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_list_of(value: Any, is_right: Callable[[Any], bool]) -> bool:
-    return isinstance(value, list) and len(value) > 0 and all(map(is_right, value))
+def _is_list_of(value: Any, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(map(fits, value))
 
 
 def _not_json(name: str) -> NoReturn:
@@ -248,4 +243,4 @@ def _not_json(name: str) -> NoReturn:
 
 
 def _refuse(name: str, why: str) -> NoReturn:
-    raise Refusal(400, f"{name} {why}.", name)
+    raise APIError(400, f"{name} {why}.", name)

@@ -1,4 +1,4 @@
-"""Connections that don't wait for ever: uvicorn's, with a limit on how slow a client may be."""
+"""uvicorn's connections, with a limit on how slow a client may be."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _RECEIVED = (h11.DONE, h11.MUST_CLOSE, h11.CLOSED, h11.ERROR)
 
 
 class BoundedProtocol(H11Protocol):
-    """A connection that ends if a request comes too slowly or what is sent is not taken in.
+    """A connection that is closed if its client sends or reads too slowly.
 
-    uvicorn waits without limit for the rest of a request's head or body, and for a client who
-    reads nothing. Here both are bounded by `client_timeout`; a body is answered with 408 first
-    (see `body`), so the connection's own limit comes a little later.
+    uvicorn waits without limit for the rest of a request's head or body, and for a client that
+    reads nothing. Here both are bounded by `client_timeout`; a slow body is answered with 408
+    first (see `body`), so the connection's own limit comes a little later.
 
     Attributes:
         client_timeout: seconds; set on a subclass (see `bounded`).
-        max_connections: one more is closed at once; set on a subclass.
+        max_connections: any further one is closed at once; set on a subclass.
     """
 
     client_timeout = 30.0
@@ -33,7 +33,7 @@ class BoundedProtocol(H11Protocol):
         self._sending: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin; the first request must come in time."""
+        """Start the timer for the first request."""
         super().connection_made(transport)
         if len(self.connections) > self.max_connections:
             self._abort()
@@ -41,7 +41,7 @@ class BoundedProtocol(H11Protocol):
         self._await_request()
 
     def data_received(self, data: bytes) -> None:
-        """Take in what came; while a request is not whole, its time runs."""
+        """Read; the timer runs until the request is complete."""
         if self._receiving is None:
             self._await_request()
         super().data_received(data)
@@ -49,24 +49,24 @@ class BoundedProtocol(H11Protocol):
             self._stop_timer("_receiving")
 
     def pause_writing(self) -> None:
-        """Too much waits to be sent: some of it must leave in time."""
+        """The send buffer is full: start the timer for the client to read."""
         super().pause_writing()
         self._stop_timer("_sending")
         self._sending = self.loop.call_later(self.client_timeout, self._abort)
 
     def resume_writing(self) -> None:
-        """Enough of it left."""
+        """The client has read enough."""
         super().resume_writing()
         self._stop_timer("_sending")
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection, also one whose last answer nobody took in."""
+        """Close an idle connection, also one whose last answer was not read."""
         super().timeout_keep_alive_handler()
         if self.transport.get_write_buffer_size():
             self._abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
+        """Stop the timers."""
         self._stop_timer("_receiving")
         super().connection_lost(exc)
         self._stop_timer("_sending")
@@ -86,6 +86,6 @@ class BoundedProtocol(H11Protocol):
 
 
 def bounded(client_timeout: float, max_connections: int) -> type[BoundedProtocol]:
-    """The protocol with these limits, as uvicorn takes it: it makes the connections itself."""
+    """The protocol with these limits, as a class, since uvicorn makes the connections itself."""
     limits = {"client_timeout": client_timeout, "max_connections": max_connections}
     return type("_Bounded", (BoundedProtocol,), limits)

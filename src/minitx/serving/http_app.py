@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import anyio.to_thread
@@ -19,16 +19,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from minitx.model import Transformer
 from minitx.serving.access import Guard
-from minitx.serving.answers import DONE, Answer, event, to_json
-from minitx.serving.api_errors import Refusal, broken, stopping
+from minitx.serving.answers import Answer, event, to_json
+from minitx.serving.api_errors import APIError, broken, stopping
 from minitx.serving.batch_engine import Engine
 from minitx.serving.body import read_body
 from minitx.serving.completion_request import CompletionRequest, parse_completion, parse_json
 from minitx.serving.jobs import Job, Update, make_job
 from minitx.serving.limits import Limits
-from minitx.serving.metrics import Metrics
-from minitx.serving.records import CLIENT_LEFT, RequestRecord
-from minitx.serving.update_queue import ClientLeftError, Inbox
+from minitx.serving.metrics import CLIENT_LEFT, Metrics, RequestRecord
+from minitx.serving.update_queue import ClientLeftError, UpdateQueue
 from minitx.tokenizer import Tokenizer
 
 _SMALL_BODY = 16_384
@@ -36,14 +35,14 @@ _RECORD = "minitx.record"
 _EVENT_STREAM = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
-    # Asks proxies in between not to gather the pieces up.
+    # Asks proxies not to buffer the pieces.
     (b"x-accel-buffering", b"no"),
 ]
 _log = logging.getLogger("minitx")
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModel:
     """The model that is served.
 
     Attributes:
@@ -62,23 +61,23 @@ class Served:
 
 
 class Service:
-    """Answers requests with a model. Made and used in a running event loop; an ASGI application.
+    """Answers requests with a model: an ASGI application, for use in a running event loop.
 
     Args:
         served: the model.
         limits: what is taken on.
         token: that clients must show; None for none.
         host: that the server listens at, if that is this machine alone; else None.
-        on_request: told of each request when it has ended.
+        on_request: called with the record of each request when it has ended.
 
     Attributes:
         engine: that generates.
-        draining: no new request is taken on.
+        draining: new requests are refused.
     """
 
     def __init__(
         self,
-        served: Served,
+        served: ServedModel,
         limits: Limits,
         token: str | None = None,
         host: str | None = None,
@@ -86,7 +85,7 @@ class Service:
     ) -> None:
         self._served, self._limits, self._on_request = served, limits, on_request
         self._loop = asyncio.get_running_loop()
-        self._inboxes: dict[Job, Inbox] = {}
+        self._queues: dict[Job, UpdateQueue] = {}
         self._metrics = Metrics()
         self.engine = Engine(
             served.model, served.tokenizer, limits, self._metrics, self._deliver_from_thread
@@ -109,12 +108,12 @@ class Service:
     @property
     def busy(self) -> int:
         """Completions that are not yet answered in full."""
-        return len(self._inboxes)
+        return len(self._queues)
 
     def cut_off(self) -> None:
         """End all completions now."""
-        for inbox in list(self._inboxes.values()):
-            inbox.fail(stopping())
+        for queue in list(self._queues.values()):
+            queue.fail(stopping())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; whatever goes wrong becomes an answer in the form of the API."""
@@ -137,14 +136,12 @@ class Service:
         except ClientLeftError:
             record.status, record.reason = CLIENT_LEFT, "the client left"
         except Exception as error:
-            refusal = _as_refusal(error, scope)
-            record.reason = refusal.message
+            failure = _as_api_error(error, scope)
+            record.reason = failure.message
             if started:
-                record.status = refusal.status
+                record.status = failure.status
             else:
-                response = Response(
-                    to_json(refusal.body), refusal.status, refusal.headers, "application/json"
-                )
+                response = _json(failure.body, failure.status, failure.headers)
                 await response(scope, receive, noting)
         finally:
             record.seconds = time.perf_counter() - began
@@ -160,29 +157,27 @@ class Service:
             Headers(scope=scope), receive, limits.max_body_bytes, limits.client_timeout
         )
         request = parse_completion(parse_json(body), limits.max_tokens)
-        self._check(request)
         if len(body) <= _SMALL_BODY:
             job = self._make_job(request)
         else:
             job = await anyio.to_thread.run_sync(self._make_job, request)
         answer = Answer(job, self._served.name, self._served.fingerprint, self._served.tokenizer)
-        with self._under_way(job, scope[_RECORD]) as inbox, _watching(receive, inbox):
-            # Before anything is sent: a job that can't be begun is answered with its status.
-            updates = await inbox.take()
+        with self._under_way(job, scope[_RECORD]) as queue, _watching(receive, queue):
+            # Before anything is sent: a job that can't begin is answered with a status of its own.
+            updates = await queue.take()
             if request.stream:
-                await self._stream(answer, updates, inbox, scope[_RECORD], send)
+                await self._stream(answer, updates, queue, scope[_RECORD], send)
                 return
             pieces = answer.take(updates)
             while not answer.done:
-                pieces += answer.take(await inbox.take())
-        response = Response(to_json(answer.whole(pieces)), media_type="application/json")
-        await response(scope, receive, send)
+                pieces += answer.take(await queue.take())
+        await _json(answer.joined(pieces))(scope, receive, send)
 
     async def _stream(
         self,
         answer: Answer,
         updates: list[Update],
-        inbox: Inbox,
+        queue: UpdateQueue,
         record: RequestRecord,
         send: Send,
     ) -> None:
@@ -197,30 +192,29 @@ class Service:
                     await write(b"".join(map(answer.event, pieces)))
                 if answer.done:
                     break
-                updates = await inbox.take()
-        except Refusal as refusal:
-            # The status was sent long ago: what is left is to say so in the stream.
-            record.status, record.reason = refusal.status, refusal.message
-            await write(event(refusal.body), more=False)
+                updates = await queue.take()
+        except APIError as error:
+            # The status was sent long ago, so that the error can only come in the stream.
+            record.status, record.reason = error.status, error.message
+            await write(event(error.body), more=False)
             return
-        usage = answer.usage_event() if answer.includes_usage else b""
-        await write(usage + DONE, more=False)
+        await write(answer.end(), more=False)
 
     @contextlib.contextmanager
-    def _under_way(self, job: Job, record: RequestRecord) -> Iterator[Inbox]:
-        """Let the engine work on a job for as long as somebody waits for it."""
-        request, limits = job.request, self._limits
-        most = limits.max_unsent * len(job.choices) if request.stream else None
-        inbox = Inbox(most, lambda: self.engine.cancel(job))
+    def _under_way(self, job: Job, record: RequestRecord) -> Iterator[UpdateQueue]:
+        """Let the engine work on a job for as long as its client waits."""
+        limits = self._limits
+        max_unsent = limits.max_unsent * len(job.choices) if job.request.stream else None
+        queue = UpdateQueue(max_unsent, lambda: self.engine.cancel(job))
         self.engine.submit(job)
-        self._inboxes[job] = inbox
-        late = Refusal(504, "The request took too long.", code="timeout")
-        timer = self._loop.call_later(limits.request_timeout, inbox.fail, late)
+        self._queues[job] = queue
+        late = APIError(504, "The request took too long.", code="timeout")
+        timer = self._loop.call_later(limits.request_timeout, queue.fail, late)
         try:
-            yield inbox
+            yield queue
         finally:
             timer.cancel()
-            del self._inboxes[job]
+            del self._queues[job]
             self.engine.cancel(job)
             record.n_choices, record.n_new = len(job.choices), job.n_new
             record.n_prompt_tokens = job.n_prompt_tokens
@@ -229,15 +223,12 @@ class Service:
             self._metrics.completed(job.n_prompt_tokens, time.perf_counter() - job.arrived)
 
     def _make_job(self, request: CompletionRequest) -> Job:
-        served = self._served
-        return make_job(request, served.model, served.tokenizer, self._limits.max_prompt_tokens)
-
-    def _check(self, request: CompletionRequest) -> None:
-        if request.model is not None and request.model != self._served.name:
-            raise _no_such_model(self._served.name)
-        most = self._limits.max_concurrent
-        if request.n_choices > most:
-            raise Refusal(400, f"Prompts times n may be at most {most}.", "n")
+        served, limits = self._served, self._limits
+        if request.model is not None and request.model != served.name:
+            raise _no_such_model(served.name)
+        if request.n_choices > limits.max_concurrent:
+            raise APIError(400, f"Prompts times n may be at most {limits.max_concurrent}.", "n")
+        return make_job(request, served.model, served.tokenizer, limits.max_prompt_tokens)
 
     async def _models(self, request: Request) -> Response:
         return _json({"object": "list", "data": [self._description()]})
@@ -253,7 +244,7 @@ class Service:
         return _json({"status": "stopping"}, 503) if self.draining else _json({"status": "ok"})
 
     async def _show_metrics(self, request: Request) -> Response:
-        # The collectors read files of the system, and wait for locks.
+        # In a thread: the collectors read files of the system, and wait for locks.
         text = await anyio.to_thread.run_sync(self._metrics.text)
         return Response(text, media_type="text/plain; version=0.0.4")
 
@@ -267,19 +258,19 @@ class Service:
         }
 
     def _deliver_from_thread(self, updates: list[Update]) -> None:
-        # The loop is closed only once nobody waits.
+        # The loop is closed only when no client waits any more.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._deliver, updates)
 
     def _deliver(self, updates: list[Update]) -> None:
         for update in updates:
-            inbox = self._inboxes.get(update.job)
-            if inbox is not None:
-                inbox.put(update)
+            queue = self._queues.get(update.job)
+            if queue is not None:
+                queue.put(update)
 
 
 class _Endpoint:
-    """An ASGI application from a method: a Route calls a plain method with a request instead."""
+    """An ASGI application from a method; a plain method would be called with a `Request`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -289,13 +280,13 @@ class _Endpoint:
 
 
 @contextlib.contextmanager
-def _watching(receive: Receive, inbox: Inbox) -> Iterator[None]:
-    """Let the inbox fail when the client leaves."""
+def _watching(receive: Receive, queue: UpdateQueue) -> Iterator[None]:
+    """Fail the queue when the client leaves."""
 
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        inbox.fail(ClientLeftError())
+        queue.fail(ClientLeftError())
 
     task = asyncio.get_running_loop().create_task(watch())
     try:
@@ -304,22 +295,22 @@ def _watching(receive: Receive, inbox: Inbox) -> Iterator[None]:
         task.cancel()
 
 
-def _as_refusal(error: Exception, scope: Scope) -> Refusal:
-    if isinstance(error, Refusal):
+def _as_api_error(error: Exception, scope: Scope) -> APIError:
+    if isinstance(error, APIError):
         return error
     if isinstance(error, HTTPException):
         if error.status_code == 405:
-            return Refusal(405, "This path does not answer to that method.")
+            return APIError(405, "This path does not answer to that method.")
         if scope["path"] == "/v1/chat/completions":
-            return Refusal(404, "This model continues text and does not chat: /v1/completions")
-        return Refusal(404, "There is nothing at this path. Completions are at /v1/completions")
+            return APIError(404, "This model continues text and does not chat: /v1/completions")
+        return APIError(404, "There is nothing at this path. Completions are at /v1/completions")
     _log.exception("a request failed, and was answered with 500", exc_info=error)
     return broken()
 
 
-def _no_such_model(name: str) -> Refusal:
-    return Refusal(404, f"The model served here is {name}.", "model", "model_not_found")
+def _no_such_model(name: str) -> APIError:
+    return APIError(404, f"The model served here is {name}.", "model", "model_not_found")
 
 
-def _json(content: object, status: int = 200) -> Response:
-    return Response(to_json(content), status, media_type="application/json")
+def _json(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(to_json(content), status, headers, "application/json")

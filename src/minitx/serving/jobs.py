@@ -1,4 +1,4 @@
-"""A request as the engine sees it: continuations to write, and what is told of them meanwhile."""
+"""A request as the engine sees it: continuations to generate, and updates about them."""
 
 from __future__ import annotations
 
@@ -6,28 +6,13 @@ import time
 from dataclasses import dataclass, field
 
 from minitx.errors import BadInputError
-from minitx.generation import Chosen, Row
+from minitx.generation import Row
 from minitx.generation.requests import check_settings
 from minitx.model import Transformer
-from minitx.serving.api_errors import Refusal
+from minitx.serving.api_errors import APIError
 from minitx.serving.completion_request import CompletionRequest, Prompt
+from minitx.serving.token_info import TokenInfo
 from minitx.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """A token of an answer.
-
-    Attributes:
-        id: of the vocabulary.
-        offset: where it begins in the text of its continuation (of its prompt, if it is of that),
-            in characters.
-        chosen: what stood beside it; None if not asked for, or for the first token of a prompt.
-    """
-
-    id: int
-    offset: int
-    chosen: Chosen | None
 
 
 @dataclass(eq=False)
@@ -37,14 +22,14 @@ class Choice:
     Attributes:
         index: in the answer.
         prompt: which of the job's prompts it continues.
-        row: what the batch draws; None where only the prompt is read.
-        said: characters that its tokens have said so far.
+        row: in the batch; None where only the prompt is read.
+        n_characters: of its text so far, held back or not.
     """
 
     index: int
     prompt: int
     row: Row | None
-    said: int = 0
+    n_characters: int = 0
 
 
 @dataclass(eq=False)
@@ -52,14 +37,13 @@ class Job:
     """A request that fits the model.
 
     Attributes:
-        request: as it was asked.
+        request: as the client sent it.
         prompt_ids: of each prompt.
         prompt_texts: of each prompt.
         choices: the continuations asked for; those of a prompt side by side.
         arrived: `time.perf_counter()` when it was made.
         first_token: the same at its first token; None before.
         n_new: tokens generated so far.
-        left: choices that go on.
     """
 
     request: CompletionRequest
@@ -69,7 +53,6 @@ class Job:
     arrived: float = field(default_factory=time.perf_counter)
     first_token: float | None = None
     n_new: int = 0
-    left: int = field(init=False)
 
     def __post_init__(self) -> None:
         request = self.request
@@ -80,11 +63,10 @@ class Job:
                 if request.max_tokens > 0:
                     row = Row(ids, request.sampling, sample, record=request.logprobs is not None)
                 self.choices.append(Choice(len(self.choices), prompt, row))
-        self.left = len(self.choices)
 
     @property
     def scores_prompts(self) -> bool:
-        """Whether the prompts' own tokens are to be told with their probabilities."""
+        """Whether the answer tells the probabilities of the prompts' own tokens."""
         return self.request.echo and self.request.logprobs is not None
 
     @property
@@ -95,12 +77,12 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What a job gained in one step.
+    """What is new of a job after a step.
 
     Attributes:
         job: whose.
         choice: index of the continuation.
-        text: that is now certain.
+        text: new text that can no longer change.
         tokens: new tokens, if log-probabilities were asked for.
         prompt_tokens: tokens of the prompt, once, if they were asked for.
         n_new: how many tokens are new.
@@ -111,11 +93,11 @@ class Update:
     job: Job
     choice: int = 0
     text: str = ""
-    tokens: tuple[Told, ...] = ()
-    prompt_tokens: tuple[Told, ...] = ()
+    tokens: tuple[TokenInfo, ...] = ()
+    prompt_tokens: tuple[TokenInfo, ...] = ()
     n_new: int = 0
     finish_reason: str | None = None
-    failure: Refusal | None = None
+    failure: APIError | None = None
 
 
 def make_job(
@@ -127,7 +109,7 @@ def make_job(
     """Fit a request to a model: prompts to ids, settings to the vocabulary.
 
     Raises:
-        Refusal: 400; a prompt is too long or has what the vocabulary lacks, or a setting does
+        APIError: 400; a prompt is too long or has what the vocabulary lacks, or a setting does
             not fit.
     """
     longest = model.config.context_length
@@ -136,40 +118,39 @@ def make_job(
     ids: list[list[int]] = []
     texts: list[str] = []
     for prompt in request.prompts:
-        found = _prompt_ids(prompt, tokenizer, longest)
-        ids.append(found)
-        texts.append(prompt if isinstance(prompt, str) else tokenizer.decode(found))
+        ids.append(_prompt_ids(prompt, tokenizer, longest))
+        texts.append(prompt if isinstance(prompt, str) else tokenizer.decode(ids[-1]))
     try:
         check_settings(model, request.sampling)
     except BadInputError as error:
-        raise Refusal(400, f"{_sentence(error.what)}.") from None
+        raise APIError(400, _sentence(error.what)) from None
     return Job(request, ids, texts)
 
 
 def _prompt_ids(prompt: Prompt, tokenizer: Tokenizer, longest: int) -> list[int]:
     if not isinstance(prompt, str):
-        if not all(0 <= one < tokenizer.vocab_size for one in prompt):
-            raise Refusal(
+        if not all(0 <= token < tokenizer.vocab_size for token in prompt):
+            raise APIError(
                 400, f"prompt must have token ids from 0 to {tokenizer.vocab_size - 1}.", "prompt"
             )
-        found = list(prompt)
+        ids = list(prompt)
     else:
-        # Far too long is told without the work of reading it all.
+        # A prompt that is far too long is refused before the work of encoding it.
         if len(prompt) > longest * _longest_token(tokenizer):
             raise _too_long(f"more than {longest}", longest)
         try:
-            found = tokenizer.encode(prompt).tolist()
+            ids = tokenizer.encode(prompt).tolist()
         except BadInputError as error:
-            raise Refusal(400, f"{_sentence(error.what)}.", "prompt") from None
-    if not found:
-        raise Refusal(400, "prompt is empty, and the model continues a text.", "prompt")
-    if len(found) > longest:
-        raise _too_long(str(len(found)), longest)
-    return found
+            raise APIError(400, _sentence(error.what), "prompt") from None
+    if not ids:
+        raise APIError(400, "prompt is empty, and the model continues a text.", "prompt")
+    if len(ids) > longest:
+        raise _too_long(str(len(ids)), longest)
+    return ids
 
 
-def _too_long(n_tokens: str, longest: int) -> Refusal:
-    return Refusal(
+def _too_long(n_tokens: str, longest: int) -> APIError:
+    return APIError(
         400,
         f"The prompt has {n_tokens} tokens, and at most {longest} are read here.",
         "prompt",
@@ -183,10 +164,10 @@ _longest_tokens: dict[str, int] = {}
 def _longest_token(tokenizer: Tokenizer) -> int:
     # Characters that one token can stand for, at most.
     if tokenizer.digest not in _longest_tokens:
-        lengths = (len(tokenizer.token_bytes(one)) for one in range(tokenizer.vocab_size))
+        lengths = (len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size))
         _longest_tokens[tokenizer.digest] = max(1, *lengths)
     return _longest_tokens[tokenizer.digest]
 
 
 def _sentence(what: str) -> str:
-    return what[:1].upper() + what[1:]
+    return f"{what[:1].upper()}{what[1:]}."

@@ -18,10 +18,10 @@ class Limits:
         max_prompt_tokens: longest prompt; None for the model's context.
         max_body_bytes: largest request.
         request_timeout: seconds from the request's last byte to the answer's last.
-        client_timeout: seconds that a client may take to send a request, or to take in what is
-            sent to it before more is sent.
-        max_unsent: tokens of a stream that may wait for a client who reads slowly.
-        grace: seconds that running requests have to end once the server is told to stop.
+        client_timeout: seconds that a client may take to send a request, or to read what was
+            sent to it.
+        max_unsent: tokens of a stream that may wait for a client that reads slowly.
+        grace: seconds that running requests have to end after a signal to stop.
     """
 
     max_concurrent: int = 64
@@ -48,5 +48,5 @@ class Limits:
 
     @property
     def max_connections(self) -> int:
-        """Connections that may be open: one for each continuation, and some to ask how it goes."""
+        """Connections that may be open: one for each continuation, and some for other requests."""
         return self.max_concurrent + self.max_queue + 64

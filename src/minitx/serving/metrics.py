@@ -1,10 +1,11 @@
-"""What the server counts, in the text format of Prometheus."""
+"""What the server counts, in the text format of Prometheus, and its record of one request."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from prometheus_client import (
     CollectorRegistry,
@@ -16,12 +17,43 @@ from prometheus_client import (
     generate_latest,
 )
 
-# When each series began is told by no one who reads these.
+# Nobody needs to know when each series began.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _RATE_SECONDS = 10.0
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _STEP_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+
+
+CLIENT_LEFT = 499
+"""Stands for the status of a request whose client left before the end of the answer."""
+
+
+@dataclass
+class RequestRecord:
+    """One request, when it has ended.
+
+    Attributes:
+        method: of HTTP.
+        path: asked for.
+        status: of the answer; of what cut a stream off, if something did.
+        reason: why it was not answered well; None if it was.
+        n_choices: continuations asked for.
+        n_prompt_tokens: read.
+        n_new: tokens generated.
+        seconds_to_first_token: from its arrival; None if there was no token.
+        seconds: from its arrival to its end.
+    """
+
+    method: str
+    path: str
+    status: int = 500
+    reason: str | None = None
+    n_choices: int = 0
+    n_prompt_tokens: int = 0
+    n_new: int = 0
+    seconds_to_first_token: float | None = None
+    seconds: float = 0.0
 
 
 class Metrics:
@@ -57,20 +89,20 @@ class Metrics:
         )
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """Show what a function says at the time of asking."""
+        """Add a gauge that calls a function whenever it is read."""
         Gauge(f"minitx_{name}", text, registry=self.registry).set_function(read)
 
     def answered(self, status: int) -> None:
-        """Count a request; 499 stands for a client that left."""
+        """Count a request by its status, or `CLIENT_LEFT`."""
         self._requests.labels(str(status)).inc()
 
     def completed(self, n_prompt_tokens: int, seconds: float) -> None:
-        """Note a completion that was begun, however it ended."""
+        """Count a completion that was begun, however it ended."""
         self._prompt_tokens.inc(n_prompt_tokens)
         self._seconds.observe(seconds)
 
     def first_token(self, seconds: float) -> None:
-        """Note how long a request waited for its first token."""
+        """Add a time to the first token of a request."""
         self._first.observe(seconds)
 
     def tokens(self, n: int) -> None:
@@ -82,15 +114,15 @@ class Metrics:
             self._recent.popleft()
 
     def step(self, seconds: float, n: int) -> None:
-        """Note a step that generated so many tokens."""
+        """Add a step that generated so many tokens."""
         self._steps.observe(seconds)
         self.tokens(n)
 
     def rate(self) -> float:
-        """Tokens a second of late."""
+        """Tokens per second, over the last `_RATE_SECONDS`."""
         since = time.monotonic() - _RATE_SECONDS
         return sum(n for when, n in list(self._recent) if when >= since) / _RATE_SECONDS
 
     def text(self) -> bytes:
-        """All of it, as Prometheus reads it."""
+        """All metrics, as Prometheus reads them."""
         return generate_latest(self.registry)

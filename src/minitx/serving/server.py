@@ -1,4 +1,4 @@
-"""From a listening socket to the last answer: start, stop in good order, say how it ended."""
+"""Runs a server from a listening socket to the last answer, and reports how it ended."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import uvicorn
 from minitx.config.checks import require_range
 from minitx.errors import BadInputError
 from minitx.serving.connection import bounded
-from minitx.serving.http_app import Served, Service
+from minitx.serving.http_app import ServedModel, Service
 from minitx.serving.limits import Limits
-from minitx.serving.records import RequestRecord
+from minitx.serving.metrics import RequestRecord
 from minitx.training.signals import StopRequest
 
 _TICK = 0.05
@@ -28,13 +28,13 @@ _KEEP_ALIVE_SECONDS = 15
 
 
 class ServerStop(StopRequest):
-    """A request to stop, and a second one to do so at once.
+    """A request to stop, and a second one to stop at once.
 
-    A second Ctrl-C is only noted too: raised as an exception inside a request's task, it would end
-    there. A third one raises KeyboardInterrupt.
+    The second Ctrl-C, too, is only noted: an exception would be raised in the task of some request
+    and end there. A third one raises KeyboardInterrupt.
 
     Attributes:
-        at_once: running requests are not to be waited for.
+        at_once: do not wait for running requests.
     """
 
     def __init__(self) -> None:
@@ -49,12 +49,12 @@ class ServerStop(StopRequest):
 
 
 @dataclass(frozen=True)
-class Ending:
+class ExitReport:
     """How a server ended.
 
     Attributes:
-        signal_number: that told it to stop; None if the model stopped working.
-        n_cut: completions that were cut off because they took longer than the grace.
+        signal_number: of the signal that stopped it; None if the model stopped working.
+        n_cut: completions that took longer than the grace period and were cut off.
     """
 
     signal_number: int | None
@@ -76,7 +76,7 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         BadInputError: the port is taken, or can't be had.
     """
-    # Some systems take a larger one for what is left of it in 16 bits.
+    # Some systems would take the lowest 16 bits of a larger number.
     require_range("--port", port, 0, 65535)
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -89,9 +89,9 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
     try:
         if sys.platform != "win32":
-            # There it would let two servers have the same port.
+            # On Windows it would let two servers have the same port.
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # What a slow client has not taken in waits here, or counts against it.
+        # Small, so that what a slow client has not read counts against its limit soon.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         listening.bind(address)
         listening.listen(1024)
@@ -106,7 +106,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def run(
     listening: socket.socket,
-    served: Served,
+    served: ServedModel,
     limits: Limits,
     token: str | None,
     local_name: str | None,
@@ -114,10 +114,10 @@ def run(
     on_request: Callable[[RequestRecord], None] | None = None,
     on_stopping: Callable[[int], None] | None = None,
     stop: ServerStop | None = None,
-) -> Ending:
-    """Serve until a signal tells to stop: Ctrl-C, SIGTERM or SIGHUP.
+) -> ExitReport:
+    """Serve until a signal: Ctrl-C, SIGTERM or SIGHUP.
 
-    Then new requests are refused, and those that run have `limits.grace` seconds to end. A second
+    Then new requests are refused, and running ones have `limits.grace` seconds to end. A second
     Ctrl-C ends them at once.
 
     Args:
@@ -126,13 +126,13 @@ def run(
         limits: what is taken on.
         token: that clients must show; None for none.
         local_name: what the server listens at, if it is this machine alone; else None.
-        on_ready: called when requests are answered.
-        on_request: told of each request when it has ended.
-        on_stopping: told how many completions are still running when a signal came.
+        on_ready: called when the server answers requests.
+        on_request: called with the record of each request when it has ended.
+        on_stopping: called at the signal with the number of running completions.
         stop: notes the signal; None to catch signals here. Another thread may set it.
     """
 
-    async def main(stop: ServerStop) -> Ending:
+    async def main(stop: ServerStop) -> ExitReport:
         service = Service(served, limits, token, local_name, on_request)
         server = _Server(
             uvicorn.Config(
@@ -168,7 +168,7 @@ def run(
             await serving
         finally:
             service.engine.close()
-        return Ending(stop.exit_signal, n_cut)
+        return ExitReport(stop.exit_signal, n_cut)
 
     if stop is not None:
         return asyncio.run(main(stop))
@@ -192,7 +192,7 @@ async def _drain(service: Service, grace: float, stop: ServerStop) -> int:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, with signals left to us: it would close the door before we say 503."""
+    """uvicorn's server without its signal handlers, which would close before we answer 503."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,11 +1,11 @@
-"""Where what the engine says of a job waits for the client to take it."""
+"""Updates of a job that wait for its client to take them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
-from minitx.serving.api_errors import Refusal
+from minitx.serving.api_errors import APIError
 from minitx.serving.jobs import Update
 
 
@@ -13,23 +13,23 @@ class ClientLeftError(Exception):
     """The client closed the connection."""
 
 
-class Inbox:
-    """Updates of one job, bounded. To be used in the event loop's thread.
+class UpdateQueue:
+    """Updates of one job, at most so many; for use in the event loop's thread.
 
     Args:
-        most_tokens: that may wait; one more fails it. None for any number.
-        on_failure: called once, when it fails for whatever reason.
+        max_tokens: that may wait; one more fails the queue. None for any number.
+        on_failure: called once, when the queue fails for whatever reason.
     """
 
-    def __init__(self, most_tokens: int | None, on_failure: Callable[[], None]) -> None:
-        self._most, self._on_failure = most_tokens, on_failure
+    def __init__(self, max_tokens: int | None, on_failure: Callable[[], None]) -> None:
+        self._max_tokens, self._on_failure = max_tokens, on_failure
         self._updates: list[Update] = []
         self._n_tokens = 0
         self._failure: Exception | None = None
         self._ready = asyncio.Event()
 
     def put(self, update: Update) -> None:
-        """Add what came from the engine."""
+        """Add an update from the engine."""
         if self._failure is not None:
             return
         if update.failure is not None:
@@ -38,11 +38,11 @@ class Inbox:
         self._updates.append(update)
         self._n_tokens += update.n_new
         self._ready.set()
-        if self._most is not None and self._n_tokens > self._most:
-            self.fail(Refusal(408, "The stream was not read fast enough.", code="slow_client"))
+        if self._max_tokens is not None and self._n_tokens > self._max_tokens:
+            self.fail(APIError(408, "The stream was not read fast enough.", code="slow_client"))
 
     def fail(self, failure: Exception) -> None:
-        """Let whoever takes see a failure; the first one counts, and nothing comes after it."""
+        """Raise this from `take` from now on; only the first failure counts."""
         if self._failure is None:
             self._failure = failure
             self._updates.clear()
@@ -50,14 +50,14 @@ class Inbox:
             self._on_failure()
 
     async def take(self) -> list[Update]:
-        """All that waits, at least one.
+        """All updates that wait, at least one.
 
         Raises:
-            Refusal, ClientLeftError: what it failed with.
+            APIError, ClientLeftError: as given to `fail`.
         """
         await self._ready.wait()
         if self._failure is not None:
             raise self._failure
         self._ready.clear()
-        found, self._updates, self._n_tokens = self._updates, [], 0
-        return found
+        updates, self._updates, self._n_tokens = self._updates, [], 0
+        return updates

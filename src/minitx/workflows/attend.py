@@ -28,9 +28,9 @@ from minitx.inspection.attention_maps import (
     require_head,
     require_layer,
 )
+from minitx.inspection.head_roles import HeadRole, HeadRoles, read_roles
 from minitx.inspection.logit_lens import LogitLens, read_logit_lens
 from minitx.inspection.mask_check import MaskCheck, check_mask
-from minitx.inspection.roles import HeadRole, HeadRoles, read_roles
 from minitx.shown import Shown
 
 if TYPE_CHECKING:

@@ -1,95 +1,19 @@
-"""Load a model to speak with: what `minitx generate` does, as library calls.
-
-speaker = open_speaker(resolve_checkpoint(None))
-print(speaker.generate(["To be or not"], SamplingConfig(top_k=40))[0].text)
-"""
+"""Many prompts and their continuations, from a file and as JSON: for `minitx generate`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from minitx.checkpoint import load_model
-from minitx.compute import choose_device
 from minitx.config import SamplingConfig
 from minitx.errors import BadInputError
-from minitx.generation import Generation, generate
-from minitx.generation.beam import beam_search
-from minitx.generation.loop import OnText
-from minitx.model import Transformer
-from minitx.model.stored_weights import store_weights
+from minitx.generation import Generation
 from minitx.tokenizer import Tokenizer
+from minitx.workflows.load import LoadedModel
 
 _LARGEST_PROMPT_FILE = 1 << 30
-
-
-@dataclass(frozen=True)
-class Speaker:
-    """A model ready to generate.
-
-    Attributes:
-        checkpoint: its directory.
-        model: in eval mode.
-        tokenizer: of the model.
-    """
-
-    checkpoint: Path
-    model: Transformer
-    tokenizer: Tokenizer
-
-    def generate(
-        self,
-        prompts: Sequence[str],
-        config: SamplingConfig,
-        on_text: OnText | None = None,
-        record_probabilities: bool = False,
-    ) -> list[Generation]:
-        """Continue texts: see `minitx.generation.generate`."""
-        return generate(self.model, self.tokenizer, prompts, config, on_text, record_probabilities)
-
-    def beam_search(self, prompt: str, beams: int, max_new_tokens: int) -> list[Generation]:
-        """Find the likeliest continuations: see `minitx.generation.beam.beam_search`."""
-        return beam_search(self.model, self.tokenizer, prompt, beams, max_new_tokens)
-
-
-def open_speaker(
-    checkpoint: Path, device: str = "auto", dtype: str = "auto", quantize: str | None = None
-) -> Speaker:
-    """Load a model to generate with.
-
-    Args:
-        checkpoint: a checkpoint directory, for example from `resolve_checkpoint`.
-        device: `auto`, `cpu`, `cuda` or `mps`.
-        dtype: of the weights; `auto` and `float32` keep them exact, `bfloat16` halves them.
-        quantize: `int8` keeps weights in 8 bits, `bfloat16` in 16; None as `dtype` says.
-
-    Raises:
-        BadInputError, DamagedFileError: see `load_model`; or the device does not go with it.
-    """
-    if dtype not in ("auto", "float32", "bfloat16"):
-        raise BadInputError(f"dtype is {dtype!r}", "Choose one of auto, float32, bfloat16")
-    where = choose_device(device)
-    if quantize is not None and dtype == "bfloat16" != quantize:
-        raise BadInputError(f"{quantize} and bfloat16 are both asked for", "Leave out --dtype")
-    if where.type != "cpu":
-        if quantize == "int8":
-            raise BadInputError(
-                f"weights of 8 bits are not read on {where.type}",
-                "Use --device cpu, or --dtype bfloat16",
-            )
-        half = "bfloat16" in (dtype, quantize)
-        loaded = load_model(checkpoint, where, torch.bfloat16 if half else torch.float32)
-    else:
-        loaded = load_model(checkpoint, where, torch.float32)
-        kept = quantize or ("bfloat16" if dtype == "bfloat16" else None)
-        if kept is not None:
-            store_weights(loaded.model, kept)
-    return Speaker(checkpoint, loaded.model, loaded.tokenizer)
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -139,34 +63,32 @@ def as_json(generation: Generation, tokenizer: Tokenizer) -> dict[str, Any]:
         },
     }
     if generation.chosen:
-        values["log_probabilities"] = [one.log_probability for one in generation.chosen]
+        values["log_probabilities"] = [token.log_probability for token in generation.chosen]
         values["sampled_log_probabilities"] = [
-            one.sampled_log_probability for one in generation.chosen
+            token.sampled_log_probability for token in generation.chosen
         ]
-        values["entropies"] = [one.entropy for one in generation.chosen]
+        values["entropies"] = [token.entropy for token in generation.chosen]
         values["alternatives"] = [
             [
-                {"id": token, "piece": tokenizer.piece(token), "probability": probability}
-                for token, probability in one.alternatives
-                if token < tokenizer.vocab_size
+                {"id": id, "piece": tokenizer.piece(id), "probability": probability}
+                for id, probability in token.alternatives
+                if id < tokenizer.vocab_size
             ]
-            for one in generation.chosen
+            for token in generation.chosen
         ]
     return values
 
 
 def in_batches(
-    speaker: Speaker, prompts: Sequence[str], config: SamplingConfig, size: int = 16
+    model: LoadedModel, prompts: Sequence[str], config: SamplingConfig, size: int = 16
 ) -> Iterator[Generation]:
     """Generate for many prompts, a few at a time, in order.
 
     Raises:
-        BadInputError: as in `generate`; results before it were given.
+        BadInputError: as in `sample`, after the results before it.
     """
     for start in range(0, len(prompts), size):
-        yield from speaker.generate(
-            prompts[start : start + size], config, record_probabilities=True
-        )
+        yield from model.sample(prompts[start : start + size], config, record_probabilities=True)
 
 
 def _prompt_of(path: Path, number: int, line: str) -> str:
@@ -176,7 +98,7 @@ def _prompt_of(path: Path, number: int, line: str) -> str:
         prompt = None
     if not isinstance(prompt, str):
         raise BadInputError(
-            f"line {number} of {path} is no JSON object with a prompt",
+            f"line {number} of {path} is not a JSON object with a prompt",
             'Write lines like {"prompt": "To be"}',
         )
     return prompt

@@ -28,6 +28,7 @@ from minitx.workflows.evaluate import (
     Progress,
     compare_checkpoints,
     evaluate_holdout,
+    no_progress,
 )
 from minitx.workflows.session_checkpoint import MADE_WITH_FILE
 
@@ -101,7 +102,7 @@ class Stories:
 
 
 def gather(
-    paths: Sequence[Path], settings: ReportSettings, progress: Progress | None = None
+    paths: Sequence[Path], settings: ReportSettings, progress: Progress = no_progress
 ) -> Stories:
     """Read and measure the runs of a report.
 
@@ -130,7 +131,7 @@ def gather(
 
 
 def gather_run(
-    run: RunDirectory, settings: ReportSettings, progress: Progress | None = None
+    run: RunDirectory, settings: ReportSettings, progress: Progress = no_progress
 ) -> RunStory:
     """Read what a run noted, and measure its checkpoint.
 
@@ -191,7 +192,7 @@ def gather_run(
 
 
 def _compared(
-    stories: Sequence[RunStory], settings: ReportSettings, progress: Progress | None
+    stories: Sequence[RunStory], settings: ReportSettings, progress: Progress
 ) -> tuple[ComparisonReport | None, str | None]:
     checkpoints = [one.checkpoint for one in stories if one.checkpoint is not None]
     if len(checkpoints) < len(stories):

@@ -4,38 +4,36 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from minitx.checkpoint.manifest import weights_digest
-from minitx.checkpoint.rundir import find_run, resolve_checkpoint
+from minitx.checkpoint.rundir import Which
 from minitx.errors import BadInputError
 from minitx.serving.access import is_loopback, read_token, require_token
-from minitx.serving.http_app import Served
+from minitx.serving.http_app import ServedModel
 from minitx.serving.limits import Limits
-from minitx.serving.records import RequestRecord
-from minitx.serving.server import Ending, listen, run
-from minitx.workflows.generate import Speaker, open_speaker
+from minitx.serving.metrics import RequestRecord
+from minitx.serving.server import ExitReport, listen, run
+from minitx.workflows.load import LoadedModel, load
 
 
 @dataclass(frozen=True)
 class ServeRequest:
-    """What to serve, to whom, and how much of it.
+    """What to serve, where, and within which limits.
 
     Attributes:
         run: a run or checkpoint directory; None for the newest run.
         which: which checkpoint of a run.
         host: address to listen at.
         port: 0 for any that is free.
-        token_file: has the token; None to look at the environment.
-        limits: what is taken on.
+        token_file: with the token; None to look in the environment.
+        limits: of requests.
         model_name: as clients know it; None for the run's.
-        device: see `open_speaker`.
-        dtype: see `open_speaker`.
-        quantize: see `open_speaker`.
+        device, dtype, quantize: as in `load`.
     """
 
     run: Path | None = None
-    which: Literal["best", "last"] = "best"
+    which: Which = "best"
     host: str = "127.0.0.1"
     port: int = 8000
     token_file: Path | None = None
@@ -48,18 +46,18 @@ class ServeRequest:
 
 @dataclass(frozen=True)
 class Listening:
-    """A server that answers.
+    """A server that answers requests.
 
     Attributes:
         served: the model.
         checkpoint: its directory.
         url: where.
-        local: whether only this machine may ask.
-        token: whether clients must show a token.
-        limits: what is taken on.
+        local: whether it listens to this machine alone.
+        token: whether clients must send a token.
+        limits: of requests.
     """
 
-    served: Served
+    served: ServedModel
     checkpoint: Path
     url: str
     local: bool
@@ -68,23 +66,23 @@ class Listening:
 
 
 class Screen(Protocol):
-    """Is told what happens."""
+    """Is called with what happens."""
 
     def ready(self, listening: Listening) -> None:
-        """Requests are answered from now on."""
+        """The server answers requests from now on."""
 
     def request(self, record: RequestRecord) -> None:
-        """One has ended."""
+        """A request has ended."""
 
     def stopping(self, n_running: int) -> None:
-        """A signal came while so many completions run."""
+        """A signal to stop arrived while so many completions run."""
 
-    def ended(self, ending: Ending) -> None:
-        """All is over."""
+    def ended(self, report: ExitReport) -> None:
+        """The server has stopped."""
 
 
-def serve(request: ServeRequest, screen: Screen) -> Ending:
-    """Serve until a signal tells to stop.
+def serve(request: ServeRequest, screen: Screen) -> ExitReport:
+    """Serve until a signal to stop.
 
     Raises:
         BadInputError: the run, the token, the host or the port can't be used.
@@ -93,47 +91,45 @@ def serve(request: ServeRequest, screen: Screen) -> Ending:
     token = read_token(request.token_file)
     require_token(request.host, token)
     local = is_loopback(request.host)
-    # Before the model is loaded: a port that is taken is told at once.
+    # Before the model is loaded, so that a port in use is reported at once.
     with listen(request.host, request.port) as listening:
-        checkpoint = resolve_checkpoint(request.run, request.which)
-        speaker = open_speaker(checkpoint, request.device, request.dtype, request.quantize)
-        served = describe(speaker, request.model_name)
+        loaded = load(request.run, request.which, request.device, request.dtype, request.quantize)
+        served = describe(loaded, request.model_name)
         host = f"[{request.host}]" if ":" in request.host else request.host
         url = f"http://{host}:{listening.getsockname()[1]}"
-        told = Listening(served, checkpoint, url, local, token is not None, request.limits)
-        ending = run(
+        ready = Listening(served, loaded.directory, url, local, token is not None, request.limits)
+        report = run(
             listening,
             served,
             request.limits,
             token,
             request.host if local else None,
-            on_ready=lambda: screen.ready(told),
+            on_ready=lambda: screen.ready(ready),
             on_request=screen.request,
             on_stopping=screen.stopping,
         )
-    screen.ended(ending)
-    return ending
+    screen.ended(report)
+    return report
 
 
-def describe(speaker: Speaker, name: str | None = None) -> Served:
-    """A model as it is served.
+def describe(loaded: LoadedModel, name: str | None = None) -> ServedModel:
+    """The model as clients see it.
 
     Args:
-        speaker: the model.
+        loaded: the model.
         name: as clients know it; None for that of its run, or of its directory.
 
     Raises:
         BadInputError: the name is empty, long, or has other than visible ASCII characters.
     """
-    directory = speaker.checkpoint
+    directory = loaded.directory
     if name is None:
-        found = find_run(directory)
-        name = (directory if found is None else found.path).absolute().name
-    elif not (0 < len(name) <= 200 and all("!" <= one <= "~" for one in name)):
+        name = (loaded.run or directory).absolute().name
+    elif not (0 < len(name) <= 200 and all("!" <= character <= "~" for character in name)):
         raise BadInputError(
             "--model-name is not 1 to 200 visible ASCII characters", "Choose one like my-model"
         )
     digest = weights_digest(directory)
     fingerprint = None if digest is None else f"fp_{digest[:12]}"
     created = int((directory / "model.safetensors").stat().st_mtime)
-    return Served(name, speaker.model, speaker.tokenizer, created, fingerprint)
+    return ServedModel(name, loaded.model, loaded.tokenizer, created, fingerprint)

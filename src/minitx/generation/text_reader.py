@@ -1,0 +1,102 @@
+"""From texts to next-token logits, row by row, with a cache of what was read.
+
+Past the context the window slides: when a row has filled it, the oldest quarter is forgotten, and
+the newest three quarters are read anew in one pass, from position 0. So a token is always
+predicted from at least three quarters of the context (once there is that much), and the cost of
+rereading is spread over a quarter of the context's length in tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from minitx import engine
+from minitx.generation.slot_cache import SlotCache
+from minitx.model import KVCache, Transformer
+
+
+def window_after_slide(context_length: int) -> int:
+    """How many of the newest tokens are kept when the window slides."""
+    return context_length - context_length // 4
+
+
+class TextReader:
+    """Reads texts that join, grow by a token at a time, and leave. To be used without gradients.
+
+    Args:
+        model: in eval mode. Hooks, methods and weights may change until the next `read`.
+    """
+
+    def __init__(self, model: Transformer) -> None:
+        self._model = model
+        weight = model.embedding.weight
+        self.device, self._dtype = weight.device, weight.dtype
+        self.cache = SlotCache(model.config, self.device, self._dtype)
+        self._decoder = engine.decoder(model)
+
+    def read(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Let texts join behind the last row, each read in one pass; equal ones are read once.
+
+        Returns:
+            Logits of what follows each, `(len(prompts), vocab_size)`.
+        """
+        self._decoder = engine.decoder(self._model)
+        different = list(dict.fromkeys(map(tuple, prompts)))
+        lengths = torch.tensor([len(prompt) for prompt in different])
+        ids = torch.zeros(len(different), int(lengths.max()), dtype=torch.int64)
+        for row, prompt in zip(ids, different, strict=True):
+            row[: len(prompt)] = torch.tensor(prompt)
+        cache = KVCache(self._model.config, len(different), ids.size(1), self.device, self._dtype)
+        are_equally_long = bool((lengths == lengths[0]).all())
+        logits: Tensor = self._model(
+            ids.to(self.device),
+            cache=cache,
+            lengths=None if are_equally_long else lengths,
+            last_only=True,
+        )[:, 0]
+        row_of = {prompt: row for row, prompt in enumerate(different)}
+        rows = [row_of[tuple(prompt)] for prompt in prompts]
+        self.cache.join(cache, rows)
+        return logits[torch.tensor(rows, device=self.device)]
+
+    def feed(self, tokens: Sequence[int]) -> Tensor:
+        """Append a token to each row.
+
+        Args:
+            tokens: one for each row, none of which is full.
+
+        Returns:
+            Logits of what follows, `(rows, vocab_size)`; overwritten by the next call.
+        """
+        self.cache.reserve(self.cache.longest + 1)
+        if self._decoder is not None:
+            return self._decoder.feed(tokens, self.cache)
+        newest = torch.tensor(tokens, device=self.device)[:, None]
+        logits: Tensor = self._model(newest, cache=self.cache)[:, -1]
+        return logits
+
+    def full_rows(self) -> list[int]:
+        """Rows that have filled the context: `slide` them before feeding more."""
+        context = self._model.config.context_length
+        if self.cache.longest < context:
+            return []
+        return [row for row, length in enumerate(self.cache.lengths.tolist()) if length == context]
+
+    def slide(self, row: int, text: Sequence[int]) -> None:
+        """Forget a row, and read the newest part of its text anew.
+
+        Args:
+            row: which.
+            text: the newest `window_after_slide` tokens of it, without one that is fed next.
+        """
+        fresh = KVCache(self._model.config, 1, max(1, len(text)), self.device, self._dtype)
+        if text:
+            self._model(torch.tensor([text], device=self.device), cache=fresh, last_only=True)
+        self.cache.rewrite(row, fresh)
+
+    def leave(self, row: int) -> None:
+        """Let a row go; the last row becomes the one of this number."""
+        self.cache.leave(row)

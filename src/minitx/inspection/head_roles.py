@@ -1,0 +1,201 @@
+"""What job each head of a model does: the scores of all roles, and the role they add up to.
+
+`roles/` has the roles. The `strength` of a score is what is left of it beyond its control, as a
+share of what could be left (like Cohen's kappa): 0 is chance, 1 is a head that does nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from minitx.inspection.probe_texts import RepeatProbe, repeat_probe, text_windows
+from minitx.inspection.roles import FloatArray, LayerPatterns, Scores, all_roles
+from minitx.shown import Shown
+
+if TYPE_CHECKING:
+    from minitx.model import Transformer
+
+IntArray = npt.NDArray[np.int64]
+
+NAMED_FROM = 0.3
+"""A head is named after a role from this strength on; after one that names no place, from twice."""
+
+MIN_QUERY = 8
+PROBES = 16
+TEXT_WINDOWS = 16
+TEXT_LENGTH = 128
+
+
+@dataclass(frozen=True)
+class RoleScore:
+    """How far a head has one role: its score, and the score without that role."""
+
+    score: float
+    control: float
+
+    @property
+    def strength(self) -> float:
+        """What the score has beyond its control, as a share of what it could have."""
+        # With a control near the top there is no room to tell; noise must not be blown up.
+        return (self.score - self.control) / max(1.0 - self.control, 0.05)
+
+
+@dataclass(frozen=True)
+class HeadRole:
+    """The scores of one head, and the role they add up to.
+
+    Attributes:
+        layer, head: which head.
+        role: the role it is named after, or None if no score stands out.
+        scores: each measured role's score and control; a role that the context is too short to
+            measure is missing.
+    """
+
+    layer: int
+    head: int
+    role: str | None
+    scores: Mapping[str, RoleScore]
+
+    @property
+    def strength(self) -> float:
+        """Strength of the named role; 0 without a name."""
+        return self.scores[self.role].strength if self.role else 0.0
+
+
+@dataclass(frozen=True)
+class HeadRoles(Shown):
+    """The roles of all heads, layer by layer.
+
+    Attributes:
+        heads: in order of layer and head; empty where the context is too short to tell.
+        measured_on: in words, the texts that the scores were taken from.
+    """
+
+    heads: tuple[HeadRole, ...]
+    measured_on: str
+
+    @property
+    def measured(self) -> list[str]:
+        """Names of the roles that were measured, the most telling first."""
+        return [role for role in all_roles() if any(role in head.scores for head in self.heads)]
+
+    def of(self, layer: int, head: int) -> HeadRole | None:
+        """The role of one head, if it was measured."""
+        for head_role in self.heads:
+            if (head_role.layer, head_role.head) == (layer, head):
+                return head_role
+        return None
+
+    def most_telling(self) -> HeadRole | None:
+        """The head worth showing first: the strongest of the most telling role there is."""
+        for role in all_roles():
+            named = [head for head in self.heads if head.role == role]
+            if named:
+                return max(named, key=lambda head: head.strength)
+        return self.heads[0] if self.heads else None
+
+
+def name_role(scores: Mapping[str, RoleScore]) -> str | None:
+    """The role that a head's scores add up to.
+
+    Roles that name one place to look win over those that name a region or the lack of any; among
+    the former the strongest wins.
+    """
+    roles = {name: role for name, role in all_roles().items() if name in scores}
+    specific = [name for name, role in roles.items() if role.is_specific]
+    if specific:
+        best = max(specific, key=lambda name: scores[name].strength)
+        if scores[best].strength >= NAMED_FROM:
+            return best
+    for name, role in roles.items():
+        if not role.is_specific and scores[name].strength >= 2 * NAMED_FROM:
+            return name
+    return None
+
+
+def layer_scores(patterns: LayerPatterns) -> dict[str, Scores]:
+    """Scores and controls of the heads of one layer, by role; only what can be measured."""
+    scores = {name: role.scores(patterns) for name, role in all_roles().items()}
+    return {name: measured for name, measured in scores.items() if measured is not None}
+
+
+def read_roles(
+    model: Transformer,
+    text_ids: npt.NDArray[np.integer],
+    text_name: str = "the holdout",
+    seed: int = 0,
+) -> HeadRoles:
+    """Measure the roles of all heads of a model.
+
+    Args:
+        model: any minitx model; left as it was.
+        text_ids: (tokens,) of a real text, best of the holdout; only some windows are read.
+        text_name: what to call that text.
+        seed: of the random tokens.
+    """
+    config = model.config
+    probe = repeat_probe(config.vocab_size, config.context_length, PROBES, seed)
+    length = min(TEXT_LENGTH, config.context_length, len(text_ids))
+    windows = text_windows(text_ids, max(1, length), TEXT_WINDOWS)
+    if length < MIN_QUERY:
+        windows = windows[:0]
+    heads = tuple(
+        HeadRole(layer, head, name_role(scores), scores)
+        for layer, patterns in enumerate(_patterns(model, probe, windows))
+        for head, scores in enumerate(_by_head(layer_scores(patterns), config.n_heads))
+        if scores
+    )
+    return HeadRoles(heads, _in_words(probe, windows, text_name))
+
+
+def _by_head(of_layer: dict[str, Scores], n_heads: int) -> list[dict[str, RoleScore]]:
+    return [
+        {
+            role: RoleScore(float(score[head]), float(control[head]))
+            for role, (score, control) in of_layer.items()
+        }
+        for head in range(n_heads)
+    ]
+
+
+def _patterns(
+    model: Transformer, probe: RepeatProbe | None, windows: IntArray
+) -> list[LayerPatterns]:
+    nothing: list[None] = [None] * model.config.n_layers
+    text = _weights(model, windows) if len(windows) else nothing
+    if probe is None:
+        return [LayerPatterns(text=of_text) for of_text in text]
+    repeated, control = _weights(model, probe.repeated), _weights(model, probe.control)
+    return [
+        LayerPatterns(repeated=of_repeated, control=of_control, period=probe.period, text=of_text)
+        for of_repeated, of_control, of_text in zip(repeated, control, text, strict=True)
+    ]
+
+
+def _weights(model: Transformer, ids: IntArray) -> list[FloatArray]:
+    """Attention weights of a batch, one (batch, n_heads, seq, seq) array a layer."""
+    import torch
+
+    from minitx.inspection.evaluating import evaluating
+    from minitx.model import Trace
+
+    trace = Trace()
+    device = next(model.parameters()).device
+    with torch.inference_mode(), evaluating(model):
+        model(torch.from_numpy(ids).to(device), trace=trace)
+        return [layer.float().cpu().numpy() for layer in trace.attention]
+
+
+def _in_words(probe: RepeatProbe | None, windows: IntArray, text_name: str) -> str:
+    parts = []
+    if len(windows):
+        plural = "s" if len(windows) > 1 else ""
+        parts.append(f"{len(windows)} window{plural} of {windows.shape[1]} tokens of {text_name}")
+    if probe is not None:
+        parts.append(f"{PROBES} texts of {probe.period} random tokens, twice")
+    return " and ".join(parts) or "nothing: the context is too short"

@@ -1,0 +1,112 @@
+"""Jobs that an attention head may have, told from where it looks: each registers itself here.
+
+A score is a share between 0 and 1, averaged over queries; its control is what the score would be
+if the head did *not* have the role.
+
+| role            | score: mean over queries of              | on       | control         |
+| --------------- | ---------------------------------------- | -------- | --------------- |
+| induction       | weight on the token after its earlier    | repeated | same offset, no |
+|                 | occurrence                               | tokens   | repetition      |
+| duplicate token | weight on its earlier occurrence         | repeated | same offset, no |
+|                 |                                          | tokens   | repetition      |
+| previous token  | weight on the token before it            | text     | even attention  |
+| current token   | weight on itself                         | text     | even attention  |
+| first token     | weight on position 0 (a sink)            | text     | even attention  |
+| local           | weight on the last 8 tokens, itself too  | text     | even attention  |
+| positional      | share of the pattern's variation that    | random   | the same, rows  |
+|                 | position alone predicts                  | tokens   | shuffled        |
+| uniform         | entropy as a share of the largest        | text     | random weights  |
+
+Sources: previous-token and induction heads, Elhage et al. 2021 and Olsson et al. 2022;
+duplicate-token heads, Wang et al. 2022, section 3; attention sinks, Xiao et al. 2023; positional
+heads, Voita et al. 2019, section 4.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from minitx.registry import Registry
+
+FloatArray = npt.NDArray[np.float32]
+Scores = tuple[FloatArray, FloatArray]
+"""Score and control of the heads of a layer, each (n_heads,)."""
+
+
+@dataclass(frozen=True, eq=False)
+class LayerPatterns:
+    """What the heads of one layer looked at, on each kind of text; None where it was not read.
+
+    Attributes:
+        repeated: (batch, n_heads, 2 * period, 2 * period) weights on random tokens that repeat.
+        control: weights on random tokens that don't, of the same shape.
+        period: tokens before the repetition.
+        text: (batch, n_heads, seq, seq) weights on windows of a real text.
+    """
+
+    repeated: FloatArray | None = None
+    control: FloatArray | None = None
+    period: int = 0
+    text: FloatArray | None = None
+
+
+Measure = TypeVar("Measure", bound=Callable[[LayerPatterns], Scores | None])
+
+
+@dataclass(frozen=True)
+class Role:
+    """A job that a head may have, and how it is measured.
+
+    Attributes:
+        scores: gives score and control of each head; None if the texts for it are missing or too
+            short.
+        rank: place in tables, and which head is shown first: the lowest rank is the most telling.
+        is_specific: it names one place to look, rather than a region or the lack of any.
+        short_name, column: the name where there is little room, and above a column of scores.
+    """
+
+    scores: Callable[[LayerPatterns], Scores | None]
+    rank: int
+    is_specific: bool
+    short_name: str
+    column: str
+
+
+HEAD_ROLES: Registry[Role] = Registry("head role", "minitx.inspection.roles")
+
+
+def head_role(
+    name: str, *, rank: int, is_specific: bool, short_name: str, column: str
+) -> Callable[[Measure], Measure]:
+    """Register a function of patterns as the measure of a role; for the rest see `Role`."""
+
+    def register(scores: Measure) -> Measure:
+        HEAD_ROLES.register(name)(Role(scores, rank, is_specific, short_name, column))
+        return scores
+
+    return register
+
+
+def all_roles() -> dict[str, Role]:
+    """The roles by name, the most telling first."""
+    roles = {name: HEAD_ROLES.get(name) for name in HEAD_ROLES.names()}
+    return dict(sorted(roles.items(), key=lambda entry: entry[1].rank))
+
+
+def mean_weight(
+    weights: FloatArray, queries: npt.NDArray[np.integer], keys: npt.NDArray[np.integer]
+) -> FloatArray:
+    """Mean over batch and queries of the weight on one key for each query, (n_heads,)."""
+    picked = weights[:, :, queries, keys]
+    return np.asarray(picked.mean(axis=(0, 2), dtype=np.float64), dtype=np.float32)
+
+
+def late_queries(weights: FloatArray) -> npt.NDArray[np.int64]:
+    """The second half of the positions: near the start of a text every head is local."""
+    seq = weights.shape[2]
+    return np.arange(seq // 2, seq)

@@ -1,0 +1,252 @@
+"""What an evaluation starts from: a model with the run it belongs to, and a text to score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from minitx import engine
+from minitx.checkpoint.rundir import RunDirectory, find_run
+from minitx.compute import Compute, choose_device, choose_dtype
+from minitx.config.checks import require_one_of
+from minitx.corpus import EncodedCorpus, encode_file, load_encoded
+from minitx.corpus.encoded_file import blocks_of, decoded
+from minitx.errors import BadInputError, DamagedFileError
+from minitx.evaluation.bits import TextSize
+from minitx.evaluation.holdout_figures import ModelFigures
+from minitx.files import file_digest
+from minitx.tokenizer import Tokenizer
+from minitx.training.logging.metrics_file import read_metrics
+from minitx.workflows.load import LoadedModel, open_checkpoint
+
+ByteArray = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model to measure, and what is known of its training.
+
+    Attributes:
+        loaded: the model.
+        compute: device, and format of the matrix products.
+        quantize: format that the weights were rounded to; None if they are as in the checkpoint.
+        run: that the model belongs to; None if it is in none.
+        corpus: of the run; None if there is none.
+    """
+
+    loaded: LoadedModel
+    compute: Compute
+    quantize: str | None
+    run: RunDirectory | None
+    corpus: EncodedCorpus | None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of the model."""
+        return self.loaded.tokenizer
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        """Format of the matrix products; None for that of the weights."""
+        return None if self.compute.dtype == torch.float32 else self.compute.dtype
+
+    def figures(self) -> ModelFigures:
+        """Which model it is, and how it is measured."""
+        config = self.loaded.model.config
+        rounded = f" ({self.quantize} weights)" if self.quantize else ""
+        return ModelFigures(
+            checkpoint=f"{self.loaded.directory}{rounded}",
+            architecture=config.architecture,
+            n_parameters=config.n_parameters,
+            tokenizer=self.tokenizer.kind,
+            vocab_size=self.tokenizer.vocab_size,
+            context_length=config.context_length,
+            device=self.compute.description,
+            dtype=self.compute.dtype_name,
+        )
+
+    def holdout_losses(self) -> list[tuple[int, float]]:
+        """Step and holdout loss of each evaluation during training."""
+        if self.run is None or not self.run.metrics_file.is_file():
+            return []
+        return [
+            (int(line["step"]), float(line["holdout_loss"]))
+            for line in read_metrics(self.run.metrics_file)
+            if line["kind"] == "evaluation" and isinstance(line.get("holdout_loss"), (int, float))
+        ]
+
+    def train_content(self) -> ByteArray | None:
+        """UTF-8 of the train part, mapped, `(bytes,)`; None without one."""
+        if self.corpus is None or not self.corpus.train.bytes:
+            return None
+        return np.memmap(self.corpus.directory / "train.txt", np.uint8, "r")
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredText:
+    """A text to score.
+
+    Attributes:
+        name: `holdout`, or the name of a file.
+        ids: `(tokens,)`, perhaps a memory map.
+        size: of the text.
+        n_unknown: tokens that stand for what the vocabulary lacks.
+        content: `(bytes,)` the text in UTF-8, perhaps a memory map.
+        is_holdout: whether the model's run kept the text for this.
+    """
+
+    name: str
+    ids: npt.NDArray[np.integer]
+    size: TextSize
+    n_unknown: int
+    content: ByteArray
+    is_holdout: bool
+
+
+def open_subject(
+    checkpoint: Path, device: str, dtype: str, quantize: str | None, with_holdout: bool
+) -> Subject:
+    """Load a model to measure, and find its corpus.
+
+    Args:
+        checkpoint: for example from `resolve_checkpoint`.
+        device, dtype, quantize: see `EvaluationSettings`.
+        with_holdout: refuse a model whose run has no holdout.
+
+    Raises:
+        BadInputError: the model has no holdout, or can't be loaded as asked.
+        DamagedFileError: the checkpoint is damaged, or belongs to another corpus.
+    """
+    run, corpus = _holdout_of(checkpoint) if with_holdout else _corpus_if_any(checkpoint)
+    where = choose_device(device)
+    compute = Compute(where, torch.float32 if dtype == "auto" else choose_dtype(dtype, where))
+    loaded = open_checkpoint(checkpoint, device)
+    if quantize is not None:
+        engine.quantize(loaded.model, quantize)
+    if corpus is not None and corpus.tokenizer_digest != loaded.tokenizer.digest:
+        raise DamagedFileError(
+            f"{corpus.directory} was encoded with another tokenizer than that of {checkpoint}",
+            "Restore the data directory of the run",
+        )
+    return Subject(loaded, compute, quantize, run, corpus)
+
+
+def _corpus_if_any(checkpoint: Path) -> tuple[RunDirectory | None, EncodedCorpus | None]:
+    run = find_run(checkpoint)
+    if run is None or not run.data.is_dir():
+        return None, None
+    return run, load_encoded(run.data)
+
+
+def _holdout_of(checkpoint: Path) -> tuple[RunDirectory, EncodedCorpus]:
+    run = find_run(checkpoint)
+    if run is None:
+        raise BadInputError(
+            f"{checkpoint} is in no run, so it has no holdout", "Name a text file to score instead"
+        )
+    corpus = load_encoded(run.data)
+    if len(corpus.holdout_ids) < 2:
+        raise BadInputError(
+            f"run {run.path} has no holdout to score",
+            "Name a text file to score, or train with a --holdout-fraction above 0",
+        )
+    return run, corpus
+
+
+def require_same_holdout(checkpoints: Sequence[Path]) -> None:
+    """Refuse to compare models on holdouts that differ.
+
+    Raises:
+        BadInputError: they do, or a model has none.
+    """
+    runs: dict[str, Path] = {}
+    for checkpoint in checkpoints:
+        run, _ = _holdout_of(checkpoint)
+        runs.setdefault(file_digest(run.data / "holdout.txt"), run.path)
+    if len(runs) > 1:
+        first, other, *_ = runs.values()
+        raise BadInputError(
+            f"runs {first} and {other} have different holdouts, so their losses don't compare",
+            "Name a text file that neither was trained on",
+        )
+
+
+def holdout_text(subject: Subject, unknown: str) -> ScoredText:
+    """The holdout of a subject that was opened with one.
+
+    Args:
+        subject: whose.
+        unknown: see `EvaluationSettings`.
+
+    Raises:
+        BadInputError: it has characters that the tokenizer does not know.
+    """
+    corpus = subject.corpus
+    assert corpus is not None
+    text = ScoredText(
+        name="holdout",
+        ids=corpus.holdout_ids,
+        size=TextSize(corpus.holdout.bytes, corpus.holdout.characters),
+        n_unknown=corpus.holdout.unknown,
+        content=np.memmap(corpus.directory / "holdout.txt", np.uint8, "r"),
+        is_holdout=True,
+    )
+    _require_known(subject.tokenizer, "the holdout", text, unknown)
+    return text
+
+
+def file_text(subject: Subject, source: str, unknown: str) -> ScoredText:
+    """A text file of any size, or a pipe, encoded with the tokenizer of a subject.
+
+    Args:
+        subject: whose.
+        source: path of the file.
+        unknown: see `EvaluationSettings`.
+
+    Raises:
+        BadInputError: it can't be read, is too short, or has characters that the tokenizer does
+            not know.
+    """
+    tokenizer = subject.tokenizer
+    encoded = encode_file(Path(source), tokenizer)
+    counts = encoded.counts
+    if counts.unknown == counts.tokens:
+        raise BadInputError(
+            f"{source} has nothing that the {tokenizer.kind} tokenizer of this model knows",
+            "Score a text like the one it was trained on, or train with --kind bpe",
+        )
+    if counts.tokens < 2:
+        raise BadInputError(
+            f"{source} is 1 token long, which can't be scored: nothing comes before it",
+            "Give a text of at least 2 tokens",
+        )
+    text = ScoredText(
+        name=Path(source).name,
+        ids=encoded.ids,
+        size=TextSize(counts.bytes, counts.characters),
+        n_unknown=counts.unknown,
+        content=encoded.content,
+        is_holdout=False,
+    )
+    _require_known(tokenizer, source, text, unknown)
+    return text
+
+
+def _require_known(tokenizer: Tokenizer, name: str, text: ScoredText, unknown: str) -> None:
+    require_one_of("--unknown", unknown, ("error", "replace"))
+    # A vocabulary of words is never complete; one of characters is expected to be.
+    if not text.n_unknown or unknown == "replace" or tokenizer.kind != "char":
+        return
+    for part in decoded(blocks_of(text.content), name):
+        if characters := tokenizer.unknown_characters(part):
+            break
+    raise BadInputError(
+        f"{name} has {text.n_unknown:,} character{'s' if text.n_unknown > 1 else ''} that the "
+        f"char tokenizer does not know, the first {characters[0]!r} (U+{ord(characters[0]):04X})",
+        "Give --unknown replace to score them as <unk>, or train with --kind bpe",
+    )

@@ -1,0 +1,111 @@
+"""Open a run or a checkpoint, to use the model in it.
+
+model = load(Path("runs/shakespeare-001"))
+print(model.sample(["To be or not"], SamplingConfig(top_k=40))[0].text)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from minitx import engine
+from minitx.checkpoint import load_model
+from minitx.checkpoint.rundir import Which, find_run, resolve_checkpoint
+from minitx.compute import choose_device
+from minitx.config import SamplingConfig
+from minitx.config.checks import require_one_of
+from minitx.errors import BadInputError
+from minitx.generation import Generation, generate
+from minitx.generation.beam import beam_search
+from minitx.generation.generate_text import OnText
+from minitx.model import Transformer
+from minitx.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model that is ready for use.
+
+    Attributes:
+        directory: of its checkpoint.
+        model: in eval mode.
+        tokenizer: of the model.
+    """
+
+    directory: Path
+    model: Transformer
+    tokenizer: Tokenizer
+
+    @property
+    def run(self) -> Path | None:
+        """The run that the checkpoint belongs to; None if it is in none."""
+        run = find_run(self.directory)
+        return None if run is None else run.path
+
+    @property
+    def step(self) -> int | None:
+        """After how many steps the checkpoint was written; None if its name does not say."""
+        number = self.directory.absolute().name.removeprefix("step-")
+        return int(number) if number.isdecimal() else None
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        config: SamplingConfig,
+        on_text: OnText | None = None,
+        record_probabilities: bool = False,
+    ) -> list[Generation]:
+        """Continue texts: see `minitx.generation.generate`."""
+        return generate(self.model, self.tokenizer, prompts, config, on_text, record_probabilities)
+
+    def beam_search(self, prompt: str, beams: int, max_new_tokens: int) -> list[Generation]:
+        """Find the most likely continuations: see `minitx.generation.beam.beam_search`."""
+        return beam_search(self.model, self.tokenizer, prompt, beams, max_new_tokens)
+
+
+def load(
+    path: Path | None = None,
+    which: Which = "best",
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: str | None = None,
+) -> LoadedModel:
+    """Open a run or a checkpoint.
+
+    Args:
+        path: a run, or a checkpoint directory; None for the newest run.
+        which: which checkpoint of a run.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        dtype: of the weights; `auto` and `float32` keep them exact, `bfloat16` halves them.
+        quantize: `int8` keeps weights in 8 bits, `bfloat16` in 16; None as `dtype` says.
+
+    Raises:
+        BadInputError: there is no such run, or the device does not go with the format.
+        DamagedFileError: the checkpoint, or each of the run, is damaged.
+    """
+    return open_checkpoint(resolve_checkpoint(path, which), device, dtype, quantize)
+
+
+def open_checkpoint(
+    directory: Path, device: str = "auto", dtype: str = "auto", quantize: str | None = None
+) -> LoadedModel:
+    """Open a checkpoint directory, for example from `resolve_checkpoint`; else as `load`."""
+    require_one_of("dtype", dtype, ("auto", "float32", "bfloat16"))
+    where = choose_device(device)
+    if quantize is not None and dtype == "bfloat16" != quantize:
+        raise BadInputError(f"{quantize} and bfloat16 are both asked for", "Leave out --dtype")
+    stored = quantize or (dtype if dtype == "bfloat16" else None)
+    if where.type != "cpu" and stored == "int8":
+        raise BadInputError(
+            f"weights of 8 bits are not read on {where.type}",
+            "Use --device cpu, or --dtype bfloat16",
+        )
+    half = where.type != "cpu" and stored == "bfloat16"
+    loaded = load_model(directory, where, torch.bfloat16 if half else torch.float32)
+    if stored is not None and where.type == "cpu":
+        engine.quantize(loaded.model, stored)
+    return LoadedModel(directory, loaded.model, loaded.tokenizer)
