@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from minitx.checkpoint.huggingface import model_files, model_tensors
+from minitx.checkpoint.huggingface import model_files
 from minitx.checkpoint.rundir import CONFIG_COPY, config_bytes
+from minitx.checkpoint.weights import model_tensors
 from minitx.checkpoint.writer import CheckpointWriter, Snapshot
 from minitx.config import TrainConfig
 from minitx.corpus.encoded import DESCRIPTION

@@ -22,7 +22,7 @@ _SAMPLE_TOKENS_ELSEWHERE = 64
 def holdout_scorer(session: Session, stop: StopRequest) -> Callable[[bool], HoldoutLoss]:
     """Give a function that scores the holdout; see `RunHooks.evaluate`."""
     corpus, config = session.corpus, session.config.train
-    bytes_per_token = corpus.n_holdout_bytes / max(1, len(corpus.holdout_ids))
+    bytes_per_token = corpus.holdout.bytes / max(1, len(corpus.holdout_ids))
     dtype = session.compute.dtype
 
     def evaluate(closing: bool) -> HoldoutLoss:
