@@ -17,7 +17,7 @@ from minitx.fast.decode_numpy import NumpyDecoder
 from minitx.fast.decode_one import OneTextDecoder
 from minitx.fast.decoding import decoder
 from minitx.fast.library import library
-from minitx.generation import Batch, Row
+from minitx.generation import Row, TextBatch
 from minitx.generation.slot_cache import SlotCache
 from minitx.generation.text_reader import TextReader, window_after_slide
 from minitx.inspection.ablation import head_off
@@ -220,7 +220,7 @@ def test_a_patched_class_has_no_decoder(monkeypatch):
 def test_a_hook_that_comes_later_is_honoured_by_the_next_prompt():
     tokenizer = train_tokenizer("abcdefghijklmno\n", "char", 0)
     model = built(SMALL)
-    batch, config = Batch(model, tokenizer), SamplingConfig(max_new_tokens=5)
+    batch, config = TextBatch(model, tokenizer), SamplingConfig(max_new_tokens=5)
     batch.add([Row([1, 2], config)])
     batch.step()
     seen = []
