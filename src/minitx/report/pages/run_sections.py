@@ -18,12 +18,13 @@ from markupsafe import Markup
 from minitx.checkpoint.rundir import config_bytes
 from minitx.evaluation.holdout_figures import SurprisingText
 from minitx.report.evaluation.holdout_report import holdout_report
-from minitx.report.evaluation.surprise import TOP_LOSS, token_text
+from minitx.report.evaluation.surprise import TOP_LOSS
 from minitx.report.pages.elements import Cell, Grid, Run, elements, text_cell, text_grid
 from minitx.report.terminal.heatmap import Scale
+from minitx.report.terminal.printable import run_path
+from minitx.report.terminal.token_labels import text_label
 from minitx.report.terminal.units import count, duration, fixed
-from minitx.report.training.training_report import spread_evaluations
-from minitx.report.training.training_summary import next_steps, run_path
+from minitx.report.training.training_report import next_steps, spread_evaluations
 from minitx.training.observer import perplexity
 from minitx.workflows.report import RunStory, Stories
 
@@ -158,7 +159,7 @@ def _report(report: Any) -> Markup | None:
 
 def _tokens(passage: SurprisingText) -> list[Run]:
     return [
-        _shaded(token_text(token), loss, f"{loss:.2f} nats")
+        _shaded(text_label(token) or "?", loss, f"{loss:.2f} nats")
         for token, loss in zip(passage.tokens, passage.losses, strict=True)
     ]
 

@@ -13,7 +13,7 @@ from typing import TextIO
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from minitx.report.terminal.printable import visible
+from minitx.report.terminal.printable import run_path, visible
 from minitx.report.terminal.units import count, duration, fixed
 from minitx.report.training.plan_view import plan_table
 from minitx.report.training.training_report import (
@@ -22,7 +22,6 @@ from minitx.report.training.training_report import (
     sample_lines,
 )
 from minitx.report.training.training_screen import final_lines
-from minitx.report.training.training_summary import run_path
 from minitx.training.observer import (
     EvaluationReport,
     Event,

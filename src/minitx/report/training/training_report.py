@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from minitx.report.terminal.curve import LossSeries, Point
-from minitx.report.terminal.printable import visible
+from minitx.report.terminal.printable import run_path, visible
 from minitx.report.terminal.units import count, duration, fixed
-from minitx.report.training.training_summary import next_steps, run_path
 from minitx.training.logging.metrics_file import read_metrics
 from minitx.training.observer import (
     EvaluationReport,
@@ -295,3 +296,41 @@ def closing_lines(record: TrainingRecord) -> list[Text]:
             lines += [Text(), Text("next", style="bold")]
             lines += [Text(f"  {command}", style="cyan") for command in commands]
     return lines
+
+
+_LONGEST_PROMPT = 24
+
+
+def next_steps(
+    run_dir: Path, prompt: str = "", steps: int | None = None, interrupted: bool = False
+) -> list[str]:
+    """Return command lines that go on from a run.
+
+    Args:
+        run_dir: shown relative to the working directory if it lies below it.
+        prompt: a text the run's tokenizer knows, for example its sample's prompt; its first
+            words are used.
+        steps: number of steps to offer for `resume`; None writes ``N``.
+        interrupted: the run stopped before its last step, so finishing it comes first.
+    """
+    run = shlex.quote(run_path(run_dir))
+    start = shlex.quote(_short(prompt))
+    commands = [
+        f"minitx generate {run} --prompt {start} --top-k 40",
+        f"minitx eval {run} --holdout",
+        f"minitx attn {run} --prompt {start}",
+        f"minitx report {run}",
+    ]
+    if interrupted:
+        return [f"minitx resume {run}", *commands]
+    return [*commands, f"minitx resume {run} --steps {steps or 'N'}"]
+
+
+def _short(prompt: str) -> str:
+    line = next((line.strip() for line in prompt.splitlines() if line.strip()), "")
+    if not line or not line.isprintable():
+        return "The"
+    if len(line) <= _LONGEST_PROMPT:
+        return line
+    cut = line[: _LONGEST_PROMPT + 1].rpartition(" ")[0].strip()
+    return cut or line[:_LONGEST_PROMPT]
