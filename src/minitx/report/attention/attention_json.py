@@ -93,6 +93,7 @@ def _role(head: HeadRole) -> dict[str, Any]:
 
 def _lens(study: AttentionStudy, lens: LogitLens) -> list[dict[str, Any]]:
     piece = study.tokenizer.piece
+    ids, probabilities = lens.top_ids.tolist(), lens.top_probabilities.tolist()
     return [
         {
             "after": name,
@@ -101,13 +102,9 @@ def _lens(study: AttentionStudy, lens: LogitLens) -> list[dict[str, Any]]:
             "top": [
                 [
                     {"id": token, "text": piece(token), "probability": probability}
-                    for token, probability in zip(ids, probabilities, strict=True)
+                    for token, probability in zip(*guesses, strict=True)
                 ]
-                for ids, probabilities in zip(
-                    lens.top_ids[layer].tolist(),
-                    lens.top_probabilities[layer].tolist(),
-                    strict=True,
-                )
+                for guesses in zip(ids[layer], probabilities[layer], strict=True)
             ],
         }
         for layer, name in enumerate(lens.names)

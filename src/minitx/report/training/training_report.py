@@ -128,28 +128,34 @@ def best_evaluation(evaluations: Sequence[EvaluationReport]) -> EvaluationReport
     return next((report for report in reversed(evaluations) if report.is_best), None)
 
 
-_COLUMNS = ("step", "train loss", "holdout loss", "holdout perplexity", "bits per byte")
-_WIDTHS = (9, *map(len, _COLUMNS[1:]))
+EVALUATION_COLUMNS = ("step", "train loss", "holdout loss", "holdout perplexity", "bits per byte")
+_WIDTHS = (9, *map(len, EVALUATION_COLUMNS[1:]))
 EVALUATIONS_WIDTH = sum(_WIDTHS) + 2 * len(_WIDTHS) + len("* best")
+
+
+def evaluation_figures(report: EvaluationReport) -> tuple[str, ...]:
+    """The figures of an evaluation, in the order of `EVALUATION_COLUMNS`."""
+    return (
+        f"{report.step:,}",
+        fixed(report.train_loss, 4),
+        fixed(report.holdout_loss, 4),
+        fixed(perplexity(report.holdout_loss), 2),
+        fixed(report.holdout_bits_per_byte, 4),
+    )
 
 
 def evaluation_lines(
     evaluations: Sequence[EvaluationReport], shown: Sequence[EvaluationReport], star: str = "★"
 ) -> list[Text]:
     """Draw the table of evaluations: a header and a line for each of `shown`."""
+
+    def row(cells: Sequence[str]) -> str:
+        return "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, _WIDTHS, strict=True))
+
     best = best_evaluation(evaluations)
-    header = "  ".join(f"{name:>{width}}" for name, width in zip(_COLUMNS, _WIDTHS, strict=True))
-    lines = [Text(header, style="dim")]
+    lines = [Text(row(EVALUATION_COLUMNS), style="dim")]
     for report in shown:
-        cells = (
-            f"{report.step:,}",
-            fixed(report.train_loss, 4),
-            fixed(report.holdout_loss, 4),
-            fixed(perplexity(report.holdout_loss), 2),
-            fixed(report.holdout_bits_per_byte, 4),
-        )
-        row = "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, _WIDTHS, strict=True))
-        line = Text(row)
+        line = Text(row(evaluation_figures(report)))
         if report is best:
             line.append(f"  {star} best", "bold green")
         lines.append(line)
