@@ -91,7 +91,7 @@ def test_no_such_format():
 
 
 def test_without_the_fast_folder_it_is_refused(minitx, tiny_run, monkeypatch):
-    monkeypatch.setattr(engine, "IS_FAST_THERE", False)
+    monkeypatch.setattr(engine, "fast_room", lambda: None)
     done = minitx("generate", tiny_run, "--prompt", "1", "--quantize", "int8")
     assert done.code == 2
     assert "`fast`" in done.err

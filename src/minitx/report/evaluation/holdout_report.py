@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -24,12 +23,11 @@ from minitx.evaluation.holdout_figures import (
 from minitx.evaluation.positions import ContextUse
 from minitx.evaluation.verdict import Verdict
 from minitx.report.evaluation.surprise import passage_lines
-from minitx.report.terminal.bars import bar
 from minitx.report.terminal.heatmap import Shading, shading_for
-from minitx.report.terminal.printable import visible
-from minitx.report.terminal.token_labels import cut_label, token_label
-from minitx.report.terminal.units import bytes_, count, fixed
-from minitx.report.training.training_summary import run_path
+from minitx.report.terminal.printable import run_path, visible
+from minitx.report.terminal.tables import bar, table
+from minitx.report.terminal.token_labels import cut_label, text_label
+from minitx.report.terminal.units import bytes_, count, fixed, percent
 
 _MODEL = "this model"
 _FIT_STYLES = {"well fitted": "green", "underfitted": "yellow", "overfitted": "yellow"}
@@ -94,7 +92,7 @@ def _heading(text: str) -> Iterator[Text]:
 
 def _about(report: HoldoutReport) -> Text:
     model, text = report.model, report.text
-    about = Text(visible(run_path_of(model.checkpoint)), style="bold")
+    about = Text(visible(run_path(model.checkpoint)), style="bold")
     about.append(
         f"\n{model.architecture}, {count(model.n_parameters)} parameters; {model.tokenizer} "
         f"tokenizer of {model.vocab_size:,}; {model.device}, {model.dtype}",
@@ -106,13 +104,6 @@ def _about(report: HoldoutReport) -> Text:
     return about
 
 
-def run_path_of(checkpoint: str) -> str:
-    """A checkpoint's directory, relative where it is below the working directory."""
-    from pathlib import Path
-
-    return run_path(Path(checkpoint))
-
-
 def _figures_table(reports: Sequence[HoldoutReport]) -> Table:
     columns: list[tuple[str, HoldoutReport, Figures]] = []
     for number, report in enumerate(reports, start=1):
@@ -120,10 +111,6 @@ def _figures_table(reports: Sequence[HoldoutReport]) -> Table:
         columns.append((name, report, report.plain))
         if report.strided is not None:
             columns.append((f"stride {report.strided.stride:,}", report, report.strided))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
-    for name, _, _ in columns:
-        table.add_column(name, justify="right", no_wrap=True)
     figures = [one for _, _, one in columns]
     rows: list[tuple[str, list[str]]] = [
         ("loss, nats per token", [fixed(one.loss, 4) for one in figures]),
@@ -141,9 +128,11 @@ def _figures_table(reports: Sequence[HoldoutReport]) -> Table:
     if any(report.train_loss is not None for report in reports):
         plain = [report.train_loss if one.is_plain else None for _, report, one in columns]
         rows.append(("train loss", ["" if loss is None else fixed(loss, 4) for loss in plain]))
-    for name, values in rows:
-        table.add_row(name, *values)
-    return table
+    return table(
+        ["", *(name for name, _, _ in columns)],
+        [(name, *values) for name, values in rows],
+        numbers=range(1, len(columns) + 1),
+    )
 
 
 def _seen(figures: Figures) -> str:
@@ -153,7 +142,7 @@ def _seen(figures: Figures) -> str:
 
 def _unknown(report: HoldoutReport) -> str:
     unknown = report.text.unknown_tokens
-    return f"{unknown:,} ({_percent(report.text.unknown_rate)})" if unknown else "0"
+    return f"{unknown:,} ({percent(report.text.unknown_rate)})" if unknown else "0"
 
 
 def _interval(interval: Interval | None) -> str:
@@ -177,7 +166,7 @@ def _notes(report: HoldoutReport) -> Iterator[Text]:
     yield Text(note, style="dim")
     if text.unknown_tokens:
         yield Text(
-            f"{_percent(text.unknown_rate)} of the tokens stand for text that the vocabulary "
+            f"{percent(text.unknown_rate)} of the tokens stand for text that the vocabulary "
             "lacks: what they hide is not counted, so bits per byte are too low by that much.",
             style="yellow",
         )
@@ -190,30 +179,27 @@ def _verdict(verdict: Verdict) -> Text:
 
 def _baselines_table(baselines: Baselines, shading: Shading, width: int) -> Table:
     rows: list[tuple[str, float, float | None]] = [
-        (_ngram_name(one.order), one.bits_per_byte, one.loss) for one in baselines.ngrams
+        (_ngram_name(ngrams.order), ngrams.bits_per_byte, ngrams.loss)
+        for ngrams in baselines.ngrams
     ]
-    rows += [(one.name, one.bits_per_byte, None) for one in baselines.compressors]
+    rows += [(tool.name, tool.bits_per_byte, None) for tool in baselines.compressors]
     rows.append((_MODEL, baselines.model_bits_per_byte, baselines.model_loss))
     rows.sort(key=lambda row: row[1])
-    longest = max(value for _, value, _ in rows)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    table.add_column("bits per byte", justify="right", no_wrap=True)
-    table.add_column("loss", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    longest = rows[-1][1]
     ascii_only = shading == "ascii"
     room = max(8, min(30, width - 50))
     pointer = "> " if ascii_only else "▶ "
+    made = table(["", "bits per byte", "loss", ""], numbers=(1, 2))
     for name, value, loss in rows:
         is_model = name == _MODEL
-        table.add_row(
+        made.add_row(
             Text((pointer if is_model else "  ") + name),
             fixed(value, 4),
             "" if loss is None else fixed(loss, 4),
             Text(bar(value / longest, room, ascii_only), "green" if is_model else "cyan"),
             style="bold" if is_model else "",
         )
-    return table
+    return made
 
 
 def _ngram_name(order: int) -> str:
@@ -249,24 +235,22 @@ def _baseline_notes(report: HoldoutReport, baselines: Baselines) -> Iterator[Tex
 
 
 def _positions(use: ContextUse, shading: Shading, width: int) -> Iterator[RenderableType]:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("tokens seen", justify="right", no_wrap=True)
-    table.add_column("loss", justify="right", no_wrap=True)
-    table.add_column("tokens", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
     highest = max(bucket.loss for bucket in use.buckets) or 1.0
     room = max(8, min(40, width - 38))
-    for bucket in use.buckets:
-        seen = f"{bucket.first:,}"
-        if bucket.last > bucket.first:
-            seen += f" to {bucket.last:,}"
-        table.add_row(
-            seen,
-            fixed(bucket.loss, 3),
-            f"{bucket.tokens:,}",
-            Text(bar(bucket.loss / highest, room, shading == "ascii"), "cyan"),
-        )
-    yield table
+    yield table(
+        ["tokens seen", "loss", "tokens", ""],
+        [
+            (
+                f"{bucket.first:,}"
+                + (f" to {bucket.last:,}" if bucket.last > bucket.first else ""),
+                fixed(bucket.loss, 3),
+                f"{bucket.tokens:,}",
+                Text(bar(bucket.loss / highest, room, shading == "ascii"), "cyan"),
+            )
+            for bucket in use.buckets
+        ],
+        numbers=range(3),
+    )
     if use.used_length >= use.context_length:
         yield Text("The loss falls to the end: it uses all of its context.", style="dim")
     else:
@@ -278,48 +262,46 @@ def _positions(use: ContextUse, shading: Shading, width: int) -> Iterator[Render
 
 
 def _classes_table(classes: Sequence[ClassLoss], shading: Shading, width: int) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    table.add_column("loss", justify="right", no_wrap=True)
-    table.add_column("tokens", justify="right", no_wrap=True)
-    table.add_column("of all", justify="right", no_wrap=True)
-    table.add_column("of the loss", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
     highest = max(one.loss for one in classes) or 1.0
     room = max(6, min(24, width - 66))
-    for one in classes:
-        table.add_row(
-            f"  {one.name}" if one.name in LETTER_KINDS else one.name,
-            fixed(one.loss, 3),
-            f"{one.tokens:,}",
-            _percent(one.share),
-            _percent(one.share_of_loss),
-            Text(bar(one.loss / highest, room, shading == "ascii"), "cyan"),
-        )
-    return table
+    return table(
+        ["", "loss", "tokens", "of all", "of the loss", ""],
+        [
+            (
+                f"  {one.name}" if one.name in LETTER_KINDS else one.name,
+                fixed(one.loss, 3),
+                f"{one.tokens:,}",
+                percent(one.share),
+                percent(one.share_of_loss),
+                Text(bar(one.loss / highest, room, shading == "ascii"), "cyan"),
+            )
+            for one in classes
+        ],
+        numbers=range(1, 5),
+    )
 
 
 def _calibration(curve: CalibrationCurve, shading: Shading, width: int) -> Iterator[RenderableType]:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("confidence", justify="right", no_wrap=True)
-    table.add_column("came true", justify="right", no_wrap=True)
-    table.add_column("tokens", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
     ascii_only = shading == "ascii"
     room = max(10, min(40, width - 40))
-    for one in curve.bins:
-        table.add_row(
-            _percent(one.confidence),
-            _percent(one.accuracy),
-            f"{one.tokens:,}",
-            _reliability(one.accuracy, one.confidence, room, ascii_only),
-        )
-    yield table
+    yield table(
+        ["confidence", "came true", "tokens", ""],
+        [
+            (
+                percent(one.confidence),
+                percent(one.accuracy),
+                f"{one.tokens:,}",
+                _reliability(one.accuracy, one.confidence, room, ascii_only),
+            )
+            for one in curve.bins
+        ],
+        numbers=range(3),
+    )
     mark = "|" if ascii_only else "│"
     more = "more" if curve.confidence > curve.accuracy else "less"
     yield Text(
         f"Bar: how often the likeliest token was right; {mark} marks how sure the model was. "
-        f"Right {_percent(curve.accuracy)} of the time, {more} sure than right on the whole; "
+        f"Right {percent(curve.accuracy)} of the time, {more} sure than right on the whole; "
         f"expected calibration error {100 * curve.expected_calibration_error:.1f} %.",
         style="dim",
     )
@@ -337,22 +319,23 @@ def _reliability(accuracy: float, confidence: float, room: int, ascii_only: bool
 def _copying(
     samples: Copied, control: Copied | None, shading: Shading, width: int
 ) -> Iterator[RenderableType]:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    table.add_column("copied", justify="right", no_wrap=True)
-    table.add_column("longest", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
     ascii_only = shading == "ascii"
-    for name, found in (("samples of the model", samples), ("this text (control)", control)):
-        if found is not None:
-            label = "".join(" " if c == " " else token_label(c, ascii_only) for c in found.longest)
-            table.add_row(
+    room = max(10, width - 48)
+    texts = {"samples of the model": samples, "this text (control)": control}
+    yield table(
+        ["", "copied", "longest", ""],
+        [
+            (
                 name,
-                _percent(found.copied_share),
-                f"{found.longest_bytes} bytes",
-                Text(cut_label(label, max(10, width - 48), ascii_only), "dim"),
+                percent(copied.copied_share),
+                f"{copied.longest_bytes} bytes",
+                Text(cut_label(text_label(copied.longest, ascii_only), room, ascii_only), "dim"),
             )
-    yield table
+            for name, copied in texts.items()
+            if copied is not None
+        ],
+        numbers=(1, 2),
+    )
     yield Text(
         f"Copied: part of the text in stretches of {COPY_BYTES} bytes or more that the train part "
         "has word for word.",
@@ -375,7 +358,7 @@ def _comparison(report: ComparisonReport) -> Iterator[RenderableType]:
     )
     for number, one in enumerate(report.reports, start=1):
         yield Text(f"{number}  ", "bold").append(
-            visible(run_path_of(one.model.checkpoint)), "not bold"
+            visible(run_path(one.model.checkpoint)), "not bold"
         )
     yield _figures_table(report.reports)
     if len({one.plain.context_length for one in report.reports}) > 1:
@@ -407,9 +390,3 @@ def _paired_test(number: int, test: PairedTest) -> Text:
 
 def _p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
-
-
-def _percent(share: float) -> str:
-    if 0 < share < 0.001:
-        return "< 0.1 %"
-    return f"{100 * share:.1f} %"
