@@ -5,6 +5,12 @@ from __future__ import annotations
 import importlib
 
 ENTRIES: dict[str, tuple[str, ...]] = {
+    "For scripts and notebooks": (
+        "minitx.workflows.public.train",
+        "minitx.workflows.public.resume",
+        "minitx.workflows.public.load",
+        "minitx.workflows.public.Model",
+    ),
     "Train and resume": (
         "minitx.workflows.train.train",
         "minitx.workflows.train.TrainRequest",

@@ -33,14 +33,16 @@ from minitx.evaluation.scoring import count_targets, score
 from minitx.evaluation.scoring_windows import require_stride
 from minitx.evaluation.text_score import TextScore, Windows, score_text
 from minitx.evaluation.verdict import Verdict, judge
+from minitx.model.stored_weights import store_weights
 from minitx.workflows.evaluation_inputs import (
     ScoredText,
     Subject,
     file_text,
+    find_subject,
     holdout_text,
-    open_subject,
     require_same_holdout,
 )
+from minitx.workflows.load import LoadedModel, open_checkpoint
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, and how much of how much is done; of 0 where that is not known.
@@ -181,12 +183,39 @@ def _compare(
     return ComparisonReport(tuple(reports), tests)
 
 
+def evaluate_model(
+    loaded: LoadedModel,
+    source: str | None,
+    settings: EvaluationSettings,
+    progress: Progress = no_progress,
+) -> HoldoutReport:
+    """Measure a model as it is in memory.
+
+    Args:
+        loaded: the model, on its device.
+        source: a text file; None for the holdout of its run.
+        settings: how; `device` and `quantize` are those that the model was loaded with.
+        progress: called with what is being done.
+
+    Raises:
+        BadInputError, DamagedFileError: as above.
+    """
+    return _prepare(loaded, source, settings, progress).measure()[0]
+
+
 def _open(
     checkpoint: Path, source: str | None, settings: EvaluationSettings, progress: Progress
 ) -> _Evaluation:
-    subject = open_subject(
-        checkpoint, settings.device, settings.dtype, settings.quantize, with_holdout=source is None
-    )
+    loaded = open_checkpoint(checkpoint, settings.device)
+    if settings.quantize is not None:
+        store_weights(loaded.model, settings.quantize)
+    return _prepare(loaded, source, settings, progress)
+
+
+def _prepare(
+    loaded: LoadedModel, source: str | None, settings: EvaluationSettings, progress: Progress
+) -> _Evaluation:
+    subject = find_subject(loaded, settings.dtype, settings.quantize, with_holdout=source is None)
     context = _context(subject, settings)
     stride = max(1, context // 2) if settings.stride is None else settings.stride
     require_stride(stride, context)
