@@ -24,8 +24,8 @@ from browser import CHROMIUM, Browser
 
 from minitx.config import ModelConfig
 from minitx.model import Transformer
-from minitx.report.attention_page import study_page
-from minitx.report.attention_screen import AttentionRequest
+from minitx.report.attention.attention_screen import AttentionRequest
+from minitx.report.pages.attention_page import study_page
 from minitx.tokenizer import train_tokenizer
 from minitx.workflows.attend import AttentionStudy
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from minitx.report.curve import Point, curve_lines
+from minitx.report.terminal.curve import Point, curve_lines
 
 WIDTH = 72
 

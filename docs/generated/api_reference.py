@@ -6,10 +6,10 @@ import importlib
 
 ENTRIES: dict[str, tuple[str, ...]] = {
     "For scripts and notebooks": (
-        "minitx.workflows.public.train",
-        "minitx.workflows.public.resume",
-        "minitx.workflows.public.load",
-        "minitx.workflows.public.Model",
+        "minitx.public.train",
+        "minitx.public.resume",
+        "minitx.public.load",
+        "minitx.public.Model",
     ),
     "Train and resume": (
         "minitx.workflows.train.train",

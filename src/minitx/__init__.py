@@ -20,6 +20,8 @@ from minitx.errors import (
     MinitxError,
     RunLockedError,
 )
+from minitx.shown import Views as _Views
+from minitx.shown import show_with as _show_with
 
 __all__ = [
     "BadInputError",
@@ -37,16 +39,26 @@ __all__ = [
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from minitx.workflows.public import FinishedRun, Model, load, resume, train
+    from minitx.public import FinishedRun, Model, load, resume, train
 else:
 
     def __getattr__(name: str) -> object:
-        # The rest imports torch, which takes a second or two: only when it is first used.
+        # These import torch, which takes a second or two: only when one is first used.
         if name not in __all__:
             raise AttributeError(f"module 'minitx' has no attribute {name!r}")
-        from minitx.workflows import public
+        from minitx import public
 
         return getattr(public, name)
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})
+
+
+def _views() -> _Views:
+    from minitx.report import notebook
+
+    return notebook
+
+
+# The package is the top floor: it tells results, which know no view, how they are shown.
+_show_with(_views)

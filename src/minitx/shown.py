@@ -1,21 +1,30 @@
-"""Objects that show themselves: through rich in a terminal, as HTML in a notebook.
+"""Results that show themselves: through rich in a terminal, as HTML in a notebook.
 
-What they look like is decided in `report/`, which nothing below it imports; it is looked up by
-name when something is first shown.
+What they look like is decided in `report/`, which nothing below it imports: the package's own
+`__init__.py`, which every import of minitx runs first, says here where the views come from.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
 
 
+class Views(Protocol):
+    """What can draw every result: `minitx.report.notebook` is one."""
+
+    def view(self, shown: Shown, console: Console, width: int) -> Iterable[RenderableType]:
+        """What rich prints."""
+
+    def as_html(self, shown: Shown) -> str:
+        """What a notebook shows."""
+
+
 class Shown:
-    """What `minitx.report.notebook` knows how to draw."""
+    """A result that shows itself, with the views that `show_with` was told of."""
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
@@ -23,9 +32,18 @@ class Shown:
         yield from _views().view(self, console, options.max_width)
 
     def _repr_html_(self) -> str:
-        page: str = _views().as_html(self)
-        return page
+        return _views().as_html(self)
 
 
-def _views() -> Any:
-    return importlib.import_module("minitx.report.notebook")
+def show_with(load: Callable[[], Views]) -> None:
+    """Say where views come from; `load` is called whenever something is shown."""
+    global _load
+    _load = load
+
+
+def _views() -> Views:
+    assert _load is not None, "minitx/__init__.py says where views come from"
+    return _load()
+
+
+_load: Callable[[], Views] | None = None

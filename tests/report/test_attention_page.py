@@ -12,7 +12,7 @@ from minitx.inspection.ablation import Ablation, HeadAblation
 from minitx.inspection.attention_maps import AttentionMaps
 from minitx.inspection.head_roles import HeadRole, HeadRoles, RoleScore
 from minitx.inspection.logit_lens import LogitLens
-from minitx.report.attention_page import (
+from minitx.report.pages.attention_page import (
     MAX_PAGE_BYTES,
     PageContent,
     attention_page,

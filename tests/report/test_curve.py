@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from minitx.report.curve import LossSeries, curve_lines, loss_curve
+from minitx.report.terminal.curve import LossSeries, curve_lines, loss_curve
 
 # The dots of a Braille pattern, numbered as in the Unicode chart, as (column, row).
 BRAILLE_DOTS = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (0, 3), (1, 3)]

@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from minitx.report.evaluation_progress import EvaluationProgress
+from minitx.report.evaluation.evaluation_progress import EvaluationProgress
 
 
 class InterruptedTerminal(io.StringIO):

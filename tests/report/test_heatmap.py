@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from minitx.report.heatmap import Heatmap, Scale, shading_for, small_map
+from minitx.report.pages.notebook_grids import map_grid
+from minitx.report.terminal.heatmap import Heatmap, Scale, shading_for, small_map
 
 
 def causal(seq, seed=0):
@@ -141,7 +142,7 @@ class Cells(html.parser.HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        assert tag in {"div", "style", "table", "tr", "td", "th", "p"}
+        assert tag in {"div", "style", "table", "thead", "tbody", "tr", "td", "th", "p"}
         self.titles += [value for name, value in attrs if name == "title"]
 
     def handle_data(self, data):
@@ -149,11 +150,11 @@ class Cells(html.parser.HTMLParser):
 
 
 def test_a_notebook_shows_the_map_with_every_weight_as_a_tooltip():
-    cells = Cells(Heatmap(causal(4), ["<b>", " &", '"', "x"])._repr_html_())
+    cells = Cells(map_grid(Heatmap(causal(4), ["<b>", " &", '"', "x"])))
     assert len(cells.titles) == 10
     assert "<b>" in cells.text
     assert cells.titles[0] == "0 <b> → 0 <b>: 1"
-    assert "last 64 of 100" in Cells(Heatmap(causal(100), ["x"] * 100)._repr_html_()).text
+    assert "last 64 of 100" in Cells(map_grid(Heatmap(causal(100), ["x"] * 100))).text
 
 
 def test_rich_prints_a_heatmap(tmp_path):

@@ -26,8 +26,8 @@ from minitx.evaluation.holdout_figures import (
 )
 from minitx.evaluation.positions import ContextUse, PositionBucket
 from minitx.evaluation.verdict import judge
-from minitx.report.holdout_report import holdout_report
-from minitx.report.surprise import passage_lines
+from minitx.report.evaluation.holdout_report import holdout_report
+from minitx.report.evaluation.surprise import passage_lines
 
 MODEL = ModelFigures("runs/a/checkpoints/step-10", "qwen3", 1_000, "char", 65, 64, "cpu", "float32")
 TEXT = TextFigures("holdout", 1_001, 1_001, 1_001, 0)

@@ -1,6 +1,6 @@
 import json
 
-from minitx.report.terminal import json_line
+from minitx.report.terminal.printable import json_line
 
 
 def test_json_has_no_control_character_and_the_same_value():

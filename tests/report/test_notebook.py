@@ -3,6 +3,8 @@
 import html
 import io
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -64,14 +66,14 @@ def test_the_lens_is_a_grid_of_every_layer_and_token(study):
     shown = display(study.lens)["text/html"]
     tokens = study.maps.tokens
     assert shown.count("<tr>") == 4
-    assert shown.count('scope="col"') == len(tokens) == 15
-    assert shown.count("<td title=") + shown.count("<td class=next title=") == 3 * 15
+    assert shown.count('scope="col"') == len(tokens) + 2 == 17
+    assert shown.count("<td title=") + shown.count('<td class="next" title=') == 3 * 15
     frames = sum(
         study.tokenizer.piece(int(study.lens.top_ids[at, i, 0])) == tokens[i + 1]
         for at in range(3)
         for i in range(14)
     )
-    assert shown.count("class=next") == frames
+    assert shown.count('class="next"') == frames
     assert f"{study.lens.loss[-1]:.3f}" in shown
     assert "likeliest after token 14, s" in printed(study.lens)
 
@@ -80,7 +82,7 @@ def test_a_lens_without_its_text_shows_ids():
     lens = LogitLens(np.full((2, 1, 1), 7), np.ones((2, 1, 1)), np.empty((2, 0)), np.empty(0))
     assert "7 100" in printed(lens)
     assert ">7</td>" in display(lens)["text/html"]
-    assert "class=next" not in display(lens)["text/html"]
+    assert 'class="next"' not in display(lens)["text/html"]
 
 
 def test_text_of_a_lens_is_escaped():
@@ -108,3 +110,23 @@ def test_reports_are_what_eval_prints(report, tiny_run):
 def test_what_has_no_view_says_so():
     with pytest.raises(NotImplementedError, match="Shown"):
         printed(Shown())
+
+
+def test_results_show_themselves_to_who_imported_no_view():
+    """And neither the package nor the slot for views loads what it does not need."""
+    script = """
+import sys
+import minitx
+assert not {"torch", "rich", "numpy"} & set(sys.modules)
+from minitx.inspection.ablation import Ablation, HeadAblation
+assert not [name for name in sys.modules if name.startswith("minitx.report")]
+ablation = Ablation(1.5, (HeadAblation(0, 0, 0.01, 0.002),), 4, 8, "a text")
+assert "Loss change" in ablation._repr_html_()
+from rich import print
+print(ablation)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Loss change" in done.stdout

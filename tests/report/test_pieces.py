@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from minitx.report.pieces import figures_table, pieces_text
+from minitx.report.terminal.tokenization_view import figures_table, pieces_text
 from minitx.tokenizer import train_tokenizer
 from minitx.workflows.tokenize import tokenization
 

@@ -10,9 +10,9 @@ from browser import CHROMIUM, Browser
 
 from minitx.checkpoint.rundir import RunDirectory
 from minitx.errors import BadInputError
-from minitx.report import run_page as module
-from minitx.report.run_curves import MOST_POINTS, curves, plotting_library
-from minitx.report.run_page import page_path, run_page, save_run_page
+from minitx.report.pages import run_page as module
+from minitx.report.pages.run_curves import MOST_POINTS, curves, plotting_library
+from minitx.report.pages.run_page import page_path, run_page, save_run_page
 from minitx.training.history import read_history
 from minitx.training.logging.metrics_file import metrics_line, read_metrics
 from minitx.workflows.report import ReportSettings, RunStory, Stories, gather
@@ -178,7 +178,7 @@ def test_a_page_over_the_limit_is_refused(single, monkeypatch):
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch, tmp_path):
-    monkeypatch.setattr("minitx.report.run_curves.find_spec", lambda name: None)
+    monkeypatch.setattr("minitx.report.pages.run_curves.find_spec", lambda name: None)
     with pytest.raises(BadInputError, match=r'pip install "minitx\[report\]"'):
         plotting_library()
 

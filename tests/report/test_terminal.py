@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitx.report.terminal import visible
+from minitx.report.terminal.printable import visible
 
 # From the tables of Unicode itself, not from the module's own list.
 TURNING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}

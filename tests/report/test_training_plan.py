@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from minitx.config import DataConfig, ModelConfig, RunConfig, TokenizerConfig, TrainConfig
-from minitx.report.plan import plan_table
+from minitx.report.training.plan_view import plan_table
 from minitx.training.observer import RunStart
 
 LONG = "sized so that the corpus is seen about fifteen times within the three minutes given"

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from minitx.report.training_summary import next_steps, run_path
+from minitx.report.training.training_summary import next_steps, run_path
 
 
 def test_commands_with_a_relative_path(tmp_path, monkeypatch):

@@ -16,17 +16,17 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from minitx.config import DataConfig, ModelConfig, RunConfig, TokenizerConfig, TrainConfig
-from minitx.report.training_live import LiveTrainingView
-from minitx.report.training_plain import PlainTrainingView
-from minitx.report.training_report import (
+from minitx.report.training.training_live import LiveTrainingView
+from minitx.report.training.training_plain import PlainTrainingView
+from minitx.report.training.training_report import (
     TrainingRecord,
     latest_evaluations,
     sample_lines,
     spread_evaluations,
     summary_lines,
 )
-from minitx.report.training_screen import final_lines, training_screen
-from minitx.report.training_view import choose_view
+from minitx.report.training.training_screen import final_lines, training_screen
+from minitx.report.training.training_view import choose_view
 from minitx.training.logging.metrics_file import MetricsFile
 from minitx.training.observer import (
     CheckpointSaved,

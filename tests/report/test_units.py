@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitx.report.units import bytes_, count, duration, fixed
+from minitx.report.terminal.units import bytes_, count, duration, fixed
 
 
 @pytest.mark.parametrize(

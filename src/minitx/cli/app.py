@@ -28,7 +28,7 @@ from minitx.cli.serve_command import serve
 from minitx.cli.tokenize_command import tokenize
 from minitx.cli.train_command import train
 from minitx.errors import MinitxError
-from minitx.report.terminal import visible
+from minitx.report.terminal.printable import visible
 
 # A full disk or quota (Windows has none), the largest file allowed, a terminal that is gone.
 _NOT_TAKEN = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG, errno.EIO)

@@ -11,7 +11,7 @@ from minitx.cli.imports import many_imports
 from minitx.errors import BadInputError
 
 if TYPE_CHECKING:
-    from minitx.report.attention_screen import AttentionRequest
+    from minitx.report.attention.attention_screen import AttentionRequest
     from minitx.workflows.attend import AttentionStudy, Index, MapKind
 
 _PAGE_PROMPT = 128
@@ -85,7 +85,7 @@ def attn(
         raise BadInputError(f"--top is {top}", "Choose 1 or more")
 
     with many_imports():
-        from minitx.report.attention_screen import AttentionRequest
+        from minitx.report.attention.attention_screen import AttentionRequest
 
     request = AttentionRequest(
         kind=kind,
@@ -101,7 +101,7 @@ def attn(
     study = _open(run, prompt, checkpoint, device, _PAGE_PROMPT if html else None)
     _write_files(study, request, html, png, npz)
     if json:
-        from minitx.report.attention_json import attention_json
+        from minitx.report.attention.attention_json import attention_json
 
         typer.echo(attention_json(study, request))
     elif not (html or png or npz):
@@ -146,13 +146,13 @@ def _write_files(
         save_maps(study, npz)
         typer.echo(f"Wrote {npz}", err=True)
     if png is not None:
-        from minitx.report.attention_png import save_png
+        from minitx.report.attention.attention_png import save_png
 
         chosen = choose_maps(study, request.kind, request.layer, request.head)
         save_png(chosen.maps, study.maps.tokens, png)
         typer.echo(f"Wrote {png}", err=True)
     if html is not None:
-        from minitx.report.attention_page import save_page
+        from minitx.report.pages.attention_page import save_page
 
         save_page(study, request, html)
         typer.echo(f"Wrote {html}", err=True)
@@ -161,8 +161,8 @@ def _write_files(
 def _print(study: AttentionStudy, request: AttentionRequest, ascii_only: bool) -> None:
     from rich.console import Console
 
-    from minitx.report.attention_screen import attention_screen
-    from minitx.report.heatmap import shading_for
+    from minitx.report.attention.attention_screen import attention_screen
+    from minitx.report.terminal.heatmap import shading_for
 
     console = Console(highlight=False, soft_wrap=False)
     shading = "ascii" if ascii_only else shading_for(console)

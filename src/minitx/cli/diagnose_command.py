@@ -28,6 +28,6 @@ def diagnose(
         return
     from rich.console import Console
 
-    from minitx.report.diagnosis_report import diagnosis_report
+    from minitx.report.training.diagnosis_report import diagnosis_report
 
     Console(highlight=False).print(diagnosis_report(diagnosis))

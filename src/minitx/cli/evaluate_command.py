@@ -122,7 +122,7 @@ def evaluate(
     sources = [None] if holdout or not texts else []
     reports = _measure(directories, [*sources, *map(str, texts)], settings)
     if json:
-        from minitx.report.terminal import json_line
+        from minitx.report.terminal.printable import json_line
 
         found = [report.to_json() for report in reports]
         typer.echo(json_line({"reports": found}))
@@ -133,7 +133,7 @@ def evaluate(
 def _measure(
     directories: list[Path], sources: list[str | None], settings: EvaluationSettings
 ) -> list[Report]:
-    from minitx.report.evaluation_progress import EvaluationProgress
+    from minitx.report.evaluation.evaluation_progress import EvaluationProgress
     from minitx.workflows.evaluate import (
         compare_checkpoints,
         compare_with_quantized,
@@ -161,8 +161,8 @@ def _print(reports: list[Report]) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from minitx.report.heatmap import shading_for
-    from minitx.report.holdout_report import holdout_report
+    from minitx.report.evaluation.holdout_report import holdout_report
+    from minitx.report.terminal.heatmap import shading_for
 
     console = Console(highlight=False)
     for number, report in enumerate(reports):

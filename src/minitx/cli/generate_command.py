@@ -125,8 +125,9 @@ def generate(
     with many_imports():
         from minitx.config import WEIGHT_FORMATS, SamplingConfig
         from minitx.config.checks import require_one_of
-        from minitx.report.generation_screen import GenerationScreen
-        from minitx.workflows.generate import read_prompts
+        from minitx.report.generation.generation_screen import GenerationScreen, read_lines
+        from minitx.workflows.generate import in_batches, read_prompts
+        from minitx.workflows.interactive import Conversation, continue_text
         from minitx.workflows.load import load
 
     require_one_of("--checkpoint", checkpoint, ("best", "last"))
@@ -168,21 +169,20 @@ def generate(
         prompt = _piped_prompt()
 
     prompts = read_prompts(prompt_file) if prompt_file is not None else [prompt or ""]
-    screen = GenerationScreen(model, sys.stdout)
+    screen = GenerationScreen(sys.stdout)
     if interactive:
-        from minitx.report.generation_prompt import ask_for_prompts
-
-        ask_for_prompts(model, screen, config, show_probs)
+        conversation = Conversation(model, screen, config, show_probs)
+        read_lines(conversation.answer, str(model.directory))
         return
     json = json or (prompt_file is not None and prompt_file.suffix == ".jsonl")
     if beams:
-        screen.beams(prompts, beams, max_new_tokens, as_json=json)
+        for text in prompts:
+            screen.beams(model.beam_search(text, beams, max_new_tokens), as_json=json)
     elif json:
-        screen.json_lines(prompts, config)
-    elif show_probs:
-        screen.probabilities(prompts[0], config)
+        generations = in_batches(model, prompts, config)
+        screen.json_lines(generations, len(prompts) * num_samples, model.tokenizer)
     else:
-        screen.text(prompts[0], config)
+        continue_text(model, screen, prompts[0], config, show_probs)
 
 
 def _bias(text: str) -> tuple[int, float]:

@@ -29,12 +29,12 @@ def profile(
     if json:
         import json as json_module
 
-        from minitx.report.profile_report import profile_json
+        from minitx.report.training.profile_report import profile_json
 
         typer.echo(json_module.dumps(profile_json(found), ensure_ascii=False))
         return
     from rich.console import Console
 
-    from minitx.report.profile_report import profile_report
+    from minitx.report.training.profile_report import profile_report
 
     Console(highlight=False).print(profile_report(found))

@@ -54,7 +54,7 @@ def report(
     """
     from minitx.config.checks import require_one_of, require_range
     from minitx.config.train_config import DeviceName
-    from minitx.report.run_curves import plotting_library
+    from minitx.report.pages.run_curves import plotting_library
 
     require_one_of("--checkpoint", checkpoint, ("best", "last"))
     require_one_of("--device", device, get_args(DeviceName))
@@ -62,8 +62,8 @@ def report(
     # Before minutes are spent on measuring.
     plotting_library()
 
-    from minitx.report.evaluation_progress import EvaluationProgress
-    from minitx.report.run_page import page_path, save_run_page
+    from minitx.report.evaluation.evaluation_progress import EvaluationProgress
+    from minitx.report.pages.run_page import page_path, save_run_page
     from minitx.workflows.report import ReportSettings, gather
 
     which: Literal["best", "last"] = "last" if checkpoint == "last" else "best"

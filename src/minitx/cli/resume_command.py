@@ -45,7 +45,7 @@ def resume(
     given with --steps include those already done.
     """
     from minitx.config.overrides import tables_from_options
-    from minitx.report.training_view import choose_view
+    from minitx.report.training.training_view import choose_view
     from minitx.training.observer import Phase
 
     changes = tables_from_options(**options)["train"]

@@ -109,18 +109,18 @@ def _piped() -> str:
 def _print_decoded(tokenizer: Tokenizer, ids: list[int], as_json: bool) -> None:
     text = tokenizer.decode(ids)
     if as_json:
-        from minitx.report.terminal import json_line
+        from minitx.report.terminal.printable import json_line
 
         typer.echo(json_line({"ids": ids, "text": text}))
     else:
-        from minitx.report.terminal import visible
+        from minitx.report.terminal.printable import visible
 
         typer.echo(visible(text))
 
 
 def _print(tokenizer: Tokenizer, parts: dict[str, Tokenization], show: int, as_json: bool) -> None:
     if as_json:
-        from minitx.report.terminal import json_line
+        from minitx.report.terminal.printable import json_line
 
         values: dict[str, Any] = {
             "kind": tokenizer.kind,
@@ -137,7 +137,7 @@ def _print(tokenizer: Tokenizer, parts: dict[str, Tokenization], show: int, as_j
         return
     from rich.console import Console
 
-    from minitx.report.pieces import figures_table, pieces_text
+    from minitx.report.terminal.tokenization_view import figures_table, pieces_text
 
     console = Console(highlight=False)
     first = next(iter(parts.values()))

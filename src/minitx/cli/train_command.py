@@ -75,7 +75,7 @@ def train(
     minitx train corpus.txt --budget 3m    your text, in 3 minutes
     """
     from minitx.config.overrides import merged, tables_from_options
-    from minitx.report.training_view import choose_view
+    from minitx.report.training.training_view import choose_view
     from minitx.training.observer import Phase
 
     overrides = tables_from_options(**options)

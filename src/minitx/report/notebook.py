@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import io
 from collections.abc import Iterable
 from functools import singledispatch
@@ -15,28 +14,28 @@ from minitx.inspection.attention_maps import AttentionMaps
 from minitx.inspection.head_roles import HeadRoles
 from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.mask_check import MaskCheck
-from minitx.report.attention_page import study_page
-from minitx.report.attention_screen import (
+from minitx.report.attention.attention_screen import (
     AttentionRequest,
     attention_screen,
     map_name,
     quantity_of,
 )
-from minitx.report.attention_view import (
+from minitx.report.attention.attention_view import (
     ablation_table,
     lens_table,
     maps_grid,
     mask_lines,
     roles_table,
 )
-from minitx.report.heatmap import Heatmap, Scale, shading_for
-from minitx.report.holdout_report import holdout_report
-from minitx.report.lens_grid import lens_grid
+from minitx.report.evaluation.holdout_report import holdout_report
+from minitx.report.pages.attention_page import study_page
+from minitx.report.pages.notebook_grids import lens_grid, map_grid
+from minitx.report.pages.templates import render
+from minitx.report.terminal.heatmap import Heatmap, Scale, shading_for
 from minitx.shown import Shown
 from minitx.workflows.attend import AttentionStudy, ChosenMap
 
 _WIDTH = 100
-_FRAME_HEIGHT = 900
 
 
 @singledispatch
@@ -118,16 +117,12 @@ def as_html(shown: Shown) -> str:
 @as_html.register
 def _(shown: AttentionStudy) -> str:
     """The page of `minitx attn --html`, in a frame of its own."""
-    page = html.escape(study_page(shown, AttentionRequest()))
-    return (
-        f'<iframe title="Attention" srcdoc="{page}" width="100%" height="{_FRAME_HEIGHT}" '
-        'style="border:0"></iframe>'
-    )
+    return render("notebook_frame.html", page=study_page(shown, AttentionRequest()))
 
 
 @as_html.register
 def _(shown: ChosenMap) -> str:
-    return f"<p>{html.escape(map_name(shown))}</p>{_heatmap(shown)._repr_html_()}"
+    return map_grid(_heatmap(shown), map_name(shown))
 
 
 @as_html.register

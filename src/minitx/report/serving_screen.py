@@ -11,8 +11,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
-from minitx.report.terminal import visible
-from minitx.report.units import count, duration
+from minitx.report.terminal.printable import visible
+from minitx.report.terminal.units import count, duration
 from minitx.serving.metrics import CLIENT_LEFT, RequestRecord
 from minitx.serving.server import ExitReport
 from minitx.tokenizer import Tokenizer

@@ -1,477 +1,258 @@
-"use strict";
-(() => {
-  // ---- what the page was given -------------------------------------------------------------
-  const $ = (id) => document.getElementById(id);
-  const data = JSON.parse($("data").textContent);
-  const bytes = (id) => Uint8Array.from(atob($(id).textContent.trim()), (c) => c.charCodeAt(0));
-  const quantised = bytes("weights");
-  const lengths = new Float32Array(bytes("lengths").buffer);
-  const { tokens, n_layers: nLayers, n_heads: nHeads } = data;
-  const seq = tokens.length;
-  const triangle = (seq * (seq + 1)) / 2;
-  const roleOf = new Map(data.roles.heads.map((one) => [one.layer * nHeads + one.head, one]));
+// ---- one token ---------------------------------------------------------------------------------
+const strongest = (count, of) => {
+  const order = of.map((entry) => entry).sort((a, b) => b[1] - a[1] || b[0] - a[0]);
+  return order.slice(0, count).filter((entry) => entry[1] > 0);
+};
+const looksAt = (i, count) => strongest(count, Array.from({ length: i + 1 }, (_, j) => [j, value(i, j)]));
+const lookedBy = (j, count) =>
+  strongest(count, Array.from({ length: seq - j - 1 }, (_, k) => [j + 1 + k, value(j + 1 + k, j)]));
 
-  // Maps are stored one after the other: all heads, then a mean and a rollout for each layer.
-  // Of each only the lower triangle is kept, as the square root of the weight in 255 steps.
-  const squares = Float32Array.from({ length: 256 }, (_, i) => (i / 255) ** 2);
-  const firstOf = { head: 0, layer: nLayers * nHeads, rollout: nLayers * nHeads + nLayers };
-  const mapIndex = (kind, layer, head) =>
-    firstOf[kind] + (kind === "head" ? layer * nHeads + head : layer);
-  const weight = (map, i, j) => squares[quantised[map * triangle + (i * (i + 1)) / 2 + j]];
-
-  const framed = location.protocol === "about:";
-
-  // ---- what is shown -----------------------------------------------------------------------
-  const state = {
-    kind: "head", measure: "weight", layer: data.chosen.layer, head: data.chosen.head,
-    held: null, token: 0, key: null,
-  };
-  // To begin with, a word that has many tokens before it and some after: it has more to show than
-  // the end of the text, or than a full stop.
-  state.token = Math.min(seq - 1, Math.round(0.7 * seq));
-  while (state.token > 0 && !/[\p{L}\p{N}]/u.test(tokens[state.token])) state.token--;
-  const map = () => mapIndex(state.kind, state.layer, state.head);
-  const byNorm = () => state.kind === "head" && state.measure === "norm";
-  const value = (i, j) => {
-    const part = weight(map(), i, j);
-    return byNorm() ? part * lengths[(state.layer * nHeads + state.head) * seq + j] : part;
-  };
-  let top = 1;
-  const measureTop = () => {
-    top = 1;
-    if (!byNorm()) return;
-    top = 0;
-    for (let i = 0; i < seq; i++) for (let j = 0; j <= i; j++) top = Math.max(top, value(i, j));
-    top = top || 1;
-  };
-  const amount = (v) => {
-    if (byNorm()) return v.toPrecision(2);
-    return v >= 0.1 || v === 0 ? `${Math.round(100 * v)} %` : `${(100 * v).toFixed(1)} %`;
-  };
-
-  // ---- words ---------------------------------------------------------------------------------
-  const spoken = { " ": "space", "\n": "line end", "\t": "tab", "\r": "carriage return" };
-  const marks = { "\n": "⏎", "\t": "⇥", "\r": "␍" };
-  // A control character has a picture of its own; one that turns the direction of writing has none.
-  const control = (c) => (/[\x00-\x1f]/.test(c) ? String.fromCharCode(0x2400 + c.charCodeAt(0))
-    : c === "\x7f" ? "␡" : /[\x80-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/.test(c) ? "\ufffd" : c);
-  const visible = (token) => [...token].map((c) => marks[c] || (c === " " ? "␣" : control(c))).join("");
-  const aloud = (token) => {
-    const words = token.replace(/[ \n\t\r]/g, (c) => ` ${spoken[c]} `).trim();
-    return words || "empty";
-  };
-  const mapName = () => {
-    if (state.kind === "head") return `layer ${state.layer}, head ${state.head}`;
-    if (state.kind === "layer") return `mean of layer ${state.layer}'s heads`;
-    return state.layer ? `rollout of layers 0 to ${state.layer}` : "rollout of layer 0";
-  };
-  const node = (tag, attributes = {}, ...children) => {
-    const made = document.createElement(tag);
-    for (const [name, given] of Object.entries(attributes)) {
-      if (name === "class") made.className = given;
-      else if (name.startsWith("on")) made.addEventListener(name.slice(2), given);
-      else made.setAttribute(name, given);
-    }
-    made.append(...children.filter((child) => child !== null));
-    return made;
-  };
-  const piece = (token) => node("span", { class: "piece" }, visible(token));
-
-  // ---- colours ---------------------------------------------------------------------------------
-  const ramps = {
-    light: [[247, 245, 239], [196, 216, 226], [118, 171, 201], [46, 112, 164], [18, 58, 110], [9, 25, 60]],
-    dark: [[33, 35, 43], [44, 66, 105], [31, 117, 138], [88, 172, 118], [214, 196, 96], [255, 246, 200]],
-  };
-  const system = window.matchMedia("(prefers-color-scheme: dark)");
-  const themes = ["auto", "light", "dark"];
-  let wanted = "auto";
-  let ramp = [];
-  const paint = () => {
-    const theme = wanted === "auto" ? (system.matches ? "dark" : "light") : wanted;
-    document.documentElement.dataset.theme = theme;
-    const stops = ramps[theme];
-    ramp = Array.from({ length: 256 }, (_, i) => {
-      const at = Math.min((i / 255) * (stops.length - 1), stops.length - 1.0001);
-      const low = Math.floor(at);
-      return stops[low].map((c, k) => Math.round(c + (stops[low + 1][k] - c) * (at - low)));
+const bar = (part) => {
+  // A style attribute in markup would be refused by the page's own policy; a property is not.
+  const made = node("span", { class: "bar" });
+  made.style.width = `${(100 * Math.min(1, part)).toFixed(1)}%`;
+  return made;
+};
+const fillBars = (table, entries, none) => {
+  const rows = entries.map(([at, v]) => node("tr", {},
+    node("td", { class: "at" }, String(at)),
+    node("td", {}, piece(tokens[at])),
+    node("td", { class: "track" }, bar(v / top)),
+    node("td", { class: "value" }, amount(v))));
+  const body = node("tbody", {}, ...(rows.length ? rows : [node("tr", {}, node("td", { class: "muted none", colspan: 4 }, none))]));
+  table.querySelector("tbody")?.remove();
+  table.append(body);
+};
+const lensText = (i) => {
+  const next = i + 1 < seq ? tokens[i + 1] : null;
+  const title = next === null
+    ? "The text ends here, so there is no right answer to compare with."
+    : "";
+  $("lens-hint").textContent = title;
+  if (next !== null) $("lens-hint").append("The token that follows is ", piece(next), ".");
+  const head = node("thead", {}, node("tr", {},
+    node("th", { scope: "col" }, "after"),
+    node("th", { scope: "col", class: "number" }, next === null ? "" : "next"),
+    node("th", { scope: "col" }, "most likely")));
+  const rows = data.lens.layers.map((layer) => {
+    const guesses = layer.top[i].slice(0, 4).flatMap(([id, p], k) => {
+      const right = next !== null && data.lens.pieces[id] === next;
+      return [k ? "  " : "", node("span", right ? { class: "next" } : {}, piece(data.lens.pieces[id])),
+        " ", node("small", {}, `${Math.round(100 * p)} %`)];
     });
-    const name = wanted[0].toUpperCase() + wanted.slice(1);
-    $("theme").textContent = name;
-    $("theme").setAttribute("aria-label", `Colours: ${wanted === "auto" ? "as the system" : wanted}`);
-  };
-
-  // ---- canvases ----------------------------------------------------------------------------------
-  const sheet = (at, levels) => {
-    // One pixel a weight; what a token can't see stays transparent.
-    const image = new ImageData(seq, seq);
-    for (let i = 0, q = 0; i < seq; i++) {
-      for (let j = 0; j <= i; j++, q++) {
-        const [r, g, b] = ramp[levels ? levels(i, j) : quantised[at * triangle + q]];
-        const p = 4 * (i * seq + j);
-        image.data[p] = r; image.data[p + 1] = g; image.data[p + 2] = b; image.data[p + 3] = 255;
-      }
-    }
-    const canvas = document.createElement("canvas");
-    canvas.width = canvas.height = seq;
-    canvas.getContext("2d").putImageData(image, 0, 0);
-    return canvas;
-  };
-  const level = (v) => Math.round(255 * Math.sqrt(Math.min(1, v / top)));
-
-  const big = $("map");
-  let bigSheet = null;
-  let frame = { left: 0, top: 0, cell: 1 };
-  const drawMap = () => {
-    const ratio = window.devicePixelRatio || 1;
-    const width = big.parentElement.clientWidth;
-    const style = getComputedStyle(document.documentElement);
-    const ink = style.getPropertyValue("--ink"), accent = style.getPropertyValue("--accent");
-    const muted = style.getPropertyValue("--muted");
-    const pen = big.getContext("2d");
-    const labelled = width / (seq + 6) >= 9;
-    const size = labelled ? Math.min(13, Math.max(9, (width / seq) * 0.62)) : 0;
-    const font = `${size}px ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace`;
-    pen.font = font;
-    const names = tokens.map((t) => { const v = visible(t); return v.length > 10 ? v.slice(0, 9) + "…" : v; });
-    const margin = labelled ? Math.ceil(Math.max(...names.map((n) => pen.measureText(n).width))) + 8 : 0;
-    const cell = (width - margin) / seq;
-    const height = margin + cell * seq;
-    frame = { left: margin, top: margin, cell };
-    big.width = Math.round(width * ratio);
-    big.height = Math.round(height * ratio);
-    big.style.height = `${height}px`;
-    pen.scale(ratio, ratio);
-    pen.imageSmoothingEnabled = false;
-    pen.drawImage(bigSheet, margin, margin, cell * seq, cell * seq);
-    const row = state.token, column = state.key;
-    if (labelled) {
-      pen.font = font;
-      pen.textBaseline = "middle";
-      for (let i = 0; i < seq; i++) {
-        pen.fillStyle = i === row ? accent : i < row || seq === 1 ? ink : muted;
-        pen.textAlign = "right";
-        pen.fillText(names[i], margin - 6, margin + (i + 0.5) * cell);
-        pen.fillStyle = i === column ? accent : i <= row ? ink : muted;
-        pen.save();
-        pen.translate(margin + (i + 0.5) * cell, margin - 6);
-        pen.rotate(-Math.PI / 2);
-        pen.textAlign = "left";
-        pen.fillText(names[i], 0, 0);
-        pen.restore();
-      }
-    }
-    pen.strokeStyle = accent;
-    pen.lineWidth = 1.5;
-    pen.strokeRect(margin + 0.5, margin + row * cell, (row + 1) * cell - 1, Math.max(cell, 1.5));
-    if (column !== null && column <= row) {
-      pen.strokeRect(margin + column * cell, margin + row * cell, Math.max(cell, 2), Math.max(cell, 2));
-    }
-  };
-  const drawScale = () => {
-    const canvas = $("scale"), pen = canvas.getContext("2d");
-    for (let x = 0; x < canvas.width; x++) {
-      pen.fillStyle = `rgb(${ramp[Math.round((255 * x) / (canvas.width - 1))]})`;
-      pen.fillRect(x, 0, 1, canvas.height);
-    }
-    $("scale-high").textContent = amount(top);
-    $("scale-note").textContent = `half-way is ${amount(top / 4)}`;
-  };
-  const drawThumbs = () => {
-    for (const button of $("heads").children) {
-      const canvas = button.firstChild, pen = canvas.getContext("2d");
-      const side = (canvas.width = canvas.height = Math.max(seq, 96));
-      pen.imageSmoothingEnabled = false;
-      pen.drawImage(sheet(mapIndex("head", +button.dataset.layer, +button.dataset.head)), 0, 0, side, side);
-    }
-  };
-
-  // ---- the text --------------------------------------------------------------------------------
-  const spans = tokens.map((token, i) => {
-    const span = node("span", {
-      class: "token", role: "option", tabindex: "-1", "data-i": i, "aria-selected": "false",
-      "aria-label": `${i}: ${aloud(token)}`,
-    });
-    // A line end shows as a mark and still breaks the line.
-    for (const part of token.split(/(\n|\t|\r)/)) {
-      if (marks[part]) span.append(node("span", { class: "mark" }, marks[part]), part);
-      else if (part) span.append(part);
-    }
-    return span;
+    const chance = next === null ? "" : `${(100 * layer.next[i]).toFixed(1)} %`;
+    return node("tr", {}, node("th", { scope: "row" }, layer.name),
+      node("td", { class: "number" }, chance), node("td", {}, ...guesses));
   });
-  $("text").append(...spans);
+  $("lens").querySelector("thead")?.remove();
+  $("lens").querySelector("tbody")?.remove();
+  $("lens").append(head, node("tbody", {}, ...rows));
+};
+const showToken = () => {
+  const i = state.token;
+  // Before the text is shaded: it measures the page, which would then be laid out twice.
+  drawMap();
+  shadeText();
+  const name = $("token-name");
+  name.textContent = `Token ${i}, `;
+  name.append(node("b", {}, visible(tokens[i])), `, in ${mapName()}`);
+  fillBars($("looks-at"), looksAt(i, 5), "nothing");
+  fillBars($("looked-by"), lookedBy(i, 5), "no later token");
+  if (data.lens.layers.length) lensText(i);
+  const j = state.key;
+  $("readout").textContent = j !== null && j <= i
+    ? `${i} ${visible(tokens[i])} → ${j} ${visible(tokens[j])}: ${amount(value(i, j))}`
+    : `row ${i}: ${visible(tokens[i])}`;
+};
+const say = () => {
+  const found = looksAt(state.token, 5).map(([j, v]) => `${aloud(tokens[j])} at ${j}, ${amount(v)}`);
+  $("said").textContent = `In ${mapName()}, token ${state.token}, ${aloud(tokens[state.token])}, looks at: ${found.join("; ")}.`;
+};
 
-  const shadeText = () => {
-    const glow = getComputedStyle(document.documentElement);
-    const rgb = glow.getPropertyValue("--glow"), onGlow = glow.getPropertyValue("--on-glow");
-    spans.forEach((span, i) => {
-      const seen = i <= state.token;
-      const alpha = seen ? Math.sqrt(Math.min(1, value(state.token, i) / top)) : 0;
-      span.style.background = alpha > 0.04 ? `rgba(${rgb},${(0.95 * alpha).toFixed(3)})` : "";
-      span.style.color = alpha > 0.62 ? onGlow : "";
-      span.classList.toggle("seen", alpha > 0.62);
-      span.classList.toggle("later", !seen);
-      span.classList.toggle("here", i === state.token);
-      span.setAttribute("aria-selected", String(i === state.held));
-      span.tabIndex = i === state.token ? 0 : -1;
-    });
-  };
-
-  // ---- one token ---------------------------------------------------------------------------------
-  const strongest = (count, of) => {
-    const order = of.map((entry) => entry).sort((a, b) => b[1] - a[1] || b[0] - a[0]);
-    return order.slice(0, count).filter((entry) => entry[1] > 0);
-  };
-  const looksAt = (i, count) => strongest(count, Array.from({ length: i + 1 }, (_, j) => [j, value(i, j)]));
-  const lookedBy = (j, count) =>
-    strongest(count, Array.from({ length: seq - j - 1 }, (_, k) => [j + 1 + k, value(j + 1 + k, j)]));
-
-  const bar = (part) => {
-    // A style attribute in markup would be refused by the page's own policy; a property is not.
-    const made = node("span", { class: "bar" });
-    made.style.width = `${(100 * Math.min(1, part)).toFixed(1)}%`;
-    return made;
-  };
-  const fillBars = (table, entries, none) => {
-    const rows = entries.map(([at, v]) => node("tr", {},
-      node("td", { class: "at" }, String(at)),
-      node("td", {}, piece(tokens[at])),
-      node("td", { class: "track" }, bar(v / top)),
-      node("td", { class: "value" }, amount(v))));
-    const body = node("tbody", {}, ...(rows.length ? rows : [node("tr", {}, node("td", { class: "muted none", colspan: 4 }, none))]));
-    table.querySelector("tbody")?.remove();
-    table.append(body);
-  };
-  const lensText = (i) => {
-    const next = i + 1 < seq ? tokens[i + 1] : null;
-    const title = next === null
-      ? "The text ends here, so there is no right answer to compare with."
-      : "";
-    $("lens-hint").textContent = title;
-    if (next !== null) $("lens-hint").append("The token that follows is ", piece(next), ".");
-    const head = node("thead", {}, node("tr", {},
-      node("th", { scope: "col" }, "after"),
-      node("th", { scope: "col", class: "number" }, next === null ? "" : "next"),
-      node("th", { scope: "col" }, "most likely")));
-    const rows = data.lens.layers.map((layer) => {
-      const guesses = layer.top[i].slice(0, 4).flatMap(([id, p], k) => {
-        const right = next !== null && data.lens.pieces[id] === next;
-        return [k ? "  " : "", node("span", right ? { class: "next" } : {}, piece(data.lens.pieces[id])),
-          " ", node("small", {}, `${Math.round(100 * p)} %`)];
-      });
-      const chance = next === null ? "" : `${(100 * layer.next[i]).toFixed(1)} %`;
-      return node("tr", {}, node("th", { scope: "row" }, layer.name),
-        node("td", { class: "number" }, chance), node("td", {}, ...guesses));
-    });
-    $("lens").querySelector("thead")?.remove();
-    $("lens").querySelector("tbody")?.remove();
-    $("lens").append(head, node("tbody", {}, ...rows));
-  };
-  const showToken = () => {
-    const i = state.token;
-    // Before the text is shaded: it measures the page, which would then be laid out twice.
-    drawMap();
-    shadeText();
-    const name = $("token-name");
-    name.textContent = `Token ${i}, `;
-    name.append(node("b", {}, visible(tokens[i])), `, in ${mapName()}`);
-    fillBars($("looks-at"), looksAt(i, 5), "nothing");
-    fillBars($("looked-by"), lookedBy(i, 5), "no later token");
-    if (data.lens.layers.length) lensText(i);
-    const j = state.key;
-    $("readout").textContent = j !== null && j <= i
-      ? `${i} ${visible(tokens[i])} → ${j} ${visible(tokens[j])}: ${amount(value(i, j))}`
-      : `row ${i}: ${visible(tokens[i])}`;
-  };
-  const say = () => {
-    const found = looksAt(state.token, 5).map(([j, v]) => `${aloud(tokens[j])} at ${j}, ${amount(v)}`);
-    $("said").textContent = `In ${mapName()}, token ${state.token}, ${aloud(tokens[state.token])}, looks at: ${found.join("; ")}.`;
-  };
-
-  // ---- the map as a whole --------------------------------------------------------------------
-  const showMap = () => {
-    const one = state.kind === "head" ? roleOf.get(state.layer * nHeads + state.head) : null;
-    $("layer").value = state.layer;
-    $("head").value = state.head;
-    $("kind").value = state.kind;
-    $("measure").value = state.measure;
-    $("head").disabled = $("measure").disabled = state.kind !== "head";
-    $("role").textContent = one ? (one.role ? `${one.role} head` : "no single role") : "";
-    measureTop();
-    bigSheet = sheet(map(), byNorm() ? (i, j) => level(value(i, j)) : null);
-    $("map-hint").textContent = `Rows are tokens that look, columns what they look at: ${mapName()}.`;
-    big.setAttribute("aria-label", `Attention map of ${mapName()}, ${seq} by ${seq} tokens. ` +
-      "The list under One token says the same in words.");
-    for (const button of $("heads").children) {
-      const here = state.kind === "head" && +button.dataset.layer === state.layer && +button.dataset.head === state.head;
-      button.setAttribute("aria-checked", String(here));
-      button.tabIndex = +button.dataset.layer === state.layer && +button.dataset.head === state.head ? 0 : -1;
-    }
-    for (const row of $("roles").querySelectorAll("tbody tr")) {
-      row.classList.toggle("here", +row.dataset.layer === state.layer && +row.dataset.head === state.head);
-    }
-    drawScale();
-    showToken();
-    const held = state.held === null ? "" : `&token=${state.held}`;
-    // In a frame of a report or a notebook there is no address to keep it in.
-    if (!framed) history.replaceState(null, "", `#layer=${state.layer}&head=${state.head}${held}`);
-  };
-  const choose = (change) => { Object.assign(state, change); showMap(); };
-
-  // ---- building what does not change ---------------------------------------------------------
-  const option = (count) => Array.from({ length: count }, (_, i) => node("option", { value: i }, String(i)));
-  $("layer").append(...option(nLayers));
-  $("head").append(...option(nHeads));
-  $("about").textContent = data.about;
-
-  const columns = Math.min(nHeads, 12);
-  $("heads").style.gridTemplateColumns = `repeat(${columns}, minmax(0, ${nHeads > 6 ? "7rem" : "9rem"}))`;
-  for (let layer = 0; layer < nLayers; layer++) {
-    for (let head = 0; head < nHeads; head++) {
-      const one = roleOf.get(layer * nHeads + head);
-      const role = one && one.role ? one.role : "";
-      $("heads").append(node("button", {
-        type: "button", class: "thumb", role: "radio", "data-layer": layer, "data-head": head,
-        "aria-checked": "false", "aria-label": `Layer ${layer}, head ${head}${role ? ", " + role : ""}`,
-        title: role ? `layer ${layer}, head ${head}: ${role}` : `layer ${layer}, head ${head}`,
-        onclick: () => choose({ kind: "head", layer, head }),
-      }, node("canvas", { "aria-hidden": "true" }), node("span", {}, node("b", {}, `${layer}.${head}`), ` ${role.replace(" token", "")}`)));
-    }
+// ---- the map as a whole --------------------------------------------------------------------
+const showMap = () => {
+  const one = state.kind === "head" ? roleOf.get(state.layer * nHeads + state.head) : null;
+  $("layer").value = state.layer;
+  $("head").value = state.head;
+  $("kind").value = state.kind;
+  $("measure").value = state.measure;
+  $("head").disabled = $("measure").disabled = state.kind !== "head";
+  $("role").textContent = one ? (one.role ? `${one.role} head` : "no single role") : "";
+  measureTop();
+  bigSheet = sheet(map(), byNorm() ? (i, j) => level(value(i, j)) : null);
+  $("map-hint").textContent = `Rows are tokens that look, columns what they look at: ${mapName()}.`;
+  big.setAttribute("aria-label", `Attention map of ${mapName()}, ${seq} by ${seq} tokens. ` +
+    "The list under One token says the same in words.");
+  for (const button of $("heads").children) {
+    const here = state.kind === "head" && +button.dataset.layer === state.layer && +button.dataset.head === state.head;
+    button.setAttribute("aria-checked", String(here));
+    button.tabIndex = +button.dataset.layer === state.layer && +button.dataset.head === state.head ? 0 : -1;
   }
+  for (const row of $("roles").querySelectorAll("tbody tr")) {
+    row.classList.toggle("here", +row.dataset.layer === state.layer && +row.dataset.head === state.head);
+  }
+  drawScale();
+  showToken();
+  const held = state.held === null ? "" : `&token=${state.held}`;
+  // In a frame of a report or a notebook there is no address to keep it in.
+  if (!framed) history.replaceState(null, "", `#layer=${state.layer}&head=${state.head}${held}`);
+};
+const choose = (change) => { Object.assign(state, change); showMap(); };
 
-  const rolesTable = () => {
-    const { heads, names, measured_on: measured, ablated_on: ablated } = data.roles;
-    if (!heads.length) { $("roles-part").hidden = true; return; }
-    const withLoss = heads.some((one) => one.loss_change !== null);
-    $("roles-hint").textContent = `Each score is a share of 100, with what it would be by chance after it ` +
-      `(control); measured on ${measured}. A head is named after a role whose score stands out.` +
-      (withLoss ? ` Loss change: what the loss gains, in nats per token, when the head is off; on ${ablated}.` : "");
-    $("roles").append(node("thead", {}, node("tr", {},
-      node("th", { scope: "col" }, "head"), node("th", { scope: "col" }, "role"),
-      ...names.map((name) => node("th", { scope: "col", class: "number" }, name)),
-      withLoss ? node("th", { scope: "col", class: "number" }, "loss change") : null)));
-    $("roles").append(node("tbody", {}, ...heads.map((one) => {
-      const { layer, head } = one;
-      const pick = () => choose({ kind: "head", layer, head });
-      return node("tr", { "data-layer": layer, "data-head": head, onclick: pick },
-        node("th", { scope: "row" }, node("button", { type: "button", "aria-label": `Show layer ${layer}, head ${head}` }, `${layer}.${head}`)),
-        node("td", {}, one.role || ""),
-        ...names.map((name) => {
-          const found = one.scores[name];
-          if (!found) return node("td", { class: "number" }, "");
-          const [score, control] = found.map((v) => Math.round(100 * v));
-          return node("td", { class: one.role === name ? "number named" : "number" }, `${score} `, node("small", {}, String(control)));
-        }),
-        withLoss ? node("td", { class: "number" }, one.loss_change === null ? "" :
-          `${one.loss_change >= 0 ? "+" : "−"}${Math.abs(one.loss_change).toFixed(4)} `,
-          one.loss_error === null ? null : node("small", {}, `±${one.loss_error.toFixed(4)}`)) : null);
-    })));
-  };
-  rolesTable();
-  if (!data.lens.layers.length) $("lens-part").hidden = true;
+// ---- building what does not change ---------------------------------------------------------
+const option = (count) => Array.from({ length: count }, (_, i) => node("option", { value: i }, String(i)));
+$("layer").append(...option(nLayers));
+$("head").append(...option(nHeads));
+$("about").textContent = data.about;
 
-  // ---- what a reader does ----------------------------------------------------------------------
-  $("kind").onchange = (event) => choose({ kind: event.target.value });
-  $("layer").onchange = (event) => choose({ layer: +event.target.value });
-  $("head").onchange = (event) => choose({ head: +event.target.value });
-  $("measure").onchange = (event) => choose({ measure: event.target.value });
-  $("theme").onclick = () => { wanted = themes[(themes.indexOf(wanted) + 1) % 3]; repaint(); };
-  system.onchange = () => repaint();
-  // A report that holds this page has a title and a choice of colours of its own.
-  addEventListener("message", (event) => {
-    if (!framed || event.source !== parent || !themes.includes(event.data?.theme)) return;
-    document.documentElement.dataset.within = "report";
-    wanted = event.data.theme;
-    repaint();
-  });
-  const repaint = () => { paint(); drawThumbs(); showMap(); };
+const columns = Math.min(nHeads, 12);
+$("heads").style.gridTemplateColumns = `repeat(${columns}, minmax(0, ${nHeads > 6 ? "7rem" : "9rem"}))`;
+for (let layer = 0; layer < nLayers; layer++) {
+  for (let head = 0; head < nHeads; head++) {
+    const one = roleOf.get(layer * nHeads + head);
+    const role = one && one.role ? one.role : "";
+    $("heads").append(node("button", {
+      type: "button", class: "thumb", role: "radio", "data-layer": layer, "data-head": head,
+      "aria-checked": "false", "aria-label": `Layer ${layer}, head ${head}${role ? ", " + role : ""}`,
+      title: role ? `layer ${layer}, head ${head}: ${role}` : `layer ${layer}, head ${head}`,
+      onclick: () => choose({ kind: "head", layer, head }),
+    }, node("canvas", { "aria-hidden": "true" }), node("span", {}, node("b", {}, `${layer}.${head}`), ` ${role.replace(" token", "")}`)));
+  }
+}
 
-  const at = (target) => { const span = target.closest?.(".token"); return span ? +span.dataset.i : null; };
-  const point = (token, key = null) => {
-    if (token === state.token && key === state.key) return;
-    Object.assign(state, { token, key });
-    showToken();
-  };
-  $("text").addEventListener("mouseover", (event) => {
-    const i = at(event.target);
-    if (i !== null && state.held === null) point(i);
-  });
-  $("text").addEventListener("click", (event) => {
-    const i = at(event.target);
-    if (i === null) return;
-    const held = state.held === i ? null : i;
-    choose({ held, token: i, key: null });
+const rolesTable = () => {
+  const { heads, names, measured_on: measured, ablated_on: ablated } = data.roles;
+  if (!heads.length) { $("roles-part").hidden = true; return; }
+  const withLoss = heads.some((one) => one.loss_change !== null);
+  $("roles-hint").textContent = `Each score is a share of 100, with what it would be by chance after it ` +
+    `(control); measured on ${measured}. A head is named after a role whose score stands out.` +
+    (withLoss ? ` Loss change: what the loss gains, in nats per token, when the head is off; on ${ablated}.` : "");
+  $("roles").append(node("thead", {}, node("tr", {},
+    node("th", { scope: "col" }, "head"), node("th", { scope: "col" }, "role"),
+    ...names.map((name) => node("th", { scope: "col", class: "number" }, name)),
+    withLoss ? node("th", { scope: "col", class: "number" }, "loss change") : null)));
+  $("roles").append(node("tbody", {}, ...heads.map((one) => {
+    const { layer, head } = one;
+    const pick = () => choose({ kind: "head", layer, head });
+    return node("tr", { "data-layer": layer, "data-head": head, onclick: pick },
+      node("th", { scope: "row" }, node("button", { type: "button", "aria-label": `Show layer ${layer}, head ${head}` }, `${layer}.${head}`)),
+      node("td", {}, one.role || ""),
+      ...names.map((name) => {
+        const found = one.scores[name];
+        if (!found) return node("td", { class: "number" }, "");
+        const [score, control] = found.map((v) => Math.round(100 * v));
+        return node("td", { class: one.role === name ? "number named" : "number" }, `${score} `, node("small", {}, String(control)));
+      }),
+      withLoss ? node("td", { class: "number" }, one.loss_change === null ? "" :
+        `${one.loss_change >= 0 ? "+" : "−"}${Math.abs(one.loss_change).toFixed(4)} `,
+        one.loss_error === null ? null : node("small", {}, `±${one.loss_error.toFixed(4)}`)) : null);
+  })));
+};
+rolesTable();
+if (!data.lens.layers.length) $("lens-part").hidden = true;
+
+// ---- what a reader does ----------------------------------------------------------------------
+$("kind").onchange = (event) => choose({ kind: event.target.value });
+$("layer").onchange = (event) => choose({ layer: +event.target.value });
+$("head").onchange = (event) => choose({ head: +event.target.value });
+$("measure").onchange = (event) => choose({ measure: event.target.value });
+$("theme").onclick = () => { nextTheme(); repaint(); };
+system.onchange = () => repaint();
+// A report that holds this page has a title and a choice of colours of its own.
+addEventListener("message", (event) => {
+  if (!framed || event.source !== parent || !themes.includes(event.data?.theme)) return;
+  root.dataset.within = "report";
+  wanted = event.data.theme;
+  repaint();
+});
+const repaint = () => { paint(); drawThumbs(); showMap(); };
+
+const at = (target) => { const span = target.closest?.(".token"); return span ? +span.dataset.i : null; };
+const point = (token, key = null) => {
+  if (token === state.token && key === state.key) return;
+  Object.assign(state, { token, key });
+  showToken();
+};
+$("text").addEventListener("mouseover", (event) => {
+  const i = at(event.target);
+  if (i !== null && state.held === null) point(i);
+});
+$("text").addEventListener("click", (event) => {
+  const i = at(event.target);
+  if (i === null) return;
+  const held = state.held === i ? null : i;
+  choose({ held, token: i, key: null });
+  spans[i].focus();
+  say();
+});
+$("text").addEventListener("focusin", (event) => {
+  const i = at(event.target);
+  if (i !== null && state.held === null) { point(i); say(); }
+});
+$("text").addEventListener("keydown", (event) => {
+  const now = state.token;
+  const moves = { ArrowRight: now + 1, ArrowDown: now + 1, ArrowLeft: now - 1, ArrowUp: now - 1,
+    Home: 0, End: seq - 1, PageDown: now + 10, PageUp: now - 10 };
+  if (event.key in moves && !event.ctrlKey && !event.metaKey && !event.altKey) {
+    event.preventDefault();
+    const i = Math.max(0, Math.min(seq - 1, moves[event.key]));
+    if (state.held !== null) state.held = i;
+    point(i);
     spans[i].focus();
     say();
-  });
-  $("text").addEventListener("focusin", (event) => {
-    const i = at(event.target);
-    if (i !== null && state.held === null) { point(i); say(); }
-  });
-  $("text").addEventListener("keydown", (event) => {
-    const now = state.token;
-    const moves = { ArrowRight: now + 1, ArrowDown: now + 1, ArrowLeft: now - 1, ArrowUp: now - 1,
-      Home: 0, End: seq - 1, PageDown: now + 10, PageUp: now - 10 };
-    if (event.key in moves && !event.ctrlKey && !event.metaKey && !event.altKey) {
-      event.preventDefault();
-      const i = Math.max(0, Math.min(seq - 1, moves[event.key]));
-      if (state.held !== null) state.held = i;
-      point(i);
-      spans[i].focus();
-      say();
-    } else if (event.key === "Enter" || event.key === " ") {
-      event.preventDefault();
-      choose({ held: state.held === now ? null : now });
-    } else if (event.key === "Escape") {
-      choose({ held: null });
-    }
-  });
-  $("heads").addEventListener("keydown", (event) => {
-    const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: nHeads, ArrowUp: -nHeads };
-    if (!(event.key in steps)) return;
+  } else if (event.key === "Enter" || event.key === " ") {
     event.preventDefault();
-    const index = state.layer * nHeads + state.head + steps[event.key];
-    if (index < 0 || index >= nLayers * nHeads) return;
-    choose({ kind: "head", layer: Math.floor(index / nHeads), head: index % nHeads });
-    $("heads").children[index].focus();
-  });
-  const cellAt = (event) => {
-    const box = big.getBoundingClientRect();
-    const row = Math.floor((event.clientY - box.top - frame.top) / frame.cell);
-    const column = Math.floor((event.clientX - box.left - frame.left) / frame.cell);
-    return row >= 0 && row < seq ? [row, column >= 0 && column <= row ? column : null] : null;
-  };
-  let waiting = null;
-  big.addEventListener("pointermove", (event) => {
-    if (waiting) cancelAnimationFrame(waiting);
-    waiting = requestAnimationFrame(() => {
-      waiting = null;
-      const cell = cellAt(event);
-      if (!cell) return;
-      if (state.held === null) point(...cell);
-      else if (cell[0] === state.held) point(...cell);
-    });
-  });
-  big.addEventListener("click", (event) => {
+    choose({ held: state.held === now ? null : now });
+  } else if (event.key === "Escape") {
+    choose({ held: null });
+  }
+});
+$("heads").addEventListener("keydown", (event) => {
+  const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: nHeads, ArrowUp: -nHeads };
+  if (!(event.key in steps)) return;
+  event.preventDefault();
+  const index = state.layer * nHeads + state.head + steps[event.key];
+  if (index < 0 || index >= nLayers * nHeads) return;
+  choose({ kind: "head", layer: Math.floor(index / nHeads), head: index % nHeads });
+  $("heads").children[index].focus();
+});
+const cellAt = (event) => {
+  const box = big.getBoundingClientRect();
+  const row = Math.floor((event.clientY - box.top - frame.top) / frame.cell);
+  const column = Math.floor((event.clientX - box.left - frame.left) / frame.cell);
+  return row >= 0 && row < seq ? [row, column >= 0 && column <= row ? column : null] : null;
+};
+let waiting = null;
+big.addEventListener("pointermove", (event) => {
+  if (waiting) cancelAnimationFrame(waiting);
+  waiting = requestAnimationFrame(() => {
+    waiting = null;
     const cell = cellAt(event);
-    if (cell) choose({ held: state.held === cell[0] ? null : cell[0], token: cell[0], key: cell[1] });
+    if (!cell) return;
+    if (state.held === null) point(...cell);
+    else if (cell[0] === state.held) point(...cell);
   });
-  big.addEventListener("pointerleave", () => { if (state.key !== null) point(state.token, null); });
-  new ResizeObserver(() => drawMap()).observe(big.parentElement);
+});
+big.addEventListener("click", (event) => {
+  const cell = cellAt(event);
+  if (cell) choose({ held: state.held === cell[0] ? null : cell[0], token: cell[0], key: cell[1] });
+});
+big.addEventListener("pointerleave", () => { if (state.key !== null) point(state.token, null); });
+new ResizeObserver(() => drawMap()).observe(big.parentElement);
 
-  // ---- start -----------------------------------------------------------------------------------
-  const asked = new URLSearchParams(location.hash.slice(1));
-  const number = (name, below) => {
-    const n = Number.parseInt(asked.get(name) ?? "", 10);
-    return n >= 0 && n < below ? n : null;
-  };
-  state.layer = number("layer", nLayers) ?? state.layer;
-  state.head = number("head", nHeads) ?? state.head;
-  state.held = number("token", seq);
-  state.token = state.held ?? state.token;
-  // The sheet must exist before the observer first draws.
-  paint();
-  bigSheet = sheet(map());
-  drawThumbs();
-  showMap();
-  $("text").scrollTop = spans[state.token].offsetTop - $("text").clientHeight / 2;
-})();
+// ---- start -----------------------------------------------------------------------------------
+const asked = new URLSearchParams(location.hash.slice(1));
+const number = (name, below) => {
+  const n = Number.parseInt(asked.get(name) ?? "", 10);
+  return n >= 0 && n < below ? n : null;
+};
+state.layer = number("layer", nLayers) ?? state.layer;
+state.head = number("head", nHeads) ?? state.head;
+state.held = number("token", seq);
+state.token = state.held ?? state.token;
+// The sheet must exist before the observer first draws.
+paint();
+bigSheet = sheet(map());
+drawThumbs();
+showMap();
+$("text").scrollTop = spans[state.token].offsetTop - $("text").clientHeight / 2;

@@ -1,0 +1,1 @@
+"""Views of attention maps, roles of heads, ablation and the logit lens."""

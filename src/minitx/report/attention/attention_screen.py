@@ -1,0 +1,267 @@
+"""What `minitx attn` prints: the map, what it is a map of, and the tables asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from minitx.inspection.attention_maps import most_looked_at, require_position
+from minitx.report.attention.attention_view import (
+    ablation_table,
+    heads_overview,
+    lens_table,
+    looked_at_bars,
+    looked_at_table,
+    maps_grid,
+    mask_lines,
+    roles_table,
+)
+from minitx.report.terminal.heatmap import Heatmap, Quantity, Scale, Shading
+from minitx.report.terminal.token_labels import cut_label, token_label
+from minitx.report.terminal.units import count
+from minitx.workflows.attend import (
+    AttentionStudy,
+    ChosenMap,
+    ChosenMaps,
+    Index,
+    MapKind,
+    choose_maps,
+)
+
+_CAPTIONS: dict[MapKind, str] = {
+    "weight": "Row: the token that looks. Cell: the share of its attention that column gets.",
+    "norm": "Row: the token that looks. Cell: size of what it fetches there (weight x norm).",
+    "average": "Row: the token that looks. Cell: mean share of attention that column gets.",
+    "rollout": "Row: a position after the layer. Cell: the part that stems from that column.",
+}
+
+
+@dataclass(frozen=True)
+class AttentionRequest:
+    """What to show of a study.
+
+    Attributes:
+        kind: of map.
+        layer, head: which; None leaves the choice, `all` is a grid.
+        token: position whose attention is listed; negative counts from the end.
+        top: how many of the tokens looked at are listed; with no `token`, for every token.
+        roles, lens, ablate, check_mask: tables in place of the map.
+    """
+
+    kind: MapKind = "weight"
+    layer: Index = None
+    head: Index = None
+    token: int | None = None
+    top: int | None = None
+    roles: bool = False
+    lens: bool = False
+    ablate: bool = False
+    check_mask: bool = False
+
+    @property
+    def wants_map(self) -> bool:
+        """Whether a map is shown: by default, or because one is named."""
+        named = self.layer is not None or self.head is not None or self.kind != "weight"
+        tables = self.roles or self.lens or self.ablate or self.check_mask
+        return named or not tables
+
+    def position(self, seq: int) -> int | None:
+        """The position that `token` means in a text of `seq` tokens.
+
+        Raises:
+            BadInputError: when there is no such token.
+        """
+        if self.token is None:
+            return None
+        position = self.token + seq if self.token < 0 else self.token
+        require_position(position if position >= 0 else self.token, seq)
+        return position
+
+    @property
+    def is_default(self) -> bool:
+        """Whether nothing in particular was asked for."""
+        return self == AttentionRequest()
+
+
+def attention_screen(
+    study: AttentionStudy, request: AttentionRequest, shading: Shading, width: int
+) -> Iterator[RenderableType]:
+    """Lay out what was asked for, one renderable after the other.
+
+    Raises:
+        BadInputError: when there is no such layer, head or token.
+    """
+    position = request.position(len(study.ids))
+    yield _about(study, shading, width)
+    yield Text()
+    if request.wants_map:
+        chosen = choose_maps(study, request.kind, request.layer, request.head)
+        if position is not None or request.top is not None:
+            yield from _looked_at(study, chosen, position, request.top or 5, shading, width)
+        elif len(chosen.maps) == 1:
+            yield from _one_map(study, chosen.maps[0], chosen.reason, shading, width)
+        else:
+            yield from _grid(study, chosen.maps, shading, width)
+        if request.is_default:
+            yield Text()
+            yield from _overview(study, chosen.maps[0], width)
+    if request.roles:
+        yield roles_table(study.roles, study.ablation if request.ablate else None)
+    elif request.ablate:
+        yield _ablation(study, width, shading)
+    if request.lens:
+        at = position if position is not None else len(study.ids) - 1
+        yield lens_table(study.lens, at, shading)
+    if request.check_mask:
+        yield from mask_lines(study.mask_check, shading)
+
+
+def map_name(shown: ChosenMap) -> str:
+    """What a map is a map of, in words."""
+    if shown.kind == "average":
+        return (
+            "mean of all heads" if shown.layer is None else f"mean of layer {shown.layer}'s heads"
+        )
+    if shown.kind == "rollout":
+        return f"rollout of layers 0 to {shown.layer}" if shown.layer else "rollout of layer 0"
+    name = f"layer {shown.layer}, head {shown.head}"
+    return f"{name}, value-weighted norms" if shown.kind == "norm" else name
+
+
+def quantity_of(kind: MapKind) -> Quantity:
+    """What the numbers of a kind of map are."""
+    return "norm" if kind == "norm" else "weight"
+
+
+def scale_of(maps: Sequence[ChosenMap]) -> Scale:
+    """One scale for some maps of a kind: weights up to 1, norms up to the largest."""
+    if maps[0].kind != "norm":
+        return Scale(1.0)
+    return Scale(max(float(one.values.max()) for one in maps) or 1.0, "norm")
+
+
+def _about(study: AttentionStudy, shading: Shading, width: int) -> Text:
+    config = study.model.config
+    ascii_only = shading == "ascii"
+    text = Text(f"{study.checkpoint}", style="bold")
+    text.append(
+        f"  {config.architecture}, {config.n_layers} layers of {config.n_heads} heads\n", "not bold"
+    )
+    source = f", {study.prompt_from}" if study.prompt_from else ""
+    name = f"text of {count(len(study.ids))} tokens{source}: "
+    quoted = cut_label(_one_line(study.prompt, ascii_only), max(10, width - len(name)), ascii_only)
+    text.append(name, "not bold dim").append(quoted, "not bold")
+    return text
+
+
+def _one_line(text: str, ascii_only: bool) -> str:
+    label = "".join(" " if c == " " else token_label(c, ascii_only) for c in text)
+    return label.strip()
+
+
+def _one_map(
+    study: AttentionStudy, shown: ChosenMap, reason: str | None, shading: Shading, width: int
+) -> Iterator[RenderableType]:
+    title = Text(map_name(shown), style="bold")
+    if shown.head is not None and shown.layer is not None:
+        title.append_text(_role_in_words(study, shown.layer, shown.head))
+    yield title
+    if reason:
+        yield Text(f"Shown because it is {reason}.", style="dim")
+    yield Text(_CAPTIONS[shown.kind], style="dim")
+    yield Text()
+    yield Heatmap(shown.values, study.maps.tokens, quantity_of(shown.kind), shading)
+
+
+def _role_in_words(study: AttentionStudy, layer: int, head: int) -> Text:
+    one = study.roles.of(layer, head)
+    text = Text(style="not bold")
+    if one and one.role:
+        found = one.scores[one.role]
+        text.append(f"  {one.role} {100 * found.score:.0f} %")
+        text.append(f" (control {100 * found.control:.0f} %)", "dim")
+    return text
+
+
+def _grid(
+    study: AttentionStudy, maps: Sequence[ChosenMap], shading: Shading, width: int
+) -> Iterator[RenderableType]:
+    first = maps[0]
+    scale = scale_of(maps)
+    per_layer = sum(one.layer == first.layer for one in maps)
+    named = [(_short_name(study, one), one.values) for one in maps]
+    yield Text(_CAPTIONS[first.kind], style="dim")
+    yield Text()
+    # One map a layer would stand in a column of its own: let them share lines.
+    yield from maps_grid(named, per_layer if per_layer > 1 else len(maps), scale, shading, width)
+    yield scale.legend(shading)
+
+
+def _short_name(study: AttentionStudy, shown: ChosenMap) -> str:
+    if shown.head is None:
+        return f"layer {shown.layer}"
+    one = study.roles.of(shown.layer or 0, shown.head)
+    role = one.role.removesuffix(" token") if one and one.role else ""
+    return f"{shown.layer}.{shown.head} {role}".rstrip()
+
+
+def _looked_at(
+    study: AttentionStudy,
+    chosen: ChosenMaps,
+    position: int | None,
+    top: int,
+    shading: Shading,
+    width: int,
+) -> Iterator[RenderableType]:
+    ascii_only = shading == "ascii"
+    tokens = study.maps.tokens
+    scale = scale_of(chosen.maps)
+    unit = "percent of its attention" if scale.quantity == "weight" else "weight x value norm"
+    if position is not None and len(chosen.maps) == 1:
+        shown = chosen.maps[0]
+        label = token_label(tokens[position], ascii_only)
+        yield Text(f"What token {position}, {label}, looks at in {map_name(shown)}", "bold")
+        yield from looked_at_bars(
+            most_looked_at(shown.values, tokens, position, top), scale, shading, width
+        )
+        return
+    if position is not None:
+        label = token_label(tokens[position], ascii_only)
+        yield Text(f"What token {position}, {label}, looks at in each head ({unit})", "bold")
+        rows = [
+            (_short_name(study, one), most_looked_at(one.values, tokens, position, top))
+            for one in chosen.maps
+        ]
+        yield looked_at_table(rows, scale, shading, top, "head")
+        return
+    for shown in chosen.maps:
+        yield Text(f"What each token looks at in {map_name(shown)} ({unit})", "bold")
+        rows = [
+            (
+                f"{at} {cut_label(token_label(tokens[at], ascii_only), 12, ascii_only)}",
+                most_looked_at(shown.values, tokens, at, top),
+            )
+            for at in range(len(tokens))
+        ]
+        yield looked_at_table(rows, scale, shading, top, "token")
+
+
+def _overview(study: AttentionStudy, shown: ChosenMap, width: int) -> Iterator[RenderableType]:
+    yield Text("All heads: role, and its score in percent (-: no role stands out)", style="bold")
+    at = (shown.layer, shown.head)
+    chosen = (at[0], at[1]) if at[0] is not None and at[1] is not None else None
+    yield heads_overview(study.roles, chosen, width)
+    yield Text()
+    yield Text(
+        "More: --layer N --head N|all, --token N, --roles, --lens, --ablate, --html FILE",
+        style="dim",
+    )
+
+
+def _ablation(study: AttentionStudy, width: int, shading: Shading) -> RenderableType:
+    if study.ablation is None:
+        return Text("Nothing to score: the text has a single token.", style="dim")
+    return ablation_table(study.ablation, width, shading)

@@ -1,0 +1,308 @@
+"""What `minitx attn` shows besides the maps: heads and their roles, tokens, lens, ablation, mask.
+
+Each function lays out what the inspection found, for a width and a kind of shading.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from minitx.inspection.ablation import Ablation
+from minitx.inspection.attention_maps import Looked
+from minitx.inspection.head_roles import HeadRole, HeadRoles
+from minitx.inspection.logit_lens import LogitLens
+from minitx.inspection.mask_check import Leak, MaskCheck
+from minitx.inspection.roles import HEAD_ROLES
+from minitx.report.terminal.heatmap import FloatArray, Scale, Shading, small_map
+from minitx.report.terminal.token_labels import cut_label, pad_label, token_label
+
+_CHOSEN_STYLE = "bold reverse"
+_NAMED_STYLE = "bold"
+
+
+def heads_overview(roles: HeadRoles, chosen: tuple[int, int] | None, width: int) -> Text:
+    """All heads in rows of layers: each with its role and that role's score in percent."""
+    if not roles.heads:
+        return Text("Roles of the heads can't be told: the context is too short.", style="dim")
+    n_layers = 1 + max(one.layer for one in roles.heads)
+    n_heads = 1 + max(one.head for one in roles.heads)
+    cell = 2 + max(cell_len(_brief(one)) for one in roles.heads)
+    cell = max(cell, 8)
+    margin = len(f"layer {n_layers - 1}") + 2
+    columns = _balanced(n_heads, max(1, (width - margin) // cell))
+    lines = []
+    for start in range(0, n_heads, columns):
+        shown = range(start, min(start + columns, n_heads))
+        header = " " * margin + "".join(f"{f'head {head}':<{cell}}" for head in shown)
+        lines.append(Text(header.rstrip(), style="dim"))
+        for layer in range(n_layers):
+            line = Text().append(f"{f'layer {layer}':<{margin}}", "dim")
+            for head in shown:
+                one = roles.heads[layer * n_heads + head]
+                brief = _brief(one)
+                style = _CHOSEN_STYLE if (layer, head) == chosen else "" if one.role else "dim"
+                line.append(brief, style).append(" " * (cell - len(brief)))
+            line.rstrip()
+            lines.append(line)
+    return Text("\n").join(lines)
+
+
+def _brief(one: HeadRole) -> str:
+    if one.role is None:
+        return "-"
+    return f"{HEAD_ROLES.get(one.role).short_name} {100 * one.scores[one.role].score:.0f}"
+
+
+def _balanced(count: int, most: int) -> int:
+    """Columns for `count` things, at most `most`, so that all lines are about equally long."""
+    return math.ceil(count / math.ceil(count / most))
+
+
+def roles_table(roles: HeadRoles, ablation: Ablation | None = None) -> RenderableType:
+    """Every head with every score and its control, in percent; the named role stands out.
+
+    A control that is the same for all heads stands once, in the last row.
+    """
+    if not roles.heads:
+        return Text("Roles of the heads can't be told: the context is too short.", style="dim")
+    measured = roles.measured
+    shared = {role: control for role in measured if (control := _shared_control(roles, role))}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("head", no_wrap=True)
+    table.add_column("role", no_wrap=True)
+    for role in measured:
+        table.add_column(HEAD_ROLES.get(role).column, justify="right", no_wrap=True)
+    if ablation is not None:
+        table.add_column("loss\nchange", justify="right", no_wrap=True)
+    for one in roles.heads:
+        cells = [
+            Text(f"{one.layer}.{one.head}"),
+            Text(HEAD_ROLES.get(one.role).short_name if one.role else "-"),
+        ]
+        cells += [_score(one, role, with_control=role not in shared) for role in measured]
+        if ablation is not None:
+            found = ablation.of(one.layer, one.head)
+            cells.append(Text(_signed(found.loss_change) if found else ""))
+        table.add_row(*cells)
+    table.add_section()
+    controls = [Text(shared.get(role, ""), style="dim") for role in measured]
+    table.add_row("", Text("control", style="dim"), *controls)
+    note = (
+        "Scores in percent. The control, in the last row or after a slash, is the score of a head "
+        f"without the role. Columns: {', '.join(measured)}. Measured on {roles.measured_on}."
+    )
+    parts: list[RenderableType] = [table, Text(note, style="dim")]
+    if ablation is not None:
+        parts.append(Text(_ablation_note(ablation), style="dim"))
+    return Group(*parts)
+
+
+def _shared_control(roles: HeadRoles, role: str) -> str | None:
+    controls = {f"{100 * one.scores[role].control:.0f}" for one in roles.heads}
+    return controls.pop() if len(controls) == 1 else None
+
+
+def _score(one: HeadRole, role: str, with_control: bool) -> Text:
+    found = one.scores[role]
+    style = _NAMED_STYLE if role == one.role else ""
+    text = Text().append(f"{100 * found.score:.0f}", style)
+    return text.append(f"/{100 * found.control:.0f}", "dim") if with_control else text
+
+
+def looked_at_table(
+    rows: Sequence[tuple[str, Sequence[Looked]]],
+    scale: Scale,
+    shading: Shading,
+    count: int,
+    first_header: str,
+) -> Table:
+    """What tokens (or one token in several heads) looked at most: a row each, strongest first."""
+    ascii_only = shading == "ascii"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column(first_header, no_wrap=True)
+    for rank in range(count):
+        table.add_column(f"{rank + 1}.", no_wrap=True)
+    for name, looked in rows:
+        cells: list[Text] = [Text(name)]
+        for one in looked:
+            label = cut_label(token_label(one.token, ascii_only), 10, ascii_only)
+            cell = Text().append(f"{one.position} ", "dim").append(label, "bold")
+            amount = scale.number(one.value) or "0"
+            cells.append(cell.append(f" {amount}"))
+        table.add_row(*cells)
+    return table
+
+
+def looked_at_bars(
+    looked: Sequence[Looked], scale: Scale, shading: Shading, width: int
+) -> list[Text]:
+    """What one token looked at most, as bars: position, token, how much."""
+    ascii_only = shading == "ascii"
+    label_width = max((cell_len(token_label(one.token, ascii_only)) for one in looked), default=1)
+    label_width = min(label_width, 16)
+    room = max(8, min(40, width - label_width - 18))
+    lines = []
+    for one in looked:
+        label = cut_label(token_label(one.token, ascii_only), label_width, ascii_only)
+        line = Text().append(f"{one.position:>6} ", "dim").append(pad_label(label, label_width))
+        length = round(scale.part(one.value) * room)
+        bar = ("=" if ascii_only else "━") * max(length, 1 if one.value > 0 else 0)
+        line.append(f" {scale.number(one.value) or '0':>4}")
+        line.append(" %  " if scale.quantity == "weight" else "  ")
+        line.append(bar, "cyan")
+        lines.append(line)
+    return lines
+
+
+def maps_grid(
+    maps: Sequence[tuple[str, FloatArray]],
+    per_layer: int,
+    scale: Scale,
+    shading: Shading,
+    width: int,
+) -> list[Text]:
+    """Small maps side by side, each under its name; a layer starts on a new line.
+
+    Args:
+        maps: name and (seq, seq) values of each, layer by layer.
+        per_layer: how many belong to one layer.
+        scale: of all of them.
+        shading: how to draw.
+        width: of the terminal.
+    """
+    gap, least, most = 2, 10, 24
+    columns = _balanced(per_layer, max(1, (width + gap) // (least + gap)))
+    side = max(2, min(most, (width + gap) // columns - gap))
+    lines: list[Text] = []
+    for start in range(0, len(maps), per_layer):
+        layer = maps[start : start + per_layer]
+        for first in range(0, len(layer), columns):
+            block = layer[first : first + columns]
+            names = [cut_label(name, side, shading == "ascii") for name, _ in block]
+            header = "".join(pad_label(name, side + gap) for name in names)
+            lines.append(Text(header.rstrip(), style="dim"))
+            drawn = [small_map(values, side, shading, scale) for _, values in block]
+            for row in range(max(map(len, drawn))):
+                line = Text()
+                for picture in drawn:
+                    spots = picture[row] if row < len(picture) else Text()
+                    line.append_text(spots).append(" " * (side + gap - spots.cell_len))
+                line.rstrip()
+                lines.append(line)
+            lines.append(Text())
+    return lines
+
+
+def lens_table(lens: LogitLens, position: int, shading: Shading) -> RenderableType:
+    """The logit lens: loss by layer, and what each layer would say after one token.
+
+    Args:
+        lens: the readings. Ids whose text it does not have are shown as numbers.
+        position: after which token.
+        shading: tells whether labels must be ASCII.
+    """
+    ascii_only = shading == "ascii"
+    here = token_label(lens.tokens[position], ascii_only) if lens.tokens else ""
+    following = lens.tokens[position + 1] if position + 1 < len(lens.tokens) else None
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("after", no_wrap=True)
+    if len(lens.loss):
+        table.add_column("loss", justify="right", no_wrap=True)
+    if following is not None:
+        label = cut_label(token_label(following, ascii_only), 10, ascii_only)
+        table.add_column(f"next: {label}", justify="right", no_wrap=True)
+    table.add_column(
+        f"likeliest after token {position}" + (f", {here}" if here else ""), no_wrap=True
+    )
+    for at, name in enumerate(lens.names):
+        guesses = Text()
+        for token, probability in zip(
+            lens.top_ids[at, position], lens.top_probabilities[at, position], strict=True
+        ):
+            piece = lens.pieces.get(int(token), str(token))
+            label = cut_label(token_label(piece, ascii_only), 10, ascii_only)
+            guesses.append(label, "bold green" if piece == following else "bold")
+            guesses.append(f" {100 * probability:.0f}  ", "dim")
+        cells = [Text(name)]
+        if len(lens.loss):
+            cells.append(Text(f"{lens.loss[at]:.3f}"))
+        if following is not None:
+            cells.append(Text(f"{100 * lens.next_probability[at, position]:.1f} %"))
+        table.add_row(*cells, guesses)
+    note = (
+        "The residual stream read with the model's last norm and output head; chances in percent. "
+        "Loss: mean over this text, nats per token."
+    )
+    return Group(table, Text(note, style="dim"))
+
+
+def ablation_table(ablation: Ablation, width: int, shading: Shading) -> RenderableType:
+    """Heads by what the loss gains without them, the dearest first, with bars."""
+    bar_character = "=" if shading == "ascii" else "━"
+    heads = sorted(ablation.heads, key=lambda one: -one.loss_change)
+    largest = max(abs(one.loss_change) for one in heads) or 1.0
+    room = max(8, min(40, width - 34))
+    plus_minus = "+-" if shading == "ascii" else "±"
+    lines = [Text(f"{'head':<8}{'loss change':>12}", style="dim")]
+    for one in heads:
+        line = Text(f"{f'{one.layer}.{one.head}':<8}{_signed(one.loss_change):>12}")
+        error = f" {plus_minus}{one.standard_error:.4f}" if one.standard_error is not None else ""
+        line.append(f"{error:<10}  ", "dim")
+        bar = bar_character * round(abs(one.loss_change) / largest * room)
+        line.append(bar, "cyan" if one.loss_change > 0 else "yellow")
+        line.rstrip()
+        lines.append(line)
+    lines += [Text(), Text(_ablation_note(ablation), style="dim")]
+    return Text("\n").join(lines)
+
+
+def _ablation_note(ablation: Ablation) -> str:
+    return (
+        f"Loss change: nats per token gained when the head's output is zero; loss with all heads "
+        f"{ablation.loss:.4f} on {ablation.measured_on}."
+    )
+
+
+def _signed(change: float) -> str:
+    return f"{change:+.4f}"
+
+
+def mask_lines(check: MaskCheck, shading: Shading) -> list[Text]:
+    """The mask check: a line for each way through the model, then the verdict."""
+    if not check.paths:
+        return [Text("Nothing to check: a context or vocabulary of one has no future to change.")]
+    yes, no = ("ok  ", "LEAK") if shading == "ascii" else ("✓", "✗")
+    lines = []
+    for path in check.paths:
+        line = Text()
+        line.append(
+            f"{yes if path.leak is None else no} ", "green" if not path.leak else "bold red"
+        )
+        line.append(path.path)
+        line.append(f"  {path.cuts} cuts, {path.logits:,} logits compared", "dim")
+        lines.append(line)
+        if path.leak is not None:
+            lines.append(_leak_line(path.leak))
+    verdict = (
+        Text(f"No earlier logit moved, to the bit, on texts of {check.length} tokens.", "green")
+        if check.passed
+        else Text(
+            "The future leaks: the model can see tokens that it is asked to predict.", "bold red"
+        )
+    )
+    return [*lines, Text(), verdict]
+
+
+def _leak_line(leak: Leak) -> Text:
+    return Text(
+        f"  comes in at {leak.place}: with tokens after {leak.cut} changed, the logits of "
+        f"position {leak.position} moved, by up to {leak.largest_change:.3g}",
+        style="red",
+    )

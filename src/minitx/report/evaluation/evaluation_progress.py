@@ -1,0 +1,63 @@
+"""What `minitx eval` is doing, on stderr; nothing where stderr is no terminal."""
+
+from __future__ import annotations
+
+import contextlib
+from types import TracebackType
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from minitx.report.terminal.printable import visible
+
+
+class EvaluationProgress:
+    """A bar for the scoring, with tokens and time left, and a name for all else.
+
+    Args:
+        stream: usually stderr, so that results can be piped.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        console = Console(file=stream)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[amount]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._name = ""
+
+    def __enter__(self) -> EvaluationProgress:
+        try:
+            self._progress.start()
+        except BaseException:
+            # A Ctrl-C just then; rich may have hidden the cursor and not be ready to stop.
+            with contextlib.suppress(Exception):
+                self._progress.stop()
+            self._progress.console.show_cursor()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def update(self, name: str, done: int, total: int) -> None:
+        """Show what is being done; a total of 0 is not known."""
+        if name != self._name or self._task is None:
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            self._name = name
+            self._task = self._progress.add_task(visible(name), total=total or None, amount="")
+        amount = f"{done:,} of {total:,} tokens" if total else ""
+        self._progress.update(self._task, completed=done, amount=amount)

@@ -1,0 +1,405 @@
+"""What `minitx eval` prints: the loss, what it must beat, and where the loss comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from minitx.evaluation.bootstrap import Interval
+from minitx.evaluation.calibration import CalibrationCurve
+from minitx.evaluation.classes import LETTER_KINDS, ClassLoss
+from minitx.evaluation.copying import COPY_BYTES, Copied
+from minitx.evaluation.holdout_figures import (
+    Baselines,
+    ComparisonReport,
+    Figures,
+    HoldoutReport,
+    PairedTest,
+    Report,
+)
+from minitx.evaluation.positions import ContextUse
+from minitx.evaluation.verdict import Verdict
+from minitx.report.evaluation.surprise import passage_lines
+from minitx.report.terminal.bars import bar
+from minitx.report.terminal.heatmap import Shading
+from minitx.report.terminal.printable import visible
+from minitx.report.terminal.token_labels import cut_label, token_label
+from minitx.report.terminal.units import bytes_, count, fixed
+from minitx.report.training.training_summary import run_path
+
+_MODEL = "this model"
+_FIT_STYLES = {"well fitted": "green", "underfitted": "yellow", "overfitted": "yellow"}
+_PASSAGES = 10
+
+
+def holdout_report(report: Report, shading: Shading, width: int) -> Iterator[RenderableType]:
+    """Lay a report out, one renderable after the other.
+
+    Args:
+        report: of one model, or of several on one text.
+        shading: how to draw.
+        width: columns of the terminal.
+    """
+    if isinstance(report, ComparisonReport):
+        yield from _comparison(report)
+        return
+    yield _about(report)
+    yield _figures_table([report])
+    yield from _notes(report)
+    if report.verdict is not None:
+        yield Text()
+        yield _verdict(report.verdict)
+    if report.baselines is not None:
+        yield from _heading("What it must beat, on the same text")
+        yield _baselines_table(report.baselines, shading, width)
+        yield from _baseline_notes(report, report.baselines)
+    if report.context_use is not None:
+        yield from _heading("Loss by how many tokens a prediction sees")
+        yield from _positions(report.context_use, shading, width)
+    if report.classes:
+        yield from _heading("Loss by kind of token")
+        yield _classes_table(report.classes, shading, width)
+    if report.frequencies:
+        yield from _heading("Loss by how common a token is in the train part")
+        yield _classes_table(report.frequencies, shading, width)
+    if report.calibration is not None:
+        yield from _heading("Calibration: does it know what it does not know?")
+        yield from _calibration(report.calibration, shading, width)
+    if report.samples is not None:
+        yield from _heading("Copied from the train part")
+        yield from _copying(report.samples, report.text.shared_with_train, shading, width)
+    if report.surprising:
+        yield from _heading("What surprised it most, nats per token")
+        yield from passage_lines(report.surprising[:_PASSAGES], shading, width)
+
+
+def _heading(text: str) -> Iterator[Text]:
+    yield Text()
+    yield Text(text, style="bold")
+
+
+def _about(report: HoldoutReport) -> Text:
+    model, text = report.model, report.text
+    about = Text(visible(run_path_of(model.checkpoint)), style="bold")
+    about.append(
+        f"\n{model.architecture}, {count(model.n_parameters)} parameters; {model.tokenizer} "
+        f"tokenizer of {model.vocab_size:,}; {model.device}, {model.dtype}",
+        "not bold dim",
+    )
+    about.append(
+        f"\n{visible(text.name)}: {text.tokens:,} tokens, {bytes_(text.bytes)}", "not bold dim"
+    )
+    return about
+
+
+def run_path_of(checkpoint: str) -> str:
+    """A checkpoint's directory, relative where it is below the working directory."""
+    from pathlib import Path
+
+    return run_path(Path(checkpoint))
+
+
+def _figures_table(reports: Sequence[HoldoutReport]) -> Table:
+    columns: list[tuple[str, HoldoutReport, Figures]] = []
+    for number, report in enumerate(reports, start=1):
+        name = f"{number}" if len(reports) > 1 else "plain"
+        columns.append((name, report, report.plain))
+        if report.strided is not None:
+            columns.append((f"stride {report.strided.stride:,}", report, report.strided))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for name, _, _ in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    figures = [one for _, _, one in columns]
+    rows: list[tuple[str, list[str]]] = [
+        ("loss, nats per token", [fixed(one.loss, 4) for one in figures]),
+        ("  95 % interval", [_interval(one.loss_interval) for one in figures]),
+        ("perplexity", [fixed(one.perplexity, 3) for one in figures]),
+        ("bits per byte", [fixed(one.bits_per_byte, 4) for one in figures]),
+        ("  95 % interval", [_interval(one.bits_per_byte_interval) for one in figures]),
+        ("bits per character", [fixed(one.bits_per_character, 4) for one in figures]),
+        ("tokens scored", [f"{one.tokens_scored:,}" for one in figures]),
+        ("tokens seen by each", [_seen(one) for one in figures]),
+        ("unknown tokens", [_unknown(report) for _, report, _ in columns]),
+    ]
+    if all(one.loss_interval is None for one in figures):
+        rows = [row for row in rows if not row[0].startswith(" ")]
+    if any(report.train_loss is not None for report in reports):
+        plain = [report.train_loss if one.is_plain else None for _, report, one in columns]
+        rows.append(("train loss", ["" if loss is None else fixed(loss, 4) for loss in plain]))
+    for name, values in rows:
+        table.add_row(name, *values)
+    return table
+
+
+def _seen(figures: Figures) -> str:
+    least = figures.context_length - figures.stride + 1
+    return f"{least:,} to {figures.context_length:,}"
+
+
+def _unknown(report: HoldoutReport) -> str:
+    unknown = report.text.unknown_tokens
+    return f"{unknown:,} ({_percent(report.text.unknown_rate)})" if unknown else "0"
+
+
+def _interval(interval: Interval | None) -> str:
+    return "-" if interval is None else f"{interval.low:.4f} to {interval.high:.4f}"
+
+
+def _notes(report: HoldoutReport) -> Iterator[Text]:
+    text, scored = report.text, report.plain.tokens_scored
+    if scored < text.tokens - 1:
+        note = f"Scored: {scored:,} of {text.tokens:,} tokens, in windows spread over the text."
+    else:
+        note = "Each token is scored once; the first has nothing before it and is left out."
+    if report.strided is not None:
+        note += (
+            f" Plain: windows side by side. Stride {report.strided.stride:,}: windows overlap, so "
+            f"that after the first all see at least "
+            f"{report.strided.context_length - report.strided.stride + 1:,} tokens."
+        )
+    if report.plain.loss_interval is None:
+        note += " The text is too short for an interval."
+    yield Text(note, style="dim")
+    if text.unknown_tokens:
+        yield Text(
+            f"{_percent(text.unknown_rate)} of the tokens stand for text that the vocabulary "
+            "lacks: what they hide is not counted, so bits per byte are too low by that much.",
+            style="yellow",
+        )
+
+
+def _verdict(verdict: Verdict) -> Text:
+    text = Text().append(verdict.fit.capitalize(), f"bold {_FIT_STYLES[verdict.fit]}")
+    return text.append(f": {verdict.reason}. {verdict.advice}.")
+
+
+def _baselines_table(baselines: Baselines, shading: Shading, width: int) -> Table:
+    rows: list[tuple[str, float, float | None]] = [
+        (_ngram_name(one.order), one.bits_per_byte, one.loss) for one in baselines.ngrams
+    ]
+    rows += [(one.name, one.bits_per_byte, None) for one in baselines.compressors]
+    rows.append((_MODEL, baselines.model_bits_per_byte, baselines.model_loss))
+    rows.sort(key=lambda row: row[1])
+    longest = max(value for _, value, _ in rows)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    table.add_column("bits per byte", justify="right", no_wrap=True)
+    table.add_column("loss", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    ascii_only = shading == "ascii"
+    room = max(8, min(30, width - 50))
+    pointer = "> " if ascii_only else "▶ "
+    for name, value, loss in rows:
+        is_model = name == _MODEL
+        table.add_row(
+            Text((pointer if is_model else "  ") + name),
+            fixed(value, 4),
+            "" if loss is None else fixed(loss, 4),
+            Text(bar(value / longest, room, ascii_only), "green" if is_model else "cyan"),
+            style="bold" if is_model else "",
+        )
+    return table
+
+
+def _ngram_name(order: int) -> str:
+    if order == 0:
+        return "uniform"
+    return "unigram" if order == 1 else f"Kneser-Ney {order}-gram"
+
+
+def _baseline_notes(report: HoldoutReport, baselines: Baselines) -> Iterator[Text]:
+    if baselines.train_tokens:
+        note = (
+            f"N-grams: interpolated, modified Kneser-Ney, counted on {baselines.train_tokens:,} "
+            "tokens of the train part. Compressors: what the text adds to the compressed train "
+            "part."
+        )
+    else:
+        note = "Without a train part there is nothing to count. Compressors: the text alone."
+    if baselines.text_bytes < report.text.bytes:
+        note += (
+            f" All of this, the model's row included, is on the first "
+            f"{bytes_(baselines.text_bytes)} of this large text."
+        )
+    elif report.plain.tokens_scored < report.text.tokens - 1:
+        note += " Compressors had the whole text."
+    yield Text(note, style="dim")
+    best = min(baselines.ngrams, key=lambda one: one.bits_per_byte)
+    if report.verdict is None and best.bits_per_byte < baselines.model_bits_per_byte:
+        yield Text(
+            f"Counting {best.order}-grams does better than this model: it is trained too little, "
+            "or too small.",
+            style="yellow",
+        )
+
+
+def _positions(use: ContextUse, shading: Shading, width: int) -> Iterator[RenderableType]:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("tokens seen", justify="right", no_wrap=True)
+    table.add_column("loss", justify="right", no_wrap=True)
+    table.add_column("tokens", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    highest = max(bucket.loss for bucket in use.buckets) or 1.0
+    room = max(8, min(40, width - 38))
+    for bucket in use.buckets:
+        seen = f"{bucket.first:,}"
+        if bucket.last > bucket.first:
+            seen += f" to {bucket.last:,}"
+        table.add_row(
+            seen,
+            fixed(bucket.loss, 3),
+            f"{bucket.tokens:,}",
+            Text(bar(bucket.loss / highest, room, shading == "ascii"), "cyan"),
+        )
+    yield table
+    if use.used_length >= use.context_length:
+        yield Text("The loss falls to the end: it uses all of its context.", style="dim")
+    else:
+        yield Text(
+            f"Beyond {use.used_length:,} token{'s' if use.used_length != 1 else ''} the loss no "
+            f"longer falls: it makes little use of the rest of its {use.context_length:,}.",
+            style="dim",
+        )
+
+
+def _classes_table(classes: Sequence[ClassLoss], shading: Shading, width: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    table.add_column("loss", justify="right", no_wrap=True)
+    table.add_column("tokens", justify="right", no_wrap=True)
+    table.add_column("of all", justify="right", no_wrap=True)
+    table.add_column("of the loss", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    highest = max(one.loss for one in classes) or 1.0
+    room = max(6, min(24, width - 66))
+    for one in classes:
+        table.add_row(
+            f"  {one.name}" if one.name in LETTER_KINDS else one.name,
+            fixed(one.loss, 3),
+            f"{one.tokens:,}",
+            _percent(one.share),
+            _percent(one.share_of_loss),
+            Text(bar(one.loss / highest, room, shading == "ascii"), "cyan"),
+        )
+    return table
+
+
+def _calibration(curve: CalibrationCurve, shading: Shading, width: int) -> Iterator[RenderableType]:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("confidence", justify="right", no_wrap=True)
+    table.add_column("came true", justify="right", no_wrap=True)
+    table.add_column("tokens", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    ascii_only = shading == "ascii"
+    room = max(10, min(40, width - 40))
+    for one in curve.bins:
+        table.add_row(
+            _percent(one.confidence),
+            _percent(one.accuracy),
+            f"{one.tokens:,}",
+            _reliability(one.accuracy, one.confidence, room, ascii_only),
+        )
+    yield table
+    mark = "|" if ascii_only else "│"
+    more = "more" if curve.confidence > curve.accuracy else "less"
+    yield Text(
+        f"Bar: how often the likeliest token was right; {mark} marks how sure the model was. "
+        f"Right {_percent(curve.accuracy)} of the time, {more} sure than right on the whole; "
+        f"expected calibration error {100 * curve.expected_calibration_error:.1f} %.",
+        style="dim",
+    )
+
+
+def _reliability(accuracy: float, confidence: float, room: int, ascii_only: bool) -> Text:
+    drawn = bar(accuracy, room, ascii_only).ljust(room)
+    at = min(room - 1, round(confidence * room))
+    text = Text(drawn[:at], "cyan")
+    text.append("|" if ascii_only else "│", "bold")
+    text.append(drawn[at + 1 :], "cyan")
+    return text
+
+
+def _copying(
+    samples: Copied, control: Copied | None, shading: Shading, width: int
+) -> Iterator[RenderableType]:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    table.add_column("copied", justify="right", no_wrap=True)
+    table.add_column("longest", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    ascii_only = shading == "ascii"
+    for name, found in (("samples of the model", samples), ("this text (control)", control)):
+        if found is not None:
+            label = "".join(" " if c == " " else token_label(c, ascii_only) for c in found.longest)
+            table.add_row(
+                name,
+                _percent(found.copied_share),
+                f"{found.longest_bytes} bytes",
+                Text(cut_label(label, max(10, width - 48), ascii_only), "dim"),
+            )
+    yield table
+    yield Text(
+        f"Copied: part of the text in stretches of {COPY_BYTES} bytes or more that the train part "
+        "has word for word.",
+        style="dim",
+    )
+    if control is not None and control.copied_share > 0.5:
+        yield Text(
+            "More than half of this text is in the train part: its loss says little about text "
+            "the model has not seen.",
+            style="yellow",
+        )
+
+
+def _comparison(report: ComparisonReport) -> Iterator[RenderableType]:
+    first = report.reports[0]
+    yield Text(
+        f"{visible(first.text.name)}: {first.text.characters:,} characters, "
+        f"{bytes_(first.text.bytes)}",
+        style="dim",
+    )
+    for number, one in enumerate(report.reports, start=1):
+        yield Text(f"{number}  ", "bold").append(
+            visible(run_path_of(one.model.checkpoint)), "not bold"
+        )
+    yield _figures_table(report.reports)
+    if len({one.plain.context_length for one in report.reports}) > 1:
+        yield Text("The contexts differ: a longer one sees more of the text.", style="dim")
+    for number, test in enumerate(report.tests, start=2):
+        yield _paired_test(number, test)
+
+
+def _paired_test(number: int, test: PairedTest) -> Text:
+    found = test.comparison
+    change = f"{abs(found.difference):.4f} bits per byte"
+    if found.p_value is None:
+        return Text(f"{number} against 1: {found.difference:+.4f} bits per byte; the text is too "
+                    "short to tell chance from skill.")  # fmt: skip
+    if not found.is_significant:
+        head = Text(f"{number} against 1: no clear difference", "bold")
+    else:
+        word = "better" if found.difference < 0 else "worse"
+        style = "green" if word == "better" else "yellow"
+        head = Text(f"{number} is {word} than 1 by {change}", f"bold {style}")
+    interval = found.interval
+    bounds = "" if interval is None else f"{interval.low:+.4f} to {interval.high:+.4f}, "
+    return head.append(
+        f" ({found.difference:+.4f}, 95 % interval {bounds}p {_p_value(found.p_value)}; paired "
+        f"test over {found.n_blocks} blocks of the text)",
+        "not bold default dim",
+    )
+
+
+def _p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def _percent(share: float) -> str:
+    if 0 < share < 0.001:
+        return "< 0.1 %"
+    return f"{100 * share:.1f} %"

@@ -1,0 +1,1 @@
+"""Views of generated text: as it comes, with probabilities, at a prompt."""

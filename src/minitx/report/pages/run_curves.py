@@ -1,0 +1,140 @@
+"""The curves of a report, as data for its script, and the plotting library that draws them.
+
+The library is uPlot (MIT), 120 kB of script as the package `uplot-python` ships it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from minitx.errors import BadInputError
+from minitx.report.terminal.printable import visible
+from minitx.training.history import RunHistory, Series
+from minitx.training.observer import perplexity
+
+MOST_POINTS = 8_000
+"""Logged steps of one run that are drawn; of more, so many evenly spaced ones and extremes."""
+
+_LIBRARY_FILES = ("static/uPlot.iife.js", "static/uPlot.min.css")
+
+
+def plotting_library() -> tuple[str, str]:
+    """Script and style sheet of uPlot.
+
+    Raises:
+        BadInputError: its package is not installed.
+    """
+    found = find_spec("uplot")
+    # Only its files are needed: importing it would load IPython.
+    places = (found.submodule_search_locations if found else None) or []
+    for place in places:
+        try:
+            script, style = (
+                (Path(place) / name).read_text(encoding="utf-8") for name in _LIBRARY_FILES
+            )
+        except OSError:
+            continue
+        return script.replace("</script", "<\\/script"), style
+    raise BadInputError(
+        "the curves of a report need the package uplot-python, which is not installed",
+        'Install it with: pip install "minitx[report]"',
+    )
+
+
+def curves(histories: Sequence[tuple[str, RunHistory]]) -> list[dict[str, Any]]:
+    """What the page's script draws of each run.
+
+    Args:
+        histories: name and history of each run.
+    """
+    return [
+        {
+            "name": visible(name),
+            "logged": len(history.steps),
+            "steps": _steps(history),
+            "evaluations": _evaluations(history),
+            "gradient_norms": _layers(history, history.gradient_norms),
+            "update_ratios": _layers(history, history.update_ratios),
+            "events": _events(history),
+        }
+        for name, history in histories
+    ]
+
+
+def _steps(history: RunHistory) -> dict[str, list[float | None]]:
+    series = history.steps.thinned(MOST_POINTS, "loss")
+    columns = series.columns
+    return {
+        "step": series.step.tolist(),
+        "tokens": _plain(columns["tokens"]),
+        "seconds": _plain(columns["elapsed_seconds"]),
+        "loss": _plain(columns["loss"]),
+        "learning_rate": _plain(columns["learning_rate"]),
+        "gradient_norm": _plain(columns["gradient_norm"]),
+    }
+
+
+def _evaluations(history: RunHistory) -> dict[str, list[float | None]]:
+    shown = history.evaluations
+    return {
+        **_axes(history, [one.step for one in shown]),
+        "train_loss": [_number(one.train_loss) for one in shown],
+        "holdout_loss": [_number(one.holdout_loss) for one in shown],
+        "perplexity": [_number(perplexity(one.holdout_loss)) for one in shown],
+        "bits_per_byte": [_number(one.holdout_bits_per_byte) for one in shown],
+    }
+
+
+def _layers(history: RunHistory, series: Series) -> dict[str, Any]:
+    names = list(series.columns)
+    if names:
+        series = series.thinned(MOST_POINTS // 4, names[0])
+    return {
+        **_axes(history, series.step.tolist()),
+        "layers": [
+            {"name": _layer_name(name), "values": _plain(series.columns[name])} for name in names
+        ],
+    }
+
+
+def _layer_name(name: str) -> str:
+    return visible(name.replace("blocks.", "layer "))
+
+
+def _events(history: RunHistory) -> list[dict[str, Any]]:
+    return [
+        {
+            "step": event.step,
+            "tokens": _number(history.at("tokens", event.step)),
+            "seconds": _number(history.at("elapsed_seconds", event.step)),
+            "name": visible(event.name),
+            "severity": event.severity,
+        }
+        for event in history.events
+    ]
+
+
+def _axes(history: RunHistory, steps: Sequence[int]) -> dict[str, list[float | None]]:
+    return {
+        "step": list(steps),
+        "tokens": [_number(history.at("tokens", step)) for step in steps],
+        "seconds": [_number(history.at("elapsed_seconds", step)) for step in steps],
+    }
+
+
+def _plain(values: npt.NDArray[np.float64]) -> list[float | None]:
+    return [_number(value) for value in values.tolist()]
+
+
+def _number(value: float) -> float | None:
+    """Six significant digits; None for what JSON can't say."""
+    if not math.isfinite(value):
+        return None
+    return int(value) if value == int(value) and abs(value) < 1e15 else float(f"{value:.6g}")

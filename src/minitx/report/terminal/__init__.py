@@ -1,0 +1,1 @@
+"""Pieces that views in a terminal are made of: curves, maps, labels, units, safe text."""

@@ -1,0 +1,99 @@
+"""Text cut into its tokens: coloured pieces, their ids, and what the cut is worth."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from minitx.report.terminal.token_labels import cut_label, token_label
+from minitx.report.terminal.units import bytes_, count
+from minitx.tokenizer import Tokenizer
+from minitx.workflows.tokenize import Tokenization
+
+# Neighbours differ in two ways, so that they can be told apart without colour as well.
+_STYLES = ("black on bright_cyan", "black on bright_yellow", "black on bright_green",
+           "black on bright_magenta")  # fmt: skip
+
+
+def pieces_text(
+    tokenizer: Tokenizer, shown: Tokenization, limit: int, with_colour: bool
+) -> RenderableType:
+    """Each token as a piece of text with its id below it.
+
+    Args:
+        tokenizer: that made the tokens.
+        shown: what to show.
+        limit: most tokens; the rest is counted.
+        with_colour: colours tell pieces apart; without them, bars do.
+    """
+    cells: list[Text] = []
+    for number, token in enumerate(shown.ids[:limit].tolist()):
+        label = cut_label(token_label(tokenizer.piece(token)), 24)
+        width = max(cell_len(label), len(str(token)))
+        cell = Text(no_wrap=True)
+        if with_colour:
+            cell.append(label + " " * (width - cell_len(label)), _STYLES[number % len(_STYLES)])
+        else:
+            cell.append(f"|{label}" + " " * (width - cell_len(label)))
+        cell.append("\n")
+        cell.append(f"{token:<{width}}" if with_colour else f" {token:<{width}}", "dim")
+        cells.append(cell)
+    return _Flow(cells, max(0, shown.n_tokens - limit))
+
+
+class _Flow:
+    """Cells of two lines, side by side, wrapped to the width of the terminal."""
+
+    def __init__(self, cells: list[Text], hidden: int) -> None:
+        self._cells, self._hidden = cells, hidden
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = options.max_width
+        upper, lower = Text(no_wrap=True), Text(no_wrap=True)
+        for cell in self._cells:
+            above, below = cell.split("\n")
+            if upper.cell_len and upper.cell_len + above.cell_len > width:
+                yield upper
+                yield lower
+                upper, lower = Text(no_wrap=True), Text(no_wrap=True)
+            upper.append_text(above)
+            lower.append_text(below)
+            pad = upper.cell_len - lower.cell_len
+            lower.append(" " * max(0, pad) + " ")
+            upper.append(" " * (lower.cell_len - upper.cell_len))
+        yield upper
+        yield lower
+        if self._hidden:
+            yield Text(f"and {self._hidden:,} more tokens", style="dim")
+
+
+def figures_table(tokenizer: Tokenizer, parts: dict[str, Tokenization]) -> RenderableType:
+    """What the cut is worth, a column for each text."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(f"{tokenizer.kind}, {tokenizer.vocab_size:,} ids")
+    for name in parts:
+        table.add_column(name, justify="right")
+    rows: list[tuple[str, list[str]]] = [
+        ("tokens", [count(one.n_tokens) for one in parts.values()]),
+        ("bytes", [bytes_(one.n_bytes) for one in parts.values()]),
+        ("bytes per token", [f"{one.bytes_per_token:.3f}" for one in parts.values()]),
+        ("fertility, tokens per word", [f"{one.fertility:.3f}" for one in parts.values()]),
+        ("unknown tokens", [_unknown(one) for one in parts.values()]),
+        ("round trip", [_trip(one) for one in parts.values()]),
+    ]
+    for name, values in rows:
+        table.add_row(name, *values)
+    return table
+
+
+def _unknown(one: Tokenization) -> str:
+    return f"{one.n_unknown:,} ({one.unknown_rate:.3%})" if one.n_unknown else "0"
+
+
+def _trip(one: Tokenization) -> str:
+    if one.round_trip:
+        return "exact"
+    return "but for the unknown" if one.n_unknown else "NOT EXACT"

@@ -1,0 +1,151 @@
+"""The plan of a run as a table: what, the value, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from minitx.config import ModelConfig, TrainConfig
+from minitx.report.terminal.printable import visible
+from minitx.report.terminal.units import count, duration
+from minitx.training.observer import RunStart
+from minitx.training.optimizers import OPTIMIZERS
+
+_Row = tuple[str, str, tuple[str, ...]]
+
+
+def plan_table(start: RunStart, width: int = 80) -> RenderableType:
+    """Lay out the resolved config, at most `width` columns wide.
+
+    A reason stands beside the row that its config key belongs to; keys that have no row of their
+    own get one at the end.
+    """
+    rows = _rows(start)
+    told = {key for _, _, keys in rows for key in keys}
+    for key in start.reasons:
+        if key not in told:
+            rows.append((key, _value(start, key), (key,)))
+    with_reasons = bool(start.reasons)
+    table = Table(box=box.SIMPLE_HEAD, width=width if with_reasons else None, pad_edge=False)
+    table.add_column("plan", style="bold", no_wrap=True)
+    table.add_column("value", max_width=max(30, width * 2 // 5))
+    if with_reasons:
+        table.add_column("why", style="dim", ratio=1)
+    for name, value, keys in rows:
+        reasons = dict.fromkeys(start.reasons[key] for key in keys if key in start.reasons)
+        cells = (name, value, *(["; ".join(reasons)] if with_reasons else []))
+        table.add_row(*(Text(visible(cell)) for cell in cells))
+    return table
+
+
+def _rows(start: RunStart) -> list[_Row]:
+    tokenizer, model, train = start.config.tokenizer, start.config.model, start.config.train
+    tokens_of = (
+        f"{count(start.n_train_tokens)} train, {count(start.n_holdout_tokens)} holdout tokens"
+    )
+    corpus = f"{_corpus_name(start.config.data.corpus)}: {tokens_of}"
+    tokens_per_step = train.batch_size * train.accumulation * model.context_length
+    tokens = tokens_per_step * train.steps
+    rounds = tokens / max(1, start.n_train_tokens)
+    steps = f"{train.steps:,}: {count(tokens)} tokens, {rounds:.2g} epochs"
+    if start.first_step:
+        steps += f"; {start.first_step:,} are done"
+    budget: list[_Row] = []
+    if train.budget_seconds is not None:
+        budget.append(("budget", duration(train.budget_seconds), ("budget_seconds",)))
+    passes = f" x {train.accumulation} passes" if train.accumulation > 1 else ""
+    batch = f"{train.batch_size:,} sequences{passes}, {count(tokens_per_step)} tokens a step"
+    return [
+        ("corpus", corpus, ("corpus", "holdout", "holdout_fraction")),
+        ("tokenizer", f"{tokenizer.kind}, {model.vocab_size:,} ids", ("kind", "vocab_size")),
+        ("model", _shape(model), _MODEL_KEYS),
+        ("parameters", count(start.n_parameters), ("n_parameters", "tie_embeddings")),
+        ("context", f"{model.context_length:,} tokens", ("context_length",)),
+        ("batch", batch, ("batch_size", "accumulation")),
+        ("steps", steps, ("steps",)),
+        *budget,
+        ("optimizer", _optimizer(train), _OPTIMIZER_KEYS),
+        ("learning rate", _rates(train), _RATE_KEYS),
+        ("regularization", _regularization(model, train), _REGULARIZATION_KEYS),
+        ("evaluation", _evaluation(train), _EVALUATION_KEYS),
+        ("device", _device(start), _DEVICE_KEYS),
+    ]
+
+
+_MODEL_KEYS = ("architecture", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff", "head_dim")
+_OPTIMIZER_KEYS = ("optimizer", "optimizer_options", "beta1", "beta2", "momentum")
+_RATE_KEYS = (
+    "learning_rate",
+    "muon_learning_rate",
+    "warmup_steps",
+    "decay",
+    "decay_fraction",
+    "final_rate_fraction",
+)
+_REGULARIZATION_KEYS = ("dropout", "weight_decay", "grad_clip")
+_EVALUATION_KEYS = ("evaluate_every", "evaluation_tokens", "closing_tokens", "early_stopping")
+_DEVICE_KEYS = ("device", "dtype", "attention", "compile", "cuda_graph", "threads")
+
+
+def _device(start: RunStart) -> str:
+    compiled = ", torch.compile" if start.config.train.compile else ""
+    return f"{start.device}, {start.dtype}, {start.attention} attention{compiled}"
+
+
+def _corpus_name(sources: tuple[str, ...]) -> str:
+    if not sources:
+        return "embedded default"
+    first = "standard input" if sources[0] == "-" else Path(sources[0]).name or sources[0]
+    return first + (f" and {len(sources) - 1} more" if len(sources) > 1 else "")
+
+
+def _shape(model: ModelConfig) -> str:
+    groups = f" ({model.n_kv_heads} kv)" if model.n_kv_heads != model.n_heads else ""
+    return (
+        f"{model.architecture}, {model.n_layers} layers, {model.n_heads} heads{groups}, "
+        f"d_model {model.d_model:,}, d_ff {model.d_ff:,}"
+    )
+
+
+def _optimizer(train: TrainConfig) -> str:
+    return OPTIMIZERS.get(train.optimizer).description or train.optimizer
+
+
+def _rates(train: TrainConfig) -> str:
+    rates = OPTIMIZERS.get(train.optimizer).peak_rates(train)
+    peak = ", ".join(f"{name} {rate:g}".lstrip() for name, rate in rates.items())
+    decay = (
+        "no decay"
+        if train.decay == "constant"
+        else f"{train.decay} decay over the last {train.decay_fraction:.0%}"
+    )
+    return f"{peak}; warmup {train.warmup_steps:,} steps, {decay}"
+
+
+def _regularization(model: ModelConfig, train: TrainConfig) -> str:
+    clip = f"{train.grad_clip:g}" if train.grad_clip else "off"
+    return f"dropout {model.dropout:g}, weight decay {train.weight_decay:g}, grad clip {clip}"
+
+
+def _evaluation(train: TrainConfig) -> str:
+    text = f"holdout loss every {train.evaluate_every:,} steps"
+    if train.evaluation_tokens:
+        text += f" on {count(train.evaluation_tokens)} tokens"
+    if train.closing_tokens:
+        text += f", at the end on {count(train.closing_tokens)}"
+    if train.early_stopping:
+        text += f"; stop after {train.early_stopping} without a better one"
+    return text
+
+
+def _value(start: RunStart, key: str) -> str:
+    for part in dataclasses.fields(start.config):
+        table = getattr(start.config, part.name)
+        if hasattr(table, key):
+            return str(getattr(table, key))
+    return ""

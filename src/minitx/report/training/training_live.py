@@ -1,0 +1,244 @@
+"""Training on a terminal: one calm screen that is redrawn in place.
+
+Drawing stands in the hot loop, so it is rationed: at most four frames a second, and fewer where
+frames are slow, so that drawing takes at most a hundredth of the time. No thread draws while
+steps are done; only in a phase without steps a small one turns the spinner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from rich.console import Console, Group
+from rich.control import Control
+from rich.live import Live
+from rich.segment import ControlType, Segment
+from rich.text import Text
+
+from minitx.report.training.plan_view import plan_table
+from minitx.report.training.training_report import TrainingRecord, closing_lines
+from minitx.report.training.training_screen import final_lines, training_screen
+from minitx.training.observer import (
+    EvaluationReport,
+    Event,
+    Phase,
+    RunEnd,
+    RunStart,
+    StepReport,
+    TrainingObserver,
+)
+
+_WIDEST_PLAN = 110
+_SHORTEST_PAUSE = 0.25
+_LONGEST_PAUSE = 2.0
+_PAUSE_PER_DRAWING = 100.0
+_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_SPINNER_PAUSE = 0.2
+
+
+class LiveTrainingView(TrainingObserver):
+    """Shows training on a terminal that can move its cursor and show UTF-8.
+
+    Args:
+        stream: the terminal.
+        clock: seconds, monotonic.
+        console: draws to `stream`; made from it if None.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO,
+        clock: Callable[[], float] = time.monotonic,
+        console: Console | None = None,
+    ) -> None:
+        self._clock = clock
+        self._console = console or Console(file=stream, highlight=False)
+        self._record = TrainingRecord()
+        self._live = Live(
+            console=self._console,
+            auto_refresh=False,
+            transient=True,
+            # A stream sent elsewhere is left alone; on this terminal it would tear the screen.
+            redirect_stdout=sys.stdout.isatty(),
+            redirect_stderr=sys.stderr.isatty(),
+        )
+        self._lock = threading.RLock()
+        self._gone = False
+        self._next_frame = 0.0
+        self._size = self._console.size
+        self._screen: tuple[list[Text], int] = ([], 0)
+        self._screen_of: object = None
+        self._phase = ""
+        self._phase_shown = False
+        self._turns = 0
+        self._spinner: _Ticker | None = None
+        self.frames = 0
+
+    def on_start(self, start: RunStart) -> None:
+        """Print the plan, which scrolls away, and open the screen."""
+        self._end_phase()
+        with self._lock:
+            self._record.on_start(start)
+            self._print(plan_table(start, min(self._console.width, _WIDEST_PLAN)), Text())
+            self._draw()
+
+    def on_phase(self, phase: Phase) -> None:
+        """Turn a spinner beside the phase's name; an empty one ends it."""
+        was_shown = self._phase_shown
+        self._end_phase()
+        self._phase = phase.name
+        if was_shown or (phase.name and self._record.latest is None):
+            with self._lock:
+                self._draw()
+        if phase.name:
+            # After the first step, a phase that ends at once is never shown: a flash tells
+            # nobody anything.
+            self._spinner = _Ticker(_SPINNER_PAUSE, self._turn)
+
+    def on_step(self, report: StepReport) -> None:
+        """Take the figures; draw if the last frame is old enough."""
+        if self._phase:
+            self._end_phase()
+        self._record.on_step(report)
+        self._draw_if_due()
+
+    def on_evaluation(self, report: EvaluationReport) -> None:
+        """Add to the table and the curve."""
+        with self._lock:
+            self._record.on_evaluation(report)
+            self._draw_if_due()
+
+    def on_event(self, event: Event) -> None:
+        """Add the event, with its fix, to the foot of the screen."""
+        with self._lock:
+            self._record.on_event(event)
+            self._draw_if_due()
+
+    def on_end(self, end: RunEnd) -> None:
+        """Replace the screen by what stays: curve, evaluations, sample, summary, next steps."""
+        self._end_phase()
+        with self._lock:
+            self._record.on_end(end)
+            lines = final_lines(self._record, self._console)
+            lines += [Text(), *closing_lines(self._record)]
+            self._stop(lines)
+
+    def close(self) -> None:
+        """Give the terminal back; after an error the last figures stay."""
+        self._end_phase()
+        with self._lock:
+            if self._live.is_started:
+                lines, _ = training_screen(self._record, self._console)
+                self._stop(lines if self._record.start else [])
+
+    def _end_phase(self) -> None:
+        if self._spinner is not None:
+            self._spinner.stop()
+            self._spinner = None
+        self._phase = ""
+        self._phase_shown = False
+
+    def _turn(self) -> None:
+        with self._lock:
+            self._turns += 1
+            self._draw()
+
+    def _draw_if_due(self) -> None:
+        if self._clock() >= self._next_frame:
+            with self._lock:
+                self._draw()
+
+    def _draw(self) -> None:
+        """Draw a frame now; then not again for a while."""
+        before = self._clock()
+        size = self._console.size
+        state = (self._record.changes, size)
+        if state != self._screen_of:
+            self._screen = training_screen(self._record, self._console)
+            self._screen_of = state
+        lines, phase_line = self._screen
+        if self._phase and lines:
+            self._phase_shown = True
+            spinner = _SPINNER[self._turns % len(_SPINNER)]
+            lines = list(lines)
+            lines[phase_line] = Text().append(f"{spinner} ", "cyan").append(self._phase, "dim")
+        self._write(lambda: self._show(lines, resized=size != self._size))
+        self._size = size
+        self.frames += 1
+        cost = self._clock() - before
+        pause = min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, _PAUSE_PER_DRAWING * cost))
+        self._next_frame = before + pause
+
+    def _show(self, lines: list[Text], resized: bool) -> None:
+        with self._console:
+            self._console.control(_begin_frame())
+            if resized:
+                # Lines that the terminal wrapped anew can't be found again; start afresh.
+                self._console.control(Control.home(), Control.clear())
+            self._live.start()
+            self._live.update(Group(*lines), refresh=True)
+            self._console.control(_end_frame())
+
+    def _print(self, *renderables: object) -> None:
+        self._write(lambda: self._console.print(*renderables, sep="\n"))
+
+    def _stop(self, lines: list[Text]) -> None:
+        def write() -> None:
+            with self._console:
+                self._console.control(_begin_frame())
+                self._live.stop()
+                self._console.print(*lines, sep="\n", soft_wrap=True)
+                self._console.control(_end_frame())
+
+        self._write(write)
+        # Also when the terminal went away: sys.stdout and sys.stderr are to be given back.
+        with contextlib.suppress(OSError, ValueError):
+            self._live.stop()
+
+    def _write(self, write: Callable[[], None]) -> None:
+        """Write to the terminal; if it went away, be silent: training goes on without it."""
+        if self._gone:
+            return
+        try:
+            write()
+        except (OSError, ValueError):
+            self._gone = True
+
+
+def _begin_frame() -> Control:
+    """Ask the terminal to show what follows at once (DEC mode 2026); others ignore it."""
+    return _raw_control("\x1b[?2026h")
+
+
+def _end_frame() -> Control:
+    return _raw_control("\x1b[?2026l")
+
+
+def _raw_control(codes: str) -> Control:
+    control = Control()
+    control.segment = Segment(codes, None, [(ControlType.CARRIAGE_RETURN,)])
+    return control
+
+
+class _Ticker:
+    """Calls a function at a steady pace from a thread until stopped."""
+
+    def __init__(self, pause: float, call: Callable[[], None]) -> None:
+        self._pause, self._call = pause, call
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="spinner", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._pause):
+            self._call()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join()

@@ -1,0 +1,154 @@
+"""Training as plain lines, for logs, pipes and terminals that can't redraw.
+
+Every line starts with a word that says what it is (`step`, `evaluation`, `warning`, ...), and its
+figures stand in the same order and width each time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from minitx.report.terminal.printable import visible
+from minitx.report.terminal.units import count, duration, fixed
+from minitx.report.training.plan_view import plan_table
+from minitx.report.training.training_report import (
+    TrainingRecord,
+    closing_lines,
+    sample_lines,
+)
+from minitx.report.training.training_screen import final_lines
+from minitx.report.training.training_summary import run_path
+from minitx.training.observer import (
+    EvaluationReport,
+    Event,
+    Phase,
+    RunEnd,
+    RunStart,
+    StepReport,
+    TrainingObserver,
+    perplexity,
+)
+
+_WIDTH = 80
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+_LINES_PER_RUN = 200
+
+
+class PlainTrainingView(TrainingObserver):
+    """Prints a line a second at most; in runs of more than some minutes, fewer.
+
+    Args:
+        stream: where the lines go.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._console = Console(file=stream, width=_WIDTH, color_system=None, highlight=False)
+        self._record = TrainingRecord()
+        self._next_line = 0.0
+        self._gone = False
+
+    def on_start(self, start: RunStart) -> None:
+        """Print the plan."""
+        self._record.on_start(start)
+        self._line(f"run {visible(run_path(start.run))}")
+        self._render(plan_table(start))
+
+    def on_phase(self, phase: Phase) -> None:
+        """Name what takes the time before the first step."""
+        if phase.name and self._record.latest is None:
+            self._line(f"phase {phase.name}")
+
+    def on_step(self, report: StepReport) -> None:
+        """Print the figures if the last line is old enough, or the step is the last."""
+        self._record.on_step(report)
+        now = self._clock()
+        if now < self._next_line and report.step < report.steps:
+            return
+        expected = report.elapsed_seconds + report.seconds_left
+        pause = expected / _LINES_PER_RUN
+        # Also right when the time left is not known: min and max then pick the shortest.
+        self._next_line = now + min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, pause))
+        self._line(_step_line(report, self._record.evaluations))
+
+    def on_evaluation(self, report: EvaluationReport) -> None:
+        """Print the figures, and the sample indented below."""
+        self._record.on_evaluation(report)
+        self._line(_evaluation_line(report))
+        if report.sample:
+            self._lines(sample_lines(report, self._console, _WIDTH, 10))
+
+    def on_event(self, event: Event) -> None:
+        """Print what happened and what to try."""
+        self._record.on_event(event)
+        cause = f". Likely cause: {event.cause}" if event.cause else ""
+        fix = f". Try: {event.fix}" if event.fix else ""
+        message = f"{event.message}{cause}{fix}".replace("\n", " ")
+        self._line(visible(f"{event.severity} step {event.step} {event.name}: {message}"))
+
+    def on_end(self, end: RunEnd) -> None:
+        """Print curve, evaluations, summary and what to run next."""
+        self._record.on_end(end)
+        lines = final_lines(self._record, self._console, with_sample=False)
+        self._lines([Text(), *lines, Text(), *closing_lines(self._record)])
+
+    def close(self) -> None:
+        """Nothing to release: every line was flushed."""
+
+    def _line(self, line: str) -> None:
+        """Write one line; if the reader went away, be silent: training goes on without it."""
+        if self._gone:
+            return
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        try:
+            self._stream.write(line.encode(encoding, "replace").decode(encoding) + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._gone = True
+
+    def _lines(self, lines: list[Text]) -> None:
+        for line in lines:
+            self._line(line.plain.rstrip())
+
+    def _render(self, renderable: RenderableType) -> None:
+        lines = self._console.render_lines(renderable, pad=False)
+        for line in lines:
+            self._line("".join(segment.text for segment in line).rstrip())
+
+
+def _step_line(report: StepReport, evaluations: list[EvaluationReport]) -> str:
+    steps = str(report.steps)
+    holdout = f"{fixed(evaluations[-1].holdout_loss, 4):>7}" if evaluations else f"{'-':>7}"
+    return "  ".join(
+        (
+            f"step {report.step:>{len(steps)}}/{steps}",
+            f"loss {fixed(report.loss, 4):>7}",
+            f"perplexity {fixed(perplexity(report.loss), 2):>8}",
+            f"holdout loss {holdout}",
+            f"tokens/s {count(report.tokens_per_second):>6}",
+            f"gradient norm {report.gradient_norm:>8.3g}",
+            f"learning rate {report.learning_rate:.2e}",
+            f"elapsed {duration(report.elapsed_seconds):>6}",
+            f"left {duration(report.seconds_left):>6}",
+        )
+    )
+
+
+def _evaluation_line(report: EvaluationReport) -> str:
+    return "  ".join(
+        (
+            f"evaluation step {report.step}",
+            f"train loss {fixed(report.train_loss, 4):>7}",
+            f"holdout loss {fixed(report.holdout_loss, 4):>7}",
+            f"holdout perplexity {fixed(perplexity(report.holdout_loss), 2):>8}",
+            f"bits per byte {fixed(report.holdout_bits_per_byte, 4):>7}",
+            *(["best"] if report.is_best else []),
+        )
+    )

@@ -1,0 +1,297 @@
+"""What both views of training know and show: the record of a run, and its parts as lines."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from minitx.report.terminal.curve import LossSeries, Point
+from minitx.report.terminal.printable import visible
+from minitx.report.terminal.units import count, duration, fixed
+from minitx.report.training.training_summary import next_steps, run_path
+from minitx.training.logging.metrics_file import read_metrics
+from minitx.training.observer import (
+    EvaluationReport,
+    Event,
+    RunEnd,
+    RunStart,
+    StepReport,
+    TrainingObserver,
+    perplexity,
+)
+
+SEVERITY_STYLES = {"info": "cyan", "warning": "yellow", "error": "bold red"}
+
+
+class TrainingRecord(TrainingObserver):
+    """Everything told so far, in bounded memory but for the evaluations.
+
+    Attributes:
+        start: None before the first step.
+        latest: the newest step report.
+        train: losses of the logged steps, thinned.
+        evaluations: all of them; a resumed run starts with those of its `metrics.jsonl`.
+        events: the newest event of each name, the most recent last, with how often it came.
+        end: None until the end.
+        changes: counts what was told, so that a view knows when to draw anew.
+    """
+
+    def __init__(self) -> None:
+        self.start: RunStart | None = None
+        self.latest: StepReport | None = None
+        self.train = LossSeries()
+        self.evaluations: list[EvaluationReport] = []
+        self.events: dict[str, tuple[Event, int]] = {}
+        self.end: RunEnd | None = None
+        self.changes = 0
+
+    def on_start(self, start: RunStart) -> None:
+        """Remember the run; if it is resumed, read what happened before."""
+        self.start = start
+        self.changes += 1
+        if start.first_step:
+            with contextlib.suppress(OSError):
+                for record in read_metrics(start.run / "metrics.jsonl"):
+                    if record["step"] <= start.first_step:
+                        self._recall(record)
+
+    def on_step(self, report: StepReport) -> None:
+        """Add to the curve."""
+        self.latest = report
+        self.train.add(report.step, report.loss)
+        self.changes += 1
+
+    def on_evaluation(self, report: EvaluationReport) -> None:
+        """Add to the table."""
+        self.evaluations.append(report)
+        self.changes += 1
+
+    def on_event(self, event: Event) -> None:
+        """Count it with those of the same name."""
+        _, times = self.events.pop(event.name, (event, 0))
+        self.events[event.name] = (event, times + 1)
+        self.changes += 1
+
+    def on_end(self, end: RunEnd) -> None:
+        """Remember how it ended."""
+        self.end = end
+        self.changes += 1
+
+    def _recall(self, line: dict[str, Any]) -> None:
+        # A line written by another version may lack a key: then it is not shown.
+        with contextlib.suppress(KeyError, ValueError, TypeError):
+            if line["kind"] == "step":
+                self.train.add(line["step"], float(line["loss"]))
+            elif line["kind"] == "evaluation":
+                self.evaluations.append(EvaluationReport.from_line(line))
+
+    @property
+    def last_step(self) -> int:
+        """Right end of the step axis."""
+        if self.end is not None:
+            return self.end.step
+        return self.latest.steps if self.latest else 0
+
+    @property
+    def holdout(self) -> list[Point]:
+        """(step, holdout loss) of the evaluations."""
+        return [(report.step, report.holdout_loss) for report in self.evaluations]
+
+    @property
+    def newest_sample(self) -> EvaluationReport | None:
+        """The last evaluation that came with a sample."""
+        return next((report for report in reversed(self.evaluations) if report.sample), None)
+
+
+def title_line(start: RunStart, width: int) -> Text:
+    """Name the run and, as far as they fit, what is trained where."""
+    line = Text().append(visible(run_path(start.run)), "bold")
+    for fact in (
+        f"{count(start.n_parameters)} parameters",
+        f"{start.device}, {start.dtype}",
+        f"{count(start.n_train_tokens)} train tokens",
+    ):
+        more = f"  ·  {fact}"
+        if line.cell_len + len(more) <= width:
+            line.append(more, "dim")
+    return line
+
+
+def best_evaluation(evaluations: Sequence[EvaluationReport]) -> EvaluationReport | None:
+    """The evaluation with the lowest holdout loss, as the training loop marked it."""
+    return next((report for report in reversed(evaluations) if report.is_best), None)
+
+
+_COLUMNS = ("step", "train loss", "holdout loss", "holdout perplexity", "bits per byte")
+_WIDTHS = (9, *map(len, _COLUMNS[1:]))
+EVALUATIONS_WIDTH = sum(_WIDTHS) + 2 * len(_WIDTHS) + len("* best")
+
+
+def evaluation_lines(
+    evaluations: Sequence[EvaluationReport], shown: Sequence[EvaluationReport], star: str = "★"
+) -> list[Text]:
+    """Draw the table of evaluations: a header and a line for each of `shown`."""
+    best = best_evaluation(evaluations)
+    header = "  ".join(f"{name:>{width}}" for name, width in zip(_COLUMNS, _WIDTHS, strict=True))
+    lines = [Text(header, style="dim")]
+    for report in shown:
+        cells = (
+            f"{report.step:,}",
+            fixed(report.train_loss, 4),
+            fixed(report.holdout_loss, 4),
+            fixed(perplexity(report.holdout_loss), 2),
+            fixed(report.holdout_bits_per_byte, 4),
+        )
+        row = "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, _WIDTHS, strict=True))
+        line = Text(row)
+        if report is best:
+            line.append(f"  {star} best", "bold green")
+        lines.append(line)
+    return lines
+
+
+def latest_evaluations(
+    evaluations: Sequence[EvaluationReport], rows: int
+) -> list[EvaluationReport]:
+    """The newest evaluations that fit, the best among them even if it is older."""
+    shown = list(evaluations[-rows:])
+    best = best_evaluation(evaluations)
+    if best is not None and best not in shown:
+        shown[0] = best
+    return shown
+
+
+def spread_evaluations(
+    evaluations: Sequence[EvaluationReport], rows: int
+) -> list[EvaluationReport]:
+    """At most so many evaluations, evenly spread, the first, best and last among them."""
+    n = len(evaluations)
+    if n <= rows:
+        return list(evaluations)
+    places = {round(i * (n - 1) / (rows - 2)) for i in range(rows - 1)}
+    best = best_evaluation(evaluations)
+    return [report for i, report in enumerate(evaluations) if i in places or report is best]
+
+
+def sample_lines(
+    report: EvaluationReport, console: Console, width: int, rows: int, compact: bool = False
+) -> list[Text]:
+    """Show the sample of an evaluation, prompt dimmed, wrapped and cut to so many lines.
+
+    Args:
+        report: an evaluation with a sample.
+        console: knows how wide characters are.
+        width: columns.
+        rows: most lines, the heading included.
+        compact: leave out empty lines.
+    """
+    text = Text(_shown(report.sample_prompt), style="dim")
+    text = Text().append_text(text).append(_shown(report.sample))
+    lines = [
+        line
+        for part in text.split("\n", allow_blank=True)
+        for line in (part.wrap(console, max(2, width - 2)) or [Text()])
+    ]
+    if compact:
+        lines = [line for line in lines if line.plain.strip()]
+    while lines and not lines[-1].plain.strip():
+        lines.pop()
+    if len(lines) > rows - 1:
+        lines = lines[: rows - 1]
+        lines[-1].truncate(width - 4)
+        lines[-1].append(" …", "dim")
+    heading = Text(f"sample at step {report.step:,}", style="dim")
+    return [heading, *(Text("  ").append_text(line) for line in lines)]
+
+
+def event_lines(
+    events: Iterable[tuple[Event, int]], console: Console, width: int, rows: int
+) -> list[Text]:
+    """Show the most recent events that fit, oldest first, each with its fix."""
+    blocks: list[list[Text]] = []
+    for event, times in reversed(list(events)):
+        block = _event_block(event, times, console, width)
+        if sum(map(len, blocks)) + len(block) > rows and blocks:
+            break
+        blocks.append(block[:rows])
+    return [line for block in reversed(blocks) for line in block]
+
+
+def _event_block(event: Event, times: int, console: Console, width: int) -> list[Text]:
+    style = SEVERITY_STYLES.get(event.severity, "")
+    often = f" ({times} times)" if times > 1 else ""
+    text = Text(f"{event.severity} {visible(event.name)}", style=style)
+    text = Text().append_text(text)
+    text.append(f" at step {event.step:,}{often}: {_shown(event.message)}".replace("\n", " "))
+    lines = list(text.wrap(console, max(2, width - 2)))
+    for heading, words in (("likely cause: ", event.cause), ("try: ", event.fix)):
+        if words:
+            part = Text().append_text(Text(heading, style="bold"))
+            part.append(_shown(words).replace("\n", " "))
+            lines.extend(part.wrap(console, max(2, width - 2)))
+    return [lines[0], *(Text("  ").append_text(line) for line in lines[1:])]
+
+
+def _shown(text: str) -> str:
+    """The text without control sequences, its line breaks kept."""
+    lines = text.replace("\r\n", "\n").expandtabs(4).split("\n")
+    return "\n".join(visible(line) for line in lines)
+
+
+_ENDINGS = {
+    "finished": "finished",
+    "early-stopping": "stopped early, since the holdout loss no longer fell,",
+    "interrupted": "interrupted and saved",
+}
+
+
+def summary_lines(end: RunEnd, n_holdout: int = 0) -> list[str]:
+    """Say how the run ended.
+
+    Args:
+        end: of the run.
+        n_holdout: tokens of the holdout, to tell where only a part of it was scored.
+    """
+    ending = _ENDINGS.get(end.reason, end.reason)
+    lines = [
+        f"{ending} at step {end.step:,}",
+        f"training time      {duration(end.elapsed_seconds)}, {count(end.tokens)} tokens",
+    ]
+    if math.isfinite(end.final_holdout_loss):
+        last = _loss_and_perplexity(end.final_holdout_loss)
+        if 0 < end.final_holdout_tokens < n_holdout:
+            last += f", on {count(end.final_holdout_tokens)} of {count(n_holdout)} tokens"
+        lines.append(f"last holdout loss  {last}")
+    if math.isfinite(end.best_holdout_loss):
+        best = _loss_and_perplexity(end.best_holdout_loss)
+        lines.append(f"best holdout loss  {best}, at step {end.best_step:,}")
+    return lines
+
+
+def _loss_and_perplexity(loss: float) -> str:
+    return f"{fixed(loss, 4)}, perplexity {fixed(perplexity(loss), 2)}"
+
+
+def closing_lines(record: TrainingRecord) -> list[Text]:
+    """The summary and what to run next."""
+    lines: list[Text] = []
+    if record.end is not None:
+        n_holdout = record.start.n_holdout_tokens if record.start is not None else 0
+        first, *others = summary_lines(record.end, n_holdout)
+        lines += [Text(first, style="bold"), *map(Text, others)]
+        if record.start is not None:
+            sample = record.newest_sample
+            commands = next_steps(
+                record.start.run,
+                prompt=sample.sample_prompt if sample else "",
+                steps=2 * record.end.step,
+                interrupted=record.end.reason == "interrupted",
+            )
+            lines += [Text(), Text("next", style="bold")]
+            lines += [Text(f"  {command}", style="cyan") for command in commands]
+    return lines

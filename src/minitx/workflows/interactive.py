@@ -1,0 +1,167 @@
+"""Generate for somebody who watches: a text as it comes, or line after line at a prompt.
+
+What is written where is left to a view, such as `minitx.report.generation.generation_screen`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from minitx.config import SamplingConfig
+from minitx.config.toml import build
+from minitx.errors import BadInputError
+from minitx.generation import Generation
+from minitx.tokenizer import Tokenizer
+from minitx.workflows.load import LoadedModel
+
+_SETTINGS = (
+    "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty",
+    "frequency_penalty", "presence_penalty", "max_new_tokens", "min_new_tokens", "num_samples",
+    "seed",
+)  # fmt: skip
+
+HELP = """\
+Write a text, and the model continues it. A line that begins with / is a command:
+  /temperature 0.5      change a setting; also /top-k 40, /top-k off, /seed 7
+  /temperature          show one setting
+  /settings             show all settings
+  /probs                show each token's probability, or stop showing it
+  /help                 show this help
+  /quit                 leave (or Ctrl-D; Ctrl-C stops a text)
+"""
+
+
+class GenerationView(Protocol):
+    """Shows what is generated."""
+
+    def began(self, prompt: str) -> None:
+        """A text is about to come in pieces."""
+
+    def piece(self, text: str) -> None:
+        """The next piece of the text."""
+
+    def ended(self) -> None:
+        """The text is complete."""
+
+    def samples(self, generations: Sequence[Generation]) -> None:
+        """Several complete texts of one prompt."""
+
+    def probabilities(self, generations: Sequence[Generation], tokenizer: Tokenizer) -> None:
+        """Complete texts with the probability of each token."""
+
+    def message(self, text: str) -> None:
+        """Lines that answer a command."""
+
+
+def continue_text(
+    model: LoadedModel,
+    view: GenerationView,
+    prompt: str,
+    config: SamplingConfig,
+    with_probabilities: bool = False,
+) -> None:
+    """Continue a prompt and show it: as it comes, if there is one text and no probabilities.
+
+    Raises:
+        BadInputError: as in `generate`; nothing was shown then.
+    """
+    if with_probabilities:
+        generations = model.sample([prompt], config, record_probabilities=True)
+        view.probabilities(generations, model.tokenizer)
+    elif config.num_samples > 1:
+        view.samples(model.sample([prompt], config))
+    else:
+        view.began(prompt)
+        model.sample([prompt], config, lambda _, piece: view.piece(piece))
+        view.ended()
+
+
+class Conversation:
+    """What `minitx generate --interactive` does with each line that a person types.
+
+    Args:
+        model: generates.
+        view: shows it.
+        config: settings to begin with; commands change them.
+        with_probabilities: show each token's probability.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        view: GenerationView,
+        config: SamplingConfig,
+        with_probabilities: bool = False,
+    ) -> None:
+        self._model, self._view = model, view
+        self._config, self._with_probabilities = config, with_probabilities
+
+    def answer(self, line: str) -> bool:
+        """Continue a text, or obey a command; False if that was to leave.
+
+        Raises:
+            BadInputError: there is no such command, or the text can't be continued.
+        """
+        if line in ("/quit", "/exit"):
+            return False
+        if line == "/help":
+            self._view.message(HELP)
+        elif line == "/settings":
+            self._view.message(settings_text(self._config))
+        elif line == "/probs":
+            self._with_probabilities = not self._with_probabilities
+        elif line.startswith("/"):
+            self._config = changed(self._config, line)
+            self._view.message(settings_text(self._config, _key(line)))
+        elif line:
+            continue_text(self._model, self._view, line, self._config, self._with_probabilities)
+        return True
+
+
+def changed(config: SamplingConfig, line: str) -> SamplingConfig:
+    """Apply one setting, like ``/top-k 40``; a name alone changes nothing.
+
+    Raises:
+        BadInputError: there is no such setting, or its value can't be.
+    """
+    key, value = _key(line), line.partition(" ")[2].strip()
+    name = key.replace("_", "-")
+    if key not in _SETTINGS:
+        near = difflib.get_close_matches(key, _SETTINGS, n=1)
+        fix = f"Did you mean /{near[0].replace('_', '-')}" if near else "See /settings"
+        raise BadInputError(f"there is no setting /{name}", fix)
+    if not value:
+        return config
+    parsed: Any
+    try:
+        if key == "top_k" and value == "off":
+            parsed = None
+        else:
+            parsed = float(value) if "." in value or "e" in value.lower() else int(value)
+    except ValueError:
+        raise BadInputError(f"/{name} is {value!r}", "Give a number") from None
+    # `build` checks what can stand in a TOML file, which a bias of tokens by id can't.
+    values = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if not isinstance(getattr(config, field.name), dict)
+    }
+    rebuilt = build(SamplingConfig, {**values, key: parsed}, "setting")
+    return dataclasses.replace(rebuilt, logit_bias=config.logit_bias)
+
+
+def settings_text(config: SamplingConfig, only: str | None = None) -> str:
+    """All settings, or one of them, as lines that can be typed."""
+    values = {key: getattr(config, key) for key in _SETTINGS if only in (None, key)}
+    return "".join(
+        f"/{key.replace('_', '-')} {'off' if value is None else value}\n"
+        for key, value in values.items()
+    )
+
+
+def _key(line: str) -> str:
+    # The field that a line like "/top-k 40" names.
+    return line[1:].strip().partition(" ")[0].replace("-", "_")
