@@ -29,7 +29,7 @@ from minitx.evaluation.holdout_figures import (
     SurprisingText,
     TextFigures,
 )
-from minitx.evaluation.scoring import count_targets, score
+from minitx.evaluation.scoring import chosen_context, count_targets, score
 from minitx.evaluation.scoring_windows import require_stride
 from minitx.evaluation.text_score import TextScore, Windows, score_text
 from minitx.evaluation.verdict import Verdict, judge
@@ -216,7 +216,7 @@ def _prepare(
     loaded: LoadedModel, source: str | None, settings: EvaluationSettings, progress: Progress
 ) -> _Evaluation:
     subject = find_subject(loaded, settings.dtype, settings.quantize, with_holdout=source is None)
-    context = _context(subject, settings)
+    context = chosen_context(loaded.model, settings.context_length)
     stride = max(1, context // 2) if settings.stride is None else settings.stride
     require_stride(stride, context)
     if source is None:
@@ -226,19 +226,6 @@ def _prepare(
         text = file_text(subject, source, settings.unknown)
     windows = Windows(context, context, settings.max_tokens, subject.autocast_dtype)
     return _Evaluation(subject, text, settings, windows, stride, progress)
-
-
-def _context(subject: Subject, settings: EvaluationSettings) -> int:
-    longest = subject.loaded.model.config.context_length
-    wanted = settings.context_length
-    if wanted is None:
-        return longest
-    if not 1 <= wanted <= longest:
-        raise BadInputError(
-            f"context length is {wanted:,}, and this model was trained with {longest:,}",
-            f"Choose a --context from 1 to {longest}",
-        )
-    return wanted
 
 
 @dataclass(frozen=True, eq=False)
