@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from minitx.checkpoint.rundir import RUNS
+from minitx.checkpoint.new_run import RUNS
 from minitx.config import SamplingConfig
 from minitx.config.overrides import config_from_options, merged, tables_from_options
 from minitx.errors import BadInputError

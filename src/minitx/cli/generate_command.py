@@ -198,7 +198,7 @@ def _bias(text: str) -> tuple[int, float]:
 
 
 def _piped_prompt() -> str:
-    from minitx.corpus.reading import decode_text
+    from minitx.corpus.readers.plain_text import decode_text
 
     if sys.stdin is None or sys.stdin.isatty():
         raise BadInputError(

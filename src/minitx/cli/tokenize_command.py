@@ -97,7 +97,7 @@ def tokenize(
 
 
 def _piped() -> str:
-    from minitx.corpus.reading import decode_text
+    from minitx.corpus.readers.plain_text import decode_text
 
     if sys.stdin.isatty():
         raise BadInputError(

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from minitx import engine
 from minitx.errors import BadInputError
 from minitx.evaluation.baselines import MOST_BYTES, measure_baselines
 from minitx.evaluation.bits import ids_within, token_sizes
@@ -33,7 +34,6 @@ from minitx.evaluation.scoring import chosen_context, count_targets, score
 from minitx.evaluation.scoring_windows import require_stride
 from minitx.evaluation.text_score import TextScore, Windows, score_text
 from minitx.evaluation.verdict import Verdict, judge
-from minitx.model.stored_weights import store_weights
 from minitx.workflows.evaluation_inputs import (
     ScoredText,
     Subject,
@@ -208,7 +208,7 @@ def _open(
 ) -> _Evaluation:
     loaded = open_checkpoint(checkpoint, settings.device)
     if settings.quantize is not None:
-        store_weights(loaded.model, settings.quantize)
+        engine.quantize(loaded.model, settings.quantize)
     return _prepare(loaded, source, settings, progress)
 
 

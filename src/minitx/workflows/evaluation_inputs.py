@@ -14,7 +14,8 @@ from minitx.checkpoint.rundir import RunDirectory, find_run
 from minitx.compute import Compute, choose_dtype
 from minitx.config.checks import require_one_of
 from minitx.corpus import EncodedCorpus, encode_file, load_encoded
-from minitx.corpus.encoded_file import blocks_of, decoded
+from minitx.corpus.encoded_file import blocks_of
+from minitx.corpus.readers.plain_text import decoded
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.evaluation.bits import TextSize
 from minitx.evaluation.holdout_figures import ModelFigures

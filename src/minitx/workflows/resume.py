@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from minitx.checkpoint import load_model
-from minitx.checkpoint.header import require_sound_header
 from minitx.checkpoint.rundir import CONFIG_COPY, MODEL_FILES, RunDirectory
+from minitx.checkpoint.weights import require_sound_header
 from minitx.compute import Compute, choose_device, choose_dtype
 from minitx.config import RunConfig, TrainConfig
 from minitx.config.options import options_of

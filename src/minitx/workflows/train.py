@@ -15,7 +15,8 @@ from typing import BinaryIO
 
 import torch
 
-from minitx.checkpoint.rundir import RUNS, RunDirectory
+from minitx.checkpoint.new_run import RUNS
+from minitx.checkpoint.rundir import RunDirectory
 from minitx.compute import Compute, choose_compile, choose_device, choose_dtype, matmul_rate
 from minitx.config import DataConfig, RunConfig, TokenizerConfig
 from minitx.config.checks import require_range
