@@ -35,7 +35,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "serving.md",
     ),
     "Rely on it": ("reliability.md", "reproducible.md", "performance.md", "files.md"),
-    "Reference": ("reference/cli.md", "reference/api.md"),
+    "Reference": ("reference/cli.md", "reference/config.md", "reference/api.md"),
 }
 REST = "Use"
 """The part of pages that no part names."""

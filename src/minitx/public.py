@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from minitx.checkpoint.new_run import RUNS
-from minitx.config import SamplingConfig
+from minitx.config import EvaluationSettings, SamplingConfig
 from minitx.config.overrides import config_from_options, merged, tables_from_options
 from minitx.errors import BadInputError
 from minitx.evaluation.holdout_figures import HoldoutReport
@@ -27,7 +27,7 @@ from minitx.report.training.training_view import choose_view
 from minitx.training.memory import refuse_too_large
 from minitx.training.observer import TrainingObserver
 from minitx.workflows.attend import AttentionStudy, study_model
-from minitx.workflows.evaluate import EvaluationSettings, evaluate_model
+from minitx.workflows.evaluate import evaluate_model
 from minitx.workflows.load import LoadedModel
 from minitx.workflows.load import load as open_model
 from minitx.workflows.resume import ResumeRequest

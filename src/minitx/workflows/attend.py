@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from minitx.config import Index, MapKind
 from minitx.errors import BadInputError
 from minitx.inspection.ablation import Ablation, ablate_heads
 from minitx.inspection.attention_maps import (
@@ -39,11 +40,12 @@ if TYPE_CHECKING:
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
-Index = int | Literal["all"] | None
-MapKind = Literal["weight", "norm", "average", "rollout"]
 
 SHORT_PROMPT = 32
 """Tokens of the holdout that stand in for a prompt: so many fit a map 80 columns wide."""
+
+PAGE_PROMPT = 128
+"""As many as a page shows."""
 
 _HOLDOUT_CHARACTERS = 1_000_000
 # Tokens within which a line is expected to begin.

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minitx import engine
+from minitx.config import EvaluationSettings
 from minitx.errors import BadInputError
 from minitx.evaluation.baselines import MOST_BYTES, measure_baselines
 from minitx.evaluation.bits import ids_within, token_sizes
@@ -51,36 +52,6 @@ Progress = Callable[[str, int, int], None]
 
 def no_progress(name: str, done: int, total: int) -> None:
     """Show nothing."""
-
-
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """How a text is scored, and what else is measured.
-
-    Attributes:
-        context_length: most tokens that a prediction sees; None for the model's.
-        stride: targets scored by each window of the second figure; None for half the context.
-            Equal to the context length, there is no second figure.
-        max_tokens: score about as many targets, evenly spaced; 0 for all.
-        baselines: measure n-grams and compressors on the same text.
-        quick: the plain figure alone.
-        device: `auto`, `cpu`, `cuda` or `mps`.
-        dtype: of the matrix products: `float32`, `bfloat16`, or `auto` for float32, which is exact.
-        unknown: what to do with characters that a `char` tokenizer lacks: refuse the text
-            (`error`), or score them as the unknown token (`replace`), which makes bits per byte
-            too low. Words that a `word` tokenizer lacks are always replaced, and counted.
-        quantize: round the weights first: `int8` or `bfloat16`; None leaves them as they are.
-    """
-
-    context_length: int | None = None
-    stride: int | None = None
-    max_tokens: int = 0
-    baselines: bool = True
-    quick: bool = False
-    device: str = "auto"
-    dtype: str = "auto"
-    unknown: str = "replace"
-    quantize: str | None = None
 
 
 def evaluate_holdout(

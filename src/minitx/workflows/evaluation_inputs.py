@@ -12,7 +12,6 @@ import torch
 
 from minitx.checkpoint.rundir import RunDirectory, find_run
 from minitx.compute import Compute, choose_dtype
-from minitx.config.checks import require_one_of
 from minitx.corpus import EncodedCorpus, encode_file, load_encoded
 from minitx.corpus.encoded_file import blocks_of
 from minitx.corpus.readers.plain_text import decoded
@@ -238,7 +237,6 @@ def file_text(subject: Subject, source: str, unknown: str) -> ScoredText:
 
 
 def _require_known(tokenizer: Tokenizer, name: str, text: ScoredText, unknown: str) -> None:
-    require_one_of("--unknown", unknown, ("error", "replace"))
     # A vocabulary of words is never complete; one of characters is expected to be.
     if not text.n_unknown or unknown == "replace" or tokenizer.kind != "char":
         return
