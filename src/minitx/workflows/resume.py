@@ -263,14 +263,14 @@ def _read_diagnosis(path: Path) -> dict[str, Any]:
         # Its manifest would name it as missing if it had been there.
         return {}
     try:
-        found = json.loads(_read(path))
-        if not isinstance(found, dict):
+        diagnosis = json.loads(_read(path))
+        if not isinstance(diagnosis, dict):
             raise ValueError("it is not a JSON object")
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(
             f"{path} can't be used: {error}", "Use another checkpoint of the run"
         ) from None
-    return found
+    return diagnosis
 
 
 def _read(path: Path) -> bytes:
