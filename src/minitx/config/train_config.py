@@ -35,7 +35,7 @@ MOST_THREADS = 512
 
 RESUMABLE = (
     "steps", "learning_rate", "muon_learning_rate", "grad_clip", "on_spike", "max_rollbacks",
-    "early_stopping", "keep_checkpoints", "device", "threads",
+    "early_stopping", "keep_checkpoints", "device", "engine", "threads",
 )  # fmt: skip
 """Options that a resumed run may change; all but `steps` change its numbers from there on."""
 
@@ -171,7 +171,6 @@ class TrainConfig(Config):
         MACHINE,
         details="`plain` is the model's own code. `native` stands for kernels compiled when "
         "minitx was installed, and on a GPU for a CUDA graph. All equal `plain` to rounding.",
-        is_resumable=True,
     )
     threads: int = option(
         0, "CPU threads; 0 leaves the number to torch.", MACHINE, (0, MOST_THREADS)
