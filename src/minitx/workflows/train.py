@@ -90,7 +90,7 @@ def train(
 
     Raises:
         BadInputError: something given can't be used; no run directory is left behind.
-        InstabilityError: training came to a number that is none.
+        InstabilityError: the loss became NaN or diverged.
         InterruptedRunError: a signal stopped it; the run is saved, or has not begun.
         KeyboardInterrupt: a second Ctrl-C; what was saved before is whole.
     """
@@ -223,8 +223,8 @@ def _new_session(
 def _earlier_data(run: RunDirectory) -> Iterator[Path]:
     """Encoded corpora of the runs beside this one, the newest first."""
     parent = run.path.parent if run.path.parent != Path() else RUNS
-    found = [path for path in parent.glob("*/data") if path != run.data]
-    yield from sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    others = [path for path in parent.glob("*/data") if path != run.data]
+    yield from sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import codecs
 import io
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from minitx.corpus.readers import READERS, CorpusReader
 from minitx.errors import BadInputError
@@ -45,6 +45,22 @@ def decode_text(content: bytes, name: str) -> str:
         BadInputError: it is not UTF-8 (with the offset of the first bad byte), or is binary.
     """
     return "".join(PlainText().texts(io.BytesIO(content), name))
+
+
+def piped_text(stdin: TextIO | None, missing: str, fix: str) -> str:
+    """The text that is piped in.
+
+    Args:
+        stdin: standard input; None if there is none.
+        missing: what to say where nothing is piped in.
+        fix: and what to do about it.
+
+    Raises:
+        BadInputError: nothing is, or it is not UTF-8 text.
+    """
+    if stdin is None or stdin.isatty():
+        raise BadInputError(missing, fix)
+    return decode_text(stdin.buffer.read(), "standard input")
 
 
 def decoded(blocks: Iterable[bytes], name: str, start: int = 0) -> Iterator[str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from minitx.config import AttentionRequest
 from minitx.inspection.ablation import Ablation
 from minitx.inspection.attention_maps import Looked, most_looked_at
 from minitx.inspection.head_roles import HeadRole
 from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.mask_check import MaskCheck
-from minitx.report.attention.attention_screen import AttentionRequest, quantity_of
+from minitx.report.attention.attention_screen import position_of, quantity_of
 from minitx.report.terminal.printable import json_line
 from minitx.workflows.attend import AttentionStudy, ChosenMap, choose_maps
 
@@ -27,7 +28,7 @@ def attention_json(study: AttentionStudy, request: AttentionRequest) -> str:
         "tokens": list(study.maps.tokens),
         "ids": study.ids.tolist(),
     }
-    position = request.position(len(study.ids))
+    position = position_of(study, request)
     if request.wants_map:
         chosen = choose_maps(study, request.kind, request.layer, request.head)
         found["reason"] = chosen.reason

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rich import box
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -25,7 +25,7 @@ from minitx.evaluation.positions import ContextUse
 from minitx.evaluation.verdict import Verdict
 from minitx.report.evaluation.surprise import passage_lines
 from minitx.report.terminal.bars import bar
-from minitx.report.terminal.heatmap import Shading
+from minitx.report.terminal.heatmap import Shading, shading_for
 from minitx.report.terminal.printable import visible
 from minitx.report.terminal.token_labels import cut_label, token_label
 from minitx.report.terminal.units import bytes_, count, fixed
@@ -34,6 +34,16 @@ from minitx.report.training.training_summary import run_path
 _MODEL = "this model"
 _FIT_STYLES = {"well fitted": "green", "underfitted": "yellow", "overfitted": "yellow"}
 _PASSAGES = 10
+
+
+def print_reports(reports: Sequence[Report]) -> None:
+    """Print reports, one below the other."""
+    console = Console(highlight=False)
+    for number, report in enumerate(reports):
+        if number:
+            console.print(Text())
+        for part in holdout_report(report, shading_for(console), console.width):
+            console.print(part)
 
 
 def holdout_report(report: Report, shading: Shading, width: int) -> Iterator[RenderableType]:
