@@ -9,6 +9,12 @@ from config_reference import section
 from minitx.config.options import Config
 
 ENTRIES: dict[str, tuple[str, ...]] = {
+    "For scripts and notebooks": (
+        "minitx.public.train",
+        "minitx.public.resume",
+        "minitx.public.load",
+        "minitx.public.Model",
+    ),
     "Train and resume": (
         "minitx.workflows.train.train",
         "minitx.workflows.train.TrainRequest",

@@ -25,6 +25,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "learn/questions.md",
     ),
     "Use": (
+        "python.md",
         "plan.md",
         "generation.md",
         "evaluation.md",

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from minitx import engine
 from minitx.config import EvaluationSettings
 from minitx.errors import BadInputError
 from minitx.evaluation.baselines import MOST_BYTES, measure_baselines
@@ -30,7 +31,7 @@ from minitx.evaluation.holdout_figures import (
     SurprisingText,
     TextFigures,
 )
-from minitx.evaluation.scoring import count_targets, score
+from minitx.evaluation.scoring import chosen_context, count_targets, score
 from minitx.evaluation.scoring_windows import require_stride
 from minitx.evaluation.text_score import TextScore, Windows, score_text
 from minitx.evaluation.verdict import Verdict, judge
@@ -38,10 +39,11 @@ from minitx.workflows.evaluation_inputs import (
     ScoredText,
     Subject,
     file_text,
+    find_subject,
     holdout_text,
-    open_subject,
     require_same_holdout,
 )
+from minitx.workflows.load import LoadedModel, open_checkpoint
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, and how much of how much is done; of 0 where that is not known.
@@ -152,13 +154,40 @@ def _compare(
     return ComparisonReport(tuple(reports), tests)
 
 
+def evaluate_model(
+    loaded: LoadedModel,
+    source: str | None,
+    settings: EvaluationSettings,
+    progress: Progress = no_progress,
+) -> HoldoutReport:
+    """Measure a model as it is in memory.
+
+    Args:
+        loaded: the model, on its device.
+        source: a text file; None for the holdout of its run.
+        settings: how; `device` and `quantize` are those that the model was loaded with.
+        progress: called with what is being done.
+
+    Raises:
+        BadInputError, DamagedFileError: as above.
+    """
+    return _prepare(loaded, source, settings, progress).measure()[0]
+
+
 def _open(
     checkpoint: Path, source: str | None, settings: EvaluationSettings, progress: Progress
 ) -> _Evaluation:
-    subject = open_subject(
-        checkpoint, settings.device, settings.dtype, settings.quantize, with_holdout=source is None
-    )
-    context = _context(subject, settings)
+    loaded = open_checkpoint(checkpoint, settings.device)
+    if settings.quantize is not None:
+        engine.quantize(loaded.model, settings.quantize)
+    return _prepare(loaded, source, settings, progress)
+
+
+def _prepare(
+    loaded: LoadedModel, source: str | None, settings: EvaluationSettings, progress: Progress
+) -> _Evaluation:
+    subject = find_subject(loaded, settings.dtype, settings.quantize, with_holdout=source is None)
+    context = chosen_context(loaded.model, settings.context_length)
     stride = max(1, context // 2) if settings.stride is None else settings.stride
     require_stride(stride, context)
     if source is None:
@@ -168,19 +197,6 @@ def _open(
         text = file_text(subject, source, settings.unknown)
     windows = Windows(context, context, settings.max_tokens, subject.autocast_dtype)
     return _Evaluation(subject, text, settings, windows, stride, progress)
-
-
-def _context(subject: Subject, settings: EvaluationSettings) -> int:
-    longest = subject.loaded.model.config.context_length
-    wanted = settings.context_length
-    if wanted is None:
-        return longest
-    if not 1 <= wanted <= longest:
-        raise BadInputError(
-            f"context length is {wanted:,}, and this model was trained with {longest:,}",
-            f"Choose a --context from 1 to {longest}",
-        )
-    return wanted
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ from minitx.workflows.evaluate import (
     evaluate_holdout,
     no_progress,
 )
-from minitx.workflows.session import MADE_WITH_FILE
+from minitx.workflows.session_checkpoint import MADE_WITH_FILE
 
 ATTENTION_TOKENS = 128
 """Tokens of the holdout whose attention is shown, where no prompt is given."""
@@ -171,9 +171,9 @@ def gather_run(
 def _compared(
     stories: Sequence[RunStory], settings: ReportSettings, progress: Progress
 ) -> tuple[ComparisonReport | None, str | None]:
-    checkpoints = [one.checkpoint for one in stories if one.checkpoint is not None]
+    checkpoints = [story.checkpoint for story in stories if story.checkpoint is not None]
     if len(checkpoints) < len(stories):
-        lacking = next(one for one in stories if one.checkpoint is None)
+        lacking = next(story for story in stories if story.checkpoint is None)
         return None, f"run {lacking.run.path} has no checkpoint yet"
     how = EvaluationSettings(max_tokens=settings.max_tokens, device=settings.device)
     try:
