@@ -22,9 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from browser import CHROMIUM, Browser
 
-from minitx.config import ModelConfig
+from minitx.config import AttentionRequest, ModelConfig
 from minitx.model import Transformer
-from minitx.report.attention.attention_screen import AttentionRequest
 from minitx.report.pages.attention_page import study_page
 from minitx.tokenizer import train_tokenizer
 from minitx.workflows.attend import AttentionStudy

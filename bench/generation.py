@@ -23,12 +23,12 @@ from peak import float32_peak
 from peers import SHAKESPEARE_GPU
 from torch import nn
 
+from minitx import engine
 from minitx.checkpoint.huggingface import save_model
 from minitx.config import ModelConfig, SamplingConfig
 from minitx.generation import generate
-from minitx.generation.decoder import Decoder, one_row_reader
+from minitx.generation.text_reader import TextReader
 from minitx.model import Transformer
-from minitx.model.stored_weights import store_weights
 from minitx.tokenizer import Tokenizer, train_tokenizer
 
 PROMPT = "\n"
@@ -47,16 +47,18 @@ class Contender:
         run: generates so many tokens for each of `texts` texts.
         texts: side by side.
         model: that we read with; None for a peer.
+        weight_bytes: of each weight of its matrices where one text is read.
     """
 
     run: Callable[[int], object]
     texts: int = 1
     model: Transformer | None = None
+    weight_bytes: int = 4
 
     @property
     def n_bytes(self) -> int:
         """Of weights that a step reads; 0 for a peer."""
-        return 0 if self.model is None else one_row_reader(self.model).n_bytes
+        return 0 if self.model is None else self.weight_bytes * _n_weights(self.model)
 
 
 @dataclass(frozen=True)
@@ -119,11 +121,11 @@ def _model(family: str, tokenizer: Tokenizer) -> Transformer:
 def _ours(model: Transformer, tokenizer: Tokenizer) -> dict[str, Contender]:
     one = SamplingConfig(temperature=0.8, max_new_tokens=NEW_TOKENS)
     found: dict[str, Contender] = {}
-    for name in ("float32", "bfloat16", "int8"):
+    for name, weight_bytes in (("float32", 4), ("bfloat16", 2), ("int8", 1)):
         kept = Transformer(model.config).eval()
         kept.load_state_dict(model.state_dict())
         if name != "float32":
-            store_weights(kept, name)
+            engine.quantize(kept, name)
         for texts in (1, MANY):
             config = replace(one, num_samples=texts)
             label = f"minitx {name}" + (f", {texts} samples" if texts > 1 else "")
@@ -133,8 +135,14 @@ def _ours(model: Transformer, tokenizer: Tokenizer) -> dict[str, Contender]:
                 ),
                 texts,
                 kept,
+                weight_bytes,
             )
     return found
+
+
+def _n_weights(model: Transformer) -> int:
+    # Of the matrices, which are multiplied by.
+    return sum(part.weight.numel() for part in model.modules() if isinstance(part, nn.Linear))
 
 
 def _transformers(directories: Mapping[str, Path]) -> dict[str, Contender]:
@@ -268,16 +276,15 @@ def _parts(contender: Contender, seconds: float) -> Parts:
     # A pass at the middle of the text, by itself.
     model = contender.model
     assert model is not None
-    row, before = one_row_reader(model), torch.zeros(1, NEW_TOKENS // 2, dtype=torch.int64)
-    decoder = Decoder(model)
-    decoder.read(before.tolist())
+    reader = TextReader(model)
+    reader.read([[0] * (NEW_TOKENS // 2)])
+    reader.cache.reserve(NEW_TOKENS)
     reading = []
     for _ in range(40):
-        decoder.cache.reserve(NEW_TOKENS)
         start = time.perf_counter()
-        row.feed(0, decoder.cache)
+        reader.feed([0])
         reading.append(time.perf_counter() - start)
-        decoder.cache.truncate(NEW_TOKENS // 2)
+        reader.cache.truncate(NEW_TOKENS // 2)
     return Parts(1e6 * statistics.median(reading), 1e6 * seconds)
 
 
@@ -438,9 +445,7 @@ def _many_table(found: Found) -> Table:
         if who.model is None or who.texts == 1:
             continue
         config = who.model.config
-        weights = sum(
-            part.weight.numel() for part in who.model.modules() if isinstance(part, nn.Linear)
-        )
+        weights = _n_weights(who.model)
         # At the middle of a text: keys and values, and two products with each of them.
         kept = 2 * config.n_layers * config.head_dim * NEW_TOKENS // 2
         step_bytes = 4 * (weights + who.texts * kept * config.n_kv_heads)

@@ -26,7 +26,7 @@ from minitx.checkpoint.huggingface import load_model
 from minitx.checkpoint.rundir import RunDirectory, resolve_checkpoint
 from minitx.config import RunConfig
 from minitx.corpus import load_encoded
-from minitx.corpus.reading import read_corpus
+from minitx.corpus.sources import read_corpus
 from minitx.evaluation import score
 from minitx.evaluation.bits import bits_per
 from minitx.training.planning import LADDER
@@ -246,7 +246,7 @@ def _run(
     loaded = load_model(resolve_checkpoint(run))
     corpus = load_encoded(run / "data")
     loss = score(loaded.model, corpus.holdout_ids).loss
-    bytes_per_token = corpus.n_holdout_bytes / len(corpus.holdout_ids)
+    bytes_per_token = corpus.holdout.bytes / len(corpus.holdout_ids)
     ids = f"{config.tokenizer.kind}, {config.model.vocab_size:,}"
     trial = Trial(
         name, change.name, loss, bits_per(loss, bytes_per_token), seconds,

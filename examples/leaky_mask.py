@@ -16,7 +16,7 @@ import torch
 from minitx.checkpoint.huggingface import load_model
 from minitx.checkpoint.rundir import RunDirectory, resolve_checkpoint
 from minitx.config import SamplingConfig
-from minitx.corpus.reading import default_text
+from minitx.corpus.sources import default_text
 from minitx.evaluation.scoring import score
 from minitx.generation import generate
 from minitx.inspection.mask_check import check_mask

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from minitx.config import ModelConfig, TrainConfig
-from minitx.corpus.reading import default_text
+from minitx.corpus.sources import default_text
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, train_tokenizer
 from minitx.training.batches import Batches

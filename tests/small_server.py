@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from minitx.serving.limits import Limits
+from minitx.config import Limits
 from minitx.serving.server import ServerStop, listen, run
 from minitx.workflows.serve import describe
 

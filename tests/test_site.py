@@ -84,6 +84,18 @@ def test_every_command_and_option_is_in_the_reference(site):
             assert " ".join(parameter.help.split()) in text, f"{name}: {parameter.name}"
 
 
+def test_every_key_of_a_config_is_in_the_reference(site):
+    from minitx.config.options import options_of
+    from minitx.config.run_config import TABLES
+
+    text = " ".join(Loaded(site / "reference/config.html").text.split())
+    for name, config in TABLES.items():
+        assert f"[{name}]" in text
+        for option in options_of(config):
+            assert f"{option.name} (" in text
+            assert option.help in text
+
+
 def test_an_option_without_help_stops_the_build():
     reference = load("cli_reference")
     app = typer.Typer()

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import importlib
 
+from config_reference import section
+
+from minitx.config.options import Config
+
 ENTRIES: dict[str, tuple[str, ...]] = {
+    "For scripts and notebooks": (
+        "minitx.public.train",
+        "minitx.public.resume",
+        "minitx.public.load",
+        "minitx.public.Model",
+    ),
     "Train and resume": (
         "minitx.workflows.train.train",
         "minitx.workflows.train.TrainRequest",
@@ -19,7 +29,7 @@ ENTRIES: dict[str, tuple[str, ...]] = {
     "Serve": ("minitx.workflows.serve.serve", "minitx.workflows.serve.ServeRequest"),
     "Measure": (
         "minitx.workflows.evaluate.evaluate_holdout",
-        "minitx.workflows.evaluate.EvaluationSettings",
+        "minitx.config.EvaluationSettings",
         "minitx.evaluation.scoring.score",
     ),
     "Look inside": (
@@ -50,6 +60,7 @@ def api_reference() -> str:
         parts.append(f"## {title}")
         for name in names:
             module, _, attribute = name.rpartition(".")
-            getattr(importlib.import_module(module), attribute)
-            parts.append(f"::: {name}")
+            entry = getattr(importlib.import_module(module), attribute)
+            is_config = isinstance(entry, type) and issubclass(entry, Config)
+            parts.append(section(name, entry) if is_config else f"::: {name}")
     return "\n\n".join(parts) + "\n"

@@ -7,6 +7,7 @@ from typing import Any
 
 from api_reference import api_reference
 from cli_reference import cli_reference
+from config_reference import config_reference
 from mkdocs.structure.files import File, Files
 from navigation import navigation
 
@@ -18,6 +19,7 @@ _OUT_OF_DOCS = re.compile(r"\[([^\]]+)\]\((?:\.\./)+(?!docs/)[^)]*\)")
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages that are made from the code, and then put all in order."""
     files.append(File.generated(config, "reference/cli.md", content=cli_reference(app)))
+    files.append(File.generated(config, "reference/config.md", content=config_reference()))
     files.append(File.generated(config, "reference/api.md", content=api_reference()))
     config.nav = navigation(page.src_uri for page in files.documentation_pages())
     return files

@@ -25,6 +25,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "learn/questions.md",
     ),
     "Use": (
+        "python.md",
         "plan.md",
         "generation.md",
         "evaluation.md",
@@ -34,7 +35,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "serving.md",
     ),
     "Rely on it": ("reliability.md", "reproducible.md", "performance.md", "files.md"),
-    "Reference": ("reference/cli.md", "reference/api.md"),
+    "Reference": ("reference/cli.md", "reference/config.md", "reference/api.md"),
 }
 REST = "Use"
 """The part of pages that no part names."""

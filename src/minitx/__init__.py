@@ -1,9 +1,57 @@
-"""minitx: build, train, resume, run, measure and look inside a small transformer."""
+"""minitx: build, train, resume, run, measure and look inside a small transformer.
 
+    import minitx
+
+    run = minitx.train("corpus.txt", steps=200, layers=2, d_model=64)
+    model = minitx.load(run.run)
+    print(model.generate("To be", max_new_tokens=40, temperature=0.8))
+
+The names of `__all__`, and what their docstrings promise, stay as they are from version to
+version. All else in the package is private: it may change in any version.
+"""
+
+from typing import TYPE_CHECKING
+
+from minitx.errors import (
+    BadInputError,
+    DamagedFileError,
+    InstabilityError,
+    InterruptedRunError,
+    MinitxError,
+    RunLockedError,
+)
 from minitx.shown import Views as _Views
 from minitx.shown import show_with as _show_with
 
+__all__ = [
+    "BadInputError",
+    "DamagedFileError",
+    "FinishedRun",
+    "InstabilityError",
+    "InterruptedRunError",
+    "MinitxError",
+    "Model",
+    "RunLockedError",
+    "load",
+    "resume",
+    "train",
+]
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from minitx.public import FinishedRun, Model, load, resume, train
+else:
+
+    def __getattr__(name: str) -> object:
+        # These import torch, which takes a second or two: only when one is first used.
+        if name not in __all__:
+            raise AttributeError(f"module 'minitx' has no attribute {name!r}")
+        from minitx import public
+
+        return getattr(public, name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
 
 
 def _views() -> _Views:

@@ -244,11 +244,6 @@ def test_colours_are_explained_where_there_are_any(minitx, tiny_run, monkeypatch
     assert "perplexity" in shown
 
 
-def test_generate_in_bfloat16(minitx, tiny_run):
-    done = minitx("generate", tiny_run, "--prompt", "1", "--dtype", "bfloat16")
-    assert done.code == 0
-
-
 def test_generate_interactively(minitx, tiny_run, monkeypatch):
     typed = ("1 green|/help|/settings|/top-k 3|/top-k off|/temperature 0|/probs|2 green|"
              "/nonsense 3|/seed x|/top-k 0||/seed|/temprature 1|/num-samples 7|/quit")  # fmt: skip

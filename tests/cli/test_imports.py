@@ -12,7 +12,7 @@ def test_garbage_is_not_looked_for_during_imports_nor_in_what_was_imported():
     """Also after an import that fails; and one within another, or in vain, changes nothing."""
     code = """
 import gc
-from minitx.cli.imports import many_imports
+from minitx.cli import many_imports
 with many_imports():
     inside = gc.isenabled()
     with many_imports():

@@ -20,9 +20,13 @@ from minitx.corpus import (
     require_one_window,
     split_corpus,
 )
-from minitx.corpus.reading import decode_text
+from minitx.corpus.readers.plain_text import decode_text
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.tokenizer import train_tokenizer
+
+
+def text_of(corpus, part):
+    return (corpus.directory / f"{part}.txt").read_bytes().decode()
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +46,7 @@ def write(path, content):
 def test_one_file(inside):
     corpus = read_corpus([write(inside / "my text.txt", "a\r\nb\u00e9\n")])
     assert corpus.text == "a\r\nb\u00e9\n"  # line ends are kept
-    assert (corpus.name, corpus.n_bytes) == ("my-text", 7)
+    assert (corpus.name, len(corpus.text.encode())) == ("my-text", 7)
 
 
 def test_several_files_stand_on_lines_of_their_own(inside):
@@ -81,9 +85,9 @@ def test_standard_input():
 def test_embedded_default_is_english_and_always_the_same():
     corpus = read_corpus([])
     assert corpus.name == "python-reference"
-    assert corpus.n_bytes > 300_000
+    assert len(corpus.text.encode()) > 300_000
     assert "statement" in corpus.text
-    assert corpus.digest == read_corpus([]).digest
+    assert corpus.text == read_corpus([]).text
 
 
 def test_byte_order_mark_is_dropped_and_offsets_count_it():
@@ -147,10 +151,10 @@ def test_ids_on_disk_are_those_of_the_tokenizer(inside, kind):
     encoded = encode_corpus(SPLIT, tokenizer, inside / "data")
     assert encoded.train_ids.tolist() == tokenizer.encode(SPLIT.train).tolist()
     assert encoded.holdout_ids.tolist() == tokenizer.encode(SPLIT.holdout, "replace").tolist()
-    assert encoded.train_text() == SPLIT.train
-    assert encoded.holdout_text() == SPLIT.holdout
+    assert text_of(encoded, "train") == SPLIT.train
+    assert text_of(encoded, "holdout") == SPLIT.holdout
     assert encoded.holdout_beginning(7) == SPLIT.holdout[:7]
-    assert encoded.n_holdout_bytes == len(SPLIT.holdout.encode())
+    assert encoded.holdout.bytes == len(SPLIT.holdout.encode())
     assert encoded.train.unknown == 0
     assert (encoded.holdout.unknown > 0) == (kind != "bpe")
     assert isinstance(encoded.train_ids, np.memmap)
@@ -177,7 +181,7 @@ def test_copied_where_links_are_not_allowed(inside, monkeypatch):
 
     monkeypatch.setattr(os, "link", refuse)
     linked = encode_corpus(SPLIT, tokenizer, inside / "two", [inside / "one"])
-    assert linked.train_text() == SPLIT.train
+    assert text_of(linked, "train") == SPLIT.train
     assert not (inside / "one/train.ids").samefile(inside / "two/train.ids")
 
 
@@ -187,8 +191,8 @@ def test_changed_text_or_tokenizer_is_encoded_anew_and_links_are_left_alone(insi
     encode_corpus(SPLIT, tokenizer, inside / "two", [inside / "one"])
     other = Split(SPLIT.train + "more", SPLIT.holdout)
     changed = encode_corpus(other, tokenizer, inside / "two")
-    assert changed.train_text().endswith("more")
-    assert load_encoded(inside / "one").train_text() == SPLIT.train
+    assert text_of(changed, "train").endswith("more")
+    assert text_of(load_encoded(inside / "one"), "train") == SPLIT.train
     assert one.digest != changed.digest
     smaller = train_tokenizer(SPLIT.train, "char", 8)
     assert encode_corpus(SPLIT, smaller, inside / "one").tokenizer_digest == smaller.digest
@@ -198,7 +202,7 @@ def test_empty_holdout(inside):
     tokenizer = train_tokenizer("abc", "char", 0)
     encoded = encode_corpus(Split("abc", ""), tokenizer, inside / "data")
     assert len(encoded.holdout_ids) == 0
-    assert encoded.holdout_text() == ""
+    assert text_of(encoded, "holdout") == ""
 
 
 def test_large_vocabularies_take_four_bytes(inside):

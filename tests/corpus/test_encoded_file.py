@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitx.corpus import encode_file, encoded_file
-from minitx.corpus.encoded_file import decoded, release
+from minitx.corpus.encoded_file import release
+from minitx.corpus.readers.plain_text import decoded
 from minitx.errors import BadInputError
 from minitx.tokenizer import base, train_tokenizer
 

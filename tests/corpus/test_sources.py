@@ -12,6 +12,10 @@ from minitx.errors import BadInputError, DamagedFileError
 from minitx.tokenizer import train_tokenizer
 
 
+def text_of(corpus, part):
+    return (corpus.directory / f"{part}.txt").read_bytes().decode()
+
+
 @pytest.fixture(autouse=True)
 def _inside(inside):
     (inside / "d").mkdir()
@@ -112,10 +116,10 @@ def test_a_changed_byte_is_noticed_and_encoded_anew(inside, name):
         load_encoded(inside / "data")
     # Such a directory is not linked from either.
     fresh = encode_corpus(SPLIT, tokenizer, inside / "fresh", [inside / "data"])
-    assert fresh.train_text() == SPLIT.train
+    assert text_of(fresh, "train") == SPLIT.train
     again = encode_corpus(SPLIT, tokenizer, inside / "data")
     assert again.train_ids.tolist() == tokenizer.encode(SPLIT.train).tolist()
-    assert again.n_train_bytes == len(SPLIT.train)
+    assert again.train.bytes == len(SPLIT.train)
 
 
 def test_only_a_directory_of_the_same_text_and_tokenizer_is_checked(inside, monkeypatch):
@@ -140,5 +144,5 @@ def test_a_run_that_vanishes_while_it_is_copied_from_is_no_loss(inside, monkeypa
 
     monkeypatch.setattr(os, "link", vanish)
     fresh = encode_corpus(SPLIT, tokenizer, inside / "two", [inside / "one"])
-    assert fresh.train_text() == SPLIT.train
+    assert text_of(fresh, "train") == SPLIT.train
     assert not list((inside / "two").glob(".*"))

@@ -16,19 +16,8 @@ from transformers import (
 )
 
 from minitx.config import SamplingConfig
-from minitx.generation import draws
-from minitx.generation.draws import PlainDraw, draw, number, source
+from minitx.generation.draws import draw, number, source
 from minitx.generation.filters import bias_tensor, penalize, reshape
-
-
-@pytest.fixture(params=["compiled", "array"])
-def plain_draw(request, monkeypatch):
-    """`PlainDraw` with the compiled kernel, and without."""
-    if request.param == "array":
-        monkeypatch.setattr(draws, "library", lambda: None)
-    elif draws.library() is None:
-        pytest.skip("no kernels were compiled")
-    return PlainDraw
 
 
 def random_logits(seed, rows=3, vocab=50):
@@ -102,8 +91,6 @@ def test_temperature_0_takes_the_first_of_the_likeliest():
     ]
 
 
-PLAIN = {"temperature", "top_k"}
-
 SETTINGS = [
     {"temperature": 1.0},
     {"temperature": 0.5},
@@ -123,17 +110,6 @@ def test_draws_follow_the_distribution(values):
     n = 20_000
     numbers = [number(source(3, sample), 7) for sample in range(n)]
     require_follows(draw(logits.expand(n, -1), numbers), expected)
-
-
-@pytest.mark.parametrize("values", [values for values in SETTINGS if values.keys() <= PLAIN])
-def test_plain_draws_follow_the_distribution(values, plain_draw):
-    raw = random_logits(11, rows=1, vocab=12) / 3
-    config = SamplingConfig(**values)
-    numbers = [number(source(4, sample), 7) for sample in range(20_000)]
-    drawn = plain_draw([], 12)(
-        raw.expand(len(numbers), -1), config.temperature, config.top_k, numbers
-    )
-    require_follows(drawn, reshape(raw, config).double().softmax(-1)[0])
 
 
 def require_follows(drawn, expected):
@@ -178,35 +154,11 @@ def test_number_at_the_very_end_still_points_at_a_token():
     assert draw(logits, [0.0]) == [1]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("top_k", [None, 1, 7, 69, 500])
-@pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0, 1.7])
-def test_plain_draws_are_the_same_tokens(temperature, top_k, dtype, plain_draw):
-    """Also of rows that lie apart, with ties, and with logits so low that they are never drawn."""
-    wide = random_logits(21, rows=40, vocab=80).to(dtype)
-    wide[:, 10:30] = wide[:, 10:30].round()
-    wide[3, 2:9] = -1e30
-    raw, silent = wide[:, :70], [0, 33, 69]
-    before = raw.clone()
-    numbers = [number(source(5, row), 1) for row in range(40)]
-    numbers[0], numbers[1] = 0.0, 1 - 2**-53
-    ruled_out = raw.clone()
-    ruled_out[:, silent] = -math.inf
-    shaped = reshape(ruled_out, SamplingConfig(temperature=temperature, top_k=top_k))
-    expected = draw(shaped, numbers)
-    draw_plainly = plain_draw(silent, 70)
-    assert draw_plainly(raw, temperature, top_k, numbers) == expected
-    assert [
-        draw_plainly(raw[i : i + 1], temperature, top_k, [numbers[i]])[0] for i in (0, 1, 9)
-    ] == [expected[i] for i in (0, 1, 9)]
-    assert torch.equal(raw, before)
-
-
-@pytest.mark.parametrize("what", [math.nan, math.inf])
-def test_a_row_without_a_distribution_gets_no_token(what, plain_draw):
+@pytest.mark.parametrize("number_like", [math.nan, math.inf])
+def test_a_row_without_a_distribution_gets_no_token(number_like):
     raw = random_logits(22, rows=2, vocab=9)
-    raw[0, 4] = what
+    raw[0, 4] = number_like
     with np.errstate(invalid="ignore"):
-        first, second = plain_draw([], 9)(raw, 1.0, None, [0.5, 0.5])
+        first, second = draw(raw, [0.5, 0.5])
     assert first == 9
     assert second < 9

@@ -9,9 +9,9 @@ from minitx.config import ModelConfig, SamplingConfig
 from minitx.errors import BadInputError
 from minitx.generation import generate, stream
 from minitx.generation.beam import beam_search
-from minitx.generation.decoder import Decoder, window_after_slide
 from minitx.generation.draws import draw, number, source
 from minitx.generation.filters import reshape
+from minitx.generation.text_reader import TextReader, window_after_slide
 from minitx.model import Transformer
 from minitx.tokenizer import train_tokenizer
 
@@ -93,7 +93,7 @@ def test_same_seed_same_text_whatever_the_batch(dtype):
 def test_more_rows_than_one_batch(monkeypatch):
     config = SamplingConfig(max_new_tokens=5, num_samples=7)
     whole = generate(MODEL, TOKENIZER, ["a", "b"], config)
-    monkeypatch.setattr("minitx.generation.loop.ROWS_AT_ONCE", 3)
+    monkeypatch.setattr("minitx.generation.generate_text.ROWS_AT_ONCE", 3)
     assert [one.ids for one in generate(MODEL, TOKENIZER, ["a", "b"], config)] == [
         one.ids for one in whole
     ]
@@ -269,13 +269,13 @@ def test_beam_search_stays_in_the_context():
 def test_past_the_context_a_pass_is_paid_for_each_quarter_of_new_tokens(context, monkeypatch):
     model = make_model(context_length=context)
     passes = []
-    slide = Decoder.slide
+    slide = TextReader.slide
 
     def noted(self, row, text):
         passes.append(len(text))
         slide(self, row, text)
 
-    monkeypatch.setattr(Decoder, "slide", noted)
+    monkeypatch.setattr(TextReader, "slide", noted)
     for quarters in (0, 1, 5):
         passes.clear()
         # The prompt fills the context, and the last token is drawn and not fed. The token that

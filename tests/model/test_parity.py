@@ -7,7 +7,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 from transformers.models.qwen3 import modeling_qwen3
 
-from minitx.checkpoint.huggingface import config_to_huggingface, model_tensors
+from minitx.checkpoint.huggingface import config_to_huggingface
+from minitx.checkpoint.weights import model_tensors
 from minitx.config import ModelConfig
 from minitx.model import Transformer
 

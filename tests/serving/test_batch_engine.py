@@ -5,12 +5,12 @@ import threading
 import pytest
 from small_server import until
 
+from minitx.config import Limits
 from minitx.generation import Batch
 from minitx.serving.api_errors import APIError
 from minitx.serving.batch_engine import Engine
 from minitx.serving.completion_request import parse_completion
 from minitx.serving.jobs import make_job
-from minitx.serving.limits import Limits
 from minitx.serving.metrics import Metrics
 
 

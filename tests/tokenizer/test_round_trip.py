@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from minitx.errors import BadInputError
 from minitx.tokenizer import train_tokenizer
-from minitx.tokenizer.byte_alphabet import BYTE_OF_CHARACTER, CHARACTER_OF_BYTE
+from minitx.tokenizer.bpe import BYTE_OF_CHARACTER, CHARACTER_OF_BYTE
 
 TRAINING = (
     "The quick brown fox doesn't jump; 12345 lazy dogs do!\r\n\r\n\tIndented  text,\n\n\n"

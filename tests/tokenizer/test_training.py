@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitx.errors import BadInputError
-from minitx.tokenizer import bpe, char, chunks, train_tokenizer, word
+from minitx.tokenizer import char, chunks, train_tokenizer
 from minitx.tokenizer.chunks import LINE_END, LINE_START
 
 TEXT = "".join(
@@ -64,8 +64,7 @@ def test_digest_is_that_of_the_file():
 def test_training_in_chunks_is_training_at_once(kind, monkeypatch):
     size = {"bpe": 400, "char": 0, "word": 0}[kind]
     whole = train_tokenizer(TEXT, kind, size)
-    monkeypatch.setattr(bpe, "_TRAINING_CHUNK", 50)
-    monkeypatch.setattr(word, "_TRAINING_CHUNK", 50)
+    monkeypatch.setattr("minitx.tokenizer.chunks._TRAINING_CHUNK", 50)
     assert train_tokenizer(TEXT, kind, size).json_bytes == whole.json_bytes
     lines = TEXT.splitlines(keepends=True)
     blocks = ["".join(lines[i : i + 55]) for i in range(0, len(lines), 55)]

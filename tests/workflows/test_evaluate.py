@@ -10,7 +10,6 @@ from minitx.training.logging.metrics_file import metrics_line
 from minitx.workflows.evaluate import (
     EvaluationSettings,
     compare_checkpoints,
-    compare_with_quantized,
     evaluate_file,
     evaluate_holdout,
 )
@@ -157,10 +156,3 @@ def test_only_the_beginning_of_a_large_text_has_baselines(tiny_run, verses, monk
     report = evaluate_file(resolve_checkpoint(tiny_run), str(verses), EvaluationSettings())
     assert report.baselines.text_bytes <= 1_000
     assert report.baselines.tokens <= 1_000 < report.plain.tokens_scored
-
-
-def test_rounding_the_weights_is_measured_beside_the_model(tiny_run):
-    settings = EvaluationSettings(quick=True, quantize="bfloat16")
-    report = compare_with_quantized(resolve_checkpoint(tiny_run), None, settings)
-    assert report.reports[1].model.checkpoint.endswith("(bfloat16 weights)")
-    assert abs(report.tests[0].comparison.difference) < 0.05

@@ -105,12 +105,11 @@ def verify(
             f"{directory} holds step {manifest['step']:,} by its manifest, not step {step:,}", _FIX
         )
     entries: dict[str, dict[str, Any]] = manifest["files"]
-    for name in required:
+    names = tuple(entries if names is None else names)
+    for name in (*required, *names):
         if name not in entries:
             raise DamagedFileError(f"{directory / name} is not in the checkpoint's manifest", _FIX)
-    for name in entries if names is None else names:
-        if name not in entries:
-            raise DamagedFileError(f"{directory / name} is not in the checkpoint's manifest", _FIX)
+    for name in names:
         try:
             _verify_file(directory / name, entries[name])
         except OSError as error:

@@ -18,13 +18,15 @@ import logging
 import re
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from minitx.checkpoint.lock import RunLock
 from minitx.checkpoint.manifest import MANIFEST, read_manifest, verify
-from minitx.config import DataConfig, ModelConfig, RunConfig, TokenizerConfig, TrainConfig
+from minitx.checkpoint.new_run import RUNS, make_run_directory
+from minitx.config import RunConfig
+from minitx.config.run_config import TABLES
 from minitx.config.toml import build, dump_toml
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.files import describe_damage, read_bounded, sync_directory, write_atomically
@@ -36,9 +38,6 @@ else:
 
 Which = Literal["best", "last"]
 
-RUNS = Path("runs")
-"""Where new runs go, and where the newest is looked for; relative to the working directory."""
-
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 """What a checkpoint needs to be used as a model."""
 
@@ -47,8 +46,6 @@ CONFIG_COPY = "run_copy.toml"
 
 _CONFIG_DIGEST = "# sha256 of the lines above: "
 _CHECKPOINT = re.compile(r"step-(\d{6,12})")
-_UNBEGUN = re.compile(r"\.step-\d{6,12}\.part")
-_DATA = re.compile(r"\.?((train|holdout)\.(ids|txt)|corpus\.json)(\.part)?")
 _log = logging.getLogger("minitx")
 
 
@@ -77,27 +74,7 @@ class RunDirectory:
         Raises:
             BadInputError: it exists with something in it, or can't be made.
         """
-        try:
-            if path is None:
-                path = _next_free(RUNS, name)
-            else:
-                path.mkdir(parents=True, exist_ok=True)
-                if any(path.iterdir()) and not _cleared_of_a_run_that_never_began(path):
-                    raise BadInputError(
-                        f"{path} is not empty",
-                        "Choose a new directory, or continue that run with minitx resume",
-                    )
-            run = cls(path)
-            run.checkpoint_root.mkdir()
-            run.data.mkdir()
-            sync_directory(path)
-            sync_directory(path.parent)
-        except OSError as error:
-            raise BadInputError(
-                f"run directory {path or RUNS} can't be made ({error.strerror})",
-                "Choose another with --out, where you may write",
-            ) from None
-        return run
+        return cls(make_run_directory(path, name))
 
     @classmethod
     def open(cls, path: Path | None) -> RunDirectory:
@@ -201,7 +178,7 @@ class RunDirectory:
         return [best, *(step for step in newest_first if step != best)]
 
     def usable_checkpoint(
-        self, which: Which, names: Iterable[str] | None = None, required: Iterable[str] = ()
+        self, which: Which, names: Sequence[str] | None = None, required: Sequence[str] = ()
     ) -> Path:
         """The first candidate whose files are as they were written; others are told about.
 
@@ -220,7 +197,6 @@ class RunDirectory:
                 f"run {self.path} has no checkpoint yet",
                 "Wait for its first checkpoint, or train again: minitx train",
             )
-        names, required = None if names is None else tuple(names), tuple(required)
         failure: DamagedFileError | None = None
         for step in candidates:
             directory = self.checkpoint(step)
@@ -275,13 +251,7 @@ class RunDirectory:
 
 def config_bytes(config: RunConfig) -> bytes:
     """Content of `run.toml`: four tables, and a digest that tells a damaged file."""
-    tables = {
-        "data": config.data,
-        "tokenizer": config.tokenizer,
-        "model": config.model,
-        "train": config.train,
-    }
-    content = dump_toml(tables).encode()
+    content = dump_toml(vars(config)).encode()
     return content + f"{_CONFIG_DIGEST}{hashlib.sha256(content).hexdigest()}\n".encode()
 
 
@@ -298,13 +268,10 @@ def read_config(path: Path) -> RunConfig:
         digest = hashlib.sha256(content[: max(0, tables_end)]).hexdigest()
         if content[tables_end:] != f"{_CONFIG_DIGEST}{digest}\n".encode():
             raise ValueError("its digest differs")
-        tables = tomllib.loads(content.decode("utf-8"))
-        return RunConfig(
-            data=build(DataConfig, tables["data"], f"{path} [data]"),
-            tokenizer=build(TokenizerConfig, tables["tokenizer"], f"{path} [tokenizer]"),
-            model=build(ModelConfig, tables["model"], f"{path} [model]"),
-            train=build(TrainConfig, tables["train"], f"{path} [train]"),
-        )
+        tables: dict[str, Any] = tomllib.loads(content.decode("utf-8"))
+        for name, kind in TABLES.items():
+            tables[name] = build(kind, tables[name], f"{path} [{name}]")
+        return RunConfig(**{name: tables[name] for name in TABLES})
     except OSError as error:
         raise DamagedFileError(f"{path} can't be read ({error.strerror})", fix) from None
     except BadInputError as error:
@@ -336,13 +303,13 @@ def newest_run(parent: Path = RUNS) -> Path:
     Raises:
         BadInputError: there is none.
     """
-    found = [entry for entry in parent.glob("*") if _is_run(entry)]
-    if not found:
+    runs = [entry for entry in parent.glob("*") if _is_run(entry)]
+    if not runs:
         raise BadInputError(
             f"there is no run yet in {parent}{'/' if parent.name else ''}",
             "Train one first with: minitx train corpus.txt, or name its directory",
         )
-    return max(found, key=lambda run: (_last_trained(run), run.name))
+    return max(runs, key=lambda run: (_last_trained(run), run.name))
 
 
 def resolve_checkpoint(path: Path | None, which: Which = "best") -> Path:
@@ -386,43 +353,6 @@ def _advice(damaged: Path) -> str:
     return "Restore it from a copy, or train again"
 
 
-def _cleared_of_a_run_that_never_began(path: Path) -> bool:
-    """Remove what a process left that was killed before its first checkpoint; whether it did.
-
-    Raises:
-        RunLockedError: the run is just beginning, or being trained.
-    """
-    if (path / "lock").is_file():
-        with RunLock(path / "lock"):
-            pass
-    # `checkpoints` is made first and removed last: a kill between leaves it alone, and empty.
-    root, data = path / "checkpoints", path / "data"
-    if not root.is_dir() or not _only_unbegun(path, root, data):
-        return False
-    for entry in [*root.iterdir(), *path.iterdir()]:
-        if entry not in (root, data):
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    if data.exists():
-        shutil.rmtree(data)
-    root.rmdir()
-    return True
-
-
-def _only_unbegun(path: Path, root: Path, data: Path) -> bool:
-    # A person's own directory may have folders of these names, too: all in them must be known.
-    names = {
-        re.sub(r"^\.(.*)\.part$", r"\1", entry.name)
-        for entry in path.iterdir()
-        if entry not in (root, data)
-    }
-    inside = [entry.name for entry in data.iterdir()] if data.is_dir() else []
-    return (
-        names <= {"lock", "metrics.jsonl", "run.toml"}
-        and all(_UNBEGUN.fullmatch(entry.name) for entry in root.iterdir())
-        and all(_DATA.fullmatch(name) for name in inside)
-    )
-
-
 def _not_a_run(path: Path, wanted: str) -> BadInputError:
     if not path.exists():
         return BadInputError(f"{path} does not exist", f"Name {wanted}")
@@ -439,19 +369,3 @@ def _last_trained(run: Path) -> float:
         with contextlib.suppress(OSError):
             times.append((run / name).stat().st_mtime)
     return max(times)
-
-
-def _next_free(parent: Path, name: str) -> Path:
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:60] or "corpus"
-    parent.mkdir(parents=True, exist_ok=True)
-    pattern = re.compile(re.escape(stem) + r"-(\d{3,9})")
-    numbers = [int(m[1]) for entry in parent.iterdir() if (m := pattern.fullmatch(entry.name))]
-    number = max(numbers, default=0) + 1
-    while True:
-        path = parent / f"{stem}-{number:03d}"
-        try:
-            path.mkdir()
-        except FileExistsError:
-            number += 1  # Another process took it first.
-        else:
-            return path

@@ -1,22 +1,32 @@
-"""From the options of a config to the flags of a command."""
+"""From the options of configs to the flags of a command, and the flags that many commands have."""
 
 from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
-from minitx.config.flag_values import duration_text, parse_duration
+from minitx.config.checks import duration_text, parse_duration
 from minitx.config.options import GROUPS, Config, Option, options_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+Run = Annotated[
+    Path | None, typer.Argument(help="Run or checkpoint directory; the newest run if left out.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard files.")]
+
 
 def takes(
-    *configs: type[Config], planned: bool = False, only: Collection[str] | None = None
+    *configs: type[Config],
+    planned: bool = False,
+    only: Collection[str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Callable[[F], F]:
     """Give a command the flags of configs; it gets their values as ``**options``, by word.
 
@@ -24,6 +34,7 @@ def takes(
         configs: whose options.
         planned: whether what is left out is None, and chosen later, instead of the default.
         only: names of the options to take; None for all.
+        defaults: of options that a person and a program want differently.
     """
     options = [
         option
@@ -32,9 +43,12 @@ def takes(
         if option.word is not None and (only is None or option.name in only)
     ]
 
+    def default_of(option: Option) -> Any:
+        return None if planned else (defaults or {}).get(option.name, option.default)
+
     def with_signature(command: F) -> F:
         own = inspect.signature(command, eval_str=True).parameters.values()
-        parameters = [_parameter(option, planned) for option in options]
+        parameters = [_parameter(option, default_of(option)) for option in options]
         parameters += [one for one in own if one.kind is not one.VAR_KEYWORD]
         parameters.sort(key=_place)
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -43,7 +57,7 @@ def takes(
     return with_signature
 
 
-def _parameter(option: Option, planned: bool) -> inspect.Parameter:
+def _parameter(option: Option, default: Any) -> inspect.Parameter:
     assert option.word is not None
     about: dict[str, Any] = {"help": option.help, "metavar": option.metavar}
     if option.choices:
@@ -53,8 +67,7 @@ def _parameter(option: Option, planned: bool) -> inspect.Parameter:
         kind = list[str]
     elif option.parse is not None or option.choices:
         kind = str
-    default = option.default
-    if planned or not isinstance(default, (int, float, str)):
+    if not isinstance(default, (int, float, str)):
         default = None
     elif option.parse is parse_duration:
         default = duration_text(float(default))
@@ -78,7 +91,7 @@ def _names(option: Option, default: Any) -> list[str]:
 
 
 def _place(parameter: inspect.Parameter) -> int:
-    """Arguments first, then flags without a heading, then by heading."""
+    """Arguments and flags without a heading first, the others by heading."""
     told = typing.get_args(parameter.annotation)[1]
     panel = getattr(told, "rich_help_panel", None)
     return GROUPS.index(panel) if panel in GROUPS else -1

@@ -10,14 +10,10 @@ import typer
 
 from minitx.cli.flags import takes
 from minitx.config import TrainConfig
-from minitx.config.options import options_of
+from minitx.config.train_config import RESUMABLE
 
 
-@takes(
-    TrainConfig,
-    planned=True,
-    only=[option.name for option in options_of(TrainConfig) if option.is_resumable],
-)
+@takes(TrainConfig, planned=True, only=RESUMABLE)
 def resume(
     run: Annotated[
         Path | None, typer.Argument(help="Run directory; the newest run if left out.")

@@ -1,11 +1,27 @@
-"""Checks on config values; each failure is a one-line `BadInputError` naming key and fix."""
+"""Values of a config: how they are written after a flag, and whether they are allowed.
+
+Each failure is a one-line `BadInputError` naming key and fix.
+"""
 
 from __future__ import annotations
 
 import math
+import re
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 from minitx.errors import BadInputError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_SPAN = re.compile(
+    r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?"
+)
+_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 
 def require(condition: bool, what: str, fix: str) -> None:
@@ -19,13 +35,13 @@ def require_range(name: str, value: float, low: float, high: float) -> None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or not low <= value <= high:
         raise BadInputError(
-            f"{name} is {value!r}, outside {_plain(low)} to {_plain(high)}",
-            f"Choose a value from {_plain(low)} to {_plain(high)}",
+            f"{name} is {value!r}, outside {limit_text(low)} to {limit_text(high)}",
+            f"Choose a value from {limit_text(low)} to {limit_text(high)}",
         )
 
 
-def _plain(limit: float) -> str:
-    # 16,777,216 rather than 1.67772e+07.
+def limit_text(limit: float) -> str:
+    """A limit for people: 16,777,216 rather than 1.67772e+07."""
     return f"{int(limit):,}" if float(limit).is_integer() else f"{limit:g}"
 
 
@@ -33,3 +49,62 @@ def require_one_of(name: str, value: str, allowed: Sequence[str]) -> None:
     """Refuse a word that is not on the list."""
     if value not in allowed:
         raise BadInputError(f"{name} is {value!r}", f"Choose one of {', '.join(allowed)}")
+
+
+def parse_duration(name: str, text: str) -> float:
+    """Seconds in a time span; a bare number is seconds.
+
+    Args:
+        name: of the flag, for the error.
+        text: for example ``90s``, ``3m``, ``1h30m``, ``45``.
+
+    Raises:
+        BadInputError: it is not a time span, or one of no length.
+    """
+    match = _SPAN.fullmatch(text.strip().lower())
+    seconds = 0.0
+    if match is not None:
+        seconds = sum(float(match[unit] or 0) * size for unit, size in _SECONDS.items())
+    if seconds <= 0:
+        raise BadInputError(
+            f"{name} is {text!r}, which is no time span", "Write it like 90s, 3m or 1h30m"
+        )
+    return seconds
+
+
+def duration_text(seconds: float) -> str:
+    """A time span that `parse_duration` reads, in its largest whole unit."""
+    unit = next(unit for unit, size in _SECONDS.items() if seconds % size == 0 or unit == "s")
+    return f"{seconds / _SECONDS[unit]:g}{unit}"
+
+
+def parse_setting(name: str, text: str) -> tuple[str, Any]:
+    """A key, and a value as TOML writes it; what TOML does not read is a text.
+
+    Raises:
+        BadInputError: there is no key.
+    """
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise BadInputError(f"{name} is {text!r}", "Write a key and a value, like nesterov=true")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value
+
+
+def parse_bias(name: str, text: str) -> tuple[int, float]:
+    """A token id and what is added to its logit.
+
+    Raises:
+        BadInputError: it is something else.
+    """
+    token, colon, value = text.partition(":")
+    try:
+        if not colon:
+            raise ValueError
+        return int(token), float(value)
+    except ValueError:
+        raise BadInputError(
+            f"{name} is {text!r}", "Write a token id and a number, like 12:-3.5"
+        ) from None

@@ -1,4 +1,4 @@
-"""Which weights of a run are loaded, where to, and in which format."""
+"""How a trained model is loaded and measured."""
 
 # ruff: noqa: RUF009 (`option` makes a dataclass field)
 
@@ -14,6 +14,8 @@ CheckpointName = Literal["best", "last"]
 WeightFormat = Literal["int8", "bfloat16"]
 WEIGHT_FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
 """Formats with fewer bits that weights can be kept in."""
+UnknownPolicy = Literal["error", "replace"]
+MOST_TOKENS = 10**15
 
 
 @dataclass(frozen=True)
@@ -28,3 +30,54 @@ class LoadConfig(Config):
     quantize: WeightFormat | None = option(
         None, "Keep the weights in fewer bits; eval --quantize says what it costs.", LOADED
     )
+
+
+@dataclass(frozen=True)
+class EvaluationSettings(Config):
+    """How a text is scored, and what else is measured."""
+
+    named_by_flags: ClassVar[bool] = True
+
+    context_length: int | None = option(
+        None, "Largest number of tokens a prediction sees; the model's if left out.", flag="context"
+    )
+    stride: int | None = option(
+        None,
+        "Tokens that each overlapping window scores, for the figure with fuller contexts; half "
+        "the context if left out.",
+        details="Equal to the context length, there is no such figure.",
+    )
+    max_tokens: int = option(
+        0, "Score about this many tokens, evenly spaced; 0 is all.", within=(0, MOST_TOKENS)
+    )
+    baselines: bool = option(True, "Measure n-grams and compressors on the same text, too.")
+    quick: bool = option(False, "The loss alone, without baselines and details.")
+    device: DeviceName = option("auto", "Where to compute.", LOADED)
+    dtype: DTypeName = option(
+        "auto", "Number format of the matrix products; auto is float32, exact.", LOADED
+    )
+    unknown: UnknownPolicy = option(
+        "replace",
+        "Refuse characters that a char tokenizer lacks, or score them as the unknown token.",
+        details="The latter makes bits per byte too low. Words that a `word` tokenizer lacks are "
+        "always replaced, and counted.",
+    )
+    quantize: WeightFormat | None = option(
+        None, "Round the weights, and show what it costs beside the model as it is.", LOADED
+    )
+
+
+@dataclass(frozen=True)
+class ReportSettings(Config):
+    """What a report has beside what training recorded."""
+
+    named_by_flags: ClassVar[bool] = True
+
+    eval: bool = option(True, "Measure the holdout anew, with baselines and details.")
+    attn: bool = option(True, "Show what the model looks at.")
+    prompt: str | None = option(None, "Text it looks at; the beginning of the holdout if left out.")
+    max_tokens: int = option(
+        0, "Score about this many holdout tokens; 0 is all.", within=(0, MOST_TOKENS)
+    )
+    checkpoint: CheckpointName = option("best", "Which checkpoint of a run is measured.", LOADED)
+    device: DeviceName = option("auto", "Where to compute.", LOADED)

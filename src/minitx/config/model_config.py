@@ -8,7 +8,7 @@ from dataclasses import MISSING, dataclass
 from typing import Literal
 
 from minitx.config.checks import require, require_range
-from minitx.config.options import MODEL, Config, option
+from minitx.config.options import FRACTION, MODEL, Config, option
 
 Architecture = Literal["qwen3", "gpt2"]
 
@@ -21,33 +21,31 @@ class ModelConfig(Config):
         BadInputError: a value is out of range, or two don't fit together.
     """
 
-    vocab_size: int = option(MISSING, "Number of token ids.", flag=None, low=1, high=2**24)
+    vocab_size: int = option(MISSING, "Number of token ids.", within=(1, 2**24), flag=None)
     context_length: int = option(
         MISSING,
         "Context length: the longest sequence, in tokens, that the model is trained on.",
         MODEL,
-        low=1,
-        high=2**20,
+        (1, 2**20),
         flag="context",
     )
     n_layers: int = option(
-        MISSING, "Blocks on the residual stream.", MODEL, low=1, high=1024, flag="layers"
+        MISSING, "Blocks on the residual stream.", MODEL, (1, 1024), flag="layers"
     )
     n_heads: int = option(
-        MISSING, "Query heads in each attention layer.", MODEL, low=1, high=1024, flag="heads"
+        MISSING, "Query heads in each attention layer.", MODEL, (1, 1024), flag="heads"
     )
     n_kv_heads: int = option(
         MISSING,
         "Key/value heads; fewer than query heads is grouped-query attention.",
         MODEL,
+        (1, 1024),
         details="Ainslie et al. 2023. `gpt2` has as many as query heads.",
-        low=1,
-        high=1024,
         flag="kv-heads",
     )
-    d_model: int = option(MISSING, "Width of the residual stream.", MODEL, low=1, high=2**16)
-    d_ff: int = option(MISSING, "Width of the MLP's hidden layer.", MODEL, low=1, high=2**20)
-    head_dim: int = option(MISSING, "Width of one head.", MODEL, low=1, high=2**16)
+    d_model: int = option(MISSING, "Width of the residual stream.", MODEL, (1, 2**16))
+    d_ff: int = option(MISSING, "Width of the MLP's hidden layer.", MODEL, (1, 2**20))
+    head_dim: int = option(MISSING, "Width of one head.", MODEL, (1, 2**16))
     architecture: Architecture = option(
         "qwen3",
         "Family of the model.",
@@ -65,21 +63,19 @@ class ModelConfig(Config):
         0.0,
         "Probability of zeroing an element, in training only.",
         MODEL,
+        (0.0, 0.95),
         details="After the embedding, on attention weights, and on what each layer adds to the "
         "residual stream.",
-        low=0.0,
-        high=0.95,
     )
     rope_theta: float = option(
         10_000.0,
         "Base of the rotary frequencies.",
+        within=(1.0, 1e12),
         details="Su et al. 2021, section 3.4; qwen3 only.",
         flag=None,
-        low=1.0,
-        high=1e12,
     )
     norm_eps: float = option(
-        1e-6, "Added to the variance in every norm.", flag=None, low=0.0, high=1.0
+        1e-6, "Added to the variance in every norm.", within=FRACTION, flag=None
     )
 
     def check(self) -> None:

@@ -36,6 +36,11 @@ GROUPS = (
 )  # fmt: skip
 """Headings of a command's help, in the order in which they are shown."""
 
+COUNT = (1, 10**9)
+COUNT_OR_NONE = (0, 10**9)
+FRACTION = (0.0, 1.0)
+RATE = (0.0, 1e3)
+
 OlderKeys = Mapping[str, Callable[[Any], dict[str, Any]]]
 """For each key of earlier versions, a function from its value to the keys and values of today."""
 
@@ -53,14 +58,13 @@ class Option:
         help: a sentence, for `--help` and everywhere else.
         details: what the documentation adds to it.
         group: one of `GROUPS`; empty for none.
-        low, high: bounds of a number, both allowed; None for none.
+        within: smallest and largest number allowed; None for any.
         flag: without dashes; None if no flag sets it.
         off_flag: that sets a truth to false; None for `no-` and the flag.
         short_flag: one letter.
         metavar: stands for the value in help; None for that of the type.
         parse: makes a value from the flag's name and its text.
         is_argument: given without a flag's name.
-        is_resumable: whether a run that has begun may change it.
     """
 
     name: str
@@ -69,15 +73,13 @@ class Option:
     help: str
     details: str = ""
     group: str = ""
-    low: float | None = None
-    high: float | None = None
+    within: tuple[float, float] | None = None
     flag: str | None = _FROM_NAME
     off_flag: str | None = None
     short_flag: str | None = None
     metavar: str | None = None
     parse: Callable[[str, str], Any] | None = None
     is_argument: bool = False
-    is_resumable: bool = False
 
     @property
     def word(self) -> str | None:
@@ -109,22 +111,29 @@ class Option:
             return
         if self.choices:
             require_one_of(name, typing.cast(str, value), self.choices)
-        elif self.low is not None and self.high is not None:
-            require_range(name, typing.cast(float, value), self.low, self.high)
+        elif self.within is not None:
+            require_range(name, typing.cast(float, value), *self.within)
         elif self.kind is bool:
             require(isinstance(value, bool), f"{name} is {value!r}", "Choose true or false")
 
 
-def option(default: Any, help: str, group: str = "", **about: Any) -> Any:
+def option(
+    default: Any,
+    help: str,
+    group: str = "",
+    within: tuple[float, float] | None = None,
+    **about: Any,
+) -> Any:
     """Declare a field of a config with all that is known of it.
 
     Args:
         default: `dataclasses.MISSING` for none; a dict is copied for each config.
         help: a sentence.
         group: one of `GROUPS`.
+        within: smallest and largest number allowed.
         about: further attributes of `Option`.
     """
-    metadata = {"option": {"help": help, "group": group, **about}}
+    metadata = {"option": {"help": help, "group": group, "within": within, **about}}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

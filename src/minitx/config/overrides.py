@@ -63,12 +63,20 @@ def config_from_options(config: type[C], options: dict[str, Any], **more: Any) -
     Raises:
         BadInputError: a value can't be read, is out of range, or does not fit another.
     """
-    values = {
+    return config(**values_of(config, options), **more)
+
+
+def values_of(config: type[Config], options: dict[str, Any]) -> Overrides:
+    """Keys and values of a config, from those words of the command line that are its own.
+
+    Raises:
+        BadInputError: a value can't be read.
+    """
+    return {
         option.name: _read(config, option, options[option.word])
         for option in options_of(config)
         if option.word is not None and options.get(option.word) is not None
     }
-    return config(**values, **more)
 
 
 def merged(file: Path | None, overrides: Tables) -> Tables:
@@ -120,9 +128,9 @@ def _read(config: type[Config], option: Option, value: Any) -> Any:
     if option.parse is not None:
         flag = f"--{option.flag}"
         if isinstance(value, str):
-            value = option.parse(flag, value)
-        elif isinstance(value, (list, tuple)):
-            value = dict(option.parse(flag, text) for text in value)
+            return option.parse(flag, value)
+        if isinstance(value, (list, tuple)):
+            return dict(option.parse(flag, text) for text in value)
     elif option.is_list:
         if isinstance(value, (str, os.PathLike)):
             value = [value]

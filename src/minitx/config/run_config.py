@@ -26,11 +26,7 @@ class DataConfig(Config):
         is_argument=True,
     )
     holdout_fraction: float = option(
-        0.1,
-        "Part of the text, counted from its end, that is never trained on.",
-        TEXT,
-        low=0.0,
-        high=0.9,
+        0.1, "Part of the text, counted from its end, that is never trained on.", TEXT, (0.0, 0.9)
     )
     holdout: str | None = option(None, "File to hold out instead.", TEXT, metavar="FILE")
 
@@ -46,8 +42,7 @@ class TokenizerConfig(Config):
         0,
         "Largest number of token ids; for char, 0 is one for every character of the train part.",
         TEXT,
-        low=0,
-        high=2**24,
+        (0, 2**24),
     )
 
 

@@ -4,13 +4,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from minitx.config.checks import require
-from minitx.config.flag_values import parse_bias
-from minitx.config.options import DRAWING, PROMPT, SHOWN, WISHES, Config, option
+from minitx.config.checks import parse_bias, require
+from minitx.config.options import (
+    COUNT,
+    COUNT_OR_NONE,
+    DRAWING,
+    FRACTION,
+    PROMPT,
+    SHOWN,
+    WISHES,
+    Config,
+    option,
+)
 
 
 @dataclass(frozen=True)
@@ -21,24 +30,15 @@ class SamplingConfig(Config):
         1.0,
         "Above 1: less of what the text already has.",
         DRAWING,
+        (0.01, 100.0),
         details="Divides (or multiplies, if negative) the logits of its tokens; Keskar et al. "
         "2019, CTRL, section 4.1.",
-        low=0.01,
-        high=100.0,
     )
     frequency_penalty: float = option(
-        0.0,
-        "Subtracted from a token's logit for each earlier use.",
-        DRAWING,
-        low=-100.0,
-        high=100.0,
+        0.0, "Subtracted from a token's logit for each earlier use.", DRAWING, (-100.0, 100.0)
     )
     presence_penalty: float = option(
-        0.0,
-        "Subtracted from a token's logit if it was used at all.",
-        DRAWING,
-        low=-100.0,
-        high=100.0,
+        0.0, "Subtracted from a token's logit if it was used at all.", DRAWING, (-100.0, 100.0)
     )
     logit_bias: dict[int, float] = option(
         {}, "Added to a token's logit.", DRAWING, metavar="ID:VALUE", parse=parse_bias
@@ -48,62 +48,55 @@ class SamplingConfig(Config):
         (), "Write this text before the end.", WISHES, flag="require"
     )
     min_new_tokens: int = option(
-        0, "No end and no stop text before this many tokens.", WISHES, low=0, high=10**9
+        0, "No end and no stop text before this many tokens.", WISHES, COUNT_OR_NONE
     )
     temperature: float = option(
         0.8,
         "Below 1 less random, above 1 more, 0 the most likely token each time.",
         DRAWING,
+        (0.0, 100.0),
         details="Logits are divided by it.",
-        low=0.0,
-        high=100.0,
     )
-    top_k: int | None = option(
-        None, "Keep only the k most likely tokens.", DRAWING, low=1, high=2**24
-    )
+    top_k: int | None = option(None, "Keep only the k most likely tokens.", DRAWING, (1, 2**24))
     top_p: float = option(
         1.0,
         "Keep only the most likely tokens, up to this total probability; 1 is off.",
         DRAWING,
+        (1e-9, 1.0),
         details="Holtzman et al. 2020.",
-        low=1e-9,
-        high=1.0,
     )
     min_p: float = option(
         0.0,
         "Keep only tokens with at least this fraction of the highest probability; 0 is off.",
         DRAWING,
+        FRACTION,
         details="Nguyen et al. 2024.",
-        low=0.0,
-        high=1.0,
     )
     typical_p: float = option(
         1.0,
         "Keep only the tokens that surprise about as much as expected; 1 is off.",
         DRAWING,
+        (1e-9, 1.0),
         details="Those whose surprise is nearest the entropy, up to this total probability; "
         "Meister et al. 2022.",
-        low=1e-9,
-        high=1.0,
     )
-    max_new_tokens: int = option(256, "Longest continuation, in tokens.", PROMPT, low=1, high=10**9)
+    max_new_tokens: int = option(256, "Longest continuation, in tokens.", PROMPT, COUNT)
     stop_strings: tuple[str, ...] = option(
         (), "End before this text; it is not part of the output.", WISHES, flag="stop"
     )
-    num_samples: int = option(1, "Continuations of each prompt.", PROMPT, low=1, high=100_000)
+    num_samples: int = option(1, "Continuations of each prompt.", PROMPT, (1, 100_000))
     seed: int = option(
         1337,
         "Random seed: the same seed gives the same text.",
         PROMPT,
+        (0, 2**63 - 1),
         details="Every draw follows from it, the sample's index and the position alone.",
-        low=0,
-        high=2**63 - 1,
     )
 
 
 @dataclass(frozen=True)
 class GenerationRequest(Config):
-    """Where prompts come from, and how what is generated is shown.
+    """Where prompts come from, how text is drawn (`sampling`), and how it is shown.
 
     Raises:
         BadInputError: two of them exclude each other.
@@ -119,6 +112,13 @@ class GenerationRequest(Config):
     beams: int = option(0, "Beam search with this many beams, instead of sampling.", DRAWING)
     show_probs: bool = option(False, "Show each token's probability.", SHOWN)
     json: bool = option(False, "One JSON object a line.", SHOWN)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    @property
+    def as_json(self) -> bool:
+        """Whether JSON lines are written: asked for, or as the prompts came."""
+        of_lines = self.prompt_file is not None and self.prompt_file.suffix == ".jsonl"
+        return self.json or of_lines
 
     def check(self) -> None:
         """Refuse what contradicts itself."""
@@ -134,7 +134,10 @@ class GenerationRequest(Config):
             "Leave one out",
         )
         require(
-            not (self.beams and (self.interactive or self.show_probs)),
+            not (
+                self.beams
+                and (self.interactive or self.show_probs or self.sampling.num_samples > 1)
+            ),
             "--beams searches for the likeliest texts of a prompt and draws none",
             "Leave out --interactive, --show-probs and --num-samples",
         )

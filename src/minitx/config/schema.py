@@ -33,10 +33,8 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
 
 def _of_option(option: Option) -> dict[str, Any]:
     schema = {"description": option.description, **_of_type(option.kind)}
-    if option.low is not None:
-        schema["minimum"] = option.low
-    if option.high is not None:
-        schema["maximum"] = option.high
+    if option.within is not None:
+        schema["minimum"], schema["maximum"] = option.within
     if option.default is not dataclasses.MISSING and option.default is not None:
         schema["default"] = option.default
     return schema

@@ -7,9 +7,20 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass
 from typing import ClassVar, Literal
 
-from minitx.config.checks import require
-from minitx.config.flag_values import parse_duration, parse_setting
-from minitx.config.options import LEARNING, LENGTH, MACHINE, WATCHING, Config, OlderKeys, option
+from minitx.config.checks import parse_duration, parse_setting, require
+from minitx.config.options import (
+    COUNT,
+    COUNT_OR_NONE,
+    FRACTION,
+    LEARNING,
+    LENGTH,
+    MACHINE,
+    RATE,
+    WATCHING,
+    Config,
+    OlderKeys,
+    option,
+)  # fmt: skip
 
 DecayName = Literal["linear", "cosine", "constant"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
@@ -18,9 +29,15 @@ AttentionForm = Literal["auto", "explicit", "fused", "compiled"]
 SpikePolicy = Literal["warn", "rollback", "stop"]
 OptimizerSetting = int | float | str | bool
 
-MOST_STEPS = 10**9
+_BELOW_ONE = (0.0, 0.9999999)
 MOST_THREADS = 512
 """Of a CPU; to start more can fail under a limit on memory."""
+
+RESUMABLE = (
+    "steps", "learning_rate", "muon_learning_rate", "grad_clip", "on_spike", "max_rollbacks",
+    "early_stopping", "keep_checkpoints", "device", "threads",
+)  # fmt: skip
+"""Options that a resumed run may change; all but `steps` change its numbers from there on."""
 
 
 @dataclass(frozen=True)
@@ -29,27 +46,17 @@ class TrainConfig(Config):
 
     older_keys: ClassVar[OlderKeys] = {"settlements": lambda pairs: {"step_decisions": pairs}}
 
-    steps: int = option(
-        MISSING,
-        "Optimizer steps of the whole run.",
-        LENGTH,
-        low=1,
-        high=MOST_STEPS,
-        is_resumable=True,
-    )
+    steps: int = option(MISSING, "Optimizer steps of the whole run.", LENGTH, COUNT)
     batch_size: int = option(
-        MISSING, "Sequences in one forward and backward pass.", LEARNING, low=1, high=2**20
+        MISSING, "Sequences in one forward and backward pass.", LEARNING, (1, 2**20)
     )
-    learning_rate: float = option(
-        MISSING, "Peak learning rate of AdamW.", LEARNING, low=0.0, high=1e3, is_resumable=True
-    )
+    learning_rate: float = option(MISSING, "Peak learning rate of AdamW.", LEARNING, RATE)
     budget_seconds: float | None = option(
         None,
         "Time to plan for, like 90s, 3m or 1h.",
         LENGTH,
+        (1.0, 1e9),
         details="The number of steps follows from the measured speed. None when `steps` was given.",
-        low=1.0,
-        high=1e9,
         flag="budget",
         parse=parse_duration,
     )
@@ -61,21 +68,13 @@ class TrainConfig(Config):
         flag=None,
     )
     max_steps: int = option(
-        0,
-        "End after this many steps even if time is left; 0 is no limit.",
-        LENGTH,
-        low=0,
-        high=MOST_STEPS,
+        0, "End after this many steps even if time is left; 0 is no limit.", LENGTH, COUNT_OR_NONE
     )
     accumulation: int = option(
-        1,
-        "Gradient accumulation: passes averaged into one optimizer step.",
-        LEARNING,
-        low=1,
-        high=2**16,
+        1, "Gradient accumulation: passes averaged into one optimizer step.", LEARNING, (1, 2**16)
     )
     seed: int = option(
-        1337, "Random seed of weights, data order and dropout.", LENGTH, low=0, high=2**63 - 1
+        1337, "Random seed of weights, data order and dropout.", LENGTH, (0, 2**63 - 1)
     )
     # Any name that an optimizer registered, so it is checked where the optimizer is looked up.
     optimizer: str = option(
@@ -94,79 +93,51 @@ class TrainConfig(Config):
         metavar="KEY=VALUE",
         parse=parse_setting,
     )
-    muon_learning_rate: float = option(
-        0.02, "Peak learning rate of Muon.", LEARNING, low=0.0, high=1e3, is_resumable=True
-    )
+    muon_learning_rate: float = option(0.02, "Peak learning rate of Muon.", LEARNING, RATE)
     weight_decay: float = option(
         0.1,
         "Decoupled weight decay, on matrices only.",
         LEARNING,
+        RATE,
         details="Loshchilov and Hutter 2019.",
-        low=0.0,
-        high=1e3,
     )
-    beta1: float = option(
-        0.9, "AdamW's decay of the first moment.", LEARNING, low=0.0, high=0.9999999
-    )
-    beta2: float = option(
-        0.95, "AdamW's decay of the second moment.", LEARNING, low=0.0, high=0.9999999
-    )
-    momentum: float = option(0.95, "Muon's momentum.", LEARNING, low=0.0, high=0.9999999)
+    beta1: float = option(0.9, "AdamW's decay of the first moment.", LEARNING, _BELOW_ONE)
+    beta2: float = option(0.95, "AdamW's decay of the second moment.", LEARNING, _BELOW_ONE)
+    momentum: float = option(0.95, "Muon's momentum.", LEARNING, _BELOW_ONE)
     warmup_steps: int = option(
-        20,
-        "Steps over which the learning rate rises from 0 to its peak.",
-        LEARNING,
-        low=0,
-        high=MOST_STEPS,
+        20, "Steps over which the learning rate rises from 0 to its peak.", LEARNING, COUNT_OR_NONE
     )
     decay: DecayName = option(
         "linear", "How the learning rate falls at the end; constant is not at all.", LEARNING
     )
     decay_fraction: float = option(
-        0.6, "Last part of the run, in which the learning rate falls.", LEARNING, low=0.0, high=1.0
+        0.6, "Last part of the run, in which the learning rate falls.", LEARNING, FRACTION
     )
     final_rate_fraction: float = option(
-        0.0,
-        "Learning rate at the last step, as a fraction of the peak.",
-        LEARNING,
-        low=0.0,
-        high=1.0,
+        0.0, "Learning rate at the last step, as a fraction of the peak.", LEARNING, FRACTION
     )
     grad_clip: float = option(
         1.0,
         "Largest gradient norm, above which gradients are scaled down; 0 is off.",
         LEARNING,
-        low=0.0,
-        high=1e9,
-        is_resumable=True,
+        (0.0, 1e9),
     )
-    evaluate_every: int = option(
-        250, "Steps between holdout losses.", WATCHING, low=1, high=MOST_STEPS
-    )
+    evaluate_every: int = option(250, "Steps between holdout losses.", WATCHING, COUNT)
     evaluation_tokens: int = option(
-        0, "Holdout tokens scored each time; 0 is all.", WATCHING, low=0, high=10**12
+        0, "Holdout tokens scored each time; 0 is all.", WATCHING, (0, 10**12)
     )
     closing_tokens: int = option(
-        0, "Holdout tokens scored after the last step; 0 is all.", WATCHING, low=0, high=10**12
+        0, "Holdout tokens scored after the last step; 0 is all.", WATCHING, (0, 10**12)
     )
-    checkpoint_every: int = option(
-        250, "Steps between checkpoints.", WATCHING, low=1, high=MOST_STEPS
-    )
+    checkpoint_every: int = option(250, "Steps between checkpoints.", WATCHING, COUNT)
     keep_checkpoints: int = option(
-        2,
-        "How many of the newest checkpoints are kept, beside the best.",
-        WATCHING,
-        low=1,
-        high=10**6,
-        is_resumable=True,
+        2, "How many of the newest checkpoints are kept, beside the best.", WATCHING, (1, 10**6)
     )
     early_stopping: int = option(
         0,
         "Stop after this many evaluations without a better holdout loss; 0 is off.",
         LENGTH,
-        low=0,
-        high=10**6,
-        is_resumable=True,
+        (0, 10**6),
     )
     on_spike: SpikePolicy = option(
         "warn",
@@ -174,25 +145,13 @@ class TrainConfig(Config):
         WATCHING,
         details="`rollback` returns to the last good state, skips the batches since, and lowers "
         "the learning rate. `warn` stops, too, where the loss is NaN.",
-        is_resumable=True,
     )
     max_rollbacks: int = option(
-        5,
-        "Rollbacks after which the next one stops the run.",
-        WATCHING,
-        low=0,
-        high=10**6,
-        is_resumable=True,
+        5, "Rollbacks after which the next one stops the run.", WATCHING, (0, 10**6)
     )
-    log_every: int = option(
-        10, "Steps between lines of metrics.jsonl.", WATCHING, low=1, high=MOST_STEPS
-    )
+    log_every: int = option(10, "Steps between lines of metrics.jsonl.", WATCHING, COUNT)
     device: DeviceName = option(
-        "auto",
-        "Where to compute.",
-        MACHINE,
-        details="`auto` takes cuda, then mps, then cpu.",
-        is_resumable=True,
+        "auto", "Where to compute.", MACHINE, details="`auto` takes cuda, then mps, then cpu."
     )
     dtype: DTypeName = option(
         "auto",
@@ -210,12 +169,7 @@ class TrainConfig(Config):
         "dropout, where whole blocks are compiled); elsewhere the faster of the other two does.",
     )
     threads: int = option(
-        0,
-        "CPU threads; 0 leaves the number to torch.",
-        MACHINE,
-        low=0,
-        high=MOST_THREADS,
-        is_resumable=True,
+        0, "CPU threads; 0 leaves the number to torch.", MACHINE, (0, MOST_THREADS)
     )
 
     def check(self) -> None:
@@ -235,10 +189,10 @@ class TrainConfig(Config):
 
 
 def _are_decisions(pairs: tuple[tuple[int, ...], ...]) -> bool:
-    last, end = -1, MOST_STEPS
+    last, end = -1, COUNT[1]
     for number, pair in enumerate(pairs):
         # Only the first may end the run on the spot.
         if len(pair) != 2 or not last < pair[0] < end or not pair[0] < pair[1] + (number == 0):
             return False
         last, end = pair
-    return end <= MOST_STEPS
+    return end <= COUNT[1]

@@ -2,9 +2,9 @@
 
 from minitx.corpus.encoded import EncodedCorpus, encode_corpus, load_encoded
 from minitx.corpus.encoded_file import EncodedFile, encode_file
-from minitx.corpus.reading import Corpus, read_corpus
+from minitx.corpus.sources import Corpus, read_corpus
 from minitx.corpus.split import Split, split_corpus
-from minitx.corpus.windows import WindowSampler, gather, require_one_window
+from minitx.corpus.training_windows import WindowSampler, gather, require_one_window
 
 __all__ = [
     "Corpus",

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,6 @@ IdArray = npt.NDArray[np.integer[Any]]
 DESCRIPTION = "corpus.json"
 _FORMAT = 1
 _PARTS = ("train", "holdout")
-_BLOCK = 1 << 20
 _FIX = "Train again, or restore the data directory of the run"
 
 
@@ -71,24 +71,6 @@ class EncodedCorpus:
     train: PartCounts
     holdout: PartCounts
 
-    @property
-    def n_train_bytes(self) -> int:
-        """Bytes of the train part's text."""
-        return self.train.bytes
-
-    @property
-    def n_holdout_bytes(self) -> int:
-        """Bytes of the holdout's text."""
-        return self.holdout.bytes
-
-    def train_text(self) -> str:
-        """Text of the train part."""
-        return (self.directory / "train.txt").read_bytes().decode("utf-8")
-
-    def holdout_text(self) -> str:
-        """Text of the holdout."""
-        return (self.directory / "holdout.txt").read_bytes().decode("utf-8")
-
     def holdout_beginning(self, characters: int) -> str:
         """The first so many characters of the holdout; the rest is not read."""
         with (self.directory / "holdout.txt").open(encoding="utf-8", newline="") as file:
@@ -111,24 +93,23 @@ def encode_corpus(
         BadInputError: the directory can't be written.
     """
     try:
+        wanted = Description(split.digest, tokenizer.digest)
         for candidate in (directory, *earlier):
             # Another process may remove its run while we look.
             with contextlib.suppress(DamagedFileError, FileNotFoundError):
-                if _came_from(candidate, split, tokenizer):
-                    found = load_encoded(candidate)
-                    return found if candidate == directory else _linked(candidate, directory)
+                if read_description(candidate) == wanted:
+                    corpus = load_encoded(candidate)
+                    return corpus if candidate == directory else _linked(candidate, directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / DESCRIPTION).unlink(missing_ok=True)
-        dtype = ids_type(tokenizer.vocab_size)
         counts = {
-            part: _encode_part(directory, part, getattr(split, part), tokenizer, dtype)
-            for part in _PARTS
+            part: _encode_part(directory, part, getattr(split, part), tokenizer) for part in _PARTS
         }
         description = {
             "format": _FORMAT,
             "digest": split.digest,
             "tokenizer_digest": tokenizer.digest,
-            "dtype": dtype.str,
+            "dtype": ids_type(tokenizer.vocab_size).str,
             **{part: asdict(count) for part, count in counts.items()},
             "ids_digest": _digest_of(directory, "ids"),
         }
@@ -195,10 +176,10 @@ def describe_change(directory: Path, split: Split) -> str:
         except OSError:
             continue
         if old != new:
-            at = _first_difference(old, new)
+            start = _first_difference(old, new)
             size = "" if len(old) == len(new) else f"{len(new):,} bytes instead of {len(old):,}, "
-            line = old.count(b"\n", 0, at) + 1
-            return f"its {name} has {size}other text from line {line:,} on (byte {at:,})"
+            line = old.count(b"\n", 0, start) + 1
+            return f"its {name} has {size}other text from line {line:,} on (byte {start:,})"
     return "its text is another"
 
 
@@ -244,37 +225,29 @@ def load_encoded(directory: Path) -> EncodedCorpus:
         raise DamagedFileError(f"{path} can't be used: {describe_damage(error)}", _FIX) from None
 
 
-def _came_from(directory: Path, split: Split, tokenizer: Tokenizer) -> bool:
-    try:
-        description = read_json(directory / DESCRIPTION)
-        found = (description["digest"], description["tokenizer_digest"])
-    except (OSError, ValueError, KeyError):
-        return False
-    return found == (split.digest, tokenizer.digest)
-
-
 def _digest_of(directory: Path, kind: str) -> str:
     """Digest of both files of a kind, as `Split.digest` is one of both texts."""
     return digest_of_parts(file_digest(directory / f"{part}.{kind}") for part in _PARTS)
 
 
-def _encode_part(
-    directory: Path, part: str, text: str, tokenizer: Tokenizer, dtype: np.dtype[Any]
-) -> PartCounts:
-    tokens = unknown = 0
-
-    def encoded() -> Iterable[bytes]:
-        nonlocal tokens, unknown
-        for ids in tokenizer.encode_parts(text, unknown="replace"):
-            tokens += len(ids)
-            if tokenizer.unknown_id is not None:
-                unknown += int(np.count_nonzero(ids == tokenizer.unknown_id))
-            yield ids.astype(dtype).tobytes()
-
-    content = text.encode("utf-8")
+def _encode_part(directory: Path, part: str, text: str, tokenizer: Tokenizer) -> PartCounts:
+    content, counts = text.encode("utf-8"), Counter[str]()
+    ids = tokenizer.encode_parts(text, unknown="replace")
     write_atomically(directory / f"{part}.txt", content)
-    write_atomically(directory / f"{part}.ids", encoded())
-    return PartCounts(tokens, len(content), len(text), unknown)
+    write_atomically(directory / f"{part}.ids", id_bytes(ids, tokenizer, counts))
+    return PartCounts(counts["tokens"], len(content), len(text), counts["unknown"])
+
+
+def id_bytes(
+    parts: Iterable[IdArray], tokenizer: Tokenizer, counts: Counter[str]
+) -> Iterator[bytes]:
+    """Ids as they are kept; the `tokens` and the `unknown` ones are added to `counts`."""
+    dtype = ids_type(tokenizer.vocab_size)
+    for ids in parts:
+        counts["tokens"] += len(ids)
+        if tokenizer.unknown_id is not None:
+            counts["unknown"] += int(np.count_nonzero(ids == tokenizer.unknown_id))
+        yield ids.astype(dtype).tobytes()
 
 
 def _linked(source: Path, directory: Path) -> EncodedCorpus:
@@ -292,15 +265,12 @@ def _linked(source: Path, directory: Path) -> EncodedCorpus:
 
 
 def _first_difference(old: bytes, new: bytes) -> int:
-    at = 0
-    while at < len(old) and old[at : at + _BLOCK] == new[at : at + _BLOCK]:
-        at += _BLOCK
-    while at < min(len(old), len(new)) and old[at] == new[at]:
-        at += 1
-    return min(at, len(old), len(new))
+    n = min(len(old), len(new))
+    differs = np.frombuffer(old, np.uint8, n) != np.frombuffer(new, np.uint8, n)
+    return int(differs.argmax()) if differs.any() else n
 
 
 def _require_size(path: Path, size: int) -> None:
-    found = path.stat().st_size
-    if found != size:
-        raise ValueError(f"{path.name} has {found:,} bytes instead of {size:,}")
+    actual = path.stat().st_size
+    if actual != size:
+        raise ValueError(f"{path.name} has {actual:,} bytes instead of {size:,}")

@@ -6,23 +6,23 @@ nobody maps it any more.
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import mmap
 import os
-import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
-from minitx.corpus.encoded import IdArray, PartCounts, ids_type
-from minitx.corpus.reading import BOM, binary_error, encoding_error, open_text
+from minitx.corpus.encoded import IdArray, PartCounts, id_bytes, ids_type
+from minitx.corpus.readers import BEGINNING, choose_reader
+from minitx.corpus.readers.plain_text import BOM, PlainText, decoded
+from minitx.corpus.sources import open_text
 from minitx.errors import BadInputError
 from minitx.tokenizer import Tokenizer
 
@@ -50,7 +50,7 @@ def encode_file(path: Path, tokenizer: Tokenizer) -> EncodedFile:
     """Encode a text file; what the vocabulary lacks becomes the unknown token, and is counted.
 
     Args:
-        path: a file, or a pipe, which is copied to a temporary file.
+        path: a file, or a pipe; what is not plain text already goes to a temporary file.
         tokenizer: that makes the ids.
 
     Raises:
@@ -58,45 +58,45 @@ def encode_file(path: Path, tokenizer: Tokenizer) -> EncodedFile:
             ids.
     """
     content = _content(path)
-    dtype = ids_type(tokenizer.vocab_size)
-    tokens = unknown = characters = 0
+    counts = Counter[str]()
     has_text = False
 
     def counted() -> Iterator[str]:
-        nonlocal characters, has_text
+        nonlocal has_text
         for text in decoded(blocks_of(content), str(path)):
-            characters += len(text)
+            counts["characters"] += len(text)
             has_text = has_text or bool(text.strip())
             yield text
 
     with _temporary(path) as file:
-        for ids in tokenizer.encode_stream(counted(), "replace"):
-            tokens += len(ids)
-            if tokenizer.unknown_id is not None:
-                unknown += int(np.count_nonzero(ids == tokenizer.unknown_id))
-            file.write(ids.astype(dtype).tobytes())
+        ids = tokenizer.encode_stream(counted(), "replace")
+        file.writelines(id_bytes(ids, tokenizer, counts))
         if not has_text:
             raise BadInputError(f"{path} has no text in it", "Give a file with some text")
         file.flush()
-        mapped = np.memmap(file, dtype, "r")
-    return EncodedFile(mapped, content, PartCounts(tokens, len(content), characters, unknown))
+        mapped = np.memmap(file, ids_type(tokenizer.vocab_size), "r")
+    return EncodedFile(
+        mapped,
+        content,
+        PartCounts(counts["tokens"], len(content), counts["characters"], counts["unknown"]),
+    )
 
 
 def _content(path: Path) -> ByteArray:
-    """The bytes of a text, mapped."""
+    """The bytes of a text in UTF-8, mapped."""
     with open_text(path) as source:
-        if path.is_file():
-            return _mapped(source)
+        reader = choose_reader(str(path), source.peek(BEGINNING))
+        if isinstance(reader, PlainText) and path.is_file():
+            return _mapped(source, len(BOM) if source.read(len(BOM)) == BOM else 0)
         with _temporary(path) as copy:
-            shutil.copyfileobj(source, copy)
+            for text in reader.texts(source, str(path)):
+                copy.write(text.encode("utf-8"))
             copy.flush()
-            return _mapped(copy)
+            return _mapped(copy, 0)
 
 
-def _mapped(file: IO[bytes]) -> ByteArray:
-    """What a file holds after its byte order mark, if it has one."""
-    file.seek(0)
-    start = len(BOM) if file.read(len(BOM)) == BOM else 0
+def _mapped(file: IO[bytes], start: int) -> ByteArray:
+    """What a file holds from an offset on."""
     # An empty file can't be mapped.
     if file.seek(0, os.SEEK_END) == start:
         return np.empty(0, np.uint8)
@@ -114,31 +114,6 @@ def _temporary(path: Path) -> Iterator[IO[bytes]]:
             f"what {path} holds can't be kept in {tempfile.gettempdir()} ({error.strerror})",
             "Free some space there, or let TMPDIR name another directory",
         ) from None
-
-
-def decoded(blocks: Iterable[bytes], name: str) -> Iterator[str]:
-    """Decode UTF-8 that comes in blocks, cut anywhere.
-
-    Args:
-        blocks: of the text, without a byte order mark.
-        name: of the text, for errors.
-
-    Raises:
-        BadInputError: it is binary, or is not UTF-8 (with the offset of the first bad byte).
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    read = 0
-    for block in chain(blocks, [b""]):
-        if (zero := block.find(b"\0")) >= 0:
-            raise binary_error(name, read + zero)
-        # What is left of a character that the last block cut.
-        pending = len(decoder.getstate()[0])
-        try:
-            yield decoder.decode(block, final=not block)
-        except UnicodeDecodeError as error:
-            at = read - pending + error.start
-            raise encoding_error(name, at, error.object[error.start], error.reason) from None
-        read += len(block)
 
 
 def blocks_of(content: ByteArray) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from minitx.config import DataConfig
-from minitx.corpus.reading import Corpus, read_corpus
+from minitx.corpus.sources import Corpus, read_corpus
 from minitx.errors import BadInputError
 
 

@@ -1,4 +1,4 @@
-"""Loss by kind of token: what is it that the model finds hard?
+"""Loss by kind of token: what does the model find hard?
 
 Every token is of one class, by its first character that is no space (`` the`` is a letter), or
 `space` if it has no other. A token of letters is a new word if no letter precedes it, in-word
@@ -87,10 +87,10 @@ class GroupLosses:
 
 def with_letters(classes: Sequence[ClassLoss]) -> list[ClassLoss]:
     """The classes with `letter`, which is `new word` and `in-word` together, before these two."""
-    kinds = [one for one in classes if one.name in LETTER_KINDS]
+    kinds = [group for group in classes if group.name in LETTER_KINDS]
     shown: list[ClassLoss] = []
-    for one in classes:
-        if kinds and one is kinds[0]:
+    for group in classes:
+        if kinds and group is kinds[0]:
             tokens = sum(kind.tokens for kind in kinds)
             letter = ClassLoss(
                 name="letter",
@@ -100,7 +100,7 @@ def with_letters(classes: Sequence[ClassLoss]) -> list[ClassLoss]:
                 share_of_loss=sum(kind.share_of_loss for kind in kinds),
             )
             shown.append(letter)
-        shown.append(one)
+        shown.append(group)
     return shown
 
 
@@ -121,10 +121,10 @@ class TokenClasses:
         self, targets: npt.NDArray[np.integer], before: npt.NDArray[np.integer]
     ) -> npt.NDArray[np.int64]:
         """Index into `CLASSES` of each target, given the token before it; all `(n,)`."""
-        found: npt.NDArray[np.int64] = self._class[targets].copy()
+        classes: npt.NDArray[np.int64] = self._class[targets].copy()
         inside = self._starts_with_letter[targets] & self._ends_in_letter[before]
-        found[(found == _NEW_WORD) & inside] = _IN_WORD
-        return found
+        classes[(classes == _NEW_WORD) & inside] = _IN_WORD
+        return classes
 
 
 def count_ids(ids: npt.NDArray[np.integer], vocab_size: int) -> npt.NDArray[np.int64]:
@@ -144,7 +144,7 @@ def frequency_groups(train_counts: npt.NDArray[np.integer]) -> npt.NDArray[np.in
     """
     order = np.argsort(-train_counts, kind="stable")
     total = max(1, int(train_counts.sum()))
-    # What the commoner ones make up: the commonest token is in the first half though it is all.
+    # Share of all more common ids: so the most common id is in the first group, even if it is all.
     before = (np.cumsum(train_counts[order]) - train_counts[order]) / total
     bounds = [limit for _, limit in FREQUENCIES[:3]]
     groups = np.empty(len(train_counts), dtype=np.int64)
@@ -156,7 +156,7 @@ def frequency_groups(train_counts: npt.NDArray[np.integer]) -> npt.NDArray[np.in
 def _text(tokenizer: Tokenizer, token: int) -> str:
     if token == tokenizer.unknown_id:
         return ""
-    # Part of a character is no text: it ends up in `other`.
+    # A part of a character is not text, and ends up in `other`.
     return tokenizer.token_bytes(token).decode("utf-8", "replace")
 
 

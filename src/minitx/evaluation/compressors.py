@@ -1,9 +1,9 @@
 """General-purpose compressors on the same text: a bar that a language model must clear.
 
-A compressor is a model too: what it takes to store the holdout, in bits per byte, compares with
-the model's. Like the model it may learn from the train part first, so the figure shown is what the
-holdout adds to it: the size of train part and holdout compressed together, less that of the train
-part compressed alone. The size of the holdout on its own is kept beside it.
+A compressor is a model, too: its bits per byte of the holdout compare with the model's. Like the
+model it may learn from the train part first, so the figure shown is what the holdout adds to that:
+the size of both compressed together, less that of the train part compressed alone. The size of the
+holdout on its own is kept beside it.
 
 gzip looks back 32 KB, bzip2 works in blocks of 900 KB; xz and zstd here see all of a train part of
 up to 64 MB.
@@ -71,14 +71,14 @@ def compress_holdout(name: str, train: Parts | None, holdout: Parts) -> Compress
 
 
 def _compressors() -> dict[str, Callable[[], _Compressor]]:
-    found: dict[str, Callable[[], _Compressor]] = {
+    compressors: dict[str, Callable[[], _Compressor]] = {
         "gzip": lambda: zlib.compressobj(9, zlib.DEFLATED, 31),
         "bzip2": lambda: bz2.BZ2Compressor(9),
         "xz": lambda: lzma.LZMACompressor(preset=9 | lzma.PRESET_EXTREME),
     }
     if zstd := _zstd():
-        found["zstd"] = zstd
-    return found
+        compressors["zstd"] = zstd
+    return compressors
 
 
 def _zstd() -> Callable[[], _Compressor] | None:

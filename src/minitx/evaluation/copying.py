@@ -1,10 +1,10 @@
-"""How much of what a model says is copied from its train part.
+"""How much of what a model generates is copied from its train part.
 
 A text's copied share is the part of its bytes that lies in some stretch of at least `COPY_BYTES`
-bytes that the train part has word for word. Plain language repeats itself too: the same measure on
-as much of the holdout says how much of it is to be expected.
+bytes that is in the train part, too. Natural language repeats itself: the same measure on as much
+of the holdout says how much copying to expect.
 
-Stretches are compared by hash (Karp and Rabin 1987) in arrays, and every find is checked byte by
+Stretches are compared by hash (Karp and Rabin 1987) in arrays, and every match is checked byte by
 byte. The longest one is found by bisection: where a stretch of n bytes is shared, so is one of
 n - 1.
 """
@@ -69,15 +69,15 @@ def find_copied(texts: Sequence[str], train: ByteArray, least: int = COPY_BYTES)
     parts = [np.frombuffer(text.encode("utf-8", "replace"), np.uint8) for text in texts]
     text = _Text(parts)
     covered = np.zeros(len(text.content), np.bool_)
-    longest, at = 0, 0
+    longest, start = 0, 0
     for piece in _pieces(train, overlap=max(map(len, parts), default=0)):
         hashes = _Hashes(piece)
         shared = text.shared_with(hashes, least)
         _cover(covered, shared, least)
-        longest, at = _longest(text, hashes, longest, at)
-    found = text.content[at : at + longest].tobytes().decode("utf-8", "ignore")
+        longest, start = _longest(text, hashes, longest, start)
+    longest_text = text.content[start : start + longest].tobytes().decode("utf-8", "ignore")
     share = float(covered.mean()) if len(covered) else 0.0
-    return Copied(len(covered), share, found, longest)
+    return Copied(len(covered), share, longest_text, longest)
 
 
 def stretches(
@@ -120,7 +120,7 @@ class _Hashes:
             np.cumsum(_VALUES[content] * powers[:-1], out=self._sums[1:])
 
     def of_length(self, n: int) -> HashArray:
-        """`(bytes - n + 1,)` hash of the n bytes from each place on."""
+        """`(bytes - n + 1,)` hash of the n bytes from each position on."""
         starts = len(self.content) - n + 1
         if starts <= 0:
             return np.empty(0, np.uint64)
@@ -141,27 +141,27 @@ class _Text:
     def shared_with(self, train: _Hashes, n: int) -> npt.NDArray[np.int64]:
         """Where stretches of n bytes begin that the other bytes have too."""
         mine = self._hashes.of_length(n)
-        whole = np.arange(len(mine)) + n <= self._ends[: len(mine)]
+        in_one_text = np.arange(len(mine)) + n <= self._ends[: len(mine)]
         theirs = train.of_length(n)
-        if not whole.any() or not len(theirs):
+        if not in_one_text.any() or not len(theirs):
             return np.empty(0, np.int64)
-        known, which = np.unique(mine[whole], return_inverse=True)
-        at = np.minimum(np.searchsorted(known, theirs), len(known) - 1)
-        hits = np.flatnonzero(known[at] == theirs)
+        known, which = np.unique(mine[in_one_text], return_inverse=True)
+        nearest = np.minimum(np.searchsorted(known, theirs), len(known) - 1)
+        hits = np.flatnonzero(known[nearest] == theirs)
         # Where each of our hashes is found over there; -1 where it is not.
-        places = np.full(len(known), -1)
-        places[at[hits]] = hits
-        starts = np.flatnonzero(whole)
-        places = places[which.reshape(-1)]
-        starts, places = starts[places >= 0], places[places >= 0]
+        positions = np.full(len(known), -1)
+        positions[nearest[hits]] = hits
+        starts = np.flatnonzero(in_one_text)
+        positions = positions[which.reshape(-1)]
+        starts, positions = starts[positions >= 0], positions[positions >= 0]
         same = [
             np.array_equal(self.content[s : s + n], train.content[p : p + n])
-            for s, p in zip(starts.tolist(), places.tolist(), strict=True)
+            for s, p in zip(starts.tolist(), positions.tolist(), strict=True)
         ]
         return starts[np.array(same, dtype=np.bool_)] if same else starts
 
 
-def _longest(text: _Text, train: _Hashes, longest: int, at: int) -> tuple[int, int]:
+def _longest(text: _Text, train: _Hashes, longest: int, start: int) -> tuple[int, int]:
     """The longest shared stretch and where it begins, if longer than the one known."""
     low, high = longest, text.longest
     step = 16
@@ -170,11 +170,11 @@ def _longest(text: _Text, train: _Hashes, longest: int, at: int) -> tuple[int, i
         n = min(low + step, high, (low + high + 1) // 2)
         shared = text.shared_with(train, n)
         if len(shared):
-            low, at = n, int(shared[0])
+            low, start = n, int(shared[0])
             step *= 2
         else:
             high = n - 1
-    return low, at
+    return low, start
 
 
 def _cover(covered: npt.NDArray[np.bool_], starts: npt.NDArray[np.int64], n: int) -> None:

@@ -69,7 +69,7 @@ class NGrams:
         self._raw: list[_Counts] = []
         self._continuation: list[_Counts] = []
         ids = np.asarray(ids, dtype=np.int64)
-        # Rank of the n-gram that ends at each place; of the empty one to begin with.
+        # Rank of the n-gram that ends at each position; of the empty one to begin with.
         ranks = np.zeros(len(ids) + 1, np.int64)
         for order in range(1, max_order + 1):
             packed = ranks[:-1] * vocab_size + ids[order - 1 :]
@@ -113,26 +113,26 @@ class NGrams:
         lower = np.full((len(rows), rows.shape[1] - first), 1.0 / self.vocab_size)
         contexts = np.zeros_like(lower, dtype=np.int64)
         ranks = np.zeros(rows.shape, np.int64)
-        found = []
+        by_order = []
         for order in range(1, self.max_order + 1):
             if order > 1:
                 contexts = _shifted(ranks)[:, first:]
             ranks = self._ranks(order, ranks, rows)
             grams = ranks[:, first:]
-            found.append(_interpolated(self._raw[order - 1], contexts, grams, lower))
+            by_order.append(_interpolated(self._raw[order - 1], contexts, grams, lower))
             if order < self.max_order:
                 lower = _interpolated(self._continuation[order - 1], contexts, grams, lower)
-        return found
+        return by_order
 
     def _ranks(self, order: int, shorter: IntArray, rows: IntArray) -> IntArray:
-        # Rank of the n-gram that ends at each place; -1 where the text lacks it.
+        # Rank of the n-gram that ends at each position; -1 where the text lacks it.
         prefix = _shifted(shorter) if order > 1 else shorter
         keys = self._keys[order]
         if not len(keys):
             return np.full_like(rows, -1)
         wanted = prefix * self.vocab_size + rows
-        at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        return np.where((prefix >= 0) & (keys[at] == wanted), at, -1)
+        rank = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        return np.where((prefix >= 0) & (keys[rank] == wanted), rank, -1)
 
     def _counts(self, keys: list[IntArray], counts: IntArray, order: int) -> _Counts:
         prefix = keys[-1] // self.vocab_size
@@ -152,7 +152,7 @@ class NGrams:
 
 
 def _shifted(ranks: IntArray) -> IntArray:
-    """What ends one place earlier; nothing does before the first."""
+    """What ends one position earlier; nothing does before the first."""
     shifted = np.full_like(ranks, -1)
     shifted[:, 1:] = ranks[:, :-1]
     return shifted
@@ -174,10 +174,10 @@ def _estimated_discounts(counts: IntArray) -> FloatArray:
     if not n1 or not n2:
         # Too few different counts to estimate from: a small vocabulary, or a small text.
         return np.array([0.0, 0.5, 0.5, 0.5])
-    one = n1 / (n1 + 2 * n2)
+    single = n1 / (n1 + 2 * n2)
     if not n3 or not n4:
-        return np.array([0.0, one, one, one])
-    three = [1 - 2 * one * n2 / n1, 2 - 3 * one * n3 / n2, 3 - 4 * one * n4 / n3]
+        return np.array([0.0, single, single, single])
+    three = [1 - 2 * single * n2 / n1, 2 - 3 * single * n3 / n2, 3 - 4 * single * n4 / n3]
     # Where the counts are not as the estimate assumes, it can leave the range that makes sense.
-    bounded = [min(max(d, 0.01), n) for n, d in enumerate(three, start=1)]
+    bounded = [min(max(discount, 0.01), n) for n, discount in enumerate(three, start=1)]
     return np.array([0.0, *bounded])

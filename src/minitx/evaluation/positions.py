@@ -40,8 +40,8 @@ class ContextUse:
 
     Attributes:
         buckets: by rising length of context, each about twice as long as the one before.
-        used_length: tokens of context beyond which the loss falls no further, as far as can be
-            told: an upper bound, to the end of a bucket; `context_length` if it falls to the end.
+        used_length: tokens of context beyond which the loss falls no further: an upper bound, to
+            the end of a bucket; `context_length` if it falls to the end.
         context_length: most tokens seen.
     """
 
@@ -92,9 +92,9 @@ class PositionLosses:
     def _used_length(self, buckets: list[PositionBucket]) -> int:
         # The first bucket than which neither any later one nor all later ones are clearly better.
         for bucket in buckets[:-1]:
-            later = [one for one in buckets if one.first > bucket.last]
+            later = [other for other in buckets if other.first > bucket.last]
             rest = self._bucket(bucket.last, len(self._tokens))
-            if not any(_is_better(one, bucket) for one in (*later, rest)):
+            if not any(_is_better(other, bucket) for other in (*later, rest)):
                 return bucket.last
         return len(self._tokens)
 

@@ -55,7 +55,7 @@ class Score:
 
 @dataclass(frozen=True, eq=False)
 class LossChunk:
-    """Losses of some targets, in the order of the text.
+    """Losses of a batch of targets, in the order of the text.
 
     Attributes:
         index: `(n,)` index into the ids of each scored target; rising.
@@ -95,7 +95,7 @@ def score(
         max_tokens: score about as many targets in evenly spaced windows, the same ones each
             time; 0 scores all.
         autocast_dtype: format of the matrix products; None for that of the weights.
-        progress: told the number of targets scored by each batch.
+        progress: called with the number of targets that each batch scored.
 
     Raises:
         BadInputError: fewer than 2 ids, or a context length or stride out of range.
@@ -126,13 +126,13 @@ def token_losses(
 
     Args:
         model, ids, context_length, stride, batch_size, max_tokens, autocast_dtype: as in `score`.
-        with_confidence: also tell the probability of the likeliest token, and whether it is the
+        with_confidence: also return the probability of the likeliest token, and whether it is the
             target.
 
     Raises:
         BadInputError: as in `score`, when it is called.
     """
-    context_length = _checked_context(model, context_length)
+    context_length = chosen_context(model, context_length)
     if len(ids) < 2:
         raise BadInputError(
             f"{len(ids)} token{'s' if len(ids) != 1 else ''} can't be scored, since the first has "
@@ -239,13 +239,18 @@ def _batch_size(model: Transformer, context_length: int) -> int:
     return max(1, tokens // context_length)
 
 
-def _checked_context(model: Transformer, context_length: int | None) -> int:
+def chosen_context(model: Transformer, context_length: int | None) -> int:
+    """The context to score with; the model's where None is asked for.
+
+    Raises:
+        BadInputError: it is out of range.
+    """
     longest = model.config.context_length
     if context_length is None:
         return longest
     if not 1 <= context_length <= longest:
         raise BadInputError(
-            f"context length is {context_length:,}, outside 1 to the model's {longest:,}",
+            f"context length is {context_length:,}, and this model was trained with {longest:,}",
             f"Choose a --context from 1 to {longest}",
         )
     return context_length

@@ -1,4 +1,4 @@
-"""The passages of a text that surprise the model most, with the loss of each token."""
+"""The passages of a text with the highest loss, token by token."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class SurprisingPassages:
         n_halves = len(self._index) // half
         if n_halves < 2:
             return
-        whole = self._losses[: n_halves * half].astype(np.float64)
-        sums = whole.reshape(n_halves, half).sum(1)
+        in_halves = self._losses[: n_halves * half].astype(np.float64)
+        sums = in_halves.reshape(n_halves, half).sum(1)
         means = (sums[:-1] + sums[1:]) / (2 * half)
         # Only where tokens lie side by side: a part of a text is scored in pieces.
         starts = np.arange(n_halves - 1) * half
@@ -81,7 +81,7 @@ class SurprisingPassages:
         """The worst passages that don't overlap, the worst first."""
         chosen: list[Passage] = []
         for _, _, passage in sorted(self._heap, key=lambda entry: (-entry[0], -entry[1])):
-            apart = all(abs(passage.start - one.start) >= 2 * self._half for one in chosen)
+            apart = all(abs(passage.start - other.start) >= 2 * self._half for other in chosen)
             if apart and len(chosen) < self._count:
                 chosen.append(passage)
         return chosen
@@ -89,14 +89,14 @@ class SurprisingPassages:
     def _worst_kept(self) -> float:
         return self._heap[0][0] if len(self._heap) >= 3 * self._count else -1.0
 
-    def _offer(self, mean: float, at: int) -> None:
+    def _offer(self, mean: float, first: int) -> None:
         if mean <= self._worst_kept():
             return
-        end = at + 2 * self._half
+        end = first + 2 * self._half
         passage = Passage(
-            int(self._index[at]),
-            tuple(self._ids[at:end].tolist()),
-            tuple(self._losses[at:end].tolist()),
+            int(self._index[first]),
+            tuple(self._ids[first:end].tolist()),
+            tuple(self._losses[first:end].tolist()),
         )
         heapq.heappush(self._heap, (mean, -passage.start, passage))
         if len(self._heap) > 3 * self._count:

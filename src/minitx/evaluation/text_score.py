@@ -24,7 +24,7 @@ from minitx.evaluation.classes import (
 )
 from minitx.evaluation.holdout_figures import Figures
 from minitx.evaluation.positions import ContextUse, PositionLosses
-from minitx.evaluation.scoring import token_losses
+from minitx.evaluation.scoring import LossChunk, token_losses
 from minitx.evaluation.surprising import Passage, SurprisingPassages
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
@@ -73,10 +73,10 @@ class Details:
 
 @dataclass(frozen=True, eq=False)
 class Beginning:
-    """What was scored of the beginning of a text: what baselines are compared on.
+    """What was scored of the beginning of a text, which baselines are measured on, too.
 
     Attributes:
-        n_ids: that the beginning has.
+        n_ids: ids in the beginning.
         index: of the targets in it that were scored, `(n,)`.
         nats: their total loss.
     """
@@ -88,7 +88,7 @@ class Beginning:
 
 @dataclass(frozen=True, eq=False)
 class TextScore:
-    """What a pass over a text found.
+    """The result of a pass over a text.
 
     Attributes:
         figures: the loss.
@@ -123,8 +123,8 @@ def score_text(
         windows: how it is cut.
         with_details: also fill `TextScore.details`.
         train_counts: `(vocab_size,)` how often the train part has each id.
-        beginning: ids of which `TextScore.beginning` tells; 0 for none.
-        progress: told the number of targets scored by each batch.
+        beginning: number of ids that `TextScore.beginning` covers; 0 for none.
+        progress: called with the number of targets that each batch scored.
 
     Raises:
         BadInputError: as `token_losses`.
@@ -144,13 +144,7 @@ def score_text(
             index.append(chunk.index[inside])
             nats += float(chunk.losses[inside].sum(dtype=np.float64))
         if details is not None:
-            targets, before = ids[chunk.index].astype(np.int64), ids[chunk.index - 1]
-            details.positions.add(chunk.position, chunk.losses)
-            details.classes.add(details.class_of.of(targets, before), chunk.losses)
-            if details.group_of is not None:
-                details.frequencies.add(details.group_of[targets], chunk.losses)
-            details.calibration.add(chunk.confidence, chunk.correct)
-            details.passages.add(chunk.index, targets, chunk.losses)
+            details.add(ids, chunk)
         if progress is not None:
             progress(len(chunk.losses))
     blocks = sums.result()
@@ -169,8 +163,8 @@ def _figures(blocks: Blocks, windows: Windows, size: TextSize, first: bytes, n_i
     n_characters = n_bytes * size.n_characters / size.n_bytes
     if tokens == n_ids - 1:
         # What unknown tokens stand for is known for the text as a whole.
-        whole = size.without(first)
-        n_bytes, n_characters = whole.n_bytes, whole.n_characters
+        scored_size = size.without(first)
+        n_bytes, n_characters = scored_size.n_bytes, scored_size.n_characters
     loss = nats / tokens
     return Figures(
         context_length=windows.context_length,
@@ -189,7 +183,7 @@ def _figures(blocks: Blocks, windows: Windows, size: TextSize, first: bytes, n_i
 
 
 class _Details:
-    """The counters of a pass."""
+    """Sums up what is known of single tokens."""
 
     def __init__(
         self,
@@ -209,6 +203,15 @@ class _Details:
         # A short text has few passages if they are long.
         longest = max(2, len(ids) // 8 * 2)
         self.passages = SurprisingPassages(min(max(8, length), longest))
+
+    def add(self, ids: IdArray, chunk: LossChunk) -> None:
+        targets, before = ids[chunk.index].astype(np.int64), ids[chunk.index - 1]
+        self.positions.add(chunk.position, chunk.losses)
+        self.classes.add(self.class_of.of(targets, before), chunk.losses)
+        if self.group_of is not None:
+            self.frequencies.add(self.group_of[targets], chunk.losses)
+        self.calibration.add(chunk.confidence, chunk.correct)
+        self.passages.add(chunk.index, targets, chunk.losses)
 
     def result(self) -> Details:
         return Details(

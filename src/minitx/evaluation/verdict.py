@@ -1,8 +1,8 @@
 """Under-, over- or well fitted: what the two losses say, and why.
 
-Loss on text that was trained on is compared with loss on text that was not, on as many tokens of
-each. Little between them, and the model could still learn more from this text; much, and it has
-learned things that hold for the train part alone.
+The loss on text that was trained on is compared with the loss on text that was not, on as many
+tokens of each. If they hardly differ, the model could still learn more from this text; if they
+differ much, it has learned things that hold for the train part alone.
 """
 
 from __future__ import annotations
@@ -65,52 +65,29 @@ def judge(
         else "holdout loss is no higher than train loss"
     )
     rise = _rise(history, step)
+    less_capacity = "More text, fewer steps, more dropout or a smaller model would help"
+    fit: Fit
     if beaten_by is not None and share < LARGE_GAP:
-        return Verdict(
-            "underfitted",
-            f"{apart}, and {beaten_by} does better",
-            "Train for more steps",
-            gap,
-            share,
-        )
-    if rise is not None:
-        best_step, best = rise
-        return Verdict(
-            "overfitted",
-            f"{apart}; it was lower, {best:.3f}, at step {best_step:,} and has risen since",
-            "Use the best checkpoint; more text, fewer steps, more dropout or a smaller model "
-            "would help",
-            gap,
-            share,
-        )
-    if share >= LARGE_GAP:
-        return Verdict(
-            "overfitted",
-            apart,
-            "More text, fewer steps, more dropout or a smaller model would help",
-            gap,
-            share,
-        )
-    if share <= SMALL_GAP:
-        return Verdict(
-            "underfitted",
-            f"{apart}: it has not yet learned what this text can teach",
-            "More steps or a larger model would lower both",
-            gap,
-            share,
-        )
-    return Verdict(
-        "well fitted",
-        f"{apart}: it learned from the train part, and most of that holds elsewhere",
-        "More text would help most",
-        gap,
-        share,
-    )
+        fit, advice = "underfitted", "Train for more steps"
+        reason = f"{apart}, and {beaten_by} does better"
+    elif rise is not None:
+        fit = "overfitted"
+        reason = f"{apart}; it was lower, {rise[1]:.3f}, at step {rise[0]:,} and has risen since"
+        advice = f"Use the best checkpoint; {less_capacity[0].lower()}{less_capacity[1:]}"
+    elif share >= LARGE_GAP:
+        fit, reason, advice = "overfitted", apart, less_capacity
+    elif share <= SMALL_GAP:
+        fit, advice = "underfitted", "More steps or a larger model would lower both"
+        reason = f"{apart}: it has not yet learned what this text can teach"
+    else:
+        fit, advice = "well fitted", "More text would help most"
+        reason = f"{apart}: it learned from the train part, and most of that holds elsewhere"
+    return Verdict(fit, reason, advice, gap, share)
 
 
 def _rise(history: Sequence[tuple[int, float]], step: int | None) -> tuple[int, float] | None:
     """Best step and its loss, if the last loss up to a step is notably above it."""
-    so_far = [(at, loss) for at, loss in history if step is None or at <= step]
+    so_far = [entry for entry in history if step is None or entry[0] <= step]
     if not so_far:
         return None
     best = min(so_far, key=lambda entry: entry[1])

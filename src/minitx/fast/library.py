@@ -47,7 +47,7 @@ def declare(library: ctypes.CDLL, arguments: Mapping[str, list[Any]]) -> None:
         setattr(library, f"minitx_{name}", kernel)
 
 
-ABI = 6
+ABI = 7
 """Raised when a kernel's arguments change, so that an older library is not called."""
 
 LONGEST_ROW = 16_384

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from minitx.generation.chooser import Chooser
-from minitx.generation.decoder import Decoder, window_after_slide
 from minitx.generation.row import Row
+from minitx.generation.text_reader import TextReader, window_after_slide
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
 
@@ -56,7 +56,7 @@ class Batch:
     def clear(self) -> None:
         """Drop all rows, and the memory that they had."""
         self._rows: list[Row] = []
-        self._decoder = Decoder(self._model)
+        self._reader = TextReader(self._model)
 
     def check(self, row: Row) -> None:
         """Refuse a row whose settings can't be met, before it joins.
@@ -81,10 +81,10 @@ class Batch:
         if not rows:
             return []
         # Room for all that they will say, so that nothing is moved for lack of it.
-        self._decoder.cache.reserve(
+        self._reader.cache.reserve(
             max(len(row.prompt_ids) + row.config.max_new_tokens for row in rows)
         )
-        logits = self._decoder.read([row.prompt_ids for row in rows])
+        logits = self._reader.read([row.prompt_ids for row in rows])
         self._rows.extend(rows)
         return self._speak(rows, logits)
 
@@ -102,18 +102,18 @@ class Batch:
         """Let a row leave before its end; one that is not here is no error."""
         if row not in self._rows:
             return
-        place = self._rows.index(row)
+        index = self._rows.index(row)
         with torch.inference_mode():
-            self._decoder.leave(place)
+            self._reader.leave(index)
         last = self._rows.pop()
-        if place < len(self._rows):
-            self._rows[place] = last
+        if index < len(self._rows):
+            self._rows[index] = last
 
     def _step(self) -> list[Piece]:
-        for place in self._decoder.full_rows():
+        for index in self._reader.full_rows():
             # One at a time: whatever is beside it, a row is reread to the same numbers.
-            self._decoder.slide(place, self._rows[place].newest(self._kept + 1)[:-1])
-        logits = self._decoder.feed([row.ids[-1] for row in self._rows])
+            self._reader.slide(index, self._rows[index].newest(self._kept + 1)[:-1])
+        logits = self._reader.feed([row.ids[-1] for row in self._rows])
         return self._speak(list(self._rows), logits)
 
     def _speak(self, rows: Sequence[Row], logits: Tensor) -> list[Piece]:

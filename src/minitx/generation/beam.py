@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from minitx.errors import BadInputError
-from minitx.generation.records import Generation
+from minitx.generation.generated import Generation
 from minitx.generation.requests import prompt_ids
 from minitx.model import KVCache, Transformer
 from minitx.tokenizer import Tokenizer
@@ -61,9 +61,9 @@ def beam_search(
                     steps[:, tokenizer.unknown_id] = -torch.inf
                 candidates = (totals[:, None] + steps).flatten()
                 kept = int(min(beams, int((candidates > -torch.inf).sum())))
-                totals, places = candidates.topk(kept)
-                rows = (places // vocab_size).tolist()
-                tokens = (places % vocab_size).tolist()
+                totals, best = candidates.topk(kept)
+                rows = (best // vocab_size).tolist()
+                tokens = (best % vocab_size).tolist()
                 texts = [[*texts[row], token] for row, token in zip(rows, tokens, strict=True)]
                 if step < max_new_tokens - 1:
                     cache.select(rows)

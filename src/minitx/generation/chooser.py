@@ -7,10 +7,11 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor
 
+from minitx import engine
 from minitx.generation.constraints import BannedStrings, RequiredStrings
-from minitx.generation.draws import PlainDraw, draw, number
+from minitx.generation.draws import draw, number
 from minitx.generation.filters import bias_tensor, penalize, reads_text, reshape
-from minitx.generation.records import ALTERNATIVES, Chosen
+from minitx.generation.generated import ALTERNATIVES, Chosen
 from minitx.generation.row import Row
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
@@ -33,7 +34,7 @@ class Chooser:
         self._device = model.embedding.weight.device
         self._silent = _silent(model, tokenizer, self._device)
         silent = [] if self._silent is None else self._silent.nonzero().flatten().tolist()
-        self._plain_draw = PlainDraw(silent, self._vocab_size)
+        self._draw_kernel = engine.draw_kernel(silent, self._vocab_size)
         self._bans: dict[tuple[str, ...], BannedStrings] = {}
         self._required: dict[tuple[str, ...], RequiredStrings] = {}
 
@@ -64,14 +65,14 @@ class Chooser:
         if all(row.config is config for row in rows):
             return self._choose_alike(rows, logits)
         alike: dict[Hashable, list[int]] = {}
-        for place, row in enumerate(rows):
-            alike.setdefault(row.distribution, []).append(place)
+        for index, row in enumerate(rows):
+            alike.setdefault(row.distribution, []).append(index)
         chosen = [0] * len(rows)
-        for places in alike.values():
-            some = logits[torch.tensor(places, device=self._device)]
-            ids = self._choose_alike([rows[place] for place in places], some)
-            for place, token in zip(places, ids, strict=True):
-                chosen[place] = token
+        for indices in alike.values():
+            group_logits = logits[torch.tensor(indices, device=self._device)]
+            ids = self._choose_alike([rows[index] for index in indices], group_logits)
+            for index, token in zip(indices, ids, strict=True):
+                chosen[index] = token
         return chosen
 
     def may_stop(self, row: Row) -> bool:
@@ -83,17 +84,18 @@ class Chooser:
     def _choose_alike(self, rows: Sequence[Row], own: Tensor) -> list[int]:
         config, recorded = rows[0].config, any(row.record for row in rows)
         numbers = [number(row.source, len(row.ids)) for row in rows]
-        if rows[0].plain and own.is_cpu and not recorded:
-            chosen = self._plain_draw(own, config.temperature, config.top_k, numbers)
+        is_plain = rows[0].plain and own.is_cpu and own.dtype == torch.float32 and not recorded
+        if is_plain and self._draw_kernel is not None:
+            chosen = self._draw_kernel(own, config.temperature, config.top_k, numbers)
         else:
             logits = self._shaped(rows, own)
             if config.temperature == 0.0:
                 chosen = logits.argmax(dim=-1).tolist()
             else:
                 chosen = draw(logits, numbers)
-        for place, row in enumerate(rows):
+        for index, row in enumerate(rows):
             if row.config.required_strings:
-                chosen[place] = self._forced(row, chosen[place])
+                chosen[index] = self._forced(row, chosen[index])
         if recorded:
             _note(rows, own, logits, chosen)
         return chosen
@@ -148,10 +150,10 @@ class Chooser:
 
 
 def _note(rows: Sequence[Row], own: Tensor, logits: Tensor, chosen: Sequence[int]) -> None:
-    places = [place for place, row in enumerate(rows) if row.record]
-    found = describe(own[places], [chosen[place] for place in places], logits[places])
-    for place, one in zip(places, found, strict=True):
-        rows[place].chosen.append(one)
+    noted = [index for index, row in enumerate(rows) if row.record]
+    records = describe(own[noted], [chosen[index] for index in noted], logits[noted])
+    for index, record in zip(noted, records, strict=True):
+        rows[index].chosen.append(record)
 
 
 def describe(own: Tensor, tokens: Sequence[int], drawn_from: Tensor | None = None) -> list[Chosen]:
@@ -173,15 +175,15 @@ def describe(own: Tensor, tokens: Sequence[int], drawn_from: Tensor | None = Non
     return [
         Chosen(
             id=token,
-            log_probability=float(log_probabilities[place, token]),
-            sampled_log_probability=float(sampled[place, token]),
-            entropy=float(entropies[place]),
-            kept=kept[place],
+            log_probability=float(log_probabilities[position, token]),
+            sampled_log_probability=float(sampled[position, token]),
+            entropy=float(entropies[position]),
+            kept=kept[position],
             alternatives=tuple(
-                zip(top.indices[place].tolist(), top.values[place].tolist(), strict=True)
+                zip(top.indices[position].tolist(), top.values[position].tolist(), strict=True)
             ),
         )
-        for place, token in enumerate(tokens)
+        for position, token in enumerate(tokens)
     ]
 
 

@@ -26,10 +26,10 @@ class BannedStrings:
         self._device = device
         self._longest = max((len(banned) for banned in self._banned), default=0)
         self._masks: dict[bytes, Tensor] = {}
-        self._whole = self._mask(
+        self._always = self._mask(
             [any(banned in token for banned in self._banned) for token in self._tokens]
         )
-        if strings and all(self._whole.tolist()):
+        if strings and all(self._always.tolist()):
             raise BadInputError("every token has a banned string in it", "Ban less")
 
     def mask(self, text: bytes) -> Tensor:
@@ -38,7 +38,7 @@ class BannedStrings:
         Args:
             text: what was generated; only its end matters.
         """
-        mask = self._whole
+        mask = self._always
         for banned in self._banned:
             for size in range(1, len(banned)):
                 if text.endswith(banned[:size]):

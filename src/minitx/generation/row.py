@@ -10,7 +10,7 @@ from torch import Tensor
 from minitx.config import SamplingConfig
 from minitx.generation.draws import source
 from minitx.generation.filters import is_plain
-from minitx.generation.records import Chosen
+from minitx.generation.generated import Chosen
 from minitx.generation.text_stream import TextStream
 
 _NOT_OF_THE_DISTRIBUTION = {

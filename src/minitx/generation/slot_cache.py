@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import math
-import mmap
-from collections.abc import Sequence
-from contextlib import suppress
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from minitx.aligned_memory import aligned_zeros
 from minitx.config import ModelConfig
 from minitx.model import KVCache
-from minitx.model.matrices import Array
 
 _FIRST_CAPACITY = 64
-_LINE = 64
-_OWN_PAGES = 1 << 20
 
 
 class SlotCache(KVCache):
@@ -42,7 +36,6 @@ class SlotCache(KVCache):
         super().__init__(config, 0, capacity, device, dtype)
         shape = (config.n_layers, 2, 0, config.n_kv_heads, capacity, config.head_dim)
         self.store = torch.zeros(shape, device=device, dtype=dtype)
-        self._first_row: Sequence[tuple[Array, Array]] | None = None
 
     def reserve(self, positions: int) -> None:
         """Have room for at least so many positions in each row, as far as the context goes."""
@@ -87,23 +80,11 @@ class SlotCache(KVCache):
         lengths[row] = held
         self.set_lengths(lengths)
 
-    @property
-    def first_row(self) -> Sequence[tuple[Array, Array]]:
-        """Keys and values of the first row, `(n_kv_heads, capacity, head_dim)` each, by layer.
-
-        Arrays that share the cache's memory, for one that writes a position itself; on the CPU, in
-        a format that NumPy knows.
-        """
-        if self._first_row is None:
-            self._first_row = [(keys, values) for keys, values in self.store[:, :, 0].numpy()]
-        return self._first_row
-
     def _grow(self, rows: int, capacity: int) -> None:
         layers, kinds, there, heads, positions, width = self.store.shape
         larger = _zeros((layers, kinds, rows, heads, capacity, width), self.store)
         larger[:, :, :there, :, :positions] = self.store
         self.store, self.capacity = larger, capacity
-        self._first_row = None
 
     def _show(self, lengths: Tensor) -> None:
         shown = self.store[:, :, : len(lengths)]
@@ -116,21 +97,3 @@ def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
     if like.device.type != "cpu":
         return like.new_zeros(shape)
     return aligned_zeros(math.prod(shape) * like.element_size()).view(like.dtype).view(shape)
-
-
-def aligned_zeros(n_bytes: int) -> Tensor:
-    """Bytes on the CPU that begin with a line of its cache, so that few vectors lie across two.
-
-    They take no time and no memory until they are written to. Large ones lie in large pages where
-    the system has them, and go back to it as soon as nobody holds them.
-    """
-    if n_bytes >= _OWN_PAGES and hasattr(mmap, "MAP_ANONYMOUS"):
-        # The allocator would keep pieces of such stores, which grow and go, for later.
-        pages = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with suppress(OSError):
-                pages.madvise(mmap.MADV_HUGEPAGE)
-        return torch.frombuffer(pages, dtype=torch.uint8)
-    raw = np.zeros(n_bytes + _LINE, np.uint8)
-    first = -raw.ctypes.data % _LINE
-    return torch.from_numpy(raw[first : first + n_bytes])

@@ -42,10 +42,10 @@ class TextStream:
             return given
         self.held += self._decoder.decode(content)
         if may_stop:
-            found = [at for stop in self.stops if (at := self.held.find(stop)) >= 0]
-            if found:
+            starts = [start for stop in self.stops if (start := self.held.find(stop)) >= 0]
+            if starts:
                 self.stopped = True
-                return self._give(min(found), drop_rest=True)
+                return self._give(min(starts), drop_rest=True)
         # Also while they don't count yet: the stop string may be completed when they do.
         return self._give(len(self.held) - self._undecided())
 

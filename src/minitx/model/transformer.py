@@ -25,7 +25,6 @@ from minitx.model.compiled import CompiledParts
 from minitx.model.fast import cross_entropy, dropout
 from minitx.model.initialization import initialize
 from minitx.model.kv_cache import KVCache
-from minitx.model.matrices import Matrix
 from minitx.model.norms import LayerNorm, RMSNorm
 from minitx.model.rotary import rotary_table
 from minitx.model.trace import Trace
@@ -47,8 +46,6 @@ class Transformer(nn.Module):
         attention_form: `explicit`, `fused`, `compiled` (in training, where it can be used; else
             the faster of the other two), or `auto` for the fastest.
         ablated_heads: (layer, head) pairs whose output is set to 0; empty by default.
-        stored_matrices: weights by name that are kept in fewer bits beside the parameter of that
-            name, which has the same values; empty unless `store_weights` was called.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -56,7 +53,6 @@ class Transformer(nn.Module):
         self.config = config
         self.attention_form: AttentionForm = "auto"
         self.ablated_heads: set[tuple[int, int]] = set()
-        self.stored_matrices: dict[str, Matrix] = {}
         gpt2 = config.architecture == "gpt2"
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.positions = nn.Embedding(config.context_length, config.d_model) if gpt2 else None

@@ -8,6 +8,7 @@ from functools import singledispatch
 
 from rich.console import Console, RenderableType
 
+from minitx.config import AttentionRequest
 from minitx.evaluation.holdout_figures import ComparisonReport, HoldoutReport
 from minitx.inspection.ablation import Ablation
 from minitx.inspection.attention_maps import AttentionMaps
@@ -15,7 +16,6 @@ from minitx.inspection.head_roles import HeadRoles
 from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.mask_check import MaskCheck
 from minitx.report.attention.attention_screen import (
-    AttentionRequest,
     attention_screen,
     map_name,
     quantity_of,

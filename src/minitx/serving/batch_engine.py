@@ -16,13 +16,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from minitx.config import SamplingConfig
+from minitx.config import Limits, SamplingConfig
 from minitx.errors import BadInputError
 from minitx.generation import Batch, Piece, Row
 from minitx.model import Transformer
 from minitx.serving.api_errors import APIError, broken, stopping
 from minitx.serving.jobs import Choice, Job, Update
-from minitx.serving.limits import Limits
 from minitx.serving.metrics import Metrics
 from minitx.serving.token_info import TokenInfo, prompt_tokens, text_offset
 from minitx.tokenizer import Tokenizer

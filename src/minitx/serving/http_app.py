@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from minitx.config import Limits
 from minitx.model import Transformer
 from minitx.serving.access import Guard
 from minitx.serving.answers import Answer, event, to_json
@@ -25,7 +26,6 @@ from minitx.serving.batch_engine import Engine
 from minitx.serving.body import read_body
 from minitx.serving.completion_request import CompletionRequest, parse_completion, parse_json
 from minitx.serving.jobs import Job, Update, make_job
-from minitx.serving.limits import Limits
 from minitx.serving.metrics import CLIENT_LEFT, Metrics, RequestRecord
 from minitx.serving.update_queue import ClientLeftError, UpdateQueue
 from minitx.tokenizer import Tokenizer

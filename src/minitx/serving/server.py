@@ -13,11 +13,11 @@ from types import FrameType
 
 import uvicorn
 
+from minitx.config import Limits
 from minitx.config.checks import require_range
 from minitx.errors import BadInputError
 from minitx.serving.connection import bounded
 from minitx.serving.http_app import ServedModel, Service
-from minitx.serving.limits import Limits
 from minitx.serving.metrics import RequestRecord
 from minitx.training.signals import StopRequest
 

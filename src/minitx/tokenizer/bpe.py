@@ -1,13 +1,16 @@
 """Byte-level BPE: pieces of words, learned by merging frequent pairs; any text round-trips.
 
 Sennrich et al. 2016 (merges), Radford et al. 2019, section 2.2 (over bytes). The vocabulary holds
-all 256 bytes, so that nothing is unknown, and no text is normalized.
+all 256 bytes, so that nothing is unknown, and no text is normalized. Vocabulary entries are
+strings, in which GPT-2 gives each byte a character of its own: bytes that Latin-1 prints stand for
+themselves; the others, in order, take the characters from U+0100 on (a space is ``Ġ``, a line feed
+``Ċ``).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -16,8 +19,7 @@ from tokenizers import Tokenizer as Backend
 
 from minitx.errors import BadInputError
 from minitx.tokenizer.base import Tokenizer
-from minitx.tokenizer.byte_alphabet import CHARACTER_OF_BYTE, to_bytes
-from minitx.tokenizer.chunks import LINE_END, LINE_START, Border, chunks
+from minitx.tokenizer.chunks import LINE_END, LINE_START, Border, training_chunks
 
 LONGEST_PIECE = 64
 """Characters in a run before it is cut: without a limit, a line of a million dashes would be one
@@ -38,7 +40,16 @@ PATTERN = "|".join(
     ]
 )
 
-_TRAINING_CHUNK = 65_536
+_PRINTED = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+_MOVED = [byte for byte in range(256) if byte not in _PRINTED]
+
+CHARACTER_OF_BYTE: dict[int, str] = {
+    **{byte: chr(byte) for byte in sorted(_PRINTED)},
+    **{byte: chr(0x100 + i) for i, byte in enumerate(_MOVED)},
+}
+BYTE_OF_CHARACTER: dict[str, int] = {
+    character: byte for byte, character in CHARACTER_OF_BYTE.items()
+}
 
 
 class BytePairTokenizer(Tokenizer):
@@ -50,7 +61,7 @@ class BytePairTokenizer(Tokenizer):
     def _bytes_of(self) -> list[bytes]:
         added = self.backend.get_added_tokens_decoder()
         return [
-            token.encode("utf-8") if i in added else to_bytes(token)
+            token.encode("utf-8") if i in added else bytes(BYTE_OF_CHARACTER[c] for c in token)
             for i, token in enumerate(self._vocabulary())
         ]
 
@@ -106,11 +117,6 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BytePairTokenizer:
         initial_alphabet=list(CHARACTER_OF_BYTE.values()),
         show_progress=False,
     )
-    backend.train_from_iterator(_chunks_of(texts), trainer)
+    backend.train_from_iterator(training_chunks(texts), trainer)
     definition: dict[str, Any] = json.loads(backend.to_str())
     return BytePairTokenizer(definition)
-
-
-def _chunks_of(texts: Iterable[str]) -> Iterator[str]:
-    for text in texts:
-        yield from chunks(text, _TRAINING_CHUNK, LINE_START)

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minitx.errors import BadInputError
 from minitx.tokenizer.base import UNKNOWN, Ids, Tokenizer, Unknown
 from minitx.tokenizer.chunks import ANYWHERE, Border
-from minitx.tokenizer.word_level import word_level_definition
+from minitx.tokenizer.word import require_room, word_level_definition
 
 PATTERN = r"[\s\S]"
 
@@ -86,11 +85,7 @@ def train_char(texts: Iterable[str], vocab_size: int) -> CharTokenizer:
     Raises:
         BadInputError: `vocab_size` leaves no character.
     """
-    if vocab_size == 1:
-        raise BadInputError(
-            "vocab_size is 1, and the unknown token takes it",
-            "Choose --vocab-size 2 or more, or 0 for every character",
-        )
+    require_room(vocab_size, "character")
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(text)

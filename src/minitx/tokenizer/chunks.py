@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 Border = re.Pattern[str]
 
@@ -25,6 +25,14 @@ Also safe where white space is matched as ``\\s+(?!\\S)|\\s+``, as GPT-2 does: a
 is a piece of its own by either.
 """
 
+_TRAINING_CHUNK = 65_536
+
+
+def training_chunks(texts: Iterable[str]) -> Iterator[str]:
+    """Each text in chunks that begin where a line does, as the library is trained on them."""
+    for text in texts:
+        yield from chunks(text, _TRAINING_CHUNK, LINE_START)
+
 
 def chunks(text: str, size: int, border: Border | None) -> Iterator[str]:
     """Cut a text at the first border after each `size` characters; None gives it whole.
@@ -33,10 +41,10 @@ def chunks(text: str, size: int, border: Border | None) -> Iterator[str]:
     """
     start = 0
     while border is not None and len(text) - start > size:
-        found = border.search(text, start + size)
-        if found is None:
+        cut = border.search(text, start + size)
+        if cut is None:
             break
-        yield text[start : found.start()]
-        start = found.start()
+        yield text[start : cut.start()]
+        start = cut.start()
     if start < len(text):
         yield text[start:]

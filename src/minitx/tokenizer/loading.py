@@ -10,8 +10,7 @@ from minitx.errors import BadInputError, DamagedFileError
 from minitx.files import read_bounded
 from minitx.tokenizer import char, word
 from minitx.tokenizer.base import TOKENIZER_FILE, UNKNOWN, Tokenizer
-from minitx.tokenizer.bpe import BytePairTokenizer
-from minitx.tokenizer.byte_alphabet import BYTE_OF_CHARACTER, CHARACTER_OF_BYTE
+from minitx.tokenizer.bpe import BYTE_OF_CHARACTER, CHARACTER_OF_BYTE, BytePairTokenizer
 from minitx.tokenizer.char import CharTokenizer
 from minitx.tokenizer.word import WordTokenizer
 

@@ -1,29 +1,28 @@
 """Words as tokens: white space and punctuation are pieces too, so that nothing is lost between.
 
-The most frequent pieces have an id; all others share the unknown token, the last id.
+The most frequent pieces have an id; all others share the unknown token, the last id. To the
+`tokenizers` library, whose model for this is WordLevel, a vocabulary of characters is one of words.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
-from tokenizers import Regex, models, pre_tokenizers, trainers
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
 from minitx.errors import BadInputError
 from minitx.tokenizer.base import UNKNOWN, Tokenizer
 from minitx.tokenizer.bpe import LONGEST_PIECE
-from minitx.tokenizer.chunks import LINE_START, Border, chunks
-from minitx.tokenizer.word_level import word_level_definition
+from minitx.tokenizer.chunks import LINE_START, Border, training_chunks
 
 _RUN = f"{{1,{LONGEST_PIECE}}}"
 
 PATTERN = "|".join([rf"\w{_RUN}", rf"[\r\n]{_RUN}", rf"[^\S\r\n]{_RUN}", r"[^\w\s]"])
 
-_TRAINING_CHUNK = 65_536
 _EVERY_WORD = 2**24
 
 
@@ -39,7 +38,7 @@ class WordTokenizer(Tokenizer):
     def unknown_characters(self, text: str) -> list[str]:
         """As in `Tokenizer`: the words that have no id."""
         found: dict[str, None] = {}
-        for chunk in chunks(text, _TRAINING_CHUNK, LINE_START):
+        for chunk in training_chunks([text]):
             encoding = self.backend.encode(chunk, add_special_tokens=False)
             for i, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
                 if i == self.unknown_id:
@@ -69,21 +68,41 @@ def train_word(texts: Iterable[str], vocab_size: int) -> WordTokenizer:
     Raises:
         BadInputError: `vocab_size` leaves no word.
     """
-    if vocab_size == 1:
-        raise BadInputError(
-            "vocab_size is 1, and the unknown token takes it",
-            "Choose --vocab-size 2 or more, or 0 for every word",
-        )
+    require_room(vocab_size, "word")
     backend = Backend(models.WordLevel(unk_token=UNKNOWN))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(PATTERN), "isolated")
     trainer = trainers.WordLevelTrainer(
         vocab_size=(vocab_size or _EVERY_WORD) - 1, min_frequency=1, show_progress=False
     )
-    backend.train_from_iterator(_chunks_of(texts), trainer)
+    backend.train_from_iterator(training_chunks(texts), trainer)
     learned: dict[str, int] = json.loads(backend.to_str())["model"]["vocab"]
     return WordTokenizer(word_level_definition(sorted(learned, key=learned.__getitem__), PATTERN))
 
 
-def _chunks_of(texts: Iterable[str]) -> Iterator[str]:
-    for text in texts:
-        yield from chunks(text, _TRAINING_CHUNK, LINE_START)
+def require_room(vocab_size: int, piece: str) -> None:
+    """Refuse a vocabulary that the unknown token fills.
+
+    Raises:
+        BadInputError: naming the choices, of pieces called `piece`.
+    """
+    if vocab_size == 1:
+        raise BadInputError(
+            "vocab_size is 1, and the unknown token takes it",
+            f"Choose --vocab-size 2 or more, or 0 for every {piece}",
+        )
+
+
+def word_level_definition(pieces: Sequence[str], pattern: str) -> dict[str, Any]:
+    """Give each piece its place as id, and the last id to the unknown token.
+
+    Args:
+        pieces: distinct.
+        pattern: a regular expression whose matches are the pieces of a text.
+    """
+    vocabulary = {piece: i for i, piece in enumerate([*pieces, UNKNOWN])}
+    backend = Backend(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
+    # Unknown text reads as U+FFFD in every tool that opens the file, not as a word "<unk>".
+    backend.decoder = decoders.Sequence([decoders.Replace(UNKNOWN, "\ufffd"), decoders.Fuse()])
+    definition: dict[str, Any] = json.loads(backend.to_str())
+    return definition

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from minitx.compute import choose_device
+from minitx.config import Index, MapKind
 from minitx.errors import BadInputError
 from minitx.inspection.ablation import Ablation, ablate_heads
 from minitx.inspection.attention_maps import (
@@ -32,6 +32,7 @@ from minitx.inspection.head_roles import HeadRole, HeadRoles, read_roles
 from minitx.inspection.logit_lens import LogitLens, read_logit_lens
 from minitx.inspection.mask_check import MaskCheck, check_mask
 from minitx.shown import Shown
+from minitx.workflows.load import LoadedModel, open_checkpoint
 
 if TYPE_CHECKING:
     from minitx.model import Transformer
@@ -39,11 +40,12 @@ if TYPE_CHECKING:
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
-Index = int | Literal["all"] | None
-MapKind = Literal["weight", "norm", "average", "rollout"]
 
 SHORT_PROMPT = 32
 """Tokens of the holdout that stand in for a prompt: so many fit a map 80 columns wide."""
+
+PAGE_PROMPT = 128
+"""As many as a page shows."""
 
 _HOLDOUT_CHARACTERS = 1_000_000
 # Tokens within which a line is expected to begin.
@@ -51,8 +53,8 @@ _SEARCHED = 500
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The head to show, and why this one if nobody asked for it."""
+class HeadChoice:
+    """The head to show, and why this one if none was asked for."""
 
     layer: int
     head: int
@@ -87,14 +89,14 @@ class ChosenMaps:
 
 @dataclass(frozen=True, eq=False)
 class AttentionStudy(Shown):
-    """A model, a text, and everything that can be asked about the two.
+    """A model, a text, and everything that can be measured of the two.
 
     Attributes:
         checkpoint: directory of the model.
         model: in eval mode.
         tokenizer: of the model.
         prompt: the text.
-        prompt_from: where the text comes from, in words; None if it was given.
+        prompt_from: in words, where the text comes from; None if it was given.
         ids: (seq,) token ids of the text.
         sample_ids: (tokens,) of a longer text to measure roles and ablations on: the holdout, or
             the prompt where there is none.
@@ -122,12 +124,12 @@ class AttentionStudy(Shown):
 
     @cached_property
     def lens(self) -> LogitLens:
-        """What each layer would say next."""
+        """What each layer would predict next."""
         return read_logit_lens(self.model, self.ids).named(self.ids, self.tokenizer.piece)
 
     @cached_property
     def ablation(self) -> Ablation | None:
-        """What the loss gains when each head is off; None if there is no target to score."""
+        """How much the loss rises when each head is off; None if there is no target to score."""
         return ablate_heads(self.model, self.sample_ids, self.sample_name)
 
     @cached_property
@@ -135,7 +137,7 @@ class AttentionStudy(Shown):
         """Whether any logit depends on a later token."""
         return check_mask(self.model, self.ids)
 
-    def choose(self, layer: int | None = None, head: int | None = None) -> Choice:
+    def choose(self, layer: int | None = None, head: int | None = None) -> HeadChoice:
         """The head asked for; where layer or head is None, the most telling one that fits.
 
         Raises:
@@ -147,19 +149,21 @@ class AttentionStudy(Shown):
         if head is not None:
             require_head(head, config.n_heads)
         if layer is not None and head is not None:
-            return Choice(layer, head, None)
+            return HeadChoice(layer, head, None)
         fitting = HeadRoles(
             tuple(
-                one
-                for one in self.roles.heads
-                if layer in (None, one.layer) and head in (None, one.head)
+                head_role
+                for head_role in self.roles.heads
+                if layer in (None, head_role.layer) and head in (None, head_role.head)
             ),
             self.roles.measured_on,
         )
         best = fitting.most_telling()
         if best is None:
-            return Choice(layer or 0, head or 0, "the first; its context is too short for roles")
-        return Choice(best.layer, best.head, _reason(best, layer, head))
+            return HeadChoice(
+                layer or 0, head or 0, "the first; its context is too short for roles"
+            )
+        return HeadChoice(best.layer, best.head, _reason(best, layer, head))
 
 
 def open_study(
@@ -172,20 +176,31 @@ def open_study(
 
     Args:
         checkpoint: a checkpoint directory, for example from `resolve_checkpoint`.
-        prompt: the text; None takes the beginning of the model's holdout.
-        prompt_tokens: how many tokens of the holdout stand in for a prompt.
+        prompt, prompt_tokens: as in `study_model`.
         device: `auto`, `cpu`, `cuda` or `mps`. Weights are used in float32.
 
     Raises:
-        BadInputError: when the prompt is empty, longer than the context, or has characters that
-            the tokenizer never saw.
+        BadInputError: as in `study_model`.
     """
-    from minitx.checkpoint import load_model
+    return study_model(open_checkpoint(checkpoint, device), prompt, prompt_tokens)
 
-    loaded = load_model(checkpoint, choose_device(device))
-    model, tokenizer = loaded.model, loaded.tokenizer
-    model.eval()
-    holdout = _holdout(checkpoint)
+
+def study_model(
+    loaded: LoadedModel, prompt: str | None = None, prompt_tokens: int = SHORT_PROMPT
+) -> AttentionStudy:
+    """Look inside a model as it is in memory.
+
+    Args:
+        loaded: the model.
+        prompt: the text to look at; None takes the beginning of the model's holdout.
+        prompt_tokens: how many tokens of the holdout stand in for a prompt.
+
+    Raises:
+        BadInputError: the prompt is empty, longer than the context, or has characters that the
+            tokenizer never saw; or there is no prompt and no holdout.
+    """
+    directory, model, tokenizer = loaded.directory, loaded.model, loaded.tokenizer
+    holdout = _holdout(directory)
     sample_ids = _as_ids(tokenizer.encode(holdout, unknown="replace")) if holdout else None
     prompt_from = None
     if prompt is not None:
@@ -197,7 +212,7 @@ def open_study(
         prompt, prompt_from = tokenizer.decode(ids), "the beginning of the holdout"
     else:
         raise BadInputError(
-            f"no prompt was given, and {checkpoint} has no holdout to take one from",
+            f"no prompt was given, and {directory} has no holdout to take one from",
             "Give a text with --prompt",
         )
     require_fits(len(ids), model.config)
@@ -206,7 +221,7 @@ def open_study(
     else:
         sample_name = "the holdout"
     return AttentionStudy(
-        checkpoint, model, tokenizer, prompt, prompt_from, ids, sample_ids, sample_name
+        directory, model, tokenizer, prompt, prompt_from, ids, sample_ids, sample_name
     )
 
 
@@ -234,7 +249,9 @@ def choose_maps(
         return ChosenMaps(tuple(_over_heads(study, kind, layer)))
     reason = None
     if "all" not in (layer, head):
-        choice = study.choose(*(at if isinstance(at, int) else None for at in (layer, head)))
+        choice = study.choose(
+            layer if isinstance(layer, int) else None, head if isinstance(head, int) else None
+        )
         layer, head, reason = choice.layer, choice.head, choice.reason
     layers = [layer] if isinstance(layer, int) else range(n_layers)
     heads = [head] if isinstance(head, int) else range(n_heads)
@@ -249,14 +266,14 @@ def _over_heads(study: AttentionStudy, kind: MapKind, layer: Index) -> Iterator[
     if kind == "average":
         if layer is None:
             yield ChosenMap(kind, None, None, study.maps.average(), tokens)
-        for at in range(n_layers):
-            if layer in ("all", at):
-                yield ChosenMap(kind, at, None, study.maps.average(at), tokens)
+        for number in range(n_layers):
+            if layer in ("all", number):
+                yield ChosenMap(kind, number, None, study.maps.average(number), tokens)
         return
-    rolled = study.maps.rollout()
-    for at in range(n_layers):
-        if layer in ("all", at) or (layer is None and at == n_layers - 1):
-            yield ChosenMap(kind, at, None, rolled[at], tokens)
+    rollout = study.maps.rollout()
+    for number in range(n_layers):
+        if layer in ("all", number) or (layer is None and number == n_layers - 1):
+            yield ChosenMap(kind, number, None, rollout[number], tokens)
 
 
 def save_maps(study: AttentionStudy, path: Path) -> None:
@@ -306,9 +323,10 @@ def _holdout(checkpoint: Path) -> str | None:
 
 def _line_start(ids: IntArray, piece: Callable[[int], str]) -> int:
     """Position of the first whole line: the split may have cut one."""
-    for at in range(1, min(len(ids) // 2, _SEARCHED)):
-        if piece(int(ids[at - 1])).endswith("\n") and not piece(int(ids[at]))[:1].isspace():
-            return at
+    for start in range(1, min(len(ids) // 2, _SEARCHED)):
+        before, first = piece(int(ids[start - 1])), piece(int(ids[start]))
+        if before.endswith("\n") and not first[:1].isspace():
+            return start
     return 0
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from minitx import engine
+from minitx.config import EvaluationSettings
 from minitx.errors import BadInputError
 from minitx.evaluation.baselines import MOST_BYTES, measure_baselines
 from minitx.evaluation.bits import ids_within, token_sizes
@@ -29,7 +31,7 @@ from minitx.evaluation.holdout_figures import (
     SurprisingText,
     TextFigures,
 )
-from minitx.evaluation.scoring import count_targets, score
+from minitx.evaluation.scoring import chosen_context, count_targets, score
 from minitx.evaluation.scoring_windows import require_stride
 from minitx.evaluation.text_score import TextScore, Windows, score_text
 from minitx.evaluation.verdict import Verdict, judge
@@ -37,10 +39,11 @@ from minitx.workflows.evaluation_inputs import (
     ScoredText,
     Subject,
     file_text,
+    find_subject,
     holdout_text,
-    open_subject,
     require_same_holdout,
 )
+from minitx.workflows.load import LoadedModel, open_checkpoint
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, and how much of how much is done; of 0 where that is not known.
@@ -49,36 +52,6 @@ Progress = Callable[[str, int, int], None]
 
 def no_progress(name: str, done: int, total: int) -> None:
     """Show nothing."""
-
-
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """How a text is scored, and what else is measured.
-
-    Attributes:
-        context_length: most tokens that a prediction sees; None for the model's.
-        stride: targets scored by each window of the second figure; None for half the context.
-            Equal to the context length, there is no second figure.
-        max_tokens: score about as many targets, evenly spaced; 0 for all.
-        baselines: measure n-grams and compressors on the same text.
-        quick: the plain figure alone.
-        device: `auto`, `cpu`, `cuda` or `mps`.
-        dtype: of the matrix products: `float32`, `bfloat16`, or `auto` for float32, which is exact.
-        unknown: what to do with characters that a `char` tokenizer lacks: refuse the text
-            (`error`), or score them as the unknown token (`replace`), which makes bits per byte
-            too low. Words that a `word` tokenizer lacks are always replaced, and counted.
-        quantize: round the weights first: `int8` or `bfloat16`; None leaves them as they are.
-    """
-
-    context_length: int | None = None
-    stride: int | None = None
-    max_tokens: int = 0
-    baselines: bool = True
-    quick: bool = False
-    device: str = "auto"
-    dtype: str = "auto"
-    unknown: str = "replace"
-    quantize: str | None = None
 
 
 def evaluate_holdout(
@@ -181,13 +154,40 @@ def _compare(
     return ComparisonReport(tuple(reports), tests)
 
 
+def evaluate_model(
+    loaded: LoadedModel,
+    source: str | None,
+    settings: EvaluationSettings,
+    progress: Progress = no_progress,
+) -> HoldoutReport:
+    """Measure a model as it is in memory.
+
+    Args:
+        loaded: the model, on its device.
+        source: a text file; None for the holdout of its run.
+        settings: how; `device` and `quantize` are those that the model was loaded with.
+        progress: called with what is being done.
+
+    Raises:
+        BadInputError, DamagedFileError: as above.
+    """
+    return _prepare(loaded, source, settings, progress).measure()[0]
+
+
 def _open(
     checkpoint: Path, source: str | None, settings: EvaluationSettings, progress: Progress
 ) -> _Evaluation:
-    subject = open_subject(
-        checkpoint, settings.device, settings.dtype, settings.quantize, with_holdout=source is None
-    )
-    context = _context(subject, settings)
+    loaded = open_checkpoint(checkpoint, settings.device)
+    if settings.quantize is not None:
+        engine.quantize(loaded.model, settings.quantize)
+    return _prepare(loaded, source, settings, progress)
+
+
+def _prepare(
+    loaded: LoadedModel, source: str | None, settings: EvaluationSettings, progress: Progress
+) -> _Evaluation:
+    subject = find_subject(loaded, settings.dtype, settings.quantize, with_holdout=source is None)
+    context = chosen_context(loaded.model, settings.context_length)
     stride = max(1, context // 2) if settings.stride is None else settings.stride
     require_stride(stride, context)
     if source is None:
@@ -197,19 +197,6 @@ def _open(
         text = file_text(subject, source, settings.unknown)
     windows = Windows(context, context, settings.max_tokens, subject.autocast_dtype)
     return _Evaluation(subject, text, settings, windows, stride, progress)
-
-
-def _context(subject: Subject, settings: EvaluationSettings) -> int:
-    longest = subject.loaded.model.config.context_length
-    wanted = settings.context_length
-    if wanted is None:
-        return longest
-    if not 1 <= wanted <= longest:
-        raise BadInputError(
-            f"context length is {wanted:,}, and this model was trained with {longest:,}",
-            f"Choose a --context from 1 to {longest}",
-        )
-    return wanted
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,18 +11,17 @@ import numpy.typing as npt
 import torch
 
 from minitx.checkpoint.rundir import RunDirectory, find_run
-from minitx.compute import Compute, choose_device, choose_dtype
-from minitx.config.checks import require_one_of
+from minitx.compute import Compute, choose_dtype
 from minitx.corpus import EncodedCorpus, encode_file, load_encoded
-from minitx.corpus.encoded_file import blocks_of, decoded
+from minitx.corpus.encoded_file import blocks_of
+from minitx.corpus.readers.plain_text import decoded
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.evaluation.bits import TextSize
 from minitx.evaluation.holdout_figures import ModelFigures
 from minitx.files import file_digest
-from minitx.model.stored_weights import store_weights
 from minitx.tokenizer import Tokenizer
 from minitx.training.logging.metrics_file import read_metrics
-from minitx.workflows.load import LoadedModel, open_checkpoint
+from minitx.workflows.load import LoadedModel
 
 ByteArray = npt.NDArray[np.uint8]
 
@@ -108,31 +107,31 @@ class ScoredText:
     is_holdout: bool
 
 
-def open_subject(
-    checkpoint: Path, device: str, dtype: str, quantize: str | None, with_holdout: bool
+def find_subject(
+    loaded: LoadedModel, dtype: str, quantize: str | None, with_holdout: bool
 ) -> Subject:
-    """Load a model to measure, and find its corpus.
+    """Find the corpus of a model.
 
     Args:
-        checkpoint: for example from `resolve_checkpoint`.
-        device, dtype, quantize: see `EvaluationSettings`.
+        loaded: the model.
+        dtype: see `EvaluationSettings`.
+        quantize: format that its weights were rounded to.
         with_holdout: refuse a model whose run has no holdout.
 
     Raises:
-        BadInputError: the model has no holdout, or can't be loaded as asked.
-        DamagedFileError: the checkpoint is damaged, or belongs to another corpus.
+        BadInputError: the model has no holdout, or the device lacks the format.
+        DamagedFileError: the run's data was encoded with another tokenizer.
     """
-    run, corpus = _holdout_of(checkpoint) if with_holdout else _corpus_if_any(checkpoint)
-    where = choose_device(device)
-    compute = Compute(where, torch.float32 if dtype == "auto" else choose_dtype(dtype, where))
-    loaded = open_checkpoint(checkpoint, device)
-    if quantize is not None:
-        store_weights(loaded.model, quantize)
+    find = _holdout_of if with_holdout else _corpus_if_any
+    run, corpus = find(loaded.directory)
     if corpus is not None and corpus.tokenizer_digest != loaded.tokenizer.digest:
         raise DamagedFileError(
-            f"{corpus.directory} was encoded with another tokenizer than that of {checkpoint}",
+            f"{corpus.directory} was encoded with another tokenizer than that of "
+            f"{loaded.directory}",
             "Restore the data directory of the run",
         )
+    device = next(loaded.model.parameters()).device
+    compute = Compute(device, torch.float32 if dtype == "auto" else choose_dtype(dtype, device))
     return Subject(loaded, compute, quantize, run, corpus)
 
 
@@ -238,7 +237,6 @@ def file_text(subject: Subject, source: str, unknown: str) -> ScoredText:
 
 
 def _require_known(tokenizer: Tokenizer, name: str, text: ScoredText, unknown: str) -> None:
-    require_one_of("--unknown", unknown, ("error", "replace"))
     # A vocabulary of words is never complete; one of characters is expected to be.
     if not text.n_unknown or unknown == "replace" or tokenizer.kind != "char":
         return

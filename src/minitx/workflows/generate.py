@@ -5,15 +5,32 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from minitx.config import SamplingConfig
+from minitx.config import GenerationRequest, SamplingConfig
+from minitx.corpus.readers.plain_text import piped_text
 from minitx.errors import BadInputError
 from minitx.generation import Generation
 from minitx.tokenizer import Tokenizer
 from minitx.workflows.load import LoadedModel
 
 _LARGEST_PROMPT_FILE = 1 << 30
+
+
+def prompts_of(request: GenerationRequest, stdin: TextIO | None) -> list[str]:
+    """The prompts that are asked for: of a file, given, or piped in; none if they are typed.
+
+    Raises:
+        BadInputError: there are none, or they can't be read.
+    """
+    if request.interactive:
+        return []
+    if request.prompt_file is not None:
+        return read_prompts(request.prompt_file)
+    if request.prompt is not None:
+        return [request.prompt]
+    fix = 'Give one with --prompt "To be", or --interactive'
+    return [piped_text(stdin, "there is no prompt", fix)]
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from minitx import engine
 from minitx.checkpoint import load_model
 from minitx.checkpoint.rundir import Which, find_run, resolve_checkpoint
 from minitx.compute import choose_device
@@ -20,9 +21,8 @@ from minitx.config.checks import require_one_of
 from minitx.errors import BadInputError
 from minitx.generation import Generation, generate
 from minitx.generation.beam import beam_search
-from minitx.generation.loop import OnText
+from minitx.generation.generate_text import OnText
 from minitx.model import Transformer
-from minitx.model.stored_weights import store_weights
 from minitx.tokenizer import Tokenizer
 
 
@@ -107,5 +107,5 @@ def open_checkpoint(
     half = where.type != "cpu" and stored == "bfloat16"
     loaded = load_model(directory, where, torch.bfloat16 if half else torch.float32)
     if stored is not None and where.type == "cpu":
-        store_weights(loaded.model, stored)
+        engine.quantize(loaded.model, stored)
     return LoadedModel(directory, loaded.model, loaded.tokenizer)

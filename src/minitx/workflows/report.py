@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from minitx.checkpoint.manifest import weights_digest
 from minitx.checkpoint.rundir import RunDirectory, resolve_checkpoint
-from minitx.config import RunConfig
+from minitx.config import EvaluationSettings, ReportSettings, RunConfig
 from minitx.corpus.encoded import Description, read_description
 from minitx.errors import BadInputError, MinitxError
 from minitx.evaluation.holdout_figures import ComparisonReport, HoldoutReport
@@ -24,7 +23,6 @@ from minitx.training.history import RunHistory, read_history
 from minitx.training.logging.metrics_file import read_metrics
 from minitx.workflows.attend import AttentionStudy, open_study
 from minitx.workflows.evaluate import (
-    EvaluationSettings,
     Progress,
     compare_checkpoints,
     evaluate_holdout,
@@ -34,27 +32,6 @@ from minitx.workflows.session import MADE_WITH_FILE
 
 ATTENTION_TOKENS = 128
 """Tokens of the holdout whose attention is shown, where no prompt is given."""
-
-
-@dataclass(frozen=True)
-class ReportSettings:
-    """What a report has beside what training noted.
-
-    Attributes:
-        eval: measure the holdout anew, with baselines and details.
-        attn: show what the model looks at.
-        prompt: the text it looks at; None for the beginning of the holdout.
-        max_tokens: score about as many holdout tokens; 0 for all.
-        checkpoint: which one is measured and looked into.
-        device: `auto`, `cpu`, `cuda` or `mps`.
-    """
-
-    eval: bool = True
-    attn: bool = True
-    prompt: str | None = None
-    max_tokens: int = 0
-    checkpoint: Literal["best", "last"] = "best"
-    device: str = "auto"
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,9 +171,9 @@ def gather_run(
 def _compared(
     stories: Sequence[RunStory], settings: ReportSettings, progress: Progress
 ) -> tuple[ComparisonReport | None, str | None]:
-    checkpoints = [one.checkpoint for one in stories if one.checkpoint is not None]
+    checkpoints = [story.checkpoint for story in stories if story.checkpoint is not None]
     if len(checkpoints) < len(stories):
-        lacking = next(one for one in stories if one.checkpoint is None)
+        lacking = next(story for story in stories if story.checkpoint is None)
         return None, f"run {lacking.run.path} has no checkpoint yet"
     how = EvaluationSettings(max_tokens=settings.max_tokens, device=settings.device)
     try:

@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from minitx.checkpoint import load_model
-from minitx.checkpoint.header import require_sound_header
 from minitx.checkpoint.rundir import CONFIG_COPY, MODEL_FILES, RunDirectory
+from minitx.checkpoint.weights import require_sound_header
 from minitx.compute import Compute, choose_device, choose_dtype
 from minitx.config import RunConfig, TrainConfig
-from minitx.config.options import options_of
 from minitx.config.toml import build
+from minitx.config.train_config import RESUMABLE
 from minitx.corpus import (
     EncodedCorpus,
     Split,
@@ -52,10 +52,6 @@ from minitx.workflows.train import FinishedRun
 RESUME_FILES = (*MODEL_FILES, STATE_FILE, OPTIMIZER_FILE, CONFIG_COPY, DESCRIPTION)
 """What a checkpoint needs to be gone on from."""
 
-CHANGEABLE = tuple(option.name for option in options_of(TrainConfig) if option.is_resumable)
-"""Keys of `TrainConfig` that a resumed run may change; all but `steps` change its numbers from
-there on."""
-
 _log = logging.getLogger("minitx")
 
 
@@ -65,7 +61,7 @@ class ResumeRequest:
 
     Attributes:
         run: a run directory, or its last checkpoint; None for the newest run.
-        train: keys of `TrainConfig` to change, of those in `CHANGEABLE`.
+        train: keys of `TrainConfig` to change, of those in `RESUMABLE`.
         allow_changed_corpus: go on although the text is not what it was.
         loggers: names of those that note it beside `metrics.jsonl`, for example `tensorboard`.
     """
@@ -148,11 +144,11 @@ def _changed_config(
     if settled and not state.steps_settled:
         # What the clock decided is kept, also after this checkpoint.
         state.steps = settled[-1][1]
-    unknown = sorted(set(changes) - set(CHANGEABLE))
+    unknown = sorted(set(changes) - set(RESUMABLE))
     if unknown:
         raise BadInputError(
             f"{unknown[0]} can't be changed in a run that has begun",
-            f"Start a new run, or change one of {', '.join(CHANGEABLE)}",
+            f"Start a new run, or change one of {', '.join(RESUMABLE)}",
         )
     steps = changes.get("steps", state.steps)
     longer = "steps" in given and steps > state.step
@@ -268,14 +264,14 @@ def _read_diagnosis(path: Path) -> dict[str, Any]:
         # Its manifest would name it as missing if it had been there.
         return {}
     try:
-        found = json.loads(_read(path))
-        if not isinstance(found, dict):
+        diagnosis = json.loads(_read(path))
+        if not isinstance(diagnosis, dict):
             raise ValueError("it is not a JSON object")
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(
             f"{path} can't be used: {error}", "Use another checkpoint of the run"
         ) from None
-    return found
+    return diagnosis
 
 
 def _read(path: Path) -> bytes:

@@ -8,10 +8,10 @@ from typing import Protocol
 
 from minitx.checkpoint.manifest import weights_digest
 from minitx.checkpoint.rundir import Which
+from minitx.config import Limits
 from minitx.errors import BadInputError
 from minitx.serving.access import is_loopback, read_token, require_token
 from minitx.serving.http_app import ServedModel
-from minitx.serving.limits import Limits
 from minitx.serving.metrics import RequestRecord
 from minitx.serving.server import ExitReport, listen, run
 from minitx.workflows.load import LoadedModel, load

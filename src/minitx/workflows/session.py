@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from minitx import __version__
-from minitx.checkpoint.huggingface import model_files, model_tensors
+from minitx.checkpoint.huggingface import model_files
 from minitx.checkpoint.rundir import CONFIG_COPY, RunDirectory, config_bytes
+from minitx.checkpoint.weights import model_tensors
 from minitx.checkpoint.writer import CheckpointWriter, Snapshot
 from minitx.compute import Compute, can_compile, keep_freed_memory
 from minitx.config import ModelConfig, RunConfig, SamplingConfig, TrainConfig
@@ -305,7 +306,7 @@ def _evaluator(session: Session, stop: StopRequest) -> Callable[[bool], HoldoutL
     corpus, model, compute = session.corpus, session.model, session.compute
     config = session.config.train
     ids = corpus.holdout_ids
-    bytes_per_token = corpus.n_holdout_bytes / max(1, len(ids))
+    bytes_per_token = corpus.holdout.bytes / max(1, len(ids))
 
     def evaluate(closing: bool) -> HoldoutLoss:
         def check_stop(_: int) -> None:

@@ -11,13 +11,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 
 from minitx.checkpoint.rundir import resolve_checkpoint
-from minitx.config import DataConfig
+from minitx.config import DataConfig, TokenizeRequest
 from minitx.corpus import Split, read_corpus, split_corpus
+from minitx.corpus.readers.plain_text import piped_text
 from minitx.errors import BadInputError
 from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from minitx.training.planning import Given, TextFigures, plan_tokenizer
@@ -77,6 +78,80 @@ class Tokenization:
             "unknown_rate": self.unknown_rate,
             "round_trip": self.round_trip,
         }
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """What `minitx tokenize` finds.
+
+    Attributes:
+        tokenizer: trained or loaded.
+        parts: texts as it sees them, by name.
+        decoded: ids and their text, if they were to be decoded.
+    """
+
+    tokenizer: Tokenizer
+    parts: dict[str, Tokenization]
+    decoded: tuple[list[int], str] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object, with all ids; with pieces where there is one text."""
+        if self.decoded is not None:
+            return dict(zip(("ids", "text"), self.decoded, strict=True))
+        parts = {
+            name: {**part.figures(), "ids": part.ids.tolist()} for name, part in self.parts.items()
+        }
+        values: dict[str, Any] = {
+            "kind": self.tokenizer.kind,
+            "vocab_size": self.tokenizer.vocab_size,
+            "digest": self.tokenizer.digest,
+            "parts": parts,
+        }
+        if len(parts) == 1:
+            (part,) = parts.values()
+            values["pieces"] = [self.tokenizer.piece(token) for token in part["ids"]]
+        return values
+
+
+def tokenize(request: TokenizeRequest, stdin: TextIO) -> Tokenized:
+    """Train or load a tokenizer, save it if asked to, and encode or decode with it.
+
+    Args:
+        request: what to do; with no text, corpus or ids in it, a text is read from `stdin`.
+        stdin: standard input.
+
+    Raises:
+        BadInputError: the corpus, the text, the ids or a setting can't be used.
+    """
+    parts: dict[str, Tokenization] = {}
+    if request.tokenizer is None and (request.corpus or request.fixed or request.out):
+        tokenizer, split, _ = train_on(request.corpus, request.fixed, stdin=stdin.buffer)
+        if request.text is None and request.decode is None:
+            parts = {
+                "train part": tokenization(tokenizer, split.train, "replace"),
+                "holdout": tokenization(tokenizer, split.holdout, "replace"),
+            }
+    else:
+        tokenizer = open_tokenizer(request.tokenizer)
+        if request.corpus:
+            corpus = read_corpus(request.corpus, stdin.buffer)
+            parts = {corpus.name: tokenization(tokenizer, corpus.text, "replace")}
+    if request.out is not None:
+        tokenizer.save(request.out)
+    if request.decode is not None:
+        ids = parse_ids(_piped(stdin) if request.decode == "-" else request.decode)
+        return Tokenized(tokenizer, parts, (ids, tokenizer.decode(ids)))
+    text = request.text
+    if text is None and not parts:
+        text = _piped(stdin)
+    if text is not None:
+        parts = {"text": tokenization(tokenizer, text)}
+    return Tokenized(tokenizer, parts)
+
+
+def _piped(stdin: TextIO) -> str:
+    fix = 'Name a corpus, give --text "To be", or pipe a text in'
+    return piped_text(stdin, "nothing is piped in", fix)
 
 
 def train_on(

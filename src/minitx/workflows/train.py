@@ -15,7 +15,8 @@ from typing import BinaryIO
 
 import torch
 
-from minitx.checkpoint.rundir import RUNS, RunDirectory
+from minitx.checkpoint.new_run import RUNS
+from minitx.checkpoint.rundir import RunDirectory
 from minitx.compute import Compute, choose_compile, choose_device, choose_dtype, matmul_rate
 from minitx.config import DataConfig, RunConfig, TokenizerConfig
 from minitx.config.checks import require_range
@@ -93,7 +94,7 @@ def train(
 
     Raises:
         BadInputError: something given can't be used; no run directory is left behind.
-        InstabilityError: training came to a number that is none.
+        InstabilityError: the loss became NaN or diverged.
         InterruptedRunError: a signal stopped it; the run is saved, or has not begun.
         KeyboardInterrupt: a second Ctrl-C; what was saved before is whole.
     """
@@ -226,8 +227,8 @@ def _new_session(
 def _earlier_data(run: RunDirectory) -> Iterator[Path]:
     """Encoded corpora of the runs beside this one, the newest first."""
     parent = run.path.parent if run.path.parent != Path() else RUNS
-    found = [path for path in parent.glob("*/data") if path != run.data]
-    yield from sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    others = [path for path in parent.glob("*/data") if path != run.data]
+    yield from sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 @contextmanager

@@ -6,6 +6,8 @@
 #include "batch_attention.h"
 #include "batch_product.h"
 
+#include <stdbool.h>
+
 /* Elements from one row of logits to the next. */
 EXPORT int64_t minitx_batch_stride(int64_t columns) { return stride_of(columns); }
 
@@ -37,12 +39,10 @@ EXPORT void minitx_batch_pack(
 }
 
 /* Of all rows; `out` is the thread's own: to wait for others' would take as long. */
-static void norm(
-    const float *x, int64_t rows, int64_t size, const float *gain, const float *shift, float eps,
-    float *out
-) {
+static void norm(const Model *model, const float *x, int64_t rows, Norm norm, float *out) {
+    int64_t size = model->d_model, stride = stride_of(size);
     for (int64_t r = 0; r < rows; r++)
-        norm_row(x + r * stride_of(size), size, gain, shift, eps, out + r * stride_of(size));
+        norm_row(x + r * stride, size, norm.gain, norm.bias, (float)model->eps, out + r * stride);
 }
 
 /* Bytes of each buffer that `minitx_batch_step` works in. */
@@ -51,12 +51,12 @@ typedef struct {
 } Room;
 
 static Room room_of(const Model *model, int64_t rows) {
-    int64_t gathered = model->heads * model->head_dim, size = (int64_t)sizeof(float);
+    int64_t gathered = model->n_heads * model->head_dim, size = (int64_t)sizeof(float);
     Room room = {
         .x = rows * stride_of(model->d_model) * size,
         .heads = rows * stride_of(gathered) * size,
-        .qkv = rows * stride_of(gathered + 2 * model->kv_heads * model->head_dim) * size,
-        .hidden = rows * stride_of(model->hidden) * size,
+        .qkv = rows * stride_of(gathered + 2 * model->n_kv_heads * model->head_dim) * size,
+        .hidden = rows * stride_of(model->d_ff) * size,
         .normed = rows * stride_of(model->d_model) * size,
         .scores = stride_of(model->context + LANES) * size,
     };
@@ -71,26 +71,8 @@ EXPORT int64_t minitx_batch_room(const Model *model, int64_t rows, int threads) 
     return room.shared + threads * room.own;
 }
 
-static Product qkv_of(const Model *model, const Layer *layer) {
-    int64_t heads = model->heads + 2 * model->kv_heads;
-    return (Product){layer->qkv, heads * model->head_dim, model->d_model, PUT};
-}
-
-static Product output_of(const Model *model, const Layer *layer) {
-    return (Product){layer->output, model->d_model, model->heads * model->head_dim, ADD};
-}
-
-static Product up_of(const Model *model, const Layer *layer) {
-    int64_t rows = model->gated ? 2 * model->hidden : model->hidden;
-    return (Product){layer->up, rows, model->d_model, model->gated ? GATED : GELU};
-}
-
-static Product down_of(const Model *model, const Layer *layer) {
-    return (Product){layer->down, model->d_model, model->hidden, ADD};
-}
-
-static Product head_of(const Model *model) {
-    return (Product){model->head, model->vocabulary, model->d_model, PUT};
+static Product product_of(Matrix matrix, Then then) {
+    return (Product){matrix.weights, matrix.rows, matrix.columns, then};
 }
 
 static void embed(
@@ -109,8 +91,8 @@ static void embed(
 }
 
 static void run(
-    Thread thread, const Model *model, const Layer *layers, const Cache *cache,
-    const int64_t *tokens, const int64_t *lengths, int64_t rows, char *buffer, float *logits
+    Thread thread, const Model *model, const Cache *cache, const int64_t *tokens,
+    const int64_t *lengths, int64_t rows, char *buffer, float *logits
 ) {
     Room room = room_of(model, rows);
     float *x = (float *)buffer, *heads = (float *)(buffer += room.x);
@@ -118,25 +100,26 @@ static void run(
     float *normed = (float *)(buffer += room.hidden + thread.number * room.own);
     float *scores = (float *)(buffer += room.normed);
     int64_t size = model->d_model;
+    Product head = product_of(model->head, PUT), first = product_of(model->layers->qkv, PUT);
     embed(thread, model, tokens, lengths, rows, x);
-    for (int64_t l = 0; l < model->layers; l++) {
-        const Layer *layer = layers + l;
-        Product first = qkv_of(model, layer), output = output_of(model, layer);
-        Product up = up_of(model, layer), down = down_of(model, layer);
-        Product next = l + 1 < model->layers ? qkv_of(model, layer + 1) : head_of(model);
+    for (const Layer *layer = model->layers; layer < model->layers + model->n_layers; layer++) {
+        bool is_last = layer + 1 == model->layers + model->n_layers;
+        Product qkv_product = product_of(layer->qkv, PUT);
+        Product output = product_of(layer->output, ADD), down = product_of(layer->down, ADD);
+        Product up = product_of(layer->gate_up, is_gated(model, layer) ? GATED : GELU);
+        Product next = is_last ? head : product_of(layer[1].qkv, PUT);
         Cache here = *cache;
-        here.start += l * cache->layer;
-        norm(x, rows, size, layer->attention_gain, layer->attention_shift, model->eps, normed);
-        multiply(thread, &first, normed, rows, qkv, stride_of(first.rows), &output);
+        here.start += (layer - model->layers) * cache->layer;
+        norm(model, x, rows, layer->attention_norm, normed);
+        multiply(thread, &qkv_product, normed, rows, qkv, stride_of(layer->qkv.rows), &output);
         attend(thread, model, layer, &here, lengths, rows, qkv, scores, heads);
         multiply(thread, &output, heads, rows, x, stride_of(size), &up);
-        norm(x, rows, size, layer->mlp_gain, layer->mlp_shift, model->eps, normed);
-        multiply(thread, &up, normed, rows, hidden, stride_of(model->hidden), &down);
+        norm(model, x, rows, layer->mlp_norm, normed);
+        multiply(thread, &up, normed, rows, hidden, stride_of(model->d_ff), &down);
         multiply(thread, &down, hidden, rows, x, stride_of(size), &next);
     }
-    norm(x, rows, size, model->gain, model->shift, model->eps, normed);
-    Product head = head_of(model), again = qkv_of(model, layers);
-    multiply(thread, &head, normed, rows, logits, stride_of(head.rows), &again);
+    norm(model, x, rows, model->norm, normed);
+    multiply(thread, &head, normed, rows, logits, stride_of(head.rows), &first);
 }
 
 /* Append a token to each row.
@@ -145,11 +128,11 @@ static void run(
    buffer: of `minitx_batch_room` bytes.
    logits: (rows, `minitx_batch_stride` of the vocabulary). */
 EXPORT void minitx_batch_step(
-    const Model *model, const Layer *layers, const Cache *cache, const int64_t *tokens,
-    const int64_t *lengths, int64_t rows, char *buffer, float *logits, int threads
+    const Model *model, const Cache *cache, const int64_t *tokens, const int64_t *lengths,
+    int64_t rows, char *buffer, float *logits, int threads
 ) {
     if (threads > MOST_THREADS) threads = MOST_THREADS;
     Meeting meeting = {0};
 #pragma omp parallel num_threads(threads)
-    run(this_thread(&meeting), model, layers, cache, tokens, lengths, rows, buffer, logits);
+    run(this_thread(&meeting), model, cache, tokens, lengths, rows, buffer, logits);
 }

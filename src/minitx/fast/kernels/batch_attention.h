@@ -141,24 +141,25 @@ static void attend(
     Thread thread, const Model *model, const Layer *layer, const Cache *cache,
     const int64_t *lengths, int64_t rows, float *qkv, float *scores, float *out
 ) {
-    int64_t width = model->head_dim, group = model->heads / model->kv_heads;
-    int64_t qkv_stride = stride_of((model->heads + 2 * model->kv_heads) * width);
-    int64_t out_stride = stride_of(model->heads * width), last = rows * model->kv_heads;
+    int64_t width = model->head_dim, group = model->n_heads / model->n_kv_heads;
+    float eps = (float)model->eps;
+    int64_t qkv_stride = stride_of((model->n_heads + 2 * model->n_kv_heads) * width);
+    int64_t out_stride = stride_of(model->n_heads * width), last = rows * model->n_kv_heads;
     for (int64_t one = take(thread, last), then; one < last; one = then) {
         then = take(thread, last);
-        int64_t r = one / model->kv_heads, h = one % model->kv_heads, place = lengths[r];
+        int64_t r = one / model->n_kv_heads, h = one % model->n_kv_heads, place = lengths[r];
         float *queries = qkv + r * qkv_stride + h * group * width;
-        float *key = qkv + r * qkv_stride + (model->heads + h) * width;
-        float *value = key + model->kv_heads * width;
+        float *key = qkv + r * qkv_stride + (model->n_heads + h) * width;
+        float *value = key + model->n_kv_heads * width;
         float *keys = keys_of(cache, model, one), *values = keys + cache->kind;
         const float *next = keys_of(cache, model, then < last ? then : one);
         if (model->cosine) {
             const float *cosine = model->cosine + place * width;
             const float *sine = model->sine + place * width;
-            norm_and_turn(key, width, layer->key_gain, model->eps, cosine, sine);
+            norm_and_turn(key, width, layer->key_gain, eps, cosine, sine);
             for (int64_t q = 0; q < group; q++)
                 norm_and_turn(
-                    queries + q * width, width, layer->query_gain, model->eps, cosine, sine
+                    queries + q * width, width, layer->query_gain, eps, cosine, sine
                 );
         }
         memcpy(keys + place * width, key, (size_t)width * sizeof(float));

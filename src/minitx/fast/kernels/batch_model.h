@@ -1,6 +1,7 @@
 /* A model as it reads one token of each of many texts, and how its buffers lie. */
 #pragma once
 
+#include "decode_model.h"
 #include "weights.h"
 
 #include <math.h>
@@ -26,35 +27,10 @@ static inline void fetch(const void *line) { __builtin_prefetch(line, 0, 0); }
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-/* As `_Layer` in batch_pass.py. Matrices are packed: see `minitx_batch_pack`. */
-typedef struct {
-    const float *attention_gain, *attention_shift; /* (d_model), no shift: RMSNorm */
-    const float *qkv, *output, *up, *down;
-    const float *query_gain, *key_gain; /* (head_dim), or null */
-    const float *mlp_gain, *mlp_shift;
-} Layer;
-
-/* As `_Model` in batch_pass.py. */
-typedef struct {
-    int64_t layers, d_model, heads, kv_heads, head_dim, hidden, vocabulary, context, gated;
-    const float *embedding;     /* (vocabulary, d_model) */
-    const float *positions;     /* (context, d_model), or null */
-    const float *cosine, *sine; /* (context, head_dim), or null */
-    const float *gain, *shift;  /* of the last norm */
-    const float *head;
-    float eps;
-} Model;
-
-/* Keys and values: (layers, 2, rows, kv_heads, positions, head_dim), elements between them. */
-typedef struct {
-    float *start;
-    int64_t layer, kind, row, head;
-} Cache;
-
 /* Keys of a row and head, numbered together; their values are `kind` further on. */
 static inline float *keys_of(const Cache *cache, const Model *model, int64_t one) {
-    return cache->start + one / model->kv_heads * cache->row +
-           one % model->kv_heads * cache->head;
+    return cache->start + one / model->n_kv_heads * cache->row +
+           one % model->n_kv_heads * cache->head;
 }
 
 static inline int64_t padded(int64_t columns) { return (columns + PANEL - 1) / PANEL * PANEL; }

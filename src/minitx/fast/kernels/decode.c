@@ -4,6 +4,7 @@
    through the token together: each computes a part of the rows of every product, and they wait
    for each other where one reads what others wrote. Each row is summed up in the same order
    whoever computes it, so the result does not depend on how many threads there are. */
+#include "decode_model.h"
 #include "team.h"
 #include "weights.h"
 
@@ -18,44 +19,6 @@ enum { ROWS = 4 };
 
 /* Elements of a few whole vectors, whatever the processor: a loop over so many has no rest. */
 enum { VECTORS = 64 };
-
-/* weights: (rows, columns) in `format`, a row every `stride` elements.
-   scale: (rows,), what integers stand for; bias: (rows,). NULL if there is none. */
-typedef struct {
-    const void *weights;
-    const float *scale, *bias;
-    int64_t rows, columns, stride, format;
-} Matrix;
-
-/* gain, bias: (width,). Without a bias it is RMSNorm, and with one LayerNorm. */
-typedef struct {
-    const float *gain, *bias;
-} Norm;
-
-/* gate.weights is NULL in a plain MLP, query_gain and key_gain (head_dim,) where there is no
-   norm of queries and keys. qkv: rows of queries, keys, values, by heads. */
-typedef struct {
-    Norm attention_norm, mlp_norm;
-    const float *query_gain, *key_gain;
-    Matrix qkv, output, gate, up, down;
-} Layer;
-
-/* embedding: (vocab_size, d_model); positions: (context, d_model), or NULL and then
-   cosine, sine: (context, head_dim). */
-typedef struct {
-    int64_t n_layers, n_heads, n_kv_heads, head_dim, d_model, d_ff, context;
-    double eps;
-    const float *embedding, *positions, *cosine, *sine;
-    const Layer *layers;
-    Norm norm;
-    Matrix head;
-} Model;
-
-/* Keys and values of one text: of each layer (n_kv_heads, capacity, head_dim). */
-typedef struct {
-    float *keys, *values;
-    int64_t layer_stride, head_stride;
-} Cache;
 
 /* residual: (d_model,), qkv: (rows of qkv,), heads: (n_heads * head_dim,), hidden: (2, d_ff);
    for each thread normed: (d_model,) and scores: (context,). */
@@ -227,8 +190,7 @@ static void attend(const Model *model, const Layer *layer, Cache cache, int64_t 
     int64_t width = model->head_dim, group = model->n_heads / model->n_kv_heads;
     float *key = work.qkv + (model->n_heads + kv_head) * width;
     float *value = key + model->n_kv_heads * width;
-    float *keys = cache.keys + kv_head * cache.head_stride;
-    float *values = cache.values + kv_head * cache.head_stride;
+    float *keys = cache.start + kv_head * cache.head, *values = keys + cache.kind;
     norm_and_rotate(key, layer->key_gain, model, position);
     memcpy(keys + position * width, key, (size_t)width * sizeof *key);
     memcpy(values + position * width, value, (size_t)width * sizeof *value);
@@ -254,17 +216,29 @@ static void gelu(float *x, int64_t size) {
     }
 }
 
+/* Rows [first, first + rows) of a matrix. */
+static Matrix rows_from(Matrix matrix, int64_t first, int64_t rows) {
+    const int64_t sizes[] = {[FLOAT32] = 4, [BFLOAT16] = 2, [INT8] = 1};
+    matrix.weights = (const char *)matrix.weights + first * matrix.stride * sizes[matrix.format];
+    if (matrix.scale) matrix.scale += first;
+    if (matrix.bias) matrix.bias += first;
+    matrix.rows = rows;
+    return matrix;
+}
+
 /* This thread's part of the active hidden values, into hidden[0], (d_ff,). */
-static void activate(const Layer *layer, const float *x, float *hidden, Thread thread,
-                     int64_t d_ff) {
+static void activate(const Model *model, const Layer *layer, const float *x, float *hidden,
+                     Thread thread) {
+    int64_t d_ff = model->d_ff;
     Range mine = part_of(thread, d_ff, VECTORS);
     int64_t size = mine.end - mine.first;
-    if (layer->gate.weights) {
-        multiply(&layer->gate, mine, x, hidden, false);
-        multiply(&layer->up, mine, x, hidden + d_ff, false);
+    if (is_gated(model, layer)) {
+        Matrix gate = rows_from(layer->gate_up, 0, d_ff), up = rows_from(layer->gate_up, d_ff, d_ff);
+        multiply(&gate, mine, x, hidden, false);
+        multiply(&up, mine, x, hidden + d_ff, false);
         swiglu(hidden + mine.first, hidden + d_ff + mine.first, size);
     } else {
-        multiply(&layer->up, mine, x, hidden, false);
+        multiply(&layer->gate_up, mine, x, hidden, false);
         gelu(hidden + mine.first, size);
     }
 }
@@ -286,7 +260,7 @@ static void run_layer(const Model *model, const Layer *layer, Cache cache, int64
     multiply(&layer->output, mine, work.heads, work.residual, true);
     wait_for_all(thread);
     normalize(work.residual, layer->mlp_norm, model, normed);
-    activate(layer, normed, work.hidden, thread, model->d_ff);
+    activate(model, layer, normed, work.hidden, thread);
     wait_for_all(thread);
     multiply(&layer->down, mine, work.hidden, work.residual, true);
     wait_for_all(thread);
@@ -306,7 +280,7 @@ static void run_model(const Model *model, Cache cache, Workspace work, int64_t t
     wait_for_all(thread);
     for (int64_t at = 0; at < model->n_layers; at++) {
         run_layer(model, &model->layers[at], cache, position, work, thread);
-        cache.keys += cache.layer_stride, cache.values += cache.layer_stride;
+        cache.start += cache.layer;
     }
     float *normed = work.normed + thread.number * model->d_model;
     normalize(work.residual, model->norm, model, normed);

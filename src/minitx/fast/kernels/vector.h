@@ -7,8 +7,8 @@
 /* Visible to Python. */
 #define EXPORT __attribute__((visibility("default")))
 
-/* Must equal `ABI` in __init__.py. */
-#define MINITX_ABI 6
+/* Must equal `ABI` in library.py. */
+#define MINITX_ABI 7
 
 /* Where a file can be compiled for the processor's own products of bfloat16 (AVX512-BF16) beside
    files that are not. Whether it has them is asked when they are to run. */

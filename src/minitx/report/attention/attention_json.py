@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from minitx.config import AttentionRequest
 from minitx.inspection.attention_maps import most_looked_at
 from minitx.inspection.head_roles import HeadRole
 from minitx.inspection.logit_lens import LogitLens
-from minitx.report.attention.attention_screen import AttentionRequest, quantity_of
+from minitx.report.attention.attention_screen import position_of, quantity_of
 from minitx.report.terminal.printable import json_line
 from minitx.workflows.attend import AttentionStudy, ChosenMap, choose_maps
 
@@ -26,7 +27,7 @@ def attention_json(study: AttentionStudy, request: AttentionRequest) -> str:
         "tokens": study.maps.tokens,
         "ids": study.ids.tolist(),
     }
-    position = request.position(len(study.ids))
+    position = position_of(study, request)
     if request.wants_map:
         chosen = choose_maps(study, request.kind, request.layer, request.head)
         values["reason"] = chosen.reason

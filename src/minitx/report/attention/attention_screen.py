@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from rich.console import RenderableType
 from rich.text import Text
 
+from minitx.config import AttentionRequest, MapKind
 from minitx.inspection.attention_maps import most_looked_at, require_position
 from minitx.report.attention.attention_view import (
     ablation_table,
@@ -26,8 +26,6 @@ from minitx.workflows.attend import (
     AttentionStudy,
     ChosenMap,
     ChosenMaps,
-    Index,
-    MapKind,
     choose_maps,
 )
 
@@ -39,51 +37,18 @@ _CAPTIONS: dict[MapKind, str] = {
 }
 
 
-@dataclass(frozen=True)
-class AttentionRequest:
-    """What to show of a study.
+def position_of(study: AttentionStudy, request: AttentionRequest) -> int | None:
+    """The position that a request means by `token`, which counts from the end if negative.
 
-    Attributes:
-        kind: of map.
-        layer, head: which; None leaves the choice, `all` is a grid.
-        token: position whose attention is listed; negative counts from the end.
-        top: how many of the tokens looked at are listed; with no `token`, for every token.
-        roles, lens, ablate, check_mask: tables in place of the map.
+    Raises:
+        BadInputError: when there is no such token.
     """
-
-    kind: MapKind = "weight"
-    layer: Index = None
-    head: Index = None
-    token: int | None = None
-    top: int | None = None
-    roles: bool = False
-    lens: bool = False
-    ablate: bool = False
-    check_mask: bool = False
-
-    @property
-    def wants_map(self) -> bool:
-        """Whether a map is shown: by default, or because one is named."""
-        named = self.layer is not None or self.head is not None or self.kind != "weight"
-        tables = self.roles or self.lens or self.ablate or self.check_mask
-        return named or not tables
-
-    def position(self, seq: int) -> int | None:
-        """The position that `token` means in a text of `seq` tokens.
-
-        Raises:
-            BadInputError: when there is no such token.
-        """
-        if self.token is None:
-            return None
-        position = self.token + seq if self.token < 0 else self.token
-        require_position(position if position >= 0 else self.token, seq)
-        return position
-
-    @property
-    def is_default(self) -> bool:
-        """Whether nothing in particular was asked for."""
-        return self == AttentionRequest()
+    if request.token is None:
+        return None
+    n_tokens = len(study.ids)
+    position = request.token + n_tokens if request.token < 0 else request.token
+    require_position(position if position >= 0 else request.token, n_tokens)
+    return position
 
 
 def attention_screen(
@@ -94,7 +59,7 @@ def attention_screen(
     Raises:
         BadInputError: when there is no such layer, head or token.
     """
-    position = request.position(len(study.ids))
+    position = position_of(study, request)
     yield _about(study, shading, width)
     yield Text()
     if request.wants_map:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -23,7 +23,7 @@ from minitx.evaluation.holdout_figures import (
 from minitx.evaluation.positions import ContextUse
 from minitx.evaluation.verdict import Verdict
 from minitx.report.evaluation.surprise import passage_lines
-from minitx.report.terminal.heatmap import Shading
+from minitx.report.terminal.heatmap import Shading, shading_for
 from minitx.report.terminal.printable import run_path, visible
 from minitx.report.terminal.tables import bar, table
 from minitx.report.terminal.token_labels import cut_label, text_label
@@ -32,6 +32,16 @@ from minitx.report.terminal.units import bytes_, count, fixed, percent
 _MODEL = "this model"
 _FIT_STYLES = {"well fitted": "green", "underfitted": "yellow", "overfitted": "yellow"}
 _PASSAGES = 10
+
+
+def print_reports(reports: Sequence[Report]) -> None:
+    """Print reports, one below the other."""
+    console = Console(highlight=False)
+    for number, report in enumerate(reports):
+        if number:
+            console.print(Text())
+        for part in holdout_report(report, shading_for(console), console.width):
+            console.print(part)
 
 
 def holdout_report(report: Report, shading: Shading, width: int) -> Iterator[RenderableType]:

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from minitx.config import AttentionRequest
 from minitx.errors import BadInputError
 from minitx.inspection.ablation import Ablation
 from minitx.inspection.attention_maps import AttentionMaps
 from minitx.inspection.head_roles import HeadRole, HeadRoles
 from minitx.inspection.logit_lens import LogitLens
-from minitx.report.attention.attention_screen import AttentionRequest
 from minitx.report.pages.templates import render, write_page
 from minitx.report.terminal.units import count
 from minitx.workflows.attend import AttentionStudy

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from minitx.config import AttentionRequest
 from minitx.errors import BadInputError, MinitxError
-from minitx.report.attention.attention_screen import AttentionRequest
 from minitx.report.pages import run_sections as sections
 from minitx.report.pages.attention_page import study_page
 from minitx.report.pages.run_curves import curves, plotting_library

@@ -6,15 +6,31 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
+from minitx.report.terminal.printable import json_line, visible
 from minitx.report.terminal.tables import table
 from minitx.report.terminal.token_labels import cut_label, token_label
 from minitx.report.terminal.units import bytes_, count
 from minitx.tokenizer import Tokenizer
-from minitx.workflows.tokenize import Tokenization
+from minitx.workflows.tokenize import Tokenization, Tokenized
 
 # Neighbours differ in two ways, so that they can be told apart without colour as well.
 _STYLES = ("black on bright_cyan", "black on bright_yellow", "black on bright_green",
            "black on bright_magenta")  # fmt: skip
+
+
+def print_tokenized(tokenized: Tokenized, show: int, as_json: bool) -> None:
+    """Print what `minitx tokenize` found, with the first tokens of the first text."""
+    console = Console(highlight=False)
+    if as_json:
+        print(json_line(tokenized.to_json()))
+    elif tokenized.decoded is not None:
+        print(visible(tokenized.decoded[1]))
+    else:
+        first = next(iter(tokenized.parts.values()))
+        with_colour = console.is_terminal and not console.no_color
+        if show:
+            console.print(pieces_text(tokenized.tokenizer, first, show, with_colour))
+        console.print(figures_table(tokenized.tokenizer, tokenized.parts))
 
 
 def pieces_text(

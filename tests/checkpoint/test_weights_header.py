@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from minitx.checkpoint.header import LARGEST_HEADER, require_sound_header
+from minitx.checkpoint.weights import LARGEST_HEADER, require_sound_header
 from minitx.errors import DamagedFileError
 
 

@@ -9,7 +9,7 @@ import torch
 
 from minitx.config import SamplingConfig
 from minitx.generation.batch import Batch, Piece
-from minitx.generation.records import Generation
+from minitx.generation.generated import Generation
 from minitx.generation.requests import check_settings, prompt_ids
 from minitx.generation.row import Row
 from minitx.model import Transformer
@@ -60,8 +60,8 @@ def generate(
     try:
         batch = Batch(model, tokenizer)
         for start in range(0, len(rows), ROWS_AT_ONCE):
-            some = slice(start, start + ROWS_AT_ONCE)
-            _run(batch, rows[some], results[some], start, on_text)
+            turn = slice(start, start + ROWS_AT_ONCE)
+            _run(batch, rows[turn], results[turn], start, on_text)
     finally:
         model.train(was_training)
     return results
@@ -84,8 +84,8 @@ def stream(
         was_training = model.training
         model.eval()
         try:
-            for found in _steps(batch, [row]):
-                yield from (piece.text for piece in found if piece.text)
+            for step in _steps(batch, [row]):
+                yield from (piece.text for piece in step if piece.text)
         finally:
             model.train(was_training)
 
@@ -106,18 +106,18 @@ def _run(
     first: int,
     on_text: OnText | None,
 ) -> None:
-    place_of = {row: place for place, row in enumerate(rows)}
+    index_of = {row: index for index, row in enumerate(rows)}
     began = time.perf_counter()
-    for found in _steps(batch, rows):
+    for step in _steps(batch, rows):
         now = time.perf_counter() - began
-        for piece in found:
-            place = place_of[piece.row]
+        for piece in step:
+            index = index_of[piece.row]
             if len(piece.row.ids) == 1:
-                results[place].seconds_to_first_token = now
+                results[index].seconds_to_first_token = now
             if piece.finish_reason is not None:
-                _finish(results[place], piece.row, now)
+                _finish(results[index], piece.row, now)
             if on_text is not None and piece.text:
-                on_text(first + place, piece.text)
+                on_text(first + index, piece.text)
 
 
 def _finish(result: Generation, row: Row, seconds: float) -> None:

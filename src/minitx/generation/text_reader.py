@@ -13,9 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from minitx.generation.batch_pass import BatchPass, fits_batch_pass
-from minitx.generation.native_row import NativeRow, fits_native_row
-from minitx.generation.one_row import OneRow, fits_one_row
+from minitx import engine
 from minitx.generation.slot_cache import SlotCache
 from minitx.model import KVCache, Transformer
 
@@ -25,16 +23,11 @@ def window_after_slide(context_length: int) -> int:
     return context_length - context_length // 4
 
 
-def one_row_reader(model: Transformer) -> NativeRow | OneRow:
-    """What reads one row alone of a model that `fits_one_row`."""
-    return NativeRow(model) if fits_native_row(model) else OneRow(model)
-
-
-class Decoder:
+class TextReader:
     """Reads texts that join, grow by a token at a time, and leave. To be used without gradients.
 
     Args:
-        model: in eval mode.
+        model: in eval mode. Hooks, methods and weights may change until the next `read`.
     """
 
     def __init__(self, model: Transformer) -> None:
@@ -42,8 +35,7 @@ class Decoder:
         weight = model.embedding.weight
         self.device, self._dtype = weight.device, weight.dtype
         self.cache = SlotCache(model.config, self.device, self._dtype)
-        self._one_row: NativeRow | OneRow | None = None
-        self._batch_pass: BatchPass | None = None
+        self._decoder = engine.decoder(model)
 
     def read(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Let texts join behind the last row, each read in one pass; equal ones are read once.
@@ -51,20 +43,24 @@ class Decoder:
         Returns:
             Logits of what follows each, `(len(prompts), vocab_size)`.
         """
+        self._decoder = engine.decoder(self._model)
         different = list(dict.fromkeys(map(tuple, prompts)))
         lengths = torch.tensor([len(prompt) for prompt in different])
         ids = torch.zeros(len(different), int(lengths.max()), dtype=torch.int64)
-        for place, prompt in enumerate(different):
-            ids[place, : len(prompt)] = torch.tensor(prompt)
+        for row, prompt in zip(ids, different, strict=True):
+            row[: len(prompt)] = torch.tensor(prompt)
         cache = KVCache(self._model.config, len(different), ids.size(1), self.device, self._dtype)
-        same = bool((lengths == lengths[0]).all())
+        are_equally_long = bool((lengths == lengths[0]).all())
         logits: Tensor = self._model(
-            ids.to(self.device), cache=cache, lengths=None if same else lengths, last_only=True
+            ids.to(self.device),
+            cache=cache,
+            lengths=None if are_equally_long else lengths,
+            last_only=True,
         )[:, 0]
-        place_of = {prompt: place for place, prompt in enumerate(different)}
-        places = [place_of[tuple(prompt)] for prompt in prompts]
-        self.cache.join(cache, places)
-        return logits[torch.tensor(places, device=self.device)]
+        row_of = {prompt: row for row, prompt in enumerate(different)}
+        rows = [row_of[tuple(prompt)] for prompt in prompts]
+        self.cache.join(cache, rows)
+        return logits[torch.tensor(rows, device=self.device)]
 
     def feed(self, tokens: Sequence[int]) -> Tensor:
         """Append a token to each row.
@@ -76,14 +72,8 @@ class Decoder:
             Logits of what follows, `(rows, vocab_size)`; overwritten by the next call.
         """
         self.cache.reserve(self.cache.longest + 1)
-        if len(tokens) == 1 and fits_one_row(self._model):
-            if self._one_row is None:
-                self._one_row = one_row_reader(self._model)
-            return self._one_row.feed(tokens[0], self.cache)
-        if fits_batch_pass(self._model):
-            if self._batch_pass is None:
-                self._batch_pass = BatchPass(self._model)
-            return self._batch_pass.feed(tokens, self.cache)
+        if self._decoder is not None:
+            return self._decoder.feed(tokens, self.cache)
         newest = torch.tensor(tokens, device=self.device)[:, None]
         logits: Tensor = self._model(newest, cache=self.cache)[:, -1]
         return logits
@@ -108,5 +98,5 @@ class Decoder:
         self.cache.rewrite(row, fresh)
 
     def leave(self, row: int) -> None:
-        """Let a row go; the last row takes its place."""
+        """Let a row go; the last row becomes the one of this number."""
         self.cache.leave(row)

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import hashlib
+import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from minitx.corpus.readers import BEGINNING, choose_reader, known_suffixes
 from minitx.errors import BadInputError
 
 DEFAULT_NAME = "python-reference"
 """Name of the embedded default corpus: the language reference that comes with Python."""
-
-TEXT_SUFFIXES = tuple(
-    ".txt .md .rst .tex .org .adoc .py .pyi .c .h .cpp .hpp .cc .rs .go .java .js .ts .css .html "  # noqa: SIM905
-    ".htm .xml .json .jsonl .toml .yaml .yml .ini .cfg .sh .sql .csv .tsv .srt .r .jl .lua .rb "
-    ".hs .ml .el .lisp .scm .swift .kt".split()
-)
-"""Files that a directory is searched for; name a file itself to use any other."""
-
-BOM = b"\xef\xbb\xbf"
-"""Byte order mark, which some editors put before UTF-8; no part of the text."""
 
 _SHOWN = 60
 
@@ -36,16 +27,10 @@ class Corpus:
     Attributes:
         text: all of it; files follow each other in the order given, on lines of their own.
         name: short, for naming runs.
-        sources: as they were given.
-        digest: SHA-256 of the text's UTF-8, in hexadecimal.
-        n_bytes: of its UTF-8.
     """
 
     text: str
     name: str
-    sources: tuple[str, ...]
-    digest: str
-    n_bytes: int
 
 
 def read_corpus(sources: Sequence[str], stdin: BinaryIO | None = None) -> Corpus:
@@ -61,7 +46,7 @@ def read_corpus(sources: Sequence[str], stdin: BinaryIO | None = None) -> Corpus
         BadInputError: a source is missing, empty, unreadable, or not UTF-8 text.
     """
     if not sources:
-        return _corpus([default_text()], DEFAULT_NAME, ())
+        return Corpus(default_text(), DEFAULT_NAME)
     parts: list[str] = []
     # A text that is named twice, by its directory for example, would land on both sides of a split.
     seen: set[Path | None] = set()
@@ -69,12 +54,12 @@ def read_corpus(sources: Sequence[str], stdin: BinaryIO | None = None) -> Corpus
         for path in [None] if source == "-" else _files(source):
             where = path and path.resolve()
             if where not in seen:
-                parts.append(_from_stdin(stdin) if path is None else _from_file(path))
+                parts.append(_read(path, stdin))
             seen.add(where)
     named = ", ".join("standard input" if source == "-" else source for source in sources)
     if not any(part.strip() for part in parts):
         raise BadInputError(f"{named} has no text in it", "Give a file with some text")
-    return _corpus(parts, _name(sources[0]), tuple(sources))
+    return Corpus(_joined(parts), _name(sources[0]))
 
 
 def default_text() -> str:
@@ -92,52 +77,14 @@ def default_text() -> str:
     return "\n".join(topics[name].strip("\n") + "\n" for name in sorted(topics))
 
 
-def decode_text(content: bytes, name: str) -> str:
-    """Decode UTF-8; a byte order mark at the start is dropped.
-
-    Args:
-        content: of the file.
-        name: of the file, for errors.
-
-    Raises:
-        BadInputError: it is not UTF-8 (with the offset of the first bad byte), or is binary.
-    """
-    start = len(BOM) if content.startswith(BOM) else 0
-    at = content.find(b"\0")
-    if at >= 0:
-        raise binary_error(name, at)
-    try:
-        return content[start:].decode("utf-8")
-    except UnicodeDecodeError as error:
-        at = error.start + start
-        raise encoding_error(name, at, content[at], error.reason) from None
-
-
-def binary_error(name: str, at: int) -> BadInputError:
-    """What to say of a text with a zero byte at `at`."""
-    return BadInputError(
-        f"{name} is binary, not text: byte {at:,} is zero",
-        "Give UTF-8 text, for example from iconv -t utf-8",
-    )
-
-
-def encoding_error(name: str, at: int, byte: int, reason: str) -> BadInputError:
-    """What to say of a text whose byte at `at` is no UTF-8."""
-    return BadInputError(
-        f"{name} is not UTF-8: byte {at:,} is 0x{byte:02x} ({reason})",
-        "Convert it first, for example with iconv -f latin1 -t utf-8",
-    )
-
-
-def _corpus(parts: Iterable[str], name: str, sources: tuple[str, ...]) -> Corpus:
+def _joined(parts: Iterable[str]) -> str:
+    """The texts of several files, each on lines of its own."""
     pieces: list[str] = []
     for part in parts:
         if pieces and pieces[-1] and not pieces[-1].endswith("\n"):
             pieces.append("\n")
         pieces.append(part)
-    text = "".join(pieces)
-    content = text.encode("utf-8")
-    return Corpus(text, name, sources, hashlib.sha256(content).hexdigest(), len(content))
+    return "".join(pieces)
 
 
 def _name(source: str) -> str:
@@ -166,19 +113,20 @@ def _files(source: str) -> list[Path]:
             f"corpus {shown!r} can't be read ({error.strerror})", "Name a text file"
         ) from None
     if is_directory:
-        found = sorted(
+        suffixes = known_suffixes()
+        files = sorted(
             file
             for file in path.rglob("*")
-            if file.suffix.lower() in TEXT_SUFFIXES
+            if file.suffix.lower() in suffixes
             and file.is_file()
             and not any(part.startswith(".") for part in file.relative_to(path).parts)
         )
-        if not found:
+        if not files:
             raise BadInputError(
                 f"directory {source} has no text files (such as .txt, .md, .py)",
                 "Name the files themselves",
             )
-        return found
+        return files
     if path.exists() or not glob.has_magic(source):
         return [path]
     matches = sorted(Path(match) for match in glob.glob(source, recursive=True))  # noqa: PTH207
@@ -188,23 +136,19 @@ def _files(source: str) -> list[Path]:
     return files
 
 
-def _from_stdin(stdin: BinaryIO | None) -> str:
+def _read(path: Path | None, stdin: BinaryIO | None) -> str:
+    """Text of a file, or of standard input if there is no path."""
+    if path is not None:
+        with open_text(path) as file:
+            return "".join(choose_reader(str(path), file.peek(BEGINNING)).texts(file, str(path)))
     if stdin is None:
         raise BadInputError("there is no standard input to read", "Name a file")
-    return decode_text(stdin.read(), "standard input")
-
-
-def _from_file(path: Path) -> str:
-    return decode_text(_read(path), str(path))
-
-
-def _read(path: Path) -> bytes:
-    with open_text(path) as file:
-        return file.read()
+    content, name = stdin.read(), "standard input"
+    return "".join(choose_reader(name, content).texts(io.BytesIO(content), name))
 
 
 @contextlib.contextmanager
-def open_text(path: Path) -> Iterator[BinaryIO]:
+def open_text(path: Path) -> Iterator[io.BufferedReader]:
     """Open a file of text for reading; what goes wrong meanwhile is told in one line.
 
     Raises:

@@ -1,6 +1,6 @@
 import pytest
 
-from minitx.config.flag_values import parse_duration
+from minitx.config.checks import parse_duration
 from minitx.errors import BadInputError
 
 

@@ -1,0 +1,98 @@
+"""A directory for a new run: the next free one, or one that a person names."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from minitx.checkpoint.lock import RunLock
+from minitx.errors import BadInputError
+from minitx.files import sync_directory
+
+RUNS = Path("runs")
+"""Where new runs go, and where the newest is looked for; relative to the working directory."""
+
+_UNBEGUN = re.compile(r"\.step-\d{6,12}\.part")
+_DATA = re.compile(r"\.?((train|holdout)\.(ids|txt)|corpus\.json)(\.part)?")
+
+
+def make_run_directory(path: Path | None, name: str) -> Path:
+    """Make a directory with room for checkpoints and data, as in `RunDirectory.create`.
+
+    Raises:
+        BadInputError: it exists with something in it, or can't be made.
+    """
+    try:
+        if path is None:
+            path = _next_free(RUNS, name)
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()) and not _cleared_of_a_run_that_never_began(path):
+                raise BadInputError(
+                    f"{path} is not empty",
+                    "Choose a new directory, or continue that run with minitx resume",
+                )
+        (path / "checkpoints").mkdir()
+        (path / "data").mkdir()
+        sync_directory(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise BadInputError(
+            f"run directory {path or RUNS} can't be made ({error.strerror})",
+            "Choose another with --out, where you may write",
+        ) from None
+    return path
+
+
+def _cleared_of_a_run_that_never_began(path: Path) -> bool:
+    """Remove what a process left that was killed before its first checkpoint; whether it did.
+
+    Raises:
+        RunLockedError: the run is just beginning, or being trained.
+    """
+    if (path / "lock").is_file():
+        with RunLock(path / "lock"):
+            pass
+    # `checkpoints` is made first and removed last: a kill between leaves it alone, and empty.
+    root, data = path / "checkpoints", path / "data"
+    if not root.is_dir() or not _only_unbegun(path, root, data):
+        return False
+    for entry in [*root.iterdir(), *path.iterdir()]:
+        if entry not in (root, data):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    if data.exists():
+        shutil.rmtree(data)
+    root.rmdir()
+    return True
+
+
+def _only_unbegun(path: Path, root: Path, data: Path) -> bool:
+    # A person's own directory may have folders of these names, too: all in them must be known.
+    names = {
+        re.sub(r"^\.(.*)\.part$", r"\1", entry.name)
+        for entry in path.iterdir()
+        if entry not in (root, data)
+    }
+    inside = [entry.name for entry in data.iterdir()] if data.is_dir() else []
+    return (
+        names <= {"lock", "metrics.jsonl", "run.toml"}
+        and all(_UNBEGUN.fullmatch(entry.name) for entry in root.iterdir())
+        and all(_DATA.fullmatch(name) for name in inside)
+    )
+
+
+def _next_free(parent: Path, name: str) -> Path:
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:60] or "corpus"
+    parent.mkdir(parents=True, exist_ok=True)
+    pattern = re.compile(re.escape(stem) + r"-(\d{3,9})")
+    numbers = [int(m[1]) for entry in parent.iterdir() if (m := pattern.fullmatch(entry.name))]
+    number = max(numbers, default=0) + 1
+    while True:
+        path = parent / f"{stem}-{number:03d}"
+        try:
+            path.mkdir()
+        except FileExistsError:
+            number += 1  # Another process took it first.
+        else:
+            return path

@@ -1,0 +1,206 @@
+"""Weights in a safetensors file, by the names that `transformers` gives them.
+
+The file is data to be checked before use: its header before anything of that size is allotted, then
+the name, shape and type of every tensor.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from minitx.config import ModelConfig
+from minitx.errors import DamagedFileError
+from minitx.files import open_plain_file
+from minitx.model import Transformer
+
+LARGEST_HEADER = 8 << 20
+"""Bytes; tens of thousands of tensors fit."""
+
+_DTYPES = {"F32", "F16", "BF16", "F64"}
+_FIX = "Use another checkpoint, or write this one again"
+
+
+def require_sound_header(path: Path) -> None:
+    """Refuse a file whose header can't be one: its length, and how its JSON begins.
+
+    What the header says (types, shapes, offsets) is checked against the file by safetensors.
+
+    Raises:
+        DamagedFileError: it is no plain file, too short, or its header is longer than any.
+    """
+    try:
+        with open_plain_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > size - 8:
+                raise ValueError(f"it has {size:,} bytes, fewer than its header says")
+            if length > LARGEST_HEADER:
+                raise ValueError(f"its header of {length:,} bytes is longer than any")
+            if file.read(1) != b"{":
+                raise ValueError("its header is not JSON")
+    except OSError as error:
+        raise DamagedFileError(f"{path} can't be read ({error.strerror})", _FIX) from None
+    except ValueError as error:
+        raise DamagedFileError(f"{path} can't be used: {error}", _FIX) from None
+
+
+def model_tensors(model: Transformer) -> dict[str, Tensor]:
+    """The weights by the names that transformers gives them, not copied where possible."""
+    own = dict(model.named_parameters())
+    return {
+        piece.name: piece.cut(own[piece.own_name].detach()).contiguous()
+        for piece in _pieces(model.config)
+    }
+
+
+def read_weights(
+    path: Path, config: ModelConfig, device: torch.device, dtype: torch.dtype
+) -> Transformer:
+    """A model with the weights of a file, which must be those that the config describes.
+
+    Raises:
+        DamagedFileError: it can't be read, or a tensor is missing, or of another shape or type.
+    """
+    require_sound_header(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            names = _names_in_file(path, config, file)
+            with torch.device("meta"), _Unfilled():
+                model = Transformer(config)
+            parts: dict[str, list[Tensor]] = {}
+            for piece in _pieces(config):
+                tensor = file.get_tensor(names[piece.name]).to(device, dtype)
+                parts.setdefault(piece.own_name, []).append(
+                    tensor.T.contiguous() if piece.transposed else tensor
+                )
+    except (SafetensorError, OSError, OverflowError) as error:
+        raise DamagedFileError(f"{path} can't be read: {error}", _FIX) from None
+    weights = {name: torch.cat(rows) if len(rows) > 1 else rows[0] for name, rows in parts.items()}
+    if config.tie_embeddings:
+        weights["head.weight"] = weights["embedding.weight"]
+    model.load_state_dict(weights, assign=True)
+    if config.tie_embeddings:
+        model.head.weight = model.embedding.weight
+    return model
+
+
+class _Unfilled(TorchFunctionMode):
+    # Weights that are replaced need not be drawn, and to draw them on "meta" would import all of
+    # torch's compiler: more than a second of each process.
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def _names_in_file(path: Path, config: ModelConfig, file: Any) -> dict[str, str]:
+    """For each tensor needed, its name in the file; its shape and type are as they must be."""
+    present = set(file.keys())
+    names = {}
+    for piece in _pieces(config):
+        # Some GPT-2 files leave out the prefix.
+        bare = piece.name.removeprefix("transformer.")
+        name = piece.name if piece.name in present else bare
+        if name not in present:
+            raise DamagedFileError(f"{path} has no tensor {piece.name}", _FIX)
+        entry = file.get_slice(name)
+        if tuple(entry.get_shape()) != piece.shape:
+            raise DamagedFileError(
+                f"{path}: tensor {name} is {tuple(entry.get_shape())} instead of {piece.shape}",
+                _FIX,
+            )
+        if entry.get_dtype() not in _DTYPES:
+            raise DamagedFileError(f"{path}: tensor {name} has type {entry.get_dtype()}", _FIX)
+        names[piece.name] = name
+    return names
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """One tensor of the file: rows of one of our parameters, turned over or not."""
+
+    name: str
+    own_name: str
+    shape: tuple[int, ...]
+    start: int
+    transposed: bool = False
+
+    def cut(self, parameter: Tensor) -> Tensor:
+        if self.transposed:
+            return parameter.T
+        return parameter[self.start : self.start + self.shape[0]]
+
+
+def _pieces(config: ModelConfig) -> Iterator[_Piece]:
+    """Every tensor of the file; those of one parameter follow each other in the order of rows."""
+    pieces = _gpt2_pieces(config) if config.architecture == "gpt2" else _qwen3_pieces(config)
+    yield from pieces
+    if not config.tie_embeddings:
+        yield _Piece("lm_head.weight", "head.weight", (config.vocab_size, config.d_model), 0)
+
+
+def _qwen3_pieces(config: ModelConfig) -> Iterator[_Piece]:
+    d, width = config.d_model, config.n_heads * config.head_dim
+    kv, ff, head = config.n_kv_heads * config.head_dim, config.d_ff, config.head_dim
+    yield _Piece("model.embed_tokens.weight", "embedding.weight", (config.vocab_size, d), 0)
+    for layer in range(config.n_layers):
+        theirs, ours = f"model.layers.{layer}.", f"blocks.{layer}."
+        for their_name, our_name, shape, start in (
+            ("input_layernorm.weight", "attention_norm.gain", (d,), 0),
+            ("self_attn.q_proj.weight", "attention.qkv.weight", (width, d), 0),
+            ("self_attn.k_proj.weight", "attention.qkv.weight", (kv, d), width),
+            ("self_attn.v_proj.weight", "attention.qkv.weight", (kv, d), width + kv),
+            ("self_attn.q_norm.weight", "attention.query_norm.gain", (head,), 0),
+            ("self_attn.k_norm.weight", "attention.key_norm.gain", (head,), 0),
+            ("self_attn.o_proj.weight", "attention.output.weight", (d, width), 0),
+            ("post_attention_layernorm.weight", "mlp_norm.gain", (d,), 0),
+            ("mlp.gate_proj.weight", "mlp.gate_up.weight", (ff, d), 0),
+            ("mlp.up_proj.weight", "mlp.gate_up.weight", (ff, d), ff),
+            ("mlp.down_proj.weight", "mlp.down.weight", (d, ff), 0),
+        ):
+            yield _Piece(theirs + their_name, ours + our_name, shape, start)
+    yield _Piece("model.norm.weight", "norm.gain", (d,), 0)
+
+
+def _gpt2_pieces(config: ModelConfig) -> Iterator[_Piece]:
+    d, ff = config.d_model, config.d_ff
+    embeddings = (
+        ("wte", "embedding", config.vocab_size),
+        ("wpe", "positions", config.context_length),
+    )
+    for their_name, our_name, rows in embeddings:
+        yield _Piece(f"transformer.{their_name}.weight", f"{our_name}.weight", (rows, d), 0)
+    for layer in range(config.n_layers):
+        theirs, ours = f"transformer.h.{layer}.", f"blocks.{layer}."
+        for their_name, our_name in (("ln_1", "attention_norm"), ("ln_2", "mlp_norm")):
+            yield _Piece(f"{theirs}{their_name}.weight", f"{ours}{our_name}.gain", (d,), 0)
+            yield _Piece(f"{theirs}{their_name}.bias", f"{ours}{our_name}.bias", (d,), 0)
+        for their_name, our_name, inputs, outputs in (
+            ("attn.c_attn", "attention.qkv", d, 3 * d),
+            ("attn.c_proj", "attention.output", d, d),
+            ("mlp.c_fc", "mlp.up", d, ff),
+            ("mlp.c_proj", "mlp.down", ff, d),
+        ):
+            # GPT-2 keeps its matrices as (inputs, outputs).
+            shape = (inputs, outputs)
+            yield _Piece(f"{theirs}{their_name}.weight", f"{ours}{our_name}.weight", shape, 0, True)
+            yield _Piece(f"{theirs}{their_name}.bias", f"{ours}{our_name}.bias", (outputs,), 0)
+    yield _Piece("transformer.ln_f.weight", "norm.gain", (d,), 0)
+    yield _Piece("transformer.ln_f.bias", "norm.bias", (d,), 0)

@@ -1,0 +1,94 @@
+"""Plain text in UTF-8: prose, source code, and whatever no other reader recognises."""
+
+from __future__ import annotations
+
+import codecs
+import io
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import BinaryIO, TextIO
+
+from minitx.corpus.readers import READERS, CorpusReader
+from minitx.errors import BadInputError
+
+BOM = b"\xef\xbb\xbf"
+"""Byte order mark, which some editors put before UTF-8; no part of the text."""
+
+_BLOCK = 1 << 20
+
+
+@READERS.register("text")
+class PlainText(CorpusReader):
+    """The bytes of a file as UTF-8, all of them but a byte order mark; line ends are kept."""
+
+    suffixes = tuple(
+        ".txt .md .rst .tex .org .adoc .py .pyi .c .h .cpp .hpp .cc .rs .go .java .js .ts .css "  # noqa: SIM905
+        ".html .htm .xml .json .jsonl .toml .yaml .yml .ini .cfg .sh .sql .csv .tsv .srt .r .jl "
+        ".lua .rb .hs .ml .el .lisp .scm .swift .kt".split()
+    )
+
+    def texts(self, file: BinaryIO, name: str) -> Iterator[str]:
+        """As in `CorpusReader`."""
+        first = file.read(_BLOCK)
+        start = len(BOM) if first.startswith(BOM) else 0
+        return decoded(chain([first[start:]], iter(lambda: file.read(_BLOCK), b"")), name, start)
+
+
+def decode_text(content: bytes, name: str) -> str:
+    """Decode UTF-8; a byte order mark at the start is dropped.
+
+    Args:
+        content: of the file.
+        name: of the file, for errors.
+
+    Raises:
+        BadInputError: it is not UTF-8 (with the offset of the first bad byte), or is binary.
+    """
+    return "".join(PlainText().texts(io.BytesIO(content), name))
+
+
+def piped_text(stdin: TextIO | None, missing: str, fix: str) -> str:
+    """The text that is piped in.
+
+    Args:
+        stdin: standard input; None if there is none.
+        missing: what to say where nothing is piped in.
+        fix: and what to do about it.
+
+    Raises:
+        BadInputError: nothing is, or it is not UTF-8 text.
+    """
+    if stdin is None or stdin.isatty():
+        raise BadInputError(missing, fix)
+    return decode_text(stdin.buffer.read(), "standard input")
+
+
+def decoded(blocks: Iterable[bytes], name: str, start: int = 0) -> Iterator[str]:
+    """Decode UTF-8 that comes in blocks, cut anywhere.
+
+    Args:
+        blocks: of the text, without a byte order mark.
+        name: of the text, for errors.
+        start: offset of the first block in the file.
+
+    Raises:
+        BadInputError: it is binary, or is not UTF-8 (with the offset of the first bad byte).
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for block in chain(blocks, [b""]):
+        if (zero := block.find(b"\0")) >= 0:
+            raise BadInputError(
+                f"{name} is binary, not text: byte {start + zero:,} is zero",
+                "Give UTF-8 text, for example from iconv -t utf-8",
+            )
+        # What is left of a character that the last block cut.
+        pending = len(decoder.getstate()[0])
+        try:
+            yield decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            raise BadInputError(
+                f"{name} is not UTF-8: byte {start - pending + error.start:,} is "
+                f"0x{error.object[error.start]:02x} ({error.reason})",
+                "Convert it first, for example with iconv -f latin1 -t utf-8",
+            ) from None
+        start += len(block)

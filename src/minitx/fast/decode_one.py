@@ -1,0 +1,114 @@
+"""One token of one text through the model in a single call of a kernel, `kernels/decode.c`.
+
+Weights in float32 are read where the model has them, without a copy; those that `quantize` rounded,
+in their small format.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from minitx.fast.decode_weights import (
+    CachePointer,
+    DecodingCache,
+    DecodingWeights,
+    MatrixPointer,
+    ModelPointer,
+    weights_of,
+)
+from minitx.fast.library import library
+from minitx.fast.quantized import quantized_matrices
+from minitx.model import Transformer
+
+_FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+
+# With fewer bytes of weights for each thread, they would wait for each other most of the time.
+_BYTES_FOR_A_THREAD = 2**18
+
+
+class _Workspace(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_void_p)
+        for name in ("residual", "qkv", "heads", "hidden", "normed", "scores")
+    ]
+
+
+class OneTextWeights(DecodingWeights):
+    """Weights of a model for the kernel that reads one text.
+
+    Attributes:
+        n_bytes: of matrices that a token reads.
+    """
+
+    def __init__(self, model: Transformer) -> None:
+        self.n_bytes = 0
+        self._quantized = quantized_matrices(model)
+        super().__init__(model)
+
+    def matrix(self, name: str, linear: nn.Linear) -> MatrixPointer:
+        """See `DecodingWeights`."""
+        weights: Tensor = linear.weight
+        scale = None
+        if name in self._quantized:
+            weights, scale = self._quantized[name].weights, self._quantized[name].scale
+        self.n_bytes += weights.numel() * weights.element_size()
+        rows, columns = weights.shape
+        return MatrixPointer(
+            self.keep(weights), self.keep(scale), self.keep(linear.bias), rows, columns, columns,
+            _FORMATS[weights.dtype],
+        )  # fmt: skip
+
+
+class OneTextDecoder:
+    """Reads one token at a time of one text.
+
+    Args:
+        model: whose weights must stay as they are from now on.
+        threads: to share the work, which change nothing in the result; None for as many as pay.
+    """
+
+    def __init__(self, model: Transformer, threads: int | None = None) -> None:
+        kernels = library()
+        assert kernels is not None
+        self._decode = kernels.minitx_decode_token
+        self._decode.restype = None
+        self._decode.argtypes = [
+            ctypes.POINTER(ModelPointer), ctypes.POINTER(CachePointer), ctypes.POINTER(_Workspace),
+            ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int,
+        ]  # fmt: skip
+        self._weights = weights_of(model, OneTextWeights)
+        config = model.config
+        self._threads = threads or max(
+            1, min(torch.get_num_threads(), self._weights.n_bytes // _BYTES_FOR_A_THREAD)
+        )
+        sizes = {
+            "residual": config.d_model,
+            "qkv": (config.n_heads + 2 * config.n_kv_heads) * config.head_dim,
+            "heads": config.n_heads * config.head_dim,
+            "hidden": 2 * config.d_ff,
+            "normed": self._threads * config.d_model,
+            "scores": self._threads * config.context_length,
+        }
+        self._buffers = {name: torch.empty(size) for name, size in sizes.items()}
+        self._workspace = _Workspace(
+            **{name: buffer.data_ptr() for name, buffer in self._buffers.items()}
+        )
+        self._logits = torch.empty(1, config.vocab_size)
+
+    def feed(self, tokens: Sequence[int], cache: DecodingCache) -> Tensor:
+        """See `Decoder.feed`: one token, and a cache of one row."""
+        self._decode(
+            self._weights.pointer,
+            CachePointer.of(cache),
+            self._workspace,
+            tokens[0],
+            cache.longest,
+            self._logits.data_ptr(),
+            self._threads,
+        )
+        cache.advance(1)
+        return self._logits

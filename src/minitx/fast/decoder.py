@@ -1,0 +1,64 @@
+"""The door to decoding: a token of each text in, logits of what follows out, a cache in between.
+
+All forms compute what `Transformer.forward` says; read that first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from minitx.fast.decode_batch import BatchDecoder
+from minitx.fast.decode_numpy import NumpyDecoder
+from minitx.fast.decode_one import OneTextDecoder
+from minitx.fast.decode_weights import DecodingCache
+from minitx.fast.library import library
+from minitx.fast.support import reason_against
+from minitx.model import KVCache, Transformer
+
+
+class Decoder:
+    """Appends tokens to texts. To be used without gradients; made by `decoder`.
+
+    Args:
+        model: whose weights must stay as they are from now on.
+    """
+
+    def __init__(self, model: Transformer) -> None:
+        self._model = model
+        self._one: OneTextDecoder | NumpyDecoder | None = None
+        self._batch: BatchDecoder | None = None
+
+    def feed(self, tokens: Sequence[int], cache: DecodingCache) -> Tensor:
+        """Append a token to each row of a cache.
+
+        Args:
+            tokens: an id for each row.
+            cache: has room for them.
+
+        Returns:
+            Logits of what follows, `(rows, vocab_size)`; overwritten by the next call.
+        """
+        if len(tokens) == 1:
+            if self._one is None:
+                self._one = (NumpyDecoder if library() is None else OneTextDecoder)(self._model)
+            return self._one.feed(tokens, cache)
+        if library() is None:
+            logits: Tensor = self._model(torch.tensor(tokens)[:, None], cache=cast(KVCache, cache))
+            return logits[:, -1]
+        if self._batch is None:
+            self._batch = BatchDecoder(self._model)
+        return self._batch.feed(tokens, cache)
+
+
+def decoder(model: Transformer) -> Decoder | None:
+    """What reads tokens of a model faster than the model does; None if it must be run itself.
+
+    Args:
+        model: in eval mode. A decoder is for the model as it is: ask again when hooks, methods or
+            weights may have changed.
+    """
+    return None if reason_against(model) is not None else Decoder(model)

@@ -1,0 +1,269 @@
+"""What `import minitx` offers: train, resume and use a model, in the words of the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from minitx.checkpoint.new_run import RUNS
+from minitx.config import EvaluationSettings, SamplingConfig
+from minitx.config.overrides import config_from_options, merged, tables_from_options
+from minitx.errors import BadInputError
+from minitx.evaluation.holdout_figures import HoldoutReport
+from minitx.generation import stream
+from minitx.inspection.attention_maps import AttentionMaps, read_attention, require_fits
+from minitx.inspection.evaluating import evaluating
+from minitx.report.evaluation.evaluation_progress import EvaluationProgress
+from minitx.report.training.training_view import choose_view
+from minitx.training.memory import refuse_too_large
+from minitx.training.observer import TrainingObserver
+from minitx.workflows.attend import AttentionStudy, study_model
+from minitx.workflows.evaluate import evaluate_model
+from minitx.workflows.load import LoadedModel
+from minitx.workflows.load import load as open_model
+from minitx.workflows.resume import ResumeRequest
+from minitx.workflows.resume import resume as resume_run
+from minitx.workflows.train import FinishedRun, TrainRequest
+from minitx.workflows.train import train as train_run
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["FinishedRun", "Model", "load", "resume", "train"]
+
+
+class SamplingOptions(TypedDict, total=False):
+    """How text is drawn: the options of `minitx generate`, with the same defaults."""
+
+    max_new_tokens: int
+    min_new_tokens: int
+    seed: int
+    temperature: float
+    top_k: int | None
+    top_p: float
+    min_p: float
+    typical_p: float
+    repetition_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
+    logit_bias: dict[int, float]
+    stop: str | Sequence[str]
+    ban: str | Sequence[str]
+    require: str | Sequence[str]
+
+
+class Model(LoadedModel):
+    """A trained model with its tokenizer: what `minitx.load` gives.
+
+    Its methods raise `BadInputError` for a text or an option that can't be used.
+
+    Attributes:
+        directory: of its checkpoint, which `transformers` opens, too.
+        model: the transformer, a `torch.nn.Module` in eval mode.
+        tokenizer: with `encode` and `decode`.
+        run: directory of the run that it belongs to; None if it is in none.
+        step: of training after which it was saved; None if the directory's name does not say.
+    """
+
+    def generate(self, prompt: str, **options: Unpack[SamplingOptions]) -> str:
+        """Continue a text, and return what was added. The same seed gives the same text.
+
+        Args:
+            prompt: at least one token, at most the context.
+            options: as for `minitx generate`, for example ``temperature=0.5, top_k=40``.
+        """
+        return self.sample([prompt], _sampling(options))[0].text
+
+    def stream(self, prompt: str, **options: Unpack[SamplingOptions]) -> Iterator[str]:
+        """The pieces of what `generate` returns, each as soon as it can no longer change."""
+        return stream(self.model, self.tokenizer, prompt, _sampling(options))
+
+    def evaluate(
+        self,
+        text: str | Path | None = None,
+        *,
+        context: int | None = None,
+        stride: int | None = None,
+        max_tokens: int = 0,
+        baselines: bool = True,
+        quick: bool = False,
+        unknown: Literal["error", "replace"] = "error",
+        progress: bool = False,
+    ) -> HoldoutReport:
+        """Measure loss (nats per token), perplexity and bits per byte; the report shows itself.
+
+        Args:
+            text: path of a text file; None for the holdout of the model's run.
+            context, stride, max_tokens, baselines, quick, unknown: as for `minitx eval`.
+            progress: show on stderr what is being done.
+        """
+        settings = EvaluationSettings(
+            context, stride, max_tokens, baselines, quick, unknown=unknown
+        )
+        source = None if text is None else str(text)
+        if not progress:
+            return evaluate_model(self, source, settings)
+        with EvaluationProgress(sys.stderr) as shown:
+            return evaluate_model(self, source, settings, shown.update)
+
+    def attention(self, text: str) -> AttentionMaps:
+        """Attention of every head on a text: maps that show themselves.
+
+        Their `weights` are (layers, heads, tokens, tokens); each row sums to 1.
+        """
+        return read_attention(self.model, self.tokenizer, self._ids(text))
+
+    def study(self, text: str | None = None) -> AttentionStudy:
+        """All that `minitx attn` measures: maps, head roles, logit lens, ablation, mask check.
+
+        Args:
+            text: to look at; None for the beginning of the holdout.
+        """
+        return study_model(self, text)
+
+    def logits(self, text: str) -> Tensor:
+        """Logits of the token after each token of a text, (tokens, vocab_size).
+
+        They are the plain model's, on its device, without gradients.
+        """
+        ids = torch.from_numpy(self._ids(text)).to(next(self.model.parameters()).device)
+        with torch.no_grad(), evaluating(self.model):
+            logits: Tensor = self.model(ids[None])[0]
+        return logits
+
+    def _ids(self, text: str) -> npt.NDArray[np.int64]:
+        ids = self.tokenizer.encode(text).astype(np.int64)
+        require_fits(len(ids), self.model.config)
+        return ids
+
+
+def load(
+    path: str | Path | None = None,
+    *,
+    checkpoint: Literal["best", "last"] = "best",
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: str | None = None,
+) -> Model:
+    """Open a run or a checkpoint.
+
+    Args:
+        path: a run, its name under ``runs``, or a checkpoint directory; None for the newest run.
+        checkpoint, device, dtype, quantize: as for `minitx generate`.
+
+    Raises:
+        BadInputError: there is no such run, or an option can't be used.
+        DamagedFileError: the checkpoint is damaged.
+    """
+    loaded = open_model(_run_path(path), checkpoint, device, dtype, quantize)
+    return Model(loaded.directory, loaded.model, loaded.tokenizer)
+
+
+def train(
+    *corpus: str | Path,
+    config: str | Path | None = None,
+    out: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+    loggers: Sequence[str] = (),
+    observers: Sequence[TrainingObserver] = (),
+    progress: bool = False,
+    **options: Any,
+) -> FinishedRun:
+    """Train a model on a text; what is left out is planned, as by `minitx train`.
+
+    Args:
+        corpus: files, directories or patterns; none for the Python reference.
+        config, out, tokenizer, loggers: as for `minitx train`.
+        observers: called with every event of training.
+        progress: show on stdout what the command line does.
+        options: those of `minitx train`, as ``steps=200, layers=2, d_model=64, budget="3m"``.
+
+    Raises:
+        BadInputError: something given can't be used; no run directory is left behind.
+        InstabilityError: the loss became NaN or diverged.
+        InterruptedRunError: a signal (Ctrl-C) stopped it; the run is saved.
+    """
+    if corpus:
+        options["corpus"] = corpus
+    tables = merged(None if config is None else Path(config), tables_from_options(**options))
+    refuse_too_large(tables["model"])
+    request = TrainRequest(
+        **tables,
+        tokenizer_directory=None if tokenizer is None else Path(tokenizer),
+        out=None if out is None else Path(out),
+        loggers=tuple(loggers),
+    )
+    with _watching(observers, progress) as watching:
+        return train_run(request, watching)
+
+
+def resume(
+    run: str | Path | None = None,
+    *,
+    allow_changed_corpus: bool = False,
+    loggers: Sequence[str] = (),
+    observers: Sequence[TrainingObserver] = (),
+    progress: bool = False,
+    **options: Any,
+) -> FinishedRun:
+    """Continue a run from its last checkpoint, also to more steps than first planned.
+
+    Args:
+        run: its directory, or its name under ``runs``; None for the newest run.
+        allow_changed_corpus: go on although the text has changed.
+        loggers, observers, progress: as in `train`.
+        options: those of `minitx resume`, for example ``steps=400``.
+
+    Raises:
+        BadInputError: there is no such run, nothing is left to do, or an option can't be changed.
+        DamagedFileError: no checkpoint of the run is whole.
+        RunLockedError: another process trains it.
+        InstabilityError, InterruptedRunError: as in `train`.
+    """
+    # Of all tables: the workflow says which keys can be changed.
+    changes = {key: value for table in tables_from_options(**options).values()
+               for key, value in table.items()}  # fmt: skip
+    request = ResumeRequest(_run_path(run), changes, allow_changed_corpus, tuple(loggers))
+    with _watching(observers, progress) as watching:
+        return resume_run(request, watching)
+
+
+@contextlib.contextmanager
+def _watching(
+    observers: Sequence[TrainingObserver], progress: bool
+) -> Iterator[Sequence[TrainingObserver]]:
+    if not progress:
+        yield observers
+        return
+    view = choose_view(sys.stdout)
+    try:
+        yield [*observers, view]
+    finally:
+        view.close()
+
+
+def _run_path(path: str | Path | None) -> Path | None:
+    if path is None:
+        return None
+    named = Path(path)
+    in_runs = RUNS / named
+    return in_runs if not named.exists() and in_runs.is_dir() else named
+
+
+def _sampling(options: SamplingOptions) -> SamplingConfig:
+    known = SamplingOptions.__annotations__
+    for word in options:
+        if word not in known:
+            near = difflib.get_close_matches(word, known, cutoff=0.5)
+            hint = f"Did you mean {' or '.join(near)}?" if near else "See minitx generate --help"
+            raise BadInputError(f"there is no option {word}", hint)
+    return config_from_options(SamplingConfig, dict(options))

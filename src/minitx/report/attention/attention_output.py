@@ -1,0 +1,52 @@
+"""Where an attention study goes: the terminal, a page, a picture, or arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from minitx.config import AttentionRequest
+from minitx.report.attention.attention_png import save_png
+from minitx.report.attention.attention_screen import attention_screen
+from minitx.report.pages.attention_page import save_page
+from minitx.report.terminal.heatmap import shading_for
+from minitx.workflows.attend import AttentionStudy, choose_maps, save_maps
+
+
+def print_study(study: AttentionStudy, request: AttentionRequest, ascii_only: bool) -> None:
+    """Print what was asked for.
+
+    Raises:
+        BadInputError: there is no such layer, head or token; nothing was printed.
+    """
+    console = Console(highlight=False, soft_wrap=False)
+    shading = "ascii" if ascii_only else shading_for(console)
+    # All is measured before anything is printed, so that an error stands alone.
+    for part in list(attention_screen(study, request, shading, console.width)):
+        console.print(part)
+
+
+def write_study(
+    study: AttentionStudy,
+    request: AttentionRequest,
+    html: Path | None = None,
+    png: Path | None = None,
+    npz: Path | None = None,
+) -> Iterator[Path]:
+    """Write the files that are named, and give the name of each once it is there.
+
+    Raises:
+        BadInputError: there is no such layer or head, or a file can't be written.
+    """
+    if npz is not None:
+        save_maps(study, npz)
+        yield npz
+    if png is not None:
+        chosen = choose_maps(study, request.kind, request.layer, request.head)
+        save_png(chosen.maps, study.maps.tokens, png)
+        yield png
+    if html is not None:
+        save_page(study, request, html)
+        yield html
