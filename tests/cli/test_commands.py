@@ -117,7 +117,7 @@ def test_compiled_model_trains(minitx, verses, monkeypatch):
 
     seen = []
     monkeypatch.setattr(torch, "compile", lambda f: seen.append(f) or f)
-    monkeypatch.setattr("minitx.workflows.session.can_compile", lambda device: True)
+    monkeypatch.setattr("minitx.workflows.run_session.can_compile", lambda device: True)
     assert minitx("train", verses, *SMALL, "--compile").code == 0
     assert len(seen) == 3
 

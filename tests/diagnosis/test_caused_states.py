@@ -11,9 +11,8 @@ import torch
 from diagnosis import recipes
 
 from minitx.corpus import encoded
-from minitx.diagnosis.baseline import bigram_loss
 from minitx.diagnosis.curves import CurveDetector
-from minitx.diagnosis.losses import uniform_loss
+from minitx.diagnosis.losses import bigram_loss, uniform_loss
 from minitx.errors import InstabilityError
 from minitx.model import transformer
 from minitx.tokenizer import train_tokenizer
@@ -56,9 +55,7 @@ def test_overflow_names_the_first_tensor(tmp_path):
     assert error.exit_code == 4
     event = assert_named(run, "not-a-number")
     # A weight, or what the largest of them first leads to: that depends on the processor's sums.
-    named = re.search(
-        r"first tensor that is no number is (weight|output of) (\S+)", event["message"]
-    )
+    named = re.search(r"first NaN or infinity is in (weight|output of) (\S+)", event["message"])
     assert named is not None
     assert named[2] in str(error)
 

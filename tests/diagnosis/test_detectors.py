@@ -22,7 +22,7 @@ from minitx.diagnosis.nonfinite import first_nonfinite
 from minitx.diagnosis.probes import dead_part
 from minitx.diagnosis.updates import UpdateMeter
 from minitx.model import Transformer
-from minitx.training.anomalies import Watch
+from minitx.training.anomalies import AnomalyDetector
 from minitx.training.batches import Batches
 from minitx.training.observer import ProbeReport, TrainingObserver
 from minitx.training.optimizers import make_optimizer
@@ -256,13 +256,13 @@ def test_first_broken_tensor_is_named(model):
         (1.0, math.inf, "the gradient norm of step 7 is inf"),
     ],
 )
-def test_the_plainest_watch_sees_what_is_no_number(loss, norm, told):
-    watch = Watch()
-    assert watch.on_loss(7, 1.0, 1.0) is None
-    concern = watch.on_loss(7, loss, norm)
-    assert (concern.what, concern.since, concern.fatal) == (told, 7, True)
-    assert concern.fix
-    assert watch.state() == {}
+def test_the_base_class_sees_nan(loss, norm, told):
+    detector = AnomalyDetector()
+    assert detector.on_loss(7, 1.0, 1.0) is None
+    anomaly = detector.on_loss(7, loss, norm)
+    assert (anomaly.what, anomaly.since, anomaly.is_fatal) == (told, 7, True)
+    assert anomaly.fix
+    assert detector.state() == {}
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ def live(model):
     return lambda: LiveDiagnosis(model, CLIPPED, compute, batches, ids, ids[:0], TrainingObserver())
 
 
-def test_state_of_the_whole_watch_is_json_and_comes_back(live):
+def test_state_of_the_whole_diagnosis_is_json_and_comes_back(live):
     first = live()
     for step in range(1, 40):
         first.on_loss(step, 9.0 if step == 30 else 2.0, 1.0)

@@ -7,13 +7,13 @@ from small_runs import TINY_MODEL
 from minitx.config import ModelConfig, TrainConfig
 from minitx.errors import DamagedFileError
 from minitx.model import Transformer
-from minitx.training.anomalies import Watch
+from minitx.training.anomalies import AnomalyDetector
 from minitx.training.good_states import MARGIN, SPACING, GoodStates
 from minitx.training.optimizers import make_optimizer
 
 
-class Remembers(Watch):
-    """A watch whose state is one number."""
+class Remembers(AnomalyDetector):
+    """A detector whose state is one number."""
 
     def __init__(self):
         self.number = 0
@@ -30,11 +30,11 @@ class Training:
         torch.manual_seed(1)
         self.model = Transformer(ModelConfig(vocab_size=20, head_dim=8, **TINY_MODEL))
         config = TrainConfig(steps=100, batch_size=1, learning_rate=0.1, optimizer=optimizer)
-        self.optimizer, self.watch = make_optimizer(self.model, config), Remembers()
-        self.good = GoodStates(self.model, self.optimizer, self.watch)
+        self.optimizer, self.detector = make_optimizer(self.model, config), Remembers()
+        self.good = GoodStates(self.model, self.optimizer, self.detector)
 
     def learn(self, number):
-        self.watch.number = number
+        self.detector.number = number
         ids = torch.randint(20, (1, 9), generator=torch.Generator().manual_seed(number))
         self.model.loss(ids[:, :-1], ids[:, 1:]).backward()
         self.optimizer.step(1.0)
@@ -59,7 +59,7 @@ def test_everything_is_as_it_was(optimizer):
     assert not same(training.everything(), wanted)
     assert training.good.go_back(since=1 + MARGIN + 1) == 1
     assert same(training.everything(), wanted)
-    assert training.watch.number == 1
+    assert training.detector.number == 1
     # And once more: a state that was gone back to is as good as before.
     training.learn(2)
     assert training.good.go_back(since=30) == 1

@@ -79,7 +79,7 @@ def test_rollback_goes_back_skips_and_lowers_the_rate(tmp_path, poisoned, monkey
 
     told = recipes.events(run)["rollback"]
     assert told["step"] == 44
-    assert "weights and optimizer are those of step 30 again" in told["message"]
+    assert "weights and optimizer are back at step 30" in told["message"]
     assert "the batches of steps 31 to 44 are skipped" in told["message"]
     assert "the learning rate is 0.5 times the planned one" in told["message"]
     assert "rollback 1 of at most 5" in told["fix"]
@@ -101,7 +101,7 @@ def test_state_too_close_to_the_trouble_is_passed_over(tmp_path, poisoned):
     poisoned(62)
     run, _ = recipes.run_recipe(tmp_path, **{**ROLLING, "steps": 70})
     assert (RunDirectory(run).checkpoint(60) / "good_states.safetensors").exists()
-    assert "are those of step 30 again" in recipes.events(run)["rollback"]["message"]
+    assert "are back at step 30" in recipes.events(run)["rollback"]["message"]
 
 
 # Before anything, between the good state and the spike, just before and after it, and later.

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from minitx.compute import Compute
 from minitx.config import TrainConfig
 from minitx.errors import BadInputError
-from minitx.training.anomalies import Watch
-from minitx.training.budget import Pace, corrected_steps, settle_steps, steps_ending_at
-from minitx.training.loop import HoldoutLoss, Surroundings, Trainer
+from minitx.training.anomalies import AnomalyDetector
+from minitx.training.budget import Pace, corrected_steps, decided_steps, steps_ending_at
+from minitx.training.hooks import HoldoutLoss, RunHooks
+from minitx.training.loop import Trainer
 from minitx.training.observer import TrainingObserver
 from minitx.training.schedule import decay_start, rate_factor
 from minitx.training.state import TrainingState
@@ -25,13 +26,13 @@ def config(**values):
 
 
 def simulate(train, budget, seconds_per_step, start_up=0.0):
-    """Run a clock instead of a model; return the settled steps and when the last one ends."""
+    """Run a clock instead of a model; return the decided steps and when the last one ends."""
     step, now = 0, start_up
     while True:
         step += 1
         now += seconds_per_step(step)
         affordable = step + int((budget - now) / ((now - start_up) / step))
-        steps = settle_steps(train, step, affordable, now, budget - now)
+        steps = decided_steps(train, step, affordable, now, budget - now)
         if steps is not None:
             return step, steps, now + sum(seconds_per_step(i) for i in range(step + 1, steps + 1))
 
@@ -45,8 +46,8 @@ def simulate(train, budget, seconds_per_step, start_up=0.0):
 )
 def test_steady_machine_ends_on_time(budget, speed, fraction, warmup):
     train = config(decay_fraction=fraction, warmup_steps=warmup)
-    settled, steps, end = simulate(train, budget, lambda _: speed)
-    assert steps >= settled
+    decided, steps, end = simulate(train, budget, lambda _: speed)
+    assert steps >= decided
     slack = speed * (3 / (1 - fraction) if fraction < 1 else 3) + 3 * speed
     minimum = speed * (max(warmup, 4) + 4) / max(0.05, 1 - fraction)
     assert end <= max(budget, minimum) + slack
@@ -60,24 +61,24 @@ def test_steady_machine_ends_on_time(budget, speed, fraction, warmup):
     warmup=st.integers(0, 40),
     decay=st.sampled_from(["linear", "cosine"]),
 )
-def test_settled_run_is_the_run_that_steps_would_have_been(step, fraction, warmup, decay):
-    """Until it is settled the rate ignores the number of steps; so must the settled schedule."""
+def test_run_of_a_decision_is_the_run_that_steps_would_have_been(step, fraction, warmup, decay):
+    """Until it is decided the rate ignores the number of steps; so must the decided schedule."""
     train = config(decay_fraction=fraction, warmup_steps=warmup, decay=decay)
     steps = steps_ending_at(train, step)
     assert decay_start(train, steps) >= min(step, steps)
     for earlier in range(max(0, step - 50), step):
-        unsettled = min(1.0, (earlier + 1) / max(1, warmup))
-        assert rate_factor(train, earlier, steps) == unsettled
+        undecided = min(1.0, (earlier + 1) / max(1, warmup))
+        assert rate_factor(train, earlier, steps) == undecided
 
 
-def test_slower_machine_halfway_settles_sooner():
+def test_slower_machine_halfway_decides_sooner():
     train = config(decay_fraction=0.5, warmup_steps=5)
     steady = simulate(train, 100, lambda _: 0.1)
     slower = simulate(train, 100, lambda step: 0.1 if step < 300 else 0.3)
     assert slower[1] < steady[1]
 
 
-def test_a_slow_start_settles_nothing():
+def test_a_slow_start_decides_nothing():
     """One slow evaluation among the first steps says little about the rest."""
     train = config(decay_fraction=0.5, warmup_steps=2)
     _, steps, end = simulate(train, 10, lambda step: 1.0 if step == 3 else 0.01)
@@ -87,18 +88,18 @@ def test_a_slow_start_settles_nothing():
 
 def test_constant_rate_runs_until_time_is_up():
     train = config(decay="constant", warmup_steps=5)
-    assert settle_steps(train, 50, 51, 5.0, 0.1) is None
-    assert settle_steps(train, 50, 50, 5.0, 0.05) == 50
+    assert decided_steps(train, 50, 51, 5.0, 0.1) is None
+    assert decided_steps(train, 50, 50, 5.0, 0.05) == 50
 
 
-def test_first_steps_settle_nothing():
-    assert settle_steps(config(), 1, 1, 100.0, 0.1) is None
+def test_first_steps_decide_nothing():
+    assert decided_steps(config(), 1, 1, 100.0, 0.1) is None
 
 
 @pytest.mark.parametrize("left", [0.0, 0.5, -3.0])
 def test_time_that_runs_out_in_the_warmup_ends_the_run(left):
     train = config(warmup_steps=1000)
-    assert settle_steps(train, 100, 100, 100.0, left) == 101
+    assert decided_steps(train, 100, 100, 100.0, left) == 101
 
 
 @settings(max_examples=150, deadline=None)
@@ -112,12 +113,12 @@ def test_time_that_runs_out_in_the_warmup_ends_the_run(left):
 def test_no_more_steps_than_the_most(budget, speed, fraction, most, decay):
     limited = config(decay_fraction=fraction, warmup_steps=5, max_steps=most, decay=decay)
     free = config(decay_fraction=fraction, warmup_steps=5, decay=decay)
-    settled, steps, _ = simulate(limited, budget, lambda _: speed)
+    decided, steps, _ = simulate(limited, budget, lambda _: speed)
     _, unlimited, _ = simulate(free, budget, lambda _: speed)
-    assert steps == max(settled, min(unlimited, most))
+    assert steps == max(decided, min(unlimited, most))
     # Settled while the rate can still fall over its whole fraction.
     if decay == "linear" and steps == most < unlimited and most > 20:
-        assert settled <= decay_start(limited, most) + 1
+        assert decided <= decay_start(limited, most) + 1
 
 
 @settings(max_examples=150, deadline=None)
@@ -153,35 +154,35 @@ def test_pace_counts_every_evaluation_that_is_due(step):
 )
 def test_corrected_rate_falls_without_a_jump(step, fraction, decay, moves):
     train = config(decay_fraction=fraction, warmup_steps=20, decay=decay)
-    settled = [(step, steps_ending_at(train, step))]
+    decisions = [(step, steps_ending_at(train, step))]
     for later, left in moves:
-        at, steps = settled[-1]
+        at, steps = decisions[-1]
         if at + later < steps:
-            settled.append((at + later, at + later + left))
-    steps = settled[-1][1]
+            decisions.append((at + later, at + later + left))
+    steps = decisions[-1][1]
     corrected = config(
-        decay_fraction=fraction, warmup_steps=20, decay=decay, step_decisions=tuple(settled)
+        decay_fraction=fraction, warmup_steps=20, decay=decay, step_decisions=tuple(decisions)
     )
     rates = [rate_factor(corrected, i, steps) for i in range(steps)]
     # As planned until it was corrected, from which on the same way is gone to another end.
-    for number, (at, _) in enumerate(settled[1:], 1):
+    for number, (at, _) in enumerate(decisions[1:], 1):
         before = config(
             decay_fraction=fraction, warmup_steps=20, decay=decay,
-            step_decisions=tuple(settled[:number]),
+            step_decisions=tuple(decisions[:number]),
         )  # fmt: skip
-        as_before = [rate_factor(before, i, settled[number - 1][1]) for i in range(at)]
+        as_before = [rate_factor(before, i, decisions[number - 1][1]) for i in range(at)]
         assert rates[:at] == as_before
-        assert rates[at] == pytest.approx(rate_factor(before, at, settled[number - 1][1]))
+        assert rates[at] == pytest.approx(rate_factor(before, at, decisions[number - 1][1]))
     assert all(later <= earlier for earlier, later in zip(rates[20:], rates[21:], strict=False))
     assert rates[-1] > 0
     # Linear in each stretch, down to where the step after the last would have none.
-    last = settled[-1][0]
-    if decay == "linear" and len(settled) > 1:
+    last = decisions[-1][0]
+    if decay == "linear" and len(decisions) > 1:
         for i in range(last, steps):
             assert rates[i] == pytest.approx(rates[last] * (steps - i) / (steps - last))
 
 
-def test_settlements_of_another_number_of_steps_count_nothing():
+def test_decisions_of_another_number_of_steps_count_nothing():
     with_them = config(step_decisions=((40, 100), (60, 150)))
     for step in range(200):
         assert rate_factor(with_them, step, 200) == rate_factor(config(), step, 200)
@@ -194,7 +195,7 @@ def test_settlements_of_another_number_of_steps_count_nothing():
         ((5, 2 * 10**9),),
     ],
 )  # fmt: skip
-def test_settlements_that_no_clock_made_are_refused(pairs):
+def test_decisions_that_no_clock_made_are_refused(pairs):
     with pytest.raises(BadInputError, match="step_decisions is"):
         config(step_decisions=pairs)
 
@@ -225,7 +226,7 @@ class Machine(TrainingObserver):
     now: float = 1000.0
     step: int = 0
     rates: list = field(default_factory=list)
-    settled: list = field(default_factory=list)
+    decided: list = field(default_factory=list)
     scored: list = field(default_factory=list)
     closing: int = 1000
     phases: list = field(default_factory=list)
@@ -255,8 +256,8 @@ class Machine(TrainingObserver):
     def save(self, state, config):
         self.now += self.seconds_of_save
 
-    def settle(self, config):
-        self.settled.append(config)
+    def save_config(self, config):
+        self.decided.append(config)
 
     def on_phase(self, phase):
         self.phases.append(phase.name)
@@ -271,16 +272,17 @@ def run(machine, budget=None, n_holdout=1000, steps=1, **keys):
         budget_seconds=budget, steps=steps, batch_size=2, device="cpu", log_every=10,
         **{"warmup_steps": 5, "evaluate_every": 40, "checkpoint_every": 40, **keys},
     )  # fmt: skip
-    around = Surroundings(
+    hooks = RunHooks(
         run=Path("run"), evaluate=machine.evaluate, sample=lambda: ("", ""), save=machine.save,
-        saved=list, settle=machine.settle, n_holdout=n_holdout, n_scored=min(200, n_holdout),
+        saved=list, save_config=machine.save_config, n_holdout=n_holdout,
+        n_scored=min(200, n_holdout),
         n_closing=min(machine.closing, n_holdout),
     )  # fmt: skip
     trainer = Trainer(
         model=machine, optimizer=machine, batches=NoBatches(), config=train,
         compute=Compute(torch.device("cpu"), torch.float32),
-        state=TrainingState(steps=steps, steps_settled=budget is None), observer=machine,
-        around=around, stop=SimpleNamespace(signal_number=None), watch=Watch(),
+        state=TrainingState(steps=steps, steps_decided=budget is None), observer=machine,
+        hooks=hooks, stop=SimpleNamespace(signal_number=None), detector=AnomalyDetector(),
         now=lambda: machine.now,
     )  # fmt: skip
     return trainer.run()
@@ -293,8 +295,8 @@ class NoBatches:
 
 SPEEDS = {
     "steady": lambda step: 0.1,
-    "slower when settled": lambda step: 0.1 if step < 420 else 0.2,
-    "faster when settled": lambda step: 0.1 if step < 420 else 0.06,
+    "slower when decided": lambda step: 0.1 if step < 420 else 0.2,
+    "faster when decided": lambda step: 0.1 if step < 420 else 0.06,
     "slower near the end": lambda step: 0.1 if step < 800 else 0.15,
     "every second minute": lambda step: 0.07 if step // 150 % 2 else 0.13,
     "a stall": lambda step: 0.1 + 8.0 * (step == 600),
@@ -368,7 +370,7 @@ def test_scoring_is_timed_before_its_guess_decides(score, fraction):
     # Once for that, at the end as after any last step, and the whole.
     assert machine.scored == [200, 200, 1000]
     # The same steps without a clock, and without that look.
-    decided = machine.settled[-1]
+    decided = machine.decided[-1]
     again = Machine(lambda _: 0.1)
     run(
         again, steps=decided.steps, step_decisions=decided.step_decisions, decay_fraction=fraction,
@@ -391,25 +393,25 @@ def test_decisions_of_the_clock_repeat_the_run_without_it():
     """What `minitx train --config run.toml` does: the same rates, and no look at the clock."""
     first = Machine(SPEEDS["every second minute"], lambda tokens: 0.001 * tokens)
     run(first, budget=100.0)
-    assert len(first.settled) >= 3
-    decided = first.settled[-1]
+    assert len(first.decided) >= 3
+    decided = first.decided[-1]
     assert decided.steps == decided.step_decisions[-1][1]
-    assert [event.name for event in first.events] == ["steps-settled"] * len(first.settled)
+    assert [event.name for event in first.events] == ["steps-settled"] * len(first.decided)
     again = Machine(SPEEDS["a stall"])
     run(again, steps=decided.steps, step_decisions=decided.step_decisions)
     assert again.rates == first.rates
-    assert not again.settled
+    assert not again.decided
 
 
 def test_resumed_run_keeps_what_was_decided_before_it_was_killed():
-    """Settled after its last checkpoint, the number is not settled anew: run.toml has it."""
+    """Decided after its last checkpoint, the number is not decided anew: run.toml has it."""
     decided = ((50, 125), (90, 110))
     machine = Machine(lambda _: 0.1)
     end = run(machine, budget=1000.0, steps=110, step_decisions=decided)
-    assert [config.step_decisions[:2] for config in machine.settled] == [decided] * len(
-        machine.settled
+    assert [config.step_decisions[:2] for config in machine.decided] == [decided] * len(
+        machine.decided
     )
-    assert all(config.step_decisions[2][0] > 90 for config in machine.settled)
+    assert all(config.step_decisions[2][0] > 90 for config in machine.decided)
     whole = rate_factor(config(warmup_steps=5, step_decisions=decided), 89, 110)
     assert machine.rates[89] == whole
     assert end.step >= 110

@@ -59,7 +59,7 @@ def test_a_short_text_gets_a_small_model_dropout_and_an_early_end():
     large, _ = plan(10**9, budget_seconds=300.0)
     assert size(config) < size(large)
     assert config.model.dropout > 0
-    assert "by heart" in reasons["dropout"]
+    assert "would memorize" in reasons["dropout"]
     tokens = config.train.batch_size * config.model.context_length
     assert config.train.max_steps * tokens == pytest.approx(MOST_EPOCHS * 45_000, rel=0.02)
     assert "overfitted" in reasons["max_steps"]
@@ -72,26 +72,26 @@ def test_a_long_text_is_read_until_the_time_is_up():
     assert "max_steps" not in reasons
 
 
-def test_dropout_follows_from_readings_and_parameters_for_each_token():
+def test_dropout_follows_from_epochs_and_parameters_for_each_token():
     shape = {"n_layers": 3, "d_model": 96, "n_heads": 3}
     found = []
     for n_train in (10**7, 500_000, 300_000, 200_000, 60_000):
         config, reasons = plan(n_train, model=shape, steps=5_000_000 // 3072)
         found.append(config.model.dropout)
-        readings = 5_000_000 / n_train
-        assert f"read about {readings:.2g} times" in reasons["dropout"]
+        epochs = 5_000_000 / n_train
+        assert f"about {epochs:.2g} passes" in reasons["dropout"]
     assert found == [0.0, 0.0, 0.05, 0.1, 0.1]
-    # A larger model learns by heart sooner.
+    # A larger model memorizes sooner.
     larger, _ = plan(500_000, model={"n_layers": 6, "d_model": 192}, steps=5_000_000 // 3072)
     assert larger.model.dropout == 0.1
 
 
-def test_readings_that_are_not_done_are_not_told():
+def test_epochs_that_are_not_done_are_not_told():
     _, reasons = plan(45_000, budget_seconds=300.0)
-    assert f"read about {MOST_EPOCHS} times" in reasons["dropout"]
+    assert f"about {MOST_EPOCHS} passes" in reasons["dropout"]
     config, reasons = plan(45_000, budget_seconds=300.0, max_steps=30)
     times = 30 * config.train.batch_size * config.model.context_length / 45_000
-    assert f"read about {times:.2g} times" in reasons["dropout"]
+    assert f"about {times:.2g} passes" in reasons["dropout"]
 
 
 def test_a_small_vocabulary_has_two_tables():

@@ -9,16 +9,18 @@ from minitx.errors import BadInputError
 from minitx.training.planning import (
     BATCH_TOKENS,
     DEFAULT_BUDGET_SECONDS,
+    EMBEDDING_TO_BLOCKS,
     FAST,
     FAST_BATCH_TOKENS,
     LADDER,
     NARROW,
-    TABLE_OF_UNREAD,
-    TABLE_TO_BLOCKS,
-    TextFigures,
     TokenFigures,
-    plan_reader,
     plan_run,
+)
+from minitx.training.tokenizer_planning import (
+    EMBEDDING_OF_UNSEEN,
+    TextSize,
+    plan_capacity,
     plan_tokenizer,
 )
 
@@ -26,7 +28,7 @@ TOKENS = TokenFigures(65, 1_000_000, 100_000)
 
 
 def figures(n_bytes, n_distinct=65):
-    return TextFigures(n_bytes, n_bytes, n_distinct)
+    return TextSize(n_bytes, n_bytes, n_distinct)
 
 
 def plan(tokens=TOKENS, rate=2e11, model=(), kind="char", **train):
@@ -58,48 +60,50 @@ def test_a_vocabulary_grows_with_the_text_and_ends(n_bytes, ids):
 @pytest.mark.parametrize("budget", [1.0, 60.0, 3_600.0, 86_400.0])
 def test_a_small_model_gets_no_vocabulary_that_takes_most_of_its_work(budget):
     text = figures(10**9, 300)
-    reader = plan_reader(text, 1e12, {}, {"budget_seconds": budget})
-    config, reasons = plan_tokenizer(text, {}, reader)
-    table = config.vocab_size * reader.model.d_model
-    blocks = reader.model.n_parameters - reader.model.d_model
+    capacity = plan_capacity(text, 1e12, {}, {"budget_seconds": budget})
+    config, reasons = plan_tokenizer(text, {}, capacity)
+    table = config.vocab_size * capacity.model.d_model
+    blocks = capacity.model.n_parameters - capacity.model.d_model
     # So much of it is not even read once.
-    assert table <= TABLE_OF_UNREAD * blocks or config.vocab_size == 512
+    assert table <= EMBEDDING_OF_UNSEEN * blocks or config.vocab_size == 512
     assert config.vocab_size == 32_768 or 2 * table > 0.7 * blocks
     assert (config.vocab_size < 32_768) == ("a model of this size" in reasons["vocab_size"])
     # A short text still has a small one, and one that is given is kept.
-    assert plan_tokenizer(figures(150_000, 300), {}, reader)[0].vocab_size == 512
-    assert plan_tokenizer(text, {"vocab_size": 9_000}, reader)[0].vocab_size == 9_000
+    assert plan_tokenizer(figures(150_000, 300), {}, capacity)[0].vocab_size == 512
+    assert plan_tokenizer(text, {"vocab_size": 9_000}, capacity)[0].vocab_size == 9_000
 
 
 def test_a_text_that_is_not_read_once_has_longer_pieces():
-    reader = plan_reader(figures(20_000_000, 300), 1e12, {}, {"budget_seconds": 35.0})
+    capacity = plan_capacity(figures(20_000_000, 300), 1e12, {}, {"budget_seconds": 35.0})
     ids = [
-        plan_tokenizer(figures(n_bytes, 300), {}, reader)[0].vocab_size
-        for n_bytes in (round(0.9 * reader.n_characters), round(1.1 * reader.n_characters))
+        plan_tokenizer(figures(n_bytes, 300), {}, capacity)[0].vocab_size
+        for n_bytes in (round(0.9 * capacity.n_characters), round(1.1 * capacity.n_characters))
     ]
     assert ids == [2_048, 4_096]
-    blocks = reader.model.n_parameters
-    assert ids[0] * reader.model.d_model <= TABLE_TO_BLOCKS * blocks
-    assert ids[1] * reader.model.d_model <= TABLE_OF_UNREAD * blocks
+    blocks = capacity.model.n_parameters
+    assert ids[0] * capacity.model.d_model <= EMBEDDING_TO_BLOCKS * blocks
+    assert ids[1] * capacity.model.d_model <= EMBEDDING_OF_UNSEEN * blocks
 
 
 def test_a_text_that_is_seldom_read_is_read_in_pieces_of_words():
     kinds = []
     for budget in (1.0, 10.0, 100.0, 1_000.0):
-        reader = plan_reader(figures(1_000_000), 1e12, {}, {"budget_seconds": budget})
-        config, reasons = plan_tokenizer(figures(1_000_000), {}, reader)
+        capacity = plan_capacity(figures(1_000_000), 1e12, {}, {"budget_seconds": budget})
+        config, reasons = plan_tokenizer(figures(1_000_000), {}, capacity)
         kinds.append(config.kind)
-        assert f"{reader.n_characters / 1e6:.2g} readings of 1 MB" in reasons["kind"]
+        assert f"{capacity.n_characters / 1e6:.2g} passes over 1 MB" in reasons["kind"]
     assert (kinds[0], kinds[-1]) == ("bpe", "char")
     assert kinds == sorted(kinds)
     # Steps say nothing about time: as for five minutes.
-    steps = plan_reader(figures(1_000_000), 1e12, {}, {"steps": 3})
-    minutes = plan_reader(figures(1_000_000), 1e12, {}, {"budget_seconds": DEFAULT_BUDGET_SECONDS})
+    steps = plan_capacity(figures(1_000_000), 1e12, {}, {"steps": 3})
+    minutes = plan_capacity(
+        figures(1_000_000), 1e12, {}, {"budget_seconds": DEFAULT_BUDGET_SECONDS}
+    )
     assert steps == minutes
 
 
 def test_text_is_counted_in_bytes_and_characters():
-    assert TextFigures.of("für für") == TextFigures(9, 7, 4)
+    assert TextSize.of("für für") == TextSize(9, 7, 4)
 
 
 @settings(max_examples=50, deadline=None)
@@ -108,12 +112,12 @@ def test_text_is_counted_in_bytes_and_characters():
     model=st.sampled_from([{}, {"n_layers": 3}, {"d_model": 100}, {"n_heads": 2}]),
 )  # fmt: skip
 def test_the_model_is_known_before_there_are_tokens(n_bytes, rate, budget, model):
-    expected = plan_reader(figures(n_bytes, 300), rate, model, {"budget_seconds": budget}).model
+    expected = plan_capacity(figures(n_bytes, 300), rate, model, {"budget_seconds": budget}).model
     tokens = TokenFigures(4_096, n_bytes // 3, n_bytes // 30)
     run, _ = plan(tokens, rate, model, kind="bpe", budget_seconds=budget)
     assert (run.model.n_layers, run.model.d_model) == (expected.n_layers, expected.d_model)
     with pytest.raises(BadInputError, match="d_model"):
-        plan_reader(figures(n_bytes, 300), rate, {"d_model": -4}, {})
+        plan_capacity(figures(n_bytes, 300), rate, {"d_model": -4}, {})
 
 
 def test_without_a_budget_or_steps_five_minutes_are_planned():
@@ -154,7 +158,7 @@ def test_the_table_of_pieces_of_words_takes_its_share_of_the_time():
     assert len(pieces) > 5
     for shape in list(pieces)[1:]:
         later = pieces[shape] / characters[shape]
-        assert later == pytest.approx(1 + TABLE_TO_BLOCKS, rel=0.06)
+        assert later == pytest.approx(1 + EMBEDDING_TO_BLOCKS, rel=0.06)
 
 
 def test_a_narrow_model_for_pieces_of_words_has_smaller_steps():

@@ -16,7 +16,7 @@ from minitx.training.state import TrainingState
 )
 def test_comes_back_to_the_bit(loss_sum, best, step, settled):
     state = TrainingState(
-        steps=5, steps_settled=settled, step=step, loss_sum=loss_sum, best_holdout_loss=best
+        steps=5, steps_decided=settled, step=step, loss_sum=loss_sum, best_holdout_loss=best
     )
     again = TrainingState.from_json(state.to_json(), "x")
     # Compared without the fields that are NaN, which equal nothing.

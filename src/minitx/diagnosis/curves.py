@@ -1,4 +1,4 @@
-"""Plateau, overfitting, underfitting and a mismatched tokenizer, from the losses of evaluations."""
+"""Plateau, overfitting, underfitting and a mismatched tokenizer, from the evaluations' losses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from minitx.diagnosis.findings import Finding, finding
 
 PLATEAU_PART = 0.5
-"""The train loss must show a fall in this part of all steps done, the newest, ..."""
+"""The train loss must fall over this part of all steps done, the newest, ..."""
 
 PLATEAU_EVALUATIONS = 6
 """... of at least so many evaluations: ..."""
@@ -19,27 +19,27 @@ PLATEAU_FALL = 0.005
 by four times that (`docs/diagnosis.md`)."""
 
 LOWEST_RATE = 0.2
-"""No plateau is told below this fraction of the peak rate, where little is meant to happen."""
+"""No plateau is reported below this fraction of the peak rate, where little is meant to happen."""
 
 OVERFITTING_EVALUATIONS = 3
-"""Evaluations after the best before overfitting is told, ..."""
+"""Evaluations after the best before overfitting is reported, ..."""
 
 OVERFITTING_RISE = 0.02
 """... and how far above the best the holdout loss then is, as a part of it."""
 
 FOREIGN = 1.02
-"""A holdout is foreign to the train part if the pairs of tokens counted there cost more than this
-times the uniform loss on it. Parts of one text stay below 1, however short and however different;
-ids that mean something else come to 1.03 and more (`docs/diagnosis.md`)."""
+"""A holdout is foreign to the train part if a bigram of the latter has more than this times the
+uniform loss on it. Parts of one text stay below 1, however short and however different; ids that
+mean something else come to 1.03 and more (`docs/diagnosis.md`)."""
 
 STRANGE = 0.9
-"""It may be foreign if counting pairs costs more than this part of the uniform loss, ..."""
+"""It may be foreign if the bigram has more than this part of the uniform loss, ..."""
 
 LEARNED = 0.85
 """... and is if the model, with a train loss below this part of it, does worse than uniform."""
 
 UNDERFITTING_MARGIN = 0.02
-"""Part by which the loss must exceed that of counting pairs."""
+"""Part by which the loss must exceed that of the bigram."""
 
 Baseline = Callable[[], float]
 
@@ -77,25 +77,25 @@ class CurveDetector:
             train_loss: nats per token.
             holdout_loss: nats per token; NaN without a holdout.
             rate_factor: fraction of the peak learning rate in use.
-            uniform_loss: of a model that knows nothing, nats.
-            pair_loss: gives the loss on the holdout of a model that counts pairs of tokens in the
-                train part, nats; None if the tokens are not at hand.
+            uniform_loss: of a uniform guess, nats.
+            pair_loss: gives the loss on the holdout of a bigram of the train part, nats; None if
+                the tokens are not at hand.
             is_last: no step follows, and nothing is known that would explain a high loss.
         """
         self.steps.append(step)
         self.train.append(train_loss)
         self.holdout.append(holdout_loss)
-        found = [
+        findings = [
             self._new("mismatched-tokenizer", self._mismatch(uniform_loss, pair_loss)),
             self._new("overfitting", self._overfitting()),
             self._new("plateau", self._plateau(rate_factor)),
         ]
         if is_last and pair_loss is not None and not self.told:
-            found.append(self._new("underfitting", self._underfitting(pair_loss())))
-        return [one for one in found if one is not None]
+            findings.append(self._new("underfitting", self._underfitting(pair_loss())))
+        return [finding for finding in findings if finding is not None]
 
     def _new(self, name: str, evidence: str | None) -> Finding | None:
-        # Told once, and again only after it was over.
+        # Reported once, and again only after it was over.
         if evidence is None:
             if name in self.told:
                 self.told.remove(name)
@@ -113,14 +113,14 @@ class CurveDetector:
         pairs = pair_loss()
         learned_in_vain = holdout > uniform_loss and train < LEARNED * uniform_loss
         if pairs > FOREIGN * uniform_loss:
-            counts = "which knowing nothing is better than"
+            comparison = "worse than"
         elif pairs > STRANGE * uniform_loss and learned_in_vain:
-            counts = "little better than knowing nothing"
+            comparison = "little better than"
         else:
             return None
         return (
-            f"what the train part says of pairs of tokens costs {pairs:.3g} on the holdout, "
-            f"{counts} ({uniform_loss:.3g}); the model's loss is {holdout:.3g} there, and "
+            f"a bigram of the train part has loss {pairs:.3g} on the holdout, {comparison} a "
+            f"uniform guess ({uniform_loss:.3g}); the model's loss is {holdout:.3g} there, and "
             f"{train:.3g} on the train part"
         )
 
@@ -152,8 +152,8 @@ class CurveDetector:
         if not after > before * (1 - PLATEAU_FALL):
             return None
         return (
-            f"the train loss was {before:.4g} on average in {half} evaluations from step "
-            f"{self.steps[first]:,} on, and is {after:.4g} in the last {half}, to step {step:,}"
+            f"the train loss averaged {before:.4g} over {half} evaluations from step "
+            f"{self.steps[first]:,} on, and {after:.4g} over the last {half}, to step {step:,}"
         )
 
     def _underfitting(self, pair_loss: float) -> str | None:

@@ -1,4 +1,4 @@
-"""The names of what can go wrong, and what is known of each (`docs/diagnosis.md`)."""
+"""What can go wrong in training, by name, with its cause and fix (`docs/diagnosis.md`)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from minitx.config import TrainConfig
+from minitx.training.anomalies import LOWER_RATE
 from minitx.training.observer import Event
 
 Severity = Literal["warning", "error"]
@@ -50,42 +51,37 @@ class Finding:
         return KINDS[self.name].severity
 
     def to_event(self) -> Event:
-        """As the loop tells it."""
+        """As observers are told of it."""
         return Event(self.step, self.name, self.severity, self.evidence, self.fix, self.cause)
 
-
-_LOWER_RATE = (
-    "Lower --learning-rate and --muon-learning-rate (a third is a fair try), or lengthen "
-    "--warmup-steps"
-)
 
 KINDS = {
     "not-a-number": Kind(
         "error",
-        "a number outgrew its format: the learning rate is too high, or a weight is broken",
-        _LOWER_RATE,
+        "a value overflowed its format: the learning rate is too high, or a weight is broken",
+        LOWER_RATE,
     ),
     "loss-spike": Kind(
         "warning",
-        "a batch unlike the others (damaged text), or a learning rate at the edge of what holds",
+        "a batch unlike the others (damaged text), or a learning rate that is barely stable",
         "Look at the text of that batch; train with --on-spike rollback to skip such batches",
     ),
     "divergence": Kind(
         "error",
         "the learning rate is too high for this model",
-        _LOWER_RATE,
+        LOWER_RATE,
     ),
     "plateau": Kind(
         "warning",
         "the learning rate is too low to move the weights, or the model has learned what it can "
         "at this rate",
-        "Raise --learning-rate and --muon-learning-rate if the loss is still high; else let the "
-        "rate fall (--decay linear), or train a larger model",
+        "Raise --learning-rate and --muon-learning-rate if the loss is still high; otherwise let "
+        "the rate fall (--decay linear), or train a larger model",
     ),
     "overfitting": Kind(
         "warning",
-        "the model learns the train part by heart: too many parameters or too many steps for so "
-        "little text",
+        "the model memorizes the train part: too many parameters or too many steps for so little "
+        "text",
         "Use the best checkpoint (it is kept); train with --early-stopping 3, --dropout 0.2, more "
         "text or a smaller model",
     ),
@@ -97,27 +93,27 @@ KINDS = {
     ),
     "attention-collapse": Kind(
         "warning",
-        "queries and keys have grown until every softmax picks one position, and learns no more: "
-        "the learning rate is too high for attention without query/key norm",
+        "queries and keys have grown until each softmax picks a single position and no longer "
+        "learns: the learning rate is too high for attention without query/key norm",
         "Lower --learning-rate, clip gradients (--grad-clip 1), or use --architecture qwen3, "
         "which bounds queries and keys",
     ),
     "dead-activations": Kind(
         "warning",
-        "a step too large has pushed MLP units to where they answer nothing, and get no gradient",
-        "Lower --learning-rate or lengthen --warmup-steps; train again, since dead units seldom "
-        "come back",
+        "too large a step has pushed MLP units to where their output and gradient are zero",
+        "Lower --learning-rate or lengthen --warmup-steps; train again, since dead units rarely "
+        "recover",
     ),
     "leaky-mask": Kind(
         "error",
         "the attention mask lets positions see later tokens, so the model copies its targets",
-        "Repair the model's mask, and train again; minitx attn --check-mask names the place",
+        "Repair the model's mask and train again; minitx attn --check-mask says where it leaks",
     ),
     "mismatched-tokenizer": Kind(
         "error",
-        "the ids of the holdout do not mean what those of the train part mean: it was encoded "
-        "with another tokenizer, or is text of quite another kind",
-        "Encode both parts with one tokenizer: train again with --tokenizer, or name another "
+        "token ids mean something else in the holdout than in the train part: it was encoded with "
+        "another tokenizer, or is a very different kind of text",
+        "Encode both parts with the same tokenizer: train again with --tokenizer, or name another "
         "--holdout",
     ),
 }
@@ -127,13 +123,13 @@ KINDS = {
 def finding(
     name: str, step: int, evidence: str, cause: str | None = None, fix: str | None = None
 ) -> Finding:
-    """A finding with the cause and the fix of its kind, unless others are known."""
+    """A finding; its cause and fix are those of its kind unless given."""
     kind = KINDS[name]
     return Finding(name, step, evidence, cause or kind.cause, fix or kind.fix)
 
 
 def instability(name: str, step: int, evidence: str, config: TrainConfig) -> Finding:
-    """A finding about a loss that rose or is no number: the config may tell the cause."""
+    """A finding about a loss that rose or is NaN: the config may tell the cause."""
     if config.grad_clip == 0:
         return finding(
             name,
@@ -141,6 +137,6 @@ def instability(name: str, step: int, evidence: str, config: TrainConfig) -> Fin
             evidence,
             "gradients are not clipped (grad_clip is 0), so that one large gradient moves the "
             "weights far",
-            f"Train with --grad-clip 1. {_LOWER_RATE}",
+            f"Train with --grad-clip 1. {LOWER_RATE}",
         )
     return finding(name, step, evidence)

@@ -1,4 +1,4 @@
-"""Watch a run while it trains: every detector behind the one object that the loop calls."""
+"""Look for anomalies while a run trains: all detectors behind the one that the loop calls."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from torch import Tensor
 
 from minitx.compute import Compute
 from minitx.config import TrainConfig
-from minitx.diagnosis.baseline import bigram_loss
 from minitx.diagnosis.curves import CurveDetector
 from minitx.diagnosis.findings import Finding, instability
 from minitx.diagnosis.inside import InsideDetector
-from minitx.diagnosis.losses import LEVEL, LossDetector, uniform_loss
+from minitx.diagnosis.losses import LEVEL, LossDetector, bigram_loss, uniform_loss
 from minitx.diagnosis.nonfinite import first_nonfinite
 from minitx.diagnosis.probes import probe, probe_windows
 from minitx.diagnosis.updates import UpdateMeter
 from minitx.model import Transformer
-from minitx.training.anomalies import Concern, Watch
+from minitx.training.anomalies import Anomaly, AnomalyDetector
 from minitx.training.batches import Batches
 from minitx.training.observer import TrainingObserver
 
@@ -31,14 +30,14 @@ Ids = npt.NDArray[np.integer[Any]]
 Detector = TypeVar("Detector", LossDetector, CurveDetector, InsideDetector)
 
 
-class LiveDiagnosis(Watch):
-    """Tells the observer what it sees, and the loop what it may have to act on.
+class LiveDiagnosis(AnomalyDetector):
+    """Tells the observer what it finds, and the loop what it may have to act on.
 
     Args:
         model: in training.
         config: how it is trained.
         compute: where, and in which number format.
-        batches: of the run, to look at a bad one again.
+        batches: of the run, to compute a bad one again.
         train_ids, holdout_ids: `(tokens,)` of both parts.
         observer: told of findings, health and probes.
     """
@@ -69,18 +68,18 @@ class LiveDiagnosis(Watch):
         self._curves = CurveDetector()
         self._inside = InsideDetector()
 
-    def on_loss(self, step: int, loss: float, gradient_norm: float) -> Concern | None:
-        """Look for spikes, divergence and what is no number."""
+    def on_loss(self, step: int, loss: float, gradient_norm: float) -> Anomaly | None:
+        """Look for spikes, divergence and NaN."""
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
-            found = self._nonfinite(step, loss, gradient_norm)
-            self._tell([found])
-            return Concern(found.evidence, found.fix, step, fatal=True)
-        seen = self._losses.on_loss(step, loss, gradient_norm, self._config)
-        if seen is None:
+            nonfinite = self._nonfinite(step, loss, gradient_norm)
+            self._tell([nonfinite])
+            return Anomaly(nonfinite.evidence, nonfinite.fix, step, is_fatal=True)
+        finding = self._losses.on_loss(step, loss, gradient_norm, self._config)
+        if finding is None:
             return None
-        self._tell([seen])
-        since = step if seen.name == "loss-spike" else step - LEVEL + 1
-        return Concern(f"{seen.name}: {seen.evidence}", seen.fix, since, fatal=False)
+        self._tell([finding])
+        since = step if finding.name == "loss-spike" else step - LEVEL + 1
+        return Anomaly(f"{finding.name}: {finding.evidence}", finding.fix, since, is_fatal=False)
 
     def before_update(self, step: int, gradient_norms: Tensor) -> None:
         """Remember the weights, now and then."""
@@ -96,12 +95,12 @@ class LiveDiagnosis(Watch):
         self, step: int, train_loss: float, holdout_loss: float, rate_factor: float, is_last: bool
     ) -> None:
         """Look inside the model and at the curves."""
-        found: list[Finding] = []
+        findings: list[Finding] = []
         if self._windows is not None:
             report = probe(self._model, self._windows, step)
             self._observer.observe(report)
-            found += self._inside.on_probe(report)
-        found += self._curves.on_evaluation(
+            findings += self._inside.on_probe(report)
+        findings += self._curves.on_evaluation(
             step,
             train_loss,
             holdout_loss,
@@ -111,7 +110,7 @@ class LiveDiagnosis(Watch):
             # Where something worse happened, that is why little was learned.
             is_last and not self._inside.told and "divergence" not in self._losses.told,
         )
-        self._tell(found)
+        self._tell(findings)
 
     def state(self) -> dict[str, Any]:
         """The fields of each detector."""
@@ -135,20 +134,18 @@ class LiveDiagnosis(Watch):
         passes = self._config.accumulation
         batches = (self._batches[i] for i in range((step - 1) * passes, step * passes))
         first = first_nonfinite(self._model, batches, self._compute)
-        where = (
-            f"the first tensor that is no number is {first}" if first else "every tensor is finite"
-        )
+        where = f"the first NaN or infinity is in {first}" if first else "every tensor is finite"
         return instability(
             "not-a-number", step, f"the {name} of step {step:,} is {value}; {where}", self._config
         )
 
-    def _tell(self, found: Sequence[Finding]) -> None:
-        for one in found:
-            self._observer.observe(one.to_event())
+    def _tell(self, findings: Sequence[Finding]) -> None:
+        for finding in findings:
+            self._observer.observe(finding.to_event())
 
 
 def _fields(detector: LossDetector | CurveDetector | InsideDetector) -> dict[str, Any]:
-    # JSON has no word for a number that is none.
+    # JSON has no word for NaN and infinity.
     return {
         key: [_json(item) for item in value] if isinstance(value, list) else value
         for key, value in dataclasses.asdict(detector).items()
@@ -160,11 +157,11 @@ def _json(item: Any) -> Any:
 
 
 def _restored(kind: type[Detector], fields: dict[str, Any]) -> Detector:
-    # Copies, so that a state that was given once can be gone back to again.
-    given: dict[str, Any] = {
+    # Copies, so that a state can be restored more than once.
+    restored: dict[str, Any] = {
         key: [math.nan if item is None else item for item in value]
         if isinstance(value, list)
         else value
         for key, value in fields.items()
     }
-    return kind(**given)
+    return kind(**restored)

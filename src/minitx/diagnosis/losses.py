@@ -1,7 +1,6 @@
 """Loss spikes and divergence, from the loss of every step.
 
-Medians are used throughout: a median does not move when a few losses are far off, which is what
-is looked for.
+Medians are used throughout: a few outliers, which are what is looked for, do not move them.
 """
 
 from __future__ import annotations
@@ -9,15 +8,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from minitx.config import TrainConfig
 from minitx.diagnosis.findings import Finding, instability
+from minitx.evaluation.ngrams import NGrams
+
+Ids = npt.NDArray[np.integer[Any]]
 
 WINDOW = 48
-"""Steps that a loss is compared with."""
+"""Steps before, with which a loss is compared."""
 
 FEWEST = 16
-"""Steps before anything is said."""
+"""Steps before anything is reported."""
 
 SCATTERS = 8.0
 """A spike is so many robust standard deviations above the median of the window, ..."""
@@ -26,27 +32,27 @@ SMALLEST_SPIKE = 0.3
 """... and at least so many nats, and at least this part of the median: see `_is_spike`."""
 
 LEVEL = 16
-"""Steps whose quarter tells the present level of the loss."""
+"""Steps from which the present level of the loss is taken."""
 
 RISE = 0.5
 """Divergence is a level this many nats above the lowest before, and a fifth of it."""
 
 PAUSE = 20
-"""Steps after a spike in which no other is told."""
+"""Steps after a spike in which no other is reported."""
 
 
 @dataclass
 class LossDetector:
-    """Told each step's loss, in order. Its fields are its state.
+    """Takes each step's loss, in order. Its fields are its state.
 
     Attributes:
         losses: of the last `WINDOW` steps, nats per token.
         norms: gradient norms of the same steps.
-        lowest: lowest level so far; a model that knows nothing can always have the loss of the
-            uniform distribution, so it begins there.
-        quiet_until: no spike is told before this step.
-        diverged: the level is above the lowest, and it was told.
-        told: names of all that was told so far.
+        lowest: lowest level so far; it begins at the loss of a uniform guess, which any model can
+            have.
+        quiet_until: no spike is reported before this step.
+        diverged: the level is above the lowest, and that was reported.
+        told: names of all that was reported so far.
     """
 
     lowest: float
@@ -65,13 +71,13 @@ class LossDetector:
             norm: global gradient norm, finite.
             config: may tell the cause.
         """
-        found = self._spike(step, loss, norm, config)
+        spike = self._spike(step, loss, norm, config)
         self.losses = [*self.losses[1 - WINDOW :], loss]
         self.norms = [*self.norms[1 - WINDOW :], norm]
-        found = self._divergence(step, config) or found
-        if found is not None and found.name not in self.told:
-            self.told.append(found.name)
-        return found
+        finding = self._divergence(step, config) or spike
+        if finding is not None and finding.name not in self.told:
+            self.told.append(finding.name)
+        return finding
 
     def _spike(self, step: int, loss: float, norm: float, config: TrainConfig) -> Finding | None:
         if len(self.losses) < FEWEST or step < self.quiet_until:
@@ -85,8 +91,8 @@ class LossDetector:
         return instability(
             "loss-spike",
             step,
-            f"loss {loss:.3g} where {usual:.3g} was usual in the {len(self.losses)} steps before; "
-            f"gradient norm {norm:.3g}, usually {median(self.norms):.3g}",
+            f"loss {loss:.3g}, where the {len(self.losses)} steps before had a median of "
+            f"{usual:.3g}; gradient norm {norm:.3g}, median {median(self.norms):.3g}",
             config,
         )
 
@@ -112,6 +118,21 @@ class LossDetector:
         )
 
 
+MOST_COUNTED, MOST_SCORED = 1_000_000, 200_000
+"""Tokens that `bigram_loss` counts and scores: more would take longer and change little."""
+
+
 def uniform_loss(vocab_size: int) -> float:
-    """Loss of a model that holds every token alike likely, nats."""
+    """Loss of a model for which every token is equally likely, nats."""
     return math.log(vocab_size)
+
+
+def bigram_loss(train_ids: Ids, holdout_ids: Ids, vocab_size: int) -> float:
+    """Loss of an interpolated bigram of the train part on the holdout, nats per token.
+
+    A model must beat it to have learned more than which token follows which. Without a holdout of
+    two tokens it is that on the train part itself.
+    """
+    text = holdout_ids if len(holdout_ids) > 1 else train_ids
+    counts = NGrams(train_ids[:MOST_COUNTED], vocab_size, max_order=2)
+    return float(counts.losses(text[:MOST_SCORED])[1].mean())

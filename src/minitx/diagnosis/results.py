@@ -1,4 +1,4 @@
-"""What a look back at a run gave: findings, and what was looked at."""
+"""What a review of a run gave: findings, and what was checked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Seen:
 
     Attributes:
         finding: the first time.
-        times: that it was told.
+        times: it was found.
         last_step: of the last time.
     """
 
@@ -26,10 +26,10 @@ class Seen:
 
 @dataclass(frozen=True)
 class Check:
-    """Something that was looked at.
+    """Something that was checked.
 
     Attributes:
-        what: named.
+        what: its name.
         result: in words and figures.
     """
 
@@ -39,13 +39,13 @@ class Check:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found in a run, and what was looked at.
+    """What was found in a run, and what was checked.
 
     Attributes:
         run: its directory.
         checkpoint: looked into; None if there is none.
         findings: errors first.
-        checks: everything that was looked at.
+        checks: everything that was checked.
     """
 
     run: Path

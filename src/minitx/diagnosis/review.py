@@ -1,23 +1,21 @@
 """Look back at a run: what its `metrics.jsonl` and its last checkpoint say.
 
-What was told while it trained stands in the metrics as events. The losses there are looked at
-again all the same, since a run may have been cut before its end, or written by an older version.
+What was found while it trained stands in the metrics as events. The losses there are checked again
+all the same, since a run may have been cut before its end, or written by an older version.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from minitx.config import RunConfig
 from minitx.corpus import EncodedCorpus
-from minitx.diagnosis.baseline import bigram_loss
 from minitx.diagnosis.curves import CurveDetector
 from minitx.diagnosis.findings import KINDS, Finding, finding
 from minitx.diagnosis.inside import InsideDetector
-from minitx.diagnosis.losses import LossDetector, uniform_loss
+from minitx.diagnosis.losses import LossDetector, bigram_loss, uniform_loss
 from minitx.diagnosis.nonfinite import broken_weight
 from minitx.diagnosis.probes import probe, probe_windows
 from minitx.diagnosis.results import Check, Seen
@@ -32,7 +30,7 @@ _SCORED_TOKENS = 20_000
 def review_metrics(
     records: Iterable[dict[str, Any]], config: RunConfig
 ) -> tuple[list[Seen], list[Check]]:
-    """Collect what was told, and look at the losses again.
+    """Collect what was found while a run trained, and check its losses again.
 
     Args:
         records: lines of `metrics.jsonl`, in order; what does not fit is passed over.
@@ -44,7 +42,7 @@ def review_metrics(
     losses = LossDetector(uniform)
     curves = CurveDetector()
     rollbacks: list[int] = []
-    health: _Health | None = None
+    health: list[Check] = []
     rate, n_steps, last_step = 1.0, 0, 0
     for record in records:
         try:
@@ -74,10 +72,7 @@ def review_metrics(
     ]
     if rollbacks:
         checks.append(Check("rollbacks", f"{len(rollbacks):,}, the last at step {rollbacks[-1]:,}"))
-    if health is not None:
-        checks.append(Check("gradients", f"norm by layer at step {health.step:,}: {health.norms}"))
-        checks.append(Check("updates", f"to weights by layer: {health.ratios}"))
-    return merged([*told, *recomputed], len(told)), checks
+    return merged([*told, *recomputed], len(told)), [*checks, *health]
 
 
 def review_model(
@@ -99,36 +94,30 @@ def review_model(
     """
     weight = broken_weight(model)
     if weight is not None:
-        found = finding("not-a-number", step, f"{weight} of the checkpoint")
-        return merged([found]), [Check("weights", f"{weight} is no number")]
-    checks = [Check("weights", "all are numbers")]
-    found_all: list[Finding] = []
-    for look in (_tokenizer, _holdout, _mask, _inside):
-        findings, check = look(model, tokenizer, corpus, step)
-        found_all += findings
-        checks.append(check)
-    if judge_fit and not found_all:
-        findings, check = _underfitting(model, tokenizer, corpus, step)
-        found_all += findings
-        checks.append(check)
-    return merged(found_all), checks
+        broken = finding("not-a-number", step, f"{weight} of the checkpoint")
+        return merged([broken]), [Check("weights", f"{weight} is NaN or infinite")]
+    checks = [Check("weights", "all are finite")]
+    findings: list[Finding] = []
+    for look in (_tokenizer, _holdout, _mask, _inside, _underfitting):
+        if look is not _underfitting or (judge_fit and not findings):
+            new, check = look(model, tokenizer, corpus, step)
+            findings += new
+            checks.append(check)
+    return merged(findings), checks
 
 
 def merged(findings: list[Finding], n_told: int | None = None) -> list[Seen]:
     """One entry for each name, errors first; the first `n_told` count, others only add names."""
-    n_told = len(findings) if n_told is None else n_told
     by_name: dict[str, Seen] = {}
-    for index, one in enumerate(findings):
-        seen = by_name.get(one.name)
-        if seen is None:
-            by_name[one.name] = Seen(one, 1, one.step)
-        elif index < n_told:
-            by_name[one.name] = Seen(seen.finding, seen.times + 1, one.step)
+    for index, new in enumerate(findings):
+        seen = by_name.setdefault(new.name, Seen(new, 0, new.step))
+        if n_told is None or index < n_told or not seen.times:
+            by_name[new.name] = Seen(seen.finding, seen.times + 1, new.step)
     return _in_order(by_name)
 
 
 def merged_seen(first: list[Seen], second: list[Seen]) -> list[Seen]:
-    """Both, errors first; what is in both is told as in `first`."""
+    """Both, errors first; what is in both is as in `first`."""
     return _in_order({seen.finding.name: seen for seen in [*second, *first]})
 
 
@@ -143,18 +132,12 @@ def _told(record: dict[str, Any]) -> Finding:
     return Finding(str(record["name"]), int(record["step"]), *texts)
 
 
-@dataclass(frozen=True)
-class _Health:
-    """The newest `health` line, in words."""
-
-    step: int
-    norms: str
-    ratios: str
-
-
-def _health(record: dict[str, Any]) -> _Health:
+def _health(record: dict[str, Any]) -> list[Check]:
     norms, ratios = (_range(record[key]) for key in ("gradient_norms", "update_ratios"))
-    return _Health(int(record["step"]), norms, ratios)
+    return [
+        Check("gradients", f"norm by layer at step {int(record['step']):,}: {norms}"),
+        Check("updates", f"to weights by layer: {ratios}"),
+    ]
 
 
 def _range(by_layer: dict[str, float]) -> str:
@@ -166,8 +149,8 @@ def _step(losses: LossDetector, record: dict[str, Any], config: RunConfig) -> li
     loss, norm = float(record["loss"]), float(record["gradient_norm"])
     if not (math.isfinite(loss) and math.isfinite(norm)):
         return [finding("not-a-number", record["step"], f"loss {loss}, gradient norm {norm}")]
-    found = losses.on_loss(record["step"], loss, norm, config.train)
-    return [] if found is None else [found]
+    new = losses.on_loss(record["step"], loss, norm, config.train)
+    return [] if new is None else [new]
 
 
 def _tokenizer(
@@ -179,14 +162,10 @@ def _tokenizer(
         f"the checkpoint's tokenizer has the digest {tokenizer.digest[:12]}, and the corpus was "
         f"encoded with {corpus.tokenizer_digest[:12]}"
     )
-    found = finding(
-        "mismatched-tokenizer",
-        step,
-        evidence,
-        "tokenizer.json or the data directory was replaced after training",
-        "Restore them from a copy of the run, or train again",
-    )
-    return [found], Check("tokenizer", "not the one that encoded the corpus")
+    cause = "tokenizer.json or the data directory was replaced after training"
+    fix = "Restore them from a copy of the run, or train again"
+    mismatch = finding("mismatched-tokenizer", step, evidence, cause, fix)
+    return [mismatch], Check("tokenizer", "not the one that encoded the corpus")
 
 
 def _holdout(
@@ -197,11 +176,11 @@ def _holdout(
     loss = score(model, corpus.holdout_ids, max_tokens=_SCORED_TOKENS).loss
     train = score(model, corpus.train_ids, max_tokens=_SCORED_TOKENS).loss
     uniform = uniform_loss(model.config.vocab_size)
-    words = f"loss {loss:.4g} nats, on the train part {train:.4g}; knowing nothing costs "
     pairs = bigram_loss(corpus.train_ids, corpus.holdout_ids, model.config.vocab_size)
     # One evaluation: only what needs no history can be found.
-    found = CurveDetector().on_evaluation(step, train, loss, 0.0, uniform, lambda: pairs)
-    return found, Check("holdout", f"{words}{uniform:.4g}, counting pairs {pairs:.4g}")
+    findings = CurveDetector().on_evaluation(step, train, loss, 0.0, uniform, lambda: pairs)
+    losses = f"loss {loss:.4g} nats, on the train part {train:.4g}; a uniform guess has "
+    return findings, Check("holdout", f"{losses}{uniform:.4g}, a bigram {pairs:.4g}")
 
 
 def _mask(
@@ -246,7 +225,7 @@ def _underfitting(
     loss = score(model, part, max_tokens=_SCORED_TOKENS).loss
     pairs = bigram_loss(corpus.train_ids, corpus.holdout_ids, model.config.vocab_size)
     holdout = loss if part is corpus.holdout_ids else math.nan
-    found = CurveDetector().on_evaluation(
+    findings = CurveDetector().on_evaluation(
         step, loss, holdout, 0.0, uniform_loss(model.config.vocab_size), lambda: pairs, is_last=True
     )
-    return found, Check("bigram", f"counting which token follows which reaches {pairs:.4g}")
+    return findings, Check("bigram", f"counting which token follows which reaches {pairs:.4g}")

@@ -25,13 +25,13 @@ class UpdateMeter:
     def __init__(self, model: Transformer, log_every: int) -> None:
         self._parameters = [p.detach() for p in model.parameters()]
         self._every = log_every * max(1, -(-STEPS // log_every))
-        places: dict[str, list[int]] = defaultdict(list)
+        members: dict[str, list[int]] = defaultdict(list)
         for index, (name, _) in enumerate(model.named_parameters()):
-            places[layer_of(name)].append(index)
-        self._layers = list(places)
+            members[layer_of(name)].append(index)
+        self._layers = list(members)
         # (layers, parameters), 1 where a parameter belongs to a layer: sums by one product.
-        self._belongs = torch.zeros(len(places), len(self._parameters))
-        for row, indices in enumerate(places.values()):
+        self._belongs = torch.zeros(len(members), len(self._parameters))
+        for row, indices in enumerate(members.values()):
             self._belongs[row, indices] = 1.0
         self._belongs = self._belongs.to(self._parameters[0].device)
         self._before: list[Tensor] | None = None

@@ -1,7 +1,7 @@
-"""What the loop asks of whoever looks for trouble while it trains.
+"""How the loop calls whoever looks for anomalies while it trains.
 
-The loop calls one object, a `Watch`; what is seen and what it is called is the business of
-`minitx.diagnosis`, which lies above. The class here sees only the one thing that no run survives.
+That is one object, an `AnomalyDetector`. Most of what is looked for, and its names, are in
+`minitx.diagnosis`, which lies above; the class here sees only what no run survives.
 """
 
 from __future__ import annotations
@@ -12,32 +12,37 @@ from typing import Any
 
 from torch import Tensor
 
+LOWER_RATE = (
+    "Lower --learning-rate and --muon-learning-rate (a third is a fair try), or lengthen "
+    "--warmup-steps"
+)
+
 
 @dataclass(frozen=True)
-class Concern:
+class Anomaly:
     """A step after which training should perhaps not go on as it did.
 
     Attributes:
         what: one line with the evidence.
         fix: what to try, as an imperative.
         since: the step at which the trouble began, counted from 1.
-        fatal: the step gave no number, so its update can't be used.
+        is_fatal: the loss or the gradient is NaN or infinite, so there is no update to go on from.
     """
 
     what: str
     fix: str
     since: int
-    fatal: bool
+    is_fatal: bool
 
 
-class Watch:
-    """Base class: sees a loss or a gradient norm that is no number, and nothing else.
+class AnomalyDetector:
+    """Base class: sees a loss or a gradient norm that is NaN or infinite, and nothing else.
 
-    Every method must return quickly: it stands in the hot loop.
+    Every method must return quickly, since it is called in every step.
     """
 
-    def on_loss(self, step: int, loss: float, gradient_norm: float) -> Concern | None:
-        """After each step's gradients, in order; on a CPU before the update.
+    def on_loss(self, step: int, loss: float, gradient_norm: float) -> Anomaly | None:
+        """Look at a step's loss: in order, on a CPU before the update.
 
         Args:
             step: counted from 1.
@@ -47,13 +52,7 @@ class Watch:
         if math.isfinite(loss) and math.isfinite(gradient_norm):
             return None
         name, value = ("gradient norm", gradient_norm) if math.isfinite(loss) else ("loss", loss)
-        return Concern(
-            f"the {name} of step {step:,} is {value}",
-            "Lower --learning-rate and --muon-learning-rate (a third is a fair try), or lengthen "
-            "--warmup-steps",
-            step,
-            fatal=True,
-        )
+        return Anomaly(f"the {name} of step {step:,} is {value}", LOWER_RATE, step, is_fatal=True)
 
     def before_update(self, step: int, gradient_norms: Tensor) -> None:
         """Before the weights change.

@@ -1,46 +1,49 @@
 """How many steps fit a time budget.
 
 The learning rate does not depend on the number of steps before its decay begins (see `schedule`).
-So the number is settled no sooner than that: at the step from which a decay over the configured
+So the number is decided no sooner than that: at the step from which a decay over the configured
 fraction of the run would end with the budget. A machine is not as fast in the second half of a run
-as in the first, so the number is looked at again during the decay, each time that a third of the
+as in the first, so the number is checked again during the decay, each time that a third of the
 time left has passed, or of the steps; where it is far off, the decay goes on from where it stands
 to another end.
 
-Each decision of the clock is a pair: a step, and the number of steps from there on. They are part
-of the configuration (`step_decisions`), and the rate at each step follows from it. So a run is
-repeated to the bit by them, whatever the clock says then.
+Each decision is noted in the configuration: a step, and the number of steps from there on. The
+rate at each step follows from them, so a run is repeated to the bit by its decisions, whatever the
+clock says then.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from minitx.config import TrainConfig
-from minitx.training.clock import SETTLING_STEPS
+from minitx.training.clock import UNTIMED_STEPS, Clock
+from minitx.training.hooks import RunHooks
+from minitx.training.observer import Event, Phase, TrainingObserver
 from minitx.training.schedule import decay_start
+from minitx.training.state import TrainingState
 
 EARLIEST = 0.7
-"""Part of the plateau's share of the time before which nothing is settled: the average of a few
+"""Part of the plateau's share of the time before which nothing is decided: the average of a few
 steps may be far off."""
 
 NEARLY_OUT = 0.05
 """Part of the time with which a run may end in its warmup."""
 
 LOOK_AGAIN = 1 / 3
-"""Part of the time left, or of the steps, after which the number of steps is looked at again."""
+"""Part of the time left, or of the steps, after which the number of steps is checked again."""
 
 TOLERATED_OF_LEFT = 0.05
-"""Part of the time left that a run may end too soon or too late by, as it looks now: so much is
-within what the next look will find. ..."""
+"""Part of the time left that a run may end too soon or too late by, as it looks now: the next check
+will find as much. ..."""
 
 TOLERATED_OF_BUDGET = 0.005
 """... But no less than this part of the budget, which nobody minds."""
 
 
 def is_early(config: TrainConfig, seconds_used: float, seconds_left: float) -> bool:
-    """Whether so little of the plateau has passed that nothing is settled yet."""
+    """Whether so little of the plateau has passed that nothing is decided yet."""
     plateau = (1.0 - config.decay_fraction) * (seconds_used + seconds_left)
     return seconds_used < EARLIEST * plateau
 
@@ -56,9 +59,9 @@ class Pace:
 
     Attributes:
         step: seconds of an optimizer step, with its share of checkpoints.
-        evaluation: seconds of a look at the holdout.
+        evaluation: seconds of an evaluation.
         closing: seconds after the last step: the loss of the whole holdout, the last checkpoint.
-        evaluate_every: steps from one look at the holdout to the next; the last step has one, too.
+        evaluate_every: steps from one evaluation to the next; the last step has one, too.
     """
 
     step: float
@@ -68,8 +71,8 @@ class Pace:
 
     def seconds(self, step: int, steps: int) -> float:
         """From the end of step `step`, whose evaluation is not done yet, to that of the run."""
-        looks = -(-steps // self.evaluate_every) - (step - 1) // self.evaluate_every
-        return (steps - step) * self.step + looks * self.evaluation + self.closing
+        evaluations = -(-steps // self.evaluate_every) - (step - 1) // self.evaluate_every
+        return (steps - step) * self.step + evaluations * self.evaluation + self.closing
 
     def affordable(self, step: int, seconds_left: float) -> int:
         """Steps of the longest run that ends in time; `step` if no further one fits."""
@@ -92,7 +95,7 @@ def steps_ending_at(config: TrainConfig, step: int) -> int:
     return max(steps, step + 1)
 
 
-def settle_steps(
+def decided_steps(
     config: TrainConfig, step: int, affordable: int, seconds_used: float, seconds_left: float
 ) -> int | None:
     """Decide, after `step` steps, whether the decay has to begin now.
@@ -108,7 +111,7 @@ def settle_steps(
         The number of steps of the whole run, or None to go on at the plateau. Never more than
         `max_steps`, if that is set, unless they are done already.
     """
-    steps = _settled_by_time(config, step, affordable, seconds_used, seconds_left)
+    steps = _steps_by_time(config, step, affordable, seconds_used, seconds_left)
     most = config.max_steps
     if not most:
         return steps
@@ -118,17 +121,17 @@ def settle_steps(
     return max(step, most) if step >= min(most, decay_start(config, most)) else None
 
 
-def _settled_by_time(
+def _steps_by_time(
     config: TrainConfig, step: int, affordable: int, seconds_used: float, seconds_left: float
 ) -> int | None:
-    if step < min(config.warmup_steps, 1) + SETTLING_STEPS:
+    if step < min(config.warmup_steps, 1) + UNTIMED_STEPS:
         return None
     if config.decay == "constant":
         return step if affordable <= step else None
     affordable = max(step + 1, affordable)
     if step < config.warmup_steps:
         # Time may run out before the warmup ends; then there is nothing to decay. What a few steps
-        # took says little, so nothing is settled before it nearly has.
+        # took says little, so nothing is decided before it nearly has.
         late = seconds_left <= NEARLY_OUT * (seconds_used + seconds_left)
         return affordable if late and affordable == step + 1 else None
     if config.decay_fraction >= 1.0:
@@ -142,10 +145,10 @@ def _settled_by_time(
 def corrected_steps(
     config: TrainConfig, step: int, pace: Pace, seconds_left: float, budget: float
 ) -> int | None:
-    """Decide, in the decay, whether it has to end at another step than was settled.
+    """Decide, in the decay, whether it has to end at another step than was decided before.
 
     Args:
-        config: with at least one of `step_decisions`.
+        config: with at least one decision.
         step: steps done.
         pace: of the rest of the run.
         seconds_left: until the budget ends.
@@ -160,3 +163,133 @@ def corrected_steps(
         fitting = min(fitting, max(step + 1, config.max_steps))
     off = abs(fitting - steps) * pace.step
     return fitting if off > tolerated(seconds_left, budget) else None
+
+
+class BudgetController:
+    """Decides while a run goes on how many steps it has, and says how much time they will take.
+
+    Args:
+        config: of the run, as it begins or is resumed.
+        state: of the run; its `steps` are changed in place.
+        clock: of the run.
+        hooks: to time an evaluation, and to save decisions.
+        observer: told of decisions.
+        step_tokens: tokens of an optimizer step.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        state: TrainingState,
+        clock: Clock,
+        hooks: RunHooks,
+        observer: TrainingObserver,
+        step_tokens: int,
+    ) -> None:
+        self._state = state
+        self._clock = clock
+        self._hooks = hooks
+        self._observer = observer
+        self._step_tokens = step_tokens
+        self._evaluate_every = config.evaluate_every
+        # What was left at the last check: seconds of the budget, and steps.
+        left = (config.budget_seconds or 0.0) - state.elapsed_seconds
+        self._last_check = left, state.steps - state.step
+
+    def after_step(self, config: TrainConfig) -> TrainConfig:
+        """Decide how many steps there are, if it is time to.
+
+        Returns:
+            The configuration, with the decision if there is one.
+        """
+        state, budget = self._state, config.budget_seconds
+        if state.steps_decided or budget is None:
+            return config
+        self._time_scoring(config, budget)
+        used = self._clock.elapsed()
+        left = budget - used
+        if config.step_decisions:
+            return self._correct(config, left, budget)
+        affordable = self._pace().affordable(state.step, left)
+        steps = decided_steps(config, state.step, affordable, used, left)
+        if steps is None:
+            # Shown until it is decided, and no end before that.
+            state.steps = max(state.step + 1, affordable)
+            return config
+        config = self._decide(config, steps, "the learning rate falls from here")
+        self._last_check = left, state.steps - state.step
+        return config
+
+    def seconds_left(self, config: TrainConfig) -> float:
+        """Estimated time to the end of the run."""
+        state = self._state
+        if config.budget_seconds is not None and not state.steps_decided:
+            return max(0.0, config.budget_seconds - self._clock.elapsed())
+        return self._pace().seconds(state.step, state.steps)
+
+    def _pace(self) -> Pace:
+        clock, hooks = self._clock, self._hooks
+        per_step = clock.seconds_per_step()
+        # Until it is measured (`_time_scoring`): a forward pass costs about a third of a step.
+        scoring = clock.took("scoring", per_step / 3 * hooks.n_scored / self._step_tokens)
+        closing = clock.took("saving", 0.0)
+        if not hooks.closes_with_evaluation:
+            closing += scoring * hooks.n_closing / hooks.n_scored
+        return Pace(per_step, clock.took("evaluation", scoring), closing, self._evaluate_every)
+
+    def _correct(self, config: TrainConfig, left: float, budget: float) -> TrainConfig:
+        state = self._state
+        seconds_then, steps_then = self._last_check
+        kept = 1.0 - LOOK_AGAIN
+        is_soon = left > kept * seconds_then and state.steps - state.step > kept * steps_then
+        # A resumed run may have decisions before it that were made already.
+        is_decided = state.step <= config.step_decisions[-1][0]
+        if is_soon or is_decided or state.step >= state.steps:
+            return config
+        steps = corrected_steps(config, state.step, self._pace(), left, budget)
+        self._clock.forget()
+        if steps is not None:
+            speed = "more slowly" if steps > state.steps else "faster"
+            config = self._decide(config, steps, f"the learning rate falls {speed} from here")
+        self._last_check = left, state.steps - state.step
+        return config
+
+    def _time_scoring(self, config: TrainConfig, budget: float) -> None:
+        """Score the holdout to see how long it takes, where a guess would decide too much.
+
+        Only in a session without an evaluation before it is time to decide. The loss is not kept:
+        a run that repeats the decisions of this one does not come here.
+        """
+        used = self._clock.elapsed()
+        left = budget - used
+        if (
+            not self._hooks.n_holdout
+            or self._clock.knows("scoring")
+            or self._state.step < max(config.warmup_steps, UNTIMED_STEPS + 1)
+            or is_early(config, used, left)
+        ):
+            return
+        pace = self._pace()
+        if pace.evaluation + pace.closing <= tolerated(left, budget) or pace.evaluation > left:
+            return
+        self._observer.observe(Phase("scoring the holdout"))
+        with self._clock.timing("scoring"):
+            self._hooks.evaluate(False)
+        self._observer.observe(Phase(""))
+        self._clock.pause_done()
+
+    def _decide(self, config: TrainConfig, steps: int, consequence: str) -> TrainConfig:
+        state = self._state
+        state.steps = max(steps, state.step)
+        decisions = (*config.step_decisions, (state.step, state.steps))
+        config = replace(config, steps=state.steps, step_decisions=decisions)
+        self._hooks.save_config(config)
+        self._observer.observe(
+            Event(
+                step=state.step,
+                name="steps-settled",
+                severity="info",
+                message=f"{state.steps:,} steps fit the time budget; {consequence}",
+            )
+        )
+        return config

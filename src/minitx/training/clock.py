@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-SETTLING_STEPS = 3
+UNTIMED_STEPS = 3
 """First steps left out of the average: they allot memory and choose kernels."""
 
 STALL = 20.0
@@ -50,7 +50,7 @@ class Clock:
         seconds = now - self._counted_until
         if self._steps:
             seconds = min(seconds, STALL * self._seconds / self._steps)
-        if self._session_steps == SETTLING_STEPS:
+        if self._session_steps == UNTIMED_STEPS:
             self._seconds, self._steps = 0.0, 0.0
         self._seconds += seconds
         self._steps += 1

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from minitx.errors import DamagedFileError
 from minitx.model import Transformer
-from minitx.training.anomalies import Watch
+from minitx.training.anomalies import AnomalyDetector
 from minitx.training.optimizers.optimizer_base import Optimizer
 
 SPACING = 25
@@ -31,25 +31,25 @@ class GoodState:
     Attributes:
         step: optimizer steps done.
         tensors: copies of the model's and the optimizer's tensors.
-        watch: what the watch remembered.
+        detector: what the anomaly detector remembered.
     """
 
     step: int
     tensors: dict[str, Tensor]
-    watch: dict[str, Any]
+    detector: dict[str, Any]
 
 
 class GoodStates:
     """Takes states and goes back to them.
 
     Args:
-        model, optimizer, watch: copied from and restored in place.
+        model, optimizer, detector: copied from and restored in place.
     """
 
-    def __init__(self, model: Transformer, optimizer: Optimizer, watch: Watch) -> None:
+    def __init__(self, model: Transformer, optimizer: Optimizer, detector: AnomalyDetector) -> None:
         self._model = model
         self._optimizer = optimizer
-        self._watch = watch
+        self._detector = detector
         self._kept: list[GoodState] = []
 
     def take(self, step: int) -> None:
@@ -57,7 +57,7 @@ class GoodStates:
         if self._kept and step < self._kept[-1].step + SPACING:
             return
         copies = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
-        self._kept = [*self._kept[-1:], GoodState(step, copies, self._watch.state())]
+        self._kept = [*self._kept[-1:], GoodState(step, copies, self._detector.state())]
 
     def go_back(self, since: int) -> int:
         """Restore the newest state from before the trouble, and forget those after it.
@@ -74,12 +74,12 @@ class GoodStates:
         with torch.no_grad():
             for name, tensor in self._tensors().items():
                 tensor.copy_(good.tensors[name])
-        self._watch.restore(good.watch)
+        self._detector.restore(good.detector)
         return good.step
 
     def description(self) -> list[dict[str, Any]]:
-        """Step and watch of each, as JSON values."""
-        return [{"step": good.step, "watch": good.watch} for good in self._kept]
+        """Step and detector of each, as JSON values."""
+        return [{"step": good.step, "watch": good.detector} for good in self._kept]
 
     def tensors(self, present_step: int) -> dict[str, Tensor]:
         """Tensors of each that is not the present state, by name; never changed any more."""
@@ -102,13 +102,13 @@ class GoodStates:
         try:
             kept = []
             for entry in description:
-                step, found = int(entry["step"]), {}
+                step, copies = int(entry["step"]), {}
                 for name, like in present.items():
                     saved = like if step == present_step else tensors[f"{step}.{name}"]
                     if saved.shape != like.shape:
                         raise ValueError(f"{name} has another shape")
-                    found[name] = saved.detach().to(like.device, like.dtype, copy=True)
-                kept.append(GoodState(step, found, dict(entry["watch"])))
+                    copies[name] = saved.detach().to(like.device, like.dtype, copy=True)
+                kept.append(GoodState(step, copies, dict(entry["watch"])))
         except (KeyError, TypeError, ValueError) as error:
             raise DamagedFileError(
                 f"the good states of the checkpoint can't be used ({error})",

@@ -1,4 +1,4 @@
-"""The training loop: gradient, update, and now and then a look at the holdout and a checkpoint."""
+"""The training loop: gradient, update, and at times an evaluation and a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -17,19 +15,13 @@ from minitx.compute import Compute
 from minitx.config import TrainConfig
 from minitx.errors import InstabilityError, InterruptedRunError
 from minitx.model import Transformer
-from minitx.training.anomalies import Concern, Watch
+from minitx.training.anomalies import Anomaly, AnomalyDetector
 from minitx.training.batches import Batches
-from minitx.training.budget import (
-    LOOK_AGAIN,
-    Pace,
-    corrected_steps,
-    is_early,
-    settle_steps,
-    tolerated,
-)
-from minitx.training.clock import SETTLING_STEPS, Clock
+from minitx.training.budget import BudgetController
+from minitx.training.clock import Clock
 from minitx.training.good_states import GoodStates
 from minitx.training.gradients import gradient_pass
+from minitx.training.hooks import RunHooks, StopEvaluation
 from minitx.training.observer import (
     CheckpointSaved,
     EvaluationReport,
@@ -41,62 +33,12 @@ from minitx.training.observer import (
 )
 from minitx.training.optimizers.optimizer_base import Optimizer
 from minitx.training.run_ahead import RunAhead
-from minitx.training.schedule import rate_factor
+from minitx.training.schedule import rate_of_run
 from minitx.training.signals import StopRequest
 from minitx.training.state import TrainingState
 
 RATE_AFTER_ROLLBACK = 0.5
-"""What the learning rate is multiplied with at each rollback."""
-
-
-@dataclass(frozen=True)
-class HoldoutLoss:
-    """What an evaluation measured.
-
-    Attributes:
-        loss: nats per token.
-        bits_per_byte: the same loss, in bits per byte of the text.
-    """
-
-    loss: float
-    bits_per_byte: float
-
-
-class StopEvaluation(Exception):  # noqa: N818
-    """The closing evaluation was cut short by a request to stop."""
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What the loop asks of the run it is part of.
-
-    Attributes:
-        run: its directory, for messages.
-        evaluate: scores the holdout: as now and then in the run, or (given True) as after the last
-            step; the latter may raise `StopEvaluation`.
-        sample: prompt and continuation drawn from the model, to show.
-        save: keeps the run as it stands; may return before the disk has it.
-        saved: checkpoints that reached the disk since the last call.
-        settle: told when the number of steps is settled, or changes; returns when that is on disk.
-        n_holdout: tokens of the holdout; 0 if there is none to score.
-        n_scored: how many of them an evaluation scores.
-        n_closing: how many of them are scored after the last step.
-    """
-
-    run: Path
-    evaluate: Callable[[bool], HoldoutLoss]
-    sample: Callable[[], tuple[str, str]]
-    save: Callable[[TrainingState, TrainConfig], None]
-    saved: Callable[[], list[tuple[int, Path]]]
-    settle: Callable[[TrainConfig], None]
-    n_holdout: int
-    n_scored: int
-    n_closing: int
-
-    @property
-    def closes_with_evaluation(self) -> bool:
-        """Whether the evaluation of the last step says all that is said at the end."""
-        return not self.n_holdout or self.n_scored == self.n_closing
+"""What the learning rate is multiplied by at each rollback."""
 
 
 class Trainer:
@@ -110,9 +52,9 @@ class Trainer:
         compute: device and number format.
         state: where the run stands; updated in place.
         observer: told what happens.
-        around: evaluation, sampling and saving.
+        hooks: evaluation, sampling and saving.
         stop: checked after each step.
-        watch: looks for trouble.
+        detector: of anomalies.
         good_states: to go back to; None unless the policy is `rollback`.
         now: a clock, in seconds.
     """
@@ -126,9 +68,9 @@ class Trainer:
         compute: Compute,
         state: TrainingState,
         observer: TrainingObserver,
-        around: Surroundings,
+        hooks: RunHooks,
         stop: StopRequest,
-        watch: Watch,
+        detector: AnomalyDetector,
         good_states: GoodStates | None = None,
         now: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -139,9 +81,9 @@ class Trainer:
         self.compute = compute
         self.state = state
         self.observer = observer
-        self.around = around
+        self.hooks = hooks
         self.stop = stop
-        self.watch = watch
+        self.detector = detector
         self.good_states = good_states
         # Where reading a number costs nothing, or where it matters to which step it belongs.
         self._reads_each_step = compute.device.type == "cpu" or config.on_spike != "warn"
@@ -150,10 +92,9 @@ class Trainer:
         self._unread: list[tuple[Tensor, Tensor]] = []
         self._last = (math.nan, math.nan)
         self._clock = Clock(state.elapsed_seconds, now)
-        # What was left when the number of steps was last looked at: seconds of the budget, steps.
-        self._looked_at = (
-            (config.budget_seconds or 0.0) - state.elapsed_seconds,
-            state.steps - state.step,
+        self._step_tokens = config.batch_size * config.accumulation * model.config.context_length
+        self._budget = BudgetController(
+            config, state, self._clock, hooks, observer, self._step_tokens
         )
         # Of a run that begins, nothing is saved yet.
         self._saved_step = state.step if state.step else -1
@@ -167,8 +108,8 @@ class Trainer:
             How it ended. The last checkpoint is saved.
 
         Raises:
-            InstabilityError: the loss or the gradient norm is no number, or the policy is to
-                stop. Nothing of that is saved: the last checkpoint is from before.
+            InstabilityError: the loss or the gradient norm is NaN or infinite, or the policy is
+                to stop. Nothing of that is saved: the last checkpoint is from before.
             InterruptedRunError: a signal asked to stop; the run is saved.
             BadInputError: a file of the run can't be written.
         """
@@ -189,7 +130,7 @@ class Trainer:
                 compiling = False
             if learned and (self._is_due(config.log_every) or state.step == 1):
                 self._report_step()
-            self._settle()
+            self.config = self._budget.after_step(self.config)
             if self._is_due(config.evaluate_every) or state.step == state.steps:
                 with self._clock.timing("evaluation"):
                     self._evaluate()
@@ -210,18 +151,18 @@ class Trainer:
     def _step(self) -> bool:
         # False if the step was so bad that training went back instead.
         state, config = self.state, self.config
-        factor = self._rate_factor()
+        factor = rate_of_run(config, state, state.step)
         loss = self._gradients()
         norm, norms = self.optimizer.clip_gradients()
         self._unread.append((loss, norm))
         state.step += 1
-        state.tokens += config.batch_size * config.accumulation * self.model.config.context_length
+        state.tokens += self._step_tokens
         # Before the update, so that the weights are still those that gave the loss.
         learned = not self._reads_each_step or self._read_losses()
         if learned:
-            self.watch.before_update(state.step, norms)
+            self.detector.before_update(state.step, norms)
             self.optimizer.update(factor)
-            self.watch.after_update(state.step)
+            self.detector.after_update(state.step)
         self._ahead.step_done()
         self._clock.step_done()
         return learned
@@ -234,22 +175,12 @@ class Trainer:
             if self.model.config.dropout:
                 # A seed for each batch makes the masks a function of its number, so that a
                 # resumed run needs no state of a random generator.
-                torch.manual_seed(_mixed(self.config.seed, number))
+                torch.manual_seed(_mixed_seed(self.config.seed, number))
             inputs, targets = self.batches[number]
             loss = self._pass(inputs, targets)
             total = loss if total is None else total + loss
         assert total is not None
         return total / passes if passes > 1 else total
-
-    def _rate_factor(self) -> float:
-        state, config = self.state, self.config
-        if not state.steps_settled and not config.step_decisions:
-            return state.rate_scale * min(1.0, (state.step + 1) / max(1, config.warmup_steps))
-        factor = rate_factor(config, state.step, state.steps)
-        if state.rewarm_step >= 0 and config.warmup_steps:
-            done = state.step + 1 - state.rewarm_step
-            factor *= min(1.0, done / config.warmup_steps)
-        return state.rate_scale * factor
 
     def _read_losses(self) -> bool:
         # Reading waits for the device, so it may be done for several steps at once. False if
@@ -258,19 +189,19 @@ class Trainer:
         for index, (loss, norm) in enumerate(_numbers(unread)):
             self._last = loss, norm
             step = self.state.step - len(unread) + 1 + index
-            concern = self.watch.on_loss(step, *self._last)
-            if concern is not None and (concern.fatal or self.config.on_spike != "warn"):
-                self._roll_back(concern)
+            anomaly = self.detector.on_loss(step, *self._last)
+            if anomaly is not None and (anomaly.is_fatal or self.config.on_spike != "warn"):
+                self._roll_back(anomaly)
                 return False
             self.state.loss_sum += self._last[0]
             self.state.loss_count += 1
         return True
 
-    def _roll_back(self, concern: Concern) -> None:
+    def _roll_back(self, anomaly: Anomaly) -> None:
         state = self.state
         if self.good_states is None or state.rollbacks >= self.config.max_rollbacks:
-            self._fail(concern)
-        good_step = self.good_states.go_back(concern.since)
+            self._fail(anomaly)
+        good_step = self.good_states.go_back(anomaly.since)
         self.optimizer.clear_gradients()
         state.rollbacks += 1
         state.rate_scale *= RATE_AFTER_ROLLBACK
@@ -281,27 +212,26 @@ class Trainer:
                 step=state.step,
                 name="rollback",
                 severity="warning",
-                message=f"weights and optimizer are those of step {good_step:,} again; the batches "
-                f"of steps {good_step + 1:,} to {state.step:,} are skipped; the learning rate is "
-                f"{state.rate_scale:g} times the planned one from here on",
-                fix=f"Nothing now: this was rollback {state.rollbacks} of at most "
-                f"{self.config.max_rollbacks}. {concern.fix}",
+                message=f"weights and optimizer are back at step {good_step:,}; the batches of "
+                f"steps {good_step + 1:,} to {state.step:,} are skipped, and from here on the "
+                f"learning rate is {state.rate_scale:g} times the planned one",
+                fix=f"Nothing for now: this was rollback {state.rollbacks} of at most "
+                f"{self.config.max_rollbacks}. {anomaly.fix}",
             )
         )
 
-    def _fail(self, concern: Concern) -> NoReturn:
+    def _fail(self, anomaly: Anomaly) -> NoReturn:
         saved = f"the checkpoint of step {self._saved_step:,} is whole"
         n = self.state.rollbacks
         tried = f" after {n} rollback{'s' if n > 1 else ''}" if n else ""
         raise InstabilityError(
-            f"{concern.what}; training stopped{tried}, and "
+            f"{anomaly.what}; training stopped{tried}, and "
             f"{saved if self._saved_step >= 0 else 'no checkpoint was due before it'}",
-            concern.fix,
+            anomaly.fix,
         )
 
     def _report_step(self) -> None:
-        state = self.state
-        rate = self._rate_of_last_step()
+        state, config = self.state, self.config
         self._read_losses()
         loss, norm = self._last
         seconds_per_step = self._clock.since_report()
@@ -312,110 +242,11 @@ class Trainer:
                 steps=state.steps,
                 loss=loss,
                 gradient_norm=norm,
-                learning_rate=rate,
+                learning_rate=rate_of_run(config, state, state.step - 1) * config.learning_rate,
                 tokens=state.tokens,
                 tokens_per_second=tokens / max(seconds_per_step, 1e-9),
                 elapsed_seconds=self._clock.elapsed(),
-                seconds_left=self._seconds_left(),
-            )
-        )
-
-    def _rate_of_last_step(self) -> float:
-        self.state.step -= 1
-        try:
-            return self._rate_factor() * self.config.learning_rate
-        finally:
-            self.state.step += 1
-
-    def _seconds_left(self) -> float:
-        state = self.state
-        if self.config.budget_seconds is not None and not state.steps_settled:
-            return max(0.0, self.config.budget_seconds - self._clock.elapsed())
-        return self._pace().seconds(state.step, state.steps)
-
-    def _pace(self) -> Pace:
-        config, clock, around = self.config, self._clock, self.around
-        per_step = clock.seconds_per_step()
-        tokens = config.batch_size * config.accumulation * self.model.config.context_length
-        # Until it is measured (`_time_scoring`): a forward pass costs about a third of a step.
-        scoring = clock.took("scoring", per_step / 3 * around.n_scored / tokens)
-        closing = clock.took("saving", 0.0)
-        if not around.closes_with_evaluation:
-            closing += scoring * around.n_closing / around.n_scored
-        return Pace(per_step, clock.took("evaluation", scoring), closing, config.evaluate_every)
-
-    def _settle(self) -> None:
-        state, budget = self.state, self.config.budget_seconds
-        if state.steps_settled or budget is None:
-            return
-        self._time_scoring(budget)
-        used = self._clock.elapsed()
-        left = budget - used
-        if self.config.step_decisions:
-            self._correct(left, budget)
-            return
-        affordable = self._pace().affordable(state.step, left)
-        steps = settle_steps(self.config, state.step, affordable, used, left)
-        if steps is None:
-            # Shown until it is settled, and no end before that.
-            state.steps = max(state.step + 1, affordable)
-            return
-        self._decide(steps, "the learning rate falls from here")
-        self._looked_at = left, state.steps - state.step
-
-    def _correct(self, left: float, budget: float) -> None:
-        state = self.state
-        seconds_then, steps_then = self._looked_at
-        kept = 1.0 - LOOK_AGAIN
-        soon = left > kept * seconds_then and state.steps - state.step > kept * steps_then
-        # A resumed run may have decisions before it that were made already.
-        decided = state.step <= self.config.step_decisions[-1][0]
-        if soon or decided or state.step >= state.steps:
-            return
-        steps = corrected_steps(self.config, state.step, self._pace(), left, budget)
-        self._clock.forget()
-        if steps is not None:
-            faster = "slower" if steps > state.steps else "faster"
-            self._decide(steps, f"the learning rate falls {faster} from here")
-        self._looked_at = left, state.steps - state.step
-
-    def _time_scoring(self, budget: float) -> None:
-        """Score the holdout to see how long it takes, where a guess would decide too much.
-
-        Only in a session that has not looked at the holdout before it is time to settle. The loss
-        is not kept: a run that repeats the decisions of this one does not come here.
-        """
-        config, used = self.config, self._clock.elapsed()
-        left = budget - used
-        if (
-            not self.around.n_holdout
-            or self._clock.knows("scoring")
-            or self.state.step < max(config.warmup_steps, SETTLING_STEPS + 1)
-            or is_early(config, used, left)
-        ):
-            return
-        pace = self._pace()
-        at_stake = pace.evaluation + pace.closing
-        if at_stake <= tolerated(left, budget) or pace.evaluation > left:
-            return
-        self.observer.observe(Phase("scoring the holdout"))
-        with self._clock.timing("scoring"):
-            self.around.evaluate(False)
-        self.observer.observe(Phase(""))
-        self._clock.pause_done()
-
-    def _decide(self, steps: int, then: str) -> None:
-        state = self.state
-        state.steps = max(steps, state.step)
-        step_decisions = (*self.config.step_decisions, (state.step, state.steps))
-        self.config = replace(self.config, steps=state.steps, step_decisions=step_decisions)
-        self.around.settle(self.config)
-        self.observer.observe(
-            Event(
-                step=state.step,
-                name="steps-settled",
-                severity="info",
-                message=f"{state.steps:,} steps fit the time budget; {then}",
+                seconds_left=self._budget.seconds_left(config),
             )
         )
 
@@ -424,13 +255,13 @@ class Trainer:
         self._read_losses()
         mean_loss = state.loss_sum / state.loss_count if state.loss_count else math.nan
         state.train_loss, state.loss_sum, state.loss_count = mean_loss, 0.0, 0
-        if self.around.n_holdout:
+        if self.hooks.n_holdout:
             self._score_holdout()
-        self.watch.on_evaluation(
+        self.detector.on_evaluation(
             state.step,
             state.train_loss,
             state.holdout_loss,
-            self._rate_factor(),
+            rate_of_run(self.config, state, state.step),
             is_last=state.step == state.steps,
         )
         if self.good_states is not None:
@@ -442,7 +273,7 @@ class Trainer:
         state = self.state
         self.observer.observe(Phase("scoring the holdout"))
         with self._clock.timing("scoring"):
-            measured = self.around.evaluate(False)
+            measured = self.hooks.evaluate(False)
         state.holdout_loss = measured.loss
         is_best = measured.loss < state.best_holdout_loss
         if is_best:
@@ -450,7 +281,7 @@ class Trainer:
             state.evaluations_since_best = 0
         else:
             state.evaluations_since_best += 1
-        prompt, sample = self.around.sample()
+        prompt, sample = self.hooks.sample()
         self.observer.observe(
             EvaluationReport(
                 step=state.step,
@@ -468,12 +299,12 @@ class Trainer:
             return
         self._read_losses()
         self.state.elapsed_seconds = self._clock.elapsed()
-        self.around.save(self.state, self.config)
+        self.hooks.save(self.state, self.config)
         self._saved_step = self.state.step
         self._clock.pause_done()
 
     def _tell_saved(self) -> None:
-        for step, directory in self.around.saved():
+        for step, directory in self.hooks.saved():
             self.observer.observe(CheckpointSaved(step, directory))
 
     def _interrupt(self) -> NoReturn:
@@ -482,27 +313,27 @@ class Trainer:
         number = self.stop.exit_signal
         assert number is not None
         self.observer.observe(
-            self._ended("interrupted", self.state.holdout_loss, self.around.n_scored)
+            self._ended("interrupted", self.state.holdout_loss, self.hooks.n_scored)
         )
         raise InterruptedRunError(
             f"stopped after step {self.state.step:,} of {self.state.steps:,}, which is saved",
-            f"Go on with: minitx resume {shlex.quote(str(self.around.run))}",
+            f"Go on with: minitx resume {shlex.quote(str(self.hooks.run))}",
             number,
         )
 
     def _end(self, reason: str) -> RunEnd:
-        final, around = self.state.holdout_loss, self.around
-        if not around.closes_with_evaluation:
-            whole = around.n_closing == around.n_holdout
-            part = "the whole" if whole else f"{around.n_closing:,} tokens of the"
+        final, hooks = self.state.holdout_loss, self.hooks
+        if not hooks.closes_with_evaluation:
+            is_whole = hooks.n_closing == hooks.n_holdout
+            part = "the whole" if is_whole else f"{hooks.n_closing:,} tokens of the"
             self.observer.observe(Phase(f"scoring {part} holdout"))
             try:
-                final = around.evaluate(True).loss
+                final = hooks.evaluate(True).loss
             except StopEvaluation:
                 self._interrupt()
             self.observer.observe(Phase(""))
         self._tell_saved()
-        end = self._ended(reason, final, around.n_closing)
+        end = self._ended(reason, final, hooks.n_closing)
         self.observer.observe(end)
         return end
 
@@ -516,7 +347,7 @@ class Trainer:
             final_holdout_loss=final,
             elapsed_seconds=self._clock.elapsed(),
             tokens=state.tokens,
-            final_holdout_tokens=n_scored if self.around.n_holdout else 0,
+            final_holdout_tokens=n_scored if self.hooks.n_holdout else 0,
         )
 
     def _is_due(self, every: int) -> bool:
@@ -533,7 +364,7 @@ def _numbers(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[float, float]]:
     return [(loss, norm) for loss, norm in rows]
 
 
-def _mixed(seed: int, number: int) -> int:
+def _mixed_seed(seed: int, number: int) -> int:
     # Neighbouring numbers must give unrelated seeds: the finalizer of SplitMix64.
     z = (seed * 0x9E3779B97F4A7C15 + number + 1) * 0x9E3779B97F4A7C15 % 2**64
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minitx.config import ModelConfig
+from minitx.config.overrides import Overrides
 from minitx.errors import BadInputError
-from minitx.training.planning import Given, planned_shape
+from minitx.training.planning import planned_shape
 
 _COMFORTABLE = 0.5
 """Part of the free memory that a proposed alternative counts on."""
@@ -52,28 +53,28 @@ def activation_bytes(model: ModelConfig, workload: Workload) -> int:
 
 def free_memory() -> int | None:
     """Bytes that programs can still have; None where the system does not say."""
-    found: list[int] = []
+    sizes: list[int] = []
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                found.append(int(line.split()[1]) * 1024)
+                sizes.append(int(line.split()[1]) * 1024)
     except (OSError, ValueError, IndexError):
         pass
     for name in _CGROUP_LIMITS:
         # A container may have less than the machine; "max" is no number.
         try:
-            found.append(int(Path(name).read_text()))
+            sizes.append(int(Path(name).read_text()))
         except (OSError, ValueError):
             continue
-    if not found and hasattr(os, "sysconf"):
+    if not sizes and hasattr(os, "sysconf"):
         try:
-            found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+            sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
         except (OSError, ValueError):
             return None
-    return min(found, default=None)
+    return min(sizes, default=None)
 
 
-def refuse_too_large(given: Given) -> None:
+def refuse_too_large(given: Overrides) -> None:
     """Refuse sizes whose very weights are larger than the memory, before torch is loaded.
 
     Args:

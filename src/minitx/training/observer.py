@@ -31,15 +31,18 @@ class TrainingEvent:
 
     Attributes:
         kind: what it is: an observer takes it in its method `on_<kind>`.
-        is_logged: whether loggers note it; then it has a `step`.
+        is_logged: whether `metrics.jsonl` has it; then it has a `step`.
+        logged: names of the attributes that stand there; empty for all fields.
     """
 
     kind: ClassVar[str]
     is_logged: ClassVar[bool] = True
+    logged: ClassVar[tuple[str, ...]] = ()
 
     def to_line(self) -> dict[str, Any]:
         """As a line of `metrics.jsonl` has it."""
-        return {"kind": self.kind, **dataclasses.asdict(self)}
+        names = self.logged or tuple(field.name for field in dataclasses.fields(self))
+        return {"kind": self.kind, **{name: getattr(self, name) for name in names}}
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,9 @@ class StepReport(TrainingEvent):
     """
 
     kind = "step"
+    logged = (
+        "step", "loss", "perplexity", "gradient_norm", "learning_rate", "tokens", "timing",
+    )  # fmt: skip
 
     step: int
     steps: int
@@ -116,20 +122,17 @@ class StepReport(TrainingEvent):
     elapsed_seconds: float
     seconds_left: float
 
-    def to_line(self) -> dict[str, Any]:
-        """What the clock decides stands apart."""
+    @property
+    def perplexity(self) -> float:
+        """Of the loss."""
+        return perplexity(self.loss)
+
+    @property
+    def timing(self) -> dict[str, float]:
+        """What the clock decides: it differs in a run that is repeated."""
         return {
-            "kind": self.kind,
-            "step": self.step,
-            "loss": self.loss,
-            "perplexity": perplexity(self.loss),
-            "gradient_norm": self.gradient_norm,
-            "learning_rate": self.learning_rate,
-            "tokens": self.tokens,
-            "timing": {
-                "tokens_per_second": self.tokens_per_second,
-                "elapsed_seconds": self.elapsed_seconds,
-            },
+            "tokens_per_second": self.tokens_per_second,
+            "elapsed_seconds": self.elapsed_seconds,
         }
 
 
@@ -192,6 +195,10 @@ class EvaluationReport(TrainingEvent):
     """
 
     kind = "evaluation"
+    logged = (
+        "step", "train_loss", "holdout_loss", "holdout_perplexity", "holdout_bits_per_byte",
+        "is_best", "sample_prompt", "sample",
+    )  # fmt: skip
 
     step: int
     train_loss: float
@@ -201,19 +208,10 @@ class EvaluationReport(TrainingEvent):
     sample: str
     sample_prompt: str
 
-    def to_line(self) -> dict[str, Any]:
-        """With the perplexity of the holdout loss."""
-        return {
-            "kind": self.kind,
-            "step": self.step,
-            "train_loss": self.train_loss,
-            "holdout_loss": self.holdout_loss,
-            "holdout_perplexity": perplexity(self.holdout_loss),
-            "holdout_bits_per_byte": self.holdout_bits_per_byte,
-            "is_best": self.is_best,
-            "sample_prompt": self.sample_prompt,
-            "sample": self.sample,
-        }
+    @property
+    def holdout_perplexity(self) -> float:
+        """Of the holdout loss."""
+        return perplexity(self.holdout_loss)
 
     @classmethod
     def from_line(cls, line: Mapping[str, Any]) -> EvaluationReport:
@@ -247,6 +245,7 @@ class Event(TrainingEvent):
     """
 
     kind = "event"
+    logged = ("step", "name", "severity", "message", "cause", "fix")
 
     step: int
     name: str
@@ -254,18 +253,6 @@ class Event(TrainingEvent):
     message: str
     fix: str = ""
     cause: str = ""
-
-    def to_line(self) -> dict[str, Any]:
-        """The cause before the fix."""
-        return {
-            "kind": self.kind,
-            "step": self.step,
-            "name": self.name,
-            "severity": self.severity,
-            "message": self.message,
-            "cause": self.cause,
-            "fix": self.fix,
-        }
 
 
 @dataclass(frozen=True)
@@ -300,6 +287,10 @@ class RunEnd(TrainingEvent):
     """
 
     kind = "end"
+    logged = (
+        "step", "reason", "best_step", "best_holdout_loss", "final_holdout_loss",
+        "final_holdout_tokens", "tokens", "timing",
+    )  # fmt: skip
 
     step: int
     reason: str
@@ -310,19 +301,10 @@ class RunEnd(TrainingEvent):
     tokens: int
     final_holdout_tokens: int
 
-    def to_line(self) -> dict[str, Any]:
-        """What the clock decides stands apart."""
-        return {
-            "kind": self.kind,
-            "step": self.step,
-            "reason": self.reason,
-            "best_step": self.best_step,
-            "best_holdout_loss": self.best_holdout_loss,
-            "final_holdout_loss": self.final_holdout_loss,
-            "final_holdout_tokens": self.final_holdout_tokens,
-            "tokens": self.tokens,
-            "timing": {"elapsed_seconds": self.elapsed_seconds},
-        }
+    @property
+    def timing(self) -> dict[str, float]:
+        """What the clock decides: it differs in a run that is repeated."""
+        return {"elapsed_seconds": self.elapsed_seconds}
 
 
 class TrainingObserver:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 
 from minitx.config import TrainConfig
+from minitx.training.state import TrainingState
 
 
 def decay_start(config: TrainConfig, steps: int) -> int:
@@ -36,19 +37,35 @@ def rate_factor(config: TrainConfig, step: int, steps: int) -> float:
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
-    settled = config.step_decisions
-    if not settled or settled[-1][1] != steps:
-        settled = ((0, steps),)
-    if step < settled[0][0]:
+    decisions = config.step_decisions
+    if not decisions or decisions[-1][1] != steps:
+        decisions = ((0, steps),)
+    if step < decisions[0][0]:
         return 1.0
-    end = settled[0][1]
+    end = decisions[0][1]
     # Steps over which the decay, as steep as it is now, would fall from 1 to 0.
     span: float = end - decay_start(config, end) + 1
-    for at, moved in settled[1:]:
-        if step >= at:
-            span *= (moved - at) / (end - at)
-            end = moved
+    for decided_at, new_end in decisions[1:]:
+        if step >= decided_at:
+            span *= (new_end - decided_at) / (end - decided_at)
+            end = new_end
     left = min(1.0, max(0.0, (end - step) / span))
     if config.decay == "cosine":
         left = 0.5 * (1.0 - math.cos(math.pi * left))
     return config.final_rate_fraction + (1.0 - config.final_rate_fraction) * left
+
+
+def rate_of_run(config: TrainConfig, state: TrainingState, step: int) -> float:
+    """The same in a run that may have gone back or been lengthened, or has a time budget.
+
+    Args:
+        config: of the run.
+        state: of the run; its `step` is not read.
+        step: index of the step about to be done, from 0.
+    """
+    if not state.steps_decided and not config.step_decisions:
+        return state.rate_scale * min(1.0, (step + 1) / max(1, config.warmup_steps))
+    factor = rate_factor(config, step, state.steps)
+    if state.rewarm_step >= 0 and config.warmup_steps:
+        factor *= min(1.0, (step + 1 - state.rewarm_step) / config.warmup_steps)
+    return state.rate_scale * factor

@@ -21,7 +21,7 @@ class TrainingState:
 
     Attributes:
         steps: planned number of optimizer steps.
-        steps_settled: false while a time budget may still change `steps`.
+        steps_decided: false while a time budget may still change `steps`.
         step: optimizer steps done.
         tokens: training tokens consumed.
         elapsed_seconds: training time, evaluations and earlier sessions included.
@@ -39,7 +39,7 @@ class TrainingState:
     """
 
     steps: int
-    steps_settled: bool = True
+    steps_decided: bool = True
     step: int = 0
     tokens: int = 0
     elapsed_seconds: float = 0.0
@@ -57,8 +57,10 @@ class TrainingState:
     def to_json(self) -> bytes:
         """As a JSON object; floats in full, so that they come back to the bit."""
         values = {
-            key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in dataclasses.asdict(self).items()
+            _FILE_KEYS.get(name, name): str(value)
+            if isinstance(value, float) and not math.isfinite(value)
+            else value
+            for name, value in dataclasses.asdict(self).items()
         }
         return (json.dumps(values, indent=2) + "\n").encode()
 
@@ -77,14 +79,20 @@ class TrainingState:
             values = json.loads(content)
             if not isinstance(values, dict):
                 raise ValueError("it is not a JSON object")
-            kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(cls)}
-            if set(values) != set(kinds):
+            fields = {_FILE_KEYS.get(f.name, f.name): f for f in dataclasses.fields(cls)}
+            if set(values) != set(fields):
                 raise ValueError("its keys are not those of a training state")
-            return cls(**{key: _read(kinds[key], value, key) for key, value in values.items()})
+            return cls(
+                **{f.name: _read(str(f.type), values[key], key) for key, f in fields.items()}
+            )
         except (ValueError, TypeError, RecursionError) as error:
             raise DamagedFileError(
                 f"{where} can't be used: {error}", "Use another checkpoint of the run"
             ) from None
+
+
+_FILE_KEYS = {"steps_decided": "steps_settled"}
+"""Names in the file where it keeps those of earlier versions."""
 
 
 def _read(kind: str, value: Any, key: str) -> Any:

@@ -28,7 +28,7 @@ from minitx.workflows.evaluate import (
     evaluate_holdout,
     no_progress,
 )
-from minitx.workflows.session import MADE_WITH_FILE
+from minitx.workflows.session_checkpoint import MADE_WITH_FILE
 
 ATTENTION_TOKENS = 128
 """Tokens of the holdout whose attention is shown, where no prompt is given."""

@@ -20,6 +20,7 @@ from minitx.checkpoint.rundir import CONFIG_COPY, MODEL_FILES, RunDirectory
 from minitx.checkpoint.weights import require_sound_header
 from minitx.compute import Compute, choose_device, choose_dtype
 from minitx.config import RunConfig, TrainConfig
+from minitx.config.overrides import Overrides
 from minitx.config.toml import build
 from minitx.config.train_config import RESUMABLE
 from minitx.corpus import (
@@ -36,16 +37,15 @@ from minitx.files import read_bounded
 from minitx.tokenizer import Tokenizer
 from minitx.training.logging.metrics_file import read_metrics
 from minitx.training.observer import Phase, RunEnd, TrainingObserver
-from minitx.training.planning import Given
 from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
-from minitx.workflows.session import (
+from minitx.workflows.run_session import run_session
+from minitx.workflows.session import Session
+from minitx.workflows.session_checkpoint import (
     DIAGNOSIS_FILE,
     GOOD_STATES_FILE,
     OPTIMIZER_FILE,
     STATE_FILE,
-    Session,
-    run_session,
 )
 from minitx.workflows.train import FinishedRun
 
@@ -67,7 +67,7 @@ class ResumeRequest:
     """
 
     run: Path | None = None
-    train: Given = field(default_factory=dict)
+    train: Overrides = field(default_factory=dict)
     allow_changed_corpus: bool = False
     loggers: tuple[str, ...] = ()
 
@@ -137,11 +137,11 @@ def _open_session(run: RunDirectory, request: ResumeRequest) -> Session:
 
 
 def _changed_config(
-    run: RunDirectory, config: RunConfig, state: TrainingState, given: Given
+    run: RunDirectory, config: RunConfig, state: TrainingState, given: Overrides
 ) -> RunConfig:
     changes = dict(given)
     settled = config.train.step_decisions
-    if settled and not state.steps_settled:
+    if settled and not state.steps_decided:
         # What the clock decided is kept, also after this checkpoint.
         state.steps = settled[-1][1]
     unknown = sorted(set(changes) - set(RESUMABLE))
@@ -167,7 +167,7 @@ def _changed_config(
             state.rewarm_step = state.step
         if steps != state.steps:
             changes["step_decisions"] = ()
-        state.steps, state.steps_settled = steps, True
+        state.steps, state.steps_decided = steps, True
         state.evaluations_since_best = 0
     changes["steps"] = state.steps
     values = {**vars(config.train), **changes}

@@ -17,11 +17,12 @@ import numpy as np
 
 from minitx.checkpoint.rundir import resolve_checkpoint
 from minitx.config import DataConfig, TokenizeRequest
+from minitx.config.overrides import Overrides
 from minitx.corpus import Split, read_corpus, split_corpus
 from minitx.corpus.readers.plain_text import piped_text
 from minitx.errors import BadInputError
 from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from minitx.training.planning import Given, TextFigures, plan_tokenizer
+from minitx.training.tokenizer_planning import TextSize, plan_tokenizer
 
 _WORD = re.compile(r"\w+", re.UNICODE)
 
@@ -156,8 +157,8 @@ def _piped(stdin: TextIO) -> str:
 
 def train_on(
     sources: Sequence[str],
-    given: Given,
-    data: Given | None = None,
+    given: Overrides,
+    data: Overrides | None = None,
     stdin: BinaryIO | None = None,
 ) -> tuple[Tokenizer, Split, dict[str, str]]:
     """Train a tokenizer on the train part of a corpus, as `minitx train` would.
@@ -176,7 +177,7 @@ def train_on(
     """
     config = DataConfig(tuple(sources), **(data or {}))
     split = split_corpus(read_corpus(sources, stdin), config)
-    planned, reasons = plan_tokenizer(TextFigures.of(split.train), given)
+    planned, reasons = plan_tokenizer(TextSize.of(split.train), given)
     return train_tokenizer(split.train, planned.kind, planned.vocab_size), split, reasons
 
 

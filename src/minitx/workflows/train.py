@@ -20,6 +20,7 @@ from minitx.checkpoint.rundir import RunDirectory
 from minitx.compute import Compute, choose_compile, choose_device, choose_dtype, matmul_rate
 from minitx.config import DataConfig, RunConfig, TokenizerConfig
 from minitx.config.checks import require_range
+from minitx.config.overrides import Overrides
 from minitx.config.toml import build
 from minitx.config.train_config import MOST_THREADS
 from minitx.corpus import (
@@ -36,17 +37,12 @@ from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from minitx.training.memory import Workload, free_memory, require_memory
 from minitx.training.observer import Phase, RunEnd, TrainingObserver
 from minitx.training.optimizers import OPTIMIZERS
-from minitx.training.planning import (
-    Given,
-    TextFigures,
-    TokenFigures,
-    plan_reader,
-    plan_run,
-    plan_tokenizer,
-)
+from minitx.training.planning import TokenFigures, plan_run
 from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
-from minitx.workflows.session import Session, attention_in_use, run_session
+from minitx.training.tokenizer_planning import TextSize, plan_capacity, plan_tokenizer
+from minitx.workflows.run_session import run_session
+from minitx.workflows.session import Session, attention_in_use
 
 
 @dataclass(frozen=True)
@@ -63,10 +59,10 @@ class TrainRequest:
         loggers: names of those that note it beside `metrics.jsonl`, for example `tensorboard`.
     """
 
-    data: Given = field(default_factory=dict)
-    tokenizer: Given = field(default_factory=dict)
-    model: Given = field(default_factory=dict)
-    train: Given = field(default_factory=dict)
+    data: Overrides = field(default_factory=dict)
+    tokenizer: Overrides = field(default_factory=dict)
+    model: Overrides = field(default_factory=dict)
+    train: Overrides = field(default_factory=dict)
     tokenizer_directory: Path | None = None
     out: Path | None = None
     loggers: tuple[str, ...] = ()
@@ -145,9 +141,9 @@ def _tokenizer(
         loaded = load_tokenizer(request.tokenizer_directory)
         config = TokenizerConfig(loaded.kind, loaded.vocab_size)
         return loaded, config, {"kind": f"from {request.tokenizer_directory}"}
-    text = TextFigures.of(split.train)
-    reader = plan_reader(text, rate, request.model, request.train)
-    config, reasons = plan_tokenizer(text, request.tokenizer, reader)
+    text = TextSize.of(split.train)
+    capacity = plan_capacity(text, rate, request.model, request.train)
+    config, reasons = plan_tokenizer(text, request.tokenizer, capacity)
     trained = train_tokenizer(split.train, config.kind, config.vocab_size)
     return trained, replace(config, vocab_size=trained.vocab_size), reasons
 
@@ -219,7 +215,7 @@ def _new_session(
         tokenizer=tokenizer,
         model=model,
         compute=compute,
-        state=TrainingState(steps=config.train.steps, steps_settled=settled),
+        state=TrainingState(steps=config.train.steps, steps_decided=settled),
         loggers=request.loggers,
     )
 

@@ -14,7 +14,6 @@ from minitx.training.observer import (
     ProbeReport,
     StepReport,
     TrainingObserver,
-    perplexity,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ class TensorBoardLogger(TrainingObserver):
             report.step,
             {
                 "train/loss": report.loss,
-                "train/perplexity": perplexity(report.loss),
+                "train/perplexity": report.perplexity,
                 "train/gradient_norm": report.gradient_norm,
                 "train/learning_rate": report.learning_rate,
                 "timing/tokens_per_second": report.tokens_per_second,
@@ -69,7 +68,7 @@ class TensorBoardLogger(TrainingObserver):
             report.step,
             {
                 "holdout/loss": report.holdout_loss,
-                "holdout/perplexity": perplexity(report.holdout_loss),
+                "holdout/perplexity": report.holdout_perplexity,
                 "holdout/bits_per_byte": report.holdout_bits_per_byte,
             },
         )

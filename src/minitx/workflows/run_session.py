@@ -1,0 +1,122 @@
+"""Run a session of training: wire its parts together, and train to the last step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+from minitx.checkpoint.writer import CheckpointWriter
+from minitx.compute import can_compile, keep_freed_memory
+from minitx.diagnosis.live import LiveDiagnosis
+from minitx.errors import BadInputError
+from minitx.training.batches import PrefetchedBatches
+from minitx.training.hooks import RunHooks
+from minitx.training.logging import LOGGERS
+from minitx.training.loop import Trainer
+from minitx.training.observer import OBSERVERS, Observers, RunEnd, TrainingObserver
+from minitx.training.optimizers import make_optimizer
+from minitx.training.signals import StopRequest
+from minitx.workflows.session import Session
+from minitx.workflows.session_checkpoint import (
+    SessionSaver,
+    restore_detector,
+    restore_optimizer,
+    restored_good_states,
+)
+from minitx.workflows.session_evaluation import holdout_scorer, sampler
+
+
+def run_session(
+    session: Session, observers: Sequence[TrainingObserver], stop: StopRequest
+) -> RunEnd:
+    """Train to the last step; whatever happens, what was saved before stays whole.
+
+    Raises:
+        InstabilityError, InterruptedRunError, BadInputError: see `Trainer.run`.
+    """
+    keep_freed_memory()
+    config, compute = session.config.train, session.compute
+    model, corpus = session.model, session.corpus
+    if config.compile and not can_compile(compute.device):
+        raise BadInputError(
+            f"torch.compile can't be used on {compute.device_name}: a compiler is missing "
+            "(a C++ compiler for a CPU, cc and Triton for cuda)",
+            "Use --no-compile (to resume: --device, which leaves it out), or install one",
+        )
+    optimizer = make_optimizer(model, config, compute.dtype)
+    restore_optimizer(session, optimizer)
+    with contextlib.ExitStack() as stack:
+        writer = CheckpointWriter(session.run, config.keep_checkpoints)
+        stack.push(_finish(writer))
+        observer = stack.enter_context(_observers(session, observers))
+        batches = stack.enter_context(
+            PrefetchedBatches(
+                corpus.train_ids,
+                model.config.context_length,
+                config.batch_size,
+                config.seed,
+                compute.device,
+            )
+        )
+        detector = LiveDiagnosis(
+            model, config, compute, batches, corpus.train_ids, corpus.holdout_ids, observer
+        )
+        restore_detector(session, detector)
+        good_states = restored_good_states(session, optimizer, detector)
+        saver = SessionSaver(session, optimizer, detector, good_states, writer)
+        trainer = Trainer(
+            model=model,
+            optimizer=optimizer,
+            batches=batches,
+            config=config,
+            compute=compute,
+            state=session.state,
+            observer=observer,
+            hooks=_hooks(session, saver, writer, stop),
+            stop=stop,
+            detector=detector,
+            good_states=good_states,
+        )
+        observer.observe(session.start())
+        stop.defer()
+        return trainer.run()
+
+
+def _finish(writer: CheckpointWriter) -> Callable[..., None]:
+    def finish(kind: type[BaseException] | None, *_: object) -> None:
+        # A second Ctrl-C waits for nothing: the checkpoint under way is then no checkpoint.
+        if kind is None or not issubclass(kind, KeyboardInterrupt):
+            writer.wait()
+
+    return finish
+
+
+@contextlib.contextmanager
+def _observers(session: Session, given: Sequence[TrainingObserver]) -> Iterator[Observers]:
+    # Those that were given, the loggers of the run, and those that see every run.
+    with contextlib.ExitStack() as stack:
+        made: list[TrainingObserver] = []
+        for name in ("metrics", *session.loggers):
+            made.append(LOGGERS.get(name)(session.run.path, session.state.step))
+            stack.callback(made[-1].close)
+        for name in OBSERVERS.names():
+            made.append(OBSERVERS.get(name)())
+            stack.callback(made[-1].close)
+        yield Observers([*given, *made])
+
+
+def _hooks(
+    session: Session, saver: SessionSaver, writer: CheckpointWriter, stop: StopRequest
+) -> RunHooks:
+    config, n_holdout = session.config.train, len(session.corpus.holdout_ids)
+    return RunHooks(
+        run=session.run.path,
+        evaluate=holdout_scorer(session, stop),
+        sample=sampler(session),
+        save=saver.save,
+        saved=writer.written,
+        save_config=saver.save_config,
+        n_holdout=n_holdout if n_holdout > 1 else 0,
+        n_scored=min(config.evaluation_tokens or n_holdout, n_holdout),
+        n_closing=min(config.closing_tokens or n_holdout, n_holdout),
+    )

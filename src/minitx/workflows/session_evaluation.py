@@ -1,0 +1,75 @@
+"""How a session looks at its model: the holdout loss, and a sample to read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from minitx.config import SamplingConfig
+from minitx.evaluation.scoring import score
+from minitx.generation import generate
+from minitx.training.hooks import HoldoutLoss, StopEvaluation
+from minitx.training.signals import StopRequest
+from minitx.workflows.session import Session
+
+_SAMPLE_TOKENS = {"cpu": 160}
+_SAMPLE_TOKENS_ELSEWHERE = 64
+"""One token takes a GPU as long as a step of a small model does."""
+
+
+def holdout_scorer(session: Session, stop: StopRequest) -> Callable[[bool], HoldoutLoss]:
+    """Give a function that scores the holdout; see `RunHooks.evaluate`."""
+    corpus, config = session.corpus, session.config.train
+    bytes_per_token = corpus.holdout.bytes / max(1, len(corpus.holdout_ids))
+    dtype = session.compute.dtype
+
+    def evaluate(closing: bool) -> HoldoutLoss:
+        def check_stop(_: int) -> None:
+            if closing and stop.signal_number is not None:
+                raise StopEvaluation
+
+        scored = score(
+            session.model,
+            corpus.holdout_ids,
+            max_tokens=config.closing_tokens if closing else config.evaluation_tokens,
+            autocast_dtype=None if dtype == torch.float32 else dtype,
+            progress=check_stop,
+        )
+        return HoldoutLoss(scored.loss, scored.loss / math.log(2) / bytes_per_token)
+
+    return evaluate
+
+
+def sampler(session: Session) -> Callable[[], tuple[str, str]]:
+    """Give a function that draws a sample: prompt and continuation."""
+    prompt = _sample_prompt(session)
+    config = SamplingConfig(
+        temperature=0.8,
+        top_k=min(40, session.model.config.vocab_size),
+        max_new_tokens=_SAMPLE_TOKENS.get(session.compute.device.type, _SAMPLE_TOKENS_ELSEWHERE),
+        seed=session.config.train.seed,
+    )
+
+    def sample() -> tuple[str, str]:
+        drawn = generate(session.model, session.tokenizer, [prompt], config)
+        return prompt, drawn[0].text
+
+    return sample
+
+
+def _sample_prompt(session: Session) -> str:
+    # The first words of a line of the holdout: text like the corpus, but never trained on.
+    text = session.corpus.holdout_beginning(4000)
+    lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
+    limit = session.model.config.context_length // 2
+    for line in [*lines, text.strip()]:
+        words = line.split()
+        prompt = " ".join(words[:4])[:40]
+        if not prompt or session.tokenizer.unknown_characters(prompt):
+            continue
+        if len(session.tokenizer.encode(prompt)) <= limit:
+            return prompt
+    # One id of the train part is known to the tokenizer whatever the text.
+    return session.tokenizer.decode(session.corpus.train_ids[:1])
