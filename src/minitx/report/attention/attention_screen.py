@@ -30,10 +30,10 @@ from minitx.workflows.attend import (
 )
 
 _CAPTIONS: dict[MapKind, str] = {
-    "weight": "Row: the token that looks. Cell: the share of its attention that column gets.",
-    "norm": "Row: the token that looks. Cell: size of what it fetches there (weight x norm).",
-    "average": "Row: the token that looks. Cell: mean share of attention that column gets.",
-    "rollout": "Row: a position after the layer. Cell: the part that stems from that column.",
+    "weight": "Row: the token that looks. Cell: share of its attention that goes to that column.",
+    "norm": "Row: the token that looks. Cell: attention weight times the norm of the value.",
+    "average": "Row: the token that looks. Cell: mean share of attention to that column.",
+    "rollout": "Row: a position after the layer. Cell: share that comes from that column.",
 }
 
 

@@ -30,7 +30,7 @@ _NAMED_STYLE = "bold"
 def heads_overview(roles: HeadRoles, chosen: tuple[int, int] | None, width: int) -> Text:
     """All heads in rows of layers: each with its role and that role's score in percent."""
     if not roles.heads:
-        return Text("Roles of the heads can't be told: the context is too short.", style="dim")
+        return Text("The context is too short to tell the roles of the heads.", style="dim")
     n_layers = 1 + max(one.layer for one in roles.heads)
     n_heads = 1 + max(one.head for one in roles.heads)
     cell = 2 + max(cell_len(_brief(one)) for one in roles.heads)
@@ -71,7 +71,7 @@ def roles_table(roles: HeadRoles, ablation: Ablation | None = None) -> Renderabl
     A control that is the same for all heads stands once, in the last row.
     """
     if not roles.heads:
-        return Text("Roles of the heads can't be told: the context is too short.", style="dim")
+        return Text("The context is too short to tell the roles of the heads.", style="dim")
     measured = roles.measured
     shared = {role: control for role in measured if (control := _shared_control(roles, role))}
     names = ["head", "role", *(HEAD_ROLES.get(role).column for role in measured)]
@@ -231,8 +231,8 @@ def lens_table(lens: LogitLens, position: int, shading: Shading) -> RenderableTy
             cells.append(Text(f"{100 * lens.next_probability[layer, position]:.1f} %"))
         made.add_row(*cells, guesses)
     note = (
-        "The residual stream read with the model's last norm and output head; chances in percent. "
-        "Loss: mean over this text, nats per token."
+        "The residual stream read with the model's last norm and output head; probabilities in "
+        "percent. Loss: mean over this text, nats per token."
     )
     return Group(made, Text(note, style="dim"))
 
@@ -259,8 +259,8 @@ def ablation_table(ablation: Ablation, width: int, shading: Shading) -> Renderab
 
 def _ablation_note(ablation: Ablation) -> str:
     return (
-        f"Loss change: nats per token gained when the head's output is zero; loss with all heads "
-        f"{ablation.loss:.4f} on {ablation.measured_on}."
+        f"Loss change: rise in nats per token when the head's output is zeroed; loss with all "
+        f"heads {ablation.loss:.4f} on {ablation.measured_on}."
     )
 
 
@@ -296,7 +296,7 @@ def mask_lines(check: MaskCheck, shading: Shading) -> list[Text]:
 
 def _leak_line(leak: Leak) -> Text:
     return Text(
-        f"  comes in at {leak.place}: with tokens after {leak.cut} changed, the logits of "
-        f"position {leak.position} moved, by up to {leak.largest_change:.3g}",
+        f"  enters at {leak.place}: changing the tokens after {leak.cut} moved the logits "
+        f"of position {leak.position}, by up to {leak.largest_change:.3g}",
         style="red",
     )

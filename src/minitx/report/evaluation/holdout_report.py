@@ -62,26 +62,26 @@ def holdout_report(report: Report, shading: Shading, width: int) -> Iterator[Ren
         yield Text()
         yield _verdict(report.verdict)
     if report.baselines is not None:
-        yield from _heading("What it must beat, on the same text")
+        yield from _heading("Baselines on the same text")
         yield _baselines_table(report.baselines, shading, width)
         yield from _baseline_notes(report, report.baselines)
     if report.context_use is not None:
-        yield from _heading("Loss by how many tokens a prediction sees")
+        yield from _heading("Loss by number of tokens in context")
         yield from _positions(report.context_use, shading, width)
     if report.classes:
         yield from _heading("Loss by kind of token")
         yield _classes_table(report.classes, shading, width)
     if report.frequencies:
-        yield from _heading("Loss by how common a token is in the train part")
+        yield from _heading("Loss by frequency of the token in the train part")
         yield _classes_table(report.frequencies, shading, width)
     if report.calibration is not None:
-        yield from _heading("Calibration: does it know what it does not know?")
+        yield from _heading("Calibration: how confident the model is, and how often it is right")
         yield from _calibration(report.calibration, shading, width)
     if report.samples is not None:
         yield from _heading("Copied from the train part")
         yield from _copying(report.samples, report.text.shared_with_train, shading, width)
     if report.surprising:
-        yield from _heading("What surprised it most, nats per token")
+        yield from _heading("Most surprising passages, in nats per token")
         yield from passage_lines(report.surprising[:_PASSAGES], shading, width)
 
 
@@ -120,7 +120,7 @@ def _figures_table(reports: Sequence[HoldoutReport]) -> Table:
         ("  95 % interval", [_interval(one.bits_per_byte_interval) for one in figures]),
         ("bits per character", [fixed(one.bits_per_character, 4) for one in figures]),
         ("tokens scored", [f"{one.tokens_scored:,}" for one in figures]),
-        ("tokens seen by each", [_seen(one) for one in figures]),
+        ("tokens in context", [_seen(one) for one in figures]),
         ("unknown tokens", [_unknown(report) for _, report, _ in columns]),
     ]
     if all(one.loss_interval is None for one in figures):
@@ -154,20 +154,20 @@ def _notes(report: HoldoutReport) -> Iterator[Text]:
     if scored < text.tokens - 1:
         note = f"Scored: {scored:,} of {text.tokens:,} tokens, in windows spread over the text."
     else:
-        note = "Each token is scored once; the first has nothing before it and is left out."
+        note = "Each token is scored once, but for the first, which has no context."
     if report.strided is not None:
         note += (
             f" Plain: windows side by side. Stride {report.strided.stride:,}: windows overlap, so "
-            f"that after the first all see at least "
-            f"{report.strided.context_length - report.strided.stride + 1:,} tokens."
+            f"that tokens after the first window have a context of at least "
+            f"{report.strided.context_length - report.strided.stride + 1:,}."
         )
     if report.plain.loss_interval is None:
-        note += " The text is too short for an interval."
+        note += " The text is too short for a confidence interval."
     yield Text(note, style="dim")
     if text.unknown_tokens:
         yield Text(
-            f"{percent(text.unknown_rate)} of the tokens stand for text that the vocabulary "
-            "lacks: what they hide is not counted, so bits per byte are too low by that much.",
+            f"{percent(text.unknown_rate)} of the tokens are unknown: they stand for text outside "
+            "the vocabulary, whose cost is not counted, so bits per byte are too low.",
             style="yellow",
         )
 
@@ -216,14 +216,14 @@ def _baseline_notes(report: HoldoutReport, baselines: Baselines) -> Iterator[Tex
             "part."
         )
     else:
-        note = "Without a train part there is nothing to count. Compressors: the text alone."
+        note = "Without a train part there are no n-grams to count. Compressors: the text alone."
     if baselines.text_bytes < report.text.bytes:
         note += (
-            f" All of this, the model's row included, is on the first "
+            f" All rows, the model's included, are for the first "
             f"{bytes_(baselines.text_bytes)} of this large text."
         )
     elif report.plain.tokens_scored < report.text.tokens - 1:
-        note += " Compressors had the whole text."
+        note += " Compressors were given the whole text."
     yield Text(note, style="dim")
     best = min(baselines.ngrams, key=lambda one: one.bits_per_byte)
     if report.verdict is None and best.bits_per_byte < baselines.model_bits_per_byte:
@@ -238,7 +238,7 @@ def _positions(use: ContextUse, shading: Shading, width: int) -> Iterator[Render
     highest = max(bucket.loss for bucket in use.buckets) or 1.0
     room = max(8, min(40, width - 38))
     yield table(
-        ["tokens seen", "loss", "tokens", ""],
+        ["in context", "loss", "tokens", ""],
         [
             (
                 f"{bucket.first:,}"
@@ -252,11 +252,11 @@ def _positions(use: ContextUse, shading: Shading, width: int) -> Iterator[Render
         numbers=range(3),
     )
     if use.used_length >= use.context_length:
-        yield Text("The loss falls to the end: it uses all of its context.", style="dim")
+        yield Text("The loss falls to the end: the model uses all of its context.", style="dim")
     else:
         yield Text(
             f"Beyond {use.used_length:,} token{'s' if use.used_length != 1 else ''} the loss no "
-            f"longer falls: it makes little use of the rest of its {use.context_length:,}.",
+            f"longer falls: the model makes little use of the rest of its {use.context_length:,}.",
             style="dim",
         )
 
@@ -285,7 +285,7 @@ def _calibration(curve: CalibrationCurve, shading: Shading, width: int) -> Itera
     ascii_only = shading == "ascii"
     room = max(10, min(40, width - 40))
     yield table(
-        ["confidence", "came true", "tokens", ""],
+        ["confidence", "accuracy", "tokens", ""],
         [
             (
                 percent(one.confidence),
@@ -298,11 +298,11 @@ def _calibration(curve: CalibrationCurve, shading: Shading, width: int) -> Itera
         numbers=range(3),
     )
     mark = "|" if ascii_only else "│"
-    more = "more" if curve.confidence > curve.accuracy else "less"
+    bias = "overconfident" if curve.confidence > curve.accuracy else "underconfident"
     yield Text(
-        f"Bar: how often the likeliest token was right; {mark} marks how sure the model was. "
-        f"Right {percent(curve.accuracy)} of the time, {more} sure than right on the whole; "
-        f"expected calibration error {100 * curve.expected_calibration_error:.1f} %.",
+        f"Bar: how often the top guess was right; {mark} marks how confident the model was. Top "
+        f"guess right {percent(curve.accuracy)} of the time; {bias} overall; expected calibration "
+        f"error {100 * curve.expected_calibration_error:.1f} %.",
         style="dim",
     )
 
@@ -337,14 +337,14 @@ def _copying(
         numbers=(1, 2),
     )
     yield Text(
-        f"Copied: part of the text in stretches of {COPY_BYTES} bytes or more that the train part "
-        "has word for word.",
+        f"Copied: share of the text in stretches of at least {COPY_BYTES} bytes that occur word "
+        "for word in the train part.",
         style="dim",
     )
     if control is not None and control.copied_share > 0.5:
         yield Text(
-            "More than half of this text is in the train part: its loss says little about text "
-            "the model has not seen.",
+            "More than half of this text is in the train part: its loss says little about "
+            "unseen text.",
             style="yellow",
         )
 
@@ -362,7 +362,7 @@ def _comparison(report: ComparisonReport) -> Iterator[RenderableType]:
         )
     yield _figures_table(report.reports)
     if len({one.plain.context_length for one in report.reports}) > 1:
-        yield Text("The contexts differ: a longer one sees more of the text.", style="dim")
+        yield Text("The context lengths differ: a longer one sees more of the text.", style="dim")
     for number, test in enumerate(report.tests, start=2):
         yield _paired_test(number, test)
 
@@ -372,7 +372,7 @@ def _paired_test(number: int, test: PairedTest) -> Text:
     change = f"{abs(found.difference):.4f} bits per byte"
     if found.p_value is None:
         return Text(f"{number} against 1: {found.difference:+.4f} bits per byte; the text is too "
-                    "short to tell chance from skill.")  # fmt: skip
+                    "short for a significance test.")  # fmt: skip
     if not found.is_significant:
         head = Text(f"{number} against 1: no clear difference", "bold")
     else:

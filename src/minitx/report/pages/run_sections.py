@@ -205,18 +205,21 @@ def _swatches(stories: Stories) -> list[Cell]:
 
 def _settings(story: RunStory, name: str) -> Sequence[tuple[str, str]]:
     values = getattr(story.config, name)
-    return [
-        (field.name, _setting(getattr(values, field.name))) for field in dataclasses.fields(values)
-    ]
+    settings = {
+        field.name: _setting(getattr(values, field.name)) for field in dataclasses.fields(values)
+    }
+    if name == "data" and not story.config.data.corpus:
+        settings["corpus"] = _DEFAULT_CORPUS
+    return list(settings.items())
 
 
 def _setting(value: Any) -> str:
-    if value is None:
+    if value is None or value in ((), {}):
         return _NOT_KNOWN
     if isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, tuple):
-        return ", ".join(map(str, value)) or _DEFAULT_CORPUS
+        return ", ".join(map(str, value))
     if isinstance(value, float):
         return f"{value:g}"
     return str(value)

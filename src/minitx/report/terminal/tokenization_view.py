@@ -91,7 +91,7 @@ def figures_table(tokenizer: Tokenizer, parts: dict[str, Tokenization]) -> Rende
         ("tokens", [count(one.n_tokens) for one in parts.values()]),
         ("bytes", [bytes_(one.n_bytes) for one in parts.values()]),
         ("bytes per token", [f"{one.bytes_per_token:.3f}" for one in parts.values()]),
-        ("fertility, tokens per word", [f"{one.fertility:.3f}" for one in parts.values()]),
+        ("tokens per word", [f"{one.fertility:.3f}" for one in parts.values()]),
         ("unknown tokens", [_unknown(one) for one in parts.values()]),
         ("round trip", [_trip(one) for one in parts.values()]),
     ]
@@ -109,4 +109,4 @@ def _unknown(one: Tokenization) -> str:
 def _trip(one: Tokenization) -> str:
     if one.round_trip:
         return "exact"
-    return "but for the unknown" if one.n_unknown else "NOT EXACT"
+    return "exact, unknown tokens apart" if one.n_unknown else "NOT EXACT"

@@ -17,7 +17,7 @@ from minitx.report.training.training_report import SEVERITY_STYLES
 def diagnosis_report(diagnosis: Diagnosis) -> Group:
     """Everything found, and everything looked at."""
     n = len(diagnosis.findings)
-    count = f"{n} finding{'s' if n != 1 else ''}" if n else "nothing wrong was found"
+    count = f"{n} finding{'s' if n != 1 else ''}" if n else "no problems found"
     title = Text().append(visible(run_path(diagnosis.run)), "bold").append(f"  ·  {count}", "dim")
     parts: list[Text | Padding | Table] = [title]
     for seen in diagnosis.findings:
@@ -26,7 +26,7 @@ def diagnosis_report(diagnosis: Diagnosis) -> Group:
         # Without trouble, what could have been found is the news.
         parts += [Text(), Text("watched for", style="dim"), _indented(Text(", ".join(KINDS)))]
     checks = labelled((check.what, visible(check.result)) for check in diagnosis.checks)
-    return Group(*parts, Text(), Text("looked at", style="dim"), _indented(checks))
+    return Group(*parts, Text(), Text("checks", style="dim"), _indented(checks))
 
 
 def _finding(seen: Seen) -> list[Text | Padding]:

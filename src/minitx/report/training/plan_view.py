@@ -53,7 +53,7 @@ def _rows(start: RunStart) -> list[_Row]:
     rounds = tokens / max(1, start.n_train_tokens)
     steps = f"{train.steps:,}: {count(tokens)} tokens, {rounds:.2g} epochs"
     if start.first_step:
-        steps += f"; {start.first_step:,} are done"
+        steps += f"; {start.first_step:,} already done"
     budget: list[_Row] = []
     if train.budget_seconds is not None:
         budget.append(("budget", duration(train.budget_seconds), ("budget_seconds",)))
@@ -137,7 +137,7 @@ def _evaluation(train: TrainConfig) -> str:
     if train.closing_tokens:
         text += f", at the end on {count(train.closing_tokens)}"
     if train.early_stopping:
-        text += f"; stop after {train.early_stopping} without a better one"
+        text += f"; stop after {train.early_stopping} without improvement"
     return text
 
 

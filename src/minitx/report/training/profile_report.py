@@ -50,12 +50,12 @@ def profile_report(found: RunProfile) -> Group:
     step_rates = rates(profile.flops, profile.plain_seconds)
     parts.add_row(Text("step", "bold"), "", "", _milliseconds(profile.seconds), "100%", *step_rates)
     lines = [
-        f"{1e3 * profile.plain_seconds:.2f} ms a step without the clock at every border: "
+        f"{1e3 * profile.plain_seconds:.2f} ms per step when parts are not timed: "
         f"{profile.tokens / profile.plain_seconds:,.0f} tokens/s",
-        f"{1e3 * profile.overhead_seconds:.2f} ms of it for Python and dispatching operators: "
-        "forward and backward over a few tokens",
-        f"{profile.peak_rate / 1e9:,.0f} GFLOP/s is the peak: square matrix products in "
-        f"{found.dtype}, measured just now",
+        f"{1e3 * profile.overhead_seconds:.2f} ms of that is Python and operator dispatch, "
+        "measured by forward and backward over a few tokens",
+        f"{profile.peak_rate / 1e9:,.0f} GFLOP/s is the peak of square matrix products in "
+        f"{found.dtype}, measured now",
     ]
     if profile.whole_blocks:
         lines.append(

@@ -252,7 +252,7 @@ def _shown(text: str) -> str:
 
 _ENDINGS = {
     "finished": "finished",
-    "early-stopping": "stopped early, since the holdout loss no longer fell,",
+    "early-stopping": "stopped early, because the holdout loss no longer fell,",
     "interrupted": "interrupted and saved",
 }
 
