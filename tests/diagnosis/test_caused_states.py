@@ -127,9 +127,9 @@ def test_holdout_of_another_tokenizer(tmp_path, monkeypatch, kind, changed, seed
             for ids in self.tokenizer.encode_parts(text, unknown=unknown):
                 yield (ids + 1) % size if changed == "shifted" else table[ids]
 
-    def encode(directory, part, text, tokenizer, dtype):
+    def encode(directory, part, text, tokenizer):
         used = Other(tokenizer) if part == "holdout" else tokenizer
-        return real(directory, part, text, used, dtype)
+        return real(directory, part, text, used)
 
     monkeypatch.setattr(encoded, "_encode_part", encode)
     tokenizer = {"kind": kind} if kind == "char" else {"kind": kind, "vocab_size": 400}
