@@ -120,6 +120,7 @@ def test_holdout_of_another_tokenizer(tmp_path, monkeypatch, kind, changed, seed
     class Other:
         def __init__(self, tokenizer):
             self.tokenizer, self.unknown_id = tokenizer, tokenizer.unknown_id
+            self.vocab_size = tokenizer.vocab_size
 
         def encode_parts(self, text, unknown):
             size = self.tokenizer.vocab_size
