@@ -15,7 +15,7 @@ from minitx.config.checks import require_range
 from minitx.corpus import load_encoded
 from minitx.training.batches import Batches
 from minitx.training.optimizers import make_optimizer
-from minitx.training.profile import StepProfile, profile_steps
+from minitx.training.step_profile import StepProfile, profile_steps
 
 
 @dataclass(frozen=True)
