@@ -92,21 +92,17 @@ class Optimizer(ABC):
             gradient, `(parameters,)`.
         """
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        if native_update.can_update(gradients):
-            return self._clip_native(gradients)
-        norms = torch.stack(torch._foreach_norm(gradients))
+        limit, has_kernels = self.config.grad_clip, native_update.can_update(gradients)
+        norms = (
+            native_update.norms(gradients)
+            if has_kernels
+            else torch.stack(torch._foreach_norm(gradients))
+        )
         norm = torch.linalg.vector_norm(norms)
-        if self.config.grad_clip:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.grad_clip, norm)
-        return norm, norms
-
-    def _clip_native(self, gradients: list[Tensor]) -> tuple[Tensor, Tensor]:
-        norms = native_update.norms(gradients)
-        norm = torch.linalg.vector_norm(norms)
-        if self.config.grad_clip:
-            factor = self.config.grad_clip / (float(norm) + 1e-6)
-            if not factor >= 1:  # also if it is NaN
-                native_update.scale(gradients, factor)
+        if limit and not has_kernels:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, limit, norm)
+        elif limit and not (factor := limit / (float(norm) + 1e-6)) >= 1:  # also if it is NaN
+            native_update.scale(gradients, factor)
         return norm, norms
 
     def update(self, rate_factor: float) -> None:
