@@ -180,5 +180,5 @@ def test_a_leak_ends_with_1_and_is_named(minitx, tiny_run, monkeypatch):
     monkeypatch.setattr(attention, "explicit_attention", spoiled)
     done = minitx("attn", tiny_run, *PROMPT, "--check-mask")
     assert done.code == 1
-    assert "comes in at layer 0, all heads" in done.out
+    assert "enters at layer 0, all heads" in done.out
     assert "The future leaks" in done.out

@@ -94,7 +94,7 @@ def test_json_says_the_same(diverged, minitx):
 def test_healthy_run_says_what_was_watched(healthy, minitx):
     done = minitx("diagnose", healthy)
     out = flat(done.out)
-    assert "nothing wrong was found" in out
+    assert "no problems found" in out
     assert f"watched for {', '.join(KINDS)}" in out
     for looked_at in (
         "metrics 41 logged steps, to step 400",

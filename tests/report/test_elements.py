@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from minitx.report.pages.elements import elements
-from minitx.report.terminal.bars import bar
+from minitx.report.terminal.tables import bar
 
 
 def test_a_table_stays_a_table():

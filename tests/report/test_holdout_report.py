@@ -68,16 +68,19 @@ def test_the_figures_and_their_intervals():
     text = printed(report(strided=figures(1.4, 32), train_loss=1.2))
     assert "loss, nats per token 1.5000 1.4000" in text
     assert "95 % interval 1.4000 to 1.6000" in text
-    assert "tokens seen by each 1 to 64 33 to 64" in text
+    assert "tokens in context 1 to 64 33 to 64" in text
     assert "train loss 1.2000" in text
-    assert "Stride 32: windows overlap, so that after the first all see at least 33 tokens" in text
+    assert (
+        "Stride 32: windows overlap, so that tokens after the first window have a context of "
+        "at least 33"
+    ) in text
     assert "Each token is scored once" in text
 
 
 def test_a_text_too_short_for_an_interval_or_scored_in_part_says_so():
     text = printed(report(plain=figures(interval=None, scored=500)))
     assert "95 %" not in text
-    assert "too short for an interval" in text
+    assert "too short for a confidence interval" in text
     assert "Scored: 500 of 1,001 tokens" in text
 
 
@@ -120,17 +123,17 @@ def test_what_the_baselines_were_measured_on_is_told():
     large = TextFigures("big.txt", 9_000_000, 9_000_000, 9_000_000, 0)
     shown = printed(report(text=large, plain=figures(scored=8_999_999),
                            baselines=baselines(text_bytes=4_000_000)))  # fmt: skip
-    assert "the model's row included, is on the first 4.00 MB of this large text" in shown
+    assert "All rows, the model's included, are for the first 4.00 MB of this large text" in shown
     shown = printed(report(plain=figures(scored=500), baselines=baselines()))
-    assert "Compressors had the whole text" in shown
-    assert "nothing to count" in printed(report(baselines=baselines(train_tokens=0)))
+    assert "Compressors were given the whole text" in shown
+    assert "there are no n-grams to count" in printed(report(baselines=baselines(train_tokens=0)))
 
 
 def test_how_much_of_the_context_is_used():
     buckets = (bucket(1, 1, 3.0), bucket(2, 64, 1.5))
     text = printed(report(context_use=ContextUse(buckets, 64, 64)))
     assert "2 to 64 1.500" in text
-    assert "it uses all of its context" in text
+    assert "the model uses all of its context" in text
     text = printed(report(context_use=ContextUse(buckets, 1, 64)), "ascii")
     assert "Beyond 1 token the loss no longer falls" in text
     assert "=" in text
@@ -145,16 +148,16 @@ def test_classes_are_a_table_with_letters_split_in_two():
     assert "Loss by kind of token" in text
     assert "letter 1.500 900 90.0 % 100.0 %" in text
     assert "new word 2.500 300 30.0 % 70.0 %" in text
-    assert "how common a token is" in text
+    assert "frequency of the token in the train part" in text
 
 
-@pytest.mark.parametrize(("accuracy", "word"), [(0.4, "more"), (0.6, "less")])
+@pytest.mark.parametrize(("accuracy", "word"), [(0.4, "overconfident"), (0.6, "underconfident")])
 def test_calibration_says_which_way_it_is_wrong(accuracy, word):
     bins = (ReliabilityBin(0.4, 0.6, 10, 0.5, accuracy), ReliabilityBin(0.9, 1.0, 5, 1.0, 1.0))
     curve = CalibrationCurve(accuracy, 0.5, 0.1, bins)
     text = printed(report(calibration=curve))
     assert f"50.0 % {100 * accuracy:.1f} % 10" in text
-    assert f"{word} sure than right" in text
+    assert f"Top guess right {100 * accuracy:.1f} % of the time; {word} overall" in text
     assert "expected calibration error 10.0 %" in text
     assert "│" not in printed(report(calibration=curve), "ascii")
 
@@ -185,13 +188,15 @@ def test_a_comparison_says_better_worse_or_neither():
     text = compared(Comparison(0.01, Interval(-0.1, 0.1), 0.8, 40))
     assert "2 against 1: no clear difference (+0.0100" in text
     text = compared(Comparison(0.01, None, None, 2))
-    assert "too short to tell chance from skill" in text
+    assert "too short for a significance test" in text
 
 
 def test_models_of_different_contexts_are_told_apart():
     found = Comparison(0.01, Interval(-0.1, 0.1), 0.8, 40)
-    assert "The contexts differ" in compared(found, report(plain=figures(context=32, stride=32)))
-    assert "The contexts differ" not in compared(found)
+    assert "The context lengths differ" in compared(
+        found, report(plain=figures(context=32, stride=32))
+    )
+    assert "The context lengths differ" not in compared(found)
 
 
 PASSAGE = SurprisingText(5, 4.0, ("The", " end", "\n", "x" * 60, "."), (0.5, 3.0, 8.0, 4.5, 1.5))

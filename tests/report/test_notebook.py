@@ -101,7 +101,7 @@ def test_ablation_and_mask_check_are_what_attn_prints(study):
 
 def test_reports_are_what_eval_prints(report, tiny_run):
     assert "perplexity" in printed(report)
-    assert "What surprised it most" in display(report)["text/html"]
+    assert "Most surprising passages" in display(report)["text/html"]
     one = resolve_checkpoint(tiny_run)
     both = compare_checkpoints([one, one], None, EvaluationSettings())
     assert "2 against 1" in printed(both)

@@ -129,7 +129,7 @@ def test_the_page_reads_without_its_script(page, single):
     assert f"minitx train --config {story.run.path}/run.toml" in shown
     assert "1337" in shown
     assert "Kneser-Ney" in shown
-    assert "What surprised it most" in shown
+    assert "Most surprising passages" in shown
     for key in ("context_length", "batch_size", "learning_rate", "holdout_fraction"):
         assert f'<th scope="row">{key}</th>' in body
 
@@ -166,9 +166,9 @@ def test_a_run_that_noted_nothing_has_a_page(runs):
     run = RunDirectory.open(runs / "two")
     story = RunStory(run, run.read_config(), read_history([]))
     text = run_page(Stories((story,)))
-    assert "no evaluation yet" in text
-    assert "No sample was drawn yet" in text
-    assert "Nothing was diagnosed" in text
+    assert "No evaluations yet" in text
+    assert "No samples yet" in text
+    assert "No problems were diagnosed" in text
 
 
 def test_a_page_over_the_limit_is_refused(single, monkeypatch):

@@ -98,7 +98,7 @@ def test_options_that_change_a_row():
     assert "budget" not in other
     assert row(other, "optimizer") == "optimizer adamw"
     assert "no decay" in row(other, "learning rate")
-    assert "on 20.0 k tokens, at the end on 150 k; stop after 5 without a better one" in row(
+    assert "on 20.0 k tokens, at the end on 150 k; stop after 5 without improvement" in row(
         other, "evaluation"
     )
     assert "grad clip off" in row(other, "regularization")
@@ -107,7 +107,7 @@ def test_options_that_change_a_row():
 def test_resumed_and_embedded_and_odd_names():
     start = start_report({"corpus": "[red]not markup[/red] \x1b[31m"})
     text = shown(replace(start, first_step=500))
-    assert "500 are done" in row(text, "steps")
+    assert "500 already done" in row(text, "steps")
     assert "[red]not markup[/red]" in row(text, "corpus")
     assert "\x1b" not in text
     for corpus, name in (((), "embedded default"), (("-",), "standard input"), ((".",), ".")):

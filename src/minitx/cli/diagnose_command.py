@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
+
+from minitx.cli.flags import Json, RunDirectory
 
 
 def diagnose(
-    run: Annotated[
-        Path | None, typer.Argument(help="Run directory; the newest run if left out.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    run: RunDirectory = None,
+    json: Json = False,
 ) -> None:
     """Name what went wrong in a run: the evidence, the likely cause, and the fix to try.
 
@@ -22,9 +19,9 @@ def diagnose(
 
     diagnosis = diagnose_run(run)
     if json:
-        import json as json_module
+        from minitx.report.terminal.printable import json_line
 
-        typer.echo(json_module.dumps(diagnosis.to_json(), ensure_ascii=False))
+        typer.echo(json_line(diagnosis.to_json()))
         return
     from rich.console import Console
 

@@ -11,15 +11,30 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from minitx.config.checks import duration_text, parse_duration
-from minitx.config.options import GROUPS, Config, Option, options_of
+from minitx.config.options import GROUPS, WATCHING, Config, Option, options_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 Run = Annotated[
     Path | None, typer.Argument(help="Run or checkpoint directory; the newest run if left out.")
 ]
+RunDirectory = Annotated[
+    Path | None, typer.Argument(help="Run directory; the newest run if left out.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard files.")]
+TensorBoard = Annotated[
+    bool,
+    typer.Option("--tensorboard", help="Also write TensorBoard files.", rich_help_panel=WATCHING),
+]
+Loggers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--logger",
+        help="Also log the run with this logger of an installed package; may be repeated.",
+        metavar="NAME",
+        rich_help_panel=WATCHING,
+    ),
+]
 
 
 def takes(
@@ -92,6 +107,6 @@ def _names(option: Option, default: Any) -> list[str]:
 
 def _place(parameter: inspect.Parameter) -> int:
     """Arguments and flags without a heading first, the others by heading."""
-    told = typing.get_args(parameter.annotation)[1]
-    panel = getattr(told, "rich_help_panel", None)
+    annotations = getattr(parameter.annotation, "__metadata__", ())
+    panel = getattr(annotations[0], "rich_help_panel", None) if annotations else None
     return GROUPS.index(panel) if panel in GROUPS else -1

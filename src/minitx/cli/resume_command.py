@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from minitx.cli.flags import takes
+from minitx.cli.flags import Loggers, RunDirectory, TensorBoard, takes
 from minitx.config import TrainConfig
 from minitx.config.train_config import RESUMABLE
 
 
 @takes(TrainConfig, planned=True, only=RESUMABLE)
 def resume(
-    run: Annotated[
-        Path | None, typer.Argument(help="Run directory; the newest run if left out.")
-    ] = None,
+    run: RunDirectory = None,
     allow_changed_corpus: Annotated[
         bool,
         typer.Option("--allow-changed-corpus", help="Go on although the text has changed."),
     ] = False,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Also write TensorBoard files.")
-    ] = False,
-    logger: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--logger",
-            help="Also note the run with this logger of an installed package; may be repeated.",
-            metavar="NAME",
-        ),
-    ] = None,
+    tensorboard: TensorBoard = False,
+    logger: Loggers = None,
     **options: Any,
 ) -> None:
     """Continue a run from its last checkpoint, also to more steps than first planned.

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from minitx.cli.flags import takes
+from minitx.cli.flags import Loggers, TensorBoard, takes
 from minitx.config import DataConfig, ModelConfig, TokenizerConfig, TrainConfig
-from minitx.config.options import LENGTH, TEXT, WATCHING
+from minitx.config.options import LENGTH, TEXT
 
 
 def _print_schema(wanted: bool) -> None:
@@ -51,21 +51,8 @@ def train(
         Path | None,
         typer.Option(help="Use the tokenizer in this directory.", rich_help_panel=TEXT),
     ] = None,
-    tensorboard: Annotated[
-        bool,
-        typer.Option(
-            "--tensorboard", help="Also write TensorBoard files.", rich_help_panel=WATCHING
-        ),
-    ] = False,
-    logger: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--logger",
-            help="Also note the run with this logger of an installed package; may be repeated.",
-            metavar="NAME",
-            rich_help_panel=WATCHING,
-        ),
-    ] = None,
+    tensorboard: TensorBoard = False,
+    logger: Loggers = None,
     **options: Any,
 ) -> None:
     """Train a transformer on a text; sizes, rates and steps are planned unless given.

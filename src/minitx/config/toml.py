@@ -102,9 +102,8 @@ def keys_of_today(config: type[Config], values: dict[str, Any], where: str) -> d
     current = {key: value for key, value in values.items() if key not in config.older_keys}
     for key in current:
         if key not in known:
-            raise BadInputError(
-                f"{where} has an unknown key {key!r}", f"Known keys are {', '.join(known)}"
-            )
+            fix = f"Known keys are {', '.join(known)}" if known else "Leave it out; none is known"
+            raise BadInputError(f"{where} has an unknown key {key!r}", fix)
     for key, translate in config.older_keys.items():
         if key in values:
             current = {**translate(values[key]), **current}

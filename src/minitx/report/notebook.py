@@ -31,14 +31,13 @@ from minitx.report.evaluation.holdout_report import holdout_report
 from minitx.report.pages.attention_page import study_page
 from minitx.report.pages.notebook_grids import lens_grid, map_grid
 from minitx.report.pages.templates import render
-from minitx.report.terminal.heatmap import Heatmap, Scale, shading_for
+from minitx.report.terminal.heatmap import Heatmap, Scale, Shading, shading_for
 from minitx.shown import Shown
 from minitx.workflows.attend import AttentionStudy, ChosenMap
 
 _WIDTH = 100
 
 
-@singledispatch
 def view(shown: Shown, console: Console, width: int) -> Iterable[RenderableType]:
     """What rich prints of an object, in parts.
 
@@ -47,22 +46,27 @@ def view(shown: Shown, console: Console, width: int) -> Iterable[RenderableType]
         console: that prints; its colours decide how maps are drawn.
         width: columns.
     """
+    return _parts(shown, shading_for(console), width)
+
+
+@singledispatch
+def _parts(shown: Shown, shading: Shading, width: int) -> Iterable[RenderableType]:
     raise NotImplementedError(type(shown).__name__)
 
 
-@view.register
-def _(shown: AttentionStudy, console: Console, width: int) -> Iterable[RenderableType]:
-    return attention_screen(shown, AttentionRequest(), shading_for(console), width)
+@_parts.register
+def _(shown: AttentionStudy, shading: Shading, width: int) -> Iterable[RenderableType]:
+    return attention_screen(shown, AttentionRequest(), shading, width)
 
 
-@view.register
-def _(shown: ChosenMap, console: Console, width: int) -> Iterable[RenderableType]:
+@_parts.register
+def _(shown: ChosenMap, shading: Shading, width: int) -> Iterable[RenderableType]:
     return [map_name(shown), _heatmap(shown)]
 
 
-@view.register
-def _(shown: AttentionMaps, console: Console, width: int) -> Iterable[RenderableType]:
-    shading, scale = shading_for(console), Scale(1.0)
+@_parts.register
+def _(shown: AttentionMaps, shading: Shading, width: int) -> Iterable[RenderableType]:
+    scale = Scale(1.0)
     maps = [
         (f"{layer}.{head}", shown.head(layer, head))
         for layer in range(shown.n_layers)
@@ -72,32 +76,29 @@ def _(shown: AttentionMaps, console: Console, width: int) -> Iterable[Renderable
     return [*lines, scale.legend(shading)]
 
 
-@view.register
-def _(shown: HeadRoles, console: Console, width: int) -> Iterable[RenderableType]:
+@_parts.register
+def _(shown: HeadRoles, shading: Shading, width: int) -> Iterable[RenderableType]:
     return [roles_table(shown)]
 
 
-@view.register
-def _(shown: LogitLens, console: Console, width: int) -> Iterable[RenderableType]:
-    return [lens_table(shown, shown.top_ids.shape[1] - 1, shading_for(console))]
+@_parts.register
+def _(shown: LogitLens, shading: Shading, width: int) -> Iterable[RenderableType]:
+    return [lens_table(shown, shown.top_ids.shape[1] - 1, shading)]
 
 
-@view.register
-def _(shown: Ablation, console: Console, width: int) -> Iterable[RenderableType]:
-    return [ablation_table(shown, width, shading_for(console))]
+@_parts.register
+def _(shown: Ablation, shading: Shading, width: int) -> Iterable[RenderableType]:
+    return [ablation_table(shown, width, shading)]
 
 
-@view.register
-def _(shown: MaskCheck, console: Console, width: int) -> Iterable[RenderableType]:
-    return mask_lines(shown, shading_for(console))
+@_parts.register
+def _(shown: MaskCheck, shading: Shading, width: int) -> Iterable[RenderableType]:
+    return mask_lines(shown, shading)
 
 
-@view.register(HoldoutReport)
-@view.register(ComparisonReport)
-def _(
-    shown: HoldoutReport | ComparisonReport, console: Console, width: int
-) -> Iterable[RenderableType]:
-    return holdout_report(shown, shading_for(console), width)
+# One report, or several compared.
+_parts.register(HoldoutReport)(holdout_report)
+_parts.register(ComparisonReport)(holdout_report)
 
 
 @singledispatch

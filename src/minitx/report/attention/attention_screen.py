@@ -20,7 +20,7 @@ from minitx.report.attention.attention_view import (
     roles_table,
 )
 from minitx.report.terminal.heatmap import Heatmap, Quantity, Scale, Shading
-from minitx.report.terminal.token_labels import cut_label, token_label
+from minitx.report.terminal.token_labels import cut_label, text_label, token_label
 from minitx.report.terminal.units import count
 from minitx.workflows.attend import (
     AttentionStudy,
@@ -30,10 +30,10 @@ from minitx.workflows.attend import (
 )
 
 _CAPTIONS: dict[MapKind, str] = {
-    "weight": "Row: the token that looks. Cell: the share of its attention that column gets.",
-    "norm": "Row: the token that looks. Cell: size of what it fetches there (weight x norm).",
-    "average": "Row: the token that looks. Cell: mean share of attention that column gets.",
-    "rollout": "Row: a position after the layer. Cell: the part that stems from that column.",
+    "weight": "Row: the token that looks. Cell: share of its attention that goes to that column.",
+    "norm": "Row: the token that looks. Cell: attention weight times the norm of the value.",
+    "average": "Row: the token that looks. Cell: mean share of attention to that column.",
+    "rollout": "Row: a position after the layer. Cell: share that comes from that column.",
 }
 
 
@@ -117,14 +117,11 @@ def _about(study: AttentionStudy, shading: Shading, width: int) -> Text:
     )
     source = f", {study.prompt_from}" if study.prompt_from else ""
     name = f"text of {count(len(study.ids))} tokens{source}: "
-    quoted = cut_label(_one_line(study.prompt, ascii_only), max(10, width - len(name)), ascii_only)
+    quoted = cut_label(
+        text_label(study.prompt, ascii_only).strip(), max(10, width - len(name)), ascii_only
+    )
     text.append(name, "not bold dim").append(quoted, "not bold")
     return text
-
-
-def _one_line(text: str, ascii_only: bool) -> str:
-    label = "".join(" " if c == " " else token_label(c, ascii_only) for c in text)
-    return label.strip()
 
 
 def _one_map(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rich import box
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -21,6 +20,7 @@ from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.mask_check import Leak, MaskCheck
 from minitx.inspection.roles import HEAD_ROLES
 from minitx.report.terminal.heatmap import FloatArray, Scale, Shading, small_map
+from minitx.report.terminal.tables import table
 from minitx.report.terminal.token_labels import cut_label, pad_label, token_label
 
 _CHOSEN_STYLE = "bold reverse"
@@ -30,7 +30,7 @@ _NAMED_STYLE = "bold"
 def heads_overview(roles: HeadRoles, chosen: tuple[int, int] | None, width: int) -> Text:
     """All heads in rows of layers: each with its role and that role's score in percent."""
     if not roles.heads:
-        return Text("Roles of the heads can't be told: the context is too short.", style="dim")
+        return Text("The context is too short to tell the roles of the heads.", style="dim")
     n_layers = 1 + max(one.layer for one in roles.heads)
     n_heads = 1 + max(one.head for one in roles.heads)
     cell = 2 + max(cell_len(_brief(one)) for one in roles.heads)
@@ -71,34 +71,31 @@ def roles_table(roles: HeadRoles, ablation: Ablation | None = None) -> Renderabl
     A control that is the same for all heads stands once, in the last row.
     """
     if not roles.heads:
-        return Text("Roles of the heads can't be told: the context is too short.", style="dim")
+        return Text("The context is too short to tell the roles of the heads.", style="dim")
     measured = roles.measured
     shared = {role: control for role in measured if (control := _shared_control(roles, role))}
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("head", no_wrap=True)
-    table.add_column("role", no_wrap=True)
-    for role in measured:
-        table.add_column(HEAD_ROLES.get(role).column, justify="right", no_wrap=True)
+    names = ["head", "role", *(HEAD_ROLES.get(role).column for role in measured)]
     if ablation is not None:
-        table.add_column("loss\nchange", justify="right", no_wrap=True)
-    for one in roles.heads:
+        names.append("loss\nchange")
+    made = table(names, numbers=range(2, len(names)), padding=(0, 1, 0, 0))
+    for head in roles.heads:
         cells = [
-            Text(f"{one.layer}.{one.head}"),
-            Text(HEAD_ROLES.get(one.role).short_name if one.role else "-"),
+            Text(f"{head.layer}.{head.head}"),
+            Text(HEAD_ROLES.get(head.role).short_name if head.role else "-"),
+            *(_score(head, role, with_control=role not in shared) for role in measured),
         ]
-        cells += [_score(one, role, with_control=role not in shared) for role in measured]
         if ablation is not None:
-            found = ablation.of(one.layer, one.head)
-            cells.append(Text(_signed(found.loss_change) if found else ""))
-        table.add_row(*cells)
-    table.add_section()
-    controls = [Text(shared.get(role, ""), style="dim") for role in measured]
-    table.add_row("", Text("control", style="dim"), *controls)
+            without = ablation.of(head.layer, head.head)
+            cells.append(Text(_signed(without.loss_change) if without else ""))
+        made.add_row(*cells)
+    made.add_section()
+    controls = ["control", *(shared.get(role, "") for role in measured)]
+    made.add_row("", *(Text(control, "dim") for control in controls))
     note = (
         "Scores in percent. The control, in the last row or after a slash, is the score of a head "
         f"without the role. Columns: {', '.join(measured)}. Measured on {roles.measured_on}."
     )
-    parts: list[RenderableType] = [table, Text(note, style="dim")]
+    parts: list[RenderableType] = [made, Text(note, style="dim")]
     if ablation is not None:
         parts.append(Text(_ablation_note(ablation), style="dim"))
     return Group(*parts)
@@ -125,19 +122,17 @@ def looked_at_table(
 ) -> Table:
     """What tokens (or one token in several heads) looked at most: a row each, strongest first."""
     ascii_only = shading == "ascii"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.add_column(first_header, no_wrap=True)
-    for rank in range(count):
-        table.add_column(f"{rank + 1}.", no_wrap=True)
-    for name, looked in rows:
-        cells: list[Text] = [Text(name)]
-        for one in looked:
-            label = cut_label(token_label(one.token, ascii_only), 10, ascii_only)
-            cell = Text().append(f"{one.position} ", "dim").append(label, "bold")
-            amount = scale.number(one.value) or "0"
-            cells.append(cell.append(f" {amount}"))
-        table.add_row(*cells)
-    return table
+
+    def cell(looked: Looked) -> Text:
+        label = cut_label(token_label(looked.token, ascii_only), 10, ascii_only)
+        text = Text().append(f"{looked.position} ", "dim").append(label, "bold")
+        return text.append(f" {scale.number(looked.value) or '0'}")
+
+    return table(
+        [first_header, *(f"{rank + 1}." for rank in range(count))],
+        [(Text(name), *map(cell, looked)) for name, looked in rows],
+        padding=(0, 1),
+    )
 
 
 def looked_at_bars(
@@ -211,20 +206,19 @@ def lens_table(lens: LogitLens, position: int, shading: Shading) -> RenderableTy
     ascii_only = shading == "ascii"
     here = token_label(lens.tokens[position], ascii_only) if lens.tokens else ""
     following = lens.tokens[position + 1] if position + 1 < len(lens.tokens) else None
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.add_column("after", no_wrap=True)
+    names = ["after"]
     if len(lens.loss):
-        table.add_column("loss", justify="right", no_wrap=True)
+        names.append("loss")
     if following is not None:
         label = cut_label(token_label(following, ascii_only), 10, ascii_only)
-        table.add_column(f"next: {label}", justify="right", no_wrap=True)
-    table.add_column(
-        f"likeliest after token {position}" + (f", {here}" if here else ""), no_wrap=True
-    )
-    for at, name in enumerate(lens.names):
+        names.append(f"next: {label}")
+    numbers = range(1, len(names))
+    names.append(f"likeliest after token {position}" + (f", {here}" if here else ""))
+    made = table(names, numbers=numbers, padding=(0, 1))
+    for layer, name in enumerate(lens.names):
         guesses = Text()
         for token, probability in zip(
-            lens.top_ids[at, position], lens.top_probabilities[at, position], strict=True
+            lens.top_ids[layer, position], lens.top_probabilities[layer, position], strict=True
         ):
             piece = lens.pieces.get(int(token), str(token))
             label = cut_label(token_label(piece, ascii_only), 10, ascii_only)
@@ -232,15 +226,15 @@ def lens_table(lens: LogitLens, position: int, shading: Shading) -> RenderableTy
             guesses.append(f" {100 * probability:.0f}  ", "dim")
         cells = [Text(name)]
         if len(lens.loss):
-            cells.append(Text(f"{lens.loss[at]:.3f}"))
+            cells.append(Text(f"{lens.loss[layer]:.3f}"))
         if following is not None:
-            cells.append(Text(f"{100 * lens.next_probability[at, position]:.1f} %"))
-        table.add_row(*cells, guesses)
+            cells.append(Text(f"{100 * lens.next_probability[layer, position]:.1f} %"))
+        made.add_row(*cells, guesses)
     note = (
-        "The residual stream read with the model's last norm and output head; chances in percent. "
-        "Loss: mean over this text, nats per token."
+        "The residual stream read with the model's last norm and output head; probabilities in "
+        "percent. Loss: mean over this text, nats per token."
     )
-    return Group(table, Text(note, style="dim"))
+    return Group(made, Text(note, style="dim"))
 
 
 def ablation_table(ablation: Ablation, width: int, shading: Shading) -> RenderableType:
@@ -265,8 +259,8 @@ def ablation_table(ablation: Ablation, width: int, shading: Shading) -> Renderab
 
 def _ablation_note(ablation: Ablation) -> str:
     return (
-        f"Loss change: nats per token gained when the head's output is zero; loss with all heads "
-        f"{ablation.loss:.4f} on {ablation.measured_on}."
+        f"Loss change: rise in nats per token when the head's output is zeroed; loss with all "
+        f"heads {ablation.loss:.4f} on {ablation.measured_on}."
     )
 
 
@@ -302,7 +296,7 @@ def mask_lines(check: MaskCheck, shading: Shading) -> list[Text]:
 
 def _leak_line(leak: Leak) -> Text:
     return Text(
-        f"  comes in at {leak.place}: with tokens after {leak.cut} changed, the logits of "
-        f"position {leak.position} moved, by up to {leak.largest_change:.3g}",
+        f"  enters at {leak.place}: changing the tokens after {leak.cut} moved the logits "
+        f"of position {leak.position}, by up to {leak.largest_change:.3g}",
         style="red",
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -24,12 +23,11 @@ from minitx.evaluation.holdout_figures import (
 from minitx.evaluation.positions import ContextUse
 from minitx.evaluation.verdict import Verdict
 from minitx.report.evaluation.surprise import passage_lines
-from minitx.report.terminal.bars import bar
 from minitx.report.terminal.heatmap import Shading, shading_for
-from minitx.report.terminal.printable import visible
-from minitx.report.terminal.token_labels import cut_label, token_label
-from minitx.report.terminal.units import bytes_, count, fixed
-from minitx.report.training.training_summary import run_path
+from minitx.report.terminal.printable import run_path, visible
+from minitx.report.terminal.tables import bar, table
+from minitx.report.terminal.token_labels import cut_label, text_label
+from minitx.report.terminal.units import bytes_, count, fixed, percent
 
 _MODEL = "this model"
 _FIT_STYLES = {"well fitted": "green", "underfitted": "yellow", "overfitted": "yellow"}
@@ -64,26 +62,26 @@ def holdout_report(report: Report, shading: Shading, width: int) -> Iterator[Ren
         yield Text()
         yield _verdict(report.verdict)
     if report.baselines is not None:
-        yield from _heading("What it must beat, on the same text")
+        yield from _heading("Baselines on the same text")
         yield _baselines_table(report.baselines, shading, width)
         yield from _baseline_notes(report, report.baselines)
     if report.context_use is not None:
-        yield from _heading("Loss by how many tokens a prediction sees")
+        yield from _heading("Loss by number of tokens in context")
         yield from _positions(report.context_use, shading, width)
     if report.classes:
         yield from _heading("Loss by kind of token")
         yield _classes_table(report.classes, shading, width)
     if report.frequencies:
-        yield from _heading("Loss by how common a token is in the train part")
+        yield from _heading("Loss by frequency of the token in the train part")
         yield _classes_table(report.frequencies, shading, width)
     if report.calibration is not None:
-        yield from _heading("Calibration: does it know what it does not know?")
+        yield from _heading("Calibration: how confident the model is, and how often it is right")
         yield from _calibration(report.calibration, shading, width)
     if report.samples is not None:
         yield from _heading("Copied from the train part")
         yield from _copying(report.samples, report.text.shared_with_train, shading, width)
     if report.surprising:
-        yield from _heading("What surprised it most, nats per token")
+        yield from _heading("Most surprising passages, in nats per token")
         yield from passage_lines(report.surprising[:_PASSAGES], shading, width)
 
 
@@ -94,7 +92,7 @@ def _heading(text: str) -> Iterator[Text]:
 
 def _about(report: HoldoutReport) -> Text:
     model, text = report.model, report.text
-    about = Text(visible(run_path_of(model.checkpoint)), style="bold")
+    about = Text(visible(run_path(model.checkpoint)), style="bold")
     about.append(
         f"\n{model.architecture}, {count(model.n_parameters)} parameters; {model.tokenizer} "
         f"tokenizer of {model.vocab_size:,}; {model.device}, {model.dtype}",
@@ -106,13 +104,6 @@ def _about(report: HoldoutReport) -> Text:
     return about
 
 
-def run_path_of(checkpoint: str) -> str:
-    """A checkpoint's directory, relative where it is below the working directory."""
-    from pathlib import Path
-
-    return run_path(Path(checkpoint))
-
-
 def _figures_table(reports: Sequence[HoldoutReport]) -> Table:
     columns: list[tuple[str, HoldoutReport, Figures]] = []
     for number, report in enumerate(reports, start=1):
@@ -120,10 +111,6 @@ def _figures_table(reports: Sequence[HoldoutReport]) -> Table:
         columns.append((name, report, report.plain))
         if report.strided is not None:
             columns.append((f"stride {report.strided.stride:,}", report, report.strided))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
-    for name, _, _ in columns:
-        table.add_column(name, justify="right", no_wrap=True)
     figures = [one for _, _, one in columns]
     rows: list[tuple[str, list[str]]] = [
         ("loss, nats per token", [fixed(one.loss, 4) for one in figures]),
@@ -133,7 +120,7 @@ def _figures_table(reports: Sequence[HoldoutReport]) -> Table:
         ("  95 % interval", [_interval(one.bits_per_byte_interval) for one in figures]),
         ("bits per character", [fixed(one.bits_per_character, 4) for one in figures]),
         ("tokens scored", [f"{one.tokens_scored:,}" for one in figures]),
-        ("tokens seen by each", [_seen(one) for one in figures]),
+        ("tokens in context", [_seen(one) for one in figures]),
         ("unknown tokens", [_unknown(report) for _, report, _ in columns]),
     ]
     if all(one.loss_interval is None for one in figures):
@@ -141,9 +128,11 @@ def _figures_table(reports: Sequence[HoldoutReport]) -> Table:
     if any(report.train_loss is not None for report in reports):
         plain = [report.train_loss if one.is_plain else None for _, report, one in columns]
         rows.append(("train loss", ["" if loss is None else fixed(loss, 4) for loss in plain]))
-    for name, values in rows:
-        table.add_row(name, *values)
-    return table
+    return table(
+        ["", *(name for name, _, _ in columns)],
+        [(name, *values) for name, values in rows],
+        numbers=range(1, len(columns) + 1),
+    )
 
 
 def _seen(figures: Figures) -> str:
@@ -153,7 +142,7 @@ def _seen(figures: Figures) -> str:
 
 def _unknown(report: HoldoutReport) -> str:
     unknown = report.text.unknown_tokens
-    return f"{unknown:,} ({_percent(report.text.unknown_rate)})" if unknown else "0"
+    return f"{unknown:,} ({percent(report.text.unknown_rate)})" if unknown else "0"
 
 
 def _interval(interval: Interval | None) -> str:
@@ -165,20 +154,20 @@ def _notes(report: HoldoutReport) -> Iterator[Text]:
     if scored < text.tokens - 1:
         note = f"Scored: {scored:,} of {text.tokens:,} tokens, in windows spread over the text."
     else:
-        note = "Each token is scored once; the first has nothing before it and is left out."
+        note = "Each token is scored once, but for the first, which has no context."
     if report.strided is not None:
         note += (
             f" Plain: windows side by side. Stride {report.strided.stride:,}: windows overlap, so "
-            f"that after the first all see at least "
-            f"{report.strided.context_length - report.strided.stride + 1:,} tokens."
+            f"that tokens after the first window have a context of at least "
+            f"{report.strided.context_length - report.strided.stride + 1:,}."
         )
     if report.plain.loss_interval is None:
-        note += " The text is too short for an interval."
+        note += " The text is too short for a confidence interval."
     yield Text(note, style="dim")
     if text.unknown_tokens:
         yield Text(
-            f"{_percent(text.unknown_rate)} of the tokens stand for text that the vocabulary "
-            "lacks: what they hide is not counted, so bits per byte are too low by that much.",
+            f"{percent(text.unknown_rate)} of the tokens are unknown: they stand for text outside "
+            "the vocabulary, whose cost is not counted, so bits per byte are too low.",
             style="yellow",
         )
 
@@ -190,30 +179,27 @@ def _verdict(verdict: Verdict) -> Text:
 
 def _baselines_table(baselines: Baselines, shading: Shading, width: int) -> Table:
     rows: list[tuple[str, float, float | None]] = [
-        (_ngram_name(one.order), one.bits_per_byte, one.loss) for one in baselines.ngrams
+        (_ngram_name(ngrams.order), ngrams.bits_per_byte, ngrams.loss)
+        for ngrams in baselines.ngrams
     ]
-    rows += [(one.name, one.bits_per_byte, None) for one in baselines.compressors]
+    rows += [(tool.name, tool.bits_per_byte, None) for tool in baselines.compressors]
     rows.append((_MODEL, baselines.model_bits_per_byte, baselines.model_loss))
     rows.sort(key=lambda row: row[1])
-    longest = max(value for _, value, _ in rows)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    table.add_column("bits per byte", justify="right", no_wrap=True)
-    table.add_column("loss", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    longest = rows[-1][1]
     ascii_only = shading == "ascii"
     room = max(8, min(30, width - 50))
     pointer = "> " if ascii_only else "▶ "
+    made = table(["", "bits per byte", "loss", ""], numbers=(1, 2))
     for name, value, loss in rows:
         is_model = name == _MODEL
-        table.add_row(
+        made.add_row(
             Text((pointer if is_model else "  ") + name),
             fixed(value, 4),
             "" if loss is None else fixed(loss, 4),
             Text(bar(value / longest, room, ascii_only), "green" if is_model else "cyan"),
             style="bold" if is_model else "",
         )
-    return table
+    return made
 
 
 def _ngram_name(order: int) -> str:
@@ -230,14 +216,14 @@ def _baseline_notes(report: HoldoutReport, baselines: Baselines) -> Iterator[Tex
             "part."
         )
     else:
-        note = "Without a train part there is nothing to count. Compressors: the text alone."
+        note = "Without a train part there are no n-grams to count. Compressors: the text alone."
     if baselines.text_bytes < report.text.bytes:
         note += (
-            f" All of this, the model's row included, is on the first "
+            f" All rows, the model's included, are for the first "
             f"{bytes_(baselines.text_bytes)} of this large text."
         )
     elif report.plain.tokens_scored < report.text.tokens - 1:
-        note += " Compressors had the whole text."
+        note += " Compressors were given the whole text."
     yield Text(note, style="dim")
     best = min(baselines.ngrams, key=lambda one: one.bits_per_byte)
     if report.verdict is None and best.bits_per_byte < baselines.model_bits_per_byte:
@@ -249,78 +235,74 @@ def _baseline_notes(report: HoldoutReport, baselines: Baselines) -> Iterator[Tex
 
 
 def _positions(use: ContextUse, shading: Shading, width: int) -> Iterator[RenderableType]:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("tokens seen", justify="right", no_wrap=True)
-    table.add_column("loss", justify="right", no_wrap=True)
-    table.add_column("tokens", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
     highest = max(bucket.loss for bucket in use.buckets) or 1.0
     room = max(8, min(40, width - 38))
-    for bucket in use.buckets:
-        seen = f"{bucket.first:,}"
-        if bucket.last > bucket.first:
-            seen += f" to {bucket.last:,}"
-        table.add_row(
-            seen,
-            fixed(bucket.loss, 3),
-            f"{bucket.tokens:,}",
-            Text(bar(bucket.loss / highest, room, shading == "ascii"), "cyan"),
-        )
-    yield table
+    yield table(
+        ["in context", "loss", "tokens", ""],
+        [
+            (
+                f"{bucket.first:,}"
+                + (f" to {bucket.last:,}" if bucket.last > bucket.first else ""),
+                fixed(bucket.loss, 3),
+                f"{bucket.tokens:,}",
+                Text(bar(bucket.loss / highest, room, shading == "ascii"), "cyan"),
+            )
+            for bucket in use.buckets
+        ],
+        numbers=range(3),
+    )
     if use.used_length >= use.context_length:
-        yield Text("The loss falls to the end: it uses all of its context.", style="dim")
+        yield Text("The loss falls to the end: the model uses all of its context.", style="dim")
     else:
         yield Text(
             f"Beyond {use.used_length:,} token{'s' if use.used_length != 1 else ''} the loss no "
-            f"longer falls: it makes little use of the rest of its {use.context_length:,}.",
+            f"longer falls: the model makes little use of the rest of its {use.context_length:,}.",
             style="dim",
         )
 
 
 def _classes_table(classes: Sequence[ClassLoss], shading: Shading, width: int) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    table.add_column("loss", justify="right", no_wrap=True)
-    table.add_column("tokens", justify="right", no_wrap=True)
-    table.add_column("of all", justify="right", no_wrap=True)
-    table.add_column("of the loss", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
     highest = max(one.loss for one in classes) or 1.0
     room = max(6, min(24, width - 66))
-    for one in classes:
-        table.add_row(
-            f"  {one.name}" if one.name in LETTER_KINDS else one.name,
-            fixed(one.loss, 3),
-            f"{one.tokens:,}",
-            _percent(one.share),
-            _percent(one.share_of_loss),
-            Text(bar(one.loss / highest, room, shading == "ascii"), "cyan"),
-        )
-    return table
+    return table(
+        ["", "loss", "tokens", "of all", "of the loss", ""],
+        [
+            (
+                f"  {one.name}" if one.name in LETTER_KINDS else one.name,
+                fixed(one.loss, 3),
+                f"{one.tokens:,}",
+                percent(one.share),
+                percent(one.share_of_loss),
+                Text(bar(one.loss / highest, room, shading == "ascii"), "cyan"),
+            )
+            for one in classes
+        ],
+        numbers=range(1, 5),
+    )
 
 
 def _calibration(curve: CalibrationCurve, shading: Shading, width: int) -> Iterator[RenderableType]:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("confidence", justify="right", no_wrap=True)
-    table.add_column("came true", justify="right", no_wrap=True)
-    table.add_column("tokens", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
     ascii_only = shading == "ascii"
     room = max(10, min(40, width - 40))
-    for one in curve.bins:
-        table.add_row(
-            _percent(one.confidence),
-            _percent(one.accuracy),
-            f"{one.tokens:,}",
-            _reliability(one.accuracy, one.confidence, room, ascii_only),
-        )
-    yield table
+    yield table(
+        ["confidence", "accuracy", "tokens", ""],
+        [
+            (
+                percent(one.confidence),
+                percent(one.accuracy),
+                f"{one.tokens:,}",
+                _reliability(one.accuracy, one.confidence, room, ascii_only),
+            )
+            for one in curve.bins
+        ],
+        numbers=range(3),
+    )
     mark = "|" if ascii_only else "│"
-    more = "more" if curve.confidence > curve.accuracy else "less"
+    bias = "overconfident" if curve.confidence > curve.accuracy else "underconfident"
     yield Text(
-        f"Bar: how often the likeliest token was right; {mark} marks how sure the model was. "
-        f"Right {_percent(curve.accuracy)} of the time, {more} sure than right on the whole; "
-        f"expected calibration error {100 * curve.expected_calibration_error:.1f} %.",
+        f"Bar: how often the top guess was right; {mark} marks how confident the model was. Top "
+        f"guess right {percent(curve.accuracy)} of the time; {bias} overall; expected calibration "
+        f"error {100 * curve.expected_calibration_error:.1f} %.",
         style="dim",
     )
 
@@ -337,31 +319,32 @@ def _reliability(accuracy: float, confidence: float, room: int, ascii_only: bool
 def _copying(
     samples: Copied, control: Copied | None, shading: Shading, width: int
 ) -> Iterator[RenderableType]:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    table.add_column("copied", justify="right", no_wrap=True)
-    table.add_column("longest", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
     ascii_only = shading == "ascii"
-    for name, found in (("samples of the model", samples), ("this text (control)", control)):
-        if found is not None:
-            label = "".join(" " if c == " " else token_label(c, ascii_only) for c in found.longest)
-            table.add_row(
+    room = max(10, width - 48)
+    texts = {"samples of the model": samples, "this text (control)": control}
+    yield table(
+        ["", "copied", "longest", ""],
+        [
+            (
                 name,
-                _percent(found.copied_share),
-                f"{found.longest_bytes} bytes",
-                Text(cut_label(label, max(10, width - 48), ascii_only), "dim"),
+                percent(copied.copied_share),
+                f"{copied.longest_bytes} bytes",
+                Text(cut_label(text_label(copied.longest, ascii_only), room, ascii_only), "dim"),
             )
-    yield table
+            for name, copied in texts.items()
+            if copied is not None
+        ],
+        numbers=(1, 2),
+    )
     yield Text(
-        f"Copied: part of the text in stretches of {COPY_BYTES} bytes or more that the train part "
-        "has word for word.",
+        f"Copied: share of the text in stretches of at least {COPY_BYTES} bytes that occur word "
+        "for word in the train part.",
         style="dim",
     )
     if control is not None and control.copied_share > 0.5:
         yield Text(
-            "More than half of this text is in the train part: its loss says little about text "
-            "the model has not seen.",
+            "More than half of this text is in the train part: its loss says little about "
+            "unseen text.",
             style="yellow",
         )
 
@@ -375,11 +358,11 @@ def _comparison(report: ComparisonReport) -> Iterator[RenderableType]:
     )
     for number, one in enumerate(report.reports, start=1):
         yield Text(f"{number}  ", "bold").append(
-            visible(run_path_of(one.model.checkpoint)), "not bold"
+            visible(run_path(one.model.checkpoint)), "not bold"
         )
     yield _figures_table(report.reports)
     if len({one.plain.context_length for one in report.reports}) > 1:
-        yield Text("The contexts differ: a longer one sees more of the text.", style="dim")
+        yield Text("The context lengths differ: a longer one sees more of the text.", style="dim")
     for number, test in enumerate(report.tests, start=2):
         yield _paired_test(number, test)
 
@@ -389,7 +372,7 @@ def _paired_test(number: int, test: PairedTest) -> Text:
     change = f"{abs(found.difference):.4f} bits per byte"
     if found.p_value is None:
         return Text(f"{number} against 1: {found.difference:+.4f} bits per byte; the text is too "
-                    "short to tell chance from skill.")  # fmt: skip
+                    "short for a significance test.")  # fmt: skip
     if not found.is_significant:
         head = Text(f"{number} against 1: no clear difference", "bold")
     else:
@@ -407,9 +390,3 @@ def _paired_test(number: int, test: PairedTest) -> Text:
 
 def _p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
-
-
-def _percent(share: float) -> str:
-    if 0 < share < 0.001:
-        return "< 0.1 %"
-    return f"{100 * share:.1f} %"

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from minitx.evaluation.holdout_figures import SurprisingText
 from minitx.report.terminal.heatmap import Scale, Shading
-from minitx.report.terminal.token_labels import cut_label, token_label
+from minitx.report.terminal.token_labels import cut_label, text_label
 
 _MARKS = {"blocks": " ░▒▓█", "ascii": " .-+#"}
 _FROM = (1.0, 2.0, 4.0, 7.0)
@@ -36,7 +36,9 @@ def _wrapped(passage: SurprisingText, shading: Shading, width: int) -> Iterator[
     """Lines of text, each with the line of marks that goes below it."""
     text, marks = Text(), Text()
     for token, loss in zip(passage.tokens, passage.losses, strict=True):
-        label = cut_label(token_text(token, shading == "ascii"), _LONGEST_LABEL, shading == "ascii")
+        label = cut_label(
+            text_label(token, shading == "ascii") or "?", _LONGEST_LABEL, shading == "ascii"
+        )
         size = cell_len(label)
         if text.cell_len + size > width and text.cell_len:
             yield text, marks
@@ -48,11 +50,6 @@ def _wrapped(passage: SurprisingText, shading: Shading, width: int) -> Iterator[
             text.append(label)
             marks.append(_mark(loss, shading) * size)
     yield text, marks
-
-
-def token_text(token: str, ascii_only: bool = False) -> str:
-    """A token as it stands in a passage: a space as itself, all else that is invisible shown."""
-    return "".join(" " if c == " " else token_label(c, ascii_only) for c in token) or "?"
 
 
 def _scale() -> Scale:

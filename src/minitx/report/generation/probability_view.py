@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from rich import box
 from rich.cells import cell_len
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from minitx.generation import Chosen, Generation
 from minitx.report.terminal.printable import visible
+from minitx.report.terminal.tables import table
 from minitx.report.terminal.token_labels import token_label
 from minitx.tokenizer import Tokenizer
 from minitx.training.observer import perplexity
@@ -21,7 +20,7 @@ from minitx.training.observer import perplexity
 _STYLES = ((0.01, "bold red"), (0.1, "red"), (0.5, "yellow"), (1.01, "green"))
 
 # Of the table below: of the headings between the first and the last, and between two columns.
-_HEADINGS = ("probability", "drawn\nwith", "of", "entropy,\nbits", "perplexity")
+_HEADINGS = ("probability", "sampled\nwith", "among", "entropy,\nbits", "perplexity")
 _GAP = 3
 _SHORTEST_LIKELIEST = 12
 
@@ -53,24 +52,27 @@ def probability_table(generation: Generation, tokenizer: Tokenizer, width: int) 
         tokenizer: of the model.
         width: columns; as many alternatives are shown as fit.
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     labels = [token_label(tokenizer.piece(one.id)) for one in generation.chosen]
     rows = list(_numbers(generation))
-    columns = list(zip(*rows, strict=True)) or [()] * len(_HEADINGS)
-    used = max(map(cell_len, ["token", *labels]))
-    table.add_column("token", no_wrap=True)
-    for heading, column in zip(_HEADINGS, columns, strict=True):
-        table.add_column(heading, justify="right", no_wrap=True)
-        used += _GAP + max(map(len, [*heading.split("\n"), *column]))
-    left = width - used - _GAP
-    if left >= _SHORTEST_LIKELIEST:
-        table.add_column("likeliest", no_wrap=True)
+    names = ["token", *_HEADINGS]
+    columns = [labels, *(zip(*rows, strict=True) if rows else [()] * len(_HEADINGS))]
+    used = sum(
+        _GAP + max(map(cell_len, [*name.split("\n"), *column]))
+        for name, column in zip(names, columns, strict=True)
+    )
+    left = width - used
+    with_likeliest = left >= _SHORTEST_LIKELIEST
+    made = table(
+        [*names, "likeliest"] if with_likeliest else names,
+        numbers=range(1, len(names)),
+        show_edge=False,
+    )
     for one, label, numbers in zip(generation.chosen, labels, rows, strict=True):
-        cells: list[RenderableType] = [Text(label, _style(math.exp(one.log_probability))), *numbers]
-        if left >= _SHORTEST_LIKELIEST:
-            cells.append(_alternatives(one, tokenizer, left))
-        table.add_row(*cells)
-    return table
+        token = Text(label, _style(math.exp(one.log_probability)))
+        made.add_row(
+            token, *numbers, *([_likeliest(one, tokenizer, left)] if with_likeliest else [])
+        )
+    return made
 
 
 def _numbers(generation: Generation) -> Iterator[tuple[str, ...]]:
@@ -87,7 +89,7 @@ def _numbers(generation: Generation) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _alternatives(one: Chosen, tokenizer: Tokenizer, width: int) -> Text:
+def _likeliest(one: Chosen, tokenizer: Tokenizer, width: int) -> Text:
     # As many as fit, the token itself in bold.
     text = Text()
     for token, probability in one.alternatives:

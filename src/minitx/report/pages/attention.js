@@ -80,7 +80,7 @@ const showMap = () => {
   $("role").textContent = one ? (one.role ? `${one.role} head` : "no single role") : "";
   measureTop();
   bigSheet = sheet(map(), byNorm() ? (i, j) => level(value(i, j)) : null);
-  $("map-hint").textContent = `Rows are tokens that look, columns what they look at: ${mapName()}.`;
+  $("map-hint").textContent = `Rows are tokens that look, columns are tokens looked at: ${mapName()}.`;
   big.setAttribute("aria-label", `Attention map of ${mapName()}, ${seq} by ${seq} tokens. ` +
     "The list under One token says the same in words.");
   for (const button of $("heads").children) {
@@ -124,9 +124,9 @@ const rolesTable = () => {
   const { heads, names, measured_on: measured, ablated_on: ablated } = data.roles;
   if (!heads.length) { $("roles-part").hidden = true; return; }
   const withLoss = heads.some((one) => one.loss_change !== null);
-  $("roles-hint").textContent = `Each score is a share of 100, with what it would be by chance after it ` +
-    `(control); measured on ${measured}. A head is named after a role whose score stands out.` +
-    (withLoss ? ` Loss change: what the loss gains, in nats per token, when the head is off; on ${ablated}.` : "");
+  $("roles-hint").textContent = `Each score is a percentage, followed by its control: the score by chance. ` +
+    `Measured on ${measured}. A head is named after a role whose score stands out.` +
+    (withLoss ? ` Loss change: how much the loss rises, in nats per token, when the head is switched off; on ${ablated}.` : "");
   $("roles").append(node("thead", {}, node("tr", {},
     node("th", { scope: "col" }, "head"), node("th", { scope: "col" }, "role"),
     ...names.map((name) => node("th", { scope: "col", class: "number" }, name)),

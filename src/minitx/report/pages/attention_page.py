@@ -114,7 +114,7 @@ def study_page(study: AttentionStudy, request: AttentionRequest) -> str:
     )
     return attention_page(
         PageContent(
-            title=f"What {study.checkpoint.name} looks at",
+            title=f"Attention of {study.checkpoint.name}",
             about=f"{about}, {study.prompt_from}" if study.prompt_from else about,
             maps=study.maps,
             layer=choice.layer,

@@ -78,9 +78,9 @@ const saySmoothing = () => {
       state.smoothing === "none" ? "No smoothing."
         : state.smoothing === "exponential"
           ? `Line: their exponential mean, half-life ${steps} steps; it lags behind by about that much.`
-          : `Line: their centred mean over ${steps} steps; it knows what comes next.`) +
+          : `Line: their centred mean over ${steps} steps; it averages later steps too.`) +
       " Circles: the holdout, never smoothed." +
-      (state.measure === "perplexity" && state.smoothing !== "none" ? " Smoothed is the loss, before it is made a perplexity." : "");
+      (state.measure === "perplexity" && state.smoothing !== "none" ? " The loss is smoothed before it is turned into perplexity." : "");
   $("smoothing-said").textContent = [what, ...thinned].join(" ");
 };
 

@@ -18,12 +18,18 @@ from markupsafe import Markup
 from minitx.checkpoint.rundir import config_bytes
 from minitx.evaluation.holdout_figures import SurprisingText
 from minitx.report.evaluation.holdout_report import holdout_report
-from minitx.report.evaluation.surprise import TOP_LOSS, token_text
+from minitx.report.evaluation.surprise import TOP_LOSS
 from minitx.report.pages.elements import Cell, Grid, Run, elements, text_cell, text_grid
 from minitx.report.terminal.heatmap import Scale
+from minitx.report.terminal.printable import run_path
+from minitx.report.terminal.token_labels import text_label
 from minitx.report.terminal.units import count, duration, fixed
-from minitx.report.training.training_report import spread_evaluations
-from minitx.report.training.training_summary import next_steps, run_path
+from minitx.report.training.training_report import (
+    EVALUATION_COLUMNS,
+    evaluation_figures,
+    next_steps,
+    spread_evaluations,
+)
 from minitx.training.observer import perplexity
 from minitx.workflows.report import RunStory, Stories
 
@@ -98,18 +104,10 @@ def _facts(story: RunStory) -> dict[str, str]:
 
 def _evaluations(story: RunStory) -> Grid:
     rows = [
-        [
-            f"{report.step:,}",
-            fixed(report.train_loss, 4),
-            fixed(report.holdout_loss, 4),
-            fixed(perplexity(report.holdout_loss), 2),
-            fixed(report.holdout_bits_per_byte, 4),
-            "best" if report is story.history.best else "",
-        ]
+        [*evaluation_figures(report), "best" if report is story.history.best else ""]
         for report in spread_evaluations(story.history.evaluations, _MOST_EVALUATIONS)
     ]
-    names = ["step", "train loss", "holdout loss", "holdout perplexity", "bits per byte", ""]
-    return text_grid(names, rows, numbers=range(5))
+    return text_grid([*EVALUATION_COLUMNS, ""], rows, numbers=range(5))
 
 
 def _commands(story: RunStory) -> list[str]:
@@ -158,7 +156,7 @@ def _report(report: Any) -> Markup | None:
 
 def _tokens(passage: SurprisingText) -> list[Run]:
     return [
-        _shaded(token_text(token), loss, f"{loss:.2f} nats")
+        _shaded(text_label(token) or "?", loss, f"{loss:.2f} nats")
         for token, loss in zip(passage.tokens, passage.losses, strict=True)
     ]
 
@@ -207,18 +205,21 @@ def _swatches(stories: Stories) -> list[Cell]:
 
 def _settings(story: RunStory, name: str) -> Sequence[tuple[str, str]]:
     values = getattr(story.config, name)
-    return [
-        (field.name, _setting(getattr(values, field.name))) for field in dataclasses.fields(values)
-    ]
+    settings = {
+        field.name: _setting(getattr(values, field.name)) for field in dataclasses.fields(values)
+    }
+    if name == "data" and not story.config.data.corpus:
+        settings["corpus"] = _DEFAULT_CORPUS
+    return list(settings.items())
 
 
 def _setting(value: Any) -> str:
-    if value is None:
+    if value is None or value in ((), {}):
         return _NOT_KNOWN
     if isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, tuple):
-        return ", ".join(map(str, value)) or _DEFAULT_CORPUS
+        return ", ".join(map(str, value))
     if isinstance(value, float):
         return f"{value:g}"
     return str(value)

@@ -1,9 +1,12 @@
-"""Text from a corpus or a model, made safe to print: no character in it commands the terminal."""
+"""What goes to a terminal: text that can't command it, JSON on one line, paths."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 _KEPT = "\n\t"
@@ -35,6 +38,15 @@ def visible(text: str) -> str:
     writing, become U+FFFD. As many characters come out as went in.
     """
     return text.translate(_STAND_INS)
+
+
+def run_path(path: Path | str) -> str:
+    """Write a path for people: relative where it is below the working directory."""
+    # resolve() would follow links, and show a name the person never typed.
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100
+    with contextlib.suppress(ValueError):
+        return str(absolute.relative_to(Path.cwd()))
+    return str(path)
 
 
 def json_line(values: Any) -> str:

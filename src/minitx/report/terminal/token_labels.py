@@ -17,6 +17,11 @@ def token_label(token: str, ascii_only: bool = False) -> str:
     )
 
 
+def text_label(text: str, ascii_only: bool = False) -> str:
+    """Text of several tokens: a space as itself, all else that is invisible made visible."""
+    return "".join(c if c == " " else token_label(c, ascii_only) for c in text)
+
+
 def cut_label(label: str, width: int, ascii_only: bool = False) -> str:
     """At most `width` columns of a label; one that was cut ends in a mark."""
     if cell_len(label) <= width:

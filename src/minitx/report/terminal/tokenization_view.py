@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.table import Table
 from rich.text import Text
 
 from minitx.report.terminal.printable import json_line, visible
+from minitx.report.terminal.tables import table
 from minitx.report.terminal.token_labels import cut_label, token_label
 from minitx.report.terminal.units import bytes_, count
 from minitx.tokenizer import Tokenizer
@@ -88,21 +87,19 @@ class _Flow:
 
 def figures_table(tokenizer: Tokenizer, parts: dict[str, Tokenization]) -> RenderableType:
     """What the cut is worth, a column for each text."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(f"{tokenizer.kind}, {tokenizer.vocab_size:,} ids")
-    for name in parts:
-        table.add_column(name, justify="right")
     rows: list[tuple[str, list[str]]] = [
         ("tokens", [count(one.n_tokens) for one in parts.values()]),
         ("bytes", [bytes_(one.n_bytes) for one in parts.values()]),
         ("bytes per token", [f"{one.bytes_per_token:.3f}" for one in parts.values()]),
-        ("fertility, tokens per word", [f"{one.fertility:.3f}" for one in parts.values()]),
+        ("tokens per word", [f"{one.fertility:.3f}" for one in parts.values()]),
         ("unknown tokens", [_unknown(one) for one in parts.values()]),
         ("round trip", [_trip(one) for one in parts.values()]),
     ]
-    for name, values in rows:
-        table.add_row(name, *values)
-    return table
+    return table(
+        [f"{tokenizer.kind}, {tokenizer.vocab_size:,} ids", *parts],
+        [(name, *values) for name, values in rows],
+        numbers=range(1, len(parts) + 1),
+    )
 
 
 def _unknown(one: Tokenization) -> str:
@@ -112,4 +109,4 @@ def _unknown(one: Tokenization) -> str:
 def _trip(one: Tokenization) -> str:
     if one.round_trip:
         return "exact"
-    return "but for the unknown" if one.n_unknown else "NOT EXACT"
+    return "exact, unknown tokens apart" if one.n_unknown else "NOT EXACT"

@@ -44,6 +44,13 @@ def fixed(value: float, decimals: int) -> str:
     return f"{value:.{decimals}f}"
 
 
+def percent(share: float) -> str:
+    """Write a share of 1 in percent, a very small one as below 0.1 %."""
+    if 0 < share < 0.001:
+        return "< 0.1 %"
+    return f"{100 * share:.1f} %"
+
+
 def _scaled(n: float, units: tuple[str, ...]) -> str:
     if not math.isfinite(n):
         return "?"

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from rich import box
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from minitx.config import ModelConfig, TrainConfig
 from minitx.report.terminal.printable import visible
+from minitx.report.terminal.tables import table
 from minitx.report.terminal.units import count, duration
 from minitx.training.observer import RunStart
 from minitx.training.optimizers import OPTIMIZERS
@@ -31,16 +30,16 @@ def plan_table(start: RunStart, width: int = 80) -> RenderableType:
         if key not in told:
             rows.append((key, _value(start, key), (key,)))
     with_reasons = bool(start.reasons)
-    table = Table(box=box.SIMPLE_HEAD, width=width if with_reasons else None, pad_edge=False)
-    table.add_column("plan", style="bold", no_wrap=True)
-    table.add_column("value", max_width=max(30, width * 2 // 5))
+    made = table(["plan"], width=width if with_reasons else None)
+    made.columns[0].style = "bold"
+    made.add_column("value", max_width=max(30, width * 2 // 5))
     if with_reasons:
-        table.add_column("why", style="dim", ratio=1)
+        made.add_column("why", style="dim", ratio=1)
     for name, value, keys in rows:
         reasons = dict.fromkeys(start.reasons[key] for key in keys if key in start.reasons)
         cells = (name, value, *(["; ".join(reasons)] if with_reasons else []))
-        table.add_row(*(Text(visible(cell)) for cell in cells))
-    return table
+        made.add_row(*(Text(visible(cell)) for cell in cells))
+    return made
 
 
 def _rows(start: RunStart) -> list[_Row]:
@@ -54,7 +53,7 @@ def _rows(start: RunStart) -> list[_Row]:
     rounds = tokens / max(1, start.n_train_tokens)
     steps = f"{train.steps:,}: {count(tokens)} tokens, {rounds:.2g} epochs"
     if start.first_step:
-        steps += f"; {start.first_step:,} are done"
+        steps += f"; {start.first_step:,} already done"
     budget: list[_Row] = []
     if train.budget_seconds is not None:
         budget.append(("budget", duration(train.budget_seconds), ("budget_seconds",)))
@@ -139,7 +138,7 @@ def _evaluation(train: TrainConfig) -> str:
     if train.closing_tokens:
         text += f", at the end on {count(train.closing_tokens)}"
     if train.early_stopping:
-        text += f"; stop after {train.early_stopping} without a better one"
+        text += f"; stop after {train.early_stopping} without improvement"
     return text
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich import box
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
-from minitx.report.terminal.printable import visible
-from minitx.report.training.training_summary import run_path
+from minitx.report.terminal.printable import run_path, visible
+from minitx.report.terminal.tables import table
 from minitx.workflows.profile import RunProfile
 
 
@@ -25,41 +23,46 @@ def profile_report(found: RunProfile) -> Group:
         f"{found.attention} attention",
         "dim",
     )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("part", style="bold")
-    for name in ("forward", "backward", "all", "share", "GFLOP/s", "of peak"):
-        table.add_column(name, justify="right")
-    for part in profile.parts:
-        rate = part.flops / max(part.seconds, 1e-9)
-        table.add_row(
-            part.part,
-            _milliseconds(part.forward_seconds),
-            _milliseconds(part.backward_seconds),
-            _milliseconds(part.seconds),
-            f"{part.seconds / profile.seconds:.0%}",
-            f"{rate / 1e9:,.0f}" if part.flops else "",
-            f"{rate / profile.peak_rate:.0%}" if part.flops else "",
-        )
-    rate = profile.flops / profile.plain_seconds
-    table.add_section()
-    table.add_row(
-        "step", "", "", _milliseconds(profile.seconds), "100%",
-        f"{rate / 1e9:,.0f}", f"{rate / profile.peak_rate:.0%}",
-    )  # fmt: skip
+
+    def rates(flops: float, seconds: float) -> tuple[str, str]:
+        if not flops:
+            return "", ""
+        rate = flops / max(seconds, 1e-9)
+        return f"{rate / 1e9:,.0f}", f"{rate / profile.peak_rate:.0%}"
+
+    names = ("part", "forward", "backward", "all", "share", "GFLOP/s", "of peak")
+    parts = table(
+        names,
+        [
+            (
+                Text(part.part, "bold"),
+                _milliseconds(part.forward_seconds),
+                _milliseconds(part.backward_seconds),
+                _milliseconds(part.seconds),
+                f"{part.seconds / profile.seconds:.0%}",
+                *rates(part.flops, part.seconds),
+            )
+            for part in profile.parts
+        ],
+        numbers=range(1, len(names)),
+    )
+    parts.add_section()
+    step_rates = rates(profile.flops, profile.plain_seconds)
+    parts.add_row(Text("step", "bold"), "", "", _milliseconds(profile.seconds), "100%", *step_rates)
     lines = [
-        f"{1e3 * profile.plain_seconds:.2f} ms a step without the clock at every border: "
+        f"{1e3 * profile.plain_seconds:.2f} ms per step when parts are not timed: "
         f"{profile.tokens / profile.plain_seconds:,.0f} tokens/s",
-        f"{1e3 * profile.overhead_seconds:.2f} ms of it for Python and dispatching operators: "
-        "forward and backward over a few tokens",
-        f"{profile.peak_rate / 1e9:,.0f} GFLOP/s is the peak: square matrix products in "
-        f"{found.dtype}, measured just now",
+        f"{1e3 * profile.overhead_seconds:.2f} ms of that is Python and operator dispatch, "
+        "measured by forward and backward over a few tokens",
+        f"{profile.peak_rate / 1e9:,.0f} GFLOP/s is the peak of square matrix products in "
+        f"{found.dtype}, measured now",
     ]
     if profile.whole_blocks:
         lines.append(
             "Each block is one compiled call, and so are the last norm, the head and the loss, "
             "which give their gradients on the way forward"
         )
-    return Group(title, table, *(Text(line) for line in lines))
+    return Group(title, parts, *(Text(line) for line in lines))
 
 
 def profile_json(found: RunProfile) -> dict[str, Any]:

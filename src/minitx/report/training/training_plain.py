@@ -13,16 +13,17 @@ from typing import TextIO
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from minitx.report.terminal.printable import visible
+from minitx.report.terminal.printable import run_path, visible
 from minitx.report.terminal.units import count, duration, fixed
 from minitx.report.training.plan_view import plan_table
 from minitx.report.training.training_report import (
+    EVALUATION_COLUMNS,
     TrainingRecord,
     closing_lines,
+    evaluation_figures,
     sample_lines,
 )
 from minitx.report.training.training_screen import final_lines
-from minitx.report.training.training_summary import run_path
 from minitx.training.observer import (
     EvaluationReport,
     Event,
@@ -142,13 +143,7 @@ def _step_line(report: StepReport, evaluations: list[EvaluationReport]) -> str:
 
 
 def _evaluation_line(report: EvaluationReport) -> str:
-    return "  ".join(
-        (
-            f"evaluation step {report.step}",
-            f"train loss {fixed(report.train_loss, 4):>7}",
-            f"holdout loss {fixed(report.holdout_loss, 4):>7}",
-            f"holdout perplexity {fixed(perplexity(report.holdout_loss), 2):>8}",
-            f"bits per byte {fixed(report.holdout_bits_per_byte, 4):>7}",
-            *(["best"] if report.is_best else []),
-        )
-    )
+    named = zip(EVALUATION_COLUMNS, evaluation_figures(report), (0, 7, 7, 8, 7), strict=True)
+    _, *figures = (f"{name} {figure:>{width}}" for name, figure, width in named)
+    best = ["best"] if report.is_best else []
+    return "  ".join([f"evaluation step {report.step}", *figures, *best])

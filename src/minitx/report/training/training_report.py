@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from minitx.report.terminal.curve import LossSeries, Point
-from minitx.report.terminal.printable import visible
+from minitx.report.terminal.printable import run_path, visible
 from minitx.report.terminal.units import count, duration, fixed
-from minitx.report.training.training_summary import next_steps, run_path
 from minitx.training.logging.metrics_file import read_metrics
 from minitx.training.observer import (
     EvaluationReport,
@@ -127,28 +128,34 @@ def best_evaluation(evaluations: Sequence[EvaluationReport]) -> EvaluationReport
     return next((report for report in reversed(evaluations) if report.is_best), None)
 
 
-_COLUMNS = ("step", "train loss", "holdout loss", "holdout perplexity", "bits per byte")
-_WIDTHS = (9, *map(len, _COLUMNS[1:]))
+EVALUATION_COLUMNS = ("step", "train loss", "holdout loss", "holdout perplexity", "bits per byte")
+_WIDTHS = (9, *map(len, EVALUATION_COLUMNS[1:]))
 EVALUATIONS_WIDTH = sum(_WIDTHS) + 2 * len(_WIDTHS) + len("* best")
+
+
+def evaluation_figures(report: EvaluationReport) -> tuple[str, ...]:
+    """The figures of an evaluation, in the order of `EVALUATION_COLUMNS`."""
+    return (
+        f"{report.step:,}",
+        fixed(report.train_loss, 4),
+        fixed(report.holdout_loss, 4),
+        fixed(perplexity(report.holdout_loss), 2),
+        fixed(report.holdout_bits_per_byte, 4),
+    )
 
 
 def evaluation_lines(
     evaluations: Sequence[EvaluationReport], shown: Sequence[EvaluationReport], star: str = "★"
 ) -> list[Text]:
     """Draw the table of evaluations: a header and a line for each of `shown`."""
+
+    def row(cells: Sequence[str]) -> str:
+        return "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, _WIDTHS, strict=True))
+
     best = best_evaluation(evaluations)
-    header = "  ".join(f"{name:>{width}}" for name, width in zip(_COLUMNS, _WIDTHS, strict=True))
-    lines = [Text(header, style="dim")]
+    lines = [Text(row(EVALUATION_COLUMNS), style="dim")]
     for report in shown:
-        cells = (
-            f"{report.step:,}",
-            fixed(report.train_loss, 4),
-            fixed(report.holdout_loss, 4),
-            fixed(perplexity(report.holdout_loss), 2),
-            fixed(report.holdout_bits_per_byte, 4),
-        )
-        row = "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, _WIDTHS, strict=True))
-        line = Text(row)
+        line = Text(row(evaluation_figures(report)))
         if report is best:
             line.append(f"  {star} best", "bold green")
         lines.append(line)
@@ -245,7 +252,7 @@ def _shown(text: str) -> str:
 
 _ENDINGS = {
     "finished": "finished",
-    "early-stopping": "stopped early, since the holdout loss no longer fell,",
+    "early-stopping": "stopped early, because the holdout loss no longer fell,",
     "interrupted": "interrupted and saved",
 }
 
@@ -295,3 +302,41 @@ def closing_lines(record: TrainingRecord) -> list[Text]:
             lines += [Text(), Text("next", style="bold")]
             lines += [Text(f"  {command}", style="cyan") for command in commands]
     return lines
+
+
+_LONGEST_PROMPT = 24
+
+
+def next_steps(
+    run_dir: Path, prompt: str = "", steps: int | None = None, interrupted: bool = False
+) -> list[str]:
+    """Return command lines that go on from a run.
+
+    Args:
+        run_dir: shown relative to the working directory if it lies below it.
+        prompt: a text the run's tokenizer knows, for example its sample's prompt; its first
+            words are used.
+        steps: number of steps to offer for `resume`; None writes ``N``.
+        interrupted: the run stopped before its last step, so finishing it comes first.
+    """
+    run = shlex.quote(run_path(run_dir))
+    start = shlex.quote(_short(prompt))
+    commands = [
+        f"minitx generate {run} --prompt {start} --top-k 40",
+        f"minitx eval {run} --holdout",
+        f"minitx attn {run} --prompt {start}",
+        f"minitx report {run}",
+    ]
+    if interrupted:
+        return [f"minitx resume {run}", *commands]
+    return [*commands, f"minitx resume {run} --steps {steps or 'N'}"]
+
+
+def _short(prompt: str) -> str:
+    line = next((line.strip() for line in prompt.splitlines() if line.strip()), "")
+    if not line or not line.isprintable():
+        return "The"
+    if len(line) <= _LONGEST_PROMPT:
+        return line
+    cut = line[: _LONGEST_PROMPT + 1].rpartition(" ")[0].strip()
+    return cut or line[:_LONGEST_PROMPT]

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from minitx.report.training.training_summary import next_steps, run_path
+from minitx.report.terminal.printable import run_path
+from minitx.report.training.training_report import next_steps
 
 
 def test_commands_with_a_relative_path(tmp_path, monkeypatch):
