@@ -2,7 +2,7 @@
 
 python bench/attention_forms.py
 
-What it finds on a CPU is kept in `minitx.model.attention_choice`.
+What it finds on a CPU is kept in `minitx.fast.support` and, for dropout, in `minitx.fast.layers`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from pathlib import Path
 
 import torch
 from harness import Result, Samples, Table, Target, interleave, publish
+from torch.nn import functional as F
 
-from minitx.model.attention import causal_mask, explicit_attention, fused_attention
-from minitx.model.attention_choice import choose_form
-from minitx.model.fast import attend, can_attend
+from minitx.fast.layers import attend
+from minitx.fast.library import library
+from minitx.fast.support import LONGEST_ATTENTION
+from minitx.model.transformer import causal_mask, eager_attention
 
 LENGTHS = (32, 64, 128, 256, 512, 1024)
 TOKENS = 2048
@@ -32,14 +34,14 @@ def main() -> None:
         name = str(dtype).removeprefix("torch.")
         for length in LENGTHS:
             timed = _timed(length, dtype, given.rounds)
-            chosen = choose_form("cpu", dtype, length)
+            chosen = "native" if "native" in timed and length <= LONGEST_ATTENTION else "sdpa"
             rows.append(
                 [
                     name,
                     f"{TOKENS // length} x {length}",
                     *(
                         f"{1e3 * timed[form].median:.2f} ms" if form in timed else "-"
-                        for form in ("explicit", "fused", "compiled")
+                        for form in ("eager", "sdpa", "native")
                     ),
                     chosen,
                 ]
@@ -53,19 +55,19 @@ def main() -> None:
             name="attention_forms",
             title="Which form of attention",
             about=f"Forward and backward of each form over {TOKENS:,} tokens, {HEADS} heads of "
-            f"{HEAD_DIM}, in turns. `--attention auto` takes what the last column says; it is "
-            "kept in `minitx/model/attention_choice.py`, and `--attention explicit`, `fused` or "
-            "`compiled` forces one.",
+            f"{HEAD_DIM}, in turns: `eager_attention` with its weights stored, torch's "
+            "`scaled_dot_product_attention` (sdpa), and minitx's kernel (native). Training takes "
+            "what the last column says, which `minitx/fast/support.py` keeps.",
             tables=[
                 Table(
                     "On this CPU:",
                     [
                         "format",
                         "batch x length",
-                        "explicit",
-                        "fused",
-                        "compiled",
-                        "auto",
+                        "eager",
+                        "sdpa",
+                        "native",
+                        "training",
                     ],
                     rows,
                 )
@@ -89,20 +91,20 @@ def _timed(length: int, dtype: torch.dtype, rounds: int) -> dict[str, Samples]:
     above = torch.randn(shape).to(dtype)
     mask = causal_mask(length, length)
 
-    def explicit() -> None:
-        explicit_attention(*tensors, mask)[0].backward(above)
+    def eager() -> None:
+        eager_attention(*tensors, mask)[0].backward(above)
 
-    def fused() -> None:
-        fused_attention(*tensors, None).backward(above)
+    def sdpa() -> None:
+        F.scaled_dot_product_attention(*tensors, is_causal=True).backward(above)
 
     qkv = torch.randn(TOKENS // length, length, 3 * HEADS * HEAD_DIM).to(dtype).requires_grad_()
 
-    def compiled() -> None:
+    def native() -> None:
         attend(qkv, HEADS, HEADS, None, None, 0.0).backward(above.view(*qkv.shape[:2], -1))
 
-    forms = {"explicit": explicit, "fused": fused}
-    if can_attend(qkv, None, None):
-        forms["compiled"] = compiled
+    forms = {"eager": eager, "sdpa": sdpa}
+    if library() is not None:
+        forms["native"] = native
     return interleave(forms, rounds, 5)
 
 

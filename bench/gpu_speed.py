@@ -19,7 +19,7 @@ from peers import Step, Workload, minitx_model, minitx_shape, nanogpt_model
 
 from minitx.compute import Compute
 from minitx.config import TrainConfig
-from minitx.training.gradients import gradient_pass
+from minitx.training.gradients import GradientPass
 from minitx.training.optimizers import make_optimizer
 
 GPT2 = Workload("GPT-2 124 M", 12, 12, 768, 1024, 32, vocabulary=50304)
@@ -84,11 +84,9 @@ def matmul_peak(seconds: float = 2.0) -> float:
 def minitx_step() -> Step:
     """Our step, as `minitx train` takes it on a GPU."""
     model = minitx_model(GPT2).to(GPU)
-    config = TrainConfig(
-        steps=1, batch_size=GPT2.batch, learning_rate=1e-3, accumulation=PASSES, compile=True
-    )
+    config = TrainConfig(steps=1, batch_size=GPT2.batch, learning_rate=1e-3, accumulation=PASSES)
     update = make_optimizer(model, config, torch.bfloat16)
-    a_pass = gradient_pass(model, config, Compute(GPU, torch.bfloat16))
+    a_pass = GradientPass(model, Compute(GPU, torch.bfloat16), PASSES, "torch-compile")
     inputs, targets = (ids.to(GPU) for ids in GPT2.data())
 
     def step() -> float:

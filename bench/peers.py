@@ -61,6 +61,7 @@ def minitx_step(load: Workload, optimizer: str = "muon", dtype: str = "auto") ->
     """Our training step as `minitx train` takes it, with as many parameters as the peers."""
     from minitx.compute import Compute, choose_device, choose_dtype, keep_freed_memory
     from minitx.config import TrainConfig
+    from minitx.training.gradients import GradientPass
     from minitx.training.optimizers import make_optimizer
 
     model = minitx_model(load)
@@ -68,15 +69,14 @@ def minitx_step(load: Workload, optimizer: str = "muon", dtype: str = "auto") ->
     device = choose_device("cpu")
     compute = Compute(device, choose_dtype(dtype, device))
     update = make_optimizer(model, config, compute.dtype)
+    gradient_pass = GradientPass(model, compute)
     inputs, targets = load.data()
     keep_freed_memory()
 
     def step() -> float:
-        with compute.autocast():
-            loss = model.loss(inputs, targets)
-        loss.backward()
+        loss = gradient_pass(inputs, targets)
         update.step(1.0)
-        return float(loss.detach())
+        return float(loss)
 
     return step
 

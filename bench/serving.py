@@ -33,7 +33,7 @@ from peers import SHAKESPEARE_GPU
 
 from minitx.checkpoint.huggingface import save_model
 from minitx.config import SamplingConfig
-from minitx.generation import Batch, Row
+from minitx.generation import Row, TextBatch
 from minitx.workflows.load import LoadedModel, open_checkpoint
 
 _SETTLING_SECONDS = 0.5
@@ -129,7 +129,7 @@ def _without_http(loaded: LoadedModel, clients: int, tokens: int) -> list[float]
     """Seconds that the batch needs by itself, three times."""
     found = []
     for _ in range(3):
-        batch = Batch(loaded.model, loaded.tokenizer)
+        batch = TextBatch(loaded.model, loaded.tokenizer)
         rows = [
             Row(
                 loaded.tokenizer.encode(_prompt(client)).tolist(),
@@ -277,7 +277,7 @@ def _result(given: argparse.Namespace, alone: Sequence[float], seen: Seen) -> Re
         f"{SHAKESPEARE_GPU.name}, context {SHAKESPEARE_GPU.context}, random "
         "weights, float32. Server and clients are two processes on the same processor, so the "
         "clients' own work counts against the server. Without HTTP means the same rows in one "
-        "`Batch`, in the same run.",
+        "`TextBatch`, in the same run.",
         tables=[
             Table(
                 "Tokens a second, all streams together:",

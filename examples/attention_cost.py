@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from plotting import plot
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from minitx.model.attention import causal_mask, explicit_attention, fused_attention
+from minitx.model.transformer import causal_mask, eager_attention
 
 HEADS, HEAD_DIM = 4, 32
 
@@ -42,13 +43,13 @@ def vectors(length: int) -> tuple[Tensor, Tensor, Tensor]:
 def operations(length: int) -> int:
     """Additions and multiplications in the matrix products of one pass, counted by torch."""
     with FlopCounterMode(display=False) as counter:
-        explicit_attention(*vectors(length), causal_mask(length, length))
+        eager_attention(*vectors(length), causal_mask(length, length))
     return counter.get_total_flops()
 
 
 def weight_bytes(length: int) -> int:
     """Memory of the weights of one layer and one text, in float32."""
-    _, weights = explicit_attention(*vectors(length), causal_mask(length, length))
+    _, weights = eager_attention(*vectors(length), causal_mask(length, length))
     return weights.numel() * weights.element_size()
 
 
@@ -67,39 +68,39 @@ def main() -> None:
     patience = 0.01 if given.quick else 0.7
 
     print("          operations,   memory for          milliseconds")
-    print(" tokens      millions   weights, MiB   explicit      fused")
-    counts, sizes, explicit, fused = [], [], [], []
+    print(" tokens      millions   weights, MiB      eager       sdpa")
+    counts, sizes, eager, sdpa = [], [], [], []
     for length in lengths:
         given_vectors, mask = vectors(length), causal_mask(length, length)
         counts.append(operations(length))
         sizes.append(weight_bytes(length))
-        one = lambda: explicit_attention(*given_vectors, mask)  # noqa: B023, E731
-        other = lambda: fused_attention(*given_vectors, None)  # noqa: B023, E731
-        explicit.append(1000 * seconds(one, patience))
-        fused.append(1000 * seconds(other, patience))
+        one = lambda: eager_attention(*given_vectors, mask)  # noqa: B023, E731
+        other = lambda: F.scaled_dot_product_attention(*given_vectors, is_causal=True)  # noqa: B023, E731
+        eager.append(1000 * seconds(one, patience))
+        sdpa.append(1000 * seconds(other, patience))
         print(
             f"{length:7,} {counts[-1] / 1e6:13,.0f} {sizes[-1] / 2**20:14,.2f} "
-            f"{explicit[-1]:10.2f} {fused[-1]:10.2f}"
+            f"{eager[-1]:10.2f} {sdpa[-1]:10.2f}"
         )
     print()
     plot(
-        list(zip(lengths, explicit)),
-        list(zip(lengths, fused)),
+        list(zip(lengths, eager)),
+        list(zip(lengths, sdpa)),
         "milliseconds by tokens",
-        ("explicit", "fused"),
+        ("eager", "sdpa"),
         height=14,
     )
     print("\nOver the last two doublings, with the length to the power of")
     for name, amounts in (
-        ("operations", counts), ("memory for weights", sizes), ("time, explicit", explicit),
-        ("time, fused", fused),
+        ("operations", counts), ("memory for weights", sizes), ("time, eager", eager),
+        ("time, sdpa", sdpa),
     ):  # fmt: skip
         print(f"  {growth(lengths, amounts):4.2f}  {name}")
     if given.png:
-        draw(given.png, lengths, explicit, fused)
+        draw(given.png, lengths, eager, sdpa)
 
 
-def draw(path: Path, lengths: list[int], explicit: list[float], fused: list[float]) -> None:
+def draw(path: Path, lengths: list[int], eager: list[float], sdpa: list[float]) -> None:
     """A picture of both times, on logarithmic axes, where a power is a straight line."""
     import matplotlib
 
@@ -107,9 +108,9 @@ def draw(path: Path, lengths: list[int], explicit: list[float], fused: list[floa
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    axes.loglog(lengths, explicit, "o-", label="explicit")
-    axes.loglog(lengths, fused, "s-", label="fused")
-    square = [explicit[-1] * (length / lengths[-1]) ** 2 for length in lengths]
+    axes.loglog(lengths, eager, "o-", label="eager")
+    axes.loglog(lengths, sdpa, "s-", label="sdpa")
+    square = [eager[-1] * (length / lengths[-1]) ** 2 for length in lengths]
     axes.loglog(lengths, square, ":", color="gray", label="length squared")
     axes.set(xlabel="tokens", ylabel="milliseconds", title="One pass of attention, 4 heads of 32")
     axes.set_xticks(lengths, labels=[f"{length:,}" for length in lengths])

@@ -6,10 +6,7 @@ import torch
 
 from minitx import compute
 from minitx.compute import (
-    COMPILE_FROM_SECONDS,
     Compute,
-    can_compile,
-    choose_compile,
     choose_device,
     choose_dtype,
     matmul_rate,
@@ -50,27 +47,6 @@ def test_auto_takes_what_is_measured_to_be_faster(monkeypatch, ratio, chosen):
 
 def test_rate_is_of_the_order_of_a_processor():
     assert 1e8 < matmul_rate(CPU, torch.float32, seconds=0.01) < 1e14
-
-
-@pytest.mark.parametrize(
-    ("kind", "lacking", "can"),
-    [
-        ("cuda", (), True),
-        ("cuda", ("triton",), False),
-        ("cuda", ("cc",), False),
-        ("cpu", ("triton", "cc", "c++"), True),
-        ("cpu", ("c++", "g++"), False),
-    ],
-)
-def test_compiles_where_it_can_and_earns_it_back(monkeypatch, kind, lacking, can):
-    found = {"triton": "triton", "cc": "/usr/bin/cc", "c++": "/usr/bin/c++", "g++": "/usr/bin/g++"}
-    found |= dict.fromkeys(lacking)
-    monkeypatch.setattr(compute.importlib.util, "find_spec", found.get)
-    monkeypatch.setattr(compute.shutil, "which", found.get)
-    device = torch.device(kind)
-    assert can_compile(device) is can
-    assert choose_compile(device, COMPILE_FROM_SECONDS) is (can and kind == "cuda")
-    assert not choose_compile(device, COMPILE_FROM_SECONDS - 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -42,7 +42,7 @@ ENTRIES: dict[str, tuple[str, ...]] = {
     "The model": (
         "minitx.config.ModelConfig",
         "minitx.model.transformer.Transformer",
-        "minitx.model.attention.explicit_attention",
+        "minitx.model.transformer.eager_attention",
         "minitx.model.trace.Trace",
         "minitx.model.kv_cache.KVCache",
     ),

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.util
-import shutil
 import sys
 import time
 from contextlib import AbstractContextManager
@@ -17,14 +15,11 @@ from dataclasses import dataclass
 
 import torch
 
-from minitx.config.train_config import DeviceName, DTypeName
+from minitx.config.train_config import DeviceName, DTypeName, EngineName
 from minitx.errors import BadInputError
 
 WORTHWHILE_SPEEDUP = 1.5
 """How much faster bfloat16 products must be to be chosen on a CPU."""
-
-COMPILE_FROM_SECONDS = 120.0
-"""Shortest run on a GPU for which compiling pays; on a CPU it does for none that is planned."""
 
 _MATRIX = 768
 
@@ -74,6 +69,19 @@ class Compute:
         return torch.autocast(self.device.type, self.dtype)
 
 
+@dataclass(frozen=True)
+class EngineChoice:
+    """What computes a model in training, and why.
+
+    Attributes:
+        engine: `plain`, the model's own code; `native` or `torch-compile`, the fast room.
+        reason: in words.
+    """
+
+    engine: EngineName
+    reason: str
+
+
 def choose_device(name: DeviceName | str) -> torch.device:
     """Turn a device name into a device that is there.
 
@@ -119,23 +127,6 @@ def choose_dtype(name: DTypeName | str, device: torch.device) -> torch.dtype:
         return torch.float32
     speedup = matmul_rate(device, torch.bfloat16) / matmul_rate(device, torch.float32)
     return torch.bfloat16 if speedup >= WORTHWHILE_SPEEDUP else torch.float32
-
-
-def can_compile(device: torch.device) -> bool:
-    """Whether this machine has what torch.compile needs: a compiler, and for a GPU Triton."""
-    if device.type == "cuda":
-        return importlib.util.find_spec("triton") is not None and shutil.which("cc") is not None
-    return any(shutil.which(compiler) is not None for compiler in ("c++", "g++", "clang++"))
-
-
-def choose_compile(device: torch.device, seconds: float) -> bool:
-    """Whether torch.compile earns back what it takes.
-
-    Args:
-        device: that trains.
-        seconds: that it will train for.
-    """
-    return device.type == "cuda" and seconds >= COMPILE_FROM_SECONDS and can_compile(device)
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.06) -> float:

@@ -1,42 +1,97 @@
-"""Which form of a computation is used: an accelerated one of `minitx.fast`, or the plain one.
+"""Where the fast room is entered: what computes a model, and why.
 
-All that is not `minitx.fast` asks here, so that the folder can be deleted: then the answer is None,
-and the plain model is run.
+Everything above asks here. Where `minitx.fast` is gone, or does not know a model, the plain model
+is run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from minitx.compute import Compute, EngineChoice
+from minitx.config.train_config import EngineName
 from minitx.errors import BadInputError
 from minitx.model import Transformer
 
-try:
-    import minitx.fast.decoder as fast_decoder
-    import minitx.fast.draw as fast_draw
-    import minitx.fast.quantized as fast_quantized
-except ModuleNotFoundError as error:
-    if error.name is None or not error.name.startswith("minitx.fast"):
-        raise
-    IS_FAST_THERE = False
-else:
-    IS_FAST_THERE = True
+COMPILE_FROM_SECONDS = 120.0
+"""Shortest run on a GPU for which torch.compile earns back what it takes; on a CPU it does for none
+that is planned."""
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+"""Ids and targets `(B, T)` to the mean loss in nats, a scalar that gradients flow from."""
 
 
-def decoder(model: Transformer) -> fast_decoder.Decoder | None:
+def choose_engine(model: Transformer, compute: Compute, engine: str = "auto") -> EngineChoice:
+    """What `loss_function` computes a model with.
+
+    Args:
+        model: whose loss it is.
+        compute: device and number format.
+        engine: that is asked for: `auto`, `plain`, `native` or `torch-compile`.
+
+    Raises:
+        BadInputError: torch.compile was asked for where it can't be used.
+    """
+    fast = fast_room()
+    if fast is None:
+        return EngineChoice("plain", "minitx.fast is not installed")
+    choice: EngineChoice = fast.choose_engine(model, compute, engine)
+    return choice
+
+
+def plan_engine(device: torch.device, seconds: float) -> EngineName:
+    """The engine to ask for in a run that trains for so long, where a person did not.
+
+    Args:
+        device: that trains.
+        seconds: that it will train for.
+    """
+    pays = device.type == "cuda" and seconds >= COMPILE_FROM_SECONDS
+    fast = fast_room()
+    return "torch-compile" if pays and fast is not None and fast.can_compile(device) else "auto"
+
+
+def loss_function(model: Transformer, compute: Compute, engine: str = "auto") -> LossFunction:
+    """The training loss of a model, by the engine of `choose_engine`.
+
+    Raises:
+        BadInputError: as there.
+    """
+    fast = fast_room()
+    loss = None if fast is None else fast.loss_function(model, compute, engine)
+    return loss or plain_loss(model, compute)
+
+
+def plain_loss(model: Transformer, compute: Compute) -> LossFunction:
+    """`Transformer.loss` with products in the format of `compute`."""
+
+    def loss(ids: Tensor, targets: Tensor) -> Tensor:
+        with compute.autocast():
+            return model.loss(ids, targets)
+
+    return loss
+
+
+def decoder(model: Transformer) -> Any:
     """What feeds tokens to a model in eval mode faster than the model itself; None: run that.
 
-    See `minitx.fast.decoder.decoder`.
+    See `minitx.fast.decoder`.
     """
-    return fast_decoder.decoder(model) if IS_FAST_THERE else None
+    fast = fast_room()
+    return None if fast is None else fast.decoder(model)
 
 
-def draw_kernel(silent: Sequence[int], vocab_size: int) -> fast_draw.DrawKernel | None:
+def draw_kernel(silent: Sequence[int], vocab_size: int) -> Any:
     """What draws tokens where temperature and top-k are all that matters; None: there is none.
 
     See `minitx.fast.draw.draw_kernel`.
     """
-    return fast_draw.draw_kernel(silent, vocab_size) if IS_FAST_THERE else None
+    fast = fast_room()
+    return None if fast is None else fast.draw_kernel(silent, vocab_size)
 
 
 def quantize(model: Transformer, weight_format: str) -> None:
@@ -45,9 +100,27 @@ def quantize(model: Transformer, weight_format: str) -> None:
     Raises:
         BadInputError: there is no such format, or `minitx.fast` was deleted.
     """
-    if not IS_FAST_THERE:
+    fast = fast_room()
+    if fast is None:
         raise BadInputError(
             "weights can't be rounded to fewer bits: this minitx has no `fast` folder",
             "Leave out --quantize and --dtype bfloat16, or install minitx again",
         )
-    fast_quantized.quantize(model, weight_format)
+    fast.quantize(model, weight_format)
+
+
+def update_kernels(tensors: Iterable[Tensor]) -> Any:
+    """The compiled updates of `minitx.fast.optimizer`; None where torch must update these."""
+    fast = fast_room()
+    return fast.optimizer if fast is not None and fast.optimizer.can_update(tensors) else None
+
+
+def fast_room() -> Any:
+    """The package `minitx.fast`; None where it is gone."""
+    try:
+        from minitx import fast
+    except ModuleNotFoundError as error:
+        if error.name != "minitx.fast":
+            raise
+        return None
+    return fast

@@ -170,14 +170,12 @@ def test_what_does_not_exist_is_named_with_what_does(minitx, tiny_run, flags, wo
 def test_a_leak_ends_with_1_and_is_named(minitx, tiny_run, monkeypatch):
     import torch
 
-    from minitx.model import attention
+    from minitx.model import transformer
 
-    sound = attention.explicit_attention
+    def open_mask(queries, keys, device=None):
+        return torch.ones(queries, keys, dtype=torch.bool, device=device)
 
-    def spoiled(queries, keys, values, mask, dropout=0.0):
-        return sound(queries, keys, values, None if mask is None else torch.ones_like(mask))
-
-    monkeypatch.setattr(attention, "explicit_attention", spoiled)
+    monkeypatch.setattr(transformer, "causal_mask", open_mask)
     done = minitx("attn", tiny_run, *PROMPT, "--check-mask")
     assert done.code == 1
     assert "enters at layer 0, all heads" in done.out

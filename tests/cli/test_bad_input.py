@@ -93,7 +93,7 @@ FLAGS = [
     (["--dtype", "float16"], ["dtype is 'float16'", "bfloat16"]),
     (["--optimizer", "sgd"], ["optimizer is 'sgd'", "adamw, muon"]),
     (["--decay", "step"], ["decay is 'step'"]),
-    (["--attention", "flash"], ["attention is 'flash'"]),
+    (["--engine", "flash"], ["engine is 'flash'"]),
     (["--architecture", "llama"], ["architecture is 'llama'", "qwen3, gpt2"]),
     (["--heads", 5], ["n_heads 5 does not divide d_model 16", "--d-model 15"]),
     (["--heads", 0], ["n_heads is 0"]),

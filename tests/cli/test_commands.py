@@ -117,17 +117,17 @@ def test_compiled_model_trains(minitx, verses, monkeypatch):
 
     seen = []
     monkeypatch.setattr(torch, "compile", lambda f: seen.append(f) or f)
-    monkeypatch.setattr("minitx.workflows.run_session.can_compile", lambda device: True)
-    assert minitx("train", verses, *SMALL, "--compile").code == 0
+    monkeypatch.setattr("minitx.fast.training_loss.can_compile", lambda device: True)
+    assert minitx("train", verses, *SMALL, "--engine", "torch-compile").code == 0
     assert len(seen) == 3
 
 
 def test_to_compile_without_a_compiler_is_refused(minitx, verses, inside, monkeypatch):
-    monkeypatch.setattr("minitx.compute.shutil.which", lambda name: None)
-    done = minitx("train", verses, *SMALL, "--compile")
+    monkeypatch.setattr("minitx.fast.torch_compile.shutil.which", lambda name: None)
+    done = minitx("train", verses, *SMALL, "--engine", "torch-compile")
     assert done.code == 2
     assert "torch.compile can't be used on cpu" in done.err
-    assert "--no-compile" in done.err
+    assert "--engine auto" in done.err
     assert not list(inside.glob("runs/*"))
 
 

@@ -76,7 +76,7 @@ def test_a_trained_run_follows_it(tiny_run):
 @pytest.mark.parametrize(
     "change",
     [
-        {"steps": 0}, {"steps": "many"}, {"steps": True}, {"compile": 1}, {"decay": "step"},
+        {"steps": 0}, {"steps": "many"}, {"steps": True}, {"engine": 1}, {"decay": "step"},
         {"learning_rate": -0.1}, {"optimizer": 3}, {"warmup": 3}, {"step_decisions": 4},
         {"optimizer_options": {"a": [1]}}, {"threads": 10**6}, {"beta1": 1.0},
     ],

@@ -26,10 +26,12 @@ def test_written_config_comes_back_equal(tmp_path_factory, corpus, holdout, frac
 
 
 def test_booleans_and_numbers_come_back(tmp_path):
-    config = TrainConfig(steps=3, batch_size=1, learning_rate=1e-300, compile=True)
+    train = TrainConfig(steps=3, batch_size=1, learning_rate=1e-300)
+    model = ModelConfig(9, 8, 1, 1, 1, 4, 4, 4, tie_embeddings=False)
     path = tmp_path / "run.toml"
-    path.write_text(dump_toml({"train": config}))
-    assert build(TrainConfig, parse_toml(path)["train"], "train") == config
+    path.write_text(dump_toml({"train": train, "model": model}))
+    assert build(TrainConfig, parse_toml(path)["train"], "train") == train
+    assert build(ModelConfig, parse_toml(path)["model"], "model") == model
 
 
 @pytest.mark.parametrize(
@@ -38,7 +40,7 @@ def test_booleans_and_numbers_come_back(tmp_path):
         ({"steps": "many"}, "steps is 'many', not a whole number"),
         ({"steps": True}, "steps is True, not a whole number"),
         ({"steps": 1.5}, "not a whole number"),
-        ({"compile": 1}, "compile is 1, not true or false"),
+        ({"engine": 1}, "engine is 1, not a text"),
         ({"learning_rate": "x"}, "not a number"),
         ({"learning_rate": math.nan}, "learning_rate is nan"),
         ({"optimizer": 3}, "not a text"),
@@ -51,6 +53,26 @@ def test_wrong_values_are_named(values, told):
     with pytest.raises(BadInputError, match=told) as caught:
         build(TrainConfig, {**good, **values}, "train")
     assert "\n" not in str(caught.value)
+
+
+def test_a_truth_is_true_or_false():
+    shape = {"vocab_size": 9, "context_length": 8, "n_layers": 1, "n_heads": 1, "n_kv_heads": 1}
+    values = {**shape, "d_model": 4, "d_ff": 4, "head_dim": 4, "tie_embeddings": 1}
+    with pytest.raises(BadInputError, match="tie_embeddings is 1, not true or false"):
+        build(ModelConfig, values, "model")
+
+
+@pytest.mark.parametrize(
+    ("older", "engine"),
+    [
+        ({"attention": "compiled", "compile": False, "cuda_graph": True}, "auto"),
+        ({"attention": "explicit"}, "auto"),
+        ({"attention": "fused", "compile": True}, "torch-compile"),
+    ],
+)
+def test_keys_of_the_version_before_choose_the_engine(older, engine):
+    values = {"steps": 3, "batch_size": 1, "learning_rate": 0.1, **older}
+    assert build(TrainConfig, values, "train").engine == engine
 
 
 def test_missing_keys_are_named():

@@ -104,7 +104,7 @@ def test_model_too_small_is_underfitting(tmp_path):
 def test_leaky_mask(tmp_path, monkeypatch):
     real = transformer.causal_mask
     monkeypatch.setattr(transformer, "causal_mask", lambda *sizes: torch.ones_like(real(*sizes)))
-    run, _ = recipes.run_recipe(tmp_path, attention="explicit")
+    run, _ = recipes.run_recipe(tmp_path)
     event = assert_named(run, "leaky-mask", ["underfitting"])
     assert event["severity"] == "error"
     assert event["step"] == 20
@@ -120,6 +120,7 @@ def test_holdout_of_another_tokenizer(tmp_path, monkeypatch, kind, changed, seed
     class Other:
         def __init__(self, tokenizer):
             self.tokenizer, self.unknown_id = tokenizer, tokenizer.unknown_id
+            self.vocab_size = tokenizer.vocab_size
 
         def encode_parts(self, text, unknown):
             size = self.tokenizer.vocab_size
@@ -127,9 +128,9 @@ def test_holdout_of_another_tokenizer(tmp_path, monkeypatch, kind, changed, seed
             for ids in self.tokenizer.encode_parts(text, unknown=unknown):
                 yield (ids + 1) % size if changed == "shifted" else table[ids]
 
-    def encode(directory, part, text, tokenizer, dtype):
+    def encode(directory, part, text, tokenizer):
         used = Other(tokenizer) if part == "holdout" else tokenizer
-        return real(directory, part, text, used, dtype)
+        return real(directory, part, text, used)
 
     monkeypatch.setattr(encoded, "_encode_part", encode)
     tokenizer = {"kind": kind} if kind == "char" else {"kind": kind, "vocab_size": 400}

@@ -13,7 +13,7 @@ from minitx.checkpoint import load_model
 from minitx.checkpoint.rundir import resolve_checkpoint
 from minitx.config import ModelConfig
 from minitx.errors import BadInputError
-from minitx.fast.decoder import decoder
+from minitx.fast.decoding import decoder
 from minitx.fast.quantized import (
     quantize,
     quantized_matrices,
@@ -58,7 +58,7 @@ def test_the_model_and_its_decoder_compute_with_the_rounded_weights(
     weight_format, architecture, has_kernels, monkeypatch
 ):
     if not has_kernels:
-        monkeypatch.setattr("minitx.fast.decoder.library", lambda: None)
+        monkeypatch.setattr("minitx.fast.decoding.library", lambda: None)
     model = small(architecture=architecture, n_kv_heads=1 if architecture == "qwen3" else 2)
     before = model.blocks[0].mlp.down.weight.detach().clone()
     quantize(model, weight_format)
@@ -91,7 +91,7 @@ def test_no_such_format():
 
 
 def test_without_the_fast_folder_it_is_refused(minitx, tiny_run, monkeypatch):
-    monkeypatch.setattr(engine, "IS_FAST_THERE", False)
+    monkeypatch.setattr(engine, "fast_room", lambda: None)
     done = minitx("generate", tiny_run, "--prompt", "1", "--quantize", "int8")
     assert done.code == 2
     assert "`fast`" in done.err

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from minitx import engine
 from minitx.config import ModelConfig, SamplingConfig
-from minitx.generation import Batch, Row, generate
+from minitx.generation import Row, TextBatch, generate
 from minitx.generation.text_reader import TextReader, window_after_slide
 from minitx.model import Transformer
 from minitx.tokenizer import train_tokenizer
@@ -141,7 +141,7 @@ def test_a_row_says_the_same_whoever_comes_and_goes():
         for prompt, config in zip(prompts, settings_of, strict=True)
     ]
     stranger = Row([1], SamplingConfig(max_new_tokens=500))
-    batch = Batch(model, tokenizer)
+    batch = TextBatch(model, tokenizer)
     batch.add([rows[0], stranger])
     for row in rows[1:]:
         for _ in range(3):
@@ -163,7 +163,7 @@ def test_a_row_says_the_same_whoever_comes_and_goes():
 def test_a_batch_that_is_cleared_goes_on():
     tokenizer = train_tokenizer("abcdefghijklmno\n", "char", 0)
     model = small(vocab_size=tokenizer.vocab_size)
-    batch = Batch(model, tokenizer)
+    batch = TextBatch(model, tokenizer)
     batch.add([Row([1, 2], SamplingConfig(max_new_tokens=9))])
     batch.clear()
     assert not batch.rows

@@ -4,17 +4,28 @@ import dataclasses
 
 import pytest
 import torch
+from torch.nn import functional
 
 from minitx.config import ModelConfig
-from minitx.inspection import mask_check
+from minitx.fast.library import library
+from minitx.inspection import engine_check, mask_check
 from minitx.inspection.mask_check import check_mask
-from minitx.model import KVCache, Transformer, attention
+from minitx.model import KVCache, Transformer
+from minitx.model.transformer import causal_mask
 
 CONFIG = ModelConfig(
     vocab_size=23, context_length=24, n_layers=2, n_heads=4, n_kv_heads=2, d_model=16, d_ff=24,
     head_dim=4,
 )  # fmt: skip
 GPT2 = dataclasses.replace(CONFIG, architecture="gpt2", n_kv_heads=4)
+
+
+WAYS = (
+    "whole text", "whole text, with its attention weights visible",
+    "in pieces through the cache", "after rewinding the cache", "beside rows of other lengths",
+)  # fmt: skip
+KERNELS = "plain" if library() is None else "native"
+ENGINES = (f"as it is trained, {KERNELS} engine", "as it generates, native engine")
 
 
 def make_model(config=CONFIG):
@@ -31,18 +42,18 @@ def make_model(config=CONFIG):
 def test_sound_model_passes_every_way_through_it(config):
     check = check_mask(make_model(config))
     assert check.passed
-    assert len(check.paths) == 6
-    assert all(path.cuts == 23 and path.logits > 20 * 23 for path in check.paths)
+    assert [path.path for path in check.paths] == [*WAYS, *ENGINES]
+    assert all(path.cuts == 23 and path.logits > 20 * 23 for path in check.paths[: len(WAYS)])
+    assert all(path.cuts == 8 and path.logits >= 8 for path in check.paths[len(WAYS) :])
 
 
 def test_model_is_left_as_it_was():
     model = make_model().train()
-    model.ablated_heads.add((0, 1))
-    model.attention_form = "fused"
+    before = torch.random.get_rng_state()
     check_mask(model)
     assert model.training
-    assert model.ablated_heads == {(0, 1)}
-    assert model.attention_form == "fused"
+    assert torch.random.get_rng_state().equal(before)
+    assert all(parameter.grad is None for parameter in model.parameters())
     model.loss(
         torch.zeros(1, 5, dtype=torch.int64), torch.zeros(1, 5, dtype=torch.int64)
     ).backward()
@@ -61,16 +72,17 @@ def test_nothing_to_compare(shape):
 
 
 def plant(monkeypatch, change):
-    """Replace the explicit form by one whose mask `change` has spoiled."""
-    sound = attention.explicit_attention
+    """Let attention look through a mask that `change` has spoiled."""
+    sound = functional.scaled_dot_product_attention
 
-    def spoiled(queries, keys, values, mask, dropout=0.0):
-        mask = (
-            None if mask is None else change(mask.expand(*queries.shape[:3], keys.size(2)).clone())
-        )
+    def spoiled(queries, keys, values, mask, dropout=0.0, is_causal=False):
+        if is_causal:
+            mask = causal_mask(queries.size(2), keys.size(2))
+        if mask is not None:
+            mask = change(mask.expand(*queries.shape[:3], keys.size(2)).clone())
         return sound(queries, keys, values, mask, dropout)
 
-    monkeypatch.setattr(attention, "explicit_attention", spoiled)
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", spoiled)
 
 
 def off_by_one(mask):
@@ -100,33 +112,63 @@ def test_spoiled_mask_is_found_at_the_first_layer(monkeypatch, change):
 
 
 def test_hole_in_one_head_of_one_layer_is_named(monkeypatch):
-    sound = attention.explicit_attention
     calls = []
 
-    def spoiled(queries, keys, values, mask, dropout=0.0):
+    def hole(mask):
         calls.append(None)
-        if len(calls) % 2 == 0 and mask is not None:  # the second of two layers
-            mask = mask.expand(*queries.shape[:3], keys.size(2)).clone()
+        if len(calls) % 2 == 0:  # the second of two layers
             mask[:, 2] = True
-        return sound(queries, keys, values, mask, dropout)
+        return mask
 
-    monkeypatch.setattr(attention, "explicit_attention", spoiled)
-    check = check_mask(make_model())
-    leak = check.paths[0].leak
+    plant(monkeypatch, hole)
+    leak = check_mask(make_model()).paths[0].leak
     assert (leak.layer, leak.heads) == (1, (2,))
     assert leak.place == "layer 1, head 2"
 
 
-def test_leak_of_the_fused_form_alone_is_found(monkeypatch):
-    def open_wide(queries, keys, values, mask, dropout=0.0):
-        return torch.nn.functional.scaled_dot_product_attention(queries, keys, values)
+def test_leak_of_the_kernel_alone_is_found(monkeypatch):
+    def open_wide(queries, keys, values, mask, dropout=0.0, is_causal=False):
+        return torch.softmax(queries @ keys.transpose(-2, -1), -1) @ values
 
-    monkeypatch.setattr(attention, "fused_attention", open_wide)
-    check = check_mask(make_model())
-    found = {path.path: path.leak is not None for path in check.paths}
-    assert not found["whole text, explicit attention"]
-    assert found["whole text, fused attention"]
-    assert found["in pieces through the cache, fused attention"]
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", open_wide)
+    found = {path.path: path.leak is not None for path in check_mask(make_model()).paths}
+    assert not found["whole text, with its attention weights visible"]
+    assert found["whole text"]
+    assert found["in pieces through the cache"]
+    # A function that is patched is one that no kernel knows.
+    assert found["as it is trained, plain engine"]
+
+
+def test_leak_of_what_trains_alone_is_found(monkeypatch):
+    """A loss that looks one token ahead, where the model does not."""
+
+    def looking_ahead(model, compute, engine):
+        def loss(ids, targets):
+            return model.loss(ids, targets) + model.embedding.weight[ids.roll(-1, 1)].sum() * 1e-3
+
+        return loss
+
+    monkeypatch.setattr(engine_check, "loss_function", looking_ahead)
+    leaks = {path.path: path.leak for path in check_mask(make_model()).paths}
+    assert [name for name, leak in leaks.items() if leak] == [ENGINES[0]]
+    assert leaks[ENGINES[0]].place == f"in what trains it, the {KERNELS} engine"
+
+
+def test_leak_of_what_generates_alone_is_found(monkeypatch):
+    """A decoder that looks one position beyond the end of its row."""
+    sound = engine_check.TextReader.feed
+
+    def careless(self, tokens):
+        beyond = [
+            layer[row, :, length : length + 1].sum()
+            for layer in self.cache.keys
+            for row, length in enumerate(self.cache.lengths.tolist())
+        ]
+        return sound(self, tokens) + torch.stack(beyond).sum()
+
+    monkeypatch.setattr(engine_check.TextReader, "feed", careless)
+    leaks = {path.path: path.leak for path in check_mask(make_model()).paths}
+    assert [name for name, leak in leaks.items() if leak] == [ENGINES[1]]
 
 
 def test_cache_that_forgets_one_too_few_is_found(monkeypatch):
@@ -143,8 +185,8 @@ def test_cache_that_forgets_one_too_few_is_found(monkeypatch):
     monkeypatch.setattr(mask_check, "MAX_LENGTH", 24)
     longer = dataclasses.replace(CONFIG, context_length=40)
     found = {path.path: path.leak for path in check_mask(make_model(longer)).paths}
-    assert found["through a cache that was turned back"] is not None
-    assert found["whole text, explicit attention"] is None
+    assert found["after rewinding the cache"] is not None
+    assert found["whole text"] is None
 
 
 def test_row_that_sees_its_padding_is_found(monkeypatch):
@@ -187,20 +229,18 @@ def test_leak_after_the_last_layer_is_placed_there():
 
 def test_leak_through_the_cache_is_named_with_layer_and_head(monkeypatch):
     """One head of one layer reads what lies beyond its row's length in the cache."""
-    sound = attention.explicit_attention
     calls = []
 
-    def spoiled(queries, keys, values, mask, dropout=0.0):
+    def hole(mask):
         calls.append(None)
-        ragged = mask is not None and mask.dim() == 4
-        if ragged and len(calls) % 2 == 0:  # the second of two layers, rows of the cache differ
-            mask = mask.expand(*queries.shape[:3], keys.size(2)).clone()
+        is_ragged = mask.size(2) != mask.size(3) or not bool((mask[0] == mask[-1]).all())
+        if is_ragged and len(calls) % 2 == 0:  # the second of two layers, rows of the cache differ
             mask[:, 3] = True
-        return sound(queries, keys, values, mask, dropout)
+        return mask
 
-    monkeypatch.setattr(attention, "explicit_attention", spoiled)
+    plant(monkeypatch, hole)
     found = {path.path: path.leak for path in check_mask(make_model()).paths}
-    assert found["whole text, explicit attention"] is None
+    assert found["whole text"] is None
     leak = found["beside rows of other lengths"]
     assert (leak.layer, leak.heads) == (1, (3,))
     assert leak.place == "layer 1, head 3"

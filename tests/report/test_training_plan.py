@@ -28,7 +28,7 @@ def start_report(reasons, **train):
         111_540,
         "cpu",
         "float32",
-        "fused",
+        "native",
         0,
     )
 
@@ -66,7 +66,7 @@ def test_says_what_and_why_within_80_columns():
     assert model.count("depth") == 1, "one reason for two keys is told once"
     assert "fifteen" in row(text, "steps")
     assert "16.4 M tokens" in row(text, "steps")
-    assert "fused attention" in row(text, "device")
+    assert "native engine" in row(text, "device")
 
 
 def test_every_reason_is_shown_with_its_value():

@@ -134,7 +134,7 @@ def start_report(first_step=0, run="runs/plays-0001", reasons=None):
         n_holdout_tokens=111_540,
         device="cpu (2 threads)",
         dtype="bfloat16",
-        attention="explicit",
+        engine="native",
         first_step=first_step,
     )
 

@@ -6,7 +6,7 @@ import pytest
 from small_server import until
 
 from minitx.config import Limits
-from minitx.generation import Batch
+from minitx.generation import TextBatch
 from minitx.serving.api_errors import APIError
 from minitx.serving.batch_engine import Engine
 from minitx.serving.completion_request import parse_completion
@@ -157,7 +157,7 @@ def test_a_failing_step_fails_its_requests_and_no_others(loaded, monkeypatch):
         raise RuntimeError("a secret of the machine")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Batch, "step", fail)
+        patched.setattr(TextBatch, "step", fail)
         (told,) = held.turn()
     assert told.job is lost
     assert told.failure.status == 500
@@ -170,7 +170,7 @@ def test_an_engine_whose_model_fails_gives_up(loaded, monkeypatch):
     def fail(self, rows):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(Batch, "add", fail)
+    monkeypatch.setattr(TextBatch, "add", fail)
     held = Held(loaded, max_concurrent=1)
     jobs = [held.submit(), held.submit()]
     held.engine.start()
@@ -186,14 +186,14 @@ def test_an_engine_whose_model_fails_gives_up(loaded, monkeypatch):
 def test_what_a_job_asks_for_that_can_not_be_is_its_own_failure(loaded, monkeypatch):
     from minitx.errors import BadInputError
 
-    check = Batch.check
+    check = TextBatch.check
 
     def refuse(self, row):
         if row.config.seed == 13:
             raise BadInputError("it can't be", "Ask for less")
         check(self, row)
 
-    monkeypatch.setattr(Batch, "check", refuse)
+    monkeypatch.setattr(TextBatch, "check", refuse)
     held = Held(loaded)
     bad, good = held.submit(seed=13, n=2), held.submit(max_tokens=3)
     held.turn()

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_server import serving, until
 
-from minitx.generation import Batch
+from minitx.generation import TextBatch
 
 SECRET = "a-secret-of-sixteen-or-more"
 INSIDES = re.compile(r"Traceback|File \"|/[a-z]+/[a-z]+/|site-packages|\.py|0x[0-9a-f]{6}|Error\b")
@@ -278,7 +278,7 @@ def test_a_defect_tells_nothing_to_the_client(loaded, monkeypatch, caplog):
             raise RuntimeError("/secret/path of the machine")
 
         with monkeypatch.context() as patched:
-            patched.setattr(Batch, "step", fail)
+            patched.setattr(TextBatch, "step", fail)
             assert_refused(server.complete(prompt="1"), 500, "failed")
             # An event of the stream if a token was sent before, and else a plain answer.
             broken = server.complete(prompt="1", stream=True)
@@ -298,7 +298,7 @@ def test_a_model_that_fails_for_good_ends_the_server(loaded, monkeypatch):
         raise RuntimeError("broken")
 
     with serving(loaded) as server:
-        monkeypatch.setattr(Batch, "add", fail)
+        monkeypatch.setattr(TextBatch, "add", fail)
         assert_refused(server.complete(prompt="1"), 500)
         until(lambda: server.endings)
     assert server.endings[0].exit_code == 1

@@ -9,8 +9,8 @@ import torch
 
 from minitx.compute import Compute
 from minitx.config import ModelConfig, TrainConfig
-from minitx.model import Transformer
-from minitx.model.mlp import SwiGLU
+from minitx.model import Transformer, matrix_parameters
+from minitx.model.transformer import SwiGLU
 from minitx.training.batches import Batches
 from minitx.training.optimizers import make_optimizer
 from minitx.training.optimizers.muon import orthogonalize
@@ -95,7 +95,7 @@ def test_operations_of_muon_are_those_that_torch_counts():
 
     model = Transformer(CONFIG)
     with FlopCounterMode(display=False) as counter:
-        for _, parameter, sections in model.matrix_parameters():
+        for _, parameter, sections in matrix_parameters(model):
             for rows in sections:
                 orthogonalize(torch.randn(1, rows, parameter.size(1)))
     flops = make_optimizer(model, TRAIN).product_flops()

@@ -58,19 +58,19 @@ def test_losses_are_those_of_the_processor(verses, tmp_path, optimizer):
 def test_a_captured_run_has_the_losses_of_one_that_is_not(verses, tmp_path, accumulation):
     runs = [
         train(
-            request(verses, tmp_path / str(graph), {"dropout": 0.1}, cuda_graph=graph,
+            request(verses, tmp_path / engine, {"dropout": 0.1}, engine=engine,
                     accumulation=accumulation),
             [],
         ).run
-        for graph in (True, False)
+        for engine in ("native", "plain")
     ]  # fmt: skip
     assert_close(losses(runs[0]), losses(runs[1]), rtol=1e-3, atol=1e-3)
 
 
 def test_a_compiled_run_has_the_losses_of_one_that_is_not(verses, tmp_path):
     runs = [
-        train(request(verses, tmp_path / str(compiled), compile=compiled), []).run
-        for compiled in (True, False)
+        train(request(verses, tmp_path / engine, engine=engine), []).run
+        for engine in ("torch-compile", "plain")
     ]
     assert_close(losses(runs[0]), losses(runs[1]), rtol=2e-3, atol=2e-3)
 

@@ -338,8 +338,8 @@ def test_killed_in_the_closing_evaluation(tmp_path, verses):
 def test_another_device_is_not_compiled_for(tmp_path, verses, monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "compile", lambda function: asked.append(function) or function)
-    monkeypatch.setattr("minitx.workflows.run_session.can_compile", lambda device: True)
-    run = train(request(verses, tmp_path / "run", compile=True), []).run
+    monkeypatch.setattr("minitx.fast.training_loss.can_compile", lambda device: True)
+    run = train(request(verses, tmp_path / "run", engine="torch-compile"), []).run
     assert asked
     asked.clear()
     resume(ResumeRequest(run, train={"steps": 40}), [])

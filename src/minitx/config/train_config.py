@@ -25,7 +25,7 @@ from minitx.config.options import (
 DecayName = Literal["linear", "cosine", "constant"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 DTypeName = Literal["auto", "float32", "bfloat16"]
-AttentionForm = Literal["auto", "explicit", "fused", "compiled"]
+EngineName = Literal["auto", "plain", "native", "torch-compile"]
 SpikePolicy = Literal["warn", "rollback", "stop"]
 OptimizerSetting = int | float | str | bool
 
@@ -35,7 +35,7 @@ MOST_THREADS = 512
 
 RESUMABLE = (
     "steps", "learning_rate", "muon_learning_rate", "grad_clip", "on_spike", "max_rollbacks",
-    "early_stopping", "keep_checkpoints", "device", "threads",
+    "early_stopping", "keep_checkpoints", "device", "engine", "threads",
 )  # fmt: skip
 """Options that a resumed run may change; all but `steps` change its numbers from there on."""
 
@@ -44,7 +44,13 @@ RESUMABLE = (
 class TrainConfig(Config):
     """Everything that decides how training goes, given a model and a corpus."""
 
-    older_keys: ClassVar[OlderKeys] = {"settlements": lambda pairs: {"step_decisions": pairs}}
+    older_keys: ClassVar[OlderKeys] = {
+        "settlements": lambda pairs: {"step_decisions": pairs},
+        "compile": lambda used: {"engine": "torch-compile"} if used else {},
+        # Forms of one computation, of which the engine now takes the fastest.
+        "attention": lambda _: {},
+        "cuda_graph": lambda _: {},
+    }
 
     steps: int = option(MISSING, "Optimizer steps of the whole run.", LENGTH, COUNT)
     batch_size: int = option(
@@ -159,14 +165,12 @@ class TrainConfig(Config):
         MACHINE,
         details="Weights are kept in float32 regardless.",
     )
-    compile: bool = option(False, "Use torch.compile.", MACHINE)
-    cuda_graph: bool = option(True, "Record a pass on a GPU once and replay it.", MACHINE)
-    attention: AttentionForm = option(
+    engine: EngineName = option(
         "auto",
-        "Which of three equal forms; auto is the fastest.",
+        "What computes in training; auto is the fastest that knows the model.",
         MACHINE,
-        details="`compiled` computes in training on a CPU where there are compiled kernels (with "
-        "dropout, where whole blocks are compiled); elsewhere the faster of the other two does.",
+        details="`plain` is the model's own code. `native` stands for kernels compiled when "
+        "minitx was installed, and on a GPU for a CUDA graph. All equal `plain` to rounding.",
     )
     threads: int = option(
         0, "CPU threads; 0 leaves the number to torch.", MACHINE, (0, MOST_THREADS)

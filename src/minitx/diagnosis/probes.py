@@ -1,7 +1,7 @@
 """Look inside a model on a few windows of text: attention, logits, dead units, leaks.
 
-One pass in the explicit form with a trace, and two in the form that trains. It is done with each
-evaluation, never in between.
+One pass with a trace, and a few for leaks: through the model, through what trains it and through
+what generates with it. It is done with each evaluation, never in between.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from minitx.inspection.evaluating import evaluating
+from minitx.compute import Compute
+from minitx.inspection.engine_check import check_generating, check_training
+from minitx.inspection.leak import moved_bits
 from minitx.inspection.probe_texts import text_windows
-from minitx.model import Trace, Transformer
+from minitx.model import Trace, Transformer, evaluating
 from minitx.training.observer import ProbeReport
 
 LENGTH = 128
@@ -39,21 +41,27 @@ def probe_windows(ids: npt.NDArray[np.integer[Any]], context_length: int) -> Ten
     return torch.from_numpy(text_windows(ids, length, max(1, TOKENS // length)))
 
 
-def probe(model: Transformer, windows: Tensor, step: int) -> ProbeReport:
+def probe(
+    model: Transformer,
+    windows: Tensor,
+    step: int,
+    compute: Compute | None = None,
+    engine: str = "auto",
+) -> ProbeReport:
     """Look inside.
 
     Args:
         model: left as it was.
         windows: `(batch, seq)` ids.
         step: for the report.
+        compute: device and number format of training; float32 if left out.
+        engine: that trains.
     """
     ids = windows.to(next(model.parameters()).device)
-    # Not inference mode: tables that the model makes and keeps here serve training later.
-    with torch.no_grad(), evaluating(model):
+    with torch.inference_mode(), evaluating(model):
         trace = Trace()
         with _hidden_units(model) as hidden:
             logits = model(ids, trace=trace)
-        leaks = _leaks(model, ids)
     positions = torch.arange(1, ids.size(1) + 1, device=ids.device).log()
     return ProbeReport(
         step=step,
@@ -62,7 +70,7 @@ def probe(model: Transformer, windows: Tensor, step: int) -> ProbeReport:
         attention_score=tuple(map(_largest_score, trace.queries, trace.keys)),
         output_logit=float(logits.abs().max()),
         dead_activations=tuple(dead_part(units) for units in hidden),
-        leaks=leaks,
+        leaks=_leaks(model, ids, compute or Compute(ids.device, torch.float32), engine),
     )
 
 
@@ -84,14 +92,20 @@ def _largest_score(queries: Tensor, keys: Tensor) -> float:
     return float(scores.tril().abs().max())
 
 
-def _leaks(model: Transformer, ids: Tensor) -> bool:
-    # Other tokens in the second half must leave the logits of the first as they are, to the bit
+def _leaks(model: Transformer, ids: Tensor, compute: Compute, engine: str) -> bool:
+    # Other tokens in the second half must leave what follows from the first as it is, to the bit
     # (`inspection.mask_check` does this for every position and every way through the model).
     half = (ids.size(1) + 1) // 2
     changed = ids.clone()
     changed[:, half:] = (changed[:, half:] + 1) % model.config.vocab_size
-    one, other = model(ids)[:, :half], model(changed)[:, :half]
-    return bool(((one != other) & ~(one.isnan() & other.isnan())).any())
+    with torch.inference_mode(), evaluating(model):
+        if moved_bits(model(ids)[:, :half], model(changed)[:, :half]).any():
+            return True
+    if half == ids.size(1):
+        return False
+    texts = (ids[:1], changed[:1], np.array([half - 1]))
+    trained = check_training(model, compute, engine, *texts)
+    return trained.leak is not None or check_generating(model, *texts).leak is not None
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from minitx.fast.decode_weights import (
 )
 from minitx.fast.library import library
 from minitx.model import Transformer
-from minitx.model.mlp import SwiGLU
+from minitx.model.transformer import SwiGLU
 
 
 class _Kernels:

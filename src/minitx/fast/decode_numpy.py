@@ -17,10 +17,7 @@ from torch import Tensor, nn
 
 from minitx.fast.decode_weights import DecodingCache
 from minitx.model import Transformer
-from minitx.model.block import Block
-from minitx.model.mlp import GELUMLP, SwiGLU
-from minitx.model.norms import LayerNorm, RMSNorm
-from minitx.model.rotary import rotary_table
+from minitx.model.transformer import GELUMLP, Block, LayerNorm, RMSNorm, SwiGLU, rotary_table
 
 Array = npt.NDArray[Any]
 Function = Callable[[Array], Array]
@@ -40,7 +37,7 @@ class NumpyDecoder:
         self._cosine, self._sine = (
             _array(table)
             for table in rotary_table(
-                config.head_dim, config.context_length, config.rope_theta, torch.float32
+                torch.arange(config.context_length), config.head_dim, config.rope_theta
             )
         )
         self._layers = [_Layer(cast(Block, block)) for block in model.blocks]

@@ -15,10 +15,7 @@ from torch import Tensor, nn
 
 from minitx.fast.quantized import weight_state
 from minitx.model import Transformer
-from minitx.model.block import Block
-from minitx.model.mlp import SwiGLU
-from minitx.model.norms import LayerNorm, RMSNorm
-from minitx.model.rotary import rotary_table
+from minitx.model.transformer import Block, LayerNorm, RMSNorm, SwiGLU, rotary_table
 
 _Fields = list[tuple[str, type]]
 
@@ -113,7 +110,7 @@ class DecodingWeights:
         cosine = sine = None
         if model.positions is None:
             cosine, sine = rotary_table(
-                config.head_dim, config.context_length, config.rope_theta, torch.float32
+                torch.arange(config.context_length), config.head_dim, config.rope_theta
             )
         layers = (_LayerPointer * config.n_layers)(
             *(

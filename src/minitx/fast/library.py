@@ -22,14 +22,18 @@ KERNELS = Path(__file__).parent / "kernels"
 _FAMILIES = {"AVX512": "avx512", "AVX2": "avx2"}
 
 
+def family() -> str:
+    """The family of this processor: `avx512`, `avx2`, or `plain` for any other."""
+    return _FAMILIES.get(torch.backends.cpu.get_cpu_capability(), "plain")
+
+
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The kernels for this processor; None if there are none."""
     if os.environ.get("MINITX_NATIVE") == "0":
         return None
-    family = _FAMILIES.get(torch.backends.cpu.get_cpu_capability(), "plain")
     try:
-        loaded = ctypes.CDLL(str(KERNELS / f"kernels_{family}.so"))
+        loaded = ctypes.CDLL(str(KERNELS / f"kernels_{family()}.so"))
         version = loaded.minitx_abi
     except (OSError, AttributeError):
         return None
@@ -52,3 +56,10 @@ ABI = 7
 
 LONGEST_ROW = 16_384
 """Numbers in a row of a training step: a kernel keeps a few rows on its stack."""
+
+
+@functools.cache
+def has_bfloat16_products() -> bool:
+    """Whether this processor multiplies bfloat16, and there are kernels for it."""
+    kernels = library()
+    return kernels is not None and bool(kernels.minitx_bfloat16_products())

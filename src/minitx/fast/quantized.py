@@ -14,7 +14,7 @@ from torch import Tensor
 
 from minitx.config.checks import require_one_of
 from minitx.config.load_config import WEIGHT_FORMATS, WeightFormat
-from minitx.model import Transformer
+from minitx.model import Transformer, matrix_parameters
 
 _LARGEST_INT8 = 127
 
@@ -77,7 +77,7 @@ def quantize(model: Transformer, weight_format: WeightFormat | str) -> None:
     """
     require_one_of("quantize", weight_format, WEIGHT_FORMATS)
     rounded = round_to_bfloat16 if weight_format == "bfloat16" else round_to_int8
-    names = [name for name, _, _ in model.matrix_parameters()]
+    names = [name for name, _, _ in matrix_parameters(model)]
     matrices = _QUANTIZED[model] = {}
     for name in (*names, "head.weight"):
         weight = model.get_parameter(name)

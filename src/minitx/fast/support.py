@@ -1,21 +1,331 @@
-"""What the forms in this room know how to compute: whatever is not on the list runs plain."""
+"""The one whitelist: what the fast room may compute in place of the plain model.
+
+A model is known if it is what its config builds, part by part: the classes themselves and not
+subclasses, the same numbers in them, nobody hooked in, no function patched. Whatever is not known
+is left to the model's own code. So a change to a model is always computed, and a kernel that does
+not know a new feature is never asked for it.
+"""
 
 from __future__ import annotations
 
+import functools
+import sys
+import types
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules import module as torch_module
+from torch.overrides import TorchFunctionMode
 
-from minitx.model import Transformer
+from minitx.config import ModelConfig
+from minitx.fast.library import LONGEST_ROW, has_bfloat16_products, library
+from minitx.model import transformer
+from minitx.model.transformer import (
+    GELUMLP,
+    Attention,
+    Block,
+    LayerNorm,
+    RMSNorm,
+    SwiGLU,
+    Transformer,
+)
+
+_OWN = (Transformer, Block, Attention, RMSNorm, LayerNorm, SwiGLU, GELUMLP)
+_OF_TORCH = (nn.ModuleList, nn.Linear, nn.Embedding)
+_CALLS = ("__call__", "_wrapped_call_impl", "_call_impl", "__getattr__")  # how modules are called
+_FUNCTIONS = ("causal_mask", "eager_attention", "rotary_table", "rotate")
+_FUNCTIONS_OF_TORCH = (
+    "scaled_dot_product_attention", "linear", "embedding", "dropout", "rms_norm", "layer_norm",
+    "silu", "gelu", "cross_entropy",
+)  # fmt: skip
+_HOOKS = (
+    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
+)  # fmt: skip
+_BUSY = 0.75
+"""Least part of the threads that must have work in a whole block: each takes whole sequences."""
 
 
-def reason_against(model: Transformer) -> str | None:
-    """Why only the plain model computes what this model says; None if the fast forms do too."""
+def reason_against(model: nn.Module) -> str | None:
+    """Why a model must be left to its own code; None if it is known.
+
+    Returns:
+        What is not known, in words, for example ``blocks.0.attention is a WindowedAttention``.
+    """
+    if type(model) is not Transformer:
+        return f"the model is a {type(model).__name__}"
+    patched = _patched_function()
+    if patched is not None:
+        return f"{patched} was changed"
+    if torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack():
+        return "a mode of torch is active, which sees each operation"
+    if any(getattr(torch_module, f"_global{hooks}", None) for hooks in _HOOKS):
+        return "a hook on all modules is registered"
+    weight = getattr(model._modules.get("embedding"), "weight", None)
+    if not isinstance(weight, Tensor):
+        return "its embedding has no weight"
+    alike = (model.training, weight.device, weight.dtype)
+    reason = _difference(model, _expected(model.config), *alike)
+    if reason is None and (model.head.weight is weight) != model.config.tie_embeddings:
+        return "its embeddings are not tied as its config says"
+    return reason
+
+
+def reason_against_kernels(model: nn.Module) -> str | None:
+    """Why the compiled kernels can't compute a model on the CPU; None if they can."""
+    if library() is None:
+        return "there are no compiled kernels (installing minitx with a C compiler builds them)"
+    reason = reason_against_cpu(model)
+    if reason is not None:
+        return reason
+    assert isinstance(model, Transformer)
+    config = model.config
+    heads = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim
+    if max(config.d_model, 2 * config.d_ff, heads) > LONGEST_ROW:
+        return f"a row has more than {LONGEST_ROW:,} numbers"
+    return None
+
+
+def reason_against_cpu(model: nn.Module) -> str | None:
+    """Why nothing but the model computes it on the CPU in float32; None if something may."""
+    reason = reason_against(model)
+    if reason is not None:
+        return reason
+    assert isinstance(model, Transformer)
     weight = model.embedding.weight
     if weight.device.type != "cpu":
-        return f"weights are on {weight.device.type}"
+        return f"the model is on {weight.device.type}"
     if weight.dtype != torch.float32:
-        return f"weights are {weight.dtype}"
+        return f"its weights are {str(weight.dtype).removeprefix('torch.')}"
     if weight.is_inference():
-        return "weights were made in inference mode, and changes to them are not counted"
-    if model.ablated_heads:
-        return "heads are ablated"
+        return "its weights were made in inference mode, where changes to them are not counted"
     return None
+
+
+def takes_whole_blocks(model: Transformer, x: Tensor) -> bool:
+    """Whether `blocks` computes a known model for a residual stream `(batch, seq, d_model)`.
+
+    In bfloat16 products, for the `qwen3` architecture, where sizes are even and there are enough
+    sequences for all threads.
+    """
+    config, (batch, seq, _) = model.config, x.shape
+    threads = torch.get_num_threads()
+    sizes = (config.head_dim, config.d_model, config.d_ff, config.n_heads * config.head_dim, seq)
+    return (
+        config.architecture == "qwen3"
+        and multiplies_bfloat16(x)
+        and all(size % 2 == 0 for size in sizes)
+        and batch >= _BUSY * -(-batch // threads) * threads
+    )
+
+
+def takes_head(model: Transformer, x: Tensor) -> bool:
+    """Whether `head` computes the loss of a residual stream `(batch, seq, d_model)`."""
+    batch, seq, width = x.shape
+    return (
+        model.config.architecture == "qwen3"
+        and multiplies_bfloat16(x)
+        and width % 2 == 0
+        and batch * seq % 2 == 0
+    )
+
+
+def takes_attention(attention: Attention, seq: int) -> bool:
+    """Whether `layers.attend` computes attention over so many tokens: without dropout, up to the
+    length to which it was measured to be the fastest.
+    """
+    return seq <= LONGEST_ATTENTION and not (attention.training and attention.dropout)
+
+
+LONGEST_ATTENTION = 1024
+"""Tokens up to which the kernel trains faster than the attention that torch has."""
+
+
+def can_update(tensors: Iterable[Tensor]) -> bool:
+    """Whether `optimizer` updates all of these: contiguous float32 on the CPU."""
+    return library() is not None and all(
+        t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous() for t in tensors
+    )
+
+
+def can_orthogonalize(matrices: Iterable[Tensor]) -> bool:
+    """Whether `optimizer.orthogonalize` takes these: bfloat16, of even and not too many rows and
+    columns.
+
+    Args:
+        matrices: or stacks of them, `(..., rows, columns)`.
+    """
+    return has_bfloat16_products() and all(
+        m.dtype == torch.bfloat16
+        and all(size % 2 == 0 and size <= LONGEST_ROW for size in m.shape[-2:])
+        for m in matrices
+    )
+
+
+def multiplies_bfloat16(x: Tensor) -> bool:
+    """Whether the products over x are in bfloat16, and there are kernels for that."""
+    return (
+        product_dtype(x) == torch.bfloat16
+        and x.dtype == torch.float32
+        and (has_bfloat16_products())
+    )
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """Format in which a matrix product reads x: that of autocast, or its own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+class _Part(NamedTuple):
+    # What a module is that a config builds.
+    name: str
+    kind: type[nn.Module]
+    attributes: frozenset[str]
+    settings: dict[str, Any]
+    shapes: dict[str, torch.Size | None]
+    children: dict[str, _Part]
+
+
+@functools.lru_cache(maxsize=8)
+def _expected(config: ModelConfig) -> _Part:
+    # From a model without memory for its weights.
+    with torch.device("meta"), _Undrawn():
+        return _described("", Transformer(config))
+
+
+def _described(name: str, part: nn.Module) -> _Part:
+    attributes = vars(part)
+    return _Part(
+        name,
+        type(part),
+        frozenset(attributes),
+        {key: attributes[key] for key in attributes.keys() - _OF_EVERY_MODULE},
+        {key: None if p is None else p.shape for key, p in part._parameters.items()},
+        {
+            key: _described(f"{name}.{key}".lstrip("."), child)
+            for key, child in part.named_children()
+        },
+    )
+
+
+def _difference(
+    part: nn.Module, expected: _Part, training: bool, device: torch.device, dtype: torch.dtype
+) -> str | None:
+    # One pass over the modules: this is asked in each training step.
+    name = expected.name or "the model"
+    if type(part) is not expected.kind:
+        return f"{name} is a {type(part).__name__}"
+    attributes = vars(part)
+    if attributes.keys() != expected.attributes:
+        odd = min(attributes.keys() ^ expected.attributes)
+        return f"{odd} of {name} was replaced, added or removed"
+    for key, value in expected.settings.items():
+        if attributes[key] != value:
+            return f"{key} of {name} is not what its config says"
+    if part.training is not training:
+        return f"{name} is not in the mode of the model"
+    if (
+        part._forward_hooks or part._forward_pre_hooks
+        or part._backward_hooks or part._backward_pre_hooks
+    ):  # fmt: skip
+        return f"a hook is registered on {name}"
+    if attributes["_buffers"]:
+        return f"{name} has a buffer"
+    parameters, children = attributes["_parameters"], attributes["_modules"]
+    if parameters.keys() != expected.shapes.keys() or list(children) != list(expected.children):
+        return f"{name} has other parts or weights than its config says"
+    for key, shape in expected.shapes.items():
+        reason = _reason_against_tensor(parameters[key], shape, device, dtype)
+        if reason is not None:
+            return f"{key} of {name} {reason}"
+    for key, child in expected.children.items():
+        reason = _difference(children[key], child, training, device, dtype)
+        if reason is not None:
+            return reason
+    return None
+
+
+def _reason_against_tensor(
+    parameter: nn.Parameter | None,
+    shape: torch.Size | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> str | None:
+    if parameter is None or shape is None:
+        return None if parameter is None and shape is None else "is not there as its config says"
+    if type(parameter) is not nn.Parameter or not parameter.is_contiguous():
+        return "is not a plain tensor"
+    if parameter.shape != shape:
+        return "has another shape than its config says"
+    if parameter.device != device or parameter.dtype != dtype:
+        return "has another device or format than the embedding"
+    if parameter._backward_hooks:
+        return "has a hook"
+    return None
+
+
+class _Undrawn(TorchFunctionMode):
+    # To draw weights would move torch's generator, and on `meta` it imports torch's compiler.
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+
+
+def _patched_function() -> str | None:
+    # A function counts as known if its code stands in the file of its class or module: so one that
+    # was patched before this module was imported is noticed too.
+    if vars(transformer)["F"] is not functional or vars(transformer)["nn"] is not nn:
+        return "transformer.F or transformer.nn"
+    for name in _FUNCTIONS_OF_TORCH:
+        function = getattr(functional, name)
+        if type(function) is not types.BuiltinFunctionType and not _stands_in(
+            function, functional.__file__
+        ):
+            return f"torch.nn.functional.{name}"
+    for name in _FUNCTIONS:
+        if not _stands_in(getattr(transformer, name, None), transformer.__file__):
+            return f"transformer.{name}"
+    for own in _OWN:
+        name = own.__name__
+        if getattr(transformer, name, None) is not own or own.__module__ != transformer.__name__:
+            return f"transformer.{name}"
+    for kind, (path, names, methods) in _methods().items():
+        inside = vars(kind)
+        if inside.keys() != names:
+            return f"{kind.__name__}.{min(inside.keys() ^ names)}"
+        for name in methods:
+            if not _stands_in(inside[name], path):
+                return f"{kind.__name__}.{name}"
+    for name in _CALLS:
+        if not _stands_in(vars(nn.Module)[name], torch_module.__file__):
+            return f"Module.{name}"
+    return None
+
+
+@functools.cache
+def _methods() -> dict[type[nn.Module], tuple[str, frozenset[str], tuple[str, ...]]]:
+    return {
+        kind: (
+            str(sys.modules[kind.__module__].__file__),
+            frozenset(vars(kind)),
+            tuple(name for name, value in vars(kind).items() if _is_method(value)),
+        )
+        for kind in (*_OWN, *_OF_TORCH)
+    }
+
+
+def _is_method(value: object) -> bool:
+    return callable(value) and not isinstance(value, (type, staticmethod))
+
+
+def _stands_in(function: object, path: str | None) -> bool:
+    return isinstance(function, types.FunctionType) and function.__code__.co_filename == path

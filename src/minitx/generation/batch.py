@@ -34,7 +34,7 @@ class Piece(NamedTuple):
     finish_reason: str | None
 
 
-class Batch:
+class TextBatch:
     """Rows under way.
 
     Args:

@@ -86,7 +86,7 @@ class Chooser:
         numbers = [number(row.source, len(row.ids)) for row in rows]
         is_plain = rows[0].plain and own.is_cpu and own.dtype == torch.float32 and not recorded
         if is_plain and self._draw_kernel is not None:
-            chosen = self._draw_kernel(own, config.temperature, config.top_k, numbers)
+            chosen: list[int] = self._draw_kernel(own, config.temperature, config.top_k, numbers)
         else:
             logits = self._shaped(rows, own)
             if config.temperature == 0.0:

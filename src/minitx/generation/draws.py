@@ -26,14 +26,14 @@ def source(seed: int, sample: int) -> int:
     return _mix(_mix(seed + _GOLDEN) ^ (sample * _GOLDEN + 1) & _MASK)
 
 
-def number(of: int, position: int) -> float:
+def number(origin: int, position: int) -> float:
     """A number from [0, 1), with 53 random bits.
 
     Args:
-        of: the continuation's `source`.
+        origin: the `source` of the continuation.
         position: which new token of it.
     """
-    return (_mix(of ^ (position * _GOLDEN + 2) & _MASK) >> 11) / 2**53
+    return (_mix(origin ^ (position * _GOLDEN + 2) & _MASK) >> 11) / 2**53
 
 
 def draw(logits: Tensor, numbers: Sequence[float]) -> list[int]:

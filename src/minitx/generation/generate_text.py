@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from minitx.config import SamplingConfig
-from minitx.generation.batch import Batch, Piece
+from minitx.generation.batch import Piece, TextBatch
 from minitx.generation.generated import Generation
 from minitx.generation.requests import check_settings, prompt_ids
 from minitx.generation.row import Row
@@ -58,7 +58,7 @@ def generate(
     was_training = model.training
     model.eval()
     try:
-        batch = Batch(model, tokenizer)
+        batch = TextBatch(model, tokenizer)
         for start in range(0, len(rows), ROWS_AT_ONCE):
             turn = slice(start, start + ROWS_AT_ONCE)
             _run(batch, rows[turn], results[turn], start, on_text)
@@ -77,7 +77,7 @@ def stream(
     """
     row = Row(prompt_ids(model, tokenizer, prompt), config)
     check_settings(model, config)
-    batch = Batch(model, tokenizer)
+    batch = TextBatch(model, tokenizer)
     batch.check(row)
 
     def pieces() -> Iterator[str]:
@@ -92,7 +92,7 @@ def stream(
     return pieces()
 
 
-def _steps(batch: Batch, rows: Sequence[Row]) -> Iterator[list[Piece]]:
+def _steps(batch: TextBatch, rows: Sequence[Row]) -> Iterator[list[Piece]]:
     yield batch.add(rows)
     while batch.rows:
         yield batch.step()
@@ -100,7 +100,7 @@ def _steps(batch: Batch, rows: Sequence[Row]) -> Iterator[list[Piece]]:
 
 @torch.inference_mode()
 def _run(
-    batch: Batch,
+    batch: TextBatch,
     rows: Sequence[Row],
     results: Sequence[Generation],
     first: int,

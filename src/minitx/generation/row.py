@@ -26,7 +26,7 @@ _NOT_OF_THE_DISTRIBUTION = {
 
 @dataclass(eq=False)
 class Row:
-    """One continuation in a `Batch`, with settings of its own.
+    """One continuation in a `TextBatch`, with settings of its own.
 
     Args:
         prompt_ids: at least one, at most the context.

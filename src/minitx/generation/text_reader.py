@@ -73,7 +73,8 @@ class TextReader:
         """
         self.cache.reserve(self.cache.longest + 1)
         if self._decoder is not None:
-            return self._decoder.feed(tokens, self.cache)
+            fed: Tensor = self._decoder.feed(tokens, self.cache)
+            return fed
         newest = torch.tensor(tokens, device=self.device)[:, None]
         logits: Tensor = self._model(newest, cache=self.cache)[:, -1]
         return logits

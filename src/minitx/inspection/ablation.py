@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from minitx.inspection.probe_texts import text_windows
 from minitx.shown import Shown
 
 if TYPE_CHECKING:
+    import torch
+
     from minitx.model import Transformer
 
 FloatArray = npt.NDArray[np.float64]
@@ -91,7 +94,7 @@ def ablate_heads(
     """
     import torch
 
-    from minitx.inspection.evaluating import evaluating
+    from minitx.model import evaluating
 
     config = model.config
     length = min(WINDOW_LENGTH, config.context_length, len(text_ids) - 1)
@@ -113,13 +116,33 @@ def ablate_heads(
         with_all = losses()
         for layer in range(config.n_layers):
             for head in range(config.n_heads):
-                model.ablated_heads.add((layer, head))
-                change = losses() - with_all
-                model.ablated_heads.clear()
+                with head_off(model, layer, head):
+                    change = losses() - with_all
                 heads.append(_summary(layer, head, change))
                 if progress is not None:
                     progress(len(heads), config.n_layers * config.n_heads)
     return Ablation(float(with_all.mean()), tuple(heads), len(windows), length, text_name)
+
+
+@contextmanager
+def head_off(model: Transformer, layer: int, head: int) -> Iterator[None]:
+    """Set what a head gives to its layer's output matrix to zero, for a while."""
+    from minitx.model import attention_layers
+
+    attention = attention_layers(model)[layer]
+    columns = slice(head * attention.head_dim, (head + 1) * attention.head_dim)
+
+    def silence(module: object, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        del module
+        heads = inputs[0].clone()
+        heads[..., columns] = 0.0
+        return (heads,)
+
+    hook = attention.output.register_forward_pre_hook(silence)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _summary(layer: int, head: int, change: FloatArray) -> HeadAblation:

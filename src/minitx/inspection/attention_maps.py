@@ -127,8 +127,7 @@ def read_attention(model: Transformer, tokenizer: Tokenizer, ids: IntArray) -> A
     """
     import torch
 
-    from minitx.inspection.evaluating import evaluating
-    from minitx.model import Trace
+    from minitx.model import Trace, evaluating
 
     trace = Trace()
     device = next(model.parameters()).device
@@ -182,8 +181,10 @@ def value_lengths(model: Transformer, trace: Trace) -> FloatArray:
     Returns:
         (n_layers, n_heads, seq) float32.
     """
+    from minitx.model import attention_layers
+
     lengths = []
-    for attention, values in zip(model.attention_layers(), trace.values, strict=True):
+    for attention, values in zip(attention_layers(model), trace.values, strict=True):
         # (d_model, n_heads * head_dim), columns by head.
         output = attention.output.weight.double()
         by_head = output.view(output.shape[0], model.config.n_heads, -1)

@@ -181,8 +181,7 @@ def _weights(model: Transformer, ids: IntArray) -> list[FloatArray]:
     """Attention weights of a batch, one (batch, n_heads, seq, seq) array a layer."""
     import torch
 
-    from minitx.inspection.evaluating import evaluating
-    from minitx.model import Trace
+    from minitx.model import Trace, evaluating
 
     trace = Trace()
     device = next(model.parameters()).device

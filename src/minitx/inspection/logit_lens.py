@@ -73,8 +73,7 @@ def read_logit_lens(model: Transformer, ids: IntArray, k: int = 5) -> LogitLens:
     """
     import torch
 
-    from minitx.inspection.evaluating import evaluating
-    from minitx.model import Trace
+    from minitx.model import Trace, evaluating
 
     trace = Trace()
     device = next(model.parameters()).device

@@ -4,8 +4,9 @@ A causal model's logits at a position depend on that position and those before i
 else. So for a cut at every position, all tokens after it are replaced, and every logit up to it
 must be the same to the bit: the same numbers are multiplied and added in the same order, and a
 masked weight is exactly zero. The comparison is made for every way a text can go through the
-model: at once in both forms of attention, in pieces through the key/value cache, through a cache
-that was turned back, and beside other rows of a batch.
+model: at once, with its attention weights visible or not, in pieces through the key/value cache,
+after rewinding the cache, and beside other rows of a batch. It is made for what trained the model
+as well, where a later token must not move the loss of an earlier one, and for what generates.
 
 When a logit does move, the inputs of every layer and the outputs of every head are compared in
 order, and the first that differs is named.
@@ -21,68 +22,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from minitx.shown import Shown
+from minitx.inspection.leak import Leak, MaskCheck, PathCheck, moved_bits
 
 if TYPE_CHECKING:
     import torch
 
-    from minitx.config.train_config import AttentionForm
+    from minitx.compute import Compute
     from minitx.model import KVCache, Transformer
+
+__all__ = ["Leak", "MaskCheck", "PathCheck", "check_mask"]
 
 MAX_LENGTH = 256
 MAX_CUTS = 64
 _ROWS = 16
-
-
-@dataclass(frozen=True)
-class Leak:
-    """A logit that moved when only later tokens changed.
-
-    Attributes:
-        position: the earliest position whose logits moved.
-        cut: tokens after this position were changed.
-        largest_change: of any logit that should not have moved.
-        layer: where the leak comes in; None if it is outside the layers.
-        heads: heads of that layer whose output moved; empty if it is not in attention.
-        place: the same in words.
-    """
-
-    position: int
-    cut: int
-    largest_change: float
-    layer: int | None
-    heads: tuple[int, ...]
-    place: str
-
-
-@dataclass(frozen=True)
-class PathCheck:
-    """One way through the model, checked.
-
-    Attributes:
-        path: which way.
-        cuts: number of cuts made.
-        logits: how many logits were compared.
-        leak: the first found, or None: not one bit moved.
-    """
-
-    path: str
-    cuts: int
-    logits: int
-    leak: Leak | None
-
-
-@dataclass(frozen=True)
-class MaskCheck(Shown):
-    """All ways through the model, checked on texts of `length` tokens."""
-
-    length: int
-    paths: tuple[PathCheck, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether no logit moved anywhere."""
-        return all(path.leak is None for path in self.paths)
+ENGINE_CUTS = 8
 
 
 @dataclass(frozen=True)
@@ -95,7 +48,11 @@ class _Run:
 
 
 def check_mask(
-    model: Transformer, text_ids: npt.NDArray[np.integer] | None = None, seed: int = 0
+    model: Transformer,
+    text_ids: npt.NDArray[np.integer] | None = None,
+    seed: int = 0,
+    compute: Compute | None = None,
+    engine: str = "auto",
 ) -> MaskCheck:
     """Prove, by trying, that no logit depends on a later token.
 
@@ -104,6 +61,8 @@ def check_mask(
         text_ids: (tokens,) real text for every second trial; the others, and what is missing,
             are random tokens.
         seed: of the random tokens.
+        compute: device and number format in which it is trained; float32 if left out.
+        engine: that trains it.
 
     Returns:
         What was compared, and the first leak of each way through the model. A model with a
@@ -111,7 +70,9 @@ def check_mask(
     """
     import torch
 
-    from minitx.inspection.evaluating import evaluating
+    from minitx.compute import Compute
+    from minitx.inspection.engine_check import check_generating, check_training
+    from minitx.model import evaluating
 
     config = model.config
     length = min(MAX_LENGTH, config.context_length)
@@ -132,18 +93,21 @@ def check_mask(
         changed[row, cut + 1 :] = (base[row, cut + 1 :] + shift) % config.vocab_size
     base, changed = base.to(device), changed.to(device)
 
-    paths: list[tuple[str, AttentionForm, Callable[..., _Run]]] = [
-        ("whole text, explicit attention", "explicit", _whole),
-        ("whole text, fused attention", "fused", _whole),
-        ("in pieces through the cache", "explicit", _pieces),
-        ("in pieces through the cache, fused attention", "fused", _pieces),
-        ("through a cache that was turned back", "explicit", _turned_back),
-        ("beside rows of other lengths", "explicit", _ragged),
-    ]
+    ways: dict[str, Callable[..., _Run]] = {
+        "whole text": _whole,
+        "whole text, with its attention weights visible": _traced,
+        "in pieces through the cache": _pieces,
+        "after rewinding the cache": _rewound,
+        "beside rows of other lengths": _ragged,
+    }
     checks = []
-    for name, form, run in paths:
-        with torch.inference_mode(), evaluating(model, form):
+    for name, run in ways.items():
+        with torch.inference_mode(), evaluating(model):
             checks.append(_check(model, name, run, base, changed, cuts))
+    few = np.unique(np.linspace(0, len(cuts) - 1, ENGINE_CUTS).round().astype(int))
+    compute = compute or Compute(device, torch.float32)
+    checks.append(check_training(model, compute, engine, base[few], changed[few], cuts[few]))
+    checks.append(check_generating(model, base[few], changed[few], cuts[few]))
     return MaskCheck(length, tuple(checks))
 
 
@@ -163,7 +127,7 @@ def _check(
         after = run(model, changed[part], *arguments)
         still = before.must_not_move
         compared += int(still.sum()) * before.logits.shape[-1]
-        moved = _moved(before.logits, after.logits).any(dim=-1) & still
+        moved = moved_bits(before.logits, after.logits).any(dim=-1) & still
         if moved.any():
             leak = _locate(model, run, base[part], changed[part], cuts[part], before, after, moved)
             return PathCheck(name, len(cuts), compared, leak)
@@ -183,6 +147,17 @@ def _whole(
     return _Run(model(ids), positions, positions <= _column(cuts, ids))
 
 
+def _traced(
+    model: Transformer, ids: torch.Tensor, base: torch.Tensor, cuts: npt.NDArray[np.int64]
+) -> _Run:
+    import torch
+
+    from minitx.model import Trace
+
+    positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    return _Run(model(ids, trace=Trace()), positions, positions <= _column(cuts, ids))
+
+
 def _pieces(
     model: Transformer, ids: torch.Tensor, base: torch.Tensor, cuts: npt.NDArray[np.int64]
 ) -> _Run:
@@ -199,7 +174,7 @@ def _pieces(
     return _Run(torch.cat(parts, dim=1), positions, positions <= _column(cuts, ids))
 
 
-def _turned_back(
+def _rewound(
     model: Transformer, ids: torch.Tensor, base: torch.Tensor, cuts: npt.NDArray[np.int64]
 ) -> _Run:
     """Feed everything, forget all after the cut, then feed the unchanged text one by one.
@@ -254,11 +229,6 @@ def _column(cuts: npt.NDArray[np.int64], ids: torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(cuts, device=ids.device)[:, None]
 
 
-def _moved(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """Where two tensors differ in any bit; 0 and -0 are one number, and so is every NaN."""
-    return (before != after) & ~(before.isnan() & after.isnan())
-
-
 def _locate(
     model: Transformer,
     run: Callable[..., _Run],
@@ -280,21 +250,21 @@ def _locate(
         heard.clear()
         run(model, changed, base, cuts)
         other = heard.copy()
-    layer, heads, place = _first_moved(model, one, other, before.must_not_move)
+    layer, heads, place = _firstmoved_bits(model, one, other, before.must_not_move)
     return Leak(position, int(cuts[row]), float(change.max()), layer, heads, place)
 
 
 _Heard = dict[tuple[int, str], "list[torch.Tensor]"]
 
 
-def _first_moved(
+def _firstmoved_bits(
     model: Transformer, one: _Heard, other: _Heard, still: torch.Tensor
 ) -> tuple[int | None, tuple[int, ...], str]:
     import torch
 
     def differs(key: tuple[int, str]) -> torch.Tensor:
         a, b = torch.cat(one[key], dim=1), torch.cat(other[key], dim=1)
-        return _moved(a, b) & still[..., None]
+        return moved_bits(a, b) & still[..., None]
 
     for layer in range(model.config.n_layers):
         if differs((layer, "input")).any():
@@ -320,6 +290,8 @@ def _in_words(layer: int, heads: tuple[int, ...], n_heads: int) -> str:
 @contextmanager
 def _listening(model: Transformer) -> Iterator[_Heard]:
     """Write down what enters each layer, and what its heads hand to their output matrix."""
+    from minitx.model import attention_layers
+
     heard: _Heard = {}
 
     def note(key: tuple[int, str]) -> Callable[..., None]:
@@ -330,7 +302,7 @@ def _listening(model: Transformer) -> Iterator[_Heard]:
 
     hooks = []
     for layer, (block, attention) in enumerate(
-        zip(model.blocks, model.attention_layers(), strict=True)
+        zip(model.blocks, attention_layers(model), strict=True)
     ):
         hooks.append(block.register_forward_pre_hook(note((layer, "input"))))
         hooks.append(attention.output.register_forward_pre_hook(note((layer, "heads"))))

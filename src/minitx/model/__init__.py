@@ -1,11 +1,10 @@
-"""The model, from scratch: read `transformer`, then `block`, `attention`, `rotary`, `mlp`.
-
-`fast` and the modules whose names begin with `native` compute the same in fewer passes, for
-training; they can be left out at first.
-"""
+"""The model, from scratch: read `transformer` top to bottom, then `kv_cache` and `trace`."""
 
 from minitx.model.kv_cache import KVCache
-from minitx.model.trace import Trace
+from minitx.model.parameters import attention_layers, matrix_parameters
+from minitx.model.trace import Trace, evaluating
 from minitx.model.transformer import Transformer
 
-__all__ = ["KVCache", "Trace", "Transformer"]
+__all__ = [
+    "KVCache", "Trace", "Transformer", "attention_layers", "evaluating", "matrix_parameters",
+]  # fmt: skip

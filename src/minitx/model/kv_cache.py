@@ -27,6 +27,9 @@ class KVCache:
         keys, values: per layer `(batch, n_kv_heads, capacity, head_dim)`.
         lengths: `(batch,)` int64 on the CPU: positions held by each row. What lies beyond them is
             left over, and never looked at.
+
+    Raises:
+        BadInputError: the capacity exceeds the model's context.
     """
 
     def __init__(
@@ -37,6 +40,12 @@ class KVCache:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        if capacity > config.context_length:
+            raise BadInputError(
+                f"a cache of {capacity:,} positions exceeds the context of "
+                f"{config.context_length:,}",
+                "Make a smaller one",
+            )
         shape = (batch_size, config.n_kv_heads, capacity, config.head_dim)
         self.capacity = capacity
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layers)]
@@ -75,6 +84,29 @@ class KVCache:
                 "were given",
                 "Make it larger, or start a new one with the newest tokens",
             )
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the keys and values of new tokens behind what each row holds; `advance` follows.
+
+        Args:
+            layer: whose.
+            keys, values: `(batch, n_kv_heads, new, head_dim)`.
+
+        Returns:
+            All keys and values that there are then, `(batch, n_kv_heads, longest + new,
+            head_dim)` each.
+        """
+        new, end = keys.size(2), self.longest + keys.size(2)
+        for stored, fresh in ((self.keys[layer], keys), (self.values[layer], values)):
+            if self._common is not None:
+                stored[:, :, self._common : end] = fresh
+            else:
+                rows = torch.arange(self.batch_size, device=stored.device)[:, None]
+                positions = self.lengths.to(stored.device)[:, None] + torch.arange(
+                    new, device=stored.device
+                )
+                stored[rows, :, positions] = fresh.transpose(1, 2).to(stored.dtype)
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
     def advance(self, tokens: int | Tensor) -> None:
         """Count positions just written: a number for all rows, or one for each `(batch,)`."""

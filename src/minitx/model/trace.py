@@ -1,10 +1,12 @@
-"""A record of one forward pass, for looking inside."""
+"""Looking inside a model: a record of one forward pass, and a mode in which nothing is random."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass
@@ -29,3 +31,24 @@ class Trace:
     values: list[Tensor] = field(default_factory=list)
     attention: list[Tensor] = field(default_factory=list)
     head_outputs: list[Tensor] = field(default_factory=list)
+
+    def add(
+        self, queries: Tensor, keys: Tensor, values: Tensor, attention: Tensor, heads: Tensor
+    ) -> None:
+        """Note what happened in the attention of one more layer."""
+        self.queries.append(queries)
+        self.keys.append(keys)
+        self.values.append(values)
+        self.attention.append(attention)
+        self.head_outputs.append(heads)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off for a while; the mode is put back afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

@@ -1,72 +1,293 @@
-"""The transformer: token ids in, logits for the next token out.
+"""The transformer, all of it: token ids in, logits of the next token out.
 
     ids -> embedding -> block 0 -> ... -> block n-1 -> norm -> head -> logits
 
 Two architectures: `qwen3` (rotary positions, RMSNorm, SwiGLU, query/key norm, no biases) and
-`gpt2` (learned positions, LayerNorm, GELU, biases).
+`gpt2` (learned positions, LayerNorm, GELU, biases). What `minitx.fast` computes is tested against
+this file. Shapes are written in these letters:
+
+    B  rows of a batch           D  width of the residual stream
+    T  new tokens in each row    H  query heads, K  key/value heads
+    S  tokens to look at         W  width of a head
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minitx.config import ModelConfig
-from minitx.config.train_config import AttentionForm
 from minitx.errors import BadInputError
-from minitx.model import native_block, native_head
-from minitx.model.attention import Attention, AttentionContext, causal_mask
-from minitx.model.attention_choice import choose_form, choose_general_form
-from minitx.model.block import Block
-from minitx.model.compiled import CompiledParts
-from minitx.model.fast import cross_entropy, dropout
-from minitx.model.initialization import initialize
 from minitx.model.kv_cache import KVCache
-from minitx.model.norms import LayerNorm, RMSNorm
-from minitx.model.rotary import rotary_table
 from minitx.model.trace import Trace
 
 IGNORED = -100
 """Target that counts for no loss."""
 
-_LOGITS_AT_ONCE = {"cpu": 2**20}
-_LOGITS_AT_ONCE_ELSEWHERE = 2**26
+STANDARD_DEVIATION = 0.02
+"""Of matrices and embeddings at the start (Radford et al. 2018, GPT, section 4.1)."""
+
+_CPU_LOGITS, _GPU_LOGITS = 2**20, 2**26  # at once, in `token_losses`
+
+
+@dataclass
+class Pass:
+    """What all layers share in one forward pass.
+
+    Attributes:
+        positions: of the new tokens: `(T,)`, or `(B, T)` where the rows differ.
+        mask: True where a query may look: `(T, S)`, or `(B, 1, T, S)` where the rows differ. None:
+            everywhere, or, if `is_causal`, at its own position and before.
+        is_causal: the mask is the one that the kernel has built in.
+        rotary: cosine and sine of the angles at `positions`, `(..., 1, W)`; None for gpt2.
+        cache: the keys and values so far; None without one.
+        trace: to be filled in; None if nobody looks.
+    """
+
+    positions: Tensor
+    mask: Tensor | None = None
+    is_causal: bool = False
+    rotary: tuple[Tensor, Tensor] | None = None
+    cache: KVCache | None = None
+    trace: Trace | None = None
+
+
+def causal_mask(queries: int, keys: int, device: torch.device | None = None) -> Tensor:
+    """True where a query may look: at its own position and before, `(queries, keys)`.
+
+    The queries are the last of the keys' positions.
+    """
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+
+
+def eager_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """softmax(Q K^T / sqrt(W)) V, with the weights to be seen.
+
+    Each position asks with a query, offers a key, and holds a value. Query times key is a score;
+    the softmax of a position's scores are its weights; the sum of the values, each times its
+    weight, is what it gets (Vaswani et al. 2017, section 3.2).
+
+    Args:
+        queries, keys, values: `(B, H, T, W)`, and twice `(B, H, S, W)`.
+        mask: True where a query may look; broadcasts to `(B, H, T, S)`. None: everywhere.
+        dropout: probability of dropping a weight.
+
+    Returns:
+        The outputs `(B, H, T, W)`, and the weights before dropout `(B, H, T, S)`.
+    """
+    # Scaling keeps the scores' variance near 1 whatever the width, and the softmax soft.
+    scores = queries @ keys.transpose(-2, -1) / math.sqrt(queries.size(-1))
+    if mask is not None:
+        # exp(-inf) is 0: what must not be seen gets a weight of exactly 0.
+        scores = scores.masked_fill(~mask, -math.inf)
+    weights = scores.softmax(dim=-1)
+    return F.dropout(weights, dropout) @ values, weights
+
+
+def rotary_table(
+    positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of the angle of each position (Su et al. 2021, RoFormer, section 3.2).
+
+    A head's vector is read as W / 2 points in the plane, and each point is turned by an angle
+    proportional to the position. The product of a turned query and a turned key then depends on
+    how far apart the two tokens are, and not on where they stand.
+
+    Args:
+        positions: `(...)`.
+        head_dim: W; even.
+        theta: pair i turns by theta^(-2i / W) a position: the first by one radian, later ones
+            ever more slowly.
+        dtype: float32 or float64.
+
+    Returns:
+        Two tensors `(..., W)`. Elements i and i + W / 2 make up a pair: each angle stands twice.
+    """
+    pairs = torch.arange(0, head_dim, 2, dtype=dtype, device=positions.device)
+    angles = positions[..., None] * (1.0 / theta ** (pairs / head_dim))
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Turn each pair by its angle: (a, b) to (a cos - b sin, b cos + a sin).
+
+    Args:
+        x: `(..., W)`.
+        cosine, sine: rows of the tables, of a shape that broadcasts to x.
+    """
+    first, second = x.chunk(2, dim=-1)
+    return x * cosine.to(x.dtype) + torch.cat((-second, first), dim=-1) * sine.to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Queries, keys and values from one matrix, rows in this order; attend; project back.
+
+    With K < H, neighbouring query heads share a key/value head (Ainslie et al. 2023, GQA).
+    """
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
+        self.head_dim = config.head_dim
+        self.dropout = config.dropout
+        is_gpt2 = config.architecture == "gpt2"
+        rows = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim
+        self.qkv = nn.Linear(config.d_model, rows, bias=is_gpt2)
+        self.output = nn.Linear(config.n_heads * config.head_dim, config.d_model, bias=is_gpt2)
+        # Queries and keys of fixed size keep scores from growing without bound in training
+        # (Henry et al. 2020).
+        self.query_norm = None if is_gpt2 else RMSNorm(config.head_dim, config.norm_eps)
+        self.key_norm = None if is_gpt2 else RMSNorm(config.head_dim, config.norm_eps)
+
+    def forward(self, x: Tensor, shared: Pass) -> Tensor:
+        """`(B, T, D)` to `(B, T, D)`."""
+        batch, new, _ = x.shape
+        heads = self.qkv(x).view(batch, new, -1, self.head_dim)
+        sizes = [self.n_heads, self.n_kv_heads, self.n_kv_heads]
+        queries, keys, values = torch.split(heads, sizes, dim=2)
+        if self.query_norm is not None and self.key_norm is not None:
+            assert shared.rotary is not None
+            queries = rotate(self.query_norm(queries), *shared.rotary)
+            keys = rotate(self.key_norm(keys), *shared.rotary)
+        # (B, T, heads, W) to (B, heads, T, W)
+        queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
+        if shared.cache is not None:
+            keys, values = shared.cache.append(self.layer, keys, values)
+        group = self.n_heads // self.n_kv_heads
+        if group > 1:
+            keys, values = (part.repeat_interleave(group, dim=1) for part in (keys, values))
+        dropout = self.dropout if self.training else 0.0
+        if shared.trace is None:
+            # softmax(Q K^T / sqrt(W)) V in one kernel, in memory that grows with the length and
+            # not with its square (Dao et al. 2022, FlashAttention, section 3).
+            mixed = F.scaled_dot_product_attention(
+                queries, keys, values, shared.mask, dropout, shared.is_causal
+            )
+        else:
+            mixed, weights = eager_attention(queries, keys, values, shared.mask, dropout)
+            shared.trace.add(queries, keys, values, weights, mixed)
+        out: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, new, -1))
+        return out
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps), times a learned gain (Zhang and Sennrich 2019, equation 4)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize the last dimension: `(..., width)` to `(..., width)`."""
+        return F.rms_norm(x, x.shape[-1:], eps=self.eps) * self.gain.to(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """(x - mean(x)) / sqrt(variance(x) + eps), times a gain, plus a bias (Ba et al. 2016)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize the last dimension: `(..., width)` to `(..., width)`."""
+        gain, bias = self.gain.to(x.dtype), self.bias.to(x.dtype)
+        return F.layer_norm(x, x.shape[-1:], gain, bias, self.eps)
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)); gate and up are halves of a matrix (Shazeer 2020, section 2)."""
+
+    def __init__(self, d_model: int, d_ff: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(d_model, 2 * d_ff, bias=False)
+        self.down = nn.Linear(d_ff, d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, T, D)` to `(B, T, D)`."""
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        out: Tensor = self.down(F.silu(gate) * up)
+        return out
+
+
+class GELUMLP(nn.Module):
+    """GPT-2's MLP: down(gelu(up(x))), with biases (Hendrycks and Gimpel 2016, section 2)."""
+
+    def __init__(self, d_model: int, d_ff: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(d_model, d_ff)
+        self.down = nn.Linear(d_ff, d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, T, D)` to `(B, T, D)`."""
+        out: Tensor = self.down(F.gelu(self.up(x), approximate="tanh"))
+        return out
+
+
+class Block(nn.Module):
+    """Pre-norm residual block (Xiong et al. 2020, section 3): x + f(norm(x)), twice.
+
+    What a layer writes is added, so that gradients and early features pass through unhindered.
+    """
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        norm, mlp = (LayerNorm, GELUMLP) if config.architecture == "gpt2" else (RMSNorm, SwiGLU)
+        self.attention_norm = norm(config.d_model, config.norm_eps)
+        self.attention = Attention(config, layer)
+        self.mlp_norm = norm(config.d_model, config.norm_eps)
+        self.mlp = mlp(config.d_model, config.d_ff)
+        self.dropout = config.dropout
+
+    def forward(self, x: Tensor, shared: Pass) -> Tensor:
+        """`(B, T, D)` to `(B, T, D)`."""
+        attended = self.attention(self.attention_norm(x), shared)
+        x = x + F.dropout(attended, self.dropout, self.training)
+        return x + F.dropout(self.mlp(self.mlp_norm(x)), self.dropout, self.training)
 
 
 class Transformer(nn.Module):
-    """A decoder-only transformer.
+    """A decoder-only transformer of a shape; its weights are drawn from torch's generator."""
 
-    Args:
-        config: its shape. Weights are drawn from torch's generator: seed that first.
-
-    Attributes:
-        attention_form: `explicit`, `fused`, `compiled` (in training, where it can be used; else
-            the faster of the other two), or `auto` for the fastest.
-        ablated_heads: (layer, head) pairs whose output is set to 0; empty by default.
-    """
+    _known_mask = staticmethod(causal_mask)
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.attention_form: AttentionForm = "auto"
-        self.ablated_heads: set[tuple[int, int]] = set()
-        gpt2 = config.architecture == "gpt2"
+        is_gpt2 = config.architecture == "gpt2"
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.positions = nn.Embedding(config.context_length, config.d_model) if gpt2 else None
+        self.positions = nn.Embedding(config.context_length, config.d_model) if is_gpt2 else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
-        self.norm = (LayerNorm if gpt2 else RMSNorm)(config.d_model, config.norm_eps)
+        self.norm = (LayerNorm if is_gpt2 else RMSNorm)(config.d_model, config.norm_eps)
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         if config.tie_embeddings:
             # What a token looks like going in is what is looked for coming out
             # (Press and Wolf 2017).
             self.head.weight = self.embedding.weight
-        self._compiled: CompiledParts | None = None
-        self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
-        self._masks: dict[tuple[int, torch.device], Tensor] = {}
-        initialize(self, config)
+        self._initialize()
+
+    def _initialize(self) -> None:
+        # Matrices that write to the residual stream start smaller by sqrt(2 n_layers), so that
+        # the stream's size does not grow with depth (Radford et al. 2019, GPT-2, section 2.3).
+        # Norm gains stay 1; biases become 0.
+        residual = STANDARD_DEVIATION / math.sqrt(2 * self.config.n_layers)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.dim() == 2:
+                writes = name.endswith(("attention.output.weight", "mlp.down.weight"))
+                nn.init.normal_(parameter, std=residual if writes else STANDARD_DEVIATION)
 
     def forward(
         self,
@@ -79,218 +300,101 @@ class Transformer(nn.Module):
         """Logits of the token that follows each position.
 
         Args:
-            ids: `(batch, seq)` int64.
+            ids: `(B, T)` int64.
             cache: keys and values of what came before; these tokens are appended to it.
-            lengths: `(batch,)` how many of each row's tokens are real; the rest is padding, whose
+            lengths: `(B,)` how many of each row's tokens are real; the rest is padding, whose
                 logits mean nothing. None if all are.
             last_only: compute logits only for the last real token of each row.
-            trace: filled with what happened inside; makes attention explicit.
+            trace: filled with what happened inside; attention is then `eager_attention`.
 
         Returns:
-            `(batch, seq, vocab_size)`, or `(batch, 1, vocab_size)` with `last_only`.
+            `(B, T, vocab_size)`, or `(B, 1, vocab_size)` with `last_only`.
 
         Raises:
             BadInputError: the sequence is longer than the context, or than the cache has room.
         """
-        x = self._residual(ids, cache, lengths, trace)
+        x = self.residual_stream(ids, cache, lengths, trace)
         if last_only:
-            if lengths is None:
-                x = x[:, -1:]
-            else:
-                rows = torch.arange(len(ids), device=x.device)
-                x = x[rows, lengths.to(x.device) - 1].unsqueeze(1)
+            last = ids.size(1) - 1 if lengths is None else lengths.to(x.device) - 1
+            x = x[torch.arange(len(ids), device=x.device), last].unsqueeze(1)
         return self.unembed(x)
 
-    def _residual(
+    def residual_stream(
         self, ids: Tensor, cache: KVCache | None, lengths: Tensor | None, trace: Trace | None
     ) -> Tensor:
-        # The residual stream after the last block, (batch, seq, d_model).
-        seq = ids.size(1)
-        self._require_fits(seq, cache)
+        """The residual stream after the last block, `(B, T, D)`; arguments as in `forward`."""
+        shared = self.new_pass(ids, cache, trace)
         x: Tensor = self.embedding(ids)
-        context, positions = self._context(x, seq, cache, trace)
         if self.positions is not None:
-            x = x + self.positions(positions)
-        if self.training and self.config.dropout:
-            x = dropout(x, self.config.dropout)
-        if trace is not None:
-            trace.residual.append(x)
-        compiled = self._compiled_in_use(trace) if cache is None else None
-        if compiled is None and self._runs_whole(x, context):
-            assert context.cosine is not None
-            assert context.sine is not None
-            return native_block.run(self._stack, x, context.cosine, context.sine)
-        for block in self._stack:
-            x = compiled.block(block, x, context) if compiled else block(x, context)
+            x = x + self.positions(shared.positions)
+        x = F.dropout(x, self.config.dropout, self.training)
+        for block in self.blocks:
             if trace is not None:
                 trace.residual.append(x)
+            x = block(x, shared)
+        if trace is not None:
+            trace.residual.append(x)
         if cache is not None:
-            cache.advance(seq if lengths is None else lengths)
+            cache.advance(ids.size(1) if lengths is None else lengths)
         return x
 
-    def compile_parts(self) -> None:
-        """Run what is worth it through torch.compile from here on, in training."""
-        self._compiled = CompiledParts()
-
-    def _compiled_in_use(self, trace: Trace | None = None) -> CompiledParts | None:
-        seen = trace is not None or self.ablated_heads
-        return self._compiled if self.training and torch.is_grad_enabled() and not seen else None
-
-    def _runs_whole(self, x: Tensor, context: AttentionContext) -> bool:
-        return context.compiled and not self.ablated_heads and native_block.can_run(self._stack, x)
-
-    def runs_whole(self, ids: Tensor) -> bool:
-        """Whether `loss` computes each block in one call for `(batch, seq)` ids: `native_block`."""
-        x = self.embedding(ids)
-        return self._runs_whole(x, self._context(x, ids.size(1), None, None)[0])
-
-    @property
-    def _stack(self) -> list[Block]:
-        return [block for block in self.blocks if isinstance(block, Block)]
-
     def unembed(self, x: Tensor) -> Tensor:
-        """Logits that a residual stream `(..., d_model)` stands for: `(..., vocab_size)`."""
+        """Logits that a residual stream `(..., D)` stands for: `(..., vocab_size)`."""
         logits: Tensor = self.head(self.norm(x))
         return logits
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy in nats per target.
+        """Mean cross-entropy in nats per target: -log softmax(logits)[target].
 
         Args:
-            ids: `(batch, seq)`.
-            targets: `(batch, seq)`: the token that follows each position; `IGNORED` is left out.
+            ids: `(B, T)`.
+            targets: `(B, T)`: the token that follows each position; `IGNORED` is left out.
 
         Returns:
             Scalar, float32 or better.
         """
-        if native_block.is_watched((self,)):
-            logits: Tensor = self(ids)
-        else:
-            x = self._residual(ids, None, None, None)
-            compiled = self._compiled_in_use()
-            if compiled is not None:
-                return compiled.loss(self.norm, self.head, x, targets, IGNORED)
-            if native_head.can_run(self.norm, self.head, x):
-                assert isinstance(self.norm, RMSNorm)
-                return native_head.loss(self.norm, self.head, x, targets, IGNORED)
-            logits = self.unembed(x)
-        return cross_entropy(logits.flatten(0, 1), targets.flatten(), IGNORED)
+        logits = self(ids).flatten(0, 1)
+        # Half precision is too coarse for a softmax over many tokens.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED)
 
     def token_losses(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of each target in nats, `(batch, seq)` float32; 0 where `IGNORED`."""
-        x = self._residual(ids, None, None, None).flatten(0, 1)
-        most = _LOGITS_AT_ONCE.get(x.device.type, _LOGITS_AT_ONCE_ELSEWHERE)
+        """Cross-entropy of each target in nats, `(B, T)` float32; 0 where `IGNORED`."""
+        x = self.residual_stream(ids, None, None, None).flatten(0, 1)
         # In slices: the logits of many tokens over a large vocabulary are slow to write and read.
-        n_tokens = max(1, most // self.config.vocab_size)
-        losses = [
-            F.cross_entropy(
-                self.unembed(some).float(), expected, ignore_index=IGNORED, reduction="none"
-            )
-            for some, expected in zip(
-                torch.split(x, n_tokens), torch.split(targets.flatten(), n_tokens), strict=True
-            )
-        ]
+        n_tokens = max(1, (_CPU_LOGITS if x.is_cpu else _GPU_LOGITS) // self.config.vocab_size)
+        slices = zip(
+            torch.split(x, n_tokens), torch.split(targets.flatten(), n_tokens), strict=True
+        )
+        losses = [F.cross_entropy(self.unembed(x).float(), t, reduction="none") for x, t in slices]
         return torch.cat(losses).view(targets.shape)
 
-    def matrix_parameters(self) -> Iterator[tuple[str, nn.Parameter, tuple[int, ...]]]:
-        """The matrices of the blocks: name, parameter `(rows, columns)`, and how rows split.
-
-        A fused matrix holds several in its rows: queries, keys and values, or gate and up.
-        """
-        config = self.config
-        kv = config.n_kv_heads * config.head_dim
-        sections = {
-            "attention.qkv.weight": (config.n_heads * config.head_dim, kv, kv),
-            "mlp.gate_up.weight": (config.d_ff, config.d_ff),
-        }
-        for name, parameter in self.blocks.named_parameters(prefix="blocks"):
-            if parameter.dim() == 2:
-                part = name.split(".", 2)[2]
-                yield name, parameter, sections.get(part, (parameter.size(0),))
-
-    def attention_layers(self) -> list[Attention]:
-        """The attention layer of each block."""
-        return [block.attention for block in self.blocks if isinstance(block, Block)]
-
-    def _require_fits(self, seq: int, cache: KVCache | None) -> None:
+    def new_pass(self, ids: Tensor, cache: KVCache | None, trace: Trace | None) -> Pass:
+        """What the layers share in a pass over ids `(B, T)`; errors as in `forward`."""
+        new, config, device = ids.size(1), self.config, ids.device
+        if new > config.context_length:
+            what = f"{new:,} tokens are longer than the context of {config.context_length:,}"
+            raise BadInputError(what, "Give fewer")
         if cache is not None:
-            cache.require_room(seq)
-            if cache.capacity > self.config.context_length:
-                raise BadInputError(
-                    f"a cache of {cache.capacity:,} positions exceeds the context of "
-                    f"{self.config.context_length:,}",
-                    "Make a smaller one",
-                )
-        if seq > self.config.context_length:
-            raise BadInputError(
-                f"{seq:,} tokens are longer than the context of {self.config.context_length:,}",
-                "Give fewer",
-            )
-
-    def _context(
-        self, x: Tensor, seq: int, cache: KVCache | None, trace: Trace | None
-    ) -> tuple[AttentionContext, Tensor]:
-        # Also the positions of the new tokens, `(seq,)` or `(batch, seq)`.
-        device = x.device
+            cache.require_room(new)
         start = 0 if cache is None else cache.common_length
-        casts = torch.is_autocast_enabled(device.type)
-        products = torch.get_autocast_dtype(device.type) if casts else x.dtype
-        form, training = self.attention_form, torch.is_grad_enabled()
-        if form == "auto":
-            form = choose_form(device.type, products, seq, training)
-        compiled = form == "compiled" and cache is None and trace is None
-        if form == "compiled":
-            form = choose_general_form(device.type, products, seq, training)
-        context = AttentionContext(
-            fused=form == "fused" and trace is None,
-            compiled=compiled,
-            cache=cache,
-            trace=trace,
-            ablated_heads=frozenset(self.ablated_heads),
-        )
+        positions = torch.arange(new, device=device)
         if start is not None:
-            positions = torch.arange(start, start + seq, device=device)
-            context.square = start == 0
-            # One new token may look at all that is cached, and the fused form has its own mask.
-            if seq > 1 and not (context.fused and context.square):
-                context.mask = self._causal_mask(start + seq, device)[start:]
+            shared = Pass(positions + start, cache=cache, trace=trace)
+            # The kernel's built-in mask stands for `causal_mask` as it is above: one that was
+            # changed is always used, and so is one that somebody looks at.
+            is_known = causal_mask is self._known_mask and trace is None
+            shared.is_causal = is_known and start == 0 and new > 1
+            if not is_known or (new > 1 and start):
+                shared.mask = causal_mask(new, new + start, device)
         else:
+            # Rows that stand at different positions have rows of the mask of their own.
             assert cache is not None
-            offsets = torch.arange(seq, device=device)
-            positions = cache.lengths.to(device)[:, None] + offsets
-            context.places, context.square = positions, False
-            keys = torch.arange(int(cache.lengths.max()) + seq, device=device)
-            context.mask = (keys <= positions[:, :, None]).unsqueeze(1)
+            shared = Pass(cache.lengths.to(device)[:, None] + positions, cache=cache, trace=trace)
+            n_keys = cache.longest + new
+            shared.mask = causal_mask(n_keys, n_keys, device)[shared.positions].unsqueeze(1)
         if self.positions is None:
-            context.cosine, context.sine = self._rotary(positions, start, seq, device, products)
-        return context, positions
-
-    def _rotary(
-        self,
-        positions: Tensor,
-        start: int | None,
-        seq: int,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> tuple[Tensor, Tensor]:
-        key = (device, dtype)
-        if key not in self._tables:
-            # Kept for training too, where tensors made in inference mode can't be used.
-            with torch.inference_mode(False):
-                cosine, sine = rotary_table(
-                    self.config.head_dim, self.config.context_length, self.config.rope_theta, dtype
-                )
-                self._tables[key] = (cosine.to(device), sine.to(device))
-        cosine, sine = self._tables[key]
-        if start is not None:
-            return cosine[start : start + seq], sine[start : start + seq]
-        # Padding of a nearly full row may lie past the table; nothing looks at it.
-        inside = positions.clamp(max=self.config.context_length - 1)
-        return cosine[inside], sine[inside]
-
-    def _causal_mask(self, length: int, device: torch.device) -> Tensor:
-        key = (length, device)
-        if key not in self._masks:
-            with torch.inference_mode(False):
-                self._masks = {key: causal_mask(length, length, device)}
-        return self._masks[key]
+            precision = torch.promote_types(self.embedding.weight.dtype, torch.float32)
+            where = shared.positions[..., None]  # the same for all heads
+            shared.rotary = rotary_table(where, config.head_dim, config.rope_theta, precision)
+        return shared

@@ -18,7 +18,7 @@ import torch
 
 from minitx.config import Limits, SamplingConfig
 from minitx.errors import BadInputError
-from minitx.generation import Batch, Piece, Row
+from minitx.generation import Piece, Row, TextBatch
 from minitx.model import Transformer
 from minitx.serving.api_errors import APIError, broken, stopping
 from minitx.serving.jobs import Choice, Job, Update
@@ -56,7 +56,7 @@ class Engine:
         self.model, self.tokenizer = model, tokenizer
         self.gave_up = False
         self._limits, self._metrics, self._deliver = limits, metrics, deliver
-        self._batch = Batch(model, tokenizer)
+        self._batch = TextBatch(model, tokenizer)
         self._slots: dict[Row, tuple[Job, Choice]] = {}
         self._prompt_tokens_a_step = max(1024, 2 * model.config.context_length)
         # Guards the attributes below, which other threads use.

@@ -20,7 +20,7 @@ from minitx.training.batches import Batches
 from minitx.training.budget import BudgetController
 from minitx.training.clock import Clock
 from minitx.training.good_states import GoodStates
-from minitx.training.gradients import gradient_pass
+from minitx.training.gradients import GradientPass
 from minitx.training.hooks import RunHooks, StopEvaluation
 from minitx.training.observer import (
     CheckpointSaved,
@@ -87,7 +87,7 @@ class Trainer:
         self.good_states = good_states
         # Where reading a number costs nothing, or where it matters to which step it belongs.
         self._reads_each_step = compute.device.type == "cpu" or config.on_spike != "warn"
-        self._pass = gradient_pass(model, config, compute)
+        self._pass = GradientPass(model, compute, config.accumulation, config.engine)
         self._ahead = RunAhead(compute.device)
         self._unread: list[tuple[Tensor, Tensor]] = []
         self._last = (math.nan, math.nan)
@@ -120,7 +120,7 @@ class Trainer:
                 self._save()
         if self.good_states is not None:
             self.good_states.take(state.step)
-        compiling = config.compile
+        compiling = config.engine == "torch-compile"
         if compiling:
             self.observer.observe(Phase("compiling, with the first step"))
         while state.step < state.steps and not self._stopped_early():

@@ -29,12 +29,10 @@ class Workload:
     Attributes:
         batch_size: sequences.
         state_bytes: what the optimizer remembers of each parameter.
-        explicit_attention: the scores of all pairs of positions are kept.
     """
 
     batch_size: int = 1
     state_bytes: int = 8
-    explicit_attention: bool = False
 
 
 def weight_bytes(model: ModelConfig, workload: Workload) -> int:
@@ -46,8 +44,6 @@ def activation_bytes(model: ModelConfig, workload: Workload) -> int:
     """At least so many bytes that the backward pass needs, of 2 each; the logits of 4."""
     tokens = workload.batch_size * model.context_length
     block = 4 * model.d_model + 2 * model.d_ff
-    if workload.explicit_attention:
-        block += model.n_heads * model.context_length
     return tokens * (2 * model.n_layers * block + 4 * model.vocab_size)
 
 

@@ -58,7 +58,7 @@ class RunStart(TrainingEvent):
         n_holdout_tokens: tokens of the holdout.
         device: where it computes, for example ``cpu (2 threads)``.
         dtype: format of the matrix products, ``float32`` or ``bfloat16``.
-        attention: the form of attention in use, ``explicit`` or ``fused``.
+        engine: what computes, ``plain``, ``native`` or ``torch-compile``; `reasons` says why.
         first_step: steps already done, 0 for a new run.
     """
 
@@ -73,7 +73,7 @@ class RunStart(TrainingEvent):
     n_holdout_tokens: int
     device: str
     dtype: str
-    attention: str
+    engine: str
     first_step: int
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from minitx.compute import Compute
 from minitx.config import ModelConfig
-from minitx.model import Transformer, native_block
-from minitx.model.block import Block
-from minitx.model.native_block import Clock
+from minitx.engine import LossFunction, choose_engine, fast_room, loss_function
+from minitx.model import Transformer
+from minitx.model.transformer import Block
 from minitx.training.batches import Batches
 from minitx.training.optimizers.optimizer_base import Optimizer
 
@@ -70,8 +70,9 @@ class StepProfile:
         tokens: in a step.
         peak_rate: of matrix products on this device in this format, in operations a second.
         steps: measured.
-        whole_blocks: each block is one call (`native_block`), whose parts were measured inside,
-            and so are the last norm, the head and the loss, with their gradients.
+        engine: that computed, `plain` or `native`; others are measured as `plain`.
+        whole_blocks: each block is one call (`minitx.fast.blocks`), whose parts were measured
+            inside, and so are the last norm, the head and the loss, with their gradients.
     """
 
     parts: tuple[PartTime, ...]
@@ -81,6 +82,7 @@ class StepProfile:
     tokens: int
     peak_rate: float
     steps: int
+    engine: str
     whole_blocks: bool
 
     @property
@@ -108,11 +110,9 @@ class _Timeline:
         self.seconds[self._current] += now - self._since
         self._current, self._since = (part, direction), now
 
-    def divide(self, clock: Clock) -> None:
-        """Give the parts of compiled calls the time that stood where they were called from."""
-        for part, forward, backward in zip(
-            native_block.PARTS, clock.forward, clock.backward, strict=True
-        ):
+    def divide(self, parts: Sequence[Part], clock: Any) -> None:
+        """Give the parts of whole blocks the time that stood where they were called from."""
+        for part, forward, backward in zip(parts, clock.forward, clock.backward, strict=True):
             self._move(forward, ("residual", "forward"), (part, "forward"))
             self._move(backward, ("head and loss", "backward"), (part, "backward"))
         self._move(clock.head, ("residual", "forward"), ("head and loss", "forward"))
@@ -132,6 +132,7 @@ def profile_steps(
     peak_rate: float,
     steps: int = 20,
     warmup: int = 3,
+    engine: str = "auto",
 ) -> StepProfile:
     """Train for a few steps and measure them.
 
@@ -143,30 +144,35 @@ def profile_steps(
         peak_rate: of matrix products there, for the record.
         steps: to measure, once with the clock stopped at borders and once without.
         warmup: steps before.
+        engine: that is asked for.
     """
     model.train()
     timeline = _Timeline(compute.device)
+    chosen = choose_engine(model, compute, engine).engine
+    # What is recorded or compiled as a whole has no borders.
+    native = chosen == "native" and compute.device.type == "cpu"
+    loss = loss_function(model, compute, "native" if native else "plain")
 
     def quiet(part: Part, direction: Direction) -> None:
         del part, direction
 
     for number in range(warmup):
-        _step(model, optimizer, batches, compute, number, quiet)
+        _step(loss, optimizer, batches, number, quiet)
     began = time.perf_counter()
     for number in range(steps):
-        _step(model, optimizer, batches, compute, number, quiet)
+        _step(loss, optimizer, batches, number, quiet)
     plain = (time.perf_counter() - began) / steps
-    inputs, _ = batches[0]
-    with compute.autocast():
-        whole = model.runs_whole(inputs)
-    with _borders(model, timeline, whole), native_block.clocked() as clock:
+    whole = False
+    with _borders(model, timeline, native) as clock:
         timeline.enter("data", "step")
         timeline.seconds.clear()
         for number in range(steps):
-            _step(model, optimizer, batches, compute, number, timeline.enter)
+            _step(loss, optimizer, batches, number, timeline.enter)
         timeline.enter("data", "step")
-    if whole:
-        timeline.divide(clock)
+    if clock is not None and clock.blocks:
+        whole = True
+        timeline.divide(fast_room().profiling.BLOCK_PARTS, clock)
+    inputs, _ = batches[0]
     flops = part_flops(model.config, inputs.numel(), optimizer.product_flops())
     parts = tuple(
         PartTime(
@@ -182,10 +188,11 @@ def profile_steps(
         parts=parts,
         seconds=sum(part.seconds for part in parts),
         plain_seconds=plain,
-        overhead_seconds=_overhead(model, optimizer, _few(inputs), compute, steps),
+        overhead_seconds=_overhead(loss, optimizer, _few(inputs), steps),
         tokens=inputs.numel(),
         peak_rate=peak_rate,
         steps=steps,
+        engine="native" if native else "plain",
         whole_blocks=whole,
     )
 
@@ -196,10 +203,9 @@ def _few(ids: Tensor) -> Tensor:
 
 
 def _step(
-    model: Transformer,
+    loss_of: LossFunction,
     optimizer: Optimizer,
     batches: Batches,
-    compute: Compute,
     number: int,
     enter: Callable[[Part, Direction], None],
 ) -> None:
@@ -207,8 +213,7 @@ def _step(
     enter("data", "step")
     inputs, targets = batches[number]
     enter("embedding", "forward")
-    with compute.autocast():
-        loss = model.loss(inputs, targets)
+    loss = loss_of(inputs, targets)
     enter("head and loss", "backward")
     loss.backward()  # type: ignore[no-untyped-call]
     enter("optimizer", "step")
@@ -217,11 +222,15 @@ def _step(
 
 
 @contextmanager
-def _borders(model: Transformer, timeline: _Timeline, whole: bool) -> Iterator[None]:
+def _borders(model: Transformer, timeline: _Timeline, native: bool) -> Iterator[Any]:
+    # Gives the clock of the compiled calls; None where the plain model computes.
+    if native:
+        with fast_room().profiling.profiled(timeline.enter) as clock:
+            yield clock
+        return
     places: list[tuple[nn.Module, Part, Part]] = [(model.embedding, "embedding", "residual")]
-    if not whole:
-        places.append((model.norm, "norm", "head and loss"))
-    for block in model.blocks if not whole else ():
+    places.append((model.norm, "norm", "head and loss"))
+    for block in model.blocks:
         assert isinstance(block, Block)
         places += [
             (block.attention_norm, "norm", "residual"),
@@ -235,7 +244,7 @@ def _borders(model: Transformer, timeline: _Timeline, whole: bool) -> Iterator[N
         handles.append(module.register_forward_pre_hook(before))
         handles.append(module.register_forward_hook(behind))
     try:
-        yield
+        yield None
     finally:
         for handle in handles:
             handle.remove()
@@ -267,14 +276,11 @@ def _border_hooks(
     return before, behind
 
 
-def _overhead(
-    model: Transformer, optimizer: Optimizer, token: Tensor, compute: Compute, steps: int
-) -> float:
+def _overhead(loss_of: LossFunction, optimizer: Optimizer, token: Tensor, steps: int) -> float:
     times = []
     for _ in range(max(5, steps)):
         began = time.perf_counter()
-        with compute.autocast():
-            loss = model.loss(token, token)
+        loss = loss_of(token, token)
         loss.backward()  # type: ignore[no-untyped-call]
         float(loss.detach())
         times.append(time.perf_counter() - began)
@@ -296,11 +302,11 @@ def part_flops(config: ModelConfig, tokens: int, update_flops: float = 0.0) -> d
     projections = config.n_layers * (d * qkv + heads * d)
     products = config.n_layers * heads * config.context_length
     mlp = config.n_layers * (2 if config.architecture == "gpt2" else 3) * d * config.d_ff
-    found: dict[Part, float] = {
+    flops: dict[Part, float] = {
         "attention": 6.0 * tokens * (projections + products),
         "mlp": 6.0 * tokens * mlp,
         "head and loss": 6.0 * tokens * d * config.vocab_size,
     }
     if update_flops:
-        found["optimizer"] = update_flops
-    return found
+        flops["optimizer"] = update_flops
+    return flops

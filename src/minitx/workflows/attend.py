@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from minitx.checkpoint.rundir import find_run
+from minitx.compute import Compute, choose_dtype
 from minitx.config import Index, MapKind
 from minitx.errors import BadInputError
 from minitx.inspection.ablation import Ablation, ablate_heads
@@ -134,8 +136,13 @@ class AttentionStudy(Shown):
 
     @cached_property
     def mask_check(self) -> MaskCheck:
-        """Whether any logit depends on a later token."""
-        return check_mask(self.model, self.ids)
+        """Whether any logit depends on a later token, in the model and in what trained it."""
+        run = find_run(self.checkpoint)
+        if run is None:
+            return check_mask(self.model, self.ids)
+        train, device = run.read_config().train, self.model.embedding.weight.device
+        compute = Compute(device, choose_dtype(train.dtype, device))
+        return check_mask(self.model, self.ids, compute=compute, engine=train.engine)
 
     def choose(self, layer: int | None = None, head: int | None = None) -> HeadChoice:
         """The head asked for; where layer or head is None, the most telling one that fits.

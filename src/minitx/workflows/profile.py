@@ -25,7 +25,7 @@ class RunProfile:
     Attributes:
         run: its directory.
         config: of the run.
-        device, dtype, attention: in use.
+        device, dtype: in use.
         profile: of its steps.
     """
 
@@ -33,7 +33,6 @@ class RunProfile:
     config: RunConfig
     device: str
     dtype: str
-    attention: str
     profile: StepProfile
 
 
@@ -61,7 +60,6 @@ def profile_run(
     compute = Compute(where, choose_dtype(dtype or train.dtype, where))
     keep_freed_memory()
     model = load_model(run.usable_checkpoint("last")).model.to(where)
-    model.attention_form = train.attention
     corpus = load_encoded(run.data)
     batches = Batches(
         corpus.train_ids, config.model.context_length, train.batch_size, train.seed, where
@@ -73,7 +71,6 @@ def profile_run(
         compute,
         matmul_rate(where, compute.dtype, seconds=0.5),
         steps,
+        engine=train.engine,
     )
-    return RunProfile(
-        run.path, config, compute.description, compute.dtype_name, train.attention, profile
-    )
+    return RunProfile(run.path, config, compute.description, compute.dtype_name, profile)

@@ -115,7 +115,6 @@ def _open_session(run: RunDirectory, request: ResumeRequest) -> Session:
             f"{checkpoint} holds another model than {run.config_file} describes",
             "Restore run.toml, or resume from a copy of the run",
         )
-    loaded.model.attention_form = config.train.attention
     corpus = _corpus(run, config, loaded.tokenizer, checkpoint, request.allow_changed_corpus)
     run.drop_after(state.step)
     kept = checkpoint / GOOD_STATES_FILE
@@ -172,9 +171,9 @@ def _changed_config(
     changes["steps"] = state.steps
     values = {**vars(config.train), **changes}
     if "device" in given:
-        # The number format, the form of attention and whether to compile belong to the device.
-        values["dtype"] = values["attention"] = "auto"
-        values["compile"] = False
+        # The number format and the engine belong to the device.
+        values["dtype"] = "auto"
+        values["engine"] = changes.get("engine", "auto")
     return replace(config, train=build(TrainConfig, values, "resume"))
 
 

@@ -6,9 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 from minitx.checkpoint.writer import CheckpointWriter
-from minitx.compute import can_compile, keep_freed_memory
+from minitx.compute import keep_freed_memory
 from minitx.diagnosis.live import LiveDiagnosis
-from minitx.errors import BadInputError
 from minitx.training.batches import PrefetchedBatches
 from minitx.training.hooks import RunHooks
 from minitx.training.logging import LOGGERS
@@ -37,12 +36,6 @@ def run_session(
     keep_freed_memory()
     config, compute = session.config.train, session.compute
     model, corpus = session.model, session.corpus
-    if config.compile and not can_compile(compute.device):
-        raise BadInputError(
-            f"torch.compile can't be used on {compute.device_name}: a compiler is missing "
-            "(a C++ compiler for a CPU, cc and Triton for cuda)",
-            "Use --no-compile (to resume: --device, which leaves it out), or install one",
-        )
     optimizer = make_optimizer(model, config, compute.dtype)
     restore_optimizer(session, optimizer)
     with contextlib.ExitStack() as stack:

@@ -5,6 +5,7 @@ Both a new run and a resumed one are a session; they differ in where model and s
 
 from __future__ import annotations
 
+import functools
 import platform
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,12 +16,11 @@ from torch import Tensor
 
 from minitx import __version__
 from minitx.checkpoint.rundir import RunDirectory
-from minitx.compute import Compute
-from minitx.config import ModelConfig, RunConfig, TrainConfig
-from minitx.config.train_config import AttentionForm
+from minitx.compute import Compute, EngineChoice
+from minitx.config import RunConfig
 from minitx.corpus import EncodedCorpus
+from minitx.engine import choose_engine
 from minitx.model import Transformer
-from minitx.model.attention_choice import choose_form
 from minitx.tokenizer import Tokenizer
 from minitx.training.observer import RunStart
 from minitx.training.state import TrainingState
@@ -58,18 +58,27 @@ class Session:
     good_state_tensors: dict[str, Tensor] = field(default_factory=dict)
     loggers: tuple[str, ...] = ()
 
+    @functools.cached_property
+    def engine(self) -> EngineChoice:
+        """What computes, and why.
+
+        Raises:
+            BadInputError: torch.compile was asked for where it can't be used.
+        """
+        return choose_engine(self.model, self.compute, self.config.train.engine)
+
     def start(self) -> RunStart:
         """What observers are told before the first step."""
         return RunStart(
             run=self.run.path,
             config=self.config,
-            reasons=self.reasons,
+            reasons={**self.reasons, "engine": self.engine.reason},
             n_parameters=self.config.model.n_parameters,
             n_train_tokens=len(self.corpus.train_ids),
             n_holdout_tokens=len(self.corpus.holdout_ids),
             device=self.compute.description,
             dtype=self.compute.dtype_name,
-            attention=attention_in_use(self.config.train, self.compute, self.config.model),
+            engine=self.engine.engine,
             first_step=self.state.step,
         )
 
@@ -85,14 +94,6 @@ class Session:
             "device": start.device,
             "threads": str(torch.get_num_threads()),
             "dtype": start.dtype,
-            "attention": start.attention,
+            "engine": start.engine,
+            "kernels": self.engine.reason,
         }
-
-
-def attention_in_use(config: TrainConfig, compute: Compute, model: ModelConfig) -> AttentionForm:
-    """The form of attention that training computes: the one asked for, or the faster one."""
-    if config.attention != "auto":
-        return config.attention
-    return choose_form(
-        compute.device.type, compute.dtype, model.context_length, dropout=model.dropout > 0
-    )

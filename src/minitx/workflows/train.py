@@ -17,7 +17,7 @@ import torch
 
 from minitx.checkpoint.new_run import RUNS
 from minitx.checkpoint.rundir import RunDirectory
-from minitx.compute import Compute, choose_compile, choose_device, choose_dtype, matmul_rate
+from minitx.compute import Compute, choose_device, choose_dtype, matmul_rate
 from minitx.config import DataConfig, RunConfig, TokenizerConfig
 from minitx.config.checks import require_range
 from minitx.config.overrides import Overrides
@@ -31,6 +31,7 @@ from minitx.corpus import (
     require_one_window,
     split_corpus,
 )
+from minitx.engine import choose_engine, plan_engine
 from minitx.errors import BadInputError
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -42,7 +43,7 @@ from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
 from minitx.training.tokenizer_planning import TextSize, plan_capacity, plan_tokenizer
 from minitx.workflows.run_session import run_session
-from minitx.workflows.session import Session, attention_in_use
+from minitx.workflows.session import Session
 
 
 @dataclass(frozen=True)
@@ -167,26 +168,22 @@ def _plan(
         request.train,
     )
     require_one_window(tokens.n_train, config.model.context_length, "the train part")
-    compiles = config.train.compile
-    if "compile" not in request.train:
-        compiles = choose_compile(compute.device, config.train.budget_seconds or 0.0)
-        if compiles:
-            reasons["compile"] = "what it takes at the start is soon earned back"
+    engine = config.train.engine
+    if "engine" not in request.train:
+        engine = plan_engine(compute.device, config.train.budget_seconds or 0.0)
     resolved = replace(
         config.train,
         device=compute.device_name,
-        compile=compiles,
+        engine=engine,
         dtype=compute.dtype_name,
-        attention=attention_in_use(config.train, compute, config.model),
         threads=torch.get_num_threads(),
     )
     return replace(config, train=resolved), reasons
 
 
 def _require_memory(config: RunConfig, compute: Compute) -> None:
-    explicit = config.train.attention == "explicit"
     state_bytes = OPTIMIZERS.get(config.train.optimizer).state_bytes
-    workload = Workload(config.train.batch_size, state_bytes, explicit)
+    workload = Workload(config.train.batch_size, state_bytes)
     if compute.device.type == "cuda":
         require_memory(config.model, workload, torch.cuda.mem_get_info(compute.device)[0])
     elif compute.device.type == "cpu":
@@ -204,7 +201,8 @@ def _new_session(
 ) -> Session:
     torch.manual_seed(config.train.seed)
     model = Transformer(config.model).to(compute.device)
-    model.attention_form = config.train.attention
+    engine = choose_engine(model, compute, config.train.engine)
+    config = replace(config, train=replace(config.train, engine=engine.engine))
     settled = config.train.budget_seconds is None or "steps" in request.train
     run.write_config(config)
     return Session(

@@ -1,5 +1,5 @@
 /* What the norm and SwiGLU do to one row in float32, forward and backward. The formulas are in
-   model/norms.py and model/mlp.py. */
+   model/transformer.py. */
 #pragma once
 
 #include <math.h>

@@ -1,6 +1,6 @@
 /* Causal self-attention for training, forward and backward, from the projection of queries, keys
    and values as it is: norm and rotation of each head, scores, softmax, weighted sum. The plain
-   formulas are `explicit_attention` and `_norm_and_rotate` in model/attention.py.
+   formulas are `eager_attention`, `RMSNorm` and `rotate` in model/transformer.py.
 
    Dao et al. 2022 (FlashAttention, sections 3.1 and B.2): of the weights only the logarithm of each
    row's sum is kept, and the way back computes them again, a block of queries at a time, so that

@@ -1,6 +1,6 @@
 /* A whole block of the qwen3 architecture in training, forward and backward, in one call each: norm,
    queries, keys and values, attention, projection, norm, SwiGLU MLP, both added to the residual
-   stream (model/block.py). Products take bfloat16 and sum in float32, as under autocast; the
+   stream (model/transformer.py). Products take bfloat16 and sum in float32, as under autocast; the
    residual stream and all between a product and the next rounding are in float32.
 
    A thread takes a sequence through the whole block, a few rows at a time, so that what one layer
@@ -21,7 +21,7 @@
 #include "fused.h"
 #endif
 
-/* As `_Block` in model/native_block.py. */
+/* As `_Block` in fast/blocks.py. */
 typedef struct {
     long batch, seq, heads, kv_heads, head_dim, d_model, d_ff;
     float eps, dropout; /* of the weights of attention, and of what both layers add */

@@ -8,7 +8,7 @@
 
 #include "vector.h"
 
-/* As `_Head` in model/native_head.py. */
+/* As `_Head` in fast/head.py. */
 typedef struct {
     long rows, d_model, vocab;
     float eps;

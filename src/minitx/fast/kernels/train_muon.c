@@ -1,4 +1,4 @@
-/* Muon's orthogonalization (training/muon.py, `orthogonalize`), a matrix in each thread: all that
+/* Muon's orthogonalization (training/optimizers/muon.py, `orthogonalize`), a matrix in each thread: all that
    the products of one matrix read and write stays in that core's cache.
 
    For this processors need AVX512-BF16. */

@@ -1,5 +1,5 @@
 /* What a training step does row by row: norm, SwiGLU, cross-entropy, each forward and backward.
-   The formulas are in model/norms.py, model/mlp.py and model/transformer.py (`loss`); float32
+   The formulas are in model/transformer.py; float32
    inside, whatever the rows are stored in. A NaN or an infinity in a row stays in its results. */
 #include "layers.h"
 #include "rows.h"

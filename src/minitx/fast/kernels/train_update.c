@@ -1,5 +1,5 @@
 /* What the optimizers do to each number of many tensors, in one pass over all of them. The formulas
-   are in training/optimizer.py (the norm), training/adamw.py and training/muon.py. */
+   are in training/optimizers/. */
 #include <math.h>
 
 #include "rows.h"

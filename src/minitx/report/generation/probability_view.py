@@ -20,7 +20,7 @@ from minitx.training.observer import perplexity
 _STYLES = ((0.01, "bold red"), (0.1, "red"), (0.5, "yellow"), (1.01, "green"))
 
 # Of the table below: of the headings between the first and the last, and between two columns.
-_HEADINGS = ("probability", "sampled\nwith", "among", "entropy,\nbits", "perplexity")
+_HEADINGS = ("probability", "drawn\nwith", "of", "entropy,\nbits", "perplexity")
 _GAP = 3
 _SHORTEST_LIKELIEST = 12
 

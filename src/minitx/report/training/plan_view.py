@@ -88,12 +88,11 @@ _RATE_KEYS = (
 )
 _REGULARIZATION_KEYS = ("dropout", "weight_decay", "grad_clip")
 _EVALUATION_KEYS = ("evaluate_every", "evaluation_tokens", "closing_tokens", "early_stopping")
-_DEVICE_KEYS = ("device", "dtype", "attention", "compile", "cuda_graph", "threads")
+_DEVICE_KEYS = ("device", "dtype", "engine", "threads")
 
 
 def _device(start: RunStart) -> str:
-    compiled = ", torch.compile" if start.config.train.compile else ""
-    return f"{start.device}, {start.dtype}, {start.attention} attention{compiled}"
+    return f"{start.device}, {start.dtype}, {start.engine} engine"
 
 
 def _corpus_name(sources: tuple[str, ...]) -> str:

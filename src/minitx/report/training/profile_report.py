@@ -20,7 +20,7 @@ def profile_report(found: RunProfile) -> Group:
     title.append(
         f"  ·  {model.n_layers} layers, {model.d_model} wide, context {model.context_length}, "
         f"{profile.tokens:,} tokens a pass  ·  {found.device}, {found.dtype}, "
-        f"{found.attention} attention",
+        f"{profile.engine} engine",
         "dim",
     )
 
@@ -72,7 +72,7 @@ def profile_json(found: RunProfile) -> dict[str, Any]:
         "run": str(found.run),
         "device": found.device,
         "dtype": found.dtype,
-        "attention": found.attention,
+        "engine": profile.engine,
         "steps": profile.steps,
         "whole_blocks": profile.whole_blocks,
         "tokens_per_pass": profile.tokens,

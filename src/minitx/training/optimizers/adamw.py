@@ -1,8 +1,9 @@
 """AdamW: Adam with decoupled weight decay (Loshchilov and Hutter 2019).
 
-The arithmetic is a compiled kernel (`native_update`), or else torch's fused one, called without
-`torch.optim`: making any optimizer of that loads torch's compiler, which takes longer than a short
-run's first hundred steps. This class names the state, so that it can be saved as plain tensors.
+The arithmetic is a compiled kernel (`minitx.fast.optimizer`), or else torch's fused one, called
+without `torch.optim`: making any optimizer of that loads torch's compiler, which takes longer than
+a short run's first hundred steps. This class names the state, so that it can be saved as plain
+tensors.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from minitx.config import TrainConfig
+from minitx.engine import update_kernels
 from minitx.model import Transformer
-from minitx.training import native_update
 from minitx.training.optimizers import OPTIMIZERS
 from minitx.training.optimizers.optimizer_base import Optimizer
 
@@ -75,8 +77,9 @@ class AdamW:
                 raise RuntimeError("AdamW.step needs a gradient for every parameter")
             if not gradients:
                 continue
-            if self._has_kernels and all(gradient.is_contiguous() for gradient in gradients):
-                native_update.adamw(
+            kernels = self._kernels
+            if kernels is not None and all(gradient.is_contiguous() for gradient in gradients):
+                kernels.adamw(
                     group.parameters, gradients, group.firsts, group.seconds, group.steps,
                     rate=learning_rate, betas=self.betas, eps=self.eps,
                     weight_decay=group.weight_decay,
@@ -103,9 +106,9 @@ class AdamW:
             torch.autograd.graph.increment_version(group.parameters)
 
     @functools.cached_property
-    def _has_kernels(self) -> bool:
+    def _kernels(self) -> Any:
         parameters = [p for group in self._groups for p in group.parameters]
-        return native_update.can_update([*parameters, *self._state.values()])
+        return update_kernels([*parameters, *self._state.values()])
 
     def state_tensors(self) -> dict[str, Tensor]:
         """First and second moment and step count of each parameter, by name, not copied."""

@@ -1,6 +1,6 @@
 """Muon: momentum whose update is orthogonalized (Jordan et al. 2024).
 
-A gradient matrix is usually dominated by a few directions. Muon resections the momentum matrix
+A gradient matrix is usually dominated by a few directions. Muon replaces the momentum matrix
 U S V^T by U V^T, so that every direction it contains is followed at the same speed. A few matrix
 products approximate U V^T; no singular values are ever computed.
 """
@@ -11,13 +11,14 @@ import functools
 import math
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from minitx.config import TrainConfig
-from minitx.model import Transformer
-from minitx.training import native_update
+from minitx.engine import update_kernels
+from minitx.model import Transformer, matrix_parameters
 from minitx.training.optimizers import OPTIMIZERS
 from minitx.training.optimizers.adamw import AdamW
 from minitx.training.optimizers.optimizer_base import Optimizer
@@ -112,7 +113,7 @@ class Muon:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if len(gradients) < len(self.parameters):
             raise RuntimeError("Muon.step needs a gradient for every matrix")
-        if self._has_kernels and all(gradient.is_contiguous() for gradient in gradients):
+        if self._kernels is not None and all(gradient.is_contiguous() for gradient in gradients):
             self._step_native(learning_rate, gradients)
             return
         torch._foreach_lerp_(self.momenta, gradients, 1.0 - self.momentum)
@@ -127,17 +128,17 @@ class Muon:
             torch._foreach_add_(targets, list(updates.unbind(0)), alpha=-scale)
 
     @functools.cached_property
-    def _has_kernels(self) -> bool:
-        return native_update.can_update([*self.parameters, *self.momenta]) and (
-            self.dtype in (torch.float32, torch.bfloat16)
-        )
+    def _kernels(self) -> Any:
+        if self.dtype not in (torch.float32, torch.bfloat16):
+            return None
+        return update_kernels([*self.parameters, *self.momenta])
 
     @functools.cached_property
-    def _buffers(self) -> tuple[list[native_update.Section], list[Tensor], list[Tensor]]:
+    def _buffers(self) -> tuple[list[Any], list[Tensor], list[Tensor]]:
         # Each section; what is made orthogonal, (matrices, rows, columns) of each group, in the
         # same memory in every step; and its matrices.
         sections = [
-            native_update.Section(index, row, *shape)
+            self._kernels.Section(index, row, *shape)
             for shape, sections in self._groups.items()
             for index, row in sections
         ]
@@ -149,15 +150,16 @@ class Muon:
 
     def _step_native(self, learning_rate: float, gradients: list[Tensor]) -> None:
         # The same, with one pass over memory before and one after the products.
+        kernels = self._kernels
         sections, stacks, updates = self._buffers
-        native_update.muon_ahead(sections, gradients, self.momenta, updates, self.momentum)
-        if native_update.can_orthogonalize(stacks):
-            native_update.orthogonalize(updates, POLYNOMIALS, _SAFETY)
+        kernels.muon_ahead(sections, gradients, self.momenta, updates, self.momentum)
+        if kernels.can_orthogonalize(stacks):
+            kernels.orthogonalize(updates, POLYNOMIALS, _SAFETY)
         else:
             updates = _unstacked([orthogonalize(stack).contiguous() for stack in stacks])
         rates = [learning_rate * _size(section.rows, section.columns) for section in sections]
         keep = 1.0 - learning_rate * self.weight_decay
-        native_update.muon_apply(sections, self.parameters, updates, rates, keep)
+        kernels.muon_apply(sections, self.parameters, updates, rates, keep)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """The momentum of each matrix by the parameter's name, not copied."""
@@ -190,7 +192,7 @@ class MuonOptimizer(Optimizer):
     ) -> None:
         super().__init__(model, config, product_dtype)
         self.muon = Muon(
-            model.matrix_parameters(),
+            matrix_parameters(model),
             momentum=config.momentum,
             weight_decay=config.weight_decay,
             dtype=self.product_dtype,

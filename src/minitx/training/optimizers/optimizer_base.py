@@ -12,8 +12,8 @@ from torch import Tensor
 from minitx.config import TrainConfig
 from minitx.config.options import Config
 from minitx.config.toml import build
+from minitx.engine import update_kernels
 from minitx.model import Transformer
-from minitx.training import native_update
 
 
 @dataclass(frozen=True)
@@ -92,17 +92,22 @@ class Optimizer(ABC):
             gradient, `(parameters,)`.
         """
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        limit, has_kernels = self.config.grad_clip, native_update.can_update(gradients)
-        norms = (
-            native_update.norms(gradients)
-            if has_kernels
-            else torch.stack(torch._foreach_norm(gradients))
-        )
+        kernels = update_kernels(gradients)
+        if kernels is not None:
+            return self._clip_native(kernels, gradients)
+        norms = torch.stack(torch._foreach_norm(gradients))
         norm = torch.linalg.vector_norm(norms)
-        if limit and not has_kernels:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, limit, norm)
-        elif limit and not (factor := limit / (float(norm) + 1e-6)) >= 1:  # also if it is NaN
-            native_update.scale(gradients, factor)
+        if self.config.grad_clip:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.grad_clip, norm)
+        return norm, norms
+
+    def _clip_native(self, kernels: Any, gradients: list[Tensor]) -> tuple[Tensor, Tensor]:
+        norms: Tensor = kernels.norms(gradients)
+        norm = torch.linalg.vector_norm(norms)
+        if self.config.grad_clip:
+            factor = self.config.grad_clip / (float(norm) + 1e-6)
+            if not factor >= 1:  # also if it is NaN
+                kernels.scale(gradients, factor)
         return norm, norms
 
     def update(self, rate_factor: float) -> None:

@@ -1,6 +1,6 @@
 """The compiled kernels of the optimizers: one call for all tensors.
 
-The formulas stand in `optimizer`, `adamw` and `muon`, which call these where `can_update` says so.
+The formulas stand in `minitx.training.optimizers`, which calls these where `support` says so.
 Only the norms are sums, each formed by one thread in a fixed order; all else is done to each number
 by itself. So the numbers do not depend on how many threads share the work.
 """
@@ -16,7 +16,13 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from minitx.fast.library import LONGEST_ROW, declare, library
+from minitx.fast.library import declare, library
+from minitx.fast.support import can_orthogonalize, can_update
+
+__all__ = [
+    "Section", "adamw", "can_orthogonalize", "can_update", "muon_ahead", "muon_apply", "norms",
+    "orthogonalize", "scale",
+]  # fmt: skip
 
 _LONG, _INT, _FLOAT, _DOUBLE = ctypes.c_long, ctypes.c_int, ctypes.c_float, ctypes.c_double
 _POINTER = ctypes.c_void_p
@@ -40,16 +46,9 @@ def _bound(library: ctypes.CDLL) -> ctypes.CDLL:
 
 
 def _kernels() -> ctypes.CDLL:
-    found = library()
-    assert found is not None
-    return _bound(found)
-
-
-def can_update(tensors: Sequence[Tensor]) -> bool:
-    """Whether there are kernels for all of these: contiguous float32 on the CPU."""
-    return library() is not None and all(
-        t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous() for t in tensors
-    )
+    kernels = library()
+    assert kernels is not None
+    return _bound(kernels)
 
 
 def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
@@ -62,12 +61,12 @@ def _sizes(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_int64]:
 
 def norms(tensors: Sequence[Tensor]) -> Tensor:
     """The norm of each tensor, `(tensors,)` float32."""
-    found = torch.empty(len(tensors))
+    sizes = torch.empty(len(tensors))
     _kernels().minitx_norms(
-        len(tensors), _pointers(tensors), _sizes(tensors), found.data_ptr(),
+        len(tensors), _pointers(tensors), _sizes(tensors), sizes.data_ptr(),
         torch.get_num_threads(),
     )  # fmt: skip
-    return found
+    return sizes
 
 
 def scale(tensors: Sequence[Tensor], factor: float) -> None:
@@ -114,7 +113,7 @@ class Section(NamedTuple):
     columns: int
 
 
-def _places(
+def _starts(
     sections: Sequence[Section], matrices: Sequence[Tensor]
 ) -> ctypes.Array[ctypes.c_void_p]:
     begins = [matrix.data_ptr() for matrix in matrices]
@@ -143,7 +142,7 @@ def muon_ahead(
         momentum: decay of the running gradient.
     """
     _kernels().minitx_muon_ahead(
-        len(sections), _places(sections, gradients), _places(sections, momenta), _pointers(ahead),
+        len(sections), _starts(sections, gradients), _starts(sections, momenta), _pointers(ahead),
         int(ahead[0].dtype == torch.bfloat16), _section_sizes(sections), momentum,
         torch.get_num_threads(),
     )  # fmt: skip
@@ -166,28 +165,11 @@ def muon_apply(
         keep: what weight decay leaves.
     """
     _kernels().minitx_muon_apply(
-        len(sections), _places(sections, parameters), _pointers(updates),
+        len(sections), _starts(sections, parameters), _pointers(updates),
         int(updates[0].dtype == torch.bfloat16), _section_sizes(sections),
         (ctypes.c_float * len(rates))(*rates), keep, torch.get_num_threads(),
     )  # fmt: skip
     increment_version(parameters)
-
-
-def can_orthogonalize(matrices: Sequence[Tensor]) -> bool:
-    """Whether there is a kernel for these: bfloat16, an even number of rows and of columns, neither
-    beyond `LONGEST_ROW`.
-
-    Args:
-        matrices: or stacks of them, `(..., rows, columns)`.
-    """
-    found = library()
-    if found is None or not found.minitx_bfloat16_products():
-        return False
-    return all(
-        m.dtype == torch.bfloat16
-        and all(size % 2 == 0 and size <= LONGEST_ROW for size in m.shape[-2:])
-        for m in matrices
-    )
 
 
 def orthogonalize(

@@ -13,13 +13,13 @@ import time
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from minitx.fast.library import library
-from minitx.model.native_block import computes_in_bfloat16, is_watched, running_clock
-from minitx.model.norms import RMSNorm
+from minitx.fast.profiling import running_clock
+from minitx.model.transformer import IGNORED, Transformer
 
 
 class _Head(ctypes.Structure):
@@ -30,54 +30,37 @@ class _Head(ctypes.Structure):
         ("threads", ctypes.c_int),
         ("ignored", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("x", "gain", "weight", "targets", "scratch")),
-        *((name, ctypes.c_void_p) for name in ("loss", "back", "by_gain", "by_weight")),
+        *((name, ctypes.c_void_p) for name in ("loss", "grad_input", "grad_gain", "grad_weight")),
     )
 
 
 @functools.cache
 def _kernels() -> ctypes.CDLL:
-    found = library()
-    assert found is not None
+    kernels = library()
+    assert kernels is not None
     pointer = ctypes.POINTER(_Head)
     for kernel, result in (
-        (found.minitx_head_scratch, ctypes.c_size_t),
-        (found.minitx_head_loss, ctypes.c_long),
+        (kernels.minitx_head_scratch, ctypes.c_size_t),
+        (kernels.minitx_head_loss, ctypes.c_long),
     ):
         kernel.argtypes, kernel.restype = [pointer], result
-    return found
+    return kernels
 
 
-def can_run(norm: nn.Module, head: nn.Linear, x: Tensor) -> bool:
-    """Whether the kernel computes the loss of a residual stream `(batch, seq, d_model)`.
-
-    In training, in bfloat16, after an `RMSNorm`, where nobody hooks into the two modules and the
-    sizes are even.
-    """
-    return (
-        isinstance(norm, RMSNorm)
-        and computes_in_bfloat16(x)
-        and x.size(-1) % 2 == 0
-        and (x.size(0) * x.size(1)) % 2 == 0
-        and not is_watched((norm, head))
-        and all(p.dtype == torch.float32 and p.is_contiguous() for p in (norm.gain, head.weight))
-    )
-
-
-def loss(norm: RMSNorm, head: nn.Linear, x: Tensor, targets: Tensor, ignored: int) -> Tensor:
-    """Mean cross-entropy in nats of `head(norm(x))`, a scalar; see `can_run`.
+def loss(model: Transformer, x: Tensor, targets: Tensor) -> Tensor:
+    """`Transformer.loss` of the residual stream after the last block: a scalar, nats per target.
 
     Args:
-        norm, head: their weights.
-        x: the residual stream, `(batch, seq, d_model)` float32.
-        targets: `(batch, seq)` int64.
-        ignored: the target that counts for nothing.
+        model: its last norm and its head are read; where `support.takes_head`.
+        x: `(B, T, D)` float32.
+        targets: `(B, T)` int64.
 
     Raises:
         IndexError: a target is no token.
     """
     began = time.perf_counter()
     out: Tensor = _HeadLoss.apply(  # type: ignore[no-untyped-call]
-        x, norm.gain, head.weight, targets, ignored, norm.eps
+        x, model.norm.gain, model.head.weight, targets, IGNORED, model.norm.eps
     )
     if clock := running_clock():
         clock.head += time.perf_counter() - began
@@ -98,7 +81,7 @@ class _HeadLoss(Function):
         )  # fmt: skip
         scratch = torch.empty(_kernels().minitx_head_scratch(call), dtype=torch.uint8)
         call.scratch, call.loss = scratch.data_ptr(), mean.data_ptr()
-        call.back, call.by_gain, call.by_weight = (g.data_ptr() for g in gradients)
+        call.grad_input, call.grad_gain, call.grad_weight = (g.data_ptr() for g in gradients)
         wrong = _kernels().minitx_head_loss(call)
         if wrong:
             raise IndexError(f"{wrong:,} targets are not among the {weight.size(0):,} tokens")

@@ -2,15 +2,17 @@
 is given runs as it is, but for one test that compiles."""
 
 import dataclasses
+import sys
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from minitx.config import ModelConfig
-from minitx.model import Trace, Transformer
-from minitx.model import compiled as compiled_module
-from minitx.model.compiled import loss_and_gradient
+from minitx.engine import COMPILE_FROM_SECONDS, plan_engine
+from minitx.fast import loss_function, torch_compile
+from minitx.fast.torch_compile import CompiledLoss, loss_and_gradient
+from minitx.model import Transformer
 from minitx.model.transformer import IGNORED
 
 SHAPE = ModelConfig(
@@ -67,28 +69,29 @@ def test_parts_give_the_loss_and_gradients_of_the_whole(
     if architecture == "gpt2":
         keys["n_kv_heads"] = 4
     shape = dataclasses.replace(SHAPE, **keys)
-    monkeypatch.setattr(compiled_module, "_LOGITS_AT_ONCE", 96 // slices * 50)
+    monkeypatch.setattr(torch_compile, "_LOGITS_AT_ONCE", 96 // slices * 50)
     plain, parts = model_of(shape), model_of(shape)
-    parts.compile_parts()
-    for model in (plain, parts):
-        (model.loss(*batch()) / 3).backward()
-    assert_close(parts.loss(*batch()), plain.loss(*batch()))
+    compiled = CompiledLoss(parts)
+    for loss in (plain.loss, compiled):
+        (loss(*batch()) / 3).backward()
+    assert_close(compiled(*batch()), plain.loss(*batch()))
     for ours, expected in zip(parts.parameters(), plain.parameters(), strict=True):
         assert_close(ours.grad, expected.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_what_looks_inside_goes_through_the_plain_blocks(uncompiled, monkeypatch):
+def test_whoever_does_not_train_goes_through_the_plain_model(uncompiled, monkeypatch):
+    door = sys.modules["minitx.fast.training_loss"]  # the package gives the function that name
+    monkeypatch.setattr(door, "can_compile", lambda device: True)
     model = model_of()
-    model.compile_parts()
-    monkeypatch.setattr(compiled_module.CompiledParts, "block", None)
-    inputs, targets = batch()
-    model(inputs, trace=Trace())
+    loss = loss_function(model, engine="torch-compile")
+    monkeypatch.setattr(CompiledLoss, "__call__", None)
     with torch.no_grad():
-        model.loss(inputs, targets)
+        loss(*batch())
     model.eval()
-    model.loss(inputs, targets)
+    loss(*batch())
     with pytest.raises(TypeError):
-        model.train().loss(inputs, targets)
+        model.train()
+        loss(*batch())
 
 
 def test_one_block_is_compiled_for_all():
@@ -103,11 +106,33 @@ def test_one_block_is_compiled_for_all():
     original = torch.compile
     try:
         torch.compile = lambda function: original(function, backend=backend)
-        model.compile_parts()
+        compiled = CompiledLoss(model)
     finally:
         torch.compile = original
     plain = model_of(dataclasses.replace(SHAPE, n_layers=12)).loss(*batch())
     for _ in range(2):
-        assert_close(model.loss(*batch()), plain)
+        assert_close(compiled(*batch()), plain)
     assert len(graphs) == 3
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("kind", "lacking", "can"),
+    [
+        ("cuda", (), True),
+        ("cuda", ("triton",), False),
+        ("cuda", ("cc",), False),
+        ("cpu", ("triton", "cc", "c++"), True),
+        ("cpu", ("c++", "g++"), False),
+    ],
+)
+def test_compiles_where_it_can_and_earns_it_back(monkeypatch, kind, lacking, can):
+    found = {"triton": "triton", "cc": "/usr/bin/cc", "c++": "/usr/bin/c++", "g++": "/usr/bin/g++"}
+    found |= dict.fromkeys(lacking)
+    monkeypatch.setattr(torch_compile.importlib.util, "find_spec", found.get)
+    monkeypatch.setattr(torch_compile.shutil, "which", found.get)
+    device = torch.device(kind)
+    assert torch_compile.can_compile(device) is can
+    planned = "torch-compile" if can and kind == "cuda" else "auto"
+    assert plan_engine(device, COMPILE_FROM_SECONDS) == planned
+    assert plan_engine(device, COMPILE_FROM_SECONDS - 1) == "auto"

@@ -4,6 +4,7 @@ What is exact is computed in float64. The compiled blocks round to bfloat16 wher
 at fewer places, so they may be off by as much as autocast is, and a little more by chance.
 """
 
+import contextlib
 import copy
 
 import numpy
@@ -12,13 +13,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minitx import fast
 from minitx.config import ModelConfig
-from minitx.fast.library import library
-from minitx.model import Transformer, attention, block, native_block, native_head
+from minitx.fast import blocks, head, support
+from minitx.fast.library import has_bfloat16_products
+from minitx.inspection.ablation import head_off
+from minitx.model import Trace, Transformer, transformer
 from minitx.model.transformer import IGNORED
 
 pytestmark = pytest.mark.skipif(
-    library() is None or not library().minitx_bfloat16_products(),
+    not has_bfloat16_products(),
     reason="no products of bfloat16 on this processor, or no compiled kernels",
 )
 WORD = 2**64 - 1
@@ -56,7 +60,7 @@ def batch_of(model, batch, seq, seed=0):
 def taken(monkeypatch):
     """Counts calls of the blocks' and the head's kernel."""
     calls = {"blocks": 0, "head": 0}
-    run, loss = native_block.run, native_head.loss
+    run, loss = blocks.run, head.loss
 
     def counted_run(*given):
         calls["blocks"] += 1
@@ -66,20 +70,18 @@ def taken(monkeypatch):
         calls["head"] += 1
         return loss(*given)
 
-    monkeypatch.setattr(native_block, "run", counted_run)
-    monkeypatch.setattr(native_head, "loss", counted_loss)
+    monkeypatch.setattr(blocks, "run", counted_run)
+    monkeypatch.setattr(head, "loss", counted_loss)
     return calls
 
 
 def loss_and_gradients(model, ids, targets, kernels=True, dtype=torch.bfloat16):
     with pytest.MonkeyPatch.context() as patch:
         calls = taken(patch)
-        if not kernels:
-            patch.setattr(native_block, "can_run", lambda *_: False)
-            patch.setattr(native_head, "can_run", lambda *_: False)
+        loss_of = fast.loss_function(model) if kernels else model.loss
         model.zero_grad()
         with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
-            loss = model.loss(ids, targets)
+            loss = loss_of(ids, targets)
         loss.backward()
         assert calls == ({"blocks": 1, "head": 1} if kernels else {"blocks": 0, "head": 0})
     return loss.item(), {name: p.grad.double() for name, p in model.named_parameters()}
@@ -87,7 +89,6 @@ def loss_and_gradients(model, ids, targets, kernels=True, dtype=torch.bfloat16):
 
 def exact(model, ids, targets):
     twin = copy.deepcopy(model).double()
-    twin.attention_form = "explicit"
     return loss_and_gradients(twin, ids, targets, kernels=False, dtype=torch.float64)
 
 
@@ -171,10 +172,8 @@ def test_nothing_of_a_later_token_reaches_an_earlier_position(changed):
     def after(x):
         x = x.clone().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16):
-            context, _ = model._context(x, 64, None, None)
-            blocks = list(model.blocks)
-            assert native_block.can_run(blocks, x)
-            out = native_block.run(blocks, x, context.cosine, context.sine)
+            assert support.takes_whole_blocks(model, x)
+            out = blocks.run(model, x)
         out[:, :changed].sum().backward()
         return out.detach(), x.grad
 
@@ -197,7 +196,7 @@ def test_what_is_no_number_stays_none(place, bad):
 
 
 @pytest.mark.parametrize(
-    "case", ["odd length", "fewer sequences than threads", "gpt2", "explicit", "ablated", "hook",
+    "case", ["odd length", "fewer sequences than threads", "gpt2", "head off", "hook",
              "hook on the way back", "evaluation", "float32", "wide"],
 )  # fmt: skip
 def test_what_the_kernel_does_not_compute_takes_the_other_way(case, monkeypatch):
@@ -213,22 +212,20 @@ def test_what_the_kernel_does_not_compute_takes_the_other_way(case, monkeypatch)
         dtype = torch.float32
     model = model_of(**changes)
     if case == "wide":
-        monkeypatch.setattr(native_block, "LONGEST_ROW", 71)
+        monkeypatch.setattr(support, "LONGEST_ROW", 71)
     seen = []
     if case == "hook on the way back":
         model.blocks[0].mlp.register_full_backward_hook(lambda *_: None)
     if case == "hook":
         model.blocks[1].mlp.down.register_forward_pre_hook(lambda *_: seen.append(1))
-    if case == "explicit":
-        model.attention_form = "explicit"
-    if case == "ablated":
-        model.ablated_heads = {(0, 1)}
     ids, targets = batch_of(model, batch, seq)
     with (
         torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16),
         torch.set_grad_enabled(case != "evaluation"),
+        head_off(model, 0, 1) if case == "head off" else contextlib.nullcontext(),
     ):
-        assert model.loss(ids, targets).isfinite()
+        loss = fast.loss_function(model) or model.loss
+        assert loss(ids, targets).isfinite()
     assert calls["blocks"] == 0
     assert len(seen) == (case == "hook")
 
@@ -236,11 +233,12 @@ def test_what_the_kernel_does_not_compute_takes_the_other_way(case, monkeypatch)
 def test_a_hook_on_the_model_or_its_head_is_called():
     model = model_of()
     ids, targets = batch_of(model, 2, 64)
+    loss = fast.loss_function(model)
     for module in (model, model.head, model.norm):
         seen = []
         handle = module.register_forward_hook(lambda *_, seen=seen: seen.append(1))
         with torch.autocast("cpu", torch.bfloat16):
-            model.loss(ids, targets).backward()
+            loss(ids, targets).backward()
         handle.remove()
         assert seen == [1]
 
@@ -255,7 +253,7 @@ def test_targets_that_are_ignored_count_for_nothing():
     assert loss == pytest.approx(right_loss, abs=2e-3)
     assert distance(found["norm.gain"], right["norm.gain"]) < 2e-2
     with torch.autocast("cpu", torch.bfloat16):
-        assert model.loss(ids, torch.full_like(targets, IGNORED)).isnan()
+        assert fast.loss_function(model)(ids, torch.full_like(targets, IGNORED)).isnan()
 
 
 @pytest.mark.parametrize("target", [29, -1])
@@ -268,7 +266,7 @@ def test_a_target_that_is_no_token_is_refused(target):
         torch.autocast("cpu", torch.bfloat16),
         pytest.raises(IndexError, match="1 targets are not among the 29 tokens"),
     ):
-        model.loss(ids, targets)
+        fast.loss_function(model)(ids, targets)
 
 
 def test_a_part_of_a_loss_gives_that_part_of_the_gradients():
@@ -277,7 +275,7 @@ def test_a_part_of_a_loss_gives_that_part_of_the_gradients():
     _, whole = loss_and_gradients(model, ids, targets)
     model.zero_grad()
     with torch.autocast("cpu", torch.bfloat16):
-        (model.loss(ids, targets) / 4).backward()
+        (fast.loss_function(model)(ids, targets) / 4).backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad.double(), whole[name] / 4, rtol=1e-2, atol=1e-5)
 
@@ -290,7 +288,7 @@ def test_gradients_of_two_batches_add_up():
     model.zero_grad()
     for ids, targets in (first, second):
         with torch.autocast("cpu", torch.bfloat16):
-            model.loss(ids, targets).backward()
+            fast.loss_function(model)(ids, targets).backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(
             parameter.grad.double(), one[name] + two[name], rtol=1e-4, atol=1e-6
@@ -302,9 +300,8 @@ def blocks_after(model, stream, seed, above=None):
     x = stream.clone().requires_grad_()
     torch.manual_seed(seed)
     with torch.autocast("cpu", torch.bfloat16):
-        context, _ = model._context(x, x.size(1), None, None)
-        assert native_block.can_run(list(model.blocks), x)
-        out = native_block.run(list(model.blocks), x, context.cosine, context.sine)
+        assert support.takes_whole_blocks(model, x)
+        out = blocks.run(model, x)
     model.zero_grad()
     out.backward(torch.ones_like(out) if above is None else above)
     return out.detach(), x.grad
@@ -419,15 +416,14 @@ def test_dropout_both_ways_against_the_same_factors_in_float64(monkeypatch):
             factors(probability, seed + site, 4 * 32, d_model).view(4, 32, d_model)
             for site in (1, 2)
         ]
-    monkeypatch.setattr(attention, "drop", lambda x, _: x * queue.pop(0))
-    monkeypatch.setattr(block, "dropout", lambda x, _: x * queue.pop(0))
+    monkeypatch.setattr(transformer.F, "dropout", lambda x, *_: x * queue.pop(0))
     twin = copy.deepcopy(model).double()
-    twin.attention_form = "explicit"
     twin.zero_grad()
     right = x = stream.double().requires_grad_()
-    context, _ = twin._context(x, 32, None, None)
+    # Under a trace the weights of attention are dropped by the same function.
+    shared = twin.new_pass(torch.zeros(4, 32, dtype=torch.int64), None, Trace())
     for layer in twin.blocks:
-        right = layer(right, context)
+        right = layer(right, shared)
     right.backward(above.double())
     assert not queue
     assert distance(found - stream, right.detach() - stream) < 1e-2

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitx.config import ModelConfig, TrainConfig
+from minitx.fast import optimizer as kernels
+from minitx.fast import support
 from minitx.fast.library import library
 from minitx.model import Transformer
-from minitx.training import native_update
 from minitx.training.optimizers import make_optimizer, muon
 from minitx.training.optimizers.adamw import AdamW
 from minitx.training.optimizers.muon import POLYNOMIALS, Muon, orthogonalize
@@ -36,7 +37,8 @@ def stepped(make, kernels, shapes, seed, n_threads=1, steps=3):
     optimizer = make([(f"{i}", p) for i, p in enumerate(parameters)])
     with pytest.MonkeyPatch.context() as patch:
         if not kernels:
-            patch.setattr(native_update, "library", lambda: None)
+            patch.setattr(support, "library", lambda: None)
+            patch.setattr(support, "has_bfloat16_products", lambda: False)
         torch.set_num_threads(n_threads)
         for _ in range(steps):
             for p in parameters:
@@ -96,7 +98,7 @@ def test_clipping_and_norms(clip, monkeypatch):
     norm, norms = optimizer.clip_gradients()
     clipped = [p.grad.clone() for p in model.parameters()]
     plain_model, plain = model_and_optimizer(grad_clip=clip)
-    monkeypatch.setattr(native_update, "library", lambda: None)
+    monkeypatch.setattr(support, "library", lambda: None)
     plain_norm, plain_norms = plain.clip_gradients()
     torch.testing.assert_close(norm, plain_norm)
     torch.testing.assert_close(norms, plain_norms)
@@ -131,9 +133,9 @@ def test_any_number_of_threads_gives_the_same_weights(kind):
 
 def test_gradients_of_another_layout_or_format_take_the_other_way():
     whole = torch.zeros(4, 6)
-    assert native_update.can_update([whole, torch.zeros(())])
-    assert not native_update.can_update([whole, whole.T])
-    assert not native_update.can_update([whole.double()])
+    assert support.can_update([whole, torch.zeros(())])
+    assert not support.can_update([whole, whole.T])
+    assert not support.can_update([whole.double()])
 
 
 needs_products = pytest.mark.skipif(
@@ -153,8 +155,8 @@ def test_orthogonalize(half_rows, half_columns, seed, n_threads, size):
     right, theirs = orthogonalize(matrices.double()), orthogonalize(matrices).double()
     found = matrices.clone()
     torch.set_num_threads(n_threads)
-    assert native_update.can_orthogonalize([found])
-    native_update.orthogonalize(list(found.unbind(0)), POLYNOMIALS, muon._SAFETY)
+    assert support.can_orthogonalize([found])
+    kernels.orthogonalize(list(found.unbind(0)), POLYNOMIALS, muon._SAFETY)
     distance = (found.double() - right).norm() / right.norm()
     # The polynomials are steep: a rounding of a matrix of few numbers shows in the result. Of
     # 30,000 drawn, the most beyond torch's were 0.21 at rank 2, 0.05 up to 16, and 0.02 above.
@@ -162,11 +164,11 @@ def test_orthogonalize(half_rows, half_columns, seed, n_threads, size):
     chance = 0.05 if rank > 16 else 0.15 if rank > 4 else 0.5
     assert distance <= 1.5 * (theirs - right).norm() / right.norm() + chance
     alone = matrices[1].clone()
-    native_update.orthogonalize([alone], POLYNOMIALS, muon._SAFETY)
+    kernels.orthogonalize([alone], POLYNOMIALS, muon._SAFETY)
     assert torch.equal(alone, found[1])
 
 
 def test_matrices_of_odd_size_or_other_format_are_made_orthogonal_by_torch():
-    assert not native_update.can_orthogonalize([torch.zeros(2, 4, 4)])
-    assert not native_update.can_orthogonalize([torch.zeros(2, 4, 5, dtype=torch.bfloat16)])
-    assert not native_update.can_orthogonalize([torch.zeros(2, 3, 4, dtype=torch.bfloat16)])
+    assert not support.can_orthogonalize([torch.zeros(2, 4, 4)])
+    assert not support.can_orthogonalize([torch.zeros(2, 4, 5, dtype=torch.bfloat16)])
+    assert not support.can_orthogonalize([torch.zeros(2, 3, 4, dtype=torch.bfloat16)])

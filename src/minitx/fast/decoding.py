@@ -16,7 +16,7 @@ from minitx.fast.decode_numpy import NumpyDecoder
 from minitx.fast.decode_one import OneTextDecoder
 from minitx.fast.decode_weights import DecodingCache
 from minitx.fast.library import library
-from minitx.fast.support import reason_against
+from minitx.fast.support import reason_against_cpu
 from minitx.model import KVCache, Transformer
 
 
@@ -61,4 +61,4 @@ def decoder(model: Transformer) -> Decoder | None:
         model: in eval mode. A decoder is for the model as it is: ask again when hooks, methods or
             weights may have changed.
     """
-    return None if reason_against(model) is not None else Decoder(model)
+    return None if reason_against_cpu(model) is not None else Decoder(model)

@@ -20,7 +20,7 @@ WARPS = 32
 
 
 def loss_and_gradient(logits: Tensor, targets: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-    """As `compiled.loss_and_gradient`; the logits are overwritten.
+    """As `torch_compile.loss_and_gradient`; the logits are overwritten.
 
     Args:
         logits: `(rows, vocab)`, rows contiguous.

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from minitx.model.compiled import loss_and_gradient
+from minitx.fast.torch_compile import loss_and_gradient
 from minitx.model.transformer import IGNORED
 
 pytest.importorskip("triton")
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 @pytest.mark.parametrize("vocab", [65, 8192, 20_001])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_kernel_computes_what_the_formula_does(vocab, dtype):
-    from minitx.model import triton_loss
+    from minitx.fast import triton_loss
 
     generator = torch.Generator("cuda").manual_seed(0)
     logits = (torch.randn(33, vocab, device="cuda", generator=generator) * 5).to(dtype)
@@ -29,7 +29,7 @@ def test_kernel_computes_what_the_formula_does(vocab, dtype):
 
 
 def test_a_logit_that_is_no_number_is_seen():
-    from minitx.model import triton_loss
+    from minitx.fast import triton_loss
 
     logits = torch.zeros(2, 100, device="cuda")
     logits[1, 3] = float("nan")

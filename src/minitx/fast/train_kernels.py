@@ -1,6 +1,6 @@
-"""The compiled kernels of a training step, called with tensors: nothing here takes gradients.
+"""The compiled kernels of a layer's arithmetic, called with tensors: nothing here takes gradients.
 
-`fast` makes autograd functions of them. A kernel reads contiguous tensors of float32 or bfloat16
+`layers` makes autograd functions of them. A kernel reads contiguous tensors of float32 or bfloat16
 on the CPU, and computes in float32. Sums over rows are formed in slices of fixed size, so the
 numbers do not depend on how many threads share the work.
 """
@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minitx.fast.library import LONGEST_ROW, declare, library
+from minitx.fast.library import declare, library
 
-_FORMATS = (torch.float32, torch.bfloat16)
 _SLICE = 64  # as SLICE in rows.h
 
 _POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
@@ -52,21 +51,9 @@ def _bound(library: ctypes.CDLL) -> ctypes.CDLL:
 
 
 def _kernels() -> ctypes.CDLL:
-    found = library()
-    assert found is not None
-    return _bound(found)
-
-
-def usable(x: Tensor, *dtypes: torch.dtype) -> bool:
-    """Whether there are kernels for rows of x (`(..., width)`), and for these formats as well."""
-    return (
-        library() is not None
-        and x.device.type == "cpu"
-        and x.dtype in _FORMATS
-        and all(dtype in _FORMATS for dtype in dtypes)
-        and x.numel() > 0
-        and x.size(-1) <= LONGEST_ROW
-    )
+    kernels = library()
+    assert kernels is not None
+    return _bound(kernels)
 
 
 def _half(dtype: torch.dtype) -> int:
@@ -79,8 +66,8 @@ def norm_forward(
     """RMSNorm of `(..., width)`.
 
     Returns:
-        The normed rows and, for the way back, the rows before the gain, both in `dtype`, and what
-        each row was multiplied with, `(rows,)` float32.
+        The normed rows and, for the backward pass, the rows before the gain, both in `dtype`, and
+        what each row was multiplied with, `(rows,)` float32.
     """
     width = x.size(-1)
     rows = x.numel() // width
@@ -100,15 +87,15 @@ def norm_backward(
     """Gradients of the rows, in `dtype`, and of the gain."""
     width = unit.size(-1)
     rows = unit.numel() // width
-    back = torch.empty(unit.shape, dtype=dtype)
-    by_gain = torch.empty_like(gain)
+    grad_input = torch.empty(unit.shape, dtype=dtype)
+    grad_gain = torch.empty_like(gain)
     partial = torch.empty(-(-rows // _SLICE), width)
     _kernels().minitx_norm_backward(
         grad.data_ptr(), unit.data_ptr(), _half(unit.dtype), scales.data_ptr(), gain.data_ptr(),
-        rows, width, back.data_ptr(), _half(dtype), by_gain.data_ptr(), partial.data_ptr(),
+        rows, width, grad_input.data_ptr(), _half(dtype), grad_gain.data_ptr(), partial.data_ptr(),
         torch.get_num_threads(),
     )  # fmt: skip
-    return back, by_gain
+    return grad_input, grad_gain
 
 
 def swiglu_forward(gate_up: Tensor) -> Tensor:
@@ -125,12 +112,12 @@ def swiglu_forward(gate_up: Tensor) -> Tensor:
 def swiglu_backward(grad: Tensor, gate_up: Tensor) -> Tensor:
     """The gradient of `gate_up`."""
     width = gate_up.size(-1) // 2
-    back = torch.empty_like(gate_up)
+    grad_input = torch.empty_like(gate_up)
     _kernels().minitx_swiglu_backward(
         grad.data_ptr(), gate_up.data_ptr(), _half(gate_up.dtype), grad.numel() // width, width,
-        back.data_ptr(), torch.get_num_threads(),
+        grad_input.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
-    return back
+    return grad_input
 
 
 def loss_forward(logits: Tensor, targets: Tensor, ignored: int) -> tuple[Tensor, Tensor]:
@@ -142,38 +129,44 @@ def loss_forward(logits: Tensor, targets: Tensor, ignored: int) -> tuple[Tensor,
         ignored: target that counts for nothing.
 
     Returns:
-        The mean and the number of targets that count, `(2,)`, and for the way back the logarithm
-        of each row's sum, `(rows,)`, both float32.
+        The mean and the number of targets that count, `(2,)`, and for the backward pass the
+        logarithm of each row's sum, `(rows,)`, both float32.
 
     Raises:
         IndexError: a target is no token.
     """
     rows, vocab = logits.shape
-    log_sums, losses, found = torch.empty(rows), torch.empty(rows), torch.empty(2)
+    log_sums, losses, mean_and_count = torch.empty(rows), torch.empty(rows), torch.empty(2)
     wrong = _kernels().minitx_loss_forward(
         logits.data_ptr(), _half(logits.dtype), targets.data_ptr(), ignored, rows, vocab,
-        log_sums.data_ptr(), losses.data_ptr(), found.data_ptr(), torch.get_num_threads(),
+        log_sums.data_ptr(), losses.data_ptr(), mean_and_count.data_ptr(),
+        torch.get_num_threads(),
     )  # fmt: skip
     if wrong:
         raise IndexError(f"{wrong:,} targets are not among the {vocab:,} tokens")
-    return found, log_sums
+    return mean_and_count, log_sums
 
 
 def loss_backward(
-    grad: Tensor, logits: Tensor, targets: Tensor, ignored: int, found: Tensor, log_sums: Tensor
+    grad: Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    ignored: int,
+    mean_and_count: Tensor,
+    log_sums: Tensor,
 ) -> Tensor:
     """The gradient of the logits; `grad` is a float32 scalar."""
-    back = torch.empty_like(logits)
+    grad_input = torch.empty_like(logits)
     _kernels().minitx_loss_backward(
         logits.data_ptr(), _half(logits.dtype), targets.data_ptr(), ignored, *logits.shape,
-        log_sums.data_ptr(), found.data_ptr(), grad.data_ptr(), back.data_ptr(),
+        log_sums.data_ptr(), mean_and_count.data_ptr(), grad.data_ptr(), grad_input.data_ptr(),
         torch.get_num_threads(),
     )  # fmt: skip
-    return back
+    return grad_input
 
 
 class CausalAttention:
-    """Attention over the projection of one shape; see `fast.attend`.
+    """Attention over the projection of one shape; see `layers.attend`.
 
     Args:
         qkv: `(batch, seq, (heads + 2 * kv_heads) * head_dim)`.
@@ -224,11 +217,12 @@ class CausalAttention:
     def backward(self, grad: Tensor, out: Tensor, log_sums: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of qkv, and of the gains, `(2, head_dim)`."""
         batch, _, _, kv_heads, head_dim = self._shape
-        back = torch.empty_like(self._like)
-        by_gains = torch.empty(2, head_dim)
+        grad_input = torch.empty_like(self._like)
+        grad_gains = torch.empty(2, head_dim)
         partial = torch.empty(batch * kv_heads, 2 * head_dim)
         _kernels().minitx_attention_backward(
-            *self._given, out.data_ptr(), log_sums.data_ptr(), grad.data_ptr(), back.data_ptr(),
-            by_gains.data_ptr(), partial.data_ptr(), self._scratch.data_ptr(), self._threads,
+            *self._given, out.data_ptr(), log_sums.data_ptr(), grad.data_ptr(),
+            grad_input.data_ptr(), grad_gains.data_ptr(), partial.data_ptr(),
+            self._scratch.data_ptr(), self._threads,
         )  # fmt: skip
-        return back, by_gains
+        return grad_input, grad_gains

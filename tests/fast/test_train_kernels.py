@@ -12,13 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from minitx.config import ModelConfig
+from minitx.fast import layers
 from minitx.fast.library import library
-from minitx.model import Transformer, attention_choice, fast, native_ops
-from minitx.model.attention import causal_mask, explicit_attention
-from minitx.model.rotary import rotary_table, rotate
+from minitx.model.transformer import causal_mask, eager_attention, rotary_table, rotate
 
-needs_kernels = pytest.mark.skipif(library() is None, reason="no compiled kernels here")
+pytestmark = pytest.mark.skipif(library() is None, reason="no compiled kernels here")
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 EPS = 1e-5
 
@@ -60,7 +58,6 @@ def compare(function, plain, inputs, dtype, seed):
         )
 
 
-@needs_kernels
 @settings(max_examples=25, deadline=None)
 @given(formats, formats, threads, st.integers(1, 200), sizes, seeds, st.booleans())
 def test_norm(into, out, n_threads, rows, width, seed, strided):
@@ -70,13 +67,12 @@ def test_norm(into, out, n_threads, rows, width, seed, strided):
     rough = torch.bfloat16 if torch.bfloat16 in (into, out) else torch.float32
     # A sum over rows that were rounded: rounding errors add up as their root.
     compare(
-        lambda x, g: fast.rms_norm(x, g, 0.1, out),
+        lambda x, g: layers.rms_norm(x, g, 0.1, out),
         lambda x, g: F.rms_norm(x, (width,), g, 0.1),
         (x, gain), rough, seed,
     )  # fmt: skip
 
 
-@needs_kernels
 @settings(max_examples=25, deadline=None)
 @given(formats, threads, sizes, sizes, seeds, st.booleans())
 def test_swiglu(dtype, n_threads, rows, width, seed, strided):
@@ -87,10 +83,9 @@ def test_swiglu(dtype, n_threads, rows, width, seed, strided):
         return F.silu(gate) * up
 
     x = 3 * drawn(seed, rows, 2 * width, dtype=dtype, strided=strided)
-    compare(fast.swiglu, plain, (x,), dtype, seed)
+    compare(layers.swiglu, plain, (x,), dtype, seed)
 
 
-@needs_kernels
 @settings(max_examples=25, deadline=None)
 @given(formats, threads, sizes, st.sampled_from([2, 65, 1500]), seeds, st.booleans())
 def test_cross_entropy(dtype, n_threads, rows, vocab, seed, strided):
@@ -99,7 +94,7 @@ def test_cross_entropy(dtype, n_threads, rows, vocab, seed, strided):
     targets[1::3] = -100
     logits = 4 * drawn(seed, rows, vocab, dtype=dtype, strided=strided)
     compare(
-        lambda x: fast.cross_entropy(x, targets, -100),
+        lambda x: layers.cross_entropy(x, targets, -100),
         lambda x: F.cross_entropy(x, targets, ignore_index=-100),
         (logits,), dtype, seed,
     )  # fmt: skip
@@ -117,9 +112,7 @@ def plain_attention(qkv, heads, kv_heads, gains, tables, mask):
             parts[i] = rotate(normed, *(t.double().unsqueeze(-2) for t in tables))
     q, k, v = (part.transpose(1, 2) for part in parts)
     group = heads // kv_heads
-    out, _ = explicit_attention(
-        q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1), mask
-    )
+    out, _ = eager_attention(q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1), mask)
     return out.transpose(1, 2).reshape(batch, seq, -1)
 
 
@@ -128,21 +121,20 @@ def check_attention(dtype, seq, kv_heads, group, head_dim, seed, normed, strided
     qkv = drawn(seed, 2, seq, (heads + 2 * kv_heads) * head_dim, dtype=dtype, strided=strided)
     if not normed:
         compare(
-            lambda x: fast.attend(x, heads, kv_heads, None, None, 0.0),
+            lambda x: layers.attend(x, heads, kv_heads, None, None, 0.0),
             lambda x: plain_attention(x, heads, kv_heads, None, None, mask),
             (qkv,), dtype, seed,
         )  # fmt: skip
         return
-    tables = rotary_table(head_dim, seq, 100.0, dtype)
+    tables = [t.to(dtype) for t in rotary_table(torch.arange(seq), head_dim, 100.0)]
     gains = [1 + 0.2 * drawn(seed + i, head_dim) for i in (2, 3)]
     compare(
-        lambda x, g, h: fast.attend(x, heads, kv_heads, (g, h), tables, EPS),
+        lambda x, g, h: layers.attend(x, heads, kv_heads, (g, h), tables, EPS),
         lambda x, g, h: plain_attention(x, heads, kv_heads, (g, h), tables, mask),
         (qkv, *gains), dtype, seed,
     )  # fmt: skip
 
 
-@needs_kernels
 @settings(max_examples=40, deadline=None)
 @given(
     formats, threads, st.sampled_from([1, 2, 31, 33, 64, 65, 130]), st.integers(1, 2),
@@ -154,7 +146,6 @@ def test_attention(dtype, n_threads, seq, kv_heads, group, head_dim, seed, norme
     check_attention(dtype, seq, kv_heads, group, head_dim, seed, normed, strided, mask)
 
 
-@needs_kernels
 def test_attention_that_saw_one_later_position_would_be_noticed():
     leaking = causal_mask(33, 33)
     leaking[7, 8] = True
@@ -162,42 +153,41 @@ def test_attention_that_saw_one_later_position_would_be_noticed():
         check_attention(torch.float32, 33, 1, 2, 16, 0, True, False, leaking)
 
 
-@needs_kernels
 def test_attention_to_the_past_does_not_change_with_what_follows():
     qkv = drawn(0, 1, 70, 3 * 32)
     changed = qkv.clone()
     changed[:, 40:] += 5
-    first, second = (fast.attend(x.requires_grad_(), 2, 2, None, None, 0.0) for x in (qkv, changed))
+    first, second = (
+        layers.attend(x.requires_grad_(), 2, 2, None, None, 0.0) for x in (qkv, changed)
+    )
     assert torch.equal(first[:, :40], second[:, :40])
     assert not torch.allclose(first[:, 40:], second[:, 40:])
     grad = torch.autograd.grad(first[:, :40].sum(), qkv)[0]
     assert torch.count_nonzero(grad[:, 40:]) == 0
 
 
-@needs_kernels
 def test_any_number_of_threads_gives_the_same_numbers():
-    model = small_model()
+    gain = torch.ones(24, requires_grad=True)
     found = []
     for n in (1, 2, 1):
         torch.set_num_threads(n)
         inputs = [
-            (lambda x: fast.rms_norm(x, model.norm.gain, EPS, torch.bfloat16), drawn(0, 333, 24)),
-            (lambda x: fast.attend(x, 2, 1, None, None, 0.0), drawn(0, 3, 65, 32)),
-            (lambda x: fast.cross_entropy(x, torch.arange(70), -100), drawn(0, 70, 90)),
+            (lambda x: layers.rms_norm(x, gain, EPS, torch.bfloat16), drawn(0, 333, 24)),
+            (lambda x: layers.attend(x, 2, 1, None, None, 0.0), drawn(0, 3, 65, 32)),
+            (lambda x: layers.cross_entropy(x, torch.arange(70), -100), drawn(0, 70, 90)),
         ]
         results = []
         for function, given_x in inputs:
             x = given_x.requires_grad_()
-            model.norm.gain.grad = None
+            gain.grad = None
             out = function(x)
             out.sum().backward()
-            results += [out.detach(), x.grad, model.norm.gain.grad]
+            results += [out.detach(), x.grad, gain.grad]
         found.append([r for r in results if r is not None])
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
-@needs_kernels
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_no_number_stays_none(bad):
     def broken(function, x, row):
@@ -210,89 +200,30 @@ def test_what_is_no_number_stays_none(bad):
     gain = torch.ones(24)
     for out_format in (torch.float32, torch.bfloat16):
         out, grad = broken(
-            lambda x, f=out_format: fast.rms_norm(x, gain, EPS, f), drawn(0, 5, 24), (2, 3)
+            lambda x, f=out_format: layers.rms_norm(x, gain, EPS, f), drawn(0, 5, 24), (2, 3)
         )
         assert not out[2].isfinite().all()
         assert not grad[2].isfinite().all()
         assert out[[0, 1, 3, 4]].isfinite().all()
     for place in ((2, 3), (2, 13)):
-        out, _ = broken(fast.swiglu, drawn(0, 5, 20), place)
+        out, _ = broken(layers.swiglu, drawn(0, 5, 20), place)
         assert not out[2].isfinite().all()
     out, grad = broken(
-        lambda x: fast.attend(x, 1, 1, None, None, 0.0), drawn(0, 1, 70, 48), (0, 40, 3)
+        lambda x: layers.attend(x, 1, 1, None, None, 0.0), drawn(0, 1, 70, 48), (0, 40, 3)
     )
     assert not out[0, 40].isfinite().all()
     assert out[0, :36].isfinite().all()
     if bad > 0 or math.isnan(bad):
         loss, _ = broken(
-            lambda x: fast.cross_entropy(x, torch.zeros(3, dtype=torch.int64), -100),
+            lambda x: layers.cross_entropy(x, torch.zeros(3, dtype=torch.int64), -100),
             drawn(0, 3, 9), (1, 4),
         )  # fmt: skip
         assert not loss.isfinite()
 
 
-@needs_kernels
 def test_targets_that_are_no_tokens_are_refused_and_none_at_all_give_nan():
     logits = drawn(0, 3, 5).requires_grad_()
     for wrong in (5, -1):
         with pytest.raises(IndexError, match="1 targets are not among the 5 tokens"):
-            fast.cross_entropy(logits, torch.tensor([0, wrong, 1]), -100)
-    assert fast.cross_entropy(logits, torch.full((3,), -100), -100).isnan()
-
-
-def small_model(**changes):
-    torch.manual_seed(0)
-    shape = {
-        "vocab_size": 29, "context_length": 16, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2,
-        "d_model": 24, "d_ff": 40, "head_dim": 6,
-    }  # fmt: skip
-    return Transformer(ModelConfig(**{**shape, **changes}))
-
-
-def loss_and_gradients(model, dtype):
-    ids = torch.randint(29, (3, 16), generator=torch.Generator().manual_seed(0))
-    model.zero_grad()
-    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        loss = model.loss(ids.to("cpu"), ids.roll(-1, 1))
-    loss.backward()
-    return [loss.detach(), *(p.grad.clone() for p in model.parameters())]
-
-
-@needs_kernels
-@pytest.mark.parametrize(
-    "changes", [{}, {"architecture": "gpt2", "n_kv_heads": 4}, {"tie_embeddings": True}]
-)
-def test_a_step_without_kernels_has_the_same_loss_and_gradients(changes, monkeypatch):
-    model = small_model(**changes)
-    single, half = (loss_and_gradients(model, d) for d in (torch.float32, torch.bfloat16))
-    for module in (native_ops, attention_choice):
-        monkeypatch.setattr(module, "library", lambda: None)
-    plain, plain_half = (loss_and_gradients(model, d) for d in (torch.float32, torch.bfloat16))
-    for a, b, c, d in zip(single, plain, half, plain_half, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
-        # No further from the exact gradient than without them.
-        assert (c - b).norm() <= 1.5 * (d - b).norm() + 1e-3
-
-
-@needs_kernels
-def test_attention_is_compiled_only_where_nothing_else_is_asked_for(monkeypatch):
-    calls = []
-    sound = fast.attend
-    from minitx.model import attention
-
-    monkeypatch.setattr(attention, "attend", lambda *a: calls.append(1) or sound(*a))
-    model = small_model()
-    loss_and_gradients(model, torch.float32)
-    assert len(calls) == 2
-    ids = torch.zeros(1, 4, dtype=torch.int64)
-    with torch.no_grad():
-        model(ids)
-    model.attention_form = "explicit"
-    model(ids)
-    model.attention_form = "auto"
-    model.ablated_heads = {(0, 1)}
-    model(ids)
-    model.ablated_heads = set()
-    small_model(dropout=0.1).train()(ids)
-    model.double()(ids)
-    assert len(calls) == 2
+            layers.cross_entropy(logits, torch.tensor([0, wrong, 1]), -100)
+    assert layers.cross_entropy(logits, torch.full((3,), -100), -100).isnan()

@@ -1,0 +1,186 @@
+"""The blocks in training, compiled: each is one call forward and one backward (`train_block.c`).
+
+On a small model the layers' own arithmetic is a part of a step; the rest is spent between them, on
+dispatching operations, on threads that wait for each other, and on carrying what one layer wrote
+back to the next. Here a thread takes a sequence through the block by itself.
+
+The formulas are those of `Block` under autocast to bfloat16, rounded at fewer places; tests compare
+both with float64.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from minitx.fast.layers import rotary_tables
+from minitx.fast.library import library
+from minitx.fast.profiling import running_clock
+from minitx.model.transformer import Block, SwiGLU, Transformer
+
+_SIZES = ("batch", "seq", "heads", "kv_heads", "head_dim", "d_model", "d_ff")
+_WEIGHTS = (
+    "attention_gain", "query_gain", "key_gain", "mlp_gain", "qkv", "output", "gate_up", "down",
+)  # fmt: skip
+_GRADIENTS = (
+    "attention_gain", "head_gains", "mlp_gain", "qkv", "output", "gate_up", "down",
+)  # fmt: skip
+
+
+class _Block(ctypes.Structure):
+    # As `Block` in train_block.c.
+    _fields_ = (
+        *((name, ctypes.c_long) for name in _SIZES),
+        ("eps", ctypes.c_float),
+        ("dropout", ctypes.c_float),
+        ("seed", ctypes.c_uint64),
+        ("threads", ctypes.c_int),
+        ("x", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in _WEIGHTS),
+        *((name, ctypes.c_void_p) for name in ("cosine", "sine", "kept", "scratch")),
+        *((name, ctypes.c_void_p) for name in ("out", "grad", "grad_input")),
+        *((f"grad_{name}", ctypes.c_void_p) for name in _GRADIENTS),
+        ("seconds", ctypes.c_void_p),
+    )
+
+
+@functools.cache
+def _kernels() -> ctypes.CDLL:
+    kernels = library()
+    assert kernels is not None
+    pointer = ctypes.POINTER(_Block)
+    kernels.minitx_block_kept.argtypes = [pointer]
+    kernels.minitx_block_scratch.argtypes = [pointer, ctypes.c_int]
+    kernels.minitx_block_kept.restype = kernels.minitx_block_scratch.restype = ctypes.c_size_t
+    for kernel in (kernels.minitx_block_forward, kernels.minitx_block_backward):
+        kernel.argtypes, kernel.restype = [pointer], None
+    return kernels
+
+
+def run(model: Transformer, x: Tensor) -> Tensor:
+    """The residual stream `(B, T, D)` after all blocks; where `support.takes_whole_blocks`.
+
+    Args:
+        model: in train mode.
+        x: the residual stream before them, float32.
+    """
+    tables = rotary_tables(model, x)
+    assert tables is not None
+    config = model.config
+    dropout = config.dropout if model.training else 0.0
+    # Of one number for each block, whether a number is kept is counted out: the same both ways.
+    seeds = None
+    if dropout:
+        seeds = torch.empty(config.n_layers, dtype=torch.int64).random_().tolist()
+    shape = (config.n_heads, config.n_kv_heads, config.head_dim, config.d_ff, config.norm_eps)
+    weights = [weight for block in model.blocks for weight in _weights(block)]
+    out: Tensor = _RunBlocks.apply(  # type: ignore[no-untyped-call]
+        x, *tables, shape, dropout, seeds, *weights
+    )
+    return out
+
+
+def _weights(block: object) -> tuple[Tensor, ...]:
+    # In the order of `_WEIGHTS`.
+    assert isinstance(block, Block)
+    attention, mlp = block.attention, block.mlp
+    assert isinstance(mlp, SwiGLU)
+    assert attention.query_norm is not None
+    assert attention.key_norm is not None
+    return (
+        block.attention_norm.gain, attention.query_norm.gain, attention.key_norm.gain,
+        block.mlp_norm.gain, attention.qkv.weight, attention.output.weight, mlp.gate_up.weight,
+        mlp.down.weight,
+    )  # fmt: skip
+
+
+class _RunBlocks(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        cosine: Tensor,
+        sine: Tensor,
+        shape: tuple[int, int, int, int, float],
+        dropout: float,
+        seeds: list[int] | None,
+        *weights: Tensor,
+    ) -> Tensor:
+        kernels = _kernels()
+        streams, kept = [x.contiguous()], []
+        scratch = None
+        for first in range(0, len(weights), len(_WEIGHTS)):
+            call = _call(streams[-1], cosine, sine, shape, weights[first : first + len(_WEIGHTS)])
+            if seeds is not None:
+                call.dropout, call.seed = dropout, seeds[first // len(_WEIGHTS)]
+            if scratch is None:
+                scratch = _bytes(kernels.minitx_block_scratch(call, 0))
+            streams.append(torch.empty_like(streams[-1]))
+            kept.append(_bytes(kernels.minitx_block_kept(call)))
+            call.out, call.kept = streams[-1].data_ptr(), kept[-1].data_ptr()
+            call.scratch = scratch.data_ptr()
+            if clock := running_clock():
+                call.seconds, clock.blocks = ctypes.addressof(clock.forward), True
+            kernels.minitx_block_forward(call)
+        ctx.save_for_backward(cosine, sine, *streams[:-1], *kept, *weights)
+        ctx.shape, ctx.dropout, ctx.seeds = shape, dropout, seeds
+        return streams[-1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        kernels = _kernels()
+        cosine, sine, *saved = ctx.saved_tensors
+        n = len(saved) // (len(_WEIGHTS) + 2)
+        streams, kept, all_weights = saved[:n], saved[n : 2 * n], saved[2 * n :]
+        grad = grad.contiguous()
+        scratch = None
+        gradients: list[Tensor] = []
+        for number in reversed(range(n)):
+            weights = all_weights[number * len(_WEIGHTS) : (number + 1) * len(_WEIGHTS)]
+            grad_input = torch.empty_like(grad)
+            grad_head_gains = torch.empty(2, ctx.shape[2])
+            grad_weights = [torch.empty_like(weight) for weight in weights]
+            grad_weights[1:3] = grad_head_gains.unbind(0)
+            call = _call(streams[number], cosine, sine, ctx.shape, weights)
+            if ctx.seeds is not None:
+                call.dropout, call.seed = ctx.dropout, ctx.seeds[number]
+            if scratch is None:
+                scratch = _bytes(kernels.minitx_block_scratch(call, 1))
+            call.kept, call.scratch = kept[number].data_ptr(), scratch.data_ptr()
+            call.grad, call.grad_input = grad.data_ptr(), grad_input.data_ptr()
+            for name, gradient in zip(
+                _GRADIENTS, (grad_weights[0], grad_head_gains, *grad_weights[3:]), strict=True
+            ):
+                setattr(call, f"grad_{name}", gradient.data_ptr())
+            if clock := running_clock():
+                call.seconds = ctypes.addressof(clock.backward)
+            kernels.minitx_block_backward(call)
+            grad, gradients = grad_input, grad_weights + gradients
+        return grad, None, None, None, None, None, *gradients
+
+
+def _bytes(count: int) -> Tensor:
+    return torch.empty(count, dtype=torch.uint8)
+
+
+def _call(
+    x: Tensor,
+    cosine: Tensor,
+    sine: Tensor,
+    shape: tuple[int, int, int, int, float],
+    weights: tuple[Tensor, ...] | list[Tensor],
+) -> _Block:
+    heads, kv_heads, head_dim, d_ff, eps = shape
+    batch, seq, d_model = x.shape
+    return _Block(
+        batch, seq, heads, kv_heads, head_dim, d_model, d_ff, eps, 0.0, 0, torch.get_num_threads(),
+        x.data_ptr(), *(weight.data_ptr() for weight in weights),
+        cosine.data_ptr(), sine.data_ptr(),
+    )  # fmt: skip

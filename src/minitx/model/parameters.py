@@ -1,0 +1,32 @@
+"""Where the parts of a model are: its matrices, its attention layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+from torch import nn
+
+from minitx.model.transformer import Attention, Block, Transformer
+
+
+def matrix_parameters(model: Transformer) -> Iterator[tuple[str, nn.Parameter, tuple[int, ...]]]:
+    """The matrices of the blocks: name, parameter `(rows, columns)`, and how rows split.
+
+    A fused matrix holds several in its rows: queries, keys and values, or gate and up.
+    """
+    config = model.config
+    kv = config.n_kv_heads * config.head_dim
+    sections = {
+        "attention.qkv.weight": (config.n_heads * config.head_dim, kv, kv),
+        "mlp.gate_up.weight": (config.d_ff, config.d_ff),
+    }
+    for name, parameter in model.blocks.named_parameters(prefix="blocks"):
+        if parameter.dim() == 2:
+            part = name.split(".", 2)[2]
+            yield name, parameter, sections.get(part, (parameter.size(0),))
+
+
+def attention_layers(model: Transformer) -> list[Attention]:
+    """The attention layer of each block."""
+    return [cast(Block, block).attention for block in model.blocks]
