@@ -10,12 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from minitx import engine
+from minitx.checkpoint.rundir import Which, resolve_checkpoint
 from minitx.config import EvaluationSettings
 from minitx.errors import BadInputError
+from minitx.evaluation.arrays import IntArray
 from minitx.evaluation.baselines import MOST_BYTES, measure_baselines
 from minitx.evaluation.bits import ids_within, token_sizes
 from minitx.evaluation.blocks import Blocks
@@ -28,8 +27,7 @@ from minitx.evaluation.holdout_figures import (
     Figures,
     HoldoutReport,
     PairedTest,
-    SurprisingText,
-    TextFigures,
+    Report,
 )
 from minitx.evaluation.scoring import chosen_context, count_targets, score
 from minitx.evaluation.scoring_windows import require_stride
@@ -54,6 +52,42 @@ def no_progress(name: str, done: int, total: int) -> None:
     """Show nothing."""
 
 
+def evaluate_targets(
+    targets: Sequence[Path],
+    holdout: bool,
+    which: Which,
+    settings: EvaluationSettings,
+    progress: Progress = no_progress,
+) -> list[Report]:
+    """Measure each model that is named on each text: a report for each text.
+
+    Args:
+        targets: runs or checkpoints (the newest run if none), and text files. Several models are
+            compared; with `quantize`, one is compared with itself.
+        holdout: measure on the run's holdout, too, where text files are named.
+        which, settings, progress: which checkpoint of a run; how; called with what is being done.
+
+    Raises:
+        BadInputError: a target does not exist, or as in `evaluate_holdout` and its like.
+    """
+    models: list[Path | None] = [target for target in targets if target.is_dir()]
+    texts = [target for target in targets if not target.is_dir()]
+    for text in texts:
+        if not text.exists():
+            raise BadInputError(f"{text} does not exist", "Name a run, a checkpoint or a text file")
+    first, *others = [resolve_checkpoint(model, which) for model in models or [None]]
+    sources: list[str | None] = [None] if holdout or not texts else []
+    reports: list[Report] = []
+    for source in [*sources, *map(str, texts)]:
+        if others:
+            reports.append(compare_checkpoints([first, *others], source, settings, progress))
+        elif settings.quantize is not None:
+            reports.append(compare_with_quantized(first, source, settings, progress))
+        else:
+            reports.append(evaluate_model(_open(first, settings), source, settings, progress))
+    return reports
+
+
 def evaluate_holdout(
     checkpoint: Path, settings: EvaluationSettings, progress: Progress = no_progress
 ) -> HoldoutReport:
@@ -61,15 +95,14 @@ def evaluate_holdout(
 
     Args:
         checkpoint: for example from `resolve_checkpoint`.
-        settings: how.
-        progress: called with what is being done.
+        settings, progress: how; called with what is being done.
 
     Raises:
         BadInputError: the checkpoint is in no run, the run has no holdout or one that its
             tokenizer does not know, or a setting does not fit the model.
         DamagedFileError: the run's data does not belong to the model.
     """
-    return _open(checkpoint, None, settings, progress).measure()[0]
+    return evaluate_model(_open(checkpoint, settings), None, settings, progress)
 
 
 def evaluate_file(
@@ -81,7 +114,7 @@ def evaluate_file(
         BadInputError: it can't be read, is too short, or has text that the model does not know;
             or a setting does not fit the model.
     """
-    return _open(checkpoint, source, settings, progress).measure()[0]
+    return evaluate_model(_open(checkpoint, settings), source, settings, progress)
 
 
 def compare_checkpoints(
@@ -92,11 +125,12 @@ def compare_checkpoints(
 ) -> ComparisonReport:
     """Measure several models on one text, and test each against the first.
 
+    Baselines and details are left out.
+
     Args:
         checkpoints: at least two.
         source: a text file; None for the holdout, which must be the same for all.
-        settings: how. Baselines and details are left out.
-        progress: called with what is being done.
+        settings, progress: how; called with what is being done.
 
     Raises:
         BadInputError: as above, or the models have different holdouts, or `max_tokens` would have
@@ -115,12 +149,6 @@ def compare_with_quantized(
 ) -> ComparisonReport:
     """Measure what rounding the weights costs: a model as it is, and as `settings.quantize` says.
 
-    Args:
-        checkpoint: for example from `resolve_checkpoint`.
-        source: a text file; None for the holdout.
-        settings: how. Baselines and details are left out.
-        progress: called with what is being done.
-
     Raises:
         BadInputError: as above, or there is no such format.
     """
@@ -135,8 +163,11 @@ def _compare(
     blocks: list[Blocks] = []
     same_tokens: set[tuple[str, int]] = set()
     for checkpoint, settings in variants:
-        evaluation = _open(checkpoint, source, replace(settings, quick=True), progress)
-        same_tokens.add((evaluation.subject.tokenizer.digest, evaluation.windows.context_length))
+        quick = replace(settings, quick=True)
+        evaluation = _prepare(_open(checkpoint, quick), source, quick, progress)
+        same_tokens.add(
+            (evaluation.subject.loaded.tokenizer.digest, evaluation.windows.context_length)
+        )
         if settings.max_tokens and len(same_tokens) > 1:
             raise BadInputError(
                 "with --max-tokens, models of different contexts or tokenizers would be scored on "
@@ -160,13 +191,9 @@ def evaluate_model(
     settings: EvaluationSettings,
     progress: Progress = no_progress,
 ) -> HoldoutReport:
-    """Measure a model as it is in memory.
+    """Measure a model as it is in memory, on a text file or on the holdout of its run (None).
 
-    Args:
-        loaded: the model, on its device.
-        source: a text file; None for the holdout of its run.
-        settings: how; `device` and `quantize` are those that the model was loaded with.
-        progress: called with what is being done.
+    `device` and `quantize` of the settings are those that it was loaded with.
 
     Raises:
         BadInputError, DamagedFileError: as above.
@@ -174,13 +201,11 @@ def evaluate_model(
     return _prepare(loaded, source, settings, progress).measure()[0]
 
 
-def _open(
-    checkpoint: Path, source: str | None, settings: EvaluationSettings, progress: Progress
-) -> _Evaluation:
+def _open(checkpoint: Path, settings: EvaluationSettings) -> LoadedModel:
     loaded = open_checkpoint(checkpoint, settings.device)
     if settings.quantize is not None:
         engine.quantize(loaded.model, settings.quantize)
-    return _prepare(loaded, source, settings, progress)
+    return loaded
 
 
 def _prepare(
@@ -195,7 +220,7 @@ def _prepare(
     else:
         progress(f"encoding {source}", 0, 0)
         text = file_text(subject, source, settings.unknown)
-    windows = Windows(context, context, settings.max_tokens, subject.autocast_dtype)
+    windows = Windows(context, context, settings.max_tokens, subject.compute.dtype)
     return _Evaluation(subject, text, settings, windows, stride, progress)
 
 
@@ -223,7 +248,7 @@ class _Evaluation:
         scored = self._score(self.windows, detailed, counts, n_baseline_ids)
         report = HoldoutReport(
             model=self.subject.figures(),
-            text=self._text_figures(),
+            text=self.text.figures(),
             plain=scored.figures,
             strided=self._strided(),
             train_loss=self._train_loss(scored.figures.tokens_scored),
@@ -236,27 +261,27 @@ class _Evaluation:
         """Tokens of the text that baselines are measured on."""
         if self.text.size.n_bytes <= MOST_BYTES:
             return len(self.text.ids)
-        return ids_within(self.text.ids, token_sizes(self.subject.tokenizer), MOST_BYTES)
+        return ids_within(self.text.ids, token_sizes(self.subject.loaded.tokenizer), MOST_BYTES)
 
-    def _train_counts(self) -> npt.NDArray[np.int64] | None:
+    def _train_counts(self) -> IntArray | None:
         corpus = self.subject.corpus
         if corpus is None or not len(corpus.train_ids):
             return None
         self._tell("counting tokens")
-        return count_ids(corpus.train_ids, self.subject.tokenizer.vocab_size)
+        return count_ids(corpus.train_ids, self.subject.loaded.tokenizer.vocab_size)
 
     def _score(
         self,
         windows: Windows,
         with_details: bool = False,
-        train_counts: npt.NDArray[np.int64] | None = None,
+        train_counts: IntArray | None = None,
         n_baseline_ids: int = 0,
     ) -> TextScore:
         name = f"scoring {self.text.name}"
         if windows.stride != windows.context_length:
             name += f", stride {windows.stride}"
         return score_text(
-            self.subject.loaded.model, self.subject.tokenizer, self.text.ids, self.text.size,
+            self.subject.loaded.model, self.subject.loaded.tokenizer, self.text.ids, self.text.size,
             windows, with_details, train_counts, n_baseline_ids,
             self._counter(name, len(self.text.ids), windows.stride, windows.max_tokens),
         )  # fmt: skip
@@ -279,32 +304,14 @@ class _Evaluation:
         name = "scoring as much of the train part"
         return score(
             subject.loaded.model, ids, windows.context_length, windows.stride,
-            max_tokens=max_tokens, autocast_dtype=subject.autocast_dtype,
+            max_tokens=max_tokens, autocast_dtype=windows.autocast_dtype,
             progress=self._counter(name, len(ids), windows.stride, max_tokens),
         ).loss  # fmt: skip
 
     def _with_details(self, report: HoldoutReport, scored: TextScore) -> HoldoutReport:
-        details, tokenizer = scored.details, self.subject.tokenizer
-        assert details is not None
         baselines = self._baselines(scored)
-        return replace(
-            report,
-            baselines=baselines,
-            verdict=self._verdict(report, baselines),
-            context_use=details.context_use,
-            classes=details.classes,
-            frequencies=details.frequencies,
-            calibration=details.calibration,
-            surprising=tuple(
-                SurprisingText(
-                    passage.start,
-                    passage.loss,
-                    tuple(map(tokenizer.piece, passage.ids)),
-                    passage.losses,
-                )
-                for passage in details.surprising
-            ),
-        )
+        verdict = self._verdict(report, baselines)
+        return replace(report, baselines=baselines, verdict=verdict, **vars(scored.details))
 
     def _baselines(self, scored: TextScore) -> Baselines | None:
         if scored.beginning is None:
@@ -312,7 +319,7 @@ class _Evaluation:
         subject, text = self.subject, self.text
         train_ids = None if subject.corpus is None else subject.corpus.train_ids
         return measure_baselines(
-            subject.tokenizer, text.ids, text.size, text.content, scored.beginning,
+            subject.loaded.tokenizer, text.ids, text.size, text.content, scored.beginning,
             train_ids, subject.train_content(), self._tell,
         )  # fmt: skip
 
@@ -331,19 +338,13 @@ class _Evaluation:
         train = self.subject.train_content()
         if train is None:
             return report
-        model, tokenizer = self.subject.loaded.model, self.subject.tokenizer
+        model, tokenizer = self.subject.loaded.model, self.subject.loaded.tokenizer
         train = train[-MOST_TRAIN_BYTES:]
         self._tell("looking for the text in the train part")
         shared = find_copied(stretches(tokenizer, self.text.ids), train)
         self._tell("drawing samples")
         samples = find_copied(sample_texts(model, tokenizer, self.text.ids), train)
         return replace(report, text=replace(report.text, shared_with_train=shared), samples=samples)
-
-    def _text_figures(self) -> TextFigures:
-        text, size = self.text, self.text.size
-        return TextFigures(
-            text.name, len(text.ids), size.n_bytes, size.n_characters, text.n_unknown
-        )
 
     def _tell(self, name: str) -> None:
         self.progress(name, 0, 0)

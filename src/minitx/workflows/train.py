@@ -83,9 +83,7 @@ class FinishedRun:
 
 
 def train(
-    request: TrainRequest,
-    observers: Sequence[TrainingObserver],
-    stdin: BinaryIO | None = None,
+    request: TrainRequest, observers: Sequence[TrainingObserver], stdin: BinaryIO | None = None
 ) -> FinishedRun:
     """Plan a run, train it to its end, and leave everything in its directory.
 
@@ -159,14 +157,7 @@ def _plan(
     rate: float,
 ) -> tuple[RunConfig, dict[str, str]]:
     tokens = TokenFigures(tokenizer.vocab_size, len(encoded.train_ids), len(encoded.holdout_ids))
-    config, reasons = plan_run(
-        data,
-        tokenizer_config,
-        tokens,
-        rate,
-        request.model,
-        request.train,
-    )
+    config, reasons = plan_run(data, tokenizer_config, tokens, rate, request.model, request.train)
     require_one_window(tokens.n_train, config.model.context_length, "the train part")
     engine = config.train.engine
     if "engine" not in request.train:
