@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from minitx.evaluation.arrays import IdArray, IntArray
+from minitx.evaluation.arrays import ByteArray, IdArray, IntArray
 from minitx.evaluation.bits import TextSize, bits_per, token_sizes
 from minitx.evaluation.blocks import Blocks, BlockSums
 from minitx.evaluation.bootstrap import bootstrap_interval
@@ -22,7 +22,7 @@ from minitx.evaluation.classes import (
     frequency_groups,
     with_letters,
 )
-from minitx.evaluation.holdout_figures import Figures, SurprisingText
+from minitx.evaluation.holdout_figures import Figures, SurprisingText, TextFigures
 from minitx.evaluation.positions import ContextUse, PositionLosses
 from minitx.evaluation.scoring import LossChunk, token_losses
 from minitx.evaluation.surprising import SurprisingPassages
@@ -31,6 +31,31 @@ from minitx.tokenizer import Tokenizer
 from minitx.training.observer import perplexity
 
 _PASSAGE_BYTES = 72
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredText:
+    """A text to score.
+
+    Attributes:
+        name: `holdout`, or the name of a file.
+        ids: `(tokens,)`, perhaps a memory map.
+        n_unknown: tokens that stand for what the vocabulary lacks.
+        content: `(bytes,)` the text in UTF-8, perhaps a memory map.
+        is_holdout: whether the model's run kept the text for this.
+    """
+
+    name: str
+    ids: IdArray
+    size: TextSize
+    n_unknown: int
+    content: ByteArray
+    is_holdout: bool
+
+    def figures(self) -> TextFigures:
+        """Which text it is."""
+        n_bytes, n_characters = self.size.n_bytes, self.size.n_characters
+        return TextFigures(self.name, len(self.ids), n_bytes, n_characters, self.n_unknown)
 
 
 @dataclass(frozen=True)
@@ -88,8 +113,7 @@ class TextScore:
 def score_text(
     model: Transformer,
     tokenizer: Tokenizer,
-    ids: IdArray,
-    size: TextSize,
+    text: ScoredText,
     windows: Windows,
     with_details: bool = False,
     train_counts: IdArray | None = None,
@@ -100,8 +124,7 @@ def score_text(
 
     Args:
         model, tokenizer: that belong together.
-        ids: of the text; a memory map is read in pieces.
-        size: of the whole text.
+        text: whose ids, if a memory map, are read in pieces.
         windows: how it is cut.
         with_details: fill `TextScore.details`.
         train_counts: `(vocab_size,)` how often the train part has each id.
@@ -111,8 +134,9 @@ def score_text(
     Raises:
         BadInputError: as `token_losses`.
     """
+    ids, size = text.ids, text.size
     sums = BlockSums(size.n_bytes, token_sizes(tokenizer))
-    details = _Details(tokenizer, windows, ids, size, train_counts) if with_details else None
+    details = _Details(tokenizer, windows, text, train_counts) if with_details else None
     index: list[IntArray] = []
     nats = 0.0
     chunks = token_losses(
@@ -171,8 +195,7 @@ class _Details:
         self,
         tokenizer: Tokenizer,
         windows: Windows,
-        ids: IdArray,
-        size: TextSize,
+        text: ScoredText,
         train_counts: IdArray | None,
     ) -> None:
         self.tokenizer = tokenizer
@@ -182,9 +205,10 @@ class _Details:
         self.group_of = None if train_counts is None else frequency_groups(train_counts)
         self.frequencies = GroupLosses([name for name, _ in FREQUENCIES])
         self.calibration = Calibration()
-        length = round(_PASSAGE_BYTES * len(ids) / max(1, size.n_bytes) / 2) * 2
+        n_ids = len(text.ids)
+        length = round(_PASSAGE_BYTES * n_ids / max(1, text.size.n_bytes) / 2) * 2
         # A short text has few passages if they are long.
-        longest = max(2, len(ids) // 8 * 2)
+        longest = max(2, n_ids // 8 * 2)
         self.passages = SurprisingPassages(min(max(8, length), longest))
 
     def add(self, ids: IdArray, chunk: LossChunk) -> None:

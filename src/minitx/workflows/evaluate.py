@@ -14,7 +14,6 @@ from minitx import engine
 from minitx.checkpoint.rundir import Which, resolve_checkpoint
 from minitx.config import EvaluationSettings
 from minitx.errors import BadInputError
-from minitx.evaluation.arrays import IntArray
 from minitx.evaluation.baselines import MOST_BYTES, measure_baselines
 from minitx.evaluation.bits import ids_within, token_sizes
 from minitx.evaluation.blocks import Blocks
@@ -31,10 +30,9 @@ from minitx.evaluation.holdout_figures import (
 )
 from minitx.evaluation.scoring import chosen_context, count_targets, score
 from minitx.evaluation.scoring_windows import require_stride
-from minitx.evaluation.text_score import TextScore, Windows, score_text
+from minitx.evaluation.text_score import ScoredText, TextScore, Windows, score_text
 from minitx.evaluation.verdict import Verdict, judge
 from minitx.workflows.evaluation_inputs import (
-    ScoredText,
     Subject,
     file_text,
     find_subject,
@@ -243,9 +241,7 @@ class _Evaluation:
     def measure(self) -> tuple[HoldoutReport, Blocks]:
         """The report, and what was summed in each block of the text."""
         detailed = not self.settings.quick
-        counts = self._train_counts() if detailed else None
-        n_baseline_ids = self._n_baseline_ids() if detailed and self.settings.baselines else 0
-        scored = self._score(self.windows, detailed, counts, n_baseline_ids)
+        scored = self._score(self.windows, detailed)
         report = HoldoutReport(
             model=self.subject.figures(),
             text=self.text.figures(),
@@ -254,73 +250,54 @@ class _Evaluation:
             train_loss=self._train_loss(scored.figures.tokens_scored),
         )
         if detailed:
-            report = self._with_copying(self._with_details(report, scored))
+            baselines = self._baselines(scored)
+            verdict = self._verdict(report, baselines)
+            report = replace(report, baselines=baselines, verdict=verdict, **vars(scored.details))
+            report = self._with_copying(report)
         return report, scored.blocks
 
-    def _n_baseline_ids(self) -> int:
-        """Tokens of the text that baselines are measured on."""
-        if self.text.size.n_bytes <= MOST_BYTES:
-            return len(self.text.ids)
-        return ids_within(self.text.ids, token_sizes(self.subject.loaded.tokenizer), MOST_BYTES)
-
-    def _train_counts(self) -> IntArray | None:
-        corpus = self.subject.corpus
-        if corpus is None or not len(corpus.train_ids):
-            return None
-        self._tell("counting tokens")
-        return count_ids(corpus.train_ids, self.subject.loaded.tokenizer.vocab_size)
-
-    def _score(
-        self,
-        windows: Windows,
-        with_details: bool = False,
-        train_counts: IntArray | None = None,
-        n_baseline_ids: int = 0,
-    ) -> TextScore:
+    def _score(self, windows: Windows, detailed: bool = False) -> TextScore:
+        loaded, ids, train_ids = self.subject.loaded, self.text.ids, self.subject.train_ids
+        counts, n_beginning = None, 0
+        if detailed and len(train_ids):
+            self._tell("counting tokens")
+            counts = count_ids(train_ids, loaded.tokenizer.vocab_size)
+        if detailed and self.settings.baselines:
+            n_beginning = ids_within(ids, token_sizes(loaded.tokenizer), MOST_BYTES)
         name = f"scoring {self.text.name}"
         if windows.stride != windows.context_length:
             name += f", stride {windows.stride}"
+        told = self._counter(name, len(ids), windows)
         return score_text(
-            self.subject.loaded.model, self.subject.loaded.tokenizer, self.text.ids, self.text.size,
-            windows, with_details, train_counts, n_baseline_ids,
-            self._counter(name, len(self.text.ids), windows.stride, windows.max_tokens),
-        )  # fmt: skip
+            loaded.model, loaded.tokenizer, self.text, windows, detailed, counts, n_beginning, told
+        )
 
     def _strided(self) -> Figures | None:
         # A quick evaluation leaves it out, unless it was asked for.
-        if self.stride == self.windows.context_length:
-            return None
-        if self.settings.quick and self.settings.stride is None:
+        left_out = self.settings.quick and self.settings.stride is None
+        if left_out or self.stride == self.windows.context_length:
             return None
         return self._score(replace(self.windows, stride=self.stride)).figures
 
     def _train_loss(self, n_scored: int) -> float | None:
         """Loss on as much of the train part as was scored of the holdout."""
-        subject, windows = self.subject, self.windows
-        if not self.text.is_holdout or subject.corpus is None or len(subject.corpus.train_ids) < 2:
+        ids = self.subject.train_ids
+        if not self.text.is_holdout or len(ids) < 2:
             return None
-        ids = subject.corpus.train_ids
-        max_tokens = min(n_scored, len(ids) - 1)
-        name = "scoring as much of the train part"
+        windows = replace(self.windows, max_tokens=min(n_scored, len(ids) - 1))
+        told = self._counter("scoring as much of the train part", len(ids), windows)
         return score(
-            subject.loaded.model, ids, windows.context_length, windows.stride,
-            max_tokens=max_tokens, autocast_dtype=windows.autocast_dtype,
-            progress=self._counter(name, len(ids), windows.stride, max_tokens),
+            self.subject.loaded.model, ids, windows.context_length, windows.stride, None,
+            windows.max_tokens, windows.autocast_dtype, told,
         ).loss  # fmt: skip
-
-    def _with_details(self, report: HoldoutReport, scored: TextScore) -> HoldoutReport:
-        baselines = self._baselines(scored)
-        verdict = self._verdict(report, baselines)
-        return replace(report, baselines=baselines, verdict=verdict, **vars(scored.details))
 
     def _baselines(self, scored: TextScore) -> Baselines | None:
         if scored.beginning is None:
             return None
-        subject, text = self.subject, self.text
-        train_ids = None if subject.corpus is None else subject.corpus.train_ids
+        subject = self.subject
         return measure_baselines(
-            subject.loaded.tokenizer, text.ids, text.size, text.content, scored.beginning,
-            train_ids, subject.train_content(), self._tell,
+            subject.loaded.tokenizer, self.text, scored.beginning, subject.train_ids,
+            subject.train_content(), self._tell,
         )  # fmt: skip
 
     def _verdict(self, report: HoldoutReport, baselines: Baselines | None) -> Verdict | None:
@@ -335,11 +312,10 @@ class _Evaluation:
         return judge(report.train_loss, report.plain.loss, history, step, beaten_by)
 
     def _with_copying(self, report: HoldoutReport) -> HoldoutReport:
-        train = self.subject.train_content()
-        if train is None:
+        train = self.subject.train_content()[-MOST_TRAIN_BYTES:]
+        if not len(train):
             return report
         model, tokenizer = self.subject.loaded.model, self.subject.loaded.tokenizer
-        train = train[-MOST_TRAIN_BYTES:]
         self._tell("looking for the text in the train part")
         shared = find_copied(stretches(tokenizer, self.text.ids), train)
         self._tell("drawing samples")
@@ -349,11 +325,9 @@ class _Evaluation:
     def _tell(self, name: str) -> None:
         self.progress(name, 0, 0)
 
-    def _counter(
-        self, name: str, n_ids: int, stride: int, max_tokens: int
-    ) -> Callable[[int], None]:
+    def _counter(self, name: str, n_ids: int, windows: Windows) -> Callable[[int], None]:
         """Turn counts of newly scored tokens into progress."""
-        total = count_targets(n_ids, self.windows.context_length, stride, max_tokens)
+        total = count_targets(n_ids, windows.context_length, windows.stride, windows.max_tokens)
         done = 0
         self.progress(name, 0, total)
 

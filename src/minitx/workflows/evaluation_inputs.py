@@ -17,7 +17,8 @@ from minitx.corpus.readers.plain_text import decoded
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.evaluation.arrays import ByteArray, IdArray
 from minitx.evaluation.bits import TextSize
-from minitx.evaluation.holdout_figures import ModelFigures, TextFigures
+from minitx.evaluation.holdout_figures import ModelFigures
+from minitx.evaluation.text_score import ScoredText
 from minitx.files import file_digest
 from minitx.tokenizer import Tokenizer
 from minitx.training.logging.metrics_file import read_metrics
@@ -65,36 +66,16 @@ class Subject:
             if line["kind"] == "evaluation" and isinstance(line.get("holdout_loss"), (int, float))
         ]
 
-    def train_content(self) -> ByteArray | None:
-        """UTF-8 of the train part, mapped, `(bytes,)`; None without one."""
+    @property
+    def train_ids(self) -> IdArray:
+        """Ids of the train part, mapped, `(tokens,)`; empty without one."""
+        return np.empty(0, np.int64) if self.corpus is None else self.corpus.train_ids
+
+    def train_content(self) -> ByteArray:
+        """UTF-8 of the train part, mapped, `(bytes,)`; empty without one."""
         if self.corpus is None or not self.corpus.train.bytes:
-            return None
+            return np.empty(0, np.uint8)
         return np.memmap(self.corpus.directory / "train.txt", np.uint8, "r")
-
-
-@dataclass(frozen=True, eq=False)
-class ScoredText:
-    """A text to score.
-
-    Attributes:
-        name: `holdout`, or the name of a file.
-        ids: `(tokens,)`, perhaps a memory map.
-        n_unknown: tokens that stand for what the vocabulary lacks.
-        content: `(bytes,)` the text in UTF-8, perhaps a memory map.
-        is_holdout: whether the model's run kept the text for this.
-    """
-
-    name: str
-    ids: IdArray
-    size: TextSize
-    n_unknown: int
-    content: ByteArray
-    is_holdout: bool
-
-    def figures(self) -> TextFigures:
-        """Which text it is."""
-        n_bytes, n_characters = self.size.n_bytes, self.size.n_characters
-        return TextFigures(self.name, len(self.ids), n_bytes, n_characters, self.n_unknown)
 
 
 def find_subject(
