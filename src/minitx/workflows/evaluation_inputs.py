@@ -146,14 +146,9 @@ def holdout_text(subject: Subject, unknown: str) -> ScoredText:
     """
     corpus = subject.corpus
     assert corpus is not None
-    text = ScoredText(
-        name="holdout",
-        ids=corpus.holdout_ids,
-        size=TextSize(corpus.holdout.bytes, corpus.holdout.characters),
-        n_unknown=corpus.holdout.unknown,
-        content=np.memmap(corpus.directory / "holdout.txt", np.uint8, "r"),
-        is_holdout=True,
-    )
+    counts, content = corpus.holdout, np.memmap(corpus.directory / "holdout.txt", np.uint8, "r")
+    size = TextSize(counts.bytes, counts.characters)
+    text = ScoredText("holdout", corpus.holdout_ids, size, counts.unknown, content, is_holdout=True)
     _require_known(subject.loaded.tokenizer, "the holdout", text, unknown)
     return text
 
@@ -178,14 +173,8 @@ def file_text(subject: Subject, source: str, unknown: str) -> ScoredText:
             f"{source} is 1 token long, which can't be scored: nothing comes before it",
             "Give a text of at least 2 tokens",
         )
-    text = ScoredText(
-        name=Path(source).name,
-        ids=encoded.ids,
-        size=TextSize(counts.bytes, counts.characters),
-        n_unknown=counts.unknown,
-        content=encoded.content,
-        is_holdout=False,
-    )
+    name, size = Path(source).name, TextSize(counts.bytes, counts.characters)
+    text = ScoredText(name, encoded.ids, size, counts.unknown, encoded.content, is_holdout=False)
     _require_known(tokenizer, source, text, unknown)
     return text
 
