@@ -34,19 +34,22 @@ def run_session(
         InstabilityError, InterruptedRunError, BadInputError: see `Trainer.run`.
     """
     keep_freed_memory()
-    config, compute = session.config.train, session.compute
-    model, corpus = session.model, session.corpus
+    config, compute, model = session.config.train, session.compute, session.model
     optimizer = make_optimizer(model, config, compute.dtype)
     restore_optimizer(session, optimizer)
+    for name in session.loggers:
+        LOGGERS.get(name)
     with contextlib.ExitStack() as stack:
         writer = CheckpointWriter(session.run, config.keep_checkpoints)
         stack.push(_finish(writer))
-        observer = _observers(session, observers, stack)
         prefetched = PrefetchedBatches(
-            corpus.train_ids, model.config.context_length, config.batch_size, config.seed,
+            session.corpus.train_ids, model.config.context_length, config.batch_size, config.seed,
             compute.device,
         )  # fmt: skip
         batches = stack.enter_context(prefetched)
+        session = session.committed()
+        corpus = session.corpus
+        observer = _observers(session, observers, stack)
         detector = LiveDiagnosis(
             model, config, compute, batches, corpus.train_ids, corpus.holdout_ids, observer
         )
