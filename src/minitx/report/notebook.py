@@ -15,11 +15,7 @@ from minitx.inspection.attention_maps import AttentionMaps
 from minitx.inspection.head_roles import HeadRoles
 from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.mask_check import MaskCheck
-from minitx.report.attention.attention_screen import (
-    attention_screen,
-    map_name,
-    quantity_of,
-)
+from minitx.report.attention.attention_screen import attention_screen, map_name, quantity_of
 from minitx.report.attention.attention_view import (
     ablation_table,
     lens_table,

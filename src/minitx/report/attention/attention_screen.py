@@ -22,12 +22,7 @@ from minitx.report.attention.attention_view import (
 from minitx.report.terminal.heatmap import Heatmap, Quantity, Scale, Shading
 from minitx.report.terminal.token_labels import cut_label, text_label, token_label
 from minitx.report.terminal.units import count
-from minitx.workflows.attend import (
-    AttentionStudy,
-    ChosenMap,
-    ChosenMaps,
-    choose_maps,
-)
+from minitx.workflows.attend import AttentionStudy, ChosenMap, ChosenMaps, choose_maps
 
 _CAPTIONS: dict[MapKind, str] = {
     "weight": "Row: the token that looks. Cell: share of its attention that goes to that column.",
