@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.text import Text
 
 from minitx.report.terminal.curve import curve_lines
-from minitx.report.terminal.units import count, duration, fixed
 from minitx.report.training.training_report import (
     EVALUATIONS_WIDTH,
     TrainingRecord,
@@ -19,9 +18,9 @@ from minitx.report.training.training_report import (
     latest_evaluations,
     sample_lines,
     spread_evaluations,
+    step_figures,
     title_line,
 )
-from minitx.training.observer import perplexity
 
 _GAP = 3
 _SIDE_BY_SIDE = EVALUATIONS_WIDTH + _GAP + 56
@@ -29,8 +28,6 @@ _TALLEST_STACK, _TALLEST_SIDES = 44, 34
 _WIDEST_CURVE = 140
 _SMALLEST_CURVE = 6
 _TITLE_FROM = 26
-
-PHASE_LINE = "phase"
 
 
 def training_screen(record: TrainingRecord, console: Console) -> tuple[list[Text], int]:
@@ -102,28 +99,10 @@ def progress_line(record: TrainingRecord, width: int) -> Text:
     return line.append("━" * filled, "cyan").append("─" * (room - filled), "dim").append(back)
 
 
-def _figures(record: TrainingRecord) -> list[tuple[str, str]]:
-    report = record.latest
-    holdout = record.evaluations[-1].holdout_loss if record.evaluations else None
-    missing = "–"
-    figures = [
-        ("loss", fixed(report.loss, 4) if report else missing),
-        ("perplexity", fixed(perplexity(report.loss), 2) if report else missing),
-        ("holdout loss", missing if holdout is None else fixed(holdout, 4)),
-        ("holdout perplexity", missing if holdout is None else fixed(perplexity(holdout), 2)),
-        ("tokens/s", count(report.tokens_per_second) if report else missing),
-        ("gradient norm", f"{report.gradient_norm:.3g}" if report else missing),
-        ("learning rate", f"{report.learning_rate:.2e}" if report else missing),
-        ("elapsed", duration(report.elapsed_seconds) if report else missing),
-        ("left", duration(report.seconds_left) if report else missing),
-    ]
-    return figures
-
-
 def _figures_in_a_row(record: TrainingRecord) -> list[Text]:
     """Names over values, for wide terminals."""
     names, values = Text(style="dim"), Text(style="bold")
-    for name, value in _figures(record):
+    for name, value in step_figures(record, "–").items():
         width = max(len(name), 8)
         names.append(f"{name:>{width}}   ")
         values.append(f"{value:>{width}}   ")
@@ -141,7 +120,7 @@ _GRID = (
 def _figures_in_a_grid(record: TrainingRecord, width: int) -> list[Text]:
     """Three by three, each name before its value."""
     gap = min(4, max(1, (width - _GRID_WIDTH) // 2))
-    values = dict(_figures(record))
+    values = step_figures(record, "–")
     name_widths = [max(map(len, column)) for column in zip(*_GRID, strict=True)]
     lines = []
     for row in _GRID:
