@@ -35,13 +35,7 @@ _WIDTH = 100
 
 
 def view(shown: Shown, console: Console, width: int) -> Iterable[RenderableType]:
-    """What rich prints of an object, in parts.
-
-    Args:
-        shown: what to show.
-        console: that prints; its colours decide how maps are drawn.
-        width: columns.
-    """
+    """What rich prints of an object, in parts; the console's colours decide how maps are drawn."""
     return _parts(shown, shading_for(console), width)
 
 

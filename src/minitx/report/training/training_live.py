@@ -170,7 +170,7 @@ class LiveTrainingView(TrainingObserver):
             self._screen = training_screen(self._record, self._console)
             self._screen_of = state
         lines, phase_line = self._screen
-        if self._phase and lines:
+        if self._phase:
             self._phase_shown = True
             spinner = _SPINNER[self._turns % len(_SPINNER)]
             lines = list(lines)

@@ -31,19 +31,13 @@ _TITLE_FROM = 26
 
 
 def training_screen(record: TrainingRecord, console: Console) -> tuple[list[Text], int]:
-    """Lay out everything for the console's present size.
-
-    Returns:
-        The lines, and the index of the one kept free for the phase.
-    """
+    """The lines for the console's present size, and the index of the one kept for the phase."""
     if record.start is None:
         return [Text()], 0
     width, height = console.size
     wide = width >= _SIDE_BY_SIDE
     height = min(height - 1, _TALLEST_SIDES if wide else _TALLEST_STACK)
-    head = []
-    if wide or height >= _TITLE_FROM:
-        head.append(title_line(record.start, width))
+    head = [title_line(record.start, width)] if wide or height >= _TITLE_FROM else []
     head.append(progress_line(record, width))
     phase_line = len(head)
     head.append(Text())
@@ -83,13 +77,12 @@ def final_lines(record: TrainingRecord, console: Console, with_sample: bool = Tr
 
 def progress_line(record: TrainingRecord, width: int) -> Text:
     """Draw ``step 120/2,000 ━━━──────  6%`` over the whole width."""
-    report = record.latest
-    if report is None:
-        if record.start is None:
-            return Text()
+    if record.latest is not None:
+        done, steps = record.latest.step, record.latest.steps
+    elif record.start is not None:
         done, steps = record.start.first_step, record.start.config.train.steps
     else:
-        done, steps = report.step, report.steps
+        return Text()
     total = f"{steps:,}"
     part = min(1.0, done / max(1, steps))
     front, back = f"step {done:>{len(total)},}/{total} ", f" {part:>4.0%}"
