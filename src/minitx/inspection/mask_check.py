@@ -180,14 +180,7 @@ def _draw_texts(
 
 
 def check_training(model: Transformer, texts: CutTexts, compute: Compute, engine: str) -> PathCheck:
-    """Whether what trains a model lets the loss of a target, at the cut, depend on later tokens.
-
-    Args:
-        model: left as it was.
-        texts: to try it on.
-        compute: device and number format in which it is trained.
-        engine: that trains it.
-    """
+    """Whether what trains a model lets the loss of a target, at the cut, depend on later tokens."""
     device = texts.base.device
     choice = choose_engine(model, compute, engine).engine
     if choice == "torch-compile" or device.type != "cpu":
