@@ -35,8 +35,7 @@ class APIError(Exception):
     def body(self) -> dict[str, Any]:
         """The JSON object of the answer."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        if self.status == 429:
-            kind = "rate_limit_error"
+        kind = "rate_limit_error" if self.status == 429 else kind
         error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         return {"error": error}
 

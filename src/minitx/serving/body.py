@@ -12,13 +12,7 @@ from minitx.serving.update_queue import ClientLeftError
 
 
 async def read_body(headers: Headers, receive: Receive, max_bytes: int, seconds: float) -> bytes:
-    """The body of a JSON request.
-
-    Args:
-        headers: of the request.
-        receive: of ASGI.
-        max_bytes: largest body.
-        seconds: within which it must arrive.
+    """The body of a JSON request of at most `max_bytes`, which must arrive within `seconds`.
 
     Raises:
         APIError: 415 if its type is not JSON, 413 if it is too large, 408 if it takes too long.

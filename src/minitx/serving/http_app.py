@@ -43,12 +43,9 @@ _log = logging.getLogger("minitx")
 
 @dataclass(frozen=True)
 class ServedModel:
-    """The model that is served.
+    """The model that is served, in eval mode, under the name by which clients know it.
 
     Attributes:
-        name: as clients know it.
-        model: in eval mode.
-        tokenizer: of the model.
         created: when its weights were written, in seconds since 1970.
         fingerprint: of the weights; None if they have no manifest.
     """
@@ -66,8 +63,7 @@ class Service:
     Args:
         served: the model.
         limits: what is taken on.
-        token: that clients must show; None for none.
-        host: that the server listens at, if that is this machine alone; else None.
+        token, host: see `Guard`.
         on_request: called with the record of each request when it has ended.
 
     Attributes:
@@ -264,9 +260,8 @@ class Service:
 
     def _deliver(self, updates: list[Update]) -> None:
         for update in updates:
-            queue = self._queues.get(update.job)
-            if queue is not None:
-                queue.put(update)
+            if update.job in self._queues:
+                self._queues[update.job].put(update)
 
 
 class _Endpoint:

@@ -21,7 +21,7 @@ class Choice:
 
     Attributes:
         index: in the answer.
-        prompt: which of the job's prompts it continues.
+        prompt: index of the job's prompt that it continues.
         row: in the batch; None where only the prompt is read.
         n_characters: of its text so far, held back or not.
     """
@@ -37,9 +37,6 @@ class Job:
     """A request that fits the model.
 
     Attributes:
-        request: as the client sent it.
-        prompt_ids: of each prompt.
-        prompt_texts: of each prompt.
         choices: the continuations asked for; those of a prompt side by side.
         arrived: `time.perf_counter()` when it was made.
         first_token: the same at its first token; None before.
@@ -80,7 +77,6 @@ class Update:
     """What is new of a job after a step.
 
     Attributes:
-        job: whose.
         choice: index of the continuation.
         text: new text that can no longer change.
         tokens: new tokens, if log-probabilities were asked for.
@@ -112,14 +108,12 @@ def make_job(
         APIError: 400; a prompt is too long or has what the vocabulary lacks, or a setting does
             not fit.
     """
-    longest = model.config.context_length
-    if max_prompt_tokens is not None:
-        longest = min(longest, max_prompt_tokens)
-    ids: list[list[int]] = []
-    texts: list[str] = []
-    for prompt in request.prompts:
-        ids.append(_prompt_ids(prompt, tokenizer, longest))
-        texts.append(prompt if isinstance(prompt, str) else tokenizer.decode(ids[-1]))
+    longest = min(model.config.context_length, max_prompt_tokens or model.config.context_length)
+    ids = [_prompt_ids(prompt, tokenizer, longest) for prompt in request.prompts]
+    texts = [
+        prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
+        for prompt in request.prompts
+    ]
     try:
         check_settings(model, request.sampling)
     except BadInputError as error:

@@ -34,12 +34,9 @@ class RequestRecord:
     """One request, when it has ended.
 
     Attributes:
-        method: of HTTP.
-        path: asked for.
         status: of the answer; of what cut a stream off, if something did.
         reason: why it was not answered well; None if it was.
         n_choices: continuations asked for.
-        n_prompt_tokens: read.
         n_new: tokens generated.
         seconds_to_first_token: from its arrival; None if there was no token.
         seconds: from its arrival to its end.
