@@ -54,9 +54,11 @@ class Answer:
 
     def joined(self, pieces: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The answer without a stream, from all its pieces."""
-        choices: list[dict[str, Any]] = []
-        for index in range(len(self._choices)):
-            parts = [piece for piece in pieces if piece["index"] == index]
+        parts_of: list[list[dict[str, Any]]] = [[] for _ in self._choices]
+        for piece in pieces:
+            parts_of[piece["index"]].append(piece)
+        choices = []
+        for index, parts in enumerate(parts_of):
             logprobs = parts[0]["logprobs"]
             if logprobs is not None:
                 for key in logprobs:

@@ -182,7 +182,7 @@ class Engine:
         for job, choice in joining:
             if job in refused:
                 continue
-            if job.scores_prompts:
+            if job.request.echo and job.request.logprobs is not None:
                 ids, text = job.prompt_ids[choice.prompt], job.prompt_texts[choice.prompt]
                 tokens = prompt_tokens(self.model, self.tokenizer, ids, text)
                 updates.append(Update(job, choice.index, prompt_tokens=tokens))
@@ -209,7 +209,7 @@ class Engine:
         now = time.perf_counter()
         if job.first_token is None:
             job.first_token = now
-            self._metrics.first_token(now - job.arrived)
+            self._metrics.first_token_seconds.observe(now - job.arrived)
         job.n_new += 1
         tokens: tuple[TokenInfo, ...] = ()
         if row.record:
