@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from minitx.compute import Compute
 from minitx.config import ModelConfig
-from minitx.fast.library import library
-from minitx.inspection import engine_check, mask_check
+from minitx.engine import choose_engine, decoder
+from minitx.inspection import mask_check
 from minitx.inspection.mask_check import check_mask
 from minitx.model import KVCache, Transformer
 from minitx.model.transformer import causal_mask
@@ -24,8 +25,6 @@ WAYS = (
     "whole text", "whole text, with its attention weights visible",
     "in pieces through the cache", "after rewinding the cache", "beside rows of other lengths",
 )  # fmt: skip
-KERNELS = "plain" if library() is None else "native"
-ENGINES = (f"as it is trained, {KERNELS} engine", "as it generates, native engine")
 
 
 def make_model(config=CONFIG):
@@ -36,6 +35,13 @@ def make_model(config=CONFIG):
             if parameter.dim() > 1:
                 parameter.normal_(0, 0.4)
     return model
+
+
+KERNELS = choose_engine(make_model(), Compute(torch.device("cpu"), torch.float32)).engine
+ENGINES = (
+    f"as it is trained, {KERNELS} engine",
+    f"as it generates, {'plain' if decoder(make_model().eval()) is None else 'native'} engine",
+)
 
 
 @pytest.mark.parametrize("config", [CONFIG, GPT2], ids=["qwen3", "gpt2"])
@@ -148,7 +154,7 @@ def test_leak_of_what_trains_alone_is_found(monkeypatch):
 
         return loss
 
-    monkeypatch.setattr(engine_check, "loss_function", looking_ahead)
+    monkeypatch.setattr(mask_check, "loss_function", looking_ahead)
     leaks = {path.path: path.leak for path in check_mask(make_model()).paths}
     assert [name for name, leak in leaks.items() if leak] == [ENGINES[0]]
     assert leaks[ENGINES[0]].place == f"in what trains it, the {KERNELS} engine"
@@ -156,7 +162,7 @@ def test_leak_of_what_trains_alone_is_found(monkeypatch):
 
 def test_leak_of_what_generates_alone_is_found(monkeypatch):
     """A decoder that looks one position beyond the end of its row."""
-    sound = engine_check.TextReader.feed
+    sound = mask_check.TextReader.feed
 
     def careless(self, tokens):
         beyond = [
@@ -166,7 +172,7 @@ def test_leak_of_what_generates_alone_is_found(monkeypatch):
         ]
         return sound(self, tokens) + torch.stack(beyond).sum()
 
-    monkeypatch.setattr(engine_check.TextReader, "feed", careless)
+    monkeypatch.setattr(mask_check.TextReader, "feed", careless)
     leaks = {path.path: path.leak for path in check_mask(make_model()).paths}
     assert [name for name, leak in leaks.items() if leak] == [ENGINES[1]]
 
@@ -181,7 +187,7 @@ def test_cache_that_forgets_one_too_few_is_found(monkeypatch):
         def truncate(self, lengths):
             sound(self, torch.minimum(lengths + 1, self.lengths))
 
-    monkeypatch.setattr("minitx.model.KVCache", Roomy)
+    monkeypatch.setattr(mask_check, "KVCache", Roomy)
     monkeypatch.setattr(mask_check, "MAX_LENGTH", 24)
     longer = dataclasses.replace(CONFIG, context_length=40)
     found = {path.path: path.leak for path in check_mask(make_model(longer)).paths}

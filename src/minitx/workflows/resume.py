@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from minitx.corpus import (
     split_corpus,
 )
 from minitx.corpus.encoded import DESCRIPTION, describe_change, kept_split, read_description
+from minitx.engine import choose_engine
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.files import read_bounded
 from minitx.tokenizer import Tokenizer
@@ -91,10 +93,13 @@ def resume(request: ResumeRequest, observers: Sequence[TrainingObserver]) -> Fin
             run.clear_leftovers()
             for observer in observers:
                 observer.observe(Phase("reading the checkpoint"))
-            session = _open_session(run, request)
-            for observer in observers:
-                observer.observe(Phase(""))
-            end: RunEnd = run_session(session, observers, stop)
+            try:
+                session = _open_session(run, request)
+                for observer in observers:
+                    observer.observe(Phase(""))
+                end: RunEnd = run_session(session, observers, stop)
+            finally:
+                shutil.rmtree(run.new_data, ignore_errors=True)
     return FinishedRun(run.path, end)
 
 
@@ -116,9 +121,15 @@ def _open_session(run: RunDirectory, request: ResumeRequest) -> Session:
             "Restore run.toml, or resume from a copy of the run",
         )
     corpus = _corpus(run, config, loaded.tokenizer, checkpoint, request.allow_changed_corpus)
-    run.drop_after(state.step)
     kept = checkpoint / GOOD_STATES_FILE
-    run.write_config(config)
+
+    def commit() -> EncodedCorpus:
+        run.drop_after(state.step)
+        if corpus.directory == run.new_data:
+            run.adopt_new_data()
+        run.write_config(config)
+        return replace(corpus, directory=run.data)
+
     return Session(
         run=run,
         config=config,
@@ -127,6 +138,8 @@ def _open_session(run: RunDirectory, request: ResumeRequest) -> Session:
         tokenizer=loaded.tokenizer,
         model=loaded.model,
         compute=compute,
+        commit=commit,
+        engine=choose_engine(loaded.model, compute, config.train.engine),
         state=state,
         optimizer_tensors=_load_tensors(checkpoint / OPTIMIZER_FILE),
         diagnosis=_read_diagnosis(checkpoint / DIAGNOSIS_FILE),
@@ -200,7 +213,7 @@ def _corpus(
                 f"{describe_change(run.data, split)}",
                 "Restore it, or go on with the new text: --allow-changed-corpus",
             )
-        return encode_corpus(split, tokenizer, run.data)
+        return encode_corpus(split, tokenizer, run.new_data)
     try:
         kept = load_encoded(run.data)
         if kept.tokenizer_digest != tokenizer.digest or kept.digest != noted.digest:
@@ -216,7 +229,7 @@ def _corpus(
         if split is None:
             raise
         _log.warning("warning: %s; encoding the corpus again", error.what)
-        return encode_corpus(split, tokenizer, run.data)
+        return encode_corpus(split, tokenizer, run.new_data)
 
 
 def _present_split(config: RunConfig) -> Split | None:

@@ -34,23 +34,26 @@ def run_session(
         InstabilityError, InterruptedRunError, BadInputError: see `Trainer.run`.
     """
     keep_freed_memory()
-    config, compute = session.config.train, session.compute
-    model, corpus = session.model, session.corpus
+    config, compute, model = session.config.train, session.compute, session.model
     optimizer = make_optimizer(model, config, compute.dtype)
     restore_optimizer(session, optimizer)
+    for name in session.loggers:
+        LOGGERS.get(name)
     with contextlib.ExitStack() as stack:
         writer = CheckpointWriter(session.run, config.keep_checkpoints)
         stack.push(_finish(writer))
-        observer = stack.enter_context(_observers(session, observers))
         batches = stack.enter_context(
             PrefetchedBatches(
-                corpus.train_ids,
+                session.corpus.train_ids,
                 model.config.context_length,
                 config.batch_size,
                 config.seed,
                 compute.device,
             )
         )
+        session = session.committed()
+        corpus = session.corpus
+        observer = stack.enter_context(_observers(session, observers))
         detector = LiveDiagnosis(
             model, config, compute, batches, corpus.train_ids, corpus.holdout_ids, observer
         )

@@ -5,9 +5,9 @@ Both a new run and a resumed one are a session; they differ in where model and s
 
 from __future__ import annotations
 
-import functools
 import platform
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,6 @@ from minitx.checkpoint.rundir import RunDirectory
 from minitx.compute import Compute, EngineChoice
 from minitx.config import RunConfig
 from minitx.corpus import EncodedCorpus
-from minitx.engine import choose_engine
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
 from minitx.training.observer import RunStart
@@ -38,10 +37,12 @@ class Session:
         tokenizer: of the corpus.
         model: on the device.
         compute: device and number format.
+        engine: what computes, and why.
         state: where the run stands.
         optimizer_tensors: saved moments; None for a new run.
         diagnosis: what `diagnosis.json` of the checkpoint says; empty for a new run.
         good_state_tensors: of the states that a rollback may return to.
+        commit: changes the run's files, and gives the corpus where it is then.
         loggers: names of those that note the run beside `metrics.jsonl`.
     """
 
@@ -52,20 +53,20 @@ class Session:
     tokenizer: Tokenizer
     model: Transformer
     compute: Compute
+    engine: EngineChoice
     state: TrainingState
     optimizer_tensors: dict[str, Tensor] | None = None
     diagnosis: dict[str, Any] = field(default_factory=dict)
     good_state_tensors: dict[str, Tensor] = field(default_factory=dict)
     loggers: tuple[str, ...] = ()
+    commit: Callable[[], EncodedCorpus] | None = None
 
-    @functools.cached_property
-    def engine(self) -> EngineChoice:
-        """What computes, and why.
+    def committed(self) -> Session:
+        """The session after the run's files were changed as it needs them.
 
-        Raises:
-            BadInputError: torch.compile was asked for where it can't be used.
+        Called when nothing can be refused any more: a refusal leaves every file as it was.
         """
-        return choose_engine(self.model, self.compute, self.config.train.engine)
+        return self if self.commit is None else replace(self, corpus=self.commit(), commit=None)
 
     def start(self) -> RunStart:
         """What observers are told before the first step."""

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from minitx.config import AttentionRequest, MapKind
-from minitx.inspection.attention_maps import most_looked_at, require_position
+from minitx.inspection.attention_maps import most_looked_at, require_existing
 from minitx.report.attention.attention_view import (
     ablation_table,
     heads_overview,
@@ -45,7 +45,7 @@ def position_of(study: AttentionStudy, request: AttentionRequest) -> int | None:
         return None
     n_tokens = len(study.ids)
     position = request.token + n_tokens if request.token < 0 else request.token
-    require_position(position if position >= 0 else request.token, n_tokens)
+    require_existing("token", position if position >= 0 else request.token, n_tokens)
     return position
 
 
