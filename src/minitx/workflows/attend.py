@@ -25,9 +25,8 @@ from minitx.inspection.ablation import Ablation, ablate_heads
 from minitx.inspection.attention_maps import (
     AttentionMaps,
     read_attention,
+    require_existing,
     require_fits,
-    require_head,
-    require_layer,
 )
 from minitx.inspection.head_roles import HeadRole, HeadRoles, read_roles
 from minitx.inspection.logit_lens import LogitLens, read_logit_lens
@@ -145,9 +144,9 @@ class AttentionStudy(Shown):
         """
         config = self.model.config
         if layer is not None:
-            require_layer(layer, config.n_layers)
+            require_existing("layer", layer, config.n_layers)
         if head is not None:
-            require_head(head, config.n_heads)
+            require_existing("head", head, config.n_heads)
         if layer is not None and head is not None:
             return HeadChoice(layer, head, None)
         fitting = tuple(
@@ -227,9 +226,9 @@ def choose_maps(
     """
     n_layers, n_heads = study.model.config.n_layers, study.model.config.n_heads
     if isinstance(layer, int):
-        require_layer(layer, n_layers)
+        require_existing("layer", layer, n_layers)
     if isinstance(head, int):
-        require_head(head, n_heads)
+        require_existing("head", head, n_heads)
     if kind in ("average", "rollout"):
         if head is not None:
             raise BadInputError(f"--{kind} takes all heads together", "Leave out --head")
