@@ -134,7 +134,7 @@ def choose_dtype(name: DTypeName | str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if speedup >= WORTHWHILE_SPEEDUP else torch.float32
 
 
-def choose_compute(device: str, dtype: str, threads: int) -> Compute:
+def choose_compute(device: str, dtype: str, threads: int = 0) -> Compute:
     """A device and a format of those names; torch then works on so many threads, if not on 0.
 
     Raises:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minitx.checkpoint.rundir import find_run
-from minitx.compute import Compute, choose_dtype
+from minitx.compute import choose_compute
 from minitx.config import Index, MapKind
 from minitx.errors import BadInputError
 from minitx.inspection.ablation import Ablation, ablate_heads
@@ -132,8 +132,8 @@ class AttentionStudy(Shown):
         run = find_run(self.checkpoint)
         if run is None:
             return check_mask(self.model, self.ids)
-        train, device = run.read_config().train, self.model.embedding.weight.device
-        compute = Compute(device, choose_dtype(train.dtype, device))
+        train = run.read_config().train
+        compute = choose_compute(self.model.embedding.weight.device.type, train.dtype)
         return check_mask(self.model, self.ids, compute=compute, engine=train.engine)
 
     def choose(self, layer: int | None = None, head: int | None = None) -> HeadChoice:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from minitx.checkpoint import load_model
 from minitx.checkpoint.rundir import RunDirectory
-from minitx.compute import Compute, choose_dtype
+from minitx.compute import choose_compute
 from minitx.corpus import load_encoded
 from minitx.diagnosis.results import Check, Diagnosis, Seen
 from minitx.diagnosis.review import merged_seen, review_metrics, review_model
@@ -17,8 +17,7 @@ from minitx.training.logging.metrics_file import read_metrics
 def diagnose(path: Path | None) -> Diagnosis:
     """Look at the metrics and the last checkpoint of a run; nothing in it is changed.
 
-    Args:
-        path: a run, or one of its checkpoints; None for the newest run.
+    Without a path it is the newest run.
 
     Raises:
         BadInputError: there is no such run, or it has neither metrics nor a checkpoint.
@@ -52,15 +51,10 @@ def diagnose(path: Path | None) -> Diagnosis:
     else:
         step = int(checkpoint.name.removeprefix("step-"))
         checks.append(Check("checkpoint", f"step {step:,}"))
-        device = loaded.model.embedding.weight.device
+        compute, engine = choose_compute("cpu", config.train.dtype), config.train.engine
+        judge_fit = finished and not findings
         inside, looked = review_model(
-            loaded.model,
-            loaded.tokenizer,
-            corpus,
-            step,
-            Compute(device, choose_dtype(config.train.dtype, device)),
-            config.train.engine,
-            judge_fit=finished and not findings,
+            loaded.model, loaded.tokenizer, corpus, step, compute, engine, judge_fit=judge_fit
         )
         findings, checks = merged_seen(findings, inside), [*checks, *looked]
     return Diagnosis(run.path, checkpoint, tuple(findings), tuple(checks))

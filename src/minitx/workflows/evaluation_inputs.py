@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from minitx.checkpoint.rundir import RunDirectory, find_run
-from minitx.compute import Compute, choose_dtype
+from minitx.compute import Compute, choose_compute
 from minitx.corpus import EncodedCorpus, encode_file, load_encoded
 from minitx.corpus.encoded_file import blocks_of
 from minitx.corpus.readers.plain_text import decoded
@@ -101,7 +100,7 @@ def find_subject(
             "Restore the data directory of the run",
         )
     device = next(loaded.model.parameters()).device
-    compute = Compute(device, torch.float32 if dtype == "auto" else choose_dtype(dtype, device))
+    compute = choose_compute(device.type, "float32" if dtype == "auto" else dtype)
     return Subject(loaded, compute, quantize, run, corpus)
 
 

@@ -26,19 +26,15 @@ def prompts_of(request: GenerationRequest, stdin: TextIO | None) -> list[str]:
     if request.interactive:
         return []
     if request.prompt_file is not None:
-        return read_prompts(request.prompt_file)
+        return _read_prompts(request.prompt_file)
     if request.prompt is not None:
         return [request.prompt]
     fix = 'Give one with --prompt "To be", or --interactive'
     return [piped_text(stdin, "there is no prompt", fix)]
 
 
-def read_prompts(path: Path) -> list[str]:
-    """Prompts of a file: each line's `prompt` in a ``.jsonl``, the whole text of any other.
-
-    Raises:
-        BadInputError: it can't be read, or a line is not an object with a `prompt`.
-    """
+def _read_prompts(path: Path) -> list[str]:
+    """Prompts of a file: each line's `prompt` in a ``.jsonl``, the whole text of any other."""
     try:
         # Some files (/dev/zero) tell no size and have no end.
         if path.is_char_device() or path.is_block_device():
@@ -56,8 +52,20 @@ def read_prompts(path: Path) -> list[str]:
         ) from None
     if path.suffix != ".jsonl":
         return [text]
-    lines = enumerate(text.splitlines(), start=1)
-    prompts = [_prompt_of(path, number, line) for number, line in lines if line.strip()]
+    prompts = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            prompt = json.loads(line)["prompt"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            prompt = None
+        if not isinstance(prompt, str):
+            raise BadInputError(
+                f"line {number} of {path} is not a JSON object with a prompt",
+                'Write lines like {"prompt": "To be"}',
+            )
+        prompts.append(prompt)
     if not prompts:
         raise BadInputError(f"prompt file {path} is empty", 'Write lines like {"prompt": "..."}')
     return prompts
@@ -105,16 +113,3 @@ def in_batches(
     """
     for start in range(0, len(prompts), size):
         yield from model.sample(prompts[start : start + size], config, record_probabilities=True)
-
-
-def _prompt_of(path: Path, number: int, line: str) -> str:
-    try:
-        prompt = json.loads(line)["prompt"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        prompt = None
-    if not isinstance(prompt, str):
-        raise BadInputError(
-            f"line {number} of {path} is not a JSON object with a prompt",
-            'Write lines like {"prompt": "To be"}',
-        )
-    return prompt

@@ -90,8 +90,16 @@ def gather(
     stories = tuple(gather_run(run, told, progress) for run in runs)
     if not settings.eval:
         return Stories(stories, left_out="--no-eval was given")
-    comparison, reason = _compared(stories, settings, progress)
-    return Stories(stories, comparison, reason)
+    checkpoints: list[Path] = []
+    for story in stories:
+        if story.checkpoint is None:
+            return Stories(stories, left_out=f"run {story.run.path} has no checkpoint yet")
+        checkpoints.append(story.checkpoint)
+    how = EvaluationSettings(max_tokens=settings.max_tokens, device=settings.device)
+    try:
+        return Stories(stories, compare_checkpoints(checkpoints, None, how, progress))
+    except MinitxError as error:
+        return Stories(stories, left_out=error.what)
 
 
 def gather_run(
@@ -151,18 +159,3 @@ def gather_run(
     return RunStory(
         run, config, history, corpus, checkpoint, digest, made_with, holdout, study, left_out
     )
-
-
-def _compared(
-    stories: Sequence[RunStory], settings: ReportSettings, progress: Progress
-) -> tuple[ComparisonReport | None, str | None]:
-    checkpoints: list[Path] = []
-    for story in stories:
-        if story.checkpoint is None:
-            return None, f"run {story.run.path} has no checkpoint yet"
-        checkpoints.append(story.checkpoint)
-    how = EvaluationSettings(max_tokens=settings.max_tokens, device=settings.device)
-    try:
-        return compare_checkpoints(checkpoints, None, how, progress), None
-    except MinitxError as error:
-        return None, error.what
