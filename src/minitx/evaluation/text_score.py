@@ -38,24 +38,20 @@ class ScoredText:
     """A text to score.
 
     Attributes:
-        name: `holdout`, or the name of a file.
         ids: `(tokens,)`, perhaps a memory map.
-        n_unknown: tokens that stand for what the vocabulary lacks.
         content: `(bytes,)` the text in UTF-8, perhaps a memory map.
         is_holdout: whether the model's run kept the text for this.
     """
 
-    name: str
+    figures: TextFigures
     ids: IdArray
-    size: TextSize
-    n_unknown: int
     content: ByteArray
     is_holdout: bool
 
-    def figures(self) -> TextFigures:
-        """Which text it is."""
-        n_bytes, n_characters = self.size.n_bytes, self.size.n_characters
-        return TextFigures(self.name, len(self.ids), n_bytes, n_characters, self.n_unknown)
+    @property
+    def size(self) -> TextSize:
+        """Of all of it."""
+        return TextSize(self.figures.bytes, self.figures.characters)
 
 
 @dataclass(frozen=True)

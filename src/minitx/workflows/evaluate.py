@@ -244,7 +244,7 @@ class _Evaluation:
         scored = self._score(self.windows, detailed)
         report = HoldoutReport(
             model=self.subject.figures(),
-            text=self.text.figures(),
+            text=self.text.figures,
             plain=scored.figures,
             strided=self._strided(),
             train_loss=self._train_loss(scored.figures.tokens_scored),
@@ -264,7 +264,7 @@ class _Evaluation:
             counts = count_ids(train_ids, loaded.tokenizer.vocab_size)
         if detailed and self.settings.baselines:
             n_beginning = ids_within(ids, token_sizes(loaded.tokenizer), MOST_BYTES)
-        name = f"scoring {self.text.name}"
+        name = f"scoring {self.text.figures.name}"
         if windows.stride != windows.context_length:
             name += f", stride {windows.stride}"
         told = self._counter(name, len(ids), windows)

@@ -11,12 +11,12 @@ import numpy as np
 from minitx.checkpoint.rundir import RunDirectory, find_run
 from minitx.compute import Compute, choose_compute
 from minitx.corpus import EncodedCorpus, encode_file, load_encoded
+from minitx.corpus.encoded import PartCounts
 from minitx.corpus.encoded_file import blocks_of
 from minitx.corpus.readers.plain_text import decoded
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.evaluation.arrays import ByteArray, IdArray
-from minitx.evaluation.bits import TextSize
-from minitx.evaluation.holdout_figures import ModelFigures
+from minitx.evaluation.holdout_figures import ModelFigures, TextFigures
 from minitx.evaluation.text_score import ScoredText
 from minitx.files import file_digest
 from minitx.tokenizer import Tokenizer
@@ -145,11 +145,15 @@ def holdout_text(subject: Subject, unknown: str) -> ScoredText:
     """
     corpus = subject.corpus
     assert corpus is not None
-    counts, content = corpus.holdout, np.memmap(corpus.directory / "holdout.txt", np.uint8, "r")
-    size = TextSize(counts.bytes, counts.characters)
-    text = ScoredText("holdout", corpus.holdout_ids, size, counts.unknown, content, is_holdout=True)
+    figures = _figures("holdout", corpus.holdout)
+    content = np.memmap(corpus.directory / "holdout.txt", np.uint8, "r")
+    text = ScoredText(figures, corpus.holdout_ids, content, is_holdout=True)
     _require_known(subject.loaded.tokenizer, "the holdout", text, unknown)
     return text
+
+
+def _figures(name: str, counts: PartCounts) -> TextFigures:
+    return TextFigures(name, counts.tokens, counts.bytes, counts.characters, counts.unknown)
 
 
 def file_text(subject: Subject, source: str, unknown: str) -> ScoredText:
@@ -172,21 +176,22 @@ def file_text(subject: Subject, source: str, unknown: str) -> ScoredText:
             f"{source} is 1 token long, which can't be scored: nothing comes before it",
             "Give a text of at least 2 tokens",
         )
-    name, size = Path(source).name, TextSize(counts.bytes, counts.characters)
-    text = ScoredText(name, encoded.ids, size, counts.unknown, encoded.content, is_holdout=False)
+    figures = _figures(Path(source).name, counts)
+    text = ScoredText(figures, encoded.ids, encoded.content, is_holdout=False)
     _require_known(tokenizer, source, text, unknown)
     return text
 
 
 def _require_known(tokenizer: Tokenizer, name: str, text: ScoredText, unknown: str) -> None:
     # A vocabulary of words is never complete; one of characters is expected to be.
-    if not text.n_unknown or unknown == "replace" or tokenizer.kind != "char":
+    n_unknown = text.figures.unknown_tokens
+    if not n_unknown or unknown == "replace" or tokenizer.kind != "char":
         return
     for part in decoded(blocks_of(text.content), name):
         if characters := tokenizer.unknown_characters(part):
             break
     raise BadInputError(
-        f"{name} has {text.n_unknown:,} character{'s' if text.n_unknown > 1 else ''} that the "
+        f"{name} has {n_unknown:,} character{'s' if n_unknown > 1 else ''} that the "
         f"char tokenizer does not know, the first {characters[0]!r} (U+{ord(characters[0]):04X})",
         "Give --unknown replace to score them as <unk>, or train with --kind bpe",
     )
