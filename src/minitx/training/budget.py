@@ -101,11 +101,7 @@ def decided_steps(
     """Decide, after `step` steps, whether the decay has to begin now.
 
     Args:
-        config: of the schedule.
-        step: steps done.
         affordable: steps of the longest run that ends in time (`Pace.affordable`).
-        seconds_used: of the budget.
-        seconds_left: until the budget ends.
 
     Returns:
         The number of steps of the whole run, or None to go on at the plateau. Never more than
@@ -147,13 +143,6 @@ def corrected_steps(
 ) -> int | None:
     """Decide, in the decay, whether it has to end at another step than was decided before.
 
-    Args:
-        config: with at least one decision.
-        step: steps done.
-        pace: of the rest of the run.
-        seconds_left: until the budget ends.
-        budget: in seconds.
-
     Returns:
         The number of steps of the whole run, or None to leave it.
     """
@@ -169,11 +158,8 @@ class BudgetController:
     """Decides while a run goes on how many steps it has, and says how much time they will take.
 
     Args:
-        config: of the run, as it begins or is resumed.
-        state: of the run; its `steps` are changed in place.
-        clock: of the run.
+        state: its `steps` are changed in place.
         hooks: to time an evaluation, and to save decisions.
-        observer: told of decisions.
         step_tokens: tokens of an optimizer step.
     """
 
@@ -197,11 +183,7 @@ class BudgetController:
         self._last_check = left, state.steps - state.step
 
     def after_step(self, config: TrainConfig) -> TrainConfig:
-        """Decide how many steps there are, if it is time to.
-
-        Returns:
-            The configuration, with the decision if there is one.
-        """
+        """The configuration, with a decision on the number of steps if it is time for one."""
         state, budget = self._state, config.budget_seconds
         if state.steps_decided or budget is None:
             return config
@@ -284,12 +266,6 @@ class BudgetController:
         decisions = (*config.step_decisions, (state.step, state.steps))
         config = replace(config, steps=state.steps, step_decisions=decisions)
         self._hooks.save_config(config)
-        self._observer.observe(
-            Event(
-                step=state.step,
-                name="steps-settled",
-                severity="info",
-                message=f"{state.steps:,} steps fit the time budget; {consequence}",
-            )
-        )
+        message = f"{state.steps:,} steps fit the time budget; {consequence}"
+        self._observer.observe(Event(state.step, "steps-settled", "info", message))
         return config

@@ -12,12 +12,7 @@ from minitx.training.state import TrainingState
 
 @dataclass(frozen=True)
 class HoldoutLoss:
-    """What an evaluation measured.
-
-    Attributes:
-        loss: nats per token.
-        bits_per_byte: the same loss, in bits per byte of the text.
-    """
+    """What an evaluation measured: nats per token, and the same in bits per byte of the text."""
 
     loss: float
     bits_per_byte: float
