@@ -27,10 +27,10 @@ class Batches:
 
     def __getitem__(self, number: int) -> Batch:
         """Batch `number`: inputs and targets, each `(batch, seq)` of int64."""
-        return self._moved(self._drawn(number))
+        return self._moved(self._prepared(number))
 
-    def _drawn(self, number: int) -> Batch:
-        # Still in the memory of the processor.
+    def _prepared(self, number: int) -> Batch:
+        # Where it is drawn: in the memory of the processor.
         starts = self._sampler.starts(number * self._batch_size, self._batch_size)
         inputs, targets = map(torch.from_numpy, gather(self._ids, starts, self._context_length))
         if self._device.type == "cuda":
@@ -64,7 +64,7 @@ class PrefetchedBatches(Batches):
         if self._ahead is not None and self._ahead[0] == number:
             asked = self._ahead[1]
         else:
-            asked = self._thread.submit(self._drawn, number)
-        self._ahead = (number + 1, self._thread.submit(self._drawn, number + 1))
+            asked = self._thread.submit(self._prepared, number)
+        self._ahead = (number + 1, self._thread.submit(self._prepared, number + 1))
         # The copy to a device is asked for here, so that it comes before the step in its order.
         return self._moved(asked.result())

@@ -141,11 +141,7 @@ def _steps_by_time(
 def corrected_steps(
     config: TrainConfig, step: int, pace: Pace, seconds_left: float, budget: float
 ) -> int | None:
-    """Decide, in the decay, whether it has to end at another step than was decided before.
-
-    Returns:
-        The number of steps of the whole run, or None to leave it.
-    """
+    """Steps of the whole run if the decay has to end at another than was decided; else None."""
     steps = config.step_decisions[-1][1]
     fitting = max(step + 1, pace.affordable(step, seconds_left))
     if config.max_steps:

@@ -27,7 +27,6 @@ class RunHooks:
     """What the loop calls to evaluate, to show a sample and to save, and what it has to know.
 
     Attributes:
-        run: its directory, for messages.
         evaluate: scores the holdout: as during the run, or (given True) as after the last step;
             the latter may raise `StopEvaluation`.
         sample: prompt and continuation drawn from the model, to show.

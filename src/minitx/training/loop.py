@@ -46,9 +46,7 @@ RATE_AFTER_ROLLBACK = 0.5
 class Trainer:
     """Trains a model, in place, from where its state stands to its last step.
 
-    Attributes:
-        good_states: to go back to; None unless the policy is `rollback`.
-        now: a clock, in seconds.
+    Good states are there if the policy is `rollback`; `now` is a clock, in seconds.
     """
 
     model: Transformer

@@ -44,10 +44,6 @@ class MetricsFile(TrainingObserver):
     has at most its last line torn. An existing file is first cut back to what `first_step` keeps:
     `repair_metrics`.
 
-    Args:
-        path: the file; its directory exists.
-        first_step: steps already done, 0 for a new run.
-
     Raises:
         BadInputError: if the file can't be opened or, later, written.
     """

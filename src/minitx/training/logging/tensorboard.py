@@ -27,11 +27,7 @@ def tensorboard_of_run(run: Path, first_step: int) -> TensorBoardLogger:
 
 
 class TensorBoardLogger(TrainingObserver):
-    """Writes the same figures as TensorBoard event files.
-
-    Args:
-        directory: where the event files go.
-        first_step: steps already done; what an earlier session wrote past it is hidden.
+    """Writes event files; what an earlier session wrote past `first_step` is hidden.
 
     Raises:
         BadInputError: if tensorboard is not installed.
