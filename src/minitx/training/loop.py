@@ -107,7 +107,8 @@ class Trainer:
                 compiling = False
             if learned and (self._is_due(config.log_every) or state.step == 1):
                 self._report_step()
-            self.config = self._budget.after_step(self.config)
+            self._budget.after_step()
+            self.config = self._budget.config
             if self._is_due(config.evaluate_every) or state.step == state.steps:
                 with self._clock.timing("evaluation"):
                     self._evaluate()
@@ -184,18 +185,14 @@ class Trainer:
         state.rate_scale *= RATE_AFTER_ROLLBACK
         # The count of steps goes on, and the batches with it: what was learned from the batches
         # since then is gone, and they do not come again.
-        self.observer.observe(
-            Event(
-                step=state.step,
-                name="rollback",
-                severity="warning",
-                message=f"weights and optimizer are back at step {good_step:,}; the batches of "
-                f"steps {good_step + 1:,} to {state.step:,} are skipped, and from here on the "
-                f"learning rate is {state.rate_scale:g} times the planned one",
-                fix=f"Nothing for now: this was rollback {state.rollbacks} of at most "
-                f"{self.config.max_rollbacks}. {anomaly.fix}",
-            )
+        message = (
+            f"weights and optimizer are back at step {good_step:,}; the batches of steps "
+            f"{good_step + 1:,} to {state.step:,} are skipped, and from here on the learning rate "
+            f"is {state.rate_scale:g} times the planned one"
         )
+        count = f"rollback {state.rollbacks} of at most {self.config.max_rollbacks}"
+        fix = f"Nothing for now: this was {count}. {anomaly.fix}"
+        self.observer.observe(Event(state.step, "rollback", "warning", message, fix))
 
     def _fail(self, anomaly: Anomaly) -> NoReturn:
         saved = f"the checkpoint of step {self._saved_step:,} is whole"
@@ -223,7 +220,7 @@ class Trainer:
                 tokens=state.tokens,
                 tokens_per_second=tokens_per_step / max(seconds_per_step, 1e-9),
                 elapsed_seconds=self._clock.elapsed(),
-                seconds_left=self._budget.seconds_left(config),
+                seconds_left=self._budget.seconds_left(),
             )
         )
 
