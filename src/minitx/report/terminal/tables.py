@@ -19,13 +19,9 @@ def table(
     numbers: Collection[int] = (),
     **look: Any,
 ) -> Table:
-    """A table with a line below its header.
+    """A table with a line below its header; cells are cut where they do not fit.
 
-    Args:
-        names: of the columns, whose cells are cut where they do not fit.
-        rows: cells; more can be added.
-        numbers: columns that are set flush right.
-        look: further arguments of `rich.table.Table`.
+    The columns in `numbers` are set flush right; `look` is passed on to `rich.table.Table`.
     """
     made = Table(**{"box": box.SIMPLE_HEAD, "pad_edge": False, **look})
     for i, name in enumerate(names):

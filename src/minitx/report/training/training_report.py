@@ -22,6 +22,7 @@ from minitx.training.observer import (
     RunEnd,
     RunStart,
     StepReport,
+    TrainingEvent,
     TrainingObserver,
     perplexity,
 )
@@ -48,10 +49,14 @@ class TrainingRecord(TrainingObserver):
         self.end: RunEnd | None = None
         self.changes = 0
 
+    def observe(self, event: TrainingEvent) -> None:
+        """Count what is told."""
+        self.changes += 1
+        super().observe(event)
+
     def on_start(self, start: RunStart) -> None:
         """Remember the run; if it is resumed, read what happened before."""
         self.start = start
-        self.changes += 1
         if start.first_step:
             with contextlib.suppress(OSError):
                 for record in read_metrics(start.run / "metrics.jsonl"):
@@ -62,23 +67,19 @@ class TrainingRecord(TrainingObserver):
         """Add to the curve."""
         self.latest = report
         self.train.add(report.step, report.loss)
-        self.changes += 1
 
     def on_evaluation(self, report: EvaluationReport) -> None:
         """Add to the table."""
         self.evaluations.append(report)
-        self.changes += 1
 
     def on_event(self, event: Event) -> None:
         """Count it with those of the same name."""
         _, times = self.events.pop(event.name, (event, 0))
         self.events[event.name] = (event, times + 1)
-        self.changes += 1
 
     def on_end(self, end: RunEnd) -> None:
         """Remember how it ended."""
         self.end = end
-        self.changes += 1
 
     def _recall(self, line: dict[str, Any]) -> None:
         # A line written by another version may lack a key: then it is not shown.
