@@ -31,10 +31,10 @@ def table(
     return made
 
 
-def labelled(rows: Iterable[tuple[str, str]], width: int = 12) -> Table:
+def labelled(rows: Iterable[tuple[str, str]]) -> Table:
     """Dim labels of one width, each with a text that is wrapped beside it."""
     made = Table.grid(padding=(0, 2))
-    made.add_column(width=width, style="dim")
+    made.add_column(width=12, style="dim")
     made.add_column()
     for label, text in rows:
         made.add_row(label, Text(text))
