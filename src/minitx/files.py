@@ -12,9 +12,15 @@ import hashlib
 import json
 import os
 import stat
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 SMALL_FILE = 1 << 20
 """Bytes that a file of settings or counts may have."""
@@ -93,11 +99,8 @@ def _open_without_waiting(path: str, flags: int) -> int:
 def read_bounded(path: Path, largest: int = SMALL_FILE, *, plain: bool = True) -> bytes:
     """Content of a file of at most `largest` bytes; never more than that is read.
 
-    Args:
-        path: of the file.
-        largest: bytes.
-        plain: refuse pipes and devices, as fits the files of a run. What a person names may be a
-            pipe.
+    Unless `plain` is false, pipes and devices are refused, as fits the files of a run. What a
+    person names may be a pipe.
 
     Raises:
         OSError: it can't be opened or read.
@@ -129,6 +132,15 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("it is not a JSON object")
     return content
+
+
+def toml_tables(text: str) -> dict[str, Any]:
+    """Tables of a TOML text.
+
+    Raises:
+        ValueError: it is no TOML.
+    """
+    return tomllib.loads(text)
 
 
 def json_bytes(content: dict[str, Any]) -> bytes:

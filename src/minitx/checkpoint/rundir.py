@@ -17,7 +17,6 @@ import hashlib
 import logging
 import re
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -29,12 +28,13 @@ from minitx.config import RunConfig
 from minitx.config.run_config import TABLES
 from minitx.config.toml import build, dump_toml
 from minitx.errors import BadInputError, DamagedFileError
-from minitx.files import describe_damage, read_bounded, sync_directory, write_atomically
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from minitx.files import (
+    describe_damage,
+    toml_tables,
+    read_bounded,
+    sync_directory,
+    write_atomically,
+)
 
 Which = Literal["best", "last"]
 
@@ -268,7 +268,7 @@ def read_config(path: Path) -> RunConfig:
         digest = hashlib.sha256(content[: max(0, tables_end)]).hexdigest()
         if content[tables_end:] != f"{_CONFIG_DIGEST}{digest}\n".encode():
             raise ValueError("its digest differs")
-        tables: dict[str, Any] = tomllib.loads(content.decode("utf-8"))
+        tables: dict[str, Any] = toml_tables(content.decode("utf-8"))
         for name, kind in TABLES.items():
             tables[name] = build(kind, tables[name], f"{path} [{name}]")
         return RunConfig(**{name: tables[name] for name in TABLES})

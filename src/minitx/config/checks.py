@@ -7,16 +7,11 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from minitx.errors import BadInputError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from minitx.files import toml_tables
 
 _SPAN = re.compile(
     r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?"
@@ -52,11 +47,7 @@ def require_one_of(name: str, value: str, allowed: Sequence[str]) -> None:
 
 
 def parse_duration(name: str, text: str) -> float:
-    """Seconds in a time span; a bare number is seconds.
-
-    Args:
-        name: of the flag, for the error.
-        text: for example ``90s``, ``3m``, ``1h30m``, ``45``.
+    """Seconds in a time span like ``90s``, ``3m`` or ``1h30m``; a bare number is seconds.
 
     Raises:
         BadInputError: it is not a time span, or one of no length.
@@ -88,8 +79,8 @@ def parse_setting(name: str, text: str) -> tuple[str, Any]:
     if not (key and equals):
         raise BadInputError(f"{name} is {text!r}", "Write a key and a value, like nesterov=true")
     try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        return key.strip(), toml_tables(f"value = {value}")["value"]
+    except ValueError:
         return key.strip(), value
 
 

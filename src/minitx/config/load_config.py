@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 from minitx.config.options import LOADED, Config, option
 from minitx.config.train_config import DeviceName, DTypeName
@@ -19,10 +19,8 @@ MOST_TOKENS = 10**15
 
 
 @dataclass(frozen=True)
-class LoadConfig(Config):
+class LoadConfig(Config, named_by_flags=True):
     """Which checkpoint of a run is loaded, and how."""
-
-    named_by_flags: ClassVar[bool] = True
 
     checkpoint: CheckpointName = option("best", "Which checkpoint of a run.", LOADED)
     device: DeviceName = option("auto", "Where to compute.", LOADED)
@@ -33,10 +31,8 @@ class LoadConfig(Config):
 
 
 @dataclass(frozen=True)
-class EvaluationSettings(Config):
+class EvaluationSettings(Config, named_by_flags=True):
     """How a text is scored, and what else is measured."""
-
-    named_by_flags: ClassVar[bool] = True
 
     context_length: int | None = option(
         None, "Largest number of tokens a prediction sees; the model's if left out.", flag="context"
@@ -68,10 +64,8 @@ class EvaluationSettings(Config):
 
 
 @dataclass(frozen=True)
-class ReportSettings(Config):
+class ReportSettings(Config, named_by_flags=True):
     """What a report has beside what training recorded."""
-
-    named_by_flags: ClassVar[bool] = True
 
     eval: bool = option(True, "Measure the holdout anew, with baselines and details.")
     attn: bool = option(True, "Show what the model looks at.")

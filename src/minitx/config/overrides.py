@@ -26,10 +26,9 @@ _ALTERNATIVES = {"steps": "budget_seconds", "budget_seconds": "steps"}
 
 
 def tables_from_options(**options: Any) -> Tables:
-    """Sort words of the command line into the tables of `run.toml`.
+    """Sort words of the command line, like ``steps=200, layers=2, budget="3m"``, into tables.
 
-    Args:
-        options: for example ``steps=200, layers=2, budget="3m"``; None is as if left out.
+    A value of None is as if left out.
 
     Raises:
         BadInputError: a word is not known, or its value can't be read.
@@ -53,12 +52,7 @@ def tables_from_options(**options: Any) -> Tables:
 
 
 def config_from_options(config: type[C], options: dict[str, Any], **more: Any) -> C:
-    """Make a config from those words of the command line that are its own.
-
-    Args:
-        config: which.
-        options: as in `tables_from_options`; words of other configs are passed over.
-        more: values of further fields.
+    """Make a config from those words of the command line that are its own, and further fields.
 
     Raises:
         BadInputError: a value can't be read, is out of range, or does not fit another.
@@ -80,14 +74,7 @@ def values_of(config: type[Config], options: dict[str, Any]) -> Overrides:
 
 
 def merged(file: Path | None, overrides: Tables) -> Tables:
-    """Put words of the command line over a file.
-
-    Args:
-        file: a TOML file with any of the tables of `run.toml`; None for none.
-        overrides: from `tables_from_options`; a value of None was not given.
-
-    Returns:
-        The four tables, with only what was given.
+    """Put words of the command line over a TOML file with any of the tables of `run.toml`.
 
     Raises:
         BadInputError: the file has an unknown table or key, or a value of a wrong type.
