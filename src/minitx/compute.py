@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import mmap
 import sys
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from minitx.config.train_config import DeviceName, DTypeName, EngineName
 from minitx.errors import BadInputError
@@ -27,6 +30,8 @@ _MATRIX = 768
 # beyond this size is given back.
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 _LARGEST_KEPT = 2**30
+_CACHE_LINE = 64
+_OWN_PAGES_FROM = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,24 @@ def keep_freed_memory() -> bool:
         return False
     settings = ((_MMAP_THRESHOLD, _LARGEST_KEPT), (_TRIM_THRESHOLD, _LARGEST_KEPT))
     return all(mallopt(parameter, value) == 1 for parameter, value in settings)
+
+
+def aligned_zeros(n_bytes: int) -> Tensor:
+    """Bytes that begin with a cache line, so that few vectors lie across two, `(n_bytes,)` uint8.
+
+    They take no time and no memory until they are written to. Large ones lie in large pages where
+    the system has them, and go back to it as soon as nobody holds them.
+    """
+    if n_bytes >= _OWN_PAGES_FROM and hasattr(mmap, "MAP_ANONYMOUS"):
+        # The allocator would keep pieces of stores that grow and go for later.
+        pages = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with contextlib.suppress(OSError):
+                pages.madvise(mmap.MADV_HUGEPAGE)
+        return torch.frombuffer(pages, dtype=torch.uint8)
+    raw = np.zeros(n_bytes + _CACHE_LINE, np.uint8)
+    first = -raw.ctypes.data % _CACHE_LINE
+    return torch.from_numpy(raw[first : first + n_bytes])
 
 
 def _has_mps() -> bool:

@@ -21,7 +21,7 @@ from minitx.errors import BadInputError
 from minitx.evaluation.holdout_figures import HoldoutReport
 from minitx.generation import stream
 from minitx.inspection.attention_maps import AttentionMaps, read_attention, require_fits
-from minitx.inspection.evaluating import evaluating
+from minitx.model import evaluating
 from minitx.report.evaluation.evaluation_progress import EvaluationProgress
 from minitx.report.training.training_view import choose_view
 from minitx.training.memory import refuse_too_large

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from minitx import fast
 from minitx.config import ModelConfig
-from minitx.fast import blocks, head, support
+from minitx.fast import head, support, whole_blocks
 from minitx.fast.library import has_bfloat16_products
 from minitx.inspection.ablation import head_off
 from minitx.model import Trace, Transformer, transformer
@@ -60,7 +60,7 @@ def batch_of(model, batch, seq, seed=0):
 def taken(monkeypatch):
     """Counts calls of the blocks' and the head's kernel."""
     calls = {"blocks": 0, "head": 0}
-    run, loss = blocks.run, head.loss
+    run, loss = whole_blocks.run, head.loss
 
     def counted_run(*given):
         calls["blocks"] += 1
@@ -70,7 +70,7 @@ def taken(monkeypatch):
         calls["head"] += 1
         return loss(*given)
 
-    monkeypatch.setattr(blocks, "run", counted_run)
+    monkeypatch.setattr(whole_blocks, "run", counted_run)
     monkeypatch.setattr(head, "loss", counted_loss)
     return calls
 
@@ -173,7 +173,7 @@ def test_nothing_of_a_later_token_reaches_an_earlier_position(changed):
         x = x.clone().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16):
             assert support.takes_whole_blocks(model, x)
-            out = blocks.run(model, x)
+            out = whole_blocks.run(model, x)
         out[:, :changed].sum().backward()
         return out.detach(), x.grad
 
@@ -301,7 +301,7 @@ def blocks_after(model, stream, seed, above=None):
     torch.manual_seed(seed)
     with torch.autocast("cpu", torch.bfloat16):
         assert support.takes_whole_blocks(model, x)
-        out = blocks.run(model, x)
+        out = whole_blocks.run(model, x)
     model.zero_grad()
     out.backward(torch.ones_like(out) if above is None else above)
     return out.detach(), x.grad

@@ -30,8 +30,8 @@ class Lion(Optimizer):
 
     @dataclass(frozen=True)
     class Options(Config):
-        beta: float = option(0.9, "How much of the update is from earlier steps.", low=0, high=1)
-        decay: float = option(0.99, "Of the running gradient.", low=0, high=1)
+        beta: float = option(0.9, "How much of the update is from earlier steps.", within=(0, 1))
+        decay: float = option(0.99, "Of the running gradient.", within=(0, 1))
 
     def __init__(self, model, config, product_dtype=None):
         super().__init__(model, config, product_dtype)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minitx.aligned_memory import aligned_zeros
+from minitx.compute import aligned_zeros
 from minitx.fast.decode_weights import (
     CachePointer,
     DecodingCache,

@@ -1,7 +1,7 @@
 """Where the time of a compiled training step goes, for `minitx profile`.
 
-A clock is stopped at the borders between two parts of `layers`; the calls of `blocks` and `head`
-measure their parts inside.
+A clock is stopped at the borders between two parts of `layers`; the calls of `whole_blocks` and
+`head` measure their parts inside.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def reason_against_cpu(model: nn.Module) -> str | None:
 
 
 def takes_whole_blocks(model: Transformer, x: Tensor) -> bool:
-    """Whether `blocks` computes a known model for a residual stream `(batch, seq, d_model)`.
+    """Whether `whole_blocks` computes a known model for a residual stream `(batch, seq, d_model)`.
 
     In bfloat16 products, for the `qwen3` architecture, where sizes are even and there are enough
     sequences for all threads.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from minitx.compute import Compute, EngineChoice
 from minitx.config.train_config import EngineName
 from minitx.errors import BadInputError
-from minitx.fast import blocks, head, layers, support
+from minitx.fast import head, layers, support, whole_blocks
 from minitx.fast.cuda_graph import RecordedLoss
 from minitx.fast.library import family
 from minitx.fast.torch_compile import CompiledLoss, can_compile
@@ -115,7 +115,7 @@ class _WatchedLoss:
 def _native_loss(model: Transformer, ids: Tensor, targets: Tensor) -> Tensor:
     # By compiled kernels, in whole blocks where they know the shape.
     x = layers.embed(model, ids)
-    run = blocks.run if support.takes_whole_blocks(model, x) else layers.run
+    run = whole_blocks.run if support.takes_whole_blocks(model, x) else layers.run
     x = run(model, x)
     loss = head.loss if support.takes_head(model, x) else layers.loss
     return loss(model, x, targets)

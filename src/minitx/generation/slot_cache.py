@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from minitx.aligned_memory import aligned_zeros
+from minitx.compute import aligned_zeros
 from minitx.config import ModelConfig
 from minitx.model import KVCache
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -51,9 +51,9 @@ class Series:
             if len(known):
                 kept.add(int(known[np.argmin(values[known])]))
                 kept.add(int(known[np.argmax(values[known])]))
-        places = np.array(sorted(kept))
-        columns = {name: column[places] for name, column in self.columns.items()}
-        return Series(self.step[places], columns)
+        indices = np.array(sorted(kept))
+        columns = {name: column[indices] for name, column in self.columns.items()}
+        return Series(self.step[indices], columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,7 @@ class RunHistory:
     @property
     def best(self) -> EvaluationReport | None:
         """The evaluation that training marked as the best."""
-        return next((one for one in reversed(self.evaluations) if one.is_best), None)
+        return next((report for report in reversed(self.evaluations) if report.is_best), None)
 
     def at(self, column: str, step: float) -> float:
         """A figure of the clock, `tokens` or `elapsed_seconds`, at any step; NaN if unknown.
@@ -116,24 +116,8 @@ STEP_COLUMNS = (
 )
 
 
-@dataclass
-class _Columns:
-    """Lines on the way to a `Series`; of a step that was trained twice, the last counts."""
-
-    rows: dict[int, Mapping[str, Any]] = field(default_factory=dict)
-
-    def add(self, step: int, row: Mapping[str, Any]) -> None:
-        self.rows[step] = row
-
-    def series(self, names: Sequence[str] | None = None) -> Series:
-        steps = sorted(self.rows)
-        if names is None:
-            names = list(dict.fromkeys(name for step in steps for name in self.rows[step]))
-        columns = {
-            name: np.array([_number(self.rows[step].get(name)) for step in steps], np.float64)
-            for name in names
-        }
-        return Series(np.array(steps, np.int64), columns)
+Rows = dict[int, Mapping[str, Any]]
+"""Figures by step; of a step that was trained twice, the last count."""
 
 
 def read_history(records: Iterable[Mapping[str, Any]]) -> RunHistory:
@@ -143,54 +127,50 @@ def read_history(records: Iterable[Mapping[str, Any]]) -> RunHistory:
         records: lines, for example from `read_metrics`. What another version wrote and this one
             can't use is passed over.
     """
-    steps, clock, gradient_norms, update_ratios = (_Columns() for _ in range(4))
+    steps: Rows = {}
+    clock: Rows = {}
+    gradient_norms: Rows = {}
+    update_ratios: Rows = {}
     evaluations: dict[int, EvaluationReport] = {}
     events: list[Event] = []
     ending: str | None = None
-
-    def on_step(line: Mapping[str, Any]) -> None:
-        row = _with_timing(line)
-        steps.add(line["step"], row)
-        clock.add(line["step"], row)
-
-    def on_health(line: Mapping[str, Any]) -> None:
-        gradient_norms.add(line["step"], dict(line["gradient_norms"]))
-        update_ratios.add(line["step"], dict(line["update_ratios"]))
-
-    def on_evaluation(line: Mapping[str, Any]) -> None:
-        evaluations[line["step"]] = EvaluationReport.from_line(line)
-
-    def on_event(line: Mapping[str, Any]) -> None:
-        name, severity, message = (str(line[key]) for key in ("name", "severity", "message"))
-        fix, cause = str(line.get("fix", "")), str(line.get("cause", ""))
-        events.append(Event(line["step"], name, severity, message, fix, cause))
-
-    def on_end(line: Mapping[str, Any]) -> None:
-        nonlocal ending
-        ending = str(line["reason"])
-        clock.add(line["step"], _with_timing(line))
-
-    readers: dict[str, Callable[[Mapping[str, Any]], None]] = {
-        "step": on_step,
-        "health": on_health,
-        "evaluation": on_evaluation,
-        "event": on_event,
-        "end": on_end,
-    }
-    for record in records:
-        reader = readers.get(record["kind"])
-        if reader is not None:
-            with contextlib.suppress(KeyError, ValueError, TypeError):
-                reader(record)
+    for line in records:
+        with contextlib.suppress(KeyError, ValueError, TypeError):
+            kind, step = line["kind"], line["step"]
+            if kind == "step":
+                steps[step] = clock[step] = _with_timing(line)
+            elif kind == "health":
+                gradient_norms[step] = dict(line["gradient_norms"])
+                update_ratios[step] = dict(line["update_ratios"])
+            elif kind == "evaluation":
+                evaluations[step] = EvaluationReport.from_line(line)
+            elif kind == "event":
+                texts = {key: str(line[key]) for key in ("name", "severity", "message")}
+                texts |= {key: str(line.get(key, "")) for key in ("fix", "cause")}
+                events.append(Event(step, **texts))
+            elif kind == "end":
+                ending = str(line["reason"])
+                clock[step] = _with_timing(line)
     return RunHistory(
-        steps.series(STEP_COLUMNS),
-        clock.series(CLOCK_COLUMNS),
-        gradient_norms.series(),
-        update_ratios.series(),
+        _series(steps, STEP_COLUMNS),
+        _series(clock, CLOCK_COLUMNS),
+        _series(gradient_norms),
+        _series(update_ratios),
         tuple(evaluations[step] for step in sorted(evaluations)),
         tuple(sorted(events, key=lambda event: event.step)),
         ending,
     )
+
+
+def _series(rows: Rows, names: Sequence[str] | None = None) -> Series:
+    steps = sorted(rows)
+    if names is None:
+        names = list(dict.fromkeys(name for step in steps for name in rows[step]))
+    columns = {
+        name: np.array([_number(rows[step].get(name)) for step in steps], np.float64)
+        for name in names
+    }
+    return Series(np.array(steps, np.int64), columns)
 
 
 def _with_timing(line: Mapping[str, Any]) -> dict[str, Any]:

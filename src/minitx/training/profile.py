@@ -71,7 +71,7 @@ class StepProfile:
         peak_rate: of matrix products on this device in this format, in operations a second.
         steps: measured.
         engine: that computed, `plain` or `native`; others are measured as `plain`.
-        whole_blocks: each block is one call (`minitx.fast.blocks`), whose parts were measured
+        whole_blocks: each block is one call (`minitx.fast.whole_blocks`), whose parts were measured
             inside, and so are the last norm, the head and the loss, with their gradients.
     """
 

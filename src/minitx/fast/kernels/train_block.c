@@ -21,7 +21,7 @@
 #include "fused.h"
 #endif
 
-/* As `_Block` in fast/blocks.py. */
+/* As `_Block` in fast/whole_blocks.py. */
 typedef struct {
     long batch, seq, heads, kv_heads, head_dim, d_model, d_ff;
     float eps, dropout; /* of the weights of attention, and of what both layers add */

@@ -79,12 +79,12 @@ class TensorBoardLogger(TrainingObserver):
 
     def on_health(self, report: HealthReport) -> None:
         """Write each layer's figures."""
-        for name, by_layer in (
-            ("gradient_norm", report.gradient_norms),
-            ("update_ratio", report.update_ratios),
-        ):
-            figures = {f"health/{name}/{layer}": value for layer, value in by_layer.items()}
-            self._scalars(report.step, figures)
+        for layer, norm in report.gradient_norms.items():
+            ratio = report.update_ratios[layer]
+            self._scalars(
+                report.step,
+                {f"health/gradient_norm/{layer}": norm, f"health/update_ratio/{layer}": ratio},
+            )
 
     def on_probe(self, report: ProbeReport) -> None:
         """Write each layer's figures, entropies as the mean of a layer's heads."""

@@ -43,7 +43,6 @@ class AdamW:
             gain towards 0 would silence a layer rather than simplify it.
         betas: decay of the running mean and of the running square of the gradient.
         weight_decay: scaled by the learning rate.
-        no_decay: names of matrices that are not decayed either.
     """
 
     def __init__(
@@ -53,7 +52,6 @@ class AdamW:
         betas: tuple[float, float],
         weight_decay: float,
         eps: float = 1e-10,
-        no_decay: frozenset[str] = frozenset(),
     ) -> None:
         self.betas = betas
         self.eps = eps
@@ -61,7 +59,7 @@ class AdamW:
         decayed, others = _Group(weight_decay, [], [], [], []), _Group(0.0, [], [], [], [])
         self._groups = (decayed, others)
         for name, parameter in parameters:
-            group = decayed if parameter.dim() >= 2 and name not in no_decay else others
+            group = decayed if parameter.dim() >= 2 else others
             group.parameters.append(parameter)
             group.firsts.append(torch.zeros_like(parameter))
             group.seconds.append(torch.zeros_like(parameter))

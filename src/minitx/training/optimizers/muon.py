@@ -134,36 +134,29 @@ class Muon:
         return update_kernels([*self.parameters, *self.momenta])
 
     @functools.cached_property
-    def _sections(self) -> list[Any]:
-        return [
-            self._kernels.Section(index, row, rows, columns)
-            for (rows, columns), sections in self._groups.items()
+    def _buffers(self) -> tuple[list[Any], list[Tensor], list[Tensor]]:
+        # Each section; what is made orthogonal, (matrices, rows, columns) of each group, in the
+        # same memory in every step; and its matrices.
+        sections = [
+            self._kernels.Section(index, row, *shape)
+            for shape, sections in self._groups.items()
             for index, row in sections
         ]
-
-    @functools.cached_property
-    def _stacks(self) -> list[Tensor]:
-        # What is made orthogonal, (matrices, rows, columns) of each group: the same memory in
-        # every step.
-        return [
+        stacks = [
             torch.empty(len(sections), *shape, dtype=self.dtype)
             for shape, sections in self._groups.items()
         ]
-
-    @functools.cached_property
-    def _ahead(self) -> list[Tensor]:
-        return [matrix for stack in self._stacks for matrix in stack.unbind(0)]
+        return sections, stacks, _unstacked(stacks)
 
     def _step_native(self, learning_rate: float, gradients: list[Tensor]) -> None:
         # The same, with one pass over memory before and one after the products.
-        sections, updates = self._sections, self._ahead
         kernels = self._kernels
+        sections, stacks, updates = self._buffers
         kernels.muon_ahead(sections, gradients, self.momenta, updates, self.momentum)
-        if kernels.can_orthogonalize(self._stacks):
+        if kernels.can_orthogonalize(stacks):
             kernels.orthogonalize(updates, POLYNOMIALS, _SAFETY)
         else:
-            stacks = [orthogonalize(stack).contiguous() for stack in self._stacks]
-            updates = [matrix for stack in stacks for matrix in stack.unbind(0)]
+            updates = _unstacked([orthogonalize(stack).contiguous() for stack in stacks])
         rates = [learning_rate * _size(section.rows, section.columns) for section in sections]
         keep = 1.0 - learning_rate * self.weight_decay
         kernels.muon_apply(sections, self.parameters, updates, rates, keep)
@@ -180,6 +173,10 @@ class Muon:
             # The Gram matrix, its square, and the product with the matrix, for each polynomial.
             flops += len(sections) * 2.0 * len(POLYNOMIALS) * (2 * short**2 * long + short**3)
         return flops
+
+
+def _unstacked(stacks: list[Tensor]) -> list[Tensor]:
+    return [matrix for stack in stacks for matrix in stack.unbind(0)]
 
 
 @OPTIMIZERS.register("muon")
