@@ -12,15 +12,11 @@ import hashlib
 import json
 import os
 import stat
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from minitx.errors import BadInputError
 
 SMALL_FILE = 1 << 20
 """Bytes that a file of settings or counts may have."""
@@ -30,6 +26,19 @@ _BLOCK = 1 << 20
 
 class TooLargeError(ValueError):
     """A file has more bytes than are read of one of its kind."""
+
+
+@contextlib.contextmanager
+def os_errors_as_bad_input(what: str, fix: str) -> Iterator[None]:
+    """Tell what the system refuses in one line: `what`, its reason in parentheses, and `fix`.
+
+    Raises:
+        BadInputError: instead of the OSError that the block raises.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise BadInputError(f"{what} ({error.strerror})", fix) from None
 
 
 @contextlib.contextmanager
@@ -132,15 +141,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("it is not a JSON object")
     return content
-
-
-def toml_tables(text: str) -> dict[str, Any]:
-    """Tables of a TOML text.
-
-    Raises:
-        ValueError: it is no TOML.
-    """
-    return tomllib.loads(text)
 
 
 def json_bytes(content: dict[str, Any]) -> bytes:

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from minitx.errors import BadInputError
-from minitx.files import toml_tables
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 _SPAN = re.compile(
     r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?"
@@ -67,6 +72,16 @@ def duration_text(seconds: float) -> str:
     """A time span that `parse_duration` reads, in its largest whole unit."""
     unit = next(unit for unit, size in _SECONDS.items() if seconds % size == 0 or unit == "s")
     return f"{seconds / _SECONDS[unit]:g}{unit}"
+
+
+def toml_tables(text: str) -> dict[str, Any]:
+    """Tables of a TOML text.
+
+    Raises:
+        ValueError: it is no TOML.
+    """
+    tables: dict[str, Any] = tomllib.loads(text)
+    return tables
 
 
 def parse_setting(name: str, text: str) -> tuple[str, Any]:

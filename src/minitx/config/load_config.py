@@ -15,7 +15,7 @@ WeightFormat = Literal["int8", "bfloat16"]
 WEIGHT_FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
 """Formats with fewer bits that weights can be kept in."""
 UnknownPolicy = Literal["error", "replace"]
-MOST_TOKENS = 10**15
+_MOST_TOKENS = 10**15
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class EvaluationSettings(Config, named_by_flags=True):
         details="Equal to the context length, there is no such figure.",
     )
     max_tokens: int = option(
-        0, "Score about this many tokens, evenly spaced; 0 is all.", within=(0, MOST_TOKENS)
+        0, "Score about this many tokens, evenly spaced; 0 is all.", within=(0, _MOST_TOKENS)
     )
     baselines: bool = option(True, "Measure n-grams and compressors on the same text, too.")
     quick: bool = option(False, "The loss alone, without baselines and details.")
@@ -71,7 +71,7 @@ class ReportSettings(Config, named_by_flags=True):
     attn: bool = option(True, "Show what the model looks at.")
     prompt: str | None = option(None, "Text it looks at; the beginning of the holdout if left out.")
     max_tokens: int = option(
-        0, "Score about this many holdout tokens; 0 is all.", within=(0, MOST_TOKENS)
+        0, "Score about this many holdout tokens; 0 is all.", within=(0, _MOST_TOKENS)
     )
     checkpoint: CheckpointName = option("best", "Which checkpoint of a run is measured.", LOADED)
     device: DeviceName = option("auto", "Where to compute.", LOADED)

@@ -121,11 +121,7 @@ class ModelConfig(Config):
 
 
 def derive_head_dim(d_model: int, n_heads: int) -> int:
-    """Width of one head when the heads share the residual width evenly.
-
-    Raises:
-        BadInputError: when `n_heads` does not divide `d_model`.
-    """
+    """Width of one head when the heads share the residual width evenly, or a BadInputError."""
     require_range("n_heads", n_heads, 1, 1024)
     require(
         d_model % n_heads == 0,

@@ -33,22 +33,13 @@ def tables_from_options(**options: Any) -> Tables:
     Raises:
         BadInputError: a word is not known, or its value can't be read.
     """
-    known = {
-        option.word: (table, option)
-        for table, config in TABLES.items()
-        for option in options_of(config)
-        if option.word is not None
-    }
-    tables: Tables = {name: {} for name in TABLES}
-    for word, value in options.items():
+    known = [option.word for config in TABLES.values() for option in options_of(config)]
+    for word in options:
         if word not in known:
-            near = difflib.get_close_matches(word, known, cutoff=0.5)
+            near = difflib.get_close_matches(word, filter(None, known), cutoff=0.5)
             hint = f"Did you mean {' or '.join(near)}?" if near else "See minitx train --help"
             raise BadInputError(f"there is no option {word}", hint)
-        table, option = known[word]
-        if value is not None:
-            tables[table][option.name] = _read(TABLES[table], option, value)
-    return tables
+    return {name: values_of(config, options) for name, config in TABLES.items()}
 
 
 def config_from_options(config: type[C], options: dict[str, Any], **more: Any) -> C:

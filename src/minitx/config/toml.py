@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 import tomli_w
 
+from minitx.config.checks import toml_tables
 from minitx.config.options import Config, options_of
 from minitx.errors import BadInputError
-from minitx.files import SMALL_FILE, TooLargeError, toml_tables, read_bounded
+from minitx.files import SMALL_FILE, TooLargeError, read_bounded
 
 C = TypeVar("C", bound=Config)
 
