@@ -96,8 +96,7 @@ def model_files(model: Transformer, tokenizer: Tokenizer) -> dict[str, bytes]:
     return {
         "config.json": json_bytes(config),
         "generation_config.json": json_bytes(generation),
-        "tokenizer.json": tokenizer.json_bytes,
-        "tokenizer_config.json": tokenizer.config_json_bytes,
+        **tokenizer.files,
     }
 
 
