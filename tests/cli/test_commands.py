@@ -111,26 +111,6 @@ def test_loss_that_is_no_number_stops_with_its_own_code(minitx, verses):
     assert "--learning-rate" in done.err
 
 
-def test_compiled_model_trains(minitx, verses, monkeypatch):
-    """What torch.compile returns is what trains: block, norm and loss; the compiler is torch's."""
-    import torch
-
-    seen = []
-    monkeypatch.setattr(torch, "compile", lambda f: seen.append(f) or f)
-    monkeypatch.setattr("minitx.fast.training_loss.can_compile", lambda device: True)
-    assert minitx("train", verses, *SMALL, "--engine", "torch-compile").code == 0
-    assert len(seen) == 3
-
-
-def test_to_compile_without_a_compiler_is_refused(minitx, verses, inside, monkeypatch):
-    monkeypatch.setattr("minitx.fast.torch_compile.shutil.which", lambda name: None)
-    done = minitx("train", verses, *SMALL, "--engine", "torch-compile")
-    assert done.code == 2
-    assert "torch.compile can't be used on cpu" in done.err
-    assert "--engine auto" in done.err
-    assert not list(inside.glob("runs/*"))
-
-
 def test_budget_ends_about_on_time(minitx, verses):
     keys = dict(zip(SMALL[::2], SMALL[1::2], strict=True))
     del keys["--steps"]

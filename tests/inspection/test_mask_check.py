@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from minitx.compute import Compute
 from minitx.config import ModelConfig
-from minitx.fast.library import library
+from minitx.engine import choose_engine, decoder
 from minitx.inspection import engine_check, mask_check
 from minitx.inspection.mask_check import check_mask
 from minitx.model import KVCache, Transformer
@@ -24,8 +25,6 @@ WAYS = (
     "whole text", "whole text, with its attention weights visible",
     "in pieces through the cache", "after rewinding the cache", "beside rows of other lengths",
 )  # fmt: skip
-KERNELS = "plain" if library() is None else "native"
-ENGINES = (f"as it is trained, {KERNELS} engine", "as it generates, native engine")
 
 
 def make_model(config=CONFIG):
@@ -36,6 +35,13 @@ def make_model(config=CONFIG):
             if parameter.dim() > 1:
                 parameter.normal_(0, 0.4)
     return model
+
+
+KERNELS = choose_engine(make_model(), Compute(torch.device("cpu"), torch.float32)).engine
+ENGINES = (
+    f"as it is trained, {KERNELS} engine",
+    f"as it generates, {'plain' if decoder(make_model().eval()) is None else 'native'} engine",
+)
 
 
 @pytest.mark.parametrize("config", [CONFIG, GPT2], ids=["qwen3", "gpt2"])

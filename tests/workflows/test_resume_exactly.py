@@ -7,7 +7,6 @@ import signal
 from dataclasses import replace
 
 import pytest
-import torch
 from safetensors.torch import load_file
 from small_runs import TINY_MODEL, TINY_TRAIN
 
@@ -333,20 +332,6 @@ def test_killed_in_the_closing_evaluation(tmp_path, verses):
         metrics.write_bytes(b"".join(before.splitlines(keepends=True)[:-1]))
         assert resume(ResumeRequest(uncut), []).end.reason == reason
         assert strip_timing(metrics.read_bytes()) == strip_timing(before)
-
-
-def test_another_device_is_not_compiled_for(tmp_path, verses, monkeypatch):
-    asked = []
-    monkeypatch.setattr(torch, "compile", lambda function: asked.append(function) or function)
-    monkeypatch.setattr("minitx.fast.training_loss.can_compile", lambda device: True)
-    run = train(request(verses, tmp_path / "run", engine="torch-compile"), []).run
-    assert asked
-    asked.clear()
-    resume(ResumeRequest(run, train={"steps": 40}), [])
-    assert asked
-    asked.clear()
-    resume(ResumeRequest(run, train={"steps": 50, "device": "cpu"}), [])
-    assert not asked
 
 
 def test_interrupted_in_the_closing_evaluation(tmp_path, verses):

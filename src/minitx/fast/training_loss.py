@@ -37,7 +37,7 @@ def choose_engine(
         BadInputError: torch.compile was asked for where it can't be used.
     """
     if engine == "plain":
-        return EngineChoice("plain", "asked for")
+        return EngineChoice("plain", "as --engine or run.toml says")
     device = compute.device if compute else next(model.parameters()).device
     if engine == "torch-compile" and not can_compile(device):
         raise BadInputError(
@@ -55,7 +55,7 @@ def choose_engine(
     if reason is not None:
         return EngineChoice("plain", reason)
     if engine == "torch-compile":
-        return EngineChoice("torch-compile", "asked for")
+        return EngineChoice("torch-compile", "as --engine or run.toml says")
     return EngineChoice("native", f"kernels for {family()}" if on_cpu_kernels else "a CUDA graph")
 
 

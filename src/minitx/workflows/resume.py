@@ -32,6 +32,7 @@ from minitx.corpus import (
     split_corpus,
 )
 from minitx.corpus.encoded import DESCRIPTION, describe_change, kept_split, read_description
+from minitx.engine import choose_engine
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.files import read_bounded
 from minitx.tokenizer import Tokenizer
@@ -127,6 +128,7 @@ def _open_session(run: RunDirectory, request: ResumeRequest) -> Session:
         tokenizer=loaded.tokenizer,
         model=loaded.model,
         compute=compute,
+        engine=choose_engine(loaded.model, compute, config.train.engine),
         state=state,
         optimizer_tensors=_load_tensors(checkpoint / OPTIMIZER_FILE),
         diagnosis=_read_diagnosis(checkpoint / DIAGNOSIS_FILE),

@@ -5,7 +5,6 @@ Both a new run and a resumed one are a session; they differ in where model and s
 
 from __future__ import annotations
 
-import functools
 import platform
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +18,6 @@ from minitx.checkpoint.rundir import RunDirectory
 from minitx.compute import Compute, EngineChoice
 from minitx.config import RunConfig
 from minitx.corpus import EncodedCorpus
-from minitx.engine import choose_engine
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
 from minitx.training.observer import RunStart
@@ -38,6 +36,7 @@ class Session:
         tokenizer: of the corpus.
         model: on the device.
         compute: device and number format.
+        engine: what computes, and why.
         state: where the run stands.
         optimizer_tensors: saved moments; None for a new run.
         diagnosis: what `diagnosis.json` of the checkpoint says; empty for a new run.
@@ -52,20 +51,12 @@ class Session:
     tokenizer: Tokenizer
     model: Transformer
     compute: Compute
+    engine: EngineChoice
     state: TrainingState
     optimizer_tensors: dict[str, Tensor] | None = None
     diagnosis: dict[str, Any] = field(default_factory=dict)
     good_state_tensors: dict[str, Tensor] = field(default_factory=dict)
     loggers: tuple[str, ...] = ()
-
-    @functools.cached_property
-    def engine(self) -> EngineChoice:
-        """What computes, and why.
-
-        Raises:
-            BadInputError: torch.compile was asked for where it can't be used.
-        """
-        return choose_engine(self.model, self.compute, self.config.train.engine)
 
     def start(self) -> RunStart:
         """What observers are told before the first step."""

@@ -213,6 +213,7 @@ def _new_session(
         tokenizer=tokenizer,
         model=model,
         compute=compute,
+        engine=engine,
         state=TrainingState(steps=config.train.steps, steps_decided=settled),
         loggers=request.loggers,
     )
