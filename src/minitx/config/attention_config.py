@@ -16,11 +16,7 @@ MapKind = Literal["weight", "norm", "average", "rollout"]
 
 
 def parse_index(name: str, text: str) -> Index:
-    """A number from 0, or `all`.
-
-    Raises:
-        BadInputError: it is something else.
-    """
+    """A number from 0, or `all`; else a BadInputError."""
     if text == "all":
         return "all"
     if not text.isdecimal():

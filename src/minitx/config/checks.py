@@ -85,11 +85,7 @@ def toml_tables(text: str) -> dict[str, Any]:
 
 
 def parse_setting(name: str, text: str) -> tuple[str, Any]:
-    """A key, and a value as TOML writes it; what TOML does not read is a text.
-
-    Raises:
-        BadInputError: there is no key.
-    """
+    """A key, and a value as TOML writes it; what TOML does not read is a text."""
     key, equals, value = text.partition("=")
     if not (key and equals):
         raise BadInputError(f"{name} is {text!r}", "Write a key and a value, like nesterov=true")
@@ -100,11 +96,7 @@ def parse_setting(name: str, text: str) -> tuple[str, Any]:
 
 
 def parse_bias(name: str, text: str) -> tuple[int, float]:
-    """A token id and what is added to its logit.
-
-    Raises:
-        BadInputError: it is something else.
-    """
+    """A token id and what is added to its logit, or a BadInputError."""
     token, colon, value = text.partition(":")
     try:
         if not colon:
