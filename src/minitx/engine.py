@@ -118,7 +118,7 @@ def update_kernels(tensors: Iterable[Tensor]) -> Any:
 def fast_room() -> Any:
     """The package `minitx.fast`; None where it is gone."""
     try:
-        from minitx import fast
+        import minitx.fast as fast
     except ModuleNotFoundError as error:
         if error.name != "minitx.fast":
             raise

@@ -219,6 +219,27 @@ class RunDirectory:
         for pattern in (".step-*.part", ".step-*.old"):
             for entry in self.checkpoint_root.glob(pattern):
                 shutil.rmtree(entry, ignore_errors=True)
+        if self._old_data.exists() and not self.data.exists():
+            self._old_data.rename(self.data)
+        for entry in (self.new_data, self._old_data):
+            shutil.rmtree(entry, ignore_errors=True)
+
+    @property
+    def new_data(self) -> Path:
+        """Where another encoded corpus waits until nothing can be refused any more."""
+        return self.path / ".data.new"
+
+    @property
+    def _old_data(self) -> Path:
+        return self.path / ".data.old"
+
+    def adopt_new_data(self) -> None:
+        """Let what is in `new_data` be the run's corpus; killed in between, the old one is."""
+        if self.data.exists():
+            self.data.rename(self._old_data)
+        self.new_data.rename(self.data)
+        sync_directory(self.path)
+        shutil.rmtree(self._old_data, ignore_errors=True)
 
     def remove(self, step: int) -> None:
         """Remove a checkpoint; nobody ever finds one with half of its files."""

@@ -6,7 +6,8 @@ Both a new run and a resumed one are a session; they differ in where model and s
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,17 +31,12 @@ class Session:
 
     Attributes:
         run: its directory, locked by the caller.
-        config: resolved.
         reasons: for each key that the plan chose.
-        corpus: encoded.
-        tokenizer: of the corpus.
-        model: on the device.
-        compute: device and number format.
         engine: what computes, and why.
-        state: where the run stands.
         optimizer_tensors: saved moments; None for a new run.
         diagnosis: what `diagnosis.json` of the checkpoint says; empty for a new run.
         good_state_tensors: of the states that a rollback may return to.
+        commit: changes the run's files, and gives the corpus where it is then.
         loggers: names of those that note the run beside `metrics.jsonl`.
     """
 
@@ -57,6 +53,14 @@ class Session:
     diagnosis: dict[str, Any] = field(default_factory=dict)
     good_state_tensors: dict[str, Tensor] = field(default_factory=dict)
     loggers: tuple[str, ...] = ()
+    commit: Callable[[], EncodedCorpus] | None = None
+
+    def committed(self) -> Session:
+        """The session after the run's files were changed as it needs them.
+
+        Called when nothing can be refused any more: a refusal leaves every file as it was.
+        """
+        return self if self.commit is None else replace(self, corpus=self.commit(), commit=None)
 
     def start(self) -> RunStart:
         """What observers are told before the first step."""

@@ -1,0 +1,125 @@
+"""A refusal to resume changes no file of the run."""
+
+import hashlib
+import shutil
+
+import pytest
+from small_runs import TINY_MODEL, TINY_TRAIN
+
+from minitx.checkpoint.rundir import RunDirectory
+from minitx.errors import MinitxError
+from minitx.workflows.resume import ResumeRequest, resume
+from minitx.workflows.train import TrainRequest, train
+
+TEXT = "the cat sat on the mat\n" * 40
+
+
+def contents(run):
+    """Digest of each file, the lock's aside: it names who holds the run."""
+    return {
+        str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(run.rglob("*"))
+        if path.is_file() and path.name != "lock"
+    }
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of 4 steps, and the text that it was trained on."""
+    directory = tmp_path_factory.mktemp("refusals")
+    text = directory / "a.txt"
+    text.write_text(TEXT)
+    request = TrainRequest(
+        data={"corpus": (str(text),)},
+        tokenizer={"kind": "char"},
+        model={**TINY_MODEL, "context_length": 16},
+        train={**TINY_TRAIN, "steps": 4, "evaluate_every": 2, "checkpoint_every": 2},
+        out=directory / "run",
+    )
+    return train(request, []).run, text
+
+
+def damage(name):
+    def spoil(run):
+        path = run / name
+        path.write_bytes(path.read_bytes()[:-7] + b"garbage")
+
+    return spoil
+
+
+def last(run):
+    return sorted((run / "checkpoints").iterdir())[-1]
+
+
+REFUSALS = {
+    "another key": ({"train": {"steps": 6, "batch_size": 3}}, None, None),
+    "out of range": ({"train": {"steps": 6, "learning_rate": -1.0}}, None, None),
+    "nothing left": ({}, None, None),
+    "fewer steps": ({"train": {"steps": 3}}, None, None),
+    "no such device": ({"train": {"steps": 6, "device": "tpu"}}, None, None),
+    "no such engine": ({"train": {"steps": 6, "engine": "warp"}}, None, None),
+    "no such logger": ({"train": {"steps": 6}, "loggers": ("nowhere",)}, None, None),
+    "text changed": ({"train": {"steps": 6}}, TEXT + "and the dog\n", None),
+    "text too short": (
+        {"train": {"steps": 6}, "allow_changed_corpus": True}, "gone wrong\n", None
+    ),
+    "text not UTF-8": (
+        {"train": {"steps": 6}, "allow_changed_corpus": True}, b"\xff\xfe\x00",
+        damage("data/train.txt"),
+    ),
+    "older checkpoint": ({"run": "checkpoints/step-000002", "train": {"steps": 6}}, None, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_refusal_leaves_every_file_as_it_was(trained, tmp_path, name):
+    original, text = trained
+    options, changed_text, spoil = REFUSALS[name]
+    run = tmp_path / "run"
+    shutil.copytree(original, run, symlinks=True)
+    before_text = text.read_bytes()
+    if spoil is not None:
+        spoil(run)
+    before = contents(run)
+    asked = {**options, "run": run / options["run"] if "run" in options else run}
+    try:
+        if changed_text is not None:
+            is_text = isinstance(changed_text, str)
+            text.write_bytes(changed_text.encode() if is_text else changed_text)
+        with pytest.raises(MinitxError):
+            resume(ResumeRequest(**asked), [])
+    finally:
+        text.write_bytes(before_text)
+    assert contents(run) == before
+
+
+def test_a_changed_text_is_taken_where_it_is_allowed_and_can_be_used(trained, tmp_path):
+    original, text = trained
+    run = tmp_path / "run"
+    shutil.copytree(original, run, symlinks=True)
+    longer = TEXT + "the mat sat on the cat\n" * 40
+    try:
+        text.write_text(longer)
+        request = ResumeRequest(run, train={"steps": 6}, allow_changed_corpus=True)
+        assert resume(request, []).end.step == 6
+        parts = [(run / "data" / f"{part}.txt").read_text() for part in ("train", "holdout")]
+        assert "".join(parts) == longer
+        assert resume(ResumeRequest(run, train={"steps": 8}), []).end.step == 8
+    finally:
+        text.write_text(TEXT)
+    assert not list(run.glob(".data*"))
+
+
+@pytest.mark.parametrize("killed_after", ["first rename", "second rename"])
+def test_killed_while_the_text_is_exchanged_a_run_has_one(trained, tmp_path, killed_after):
+    original, _ = trained
+    run = RunDirectory(tmp_path / "run")
+    shutil.copytree(original, run.path, symlinks=True)
+    before = contents(run.data)
+    shutil.copytree(run.data, run.new_data)
+    run.data.rename(run.path / ".data.old")
+    if killed_after == "second rename":
+        run.new_data.rename(run.data)
+    run.clear_leftovers()
+    assert contents(run.data) == before
+    assert not list(run.path.glob(".data*"))
