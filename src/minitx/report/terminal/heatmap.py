@@ -29,14 +29,8 @@ _CHARACTERS = {"blocks": "·░▒▓█", "ascii": ".-+#@"}
 
 # Colours of the scale, from nothing to the top, in equal steps of the square root: dark blue over
 # teal to pale yellow, each lighter than the last, so that order survives colour blindness.
-_STOPS = (
-    (24, 27, 43),
-    (40, 62, 117),
-    (24, 117, 138),
-    (76, 175, 118),
-    (193, 220, 80),
-    (255, 246, 190),
-)
+_STOPS = ((24, 27, 43), (40, 62, 117), (24, 117, 138), (76, 175, 118), (193, 220, 80),
+          (255, 246, 190))  # fmt: skip
 
 _MAX_LABEL = 12
 _MIN_CELL, _MAX_CELL, _NUMBER_CELL = 2, 7, 4
@@ -65,8 +59,7 @@ class Scale:
 
     def character(self, value: float, shading: Shading) -> str:
         """Shading character of a value."""
-        part = self.part(value)
-        return _CHARACTERS[shading][sum(part >= start for start in _FROM)]
+        return _CHARACTERS[shading][sum(self.part(value) >= start for start in _FROM)]
 
     def color(self, value: float) -> str:
         """Background colour of a value, as #rrggbb."""
@@ -82,6 +75,14 @@ class Scale:
         """Colour of a number written on `color(value)`."""
         return "#101218" if self.part(value) ** 0.5 > 0.5 else "#c9cede"
 
+    def style(self, value: float) -> str:
+        """Both colours, as rich takes them."""
+        return f"{self.ink(value)} on {self.color(value)}"
+
+    def css(self, value: float) -> str:
+        """Both colours, as a page takes them."""
+        return f"background:{self.color(value)};color:{self.ink(value)}"
+
     def number(self, value: float) -> str:
         """A value in few characters: whole percent of a weight, or a norm."""
         if self.quantity == "weight":
@@ -91,27 +92,23 @@ class Scale:
     def legend(self, shading: Shading) -> Text:
         """One line that tells what the shades mean."""
         legend = Text("scale  ", style="dim")
+        unit = " %" if self.quantity == "weight" else ""
         if shading == "color":
             steps = 20
             legend.append("0 ", "dim")
             for i in range(steps):
                 value = self.top * ((i + 0.5) / steps) ** 2
                 legend.append(" ", f"on {self.color(value)}")
-            legend.append(f" {self._amount(1.0)} ", "dim")
-            legend.append(f"(middle: {self._amount(0.25)})", "dim")
-            return legend
+            legend.append(f" {self._number(1.0)}{unit} ", "dim")
+            return legend.append(f"(middle: {self._number(0.25)}{unit})", "dim")
         bounds = [self._number(part) for part in _FROM]
         ranges = [f"under {bounds[0]}"]
         ranges += [f"{low} to {high}" for low, high in zip(bounds, bounds[1:], strict=False)]
-        ranges.append(f"over {bounds[-1]}{self._unit}")
+        ranges.append(f"over {bounds[-1]}{unit}")
         for character, amounts in zip(_CHARACTERS[shading], ranges, strict=True):
             legend.append(character * 2).append(f" {amounts}  ", "dim")
         legend.rstrip()
         return legend
-
-    @property
-    def _unit(self) -> str:
-        return " %" if self.quantity == "weight" else ""
 
     def _number(self, part: float) -> str:
         """A part of the top: in percent for weights, else as it is."""
@@ -119,19 +116,15 @@ class Scale:
             return f"{100 * part * self.top:.3g}"
         return f"{part * self.top:.2g}"
 
-    def _amount(self, part: float) -> str:
-        return self._number(part) + self._unit
-
 
 @dataclass(frozen=True, eq=False)
 class Heatmap:
     """One square map, laid out for whatever console prints it.
 
-    Args:
+    Attributes:
         values: (seq, seq) lower-triangular weights or norms; row i is where token i looks.
-        tokens: text of each token.
         quantity: `weight` (shares of attention, rows sum to 1) or `norm` (any length).
-        shading: how to draw; None takes the best that the console can show.
+        shading: None takes the best that the console can show.
     """
 
     values: FloatArray
@@ -144,17 +137,15 @@ class Heatmap:
 
     def lines(self, shading: Shading, width: int) -> list[Text]:
         """The map, its column labels above and the scale below, at most `width` columns wide."""
-        layout = _layout(self.tokens, width, shading, sums=self.quantity == "weight")
+        layout = _Layout(self.tokens, width, shading, sums=self.quantity == "weight")
         scale = self.scale
-        body = [*layout.column_labels()]
+        body = list(layout.column_labels())
         for position in range(layout.first, len(self.tokens)):
             line = layout.row_label(position)
             row = self.values[position]
             if layout.with_earlier:
-                line.append_text(
-                    _cell(scale, shading, float(row[: layout.first].sum()), layout.cell)
-                )
-                line.append(" ")
+                earlier = float(row[: layout.first].sum())
+                line.append_text(_cell(scale, shading, earlier, layout.cell)).append(" ")
             for key in range(layout.first, position + 1):
                 line.append_text(_cell(scale, shading, float(row[key]), layout.cell))
             body.append(line)
@@ -167,51 +158,57 @@ class Heatmap:
         return Scale(top, self.quantity)
 
 
-@dataclass(frozen=True)
 class _Layout:
     """Which tokens are shown, and how wide everything is."""
 
-    labels: Sequence[str]
-    shading: Shading
-    first: int
-    cell: int
-    label_width: int
-    index_width: int
-    with_earlier: bool
+    def __init__(self, tokens: Sequence[str], width: int, shading: Shading, sums: bool) -> None:
+        self.ascii_only = shading == "ascii"
+        self.earlier_mark = "<" if self.ascii_only else "…"
+        self.labels = [token_label(token, self.ascii_only) for token in tokens]
+        count = len(self.labels)
+        self.index_width = len(str(count - 1))
+
+        def shape(first: int) -> tuple[int, int]:
+            """Width of the row labels, and columns left for cells, when starting at `first`."""
+            longest = min(_MAX_LABEL, max(map(cell_len, self.labels[first:])))
+            return longest, width - self.index_width - longest - 2
+
+        self.first, self.with_earlier = 0, False
+        self.label_width, room = shape(0)
+        if room // count < _MIN_CELL:
+            self.with_earlier = sums
+            extra = _MIN_CELL + 1 if sums else 0
+            self.first = max(0, count - max(1, (room - extra) // _MIN_CELL))
+            self.label_width, room = shape(self.first)
+            room -= extra
+        self.cell = max(_MIN_CELL, min(_MAX_CELL, room // (count - self.first)))
 
     def row_label(self, position: int) -> Text:
-        label = cut_label(self.labels[position], self.label_width, self.shading == "ascii")
-        line = Text(f"{position:>{self.index_width}} ", style="dim")
-        line = Text().append_text(line)
+        label = cut_label(self.labels[position], self.label_width, self.ascii_only)
+        line = Text().append(f"{position:>{self.index_width}} ", "dim")
         return line.append(pad_label(label, self.label_width) + " ")
 
     def column_labels(self) -> Iterable[Text]:
-        ascii_only = self.shading == "ascii"
         shown = self.labels[self.first :]
         indent = " " * (self.index_width + self.label_width + 2)
         longest = max(map(cell_len, shown))
         if self.with_earlier:
-            mark = "<" if ascii_only else "…"
-            indent += f"{mark:^{self.cell}} "
-        blank = indent if not self.with_earlier else " " * cell_len(indent)
+            indent += f"{self.earlier_mark:^{self.cell}} "
         if longest <= self.cell - 1 or self.cell >= _MAX_CELL:
-            names = [cut_label(label, self.cell - 1, ascii_only) for label in shown]
+            names = [cut_label(label, self.cell - 1, self.ascii_only) for label in shown]
             # Over a number at the cell's right edge, a label at the right edge reads best.
             labels = "".join(pad_label(f"{name} ", self.cell, right=True) for name in names)
             yield Text((indent + labels).rstrip())
             return
         height = min(_MAX_LABEL_HEIGHT, max(len(vertical_label(label, 999)) for label in shown))
-        columns = [vertical_label(label, height, ascii_only) for label in shown]
+        columns = [vertical_label(label, height, self.ascii_only) for label in shown]
         for line in range(height):
             # Short labels rest on the map.
-            at = [line - height + len(column) for column in columns]
-            cells = [
-                column[place] if place >= 0 else ""
-                for column, place in zip(columns, at, strict=True)
-            ]
+            cells = [([""] * (height - len(column)) + column)[line] for column in columns]
             margin = " " * ((self.cell - 1) // 2)
             text = "".join(pad_label(margin + cell, self.cell) for cell in cells)
-            yield Text((indent if line == height - 1 else blank) + text.rstrip())
+            last = line == height - 1
+            yield Text((indent if last else " " * cell_len(indent)) + text.rstrip())
 
     def notes(self, width: int) -> Iterable[Text]:
         if not self.first:
@@ -219,42 +216,14 @@ class _Layout:
         count = len(self.labels)
         note = f"Shown: the last {count - self.first} of {count} tokens that fit {width} columns"
         if self.with_earlier:
-            mark = "<" if self.shading == "ascii" else "…"
-            note += f"; column {mark} adds up the first {self.first}."
-        else:
-            note += "."
-        yield Text(note, style="dim")
-
-
-def _layout(tokens: Sequence[str], width: int, shading: Shading, sums: bool) -> _Layout:
-    labels = [token_label(token, shading == "ascii") for token in tokens]
-    count = len(labels)
-    index_width = len(str(count - 1))
-
-    def shape(first: int) -> tuple[int, int]:
-        """Width of the row labels, and columns left for cells, when starting at `first`."""
-        longest = min(_MAX_LABEL, max(map(cell_len, labels[first:])))
-        return longest, width - index_width - longest - 2
-
-    first = 0
-    label_width, room = shape(0)
-    with_earlier = False
-    if room // count < _MIN_CELL:
-        with_earlier = sums
-        extra = _MIN_CELL + 1 if sums else 0
-        fitting = max(1, (room - extra) // _MIN_CELL)
-        first = max(0, count - fitting)
-        label_width, room = shape(first)
-        room -= extra
-    cell = max(_MIN_CELL, min(_MAX_CELL, room // (count - first)))
-    return _Layout(labels, shading, first, cell, label_width, index_width, with_earlier)
+            note += f"; column {self.earlier_mark} adds up the first {self.first}"
+        yield Text(f"{note}.", style="dim")
 
 
 def _cell(scale: Scale, shading: Shading, value: float, width: int) -> Text:
     number = scale.number(value) if width >= _NUMBER_CELL else ""
     if shading == "color":
-        style = f"{scale.ink(value)} on {scale.color(value)}"
-        return Text(f"{number:>{width - 1}} ", style=style)
+        return Text(f"{number:>{width - 1}} ", style=scale.style(value))
     character = scale.character(value, shading)
     if character == _CHARACTERS[shading][0]:
         return Text(f"{number or character:>{max(1, width - 1)}} "[:width], style="dim")

@@ -11,7 +11,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from rich.console import Console, Group
@@ -23,15 +23,7 @@ from rich.text import Text
 from minitx.report.training.plan_view import plan_table
 from minitx.report.training.training_report import TrainingRecord, closing_lines
 from minitx.report.training.training_screen import final_lines, training_screen
-from minitx.training.observer import (
-    EvaluationReport,
-    Event,
-    Phase,
-    RunEnd,
-    RunStart,
-    StepReport,
-    TrainingObserver,
-)
+from minitx.training import observer
 
 _WIDEST_PLAN = 110
 _SHORTEST_PAUSE = 0.25
@@ -41,13 +33,20 @@ _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _SPINNER_PAUSE = 0.2
 
 
-class LiveTrainingView(TrainingObserver):
+def _raw_control(codes: str) -> Control:
+    control = Control()
+    control.segment = Segment(codes, None, [(ControlType.CARRIAGE_RETURN,)])
+    return control
+
+
+# DEC mode 2026: what stands between is shown at once. Other terminals ignore it.
+_BEGIN_FRAME, _END_FRAME = _raw_control("\x1b[?2026h"), _raw_control("\x1b[?2026l")
+
+
+class LiveTrainingView(observer.TrainingObserver):
     """Shows training on a terminal that can move its cursor and show UTF-8.
 
-    Args:
-        stream: the terminal.
-        clock: seconds, monotonic.
-        console: draws to `stream`; made from it if None.
+    The clock gives seconds, monotonic; the console is made from the stream if None.
     """
 
     def __init__(
@@ -79,15 +78,16 @@ class LiveTrainingView(TrainingObserver):
         self._spinner: _Ticker | None = None
         self.frames = 0
 
-    def on_start(self, start: RunStart) -> None:
+    def on_start(self, start: observer.RunStart) -> None:
         """Print the plan, which scrolls away, and open the screen."""
         self._end_phase()
         with self._lock:
-            self._record.on_start(start)
-            self._print(plan_table(start, min(self._console.width, _WIDEST_PLAN)), Text())
+            self._record.observe(start)
+            plan = plan_table(start, min(self._console.width, _WIDEST_PLAN))
+            self._write(lambda: self._console.print(plan, Text(), sep="\n"))
             self._draw()
 
-    def on_phase(self, phase: Phase) -> None:
+    def on_phase(self, phase: observer.Phase) -> None:
         """Turn a spinner beside the phase's name; an empty one ends it."""
         was_shown = self._phase_shown
         self._end_phase()
@@ -100,30 +100,30 @@ class LiveTrainingView(TrainingObserver):
             # nobody anything.
             self._spinner = _Ticker(_SPINNER_PAUSE, self._turn)
 
-    def on_step(self, report: StepReport) -> None:
+    def on_step(self, report: observer.StepReport) -> None:
         """Take the figures; draw if the last frame is old enough."""
         if self._phase:
             self._end_phase()
-        self._record.on_step(report)
+        self._record.observe(report)
         self._draw_if_due()
 
-    def on_evaluation(self, report: EvaluationReport) -> None:
+    def on_evaluation(self, report: observer.EvaluationReport) -> None:
         """Add to the table and the curve."""
         with self._lock:
-            self._record.on_evaluation(report)
+            self._record.observe(report)
             self._draw_if_due()
 
-    def on_event(self, event: Event) -> None:
+    def on_event(self, event: observer.Event) -> None:
         """Add the event, with its fix, to the foot of the screen."""
         with self._lock:
-            self._record.on_event(event)
+            self._record.observe(event)
             self._draw_if_due()
 
-    def on_end(self, end: RunEnd) -> None:
+    def on_end(self, end: observer.RunEnd) -> None:
         """Replace the screen by what stays: curve, evaluations, sample, summary, next steps."""
         self._end_phase()
         with self._lock:
-            self._record.on_end(end)
+            self._record.observe(end)
             lines = final_lines(self._record, self._console)
             lines += [Text(), *closing_lines(self._record)]
             self._stop(lines)
@@ -162,7 +162,7 @@ class LiveTrainingView(TrainingObserver):
             self._screen = training_screen(self._record, self._console)
             self._screen_of = state
         lines, phase_line = self._screen
-        if self._phase and lines:
+        if self._phase:
             self._phase_shown = True
             spinner = _SPINNER[self._turns % len(_SPINNER)]
             lines = list(lines)
@@ -175,25 +175,26 @@ class LiveTrainingView(TrainingObserver):
         self._next_frame = before + pause
 
     def _show(self, lines: list[Text], resized: bool) -> None:
-        with self._console:
-            self._console.control(_begin_frame())
+        with self._frame():
             if resized:
                 # Lines that the terminal wrapped anew can't be found again; start afresh.
                 self._console.control(Control.home(), Control.clear())
             self._live.start()
             self._live.update(Group(*lines), refresh=True)
-            self._console.control(_end_frame())
 
-    def _print(self, *renderables: object) -> None:
-        self._write(lambda: self._console.print(*renderables, sep="\n"))
+    @contextlib.contextmanager
+    def _frame(self) -> Iterator[None]:
+        """The terminal shows what is written within at once."""
+        with self._console:
+            self._console.control(_BEGIN_FRAME)
+            yield
+            self._console.control(_END_FRAME)
 
     def _stop(self, lines: list[Text]) -> None:
         def write() -> None:
-            with self._console:
-                self._console.control(_begin_frame())
+            with self._frame():
                 self._live.stop()
                 self._console.print(*lines, sep="\n", soft_wrap=True)
-                self._console.control(_end_frame())
 
         self._write(write)
         # Also when the terminal went away: sys.stdout and sys.stderr are to be given back.
@@ -208,21 +209,6 @@ class LiveTrainingView(TrainingObserver):
             write()
         except (OSError, ValueError):
             self._gone = True
-
-
-def _begin_frame() -> Control:
-    """Ask the terminal to show what follows at once (DEC mode 2026); others ignore it."""
-    return _raw_control("\x1b[?2026h")
-
-
-def _end_frame() -> Control:
-    return _raw_control("\x1b[?2026l")
-
-
-def _raw_control(codes: str) -> Control:
-    control = Control()
-    control.segment = Segment(codes, None, [(ControlType.CARRIAGE_RETURN,)])
-    return control
 
 
 class _Ticker:
