@@ -20,7 +20,7 @@ from minitx.fast.decode_weights import (
     ModelPointer,
     weights_of,
 )
-from minitx.fast.library import library
+from minitx.fast.library import declare, library, pointers
 from minitx.fast.quantized import quantized_matrices
 from minitx.model import Transformer
 
@@ -31,10 +31,15 @@ _BYTES_FOR_A_THREAD = 2**18
 
 
 class _Workspace(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_void_p)
-        for name in ("residual", "qkv", "heads", "hidden", "normed", "scores")
-    ]
+    _fields_ = pointers("residual", "qkv", "heads", "hidden", "normed", "scores")
+
+
+_ARGUMENTS = {
+    "decode_token": [
+        ctypes.POINTER(ModelPointer), ctypes.POINTER(CachePointer), ctypes.POINTER(_Workspace),
+        ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int,
+    ],
+}  # fmt: skip
 
 
 class OneTextWeights(DecodingWeights):
@@ -72,14 +77,7 @@ class OneTextDecoder:
     """
 
     def __init__(self, model: Transformer, threads: int | None = None) -> None:
-        kernels = library()
-        assert kernels is not None
-        self._decode = kernels.minitx_decode_token
-        self._decode.restype = None
-        self._decode.argtypes = [
-            ctypes.POINTER(ModelPointer), ctypes.POINTER(CachePointer), ctypes.POINTER(_Workspace),
-            ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int,
-        ]  # fmt: skip
+        self._decode = declare(library(), _ARGUMENTS).minitx_decode_token
         self._weights = weights_of(model, OneTextWeights)
         config = model.config
         self._threads = threads or max(
@@ -102,13 +100,8 @@ class OneTextDecoder:
     def feed(self, tokens: Sequence[int], cache: DecodingCache) -> Tensor:
         """See `Decoder.feed`: one token, and a cache of one row."""
         self._decode(
-            self._weights.pointer,
-            CachePointer.of(cache),
-            self._workspace,
-            tokens[0],
-            cache.longest,
-            self._logits.data_ptr(),
-            self._threads,
-        )
+            self._weights.pointer, CachePointer.of(cache), self._workspace, tokens[0],
+            cache.longest, self._logits.data_ptr(), self._threads,
+        )  # fmt: skip
         cache.advance(1)
         return self._logits

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ __all__ = [
 _LONG, _INT, _FLOAT, _DOUBLE = ctypes.c_long, ctypes.c_int, ctypes.c_float, ctypes.c_double
 _POINTER = ctypes.c_void_p
 _FLOAT_BYTES = 4
-_ARGUMENTS: dict[str, list[Any]] = {
+_ARGUMENTS = {
     "norms": [_LONG, *[_POINTER] * 3, _INT],
     "scale": [_LONG, *[_POINTER] * 2, _FLOAT, _INT],
     "adamw": [_LONG, *[_POINTER] * 6, *[_DOUBLE] * 5, _INT],
@@ -39,16 +39,8 @@ _ARGUMENTS: dict[str, list[Any]] = {
 
 
 @functools.cache
-def _bound(library: ctypes.CDLL) -> ctypes.CDLL:
-    declare(library, _ARGUMENTS)
-    library.minitx_orthogonalize_scratch.restype = _LONG
-    return library
-
-
 def _kernels() -> ctypes.CDLL:
-    kernels = library()
-    assert kernels is not None
-    return _bound(kernels)
+    return declare(library(), _ARGUMENTS, orthogonalize_scratch=_LONG)
 
 
 def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:

@@ -20,7 +20,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from minitx.fast.layers import rotary_tables
-from minitx.fast.library import library
+from minitx.fast.library import Arguments, declare, library, pointers
 from minitx.fast.profiling import running_clock
 from minitx.model.transformer import Block, SwiGLU, Transformer
 
@@ -29,7 +29,8 @@ _WEIGHTS = (
     "attention_gain", "query_gain", "key_gain", "mlp_gain", "qkv", "output", "gate_up", "down",
 )  # fmt: skip
 _GRADIENTS = (
-    "attention_gain", "head_gains", "mlp_gain", "qkv", "output", "gate_up", "down",
+    "grad_attention_gain", "grad_head_gains", "grad_mlp_gain", "grad_qkv", "grad_output",
+    "grad_gate_up", "grad_down",
 )  # fmt: skip
 
 
@@ -41,26 +42,21 @@ class _Block(ctypes.Structure):
         ("dropout", ctypes.c_float),
         ("seed", ctypes.c_uint64),
         ("threads", ctypes.c_int),
-        ("x", ctypes.c_void_p),
-        *((name, ctypes.c_void_p) for name in _WEIGHTS),
-        *((name, ctypes.c_void_p) for name in ("cosine", "sine", "kept", "scratch")),
-        *((name, ctypes.c_void_p) for name in ("out", "grad", "grad_input")),
-        *((f"grad_{name}", ctypes.c_void_p) for name in _GRADIENTS),
-        ("seconds", ctypes.c_void_p),
+        *pointers("x", *_WEIGHTS, "cosine", "sine", "kept", "scratch", "out"),
+        *pointers("grad", "grad_input", *_GRADIENTS, "seconds"),
     )
 
 
 @functools.cache
 def _kernels() -> ctypes.CDLL:
-    kernels = library()
-    assert kernels is not None
     pointer = ctypes.POINTER(_Block)
-    kernels.minitx_block_kept.argtypes = [pointer]
-    kernels.minitx_block_scratch.argtypes = [pointer, ctypes.c_int]
-    kernels.minitx_block_kept.restype = kernels.minitx_block_scratch.restype = ctypes.c_size_t
-    for kernel in (kernels.minitx_block_forward, kernels.minitx_block_backward):
-        kernel.argtypes, kernel.restype = [pointer], None
-    return kernels
+    arguments: Arguments = {
+        "block_kept": [pointer],
+        "block_scratch": [pointer, ctypes.c_int],
+        "block_forward": [pointer],
+        "block_backward": [pointer],
+    }
+    return declare(library(), arguments, block_kept=ctypes.c_size_t, block_scratch=ctypes.c_size_t)
 
 
 def run(model: Transformer, x: Tensor) -> Tensor:
@@ -158,7 +154,7 @@ class _RunBlocks(Function):
             for name, gradient in zip(
                 _GRADIENTS, (grad_weights[0], grad_head_gains, *grad_weights[3:]), strict=True
             ):
-                setattr(call, f"grad_{name}", gradient.data_ptr())
+                setattr(call, name, gradient.data_ptr())
             if clock := running_clock():
                 call.seconds = ctypes.addressof(clock.backward)
             kernels.minitx_block_backward(call)
