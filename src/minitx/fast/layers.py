@@ -254,9 +254,10 @@ class _Attend(Function):
         cosine: Tensor | None,
         sine: Tensor | None,
     ) -> Tensor:
-        tensors = (qkv.contiguous(), query_gain, key_gain, cosine, sine)
-        out, log_sums = train_kernels.CausalAttention(*sizes, *tensors).forward()
-        ctx.save_for_backward(*tensors, out, log_sums)
+        qkv = qkv.contiguous()
+        kernel = train_kernels.CausalAttention(*sizes, qkv, query_gain, key_gain, cosine, sine)
+        out, log_sums = kernel.forward()
+        ctx.save_for_backward(qkv, query_gain, key_gain, cosine, sine, out, log_sums)
         ctx.sizes = sizes
         return out
 
