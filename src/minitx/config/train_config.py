@@ -167,8 +167,10 @@ class TrainConfig(Config):
     )
     engine: EngineName = option(
         "auto",
-        "What computes in training; auto is the fastest that knows the model.",
+        "What computes in training: plain, native, torch-compile, or auto, the fastest that knows "
+        "the model.",
         MACHINE,
+        metavar="ENGINE",
         details="`plain` is the model's own code. `native` stands for kernels compiled when "
         "minitx was installed, and on a GPU for a CUDA graph. All equal `plain` to rounding.",
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from minitx.compute import Compute, EngineChoice
+from minitx.compute import Compute, EngineChoice, LossFunction
 from minitx.config.train_config import EngineName
 from minitx.errors import BadInputError
 from minitx.fast import head, layers, support, whole_blocks
@@ -17,9 +16,6 @@ from minitx.fast.cuda_graph import RecordedLoss
 from minitx.fast.library import family
 from minitx.fast.torch_compile import CompiledLoss, can_compile
 from minitx.model import Transformer
-
-LossFunction = Callable[[Tensor, Tensor], Tensor]
-"""Ids and targets `(B, T)` to the mean loss in nats, a scalar that gradients flow from."""
 
 
 def choose_engine(

@@ -82,10 +82,8 @@ class Chooser:
             chosen: list[int] = self._draw_kernel(own, config.temperature, config.top_k, numbers)
         else:
             logits = self._shaped(rows, own)
-            if config.temperature == 0.0:
-                chosen = logits.argmax(dim=-1).tolist()
-            else:
-                chosen = draw(logits, numbers)
+            is_greedy = config.temperature == 0.0
+            chosen = logits.argmax(dim=-1).tolist() if is_greedy else draw(logits, numbers)
         for index, row in enumerate(rows):
             if row.config.required_strings:
                 chosen[index] = self._forced(row, chosen[index])
@@ -112,14 +110,15 @@ class Chooser:
             logits = logits + bias
         if config.banned_strings:
             banned = self._banned(config.banned_strings)
-            masks = torch.stack([banned.mask(self._ending(row)) for row in rows])
+            endings = [
+                b"".join(map(self._tokenizer.token_bytes, row.ids[-_BYTES_THAT_MATTER:]))
+                for row in rows
+            ]
+            masks = torch.stack([banned.mask(ending) for ending in endings])
             logits = logits.masked_fill(_padded(masks, logits), -torch.inf)
         if self._silent is not None:
             logits = logits.masked_fill(self._silent, -torch.inf)
         return reshape(logits, config)
-
-    def _ending(self, row: Row) -> bytes:
-        return b"".join(map(self._tokenizer.token_bytes, row.ids[-_BYTES_THAT_MATTER:]))
 
     def _missing(self, row: Row) -> list[int]:
         # Ids of the required texts that it still lacks.

@@ -31,9 +31,7 @@ class Row:
         record: note a `Chosen` of each token.
 
     Attributes:
-        ids: the new tokens.
-        stream: the text that they say.
-        chosen: records of the new tokens, if asked for.
+        ids, stream, chosen: the new tokens, their text, and their records if asked for.
         finish_reason: `stop`, `length`, or None while it goes on.
         forced: tokens of required strings that are still to be written.
         counts: how often the text has each token, `(vocab_size,)`; None if no setting asks.
