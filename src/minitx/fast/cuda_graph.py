@@ -25,8 +25,7 @@ class RecordedLoss:
     draws anew in each replay, from the seed that torch's generator has then.
 
     Args:
-        loss: `(ids, targets) -> loss` on a CUDA device.
-        parameters: that it depends on.
+        loss, parameters: on a CUDA device.
         record: makes a graph of a function, which then replays it; of CUDA if left out.
     """
 

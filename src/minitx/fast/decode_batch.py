@@ -75,11 +75,7 @@ class PackedWeights(DecodingWeights):
 
 
 class BatchDecoder:
-    """Reads one token at a time of each of several texts.
-
-    Args:
-        model: whose weights must stay as they are from now on.
-    """
+    """Reads one token at a time of each of several texts; the weights must stay as they are."""
 
     def __init__(self, model: Transformer) -> None:
         self._kernels = _kernels()

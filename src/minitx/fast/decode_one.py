@@ -43,11 +43,7 @@ _ARGUMENTS = {
 
 
 class OneTextWeights(DecodingWeights):
-    """Weights of a model for the kernel that reads one text.
-
-    Attributes:
-        n_bytes: of matrices that a token reads.
-    """
+    """Weights of a model for the kernel that reads one text; a token reads `n_bytes` of them."""
 
     def __init__(self, model: Transformer) -> None:
         self.n_bytes = 0
@@ -69,11 +65,9 @@ class OneTextWeights(DecodingWeights):
 
 
 class OneTextDecoder:
-    """Reads one token at a time of one text.
+    """Reads one token at a time of one text; the weights must stay as they are.
 
-    Args:
-        model: whose weights must stay as they are from now on.
-        threads: to share the work, which change nothing in the result; None for as many as pay.
+    However many threads share the work, the result is the same; None takes as many as pay.
     """
 
     def __init__(self, model: Transformer, threads: int | None = None) -> None:

@@ -19,12 +19,7 @@ _ARGUMENTS = {
 
 
 class DrawKernel:
-    """Draws where temperature and top-k are all that shapes the distribution.
-
-    Args:
-        silent: ids that are never drawn.
-        vocab_size: of the logits.
-    """
+    """Draws where temperature and top-k are all that shapes a distribution; never `silent` ids."""
 
     def __init__(self, silent: Sequence[int], vocab_size: int) -> None:
         self._draw = declare(library(), _ARGUMENTS).minitx_draw

@@ -44,10 +44,7 @@ def _kernels() -> ctypes.CDLL:
 def loss(model: Transformer, x: Tensor, targets: Tensor) -> Tensor:
     """`Transformer.loss` of the residual stream after the last block: a scalar, nats per target.
 
-    Args:
-        model: its last norm and its head are read; where `support.takes_head`.
-        x: `(B, T, D)` float32.
-        targets: `(B, T)` int64.
+    Where `support.takes_head`; the targets are `(B, T)` int64.
 
     Raises:
         IndexError: a target is no token.

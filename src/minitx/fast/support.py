@@ -49,10 +49,8 @@ _BUSY = 0.75
 
 
 def reason_against(model: nn.Module) -> str | None:
-    """Why a model must be left to its own code; None if it is known.
-
-    Returns:
-        What is not known, in words, for example ``blocks.0.attention is a WindowedAttention``.
+    """Why a model must be left to its own code, for example ``blocks.0.attention is a
+    WindowedAttention``; None if it is known.
     """
     if type(model) is not Transformer:
         return f"the model is a {type(model).__name__}"
@@ -104,10 +102,8 @@ def reason_against_cpu(model: nn.Module) -> str | None:
 
 
 def takes_whole_blocks(model: Transformer, x: Tensor) -> bool:
-    """Whether `whole_blocks` computes a known model for a residual stream `(batch, seq, d_model)`.
-
-    In bfloat16 products, for the `qwen3` architecture, where sizes are even and there are enough
-    sequences for all threads.
+    """Whether `whole_blocks` computes a known model for a residual stream `(batch, seq, d_model)`:
+    with enough sequences for all threads.
     """
     config, (batch, seq, _) = model.config, x.shape
     threads = torch.get_num_threads()

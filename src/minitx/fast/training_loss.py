@@ -21,13 +21,9 @@ from minitx.model import Transformer
 def choose_engine(
     model: nn.Module, compute: Compute | None = None, engine: str = "auto"
 ) -> EngineChoice:
-    """What `loss_function` computes a model with.
+    """What `loss_function` computes a model with, that is any module with a `Transformer`'s `loss`.
 
-    Args:
-        model: any module with a `Transformer`'s `loss`.
-        compute: device and number format; the device of the weights if left out.
-        engine: `auto`, `plain`, `native` or `torch-compile`. What does not know the model is not
-            taken, whatever was asked for.
+    What does not know the model is not taken, whatever was asked for.
 
     Raises:
         BadInputError: torch.compile was asked for where it can't be used.
@@ -65,7 +61,6 @@ def loss_function(
             On a GPU its weights stay where they are.
         compute: device, and the format of products, which the function then sets itself. Left
             out, it computes where the weights are, in the format that is set when it is called.
-        engine: as for `choose_engine`.
 
     Returns:
         A function that equals `model.loss` to rounding. None: run `model.loss`.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -60,24 +61,19 @@ def _kernels() -> ctypes.CDLL:
 
 
 def run(model: Transformer, x: Tensor) -> Tensor:
-    """The residual stream `(B, T, D)` after all blocks; where `support.takes_whole_blocks`.
-
-    Args:
-        model: in train mode.
-        x: the residual stream before them, float32.
-    """
+    """The residual stream `(B, T, D)` after all blocks; where `support.takes_whole_blocks`."""
     tables = rotary_tables(model, x)
     assert tables is not None
     config = model.config
     dropout = config.dropout if model.training else 0.0
     # Of one number for each block, whether a number is kept is counted out: the same both ways.
-    seeds = None
+    seeds = torch.zeros(config.n_layers, dtype=torch.int64)
     if dropout:
-        seeds = torch.empty(config.n_layers, dtype=torch.int64).random_().tolist()
+        seeds.random_()
     shape = (config.n_heads, config.n_kv_heads, config.head_dim, config.d_ff, config.norm_eps)
     weights = [weight for block in model.blocks for weight in _weights(block)]
     out: Tensor = _RunBlocks.apply(  # type: ignore[no-untyped-call]
-        x, *tables, shape, dropout, seeds, *weights
+        x, *tables, shape, dropout, seeds.tolist(), *weights
     )
     return out
 
@@ -105,16 +101,15 @@ class _RunBlocks(Function):
         sine: Tensor,
         shape: tuple[int, int, int, int, float],
         dropout: float,
-        seeds: list[int] | None,
+        seeds: list[int],
         *weights: Tensor,
     ) -> Tensor:
         kernels = _kernels()
         streams, kept = [x.contiguous()], []
         scratch = None
-        for first in range(0, len(weights), len(_WEIGHTS)):
-            call = _call(streams[-1], cosine, sine, shape, weights[first : first + len(_WEIGHTS)])
-            if seeds is not None:
-                call.dropout, call.seed = dropout, seeds[first // len(_WEIGHTS)]
+        for number, seed in enumerate(seeds):
+            own = weights[number * len(_WEIGHTS) : (number + 1) * len(_WEIGHTS)]
+            call = _call(streams[-1], cosine, sine, shape, dropout, seed, own)
             if scratch is None:
                 scratch = _bytes(kernels.minitx_block_scratch(call, 0))
             streams.append(torch.empty_like(streams[-1]))
@@ -133,7 +128,7 @@ class _RunBlocks(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         kernels = _kernels()
         cosine, sine, *saved = ctx.saved_tensors
-        n = len(saved) // (len(_WEIGHTS) + 2)
+        n = len(ctx.seeds)
         streams, kept, all_weights = saved[:n], saved[n : 2 * n], saved[2 * n :]
         grad = grad.contiguous()
         scratch = None
@@ -144,9 +139,9 @@ class _RunBlocks(Function):
             grad_head_gains = torch.empty(2, ctx.shape[2])
             grad_weights = [torch.empty_like(weight) for weight in weights]
             grad_weights[1:3] = grad_head_gains.unbind(0)
-            call = _call(streams[number], cosine, sine, ctx.shape, weights)
-            if ctx.seeds is not None:
-                call.dropout, call.seed = ctx.dropout, ctx.seeds[number]
+            call = _call(
+                streams[number], cosine, sine, ctx.shape, ctx.dropout, ctx.seeds[number], weights
+            )
             if scratch is None:
                 scratch = _bytes(kernels.minitx_block_scratch(call, 1))
             call.kept, call.scratch = kept[number].data_ptr(), scratch.data_ptr()
@@ -171,12 +166,13 @@ def _call(
     cosine: Tensor,
     sine: Tensor,
     shape: tuple[int, int, int, int, float],
-    weights: tuple[Tensor, ...] | list[Tensor],
+    dropout: float,
+    seed: int,
+    weights: Sequence[Tensor],
 ) -> _Block:
     heads, kv_heads, head_dim, d_ff, eps = shape
     batch, seq, d_model = x.shape
     return _Block(
-        batch, seq, heads, kv_heads, head_dim, d_model, d_ff, eps, 0.0, 0, torch.get_num_threads(),
-        x.data_ptr(), *(weight.data_ptr() for weight in weights),
-        cosine.data_ptr(), sine.data_ptr(),
+        batch, seq, heads, kv_heads, head_dim, d_model, d_ff, eps, dropout, seed,
+        torch.get_num_threads(), *(t.data_ptr() for t in (x, *weights, cosine, sine)),
     )  # fmt: skip
