@@ -64,7 +64,9 @@ def reason_against(model: nn.Module) -> str | None:
     weight = getattr(model._modules.get("embedding"), "weight", None)
     if not isinstance(weight, Tensor):
         return "its embedding has no weight"
-    reason = _difference(model, _expected(model.config), "", (model.training, weight))
+    reason = _difference(
+        model, _expected(model.config), "", (model.training, weight.device, weight.dtype)
+    )
     if reason is None and (model.head.weight is weight) != model.config.tie_embeddings:
         return "its embeddings are not tied as its config says"
     return reason
@@ -173,11 +175,11 @@ def _expected(config: ModelConfig) -> Transformer:
         return Transformer(config)
 
 
-def _difference(
-    part: nn.Module | None, expected: nn.Module, path: str, like: tuple[bool, Tensor]
-) -> str | None:
-    # One pass over the modules: this is asked in each training step. `like` are the mode of the
-    # model and a weight of it.
+_Like = tuple[bool, torch.device, torch.dtype]  # of the model: mode, device and format
+
+
+def _difference(part: nn.Module | None, expected: nn.Module, path: str, like: _Like) -> str | None:
+    # One pass over the modules: this is asked in each training step.
     name = path or "the model"
     if part is None or type(part) is not type(expected):
         return f"{name} is a {type(part).__name__}"
@@ -188,31 +190,33 @@ def _difference(
     for key in wanted.keys() - _OF_EVERY_MODULE:
         if attributes[key] != wanted[key]:
             return f"{key} of {name} is not what its config says"
-    is_training, weight = like
-    if part.training is not is_training:
+    if part.training is not like[0]:
         return f"{name} is not in the mode of the model"
-    if any(attributes[hooks] for hooks in _HOOKS):
+    if (
+        part._forward_hooks or part._forward_pre_hooks
+        or part._backward_hooks or part._backward_pre_hooks
+    ):  # fmt: skip
         return f"a hook is registered on {name}"
     if attributes["_buffers"]:
         return f"{name} has a buffer"
     parameters, children = part._parameters, part._modules
-    if parameters.keys() != expected._parameters.keys() or list(children) != list(
-        expected._modules
-    ):
+    wanted_parts = (expected._parameters.keys(), list(expected._modules))
+    if (parameters.keys(), list(children)) != wanted_parts:
         return f"{name} has other parts or weights than its config says"
     for key, parameter in expected._parameters.items():
-        reason = _reason_against_tensor(parameters[key], parameter, weight)
+        reason = _reason_against_tensor(parameters[key], parameter, like)
         if reason is not None:
             return f"{key} of {name} {reason}"
-    for key, child in expected.named_children():
-        reason = _difference(children[key], child, f"{path}.{key}".lstrip("."), like)
+    for key, child in expected._modules.items():
+        assert child is not None
+        reason = _difference(children[key], child, f"{path}.{key}" if path else key, like)
         if reason is not None:
             return reason
     return None
 
 
 def _reason_against_tensor(
-    parameter: nn.Parameter | None, expected: nn.Parameter | None, like: Tensor
+    parameter: nn.Parameter | None, expected: nn.Parameter | None, like: _Like
 ) -> str | None:
     if parameter is None or expected is None:
         return None if parameter is expected else "is not there as its config says"
@@ -220,7 +224,7 @@ def _reason_against_tensor(
         return "is not a plain tensor"
     if parameter.shape != expected.shape:
         return "has another shape than its config says"
-    if parameter.device != like.device or parameter.dtype != like.dtype:
+    if (parameter.device, parameter.dtype) != like[1:]:
         return "has another device or format than the embedding"
     if parameter._backward_hooks:
         return "has a hook"
