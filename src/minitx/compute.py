@@ -139,6 +139,18 @@ def choose_dtype(name: DTypeName | str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if speedup >= WORTHWHILE_SPEEDUP else torch.float32
 
 
+def choose_compute(device: str, dtype: str, threads: int) -> Compute:
+    """A device and a format of those names; torch then works on so many threads, if not on 0.
+
+    Raises:
+        BadInputError: as in `choose_device` and `choose_dtype`.
+    """
+    where = choose_device(device)
+    if threads:
+        torch.set_num_threads(threads)
+    return Compute(where, choose_dtype(dtype, where))
+
+
 def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.06) -> float:
     """Measure the rate of matrix products, in floating-point operations a second.
 

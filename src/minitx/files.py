@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from minitx.errors import BadInputError
+
 SMALL_FILE = 1 << 20
 """Bytes that a file of settings or counts may have."""
 
@@ -24,6 +26,19 @@ _BLOCK = 1 << 20
 
 class TooLargeError(ValueError):
     """A file has more bytes than are read of one of its kind."""
+
+
+@contextlib.contextmanager
+def os_errors_as_bad_input(what: str, fix: str) -> Iterator[None]:
+    """Tell what the system refuses in one line: `what`, its reason in parentheses, and `fix`.
+
+    Raises:
+        BadInputError: instead of the OSError that the block raises.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise BadInputError(f"{what} ({error.strerror})", fix) from None
 
 
 @contextlib.contextmanager
@@ -93,11 +108,8 @@ def _open_without_waiting(path: str, flags: int) -> int:
 def read_bounded(path: Path, largest: int = SMALL_FILE, *, plain: bool = True) -> bytes:
     """Content of a file of at most `largest` bytes; never more than that is read.
 
-    Args:
-        path: of the file.
-        largest: bytes.
-        plain: refuse pipes and devices, as fits the files of a run. What a person names may be a
-            pipe.
+    Unless `plain` is false, pipes and devices are refused, as fits the files of a run. What a
+    person names may be a pipe.
 
     Raises:
         OSError: it can't be opened or read.

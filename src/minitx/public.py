@@ -70,8 +70,7 @@ class Model(LoadedModel):
         directory: of its checkpoint, which `transformers` opens, too.
         model: the transformer, a `torch.nn.Module` in eval mode.
         tokenizer: with `encode` and `decode`.
-        run: directory of the run that it belongs to; None if it is in none.
-        step: of training after which it was saved; None if the directory's name does not say.
+        run, step: that it was saved in and after; None if the directory does not say.
     """
 
     def generate(self, prompt: str, **options: Unpack[SamplingOptions]) -> str:
@@ -123,10 +122,9 @@ class Model(LoadedModel):
         return read_attention(self.model, self.tokenizer, self._ids(text))
 
     def study(self, text: str | None = None) -> AttentionStudy:
-        """All that `minitx attn` measures: maps, head roles, logit lens, ablation, mask check.
+        """Maps, head roles, logit lens, ablation, mask check: all that `minitx attn` measures.
 
-        Args:
-            text: to look at; None for the beginning of the holdout.
+        Without a text, it is the beginning of the holdout that is looked at.
         """
         return study_model(self, text)
 
@@ -196,12 +194,9 @@ def train(
         options["corpus"] = corpus
     tables = merged(None if config is None else Path(config), tables_from_options(**options))
     refuse_too_large(tables["model"])
-    request = TrainRequest(
-        **tables,
-        tokenizer_directory=None if tokenizer is None else Path(tokenizer),
-        out=None if out is None else Path(out),
-        loggers=tuple(loggers),
-    )
+    directory = None if tokenizer is None else Path(tokenizer)
+    run = None if out is None else Path(out)
+    request = TrainRequest(**tables, tokenizer_directory=directory, out=run, loggers=tuple(loggers))
     with _watching(observers, progress) as watching:
         return train_run(request, watching)
 
@@ -244,19 +239,15 @@ def _watching(
     if not progress:
         yield observers
         return
-    view = choose_view(sys.stdout)
-    try:
+    with contextlib.closing(choose_view(sys.stdout)) as view:
         yield [*observers, view]
-    finally:
-        view.close()
 
 
 def _run_path(path: str | Path | None) -> Path | None:
     if path is None:
         return None
-    named = Path(path)
-    in_runs = RUNS / named
-    return in_runs if not named.exists() and in_runs.is_dir() else named
+    in_runs = RUNS / path
+    return in_runs if not Path(path).exists() and in_runs.is_dir() else Path(path)
 
 
 def _sampling(options: SamplingOptions) -> SamplingConfig:

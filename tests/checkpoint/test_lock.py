@@ -7,14 +7,14 @@ import time
 
 import pytest
 
-from minitx.checkpoint.lock import RunLock
+from minitx.checkpoint.lock import run_lock
 from minitx.errors import BadInputError, RunLockedError
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from minitx.checkpoint.lock import RunLock
-with RunLock(Path(sys.argv[1])):
+from minitx.checkpoint.lock import run_lock
+with run_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -33,7 +33,7 @@ def holder(tmp_path):
 def test_second_writer_is_refused_with_the_owners_pid(holder):
     path, process = holder
     began = time.monotonic()
-    with pytest.raises(RunLockedError, match=f"process {process.pid}") as caught, RunLock(path):
+    with pytest.raises(RunLockedError, match=f"process {process.pid}") as caught, run_lock(path):
         pass
     assert time.monotonic() - began < 1
     assert caught.value.exit_code == 5
@@ -44,13 +44,13 @@ def test_lock_of_a_killed_process_is_free(holder):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert path.read_text() == f"{process.pid}\n"  # stale, and still not in the way
-    with RunLock(path):
+    with run_lock(path):
         assert path.read_text() == f"{os.getpid()}\n"
 
 
 def test_lock_is_free_after_use(tmp_path):
     for _ in range(2):
-        with RunLock(tmp_path / "lock"):
+        with run_lock(tmp_path / "lock"):
             pass
     assert (tmp_path / "lock").read_text() == ""
 
@@ -58,12 +58,12 @@ def test_lock_is_free_after_use(tmp_path):
 def test_owner_that_left_no_pid_is_still_told(holder):
     path, _ = holder
     path.write_text("")
-    with pytest.raises(RunLockedError, match="another process"), RunLock(path):
+    with pytest.raises(RunLockedError, match="another process"), run_lock(path):
         pass
 
 
 def test_missing_directory_is_bad_input(tmp_path):
-    with pytest.raises(BadInputError, match="can't be written"), RunLock(tmp_path / "no" / "lock"):
+    with pytest.raises(BadInputError, match="can't be written"), run_lock(tmp_path / "no" / "lock"):
         pass
 
 
@@ -72,7 +72,7 @@ def test_pid_of_another_process_in_a_free_lock_is_not_believed(tmp_path, holder)
     _, process = holder
     path = tmp_path / "other"
     path.write_text(f"{process.pid}\n")
-    with RunLock(path):
+    with run_lock(path):
         assert path.read_text() == f"{os.getpid()}\n"
 
 
@@ -90,12 +90,12 @@ def without_locks(monkeypatch):
 @pytest.mark.usefixtures("without_locks")
 def test_without_locks_a_live_owner_is_respected(holder):
     path, process = holder
-    with pytest.raises(RunLockedError, match=f"process {process.pid}"), RunLock(path):
+    with pytest.raises(RunLockedError, match=f"process {process.pid}"), run_lock(path):
         pass
     assert path.read_text() == f"{process.pid}\n"
     process.kill()
     process.wait()
-    with RunLock(path):
+    with run_lock(path):
         assert path.read_text() == f"{os.getpid()}\n"
 
 
@@ -105,7 +105,7 @@ def test_without_locks_what_names_no_other_process_is_free(tmp_path, left):
     path = tmp_path / "lock"
     content = str(os.getpid()) if left == "our own" else left
     path.write_bytes(content.encode("latin-1"))
-    with RunLock(path):
+    with run_lock(path):
         assert path.read_text() == f"{os.getpid()}\n"
 
 
@@ -117,7 +117,7 @@ def test_without_locks_an_owner_of_another_user_is_respected(tmp_path, monkeypat
     monkeypatch.setattr(os, "kill", refuse)
     path = tmp_path / "lock"
     path.write_text("4321\n")
-    with pytest.raises(RunLockedError, match="process 4321"), RunLock(path):
+    with pytest.raises(RunLockedError, match="process 4321"), run_lock(path):
         pass
 
 
@@ -127,15 +127,15 @@ def test_full_disk_keeps_nobody_from_the_lock(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "write", refuse)
     with (
-        RunLock(tmp_path / "lock"),
+        run_lock(tmp_path / "lock"),
         pytest.raises(RunLockedError, match="another process"),
-        RunLock(tmp_path / "lock"),
+        run_lock(tmp_path / "lock"),
     ):
         pass
 
 
 def test_lock_is_left_when_the_work_fails(tmp_path):
-    with pytest.raises(ZeroDivisionError), RunLock(tmp_path / "lock"):
+    with pytest.raises(ZeroDivisionError), run_lock(tmp_path / "lock"):
         raise ZeroDivisionError
-    with RunLock(tmp_path / "lock"):
+    with run_lock(tmp_path / "lock"):
         pass

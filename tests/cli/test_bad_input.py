@@ -314,7 +314,7 @@ def test_eval_of_a_text_with_unseen_characters(minitx, text, tiny_run):
     assert_refused(minitx("eval", tiny_run, path), *words)
     done = minitx("eval", tiny_run, path, "--unknown", "replace", "--quick")
     assert done.code == 0
-    assert "stand for text that the vocabulary lacks" in done.out
+    assert "stand for text outside the vocabulary" in done.out
     assert_refused(minitx("eval", tiny_run, path, "--unknown", "skip"), "--unknown is 'skip'")
 
 

@@ -18,10 +18,9 @@ from minitx.errors import BadInputError
 
 
 @dataclass(frozen=True)
-class Bread(Config):
+class Bread(Config, named_by_flags=True):
     """What is baked."""
 
-    named_by_flags: ClassVar[bool] = True
     older_keys: ClassVar[OlderKeys] = {
         "hot": lambda hot: {"heat": "high" if hot else "low"},
         "yeast": lambda _: {},

@@ -20,9 +20,13 @@ from minitx.corpus import (
     require_one_window,
     split_corpus,
 )
-from minitx.corpus.readers.plain_text import decode_text
+from minitx.corpus.readers.plain_text import PlainText
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.tokenizer import train_tokenizer
+
+
+def decode_text(content, name):
+    return "".join(PlainText().texts(io.BytesIO(content), name))
 
 
 def text_of(corpus, part):

@@ -21,6 +21,7 @@ from minitx.diagnosis.losses import FEWEST, LEVEL, LossDetector
 from minitx.diagnosis.nonfinite import first_nonfinite
 from minitx.diagnosis.probes import dead_part
 from minitx.diagnosis.updates import UpdateMeter
+from minitx.inspection import mask_check
 from minitx.model import Transformer
 from minitx.training.anomalies import AnomalyDetector
 from minitx.training.batches import Batches
@@ -271,6 +272,33 @@ def live(model):
     batches = Batches(ids, 32, 2, 1, torch.device("cpu"))
     compute = Compute(torch.device("cpu"), torch.float32)
     return lambda: LiveDiagnosis(model, CLIPPED, compute, batches, ids, ids[:0], TrainingObserver())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_trains_is_probed_while_it_trains(model, monkeypatch, dtype):
+    """A loss that looks one token ahead, in the engine and the number format of the run alone."""
+    events, compute = [], Compute(torch.device("cpu"), dtype)
+    config = dataclasses.replace(CLIPPED, engine="plain")
+
+    def looking_ahead(model, used, engine):
+        leaks = used == compute and engine == "plain"
+
+        def loss(ids, targets):
+            ahead = model.embedding.weight[ids.roll(-1, 1)].sum() * 1e-3
+            return model.loss(ids, targets) + (ahead if leaks else 0.0)
+
+        return loss
+
+    class Noting(TrainingObserver):
+        def observe(self, event):
+            events.append(event)
+
+    monkeypatch.setattr(mask_check, "loss_function", looking_ahead)
+    ids = np.arange(4000) % 20
+    batches = Batches(ids, 32, 2, 1, compute.device)
+    live = LiveDiagnosis(model, config, compute, batches, ids, ids[:0], Noting())
+    live.on_evaluation(1, 2.0, math.nan, 1.0, is_last=False)
+    assert [event.name for event in events if event.kind == "event"] == ["leaky-mask"]
 
 
 def test_state_of_the_whole_diagnosis_is_json_and_comes_back(live):

@@ -9,7 +9,7 @@ from torch.nn import functional
 from minitx.compute import Compute
 from minitx.config import ModelConfig
 from minitx.engine import choose_engine, decoder
-from minitx.inspection import engine_check, mask_check
+from minitx.inspection import mask_check
 from minitx.inspection.mask_check import check_mask
 from minitx.model import KVCache, Transformer
 from minitx.model.transformer import causal_mask
@@ -154,7 +154,7 @@ def test_leak_of_what_trains_alone_is_found(monkeypatch):
 
         return loss
 
-    monkeypatch.setattr(engine_check, "loss_function", looking_ahead)
+    monkeypatch.setattr(mask_check, "loss_function", looking_ahead)
     leaks = {path.path: path.leak for path in check_mask(make_model()).paths}
     assert [name for name, leak in leaks.items() if leak] == [ENGINES[0]]
     assert leaks[ENGINES[0]].place == f"in what trains it, the {KERNELS} engine"
@@ -162,7 +162,7 @@ def test_leak_of_what_trains_alone_is_found(monkeypatch):
 
 def test_leak_of_what_generates_alone_is_found(monkeypatch):
     """A decoder that looks one position beyond the end of its row."""
-    sound = engine_check.TextReader.feed
+    sound = mask_check.TextReader.feed
 
     def careless(self, tokens):
         beyond = [
@@ -172,7 +172,7 @@ def test_leak_of_what_generates_alone_is_found(monkeypatch):
         ]
         return sound(self, tokens) + torch.stack(beyond).sum()
 
-    monkeypatch.setattr(engine_check.TextReader, "feed", careless)
+    monkeypatch.setattr(mask_check.TextReader, "feed", careless)
     leaks = {path.path: path.leak for path in check_mask(make_model()).paths}
     assert [name for name, leak in leaks.items() if leak] == [ENGINES[1]]
 
@@ -187,7 +187,7 @@ def test_cache_that_forgets_one_too_few_is_found(monkeypatch):
         def truncate(self, lengths):
             sound(self, torch.minimum(lengths + 1, self.lengths))
 
-    monkeypatch.setattr("minitx.model.KVCache", Roomy)
+    monkeypatch.setattr(mask_check, "KVCache", Roomy)
     monkeypatch.setattr(mask_check, "MAX_LENGTH", 24)
     longer = dataclasses.replace(CONFIG, context_length=40)
     found = {path.path: path.leak for path in check_mask(make_model(longer)).paths}

@@ -2,6 +2,7 @@ import base64
 import html.parser
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from minitx.inspection.head_roles import HeadRole, HeadRoles, RoleScore
 from minitx.inspection.logit_lens import LogitLens
 from minitx.report.pages.attention_page import (
     MAX_PAGE_BYTES,
-    PageContent,
     attention_page,
     quantise,
     require_page_fits,
@@ -44,7 +44,7 @@ def content(n_layers=2, n_heads=3, tokens=TEXT, lens=True):
         rng.random(n_layers + 1).astype(np.float32),
     )
     ablation = Ablation(1.5, tuple(HeadAblation(*at, 0.01, 0.002) for at in places), 4, 8, "a text")
-    return PageContent(
+    return SimpleNamespace(
         title="A <title>",
         about="a & b",
         maps=maps,
@@ -87,7 +87,7 @@ class Page(html.parser.HTMLParser):
 
 def test_the_page_holds_every_weight_within_its_stated_error():
     given = content()
-    page = Page(attention_page(given))
+    page = Page(attention_page(**vars(given)))
     raw = np.frombuffer(base64.b64decode(page.by_id["weights"]), np.uint8)
     maps, seq = given.maps, given.maps.seq
     stored = (raw.reshape(2 * 3 + 2 + 2, -1) / 255.0) ** 2
@@ -105,7 +105,7 @@ def test_the_page_holds_every_weight_within_its_stated_error():
 
 def test_the_page_holds_tokens_roles_and_lens_whatever_their_text():
     given = content()
-    page = Page(attention_page(given))
+    page = Page(attention_page(**vars(given)))
     data = json.loads(page.by_id["data"])
     assert data["tokens"] == TEXT
     assert page.title == "A <title>"
@@ -128,7 +128,7 @@ def test_the_page_holds_tokens_roles_and_lens_whatever_their_text():
 
 
 def test_nothing_is_fetched():
-    text = attention_page(content(tokens=["a", "b"]))
+    text = attention_page(**vars(content(tokens=["a", "b"])))
     page = Page(text)
     assert [link for link in page.links if not link.startswith("#")] == []
     assert not re.search(r"https?://|@import|url\(", text)
@@ -145,7 +145,7 @@ def test_quantising_keeps_small_weights_apart_and_the_ends_exact():
 
 def test_64_heads_of_256_tokens_stay_under_5_megabytes():
     tokens = [f" w{i}" for i in range(256)]
-    assert len(attention_page(content(8, 8, tokens)).encode()) < 5_000_000 == MAX_PAGE_BYTES
+    assert len(attention_page(**vars(content(8, 8, tokens))).encode()) < 5_000_000 == MAX_PAGE_BYTES
 
 
 def test_a_page_over_the_limit_is_refused_with_the_length_that_fits():
@@ -171,7 +171,7 @@ def browser(tmp_path_factory, given):
         pytest.skip("no Chromium on this machine")
     folder = tmp_path_factory.mktemp("page")
     page = folder / "page.html"
-    page.write_text(attention_page(given), encoding="utf-8")
+    page.write_text(attention_page(**vars(given)), encoding="utf-8")
     opened = Browser(folder / "profile", page)
     yield opened
     opened.close()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from minitx.report.terminal.curve import LossSeries, curve_lines, loss_curve
+from minitx.report.terminal.curve import LossSeries, curve_lines
 
 # The dots of a Braille pattern, numbered as in the Unicode chart, as (column, row).
 BRAILLE_DOTS = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (0, 3), (1, 3)]
@@ -140,7 +140,7 @@ def test_a_spike_does_not_squeeze_the_curve_and_is_marked():
     assert max(labels.values()) < 6
     assert "↑" in lines[1]
     level = [(step, 2.0 + 0.1 * (step % 7)) for step in range(1, 401)]
-    assert "↑" not in loss_curve(level, [], 80, 16, 400).plain
+    assert "↑" not in "".join(line.plain for line in curve_lines(level, [], 80, 16, 400))
 
 
 def test_axis_names_round_steps_under_their_ticks():

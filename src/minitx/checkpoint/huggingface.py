@@ -18,7 +18,13 @@ from minitx.checkpoint.weights import model_tensors, read_weights
 from minitx.config import ModelConfig
 from minitx.config.toml import build
 from minitx.errors import BadInputError, DamagedFileError
-from minitx.files import json_bytes, read_json, replacing, write_atomically
+from minitx.files import (
+    json_bytes,
+    os_errors_as_bad_input,
+    read_json,
+    replacing,
+    write_atomically,
+)
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, load_tokenizer
 
@@ -28,13 +34,7 @@ _FIX = "Use another checkpoint, or write this one again"
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A model with the tokenizer it was trained with.
-
-    Attributes:
-        model: in eval mode.
-        tokenizer: of the same vocabulary.
-        directory: where both came from.
-    """
+    """A model (in eval mode), the tokenizer it was trained with, and where both came from."""
 
     model: Transformer
     tokenizer: Tokenizer
@@ -47,27 +47,20 @@ def save_model(directory: Path, model: Transformer, tokenizer: Tokenizer) -> Non
     Raises:
         BadInputError: it can't be written.
     """
-    try:
+    with os_errors_as_bad_input(f"{directory} can't be written", "Choose another directory"):
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in model_files(model, tokenizer).items():
             write_atomically(directory / name, content)
         with replacing(directory / "model.safetensors") as beside:
             save_file(model_tensors(model), beside, metadata={"format": "pt"})
-    except OSError as error:
-        raise BadInputError(
-            f"{directory} can't be written ({error.strerror})", "Choose another directory"
-        ) from None
 
 
 def load_model(
     directory: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> SavedModel:
-    """Read a model directory; nothing is allotted before its files are seen to fit together.
+    """Read a model directory, written by minitx or another program, with Qwen3 or GPT-2.
 
-    Args:
-        directory: written by minitx, or another Qwen3 or GPT-2 directory.
-        device: where the model goes.
-        dtype: of its weights.
+    Nothing is allotted before its files are seen to fit together.
 
     Raises:
         BadInputError: a file is missing, or the model is of a kind that minitx does not have.
@@ -103,88 +96,61 @@ def model_files(model: Transformer, tokenizer: Tokenizer) -> dict[str, bytes]:
     return {
         "config.json": json_bytes(config),
         "generation_config.json": json_bytes(generation),
-        "tokenizer.json": tokenizer.json_bytes,
-        "tokenizer_config.json": tokenizer.config_json_bytes,
+        **tokenizer.files,
     }
 
 
 @dataclass(frozen=True)
 class _Description:
-    """How `config.json` describes the models of one architecture.
-
-    Attributes:
-        class_name: of the model in `transformers`.
-        keys: the key of each field of `ModelConfig`.
-        defaults: by field of ours, where a key may be left out or null.
-        needs: values of keys that minitx does not compute otherwise.
-    """
+    """How `config.json` describes the models of one architecture."""
 
     class_name: str
-    keys: dict[str, str]
-    defaults: dict[str, Any]
-    needs: dict[str, Any]
+    keys: dict[str, str]  # of each field of `ModelConfig`
+    defaults: dict[str, Any]  # by field of ours, where a key may be left out or null
+    needs: dict[str, Any]  # by key; other values are not computed here
 
 
 _DESCRIPTIONS = {
     "qwen3": _Description(
         "Qwen3ForCausalLM",
         keys={
-            "vocab_size": "vocab_size",
-            "tie_embeddings": "tie_word_embeddings",
-            "context_length": "max_position_embeddings",
-            "d_model": "hidden_size",
-            "n_layers": "num_hidden_layers",
-            "n_heads": "num_attention_heads",
-            "n_kv_heads": "num_key_value_heads",
-            "head_dim": "head_dim",
-            "d_ff": "intermediate_size",
-            "norm_eps": "rms_norm_eps",
-            "rope_theta": "rope_theta",
+            "vocab_size": "vocab_size", "tie_embeddings": "tie_word_embeddings",
+            "context_length": "max_position_embeddings", "d_model": "hidden_size",
+            "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads",
+            "n_kv_heads": "num_key_value_heads", "head_dim": "head_dim",
+            "d_ff": "intermediate_size", "norm_eps": "rms_norm_eps", "rope_theta": "rope_theta",
         },
         defaults={"tie_embeddings": False, "norm_eps": 1e-6, "rope_theta": 10_000.0},
         needs={
-            "hidden_act": "silu",
-            "attention_bias": False,
-            "use_sliding_window": False,
+            "hidden_act": "silu", "attention_bias": False, "use_sliding_window": False,
             "rope_scaling": None,
         },
     ),
     "gpt2": _Description(
         "GPT2LMHeadModel",
         keys={
-            "vocab_size": "vocab_size",
-            "tie_embeddings": "tie_word_embeddings",
-            "context_length": "n_positions",
-            "d_model": "n_embd",
-            "n_layers": "n_layer",
-            "n_heads": "n_head",
-            "d_ff": "n_inner",
-            "norm_eps": "layer_norm_epsilon",
+            "vocab_size": "vocab_size", "tie_embeddings": "tie_word_embeddings",
+            "context_length": "n_positions", "d_model": "n_embd", "n_layers": "n_layer",
+            "n_heads": "n_head", "d_ff": "n_inner", "norm_eps": "layer_norm_epsilon",
         },
         defaults={"tie_embeddings": True, "norm_eps": 1e-5},
         needs={
-            "activation_function": "gelu_new",
-            "scale_attn_weights": True,
-            "scale_attn_by_inverse_layer_idx": False,
-            "add_cross_attention": False,
+            "activation_function": "gelu_new", "scale_attn_weights": True,
+            "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False,
         },
     ),
-}
+}  # fmt: skip
 
 
 def config_to_huggingface(config: ModelConfig) -> dict[str, Any]:
     """The same model in the words of `transformers`."""
     description = _DESCRIPTIONS[config.architecture]
     common = {
-        "architectures": [description.class_name],
-        "model_type": config.architecture,
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "dtype": "float32",
-        "torch_dtype": "float32",
+        "architectures": [description.class_name], "model_type": config.architecture,
+        "bos_token_id": None, "eos_token_id": None, "dtype": "float32", "torch_dtype": "float32",
         "initializer_range": 0.02,
         **{key: getattr(config, field) for field, key in description.keys.items()},
-    }
+    }  # fmt: skip
     if config.architecture == "gpt2":
         dropout = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), config.dropout)
         return {**common, "activation_function": "gelu_new", **dropout}
@@ -201,11 +167,7 @@ def config_to_huggingface(config: ModelConfig) -> dict[str, Any]:
 
 
 def config_from_huggingface(values: dict[str, Any], path: Path) -> ModelConfig:
-    """Read the words of `transformers`.
-
-    Args:
-        values: of a `config.json`.
-        path: named in errors.
+    """Read the words of `transformers`, the values of a `config.json`.
 
     Raises:
         BadInputError: the model is of a kind that minitx does not have.
@@ -266,9 +228,8 @@ def _defaults(values: dict[str, Any], description: _Description) -> dict[str, An
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        return read_json(path)
-    except OSError as error:
-        raise BadInputError(f"{path} can't be read ({error.strerror})", _FIX) from None
+        with os_errors_as_bad_input(f"{path} can't be read", _FIX):
+            return read_json(path)
     except ValueError as error:
         raise DamagedFileError(f"{path} can't be used: {error}", _FIX) from None
 

@@ -24,22 +24,15 @@ _LARGEST_STEP = 10**12
 def manifest_bytes(directory: Path, step: int, best_step: int | None = None) -> bytes:
     """The manifest of the files in a directory, as they are now.
 
-    Args:
-        directory: a checkpoint, all but finished.
-        step: optimizer steps done.
-        best_step: step of the run's best checkpoint so far; None before there is one.
+    `best_step` is that of the run's best checkpoint so far; None before there is one.
     """
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)}
         for path in sorted(directory.iterdir())
         if path.name != MANIFEST
     }
-    content: dict[str, Any] = {
-        "format": _FORMAT,
-        "step": step,
-        "best_step": best_step,
-        "files": files,
-    }
+    content: dict[str, Any] = {"format": _FORMAT, "step": step, "best_step": best_step}
+    content["files"] = files
     content["sha256"] = _own_digest(content)
     return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
 
@@ -74,11 +67,9 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 def weights_digest(directory: Path) -> str | None:
     """SHA-256 of a model directory's weights as its manifest has it; None without one to trust."""
     try:
-        digest: str = read_manifest(directory)["files"]["model.safetensors"]["sha256"]
+        return str(read_manifest(directory)["files"]["model.safetensors"]["sha256"])
     except (DamagedFileError, KeyError):
-        # A directory of another program has none.
-        return None
-    return digest
+        return None  # A directory of another program has none.
 
 
 def verify(
@@ -91,7 +82,6 @@ def verify(
     """Check files against the manifest; return the step it names.
 
     Args:
-        directory: a checkpoint.
         names: files to check; None checks all. Each must be in the manifest.
         required: files that must be in the manifest, checked or not.
         step: what the manifest must name; None for any.

@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from minitx.checkpoint.lock import RunLock
+from minitx.checkpoint.lock import run_lock
 from minitx.errors import BadInputError
 from minitx.files import sync_directory
 
@@ -18,11 +18,7 @@ _DATA = re.compile(r"\.?((train|holdout)\.(ids|txt)|corpus\.json)(\.part)?")
 
 
 def make_run_directory(path: Path | None, name: str) -> Path:
-    """Make a directory with room for checkpoints and data, as in `RunDirectory.create`.
-
-    Raises:
-        BadInputError: it exists with something in it, or can't be made.
-    """
+    """Make a directory with room for checkpoints and data, as in `RunDirectory.create`."""
     try:
         if path is None:
             path = _next_free(RUNS, name)
@@ -52,7 +48,7 @@ def _cleared_of_a_run_that_never_began(path: Path) -> bool:
         RunLockedError: the run is just beginning, or being trained.
     """
     if (path / "lock").is_file():
-        with RunLock(path / "lock"):
+        with run_lock(path / "lock"):
             pass
     # `checkpoints` is made first and removed last: a kill between leaves it alone, and empty.
     root, data = path / "checkpoints", path / "data"

@@ -17,24 +17,26 @@ import hashlib
 import logging
 import re
 import shutil
-import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
-from minitx.checkpoint.lock import RunLock
+from minitx.checkpoint.lock import run_lock
 from minitx.checkpoint.manifest import MANIFEST, read_manifest, verify
 from minitx.checkpoint.new_run import RUNS, make_run_directory
 from minitx.config import RunConfig
+from minitx.config.checks import toml_tables
 from minitx.config.run_config import TABLES
 from minitx.config.toml import build, dump_toml
 from minitx.errors import BadInputError, DamagedFileError
-from minitx.files import describe_damage, read_bounded, sync_directory, write_atomically
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from minitx.files import (
+    describe_damage,
+    os_errors_as_bad_input,
+    read_bounded,
+    sync_directory,
+    write_atomically,
+)
 
 Which = Literal["best", "last"]
 
@@ -50,11 +52,7 @@ _log = logging.getLogger("minitx")
 
 
 class RunDirectory:
-    """Paths and pointers of one run.
-
-    Args:
-        path: the directory; use `create` or `open` to get one that is sound.
-    """
+    """Paths and pointers of one run; `create` and `open` give one that is sound."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -65,11 +63,7 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path | None, name: str) -> RunDirectory:
-        """Make a new run directory.
-
-        Args:
-            path: where; None takes the next free ``runs/NAME-NNN``.
-            name: of the corpus.
+        """Make a new run directory; no path takes the next free ``runs/NAME-NNN``.
 
         Raises:
             BadInputError: it exists with something in it, or can't be made.
@@ -78,10 +72,7 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path | None) -> RunDirectory:
-        """Use an existing run.
-
-        Args:
-            path: the run, or one of its checkpoints; None takes the newest under ``runs``.
+        """Use an existing run, by its path or that of a checkpoint; None takes the newest.
 
         Raises:
             BadInputError: there is none, or it is not a run.
@@ -117,17 +108,13 @@ class RunDirectory:
         Raises:
             BadInputError: it can't be written.
         """
-        try:
+        fix = "Make room, or get write access to the run"
+        with os_errors_as_bad_input(f"{self.config_file} can't be written", fix):
             write_atomically(self.config_file, config_bytes(config))
-        except OSError as error:
-            raise BadInputError(
-                f"{self.config_file} can't be written ({error.strerror})",
-                "Make room, or get write access to the run",
-            ) from None
 
-    def lock(self) -> RunLock:
+    def lock(self) -> AbstractContextManager[None]:
         """The lock to hold while writing to this run."""
-        return RunLock(self.path / "lock")
+        return run_lock(self.path / "lock")
 
     def checkpoint(self, step: int) -> Path:
         """Directory of the checkpoint after `step` steps, there or not."""
@@ -143,12 +130,9 @@ class RunDirectory:
         # Also of those that lost their manifest.
         if not self.checkpoint_root.is_dir():
             return []
-        try:
+        what = f"{self.checkpoint_root} can't be read"
+        with os_errors_as_bad_input(what, "Restore access to it"):
             names = [entry.name for entry in self.checkpoint_root.iterdir()]
-        except OSError as error:
-            raise BadInputError(
-                f"{self.checkpoint_root} can't be read ({error.strerror})", "Restore access to it"
-            ) from None
         matches = [_CHECKPOINT.fullmatch(name) for name in names]
         return sorted(int(match[1]) for match in matches if match)
 
@@ -169,13 +153,10 @@ class RunDirectory:
         return None
 
     def candidates(self, which: Which) -> list[int]:
-        """Steps to try in turn, also of checkpoints that lost files: the best one first if that
-        is asked for, then the others, newest first."""
+        """Steps to try in turn, damaged ones too: the best if asked for, then newest first."""
         newest_first = self._named_steps()[::-1]
         best = self.best_step() if which == "best" else None
-        if best is None:
-            return newest_first
-        return [best, *(step for step in newest_first if step != best)]
+        return sorted(newest_first, key=lambda step: step != best)
 
     def usable_checkpoint(
         self, which: Which, names: Sequence[str] | None = None, required: Sequence[str] = ()
@@ -183,7 +164,7 @@ class RunDirectory:
         """The first candidate whose files are as they were written; others are told about.
 
         Args:
-            which: `best` or `last`.
+            which: comes first.
             names: files that must be sound; None for all that the manifest names.
             required: files that the manifest must name.
 
@@ -289,10 +270,11 @@ def read_config(path: Path) -> RunConfig:
         digest = hashlib.sha256(content[: max(0, tables_end)]).hexdigest()
         if content[tables_end:] != f"{_CONFIG_DIGEST}{digest}\n".encode():
             raise ValueError("its digest differs")
-        tables: dict[str, Any] = tomllib.loads(content.decode("utf-8"))
-        for name, kind in TABLES.items():
-            tables[name] = build(kind, tables[name], f"{path} [{name}]")
-        return RunConfig(**{name: tables[name] for name in TABLES})
+        tables = toml_tables(content.decode("utf-8"))
+        parts: dict[str, Any] = {
+            name: build(kind, tables[name], f"{path} [{name}]") for name, kind in TABLES.items()
+        }
+        return RunConfig(**parts)
     except OSError as error:
         raise DamagedFileError(f"{path} can't be read ({error.strerror})", fix) from None
     except BadInputError as error:
@@ -336,10 +318,8 @@ def newest_run(parent: Path = RUNS) -> Path:
 def resolve_checkpoint(path: Path | None, which: Which = "best") -> Path:
     """The checkpoint directory that a person means; its model files fit their digests.
 
-    Args:
-        path: a run or a checkpoint directory; None for the newest run.
-        which: which checkpoint of a run. A damaged one is named in a warning and the next best
-            is taken.
+    Of a run (the newest, if none is named), a damaged checkpoint is named in a warning, and the
+    next best is taken.
 
     Raises:
         BadInputError: there is no such directory, or it is neither a run nor a checkpoint.

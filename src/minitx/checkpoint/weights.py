@@ -7,7 +7,7 @@ the name, shape and type of every tensor.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,13 +97,7 @@ class _Unfilled(TorchFunctionMode):
     # Weights that are replaced need not be drawn, and to draw them on "meta" would import all of
     # torch's compiler: more than a second of each process.
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if getattr(func, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
@@ -115,9 +109,9 @@ def _names_in_file(path: Path, config: ModelConfig, file: Any) -> dict[str, str]
     present = set(file.keys())
     names = {}
     for piece in _pieces(config):
-        # Some GPT-2 files leave out the prefix.
-        bare = piece.name.removeprefix("transformer.")
-        name = piece.name if piece.name in present else bare
+        name = piece.name
+        if name not in present:  # Some GPT-2 files leave out the prefix.
+            name = name.removeprefix("transformer.")
         if name not in present:
             raise DamagedFileError(f"{path} has no tensor {piece.name}", _FIX)
         entry = file.get_slice(name)
@@ -150,8 +144,7 @@ class _Piece:
 
 def _pieces(config: ModelConfig) -> Iterator[_Piece]:
     """Every tensor of the file; those of one parameter follow each other in the order of rows."""
-    pieces = _gpt2_pieces(config) if config.architecture == "gpt2" else _qwen3_pieces(config)
-    yield from pieces
+    yield from _gpt2_pieces(config) if config.architecture == "gpt2" else _qwen3_pieces(config)
     if not config.tie_embeddings:
         yield _Piece("lm_head.weight", "head.weight", (config.vocab_size, config.d_model), 0)
 
@@ -181,12 +174,8 @@ def _qwen3_pieces(config: ModelConfig) -> Iterator[_Piece]:
 
 def _gpt2_pieces(config: ModelConfig) -> Iterator[_Piece]:
     d, ff = config.d_model, config.d_ff
-    embeddings = (
-        ("wte", "embedding", config.vocab_size),
-        ("wpe", "positions", config.context_length),
-    )
-    for their_name, our_name, rows in embeddings:
-        yield _Piece(f"transformer.{their_name}.weight", f"{our_name}.weight", (rows, d), 0)
+    yield _Piece("transformer.wte.weight", "embedding.weight", (config.vocab_size, d), 0)
+    yield _Piece("transformer.wpe.weight", "positions.weight", (config.context_length, d), 0)
     for layer in range(config.n_layers):
         theirs, ours = f"transformer.h.{layer}.", f"blocks.{layer}."
         for their_name, our_name in (("ln_1", "attention_norm"), ("ln_2", "mlp_norm")):

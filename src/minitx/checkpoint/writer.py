@@ -6,7 +6,6 @@ the disk happens while the next steps run. One checkpoint is under way at a time
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 from dataclasses import dataclass
@@ -26,10 +25,9 @@ class Snapshot:
     """What a checkpoint will hold; nothing in it may change any more.
 
     Attributes:
-        step: optimizer steps done.
         best_step: of the best checkpoint so far, perhaps this one; None before there is one.
         files: content of the small files, by name.
-        tensors: tensors of the safetensors files, by file name.
+        tensors: of the safetensors files, by file name.
     """
 
     step: int
@@ -76,12 +74,7 @@ def write_checkpoint(run: RunDirectory, snapshot: Snapshot, keep: int) -> Path:
 
 
 class CheckpointWriter:
-    """Writes snapshots in the background, one at a time, in order.
-
-    Args:
-        run: where to.
-        keep: how many of the newest checkpoints stay, beside the best.
-    """
+    """Writes snapshots in the background, one at a time, in order; see `RunDirectory.prune`."""
 
     def __init__(self, run: RunDirectory, keep: int) -> None:
         self._run = run
@@ -144,8 +137,8 @@ def _replace_directory(new: Path, final: Path) -> None:
         # The same step again, after a resume: the old one makes room in one rename.
         old = final.with_name(f".{final.name}.old")
         shutil.rmtree(old, ignore_errors=True)
-        os.rename(final, old)  # noqa: PTH104
-        os.rename(new, final)  # noqa: PTH104
+        final.rename(old)
+        new.rename(final)
         shutil.rmtree(old, ignore_errors=True)
     else:
-        os.rename(new, final)  # noqa: PTH104
+        new.rename(final)

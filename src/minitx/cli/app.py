@@ -89,21 +89,28 @@ def root(
 
 def main() -> None:
     """Run the command line; expected errors become one line on stderr and an exit code."""
-    _show_warnings()
+    log = logging.getLogger("minitx")
+    if not log.handlers:
+        log.addHandler(_WarningLine())
     try:
         code = app(prog_name="minitx", standalone_mode=False)
         sys.stdout.flush()
     except MinitxError as error:
         _stop(str(error), error.exit_code)
-    except BrokenPipeError:
-        code = _reader_gone()
-    except SystemExit as end:
-        # How rich and typer each take a reader that went away.
-        if not isinstance(end.__context__, BrokenPipeError):
+    except (BrokenPipeError, SystemExit) as end:
+        # How rich and typer each take a reader (head, less) that went away; all is said.
+        if not isinstance(end, BrokenPipeError) and not isinstance(
+            end.__context__, BrokenPipeError
+        ):
             raise
-        code = _reader_gone()
+        code = 0
+        _forget_output(sys.stdout, sys.stderr)
     except (KeyboardInterrupt, _InterruptedError):
-        _end_line()
+        # Leave the line of a terminal in which ^C, or half a text, may stand.
+        with contextlib.suppress(OSError, ValueError):
+            if sys.stderr.isatty():
+                sys.stdout.flush()
+                sys.stderr.write("\n")
         _stop("stopped by Ctrl-C. What was saved before is whole", 130)
     except Exception as error:
         message = (
@@ -170,33 +177,12 @@ def _output_message(error: Exception) -> str | None:
     )
 
 
-def _show_warnings() -> None:
-    """Print warnings of the library on stderr, a line each."""
-    log = logging.getLogger("minitx")
-    if not log.handlers:
-        log.addHandler(_WarningLine())
-
-
 class _WarningLine(logging.Handler):
-    """Writes to what stderr is at that time; a file's name in a message may hold anything."""
+    """Prints a warning of the library on what stderr is at that time, in one line."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.write(f"{_one_line(record.getMessage())}\n")
-
-
-def _reader_gone() -> int:
-    """Exit code where the reader (head, less) went away: not an error, and all is said."""
-    _forget_output(sys.stdout, sys.stderr)
-    return 0
-
-
-def _end_line() -> None:
-    """Leave the line of a terminal in which ^C, or half a text, may stand."""
-    with contextlib.suppress(OSError, ValueError):
-        if sys.stderr.isatty():
-            sys.stdout.flush()
-            sys.stderr.write("\n")
 
 
 def _stop(message: str, code: int) -> NoReturn:

@@ -7,10 +7,7 @@ import typer
 from minitx.cli.flags import Json, RunDirectory
 
 
-def diagnose(
-    run: RunDirectory = None,
-    json: Json = False,
-) -> None:
+def diagnose(run: RunDirectory = None, json: Json = False) -> None:
     """Name what went wrong in a run: the evidence, the likely cause, and the fix to try.
 
     Its metrics are read again, and its last checkpoint is looked into.

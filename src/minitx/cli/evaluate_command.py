@@ -49,7 +49,7 @@ def evaluate(
     checkpoint = config_from_options(LoadConfig, options).checkpoint
     with many_imports():
         from minitx.report.evaluation.evaluation_progress import EvaluationProgress
-        from minitx.workflows.evaluate_targets import evaluate_targets
+        from minitx.workflows.evaluate import evaluate_targets
 
     with EvaluationProgress(sys.stderr) as progress:
         reports = evaluate_targets(targets or [], holdout, checkpoint, settings, progress.update)

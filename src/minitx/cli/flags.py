@@ -48,7 +48,7 @@ def takes(
     Args:
         configs: whose options.
         planned: whether what is left out is None, and chosen later, instead of the default.
-        only: names of the options to take; None for all.
+        only: names of the options to take.
         defaults: of options that a person and a program want differently.
     """
     options = [

@@ -16,8 +16,7 @@ from minitx.config.train_config import RESUMABLE
 def resume(
     run: RunDirectory = None,
     allow_changed_corpus: Annotated[
-        bool,
-        typer.Option("--allow-changed-corpus", help="Go on although the text has changed."),
+        bool, typer.Option("--allow-changed-corpus", help="Go on although the text has changed.")
     ] = False,
     tensorboard: TensorBoard = False,
     logger: Loggers = None,

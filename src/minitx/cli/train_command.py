@@ -48,8 +48,7 @@ def train(
         ),
     ] = None,
     tokenizer: Annotated[
-        Path | None,
-        typer.Option(help="Use the tokenizer in this directory.", rich_help_panel=TEXT),
+        Path | None, typer.Option(help="Use the tokenizer in this directory.", rich_help_panel=TEXT)
     ] = None,
     tensorboard: TensorBoard = False,
     logger: Loggers = None,

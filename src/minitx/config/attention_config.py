@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from minitx.config.checks import require
 from minitx.config.options import Config, option
@@ -16,11 +16,7 @@ MapKind = Literal["weight", "norm", "average", "rollout"]
 
 
 def parse_index(name: str, text: str) -> Index:
-    """A number from 0, or `all`.
-
-    Raises:
-        BadInputError: it is something else.
-    """
+    """A number from 0, or `all`; else a BadInputError."""
     if text == "all":
         return "all"
     if not text.isdecimal():
@@ -29,10 +25,8 @@ def parse_index(name: str, text: str) -> Index:
 
 
 @dataclass(frozen=True)
-class AttentionRequest(Config):
+class AttentionRequest(Config, named_by_flags=True):
     """What to show of a study; with nothing asked for, the most telling head and all roles."""
-
-    named_by_flags: ClassVar[bool] = True
 
     layer: Index = option(
         None, "Which layer, from 0; all draws a grid.", metavar="N|all", parse=parse_index

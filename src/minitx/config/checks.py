@@ -52,11 +52,7 @@ def require_one_of(name: str, value: str, allowed: Sequence[str]) -> None:
 
 
 def parse_duration(name: str, text: str) -> float:
-    """Seconds in a time span; a bare number is seconds.
-
-    Args:
-        name: of the flag, for the error.
-        text: for example ``90s``, ``3m``, ``1h30m``, ``45``.
+    """Seconds in a time span like ``90s``, ``3m`` or ``1h30m``; a bare number is seconds.
 
     Raises:
         BadInputError: it is not a time span, or one of no length.
@@ -78,27 +74,29 @@ def duration_text(seconds: float) -> str:
     return f"{seconds / _SECONDS[unit]:g}{unit}"
 
 
-def parse_setting(name: str, text: str) -> tuple[str, Any]:
-    """A key, and a value as TOML writes it; what TOML does not read is a text.
+def toml_tables(text: str) -> dict[str, Any]:
+    """Tables of a TOML text.
 
     Raises:
-        BadInputError: there is no key.
+        ValueError: it is no TOML.
     """
+    tables: dict[str, Any] = tomllib.loads(text)
+    return tables
+
+
+def parse_setting(name: str, text: str) -> tuple[str, Any]:
+    """A key, and a value as TOML writes it; what TOML does not read is a text."""
     key, equals, value = text.partition("=")
     if not (key and equals):
         raise BadInputError(f"{name} is {text!r}", "Write a key and a value, like nesterov=true")
     try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        return key.strip(), toml_tables(f"value = {value}")["value"]
+    except ValueError:
         return key.strip(), value
 
 
 def parse_bias(name: str, text: str) -> tuple[int, float]:
-    """A token id and what is added to its logit.
-
-    Raises:
-        BadInputError: it is something else.
-    """
+    """A token id and what is added to its logit, or a BadInputError."""
     token, colon, value = text.partition(":")
     try:
         if not colon:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 from minitx.config.options import LOADED, Config, option
 from minitx.config.train_config import DeviceName, DTypeName
@@ -15,14 +15,12 @@ WeightFormat = Literal["int8", "bfloat16"]
 WEIGHT_FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
 """Formats with fewer bits that weights can be kept in."""
 UnknownPolicy = Literal["error", "replace"]
-MOST_TOKENS = 10**15
+_MOST_TOKENS = 10**15
 
 
 @dataclass(frozen=True)
-class LoadConfig(Config):
+class LoadConfig(Config, named_by_flags=True):
     """Which checkpoint of a run is loaded, and how."""
-
-    named_by_flags: ClassVar[bool] = True
 
     checkpoint: CheckpointName = option("best", "Which checkpoint of a run.", LOADED)
     device: DeviceName = option("auto", "Where to compute.", LOADED)
@@ -33,10 +31,8 @@ class LoadConfig(Config):
 
 
 @dataclass(frozen=True)
-class EvaluationSettings(Config):
+class EvaluationSettings(Config, named_by_flags=True):
     """How a text is scored, and what else is measured."""
-
-    named_by_flags: ClassVar[bool] = True
 
     context_length: int | None = option(
         None, "Largest number of tokens a prediction sees; the model's if left out.", flag="context"
@@ -48,7 +44,7 @@ class EvaluationSettings(Config):
         details="Equal to the context length, there is no such figure.",
     )
     max_tokens: int = option(
-        0, "Score about this many tokens, evenly spaced; 0 is all.", within=(0, MOST_TOKENS)
+        0, "Score about this many tokens, evenly spaced; 0 is all.", within=(0, _MOST_TOKENS)
     )
     baselines: bool = option(True, "Measure n-grams and compressors on the same text, too.")
     quick: bool = option(False, "The loss alone, without baselines and details.")
@@ -68,16 +64,14 @@ class EvaluationSettings(Config):
 
 
 @dataclass(frozen=True)
-class ReportSettings(Config):
+class ReportSettings(Config, named_by_flags=True):
     """What a report has beside what training recorded."""
-
-    named_by_flags: ClassVar[bool] = True
 
     eval: bool = option(True, "Measure the holdout anew, with baselines and details.")
     attn: bool = option(True, "Show what the model looks at.")
     prompt: str | None = option(None, "Text it looks at; the beginning of the holdout if left out.")
     max_tokens: int = option(
-        0, "Score about this many holdout tokens; 0 is all.", within=(0, MOST_TOKENS)
+        0, "Score about this many holdout tokens; 0 is all.", within=(0, _MOST_TOKENS)
     )
     checkpoint: CheckpointName = option("best", "Which checkpoint of a run is measured.", LOADED)
     device: DeviceName = option("auto", "Where to compute.", LOADED)

@@ -21,13 +21,11 @@ class ModelConfig(Config):
         BadInputError: a value is out of range, or two don't fit together.
     """
 
+    # fmt: off
     vocab_size: int = option(MISSING, "Number of token ids.", within=(1, 2**24), flag=None)
     context_length: int = option(
-        MISSING,
-        "Context length: the longest sequence, in tokens, that the model is trained on.",
-        MODEL,
-        (1, 2**20),
-        flag="context",
+        MISSING, "Context length: the longest sequence, in tokens, that the model is trained on.",
+        MODEL, (1, 2**20), flag="context",
     )
     n_layers: int = option(
         MISSING, "Blocks on the residual stream.", MODEL, (1, 1024), flag="layers"
@@ -36,47 +34,35 @@ class ModelConfig(Config):
         MISSING, "Query heads in each attention layer.", MODEL, (1, 1024), flag="heads"
     )
     n_kv_heads: int = option(
-        MISSING,
-        "Key/value heads; fewer than query heads is grouped-query attention.",
-        MODEL,
-        (1, 1024),
-        details="Ainslie et al. 2023. `gpt2` has as many as query heads.",
+        MISSING, "Key/value heads; fewer than query heads is grouped-query attention.", MODEL,
+        (1, 1024), details="Ainslie et al. 2023. `gpt2` has as many as query heads.",
         flag="kv-heads",
     )
     d_model: int = option(MISSING, "Width of the residual stream.", MODEL, (1, 2**16))
     d_ff: int = option(MISSING, "Width of the MLP's hidden layer.", MODEL, (1, 2**20))
     head_dim: int = option(MISSING, "Width of one head.", MODEL, (1, 2**16))
     architecture: Architecture = option(
-        "qwen3",
-        "Family of the model.",
-        MODEL,
+        "qwen3", "Family of the model.", MODEL,
         details="`qwen3`: RMSNorm, rotary embeddings, query/key norm, SwiGLU, no biases. `gpt2`: "
         "LayerNorm, learned positions, GELU, biases.",
     )
     tie_embeddings: bool = option(
-        True,
-        "Share one matrix between the embedding and the output head.",
-        MODEL,
+        True, "Share one matrix between the embedding and the output head.", MODEL,
         off_flag="untie-embeddings",
     )
     dropout: float = option(
-        0.0,
-        "Probability of zeroing an element, in training only.",
-        MODEL,
-        (0.0, 0.95),
+        0.0, "Probability of zeroing an element, in training only.", MODEL, (0.0, 0.95),
         details="After the embedding, on attention weights, and on what each layer adds to the "
         "residual stream.",
     )
     rope_theta: float = option(
-        10_000.0,
-        "Base of the rotary frequencies.",
-        within=(1.0, 1e12),
-        details="Su et al. 2021, section 3.4; qwen3 only.",
-        flag=None,
+        10_000.0, "Base of the rotary frequencies.", within=(1.0, 1e12),
+        details="Su et al. 2021, section 3.4; qwen3 only.", flag=None,
     )
     norm_eps: float = option(
         1e-6, "Added to the variance in every norm.", within=FRACTION, flag=None
     )
+    # fmt: on
 
     def check(self) -> None:
         """Refuse shapes that can't be built, before any memory is allotted."""
@@ -135,11 +121,7 @@ class ModelConfig(Config):
 
 
 def derive_head_dim(d_model: int, n_heads: int) -> int:
-    """Width of one head when the heads share the residual width evenly.
-
-    Raises:
-        BadInputError: when `n_heads` does not divide `d_model`.
-    """
+    """Width of one head when the heads share the residual width evenly, or a BadInputError."""
     require_range("n_heads", n_heads, 1, 1024)
     require(
         d_model % n_heads == 0,

@@ -55,13 +55,11 @@ class Option:
         name: of the field, which is its key in TOML.
         kind: its type, without None.
         default: `dataclasses.MISSING` if it has none.
-        help: a sentence, for `--help` and everywhere else.
-        details: what the documentation adds to it.
+        details: what the documentation adds to the help.
         group: one of `GROUPS`; empty for none.
         within: smallest and largest number allowed; None for any.
         flag: without dashes; None if no flag sets it.
         off_flag: that sets a truth to false; None for `no-` and the flag.
-        short_flag: one letter.
         metavar: stands for the value in help; None for that of the type.
         parse: makes a value from the flag's name and its text.
         is_argument: given without a flag's name.
@@ -124,14 +122,9 @@ def option(
     within: tuple[float, float] | None = None,
     **about: Any,
 ) -> Any:
-    """Declare a field of a config with all that is known of it.
+    """Declare a field of a config with all that is known of it, as attributes of `Option`.
 
-    Args:
-        default: `dataclasses.MISSING` for none; a dict is copied for each config.
-        help: a sentence.
-        group: one of `GROUPS`.
-        within: smallest and largest number allowed.
-        about: further attributes of `Option`.
+    A default that is a dict is copied for each config.
     """
     metadata = {"option": {"help": help, "group": group, "within": within, **about}}
     if isinstance(default, dict):
@@ -147,11 +140,12 @@ class Config:
         older_keys: of earlier versions, which are still read.
     """
 
-    named_by_flags: ClassVar[bool] = False
+    named_by_flags: ClassVar[bool]
     older_keys: ClassVar[OlderKeys] = {}
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, *, named_by_flags: bool = False) -> None:
         super().__init_subclass__()
+        cls.named_by_flags = named_by_flags
         lines = [
             textwrap.fill(
                 f"{name}: {field.metadata['option']['help']} "
@@ -179,12 +173,9 @@ class Config:
 def options_of(config: type[Any]) -> tuple[Option, ...]:
     """The options of a config class, in the order of its fields."""
     if config not in _OPTIONS:
-        types_of_fields = typing.get_type_hints(config)
-        _OPTIONS[config] = tuple(
-            _option(field, types_of_fields[field.name])
-            for field in dataclasses.fields(config)
-            if "option" in field.metadata
-        )
+        kinds = typing.get_type_hints(config)
+        fields = [one for one in dataclasses.fields(config) if "option" in one.metadata]
+        _OPTIONS[config] = tuple(_option(field, kinds[field.name]) for field in fields)
     return _OPTIONS[config]
 
 

@@ -26,39 +26,24 @@ _ALTERNATIVES = {"steps": "budget_seconds", "budget_seconds": "steps"}
 
 
 def tables_from_options(**options: Any) -> Tables:
-    """Sort words of the command line into the tables of `run.toml`.
+    """Sort words of the command line, like ``steps=200, layers=2, budget="3m"``, into tables.
 
-    Args:
-        options: for example ``steps=200, layers=2, budget="3m"``; None is as if left out.
+    A value of None is as if left out.
 
     Raises:
         BadInputError: a word is not known, or its value can't be read.
     """
-    known = {
-        option.word: (table, option)
-        for table, config in TABLES.items()
-        for option in options_of(config)
-        if option.word is not None
-    }
-    tables: Tables = {name: {} for name in TABLES}
-    for word, value in options.items():
+    known = [option.word for config in TABLES.values() for option in options_of(config)]
+    for word in options:
         if word not in known:
-            near = difflib.get_close_matches(word, known, cutoff=0.5)
+            near = difflib.get_close_matches(word, filter(None, known), cutoff=0.5)
             hint = f"Did you mean {' or '.join(near)}?" if near else "See minitx train --help"
             raise BadInputError(f"there is no option {word}", hint)
-        table, option = known[word]
-        if value is not None:
-            tables[table][option.name] = _read(TABLES[table], option, value)
-    return tables
+    return {name: values_of(config, options) for name, config in TABLES.items()}
 
 
 def config_from_options(config: type[C], options: dict[str, Any], **more: Any) -> C:
-    """Make a config from those words of the command line that are its own.
-
-    Args:
-        config: which.
-        options: as in `tables_from_options`; words of other configs are passed over.
-        more: values of further fields.
+    """Make a config from those words of the command line that are its own, and further fields.
 
     Raises:
         BadInputError: a value can't be read, is out of range, or does not fit another.
@@ -80,14 +65,7 @@ def values_of(config: type[Config], options: dict[str, Any]) -> Overrides:
 
 
 def merged(file: Path | None, overrides: Tables) -> Tables:
-    """Put words of the command line over a file.
-
-    Args:
-        file: a TOML file with any of the tables of `run.toml`; None for none.
-        overrides: from `tables_from_options`; a value of None was not given.
-
-    Returns:
-        The four tables, with only what was given.
+    """Put words of the command line over a TOML file with any of the tables of `run.toml`.
 
     Raises:
         BadInputError: the file has an unknown table or key, or a value of a wrong type.

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 from minitx.config.checks import parse_bias, require
 from minitx.config.options import (
@@ -26,11 +25,9 @@ from minitx.config.options import (
 class SamplingConfig(Config):
     """Controls of generation, applied in the order in which they are listed."""
 
+    # fmt: off
     repetition_penalty: float = option(
-        1.0,
-        "Above 1: less of what the text already has.",
-        DRAWING,
-        (0.01, 100.0),
+        1.0, "Above 1: less of what the text already has.", DRAWING, (0.01, 100.0),
         details="Divides (or multiplies, if negative) the logits of its tokens; Keskar et al. "
         "2019, CTRL, section 4.1.",
     )
@@ -51,31 +48,20 @@ class SamplingConfig(Config):
         0, "No end and no stop text before this many tokens.", WISHES, COUNT_OR_NONE
     )
     temperature: float = option(
-        0.8,
-        "Below 1 less random, above 1 more, 0 the most likely token each time.",
-        DRAWING,
-        (0.0, 100.0),
-        details="Logits are divided by it.",
+        0.8, "Below 1 less random, above 1 more, 0 the most likely token each time.", DRAWING,
+        (0.0, 100.0), details="Logits are divided by it.",
     )
     top_k: int | None = option(None, "Keep only the k most likely tokens.", DRAWING, (1, 2**24))
     top_p: float = option(
-        1.0,
-        "Keep only the most likely tokens, up to this total probability; 1 is off.",
-        DRAWING,
-        (1e-9, 1.0),
-        details="Holtzman et al. 2020.",
+        1.0, "Keep only the most likely tokens, up to this total probability; 1 is off.", DRAWING,
+        (1e-9, 1.0), details="Holtzman et al. 2020.",
     )
     min_p: float = option(
-        0.0,
-        "Keep only tokens with at least this fraction of the highest probability; 0 is off.",
-        DRAWING,
-        FRACTION,
-        details="Nguyen et al. 2024.",
+        0.0, "Keep only tokens with at least this fraction of the highest probability; 0 is off.",
+        DRAWING, FRACTION, details="Nguyen et al. 2024.",
     )
     typical_p: float = option(
-        1.0,
-        "Keep only the tokens that surprise about as much as expected; 1 is off.",
-        DRAWING,
+        1.0, "Keep only the tokens that surprise about as much as expected; 1 is off.", DRAWING,
         (1e-9, 1.0),
         details="Those whose surprise is nearest the entropy, up to this total probability; "
         "Meister et al. 2022.",
@@ -86,23 +72,19 @@ class SamplingConfig(Config):
     )
     num_samples: int = option(1, "Continuations of each prompt.", PROMPT, (1, 100_000))
     seed: int = option(
-        1337,
-        "Random seed: the same seed gives the same text.",
-        PROMPT,
-        (0, 2**63 - 1),
+        1337, "Random seed: the same seed gives the same text.", PROMPT, (0, 2**63 - 1),
         details="Every draw follows from it, the sample's index and the position alone.",
     )
+    # fmt: on
 
 
 @dataclass(frozen=True)
-class GenerationRequest(Config):
+class GenerationRequest(Config, named_by_flags=True):
     """Where prompts come from, how text is drawn (`sampling`), and how it is shown.
 
     Raises:
         BadInputError: two of them exclude each other.
     """
-
-    named_by_flags: ClassVar[bool] = True
 
     prompt: str | None = option(None, "Text to continue; read from a pipe if left out.", PROMPT)
     prompt_file: Path | None = option(

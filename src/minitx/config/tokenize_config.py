@@ -6,14 +6,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from minitx.config.checks import require
 from minitx.config.options import COUNT_OR_NONE, Config, option
 
 
 @dataclass(frozen=True)
-class TokenizeRequest(Config):
+class TokenizeRequest(Config, named_by_flags=True):
     """Which tokenizer, what it does to which text, and how much of that is shown.
 
     A new tokenizer has what is `fixed` of the keys of `TokenizerConfig`.
@@ -21,8 +21,6 @@ class TokenizeRequest(Config):
     Raises:
         BadInputError: a finished tokenizer is named, and something is fixed of a new one.
     """
-
-    named_by_flags: ClassVar[bool] = True
 
     corpus: tuple[str, ...] = option(
         (),

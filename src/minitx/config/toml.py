@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tomli_w
 
+from minitx.config.checks import toml_tables
 from minitx.config.options import Config, options_of
 from minitx.errors import BadInputError
-from minitx.files import TooLargeError, read_bounded
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from minitx.files import SMALL_FILE, TooLargeError, read_bounded
 
 C = TypeVar("C", bound=Config)
-
-LARGEST_CONFIG = 1 << 20
-"""Bytes that a config may have; one of all keys has a few thousand."""
 
 
 def parse_toml(path: Path) -> dict[str, Any]:
@@ -32,11 +24,10 @@ def parse_toml(path: Path) -> dict[str, Any]:
         BadInputError: when the file is missing, too large, not UTF-8, or not TOML.
     """
     try:
-        content = read_bounded(path, LARGEST_CONFIG, plain=False)
-        tables: dict[str, Any] = tomllib.loads(content.decode("utf-8"))
+        return toml_tables(read_bounded(path, plain=False).decode("utf-8"))
     except TooLargeError:
         raise BadInputError(
-            f"config {path} has more than {LARGEST_CONFIG:,} bytes", "Give a TOML file"
+            f"config {path} has more than {SMALL_FILE:,} bytes", "Give a TOML file"
         ) from None
     except OSError as error:
         raise BadInputError(
@@ -46,9 +37,8 @@ def parse_toml(path: Path) -> dict[str, Any]:
         raise BadInputError(
             f"config {path} is not UTF-8 at byte {error.start}", "Save it as UTF-8 text"
         ) from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise BadInputError(f"config {path} is not TOML: {error}", "Correct that line") from None
-    return tables
 
 
 def dump_toml(tables: dict[str, Any]) -> str:
@@ -70,8 +60,8 @@ def build(config: type[C], values: dict[str, Any], where: str) -> C:
 
     Args:
         config: which; its `older_keys` are understood, too.
-        values: keys and values as parsed from TOML or JSON, or given as flags.
-        where: names the source in an error, for example ``run.toml [model]``.
+        values: as parsed from TOML or JSON, or given as flags.
+        where: they come from, for errors, for example ``run.toml [model]``.
 
     Raises:
         BadInputError: on an unknown key, a wrong type, a missing key or a value out of range.

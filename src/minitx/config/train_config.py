@@ -52,26 +52,21 @@ class TrainConfig(Config):
         "cuda_graph": lambda _: {},
     }
 
+    # fmt: off
     steps: int = option(MISSING, "Optimizer steps of the whole run.", LENGTH, COUNT)
     batch_size: int = option(
         MISSING, "Sequences in one forward and backward pass.", LEARNING, (1, 2**20)
     )
     learning_rate: float = option(MISSING, "Peak learning rate of AdamW.", LEARNING, RATE)
     budget_seconds: float | None = option(
-        None,
-        "Time to plan for, like 90s, 3m or 1h.",
-        LENGTH,
-        (1.0, 1e9),
+        None, "Time to plan for, like 90s, 3m or 1h.", LENGTH, (1.0, 1e9),
         details="The number of steps follows from the measured speed. None when `steps` was given.",
-        flag="budget",
-        parse=parse_duration,
+        flag="budget", parse=parse_duration,
     )
     step_decisions: tuple[tuple[int, int], ...] = option(
-        (),
-        "What the clock decided in a run with a time budget: pairs of a step, at which it "
+        (), "What the clock decided in a run with a time budget: pairs of a step, at which it "
         "did, and the number of steps of the whole run from there on.",
-        details="Empty if `steps` was given.",
-        flag=None,
+        details="Empty if `steps` was given.", flag=None,
     )
     max_steps: int = option(
         0, "End after this many steps even if time is left; 0 is no limit.", LENGTH, COUNT_OR_NONE
@@ -84,27 +79,17 @@ class TrainConfig(Config):
     )
     # Any name that an optimizer registered, so it is checked where the optimizer is looked up.
     optimizer: str = option(
-        "muon",
-        "Optimizer: muon, adamw, or one that an installed package adds.",
-        LEARNING,
+        "muon", "Optimizer: muon, adamw, or one that an installed package adds.", LEARNING,
         details="`muon` orthogonalizes the momentum of the blocks' matrices and leaves the rest "
-        "to AdamW.",
-        metavar="NAME",
+        "to AdamW.", metavar="NAME",
     )
     optimizer_options: dict[str, OptimizerSetting] = option(
-        {},
-        "A setting of an optimizer that has some of its own.",
-        LEARNING,
-        flag="optimizer-option",
-        metavar="KEY=VALUE",
-        parse=parse_setting,
+        {}, "A setting of an optimizer that has some of its own.", LEARNING,
+        flag="optimizer-option", metavar="KEY=VALUE", parse=parse_setting,
     )
     muon_learning_rate: float = option(0.02, "Peak learning rate of Muon.", LEARNING, RATE)
     weight_decay: float = option(
-        0.1,
-        "Decoupled weight decay, on matrices only.",
-        LEARNING,
-        RATE,
+        0.1, "Decoupled weight decay, on matrices only.", LEARNING, RATE,
         details="Loshchilov and Hutter 2019.",
     )
     beta1: float = option(0.9, "AdamW's decay of the first moment.", LEARNING, _BELOW_ONE)
@@ -123,9 +108,7 @@ class TrainConfig(Config):
         0.0, "Learning rate at the last step, as a fraction of the peak.", LEARNING, FRACTION
     )
     grad_clip: float = option(
-        1.0,
-        "Largest gradient norm, above which gradients are scaled down; 0 is off.",
-        LEARNING,
+        1.0, "Largest gradient norm, above which gradients are scaled down; 0 is off.", LEARNING,
         (0.0, 1e9),
     )
     evaluate_every: int = option(250, "Steps between holdout losses.", WATCHING, COUNT)
@@ -140,15 +123,11 @@ class TrainConfig(Config):
         2, "How many of the newest checkpoints are kept, beside the best.", WATCHING, (1, 10**6)
     )
     early_stopping: int = option(
-        0,
-        "Stop after this many evaluations without a better holdout loss; 0 is off.",
-        LENGTH,
+        0, "Stop after this many evaluations without a better holdout loss; 0 is off.", LENGTH,
         (0, 10**6),
     )
     on_spike: SpikePolicy = option(
-        "warn",
-        "After a loss spike or divergence: go on, go back and skip, or stop.",
-        WATCHING,
+        "warn", "After a loss spike or divergence: go on, go back and skip, or stop.", WATCHING,
         details="`rollback` returns to the last good state, skips the batches since, and lowers "
         "the learning rate. `warn` stops, too, where the loss is NaN.",
     )
@@ -160,23 +139,21 @@ class TrainConfig(Config):
         "auto", "Where to compute.", MACHINE, details="`auto` takes cuda, then mps, then cpu."
     )
     dtype: DTypeName = option(
-        "auto",
-        "Number format of the matrix products; auto is measured.",
-        MACHINE,
+        "auto", "Number format of the matrix products; auto is measured.", MACHINE,
         details="Weights are kept in float32 regardless.",
     )
     engine: EngineName = option(
         "auto",
         "What computes in training: plain, native, torch-compile, or auto, the fastest that knows "
         "the model.",
-        MACHINE,
-        metavar="ENGINE",
+        MACHINE, metavar="ENGINE",
         details="`plain` is the model's own code. `native` stands for kernels compiled when "
         "minitx was installed, and on a GPU for a CUDA graph. All equal `plain` to rounding.",
     )
     threads: int = option(
         0, "CPU threads; 0 leaves the number to torch.", MACHINE, (0, MOST_THREADS)
     )
+    # fmt: on
 
     def check(self) -> None:
         """Refuse decisions that no clock can have made, and settings that TOML can't hold."""

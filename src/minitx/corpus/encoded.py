@@ -20,8 +20,15 @@ import numpy as np
 import numpy.typing as npt
 
 from minitx.corpus.split import Split, digest_of_parts
-from minitx.errors import BadInputError, DamagedFileError
-from minitx.files import describe_damage, file_digest, json_bytes, read_json, write_atomically
+from minitx.errors import DamagedFileError
+from minitx.files import (
+    describe_damage,
+    file_digest,
+    json_bytes,
+    os_errors_as_bad_input,
+    read_json,
+    write_atomically,
+)
 from minitx.tokenizer import Tokenizer
 
 IdArray = npt.NDArray[np.integer[Any]]
@@ -34,14 +41,7 @@ _FIX = "Train again, or restore the data directory of the run"
 
 @dataclass(frozen=True)
 class PartCounts:
-    """Size of one part.
-
-    Attributes:
-        tokens: ids.
-        bytes: of UTF-8.
-        characters: of text.
-        unknown: ids that stand for what the vocabulary lacks.
-    """
+    """Size of one part; `unknown` ids stand for what the vocabulary lacks."""
 
     tokens: int
     bytes: int
@@ -51,20 +51,10 @@ class PartCounts:
 
 @dataclass(frozen=True, eq=False)
 class EncodedCorpus:
-    """Both parts of a corpus as ids.
-
-    Attributes:
-        directory: where the files are.
-        digest: of the text (`Split.digest`).
-        tokenizer_digest: of the tokenizer that encoded it.
-        train_ids: (tokens,) memory-mapped.
-        holdout_ids: (tokens,) memory-mapped; may be empty.
-        train: counts.
-        holdout: counts.
-    """
+    """Both parts of a corpus as ids, `(tokens,)` and memory-mapped; the holdout may be empty."""
 
     directory: Path
-    digest: str
+    digest: str  # `Split.digest`
     tokenizer_digest: str
     train_ids: IdArray
     holdout_ids: IdArray
@@ -82,17 +72,14 @@ def encode_corpus(
 ) -> EncodedCorpus:
     """Encode both parts into a directory, or use what is there if nothing has changed.
 
-    Args:
-        split: the text. What the vocabulary lacks becomes the unknown token, and is counted.
-        tokenizer: its digest is noted.
-        directory: made if needed.
-        earlier: directories of other runs; one with the same text and tokenizer is linked from
-            instead of encoding again.
+    What the vocabulary lacks becomes the unknown token, and is counted. Of the `earlier`
+    directories, one with the same text and tokenizer is linked from instead of encoding again.
 
     Raises:
         BadInputError: the directory can't be written.
     """
-    try:
+    what = f"the encoded corpus can't be written to {directory}"
+    with os_errors_as_bad_input(what, "Free some space, or choose another directory"):
         wanted = Description(split.digest, tokenizer.digest)
         for candidate in (directory, *earlier):
             # Another process may remove its run while we look.
@@ -114,11 +101,6 @@ def encode_corpus(
             "ids_digest": _digest_of(directory, "ids"),
         }
         write_atomically(directory / DESCRIPTION, json_bytes(description))
-    except OSError as error:
-        raise BadInputError(
-            f"the encoded corpus can't be written to {directory} ({error.strerror})",
-            "Free some space, or choose another directory",
-        ) from None
     return load_encoded(directory)
 
 
@@ -129,14 +111,9 @@ def ids_type(vocab_size: int) -> np.dtype[Any]:
 
 @dataclass(frozen=True)
 class Description:
-    """What an encoded corpus came from.
+    """What an encoded corpus came from."""
 
-    Attributes:
-        digest: of the text (`Split.digest`).
-        tokenizer_digest: of the tokenizer that encoded it.
-    """
-
-    digest: str
+    digest: str  # `Split.digest`
     tokenizer_digest: str
 
 
@@ -157,12 +134,10 @@ def read_description(directory: Path) -> Description:
 def kept_split(directory: Path, digest: str) -> Split | None:
     """The text in a directory, if it is the one of that digest; None if not."""
     try:
-        train, holdout = (
-            (directory / f"{part}.txt").read_bytes().decode("utf-8") for part in _PARTS
-        )
+        texts = [(directory / f"{part}.txt").read_bytes().decode("utf-8") for part in _PARTS]
     except (OSError, UnicodeDecodeError):
         return None
-    split = Split(train, holdout)
+    split = Split(*texts)
     return split if split.digest == digest else None
 
 
@@ -195,7 +170,7 @@ def load_encoded(directory: Path) -> EncodedCorpus:
         if description["format"] != _FORMAT or description["dtype"] not in ("<u2", "<u4"):
             raise ValueError("its format is unknown")
         dtype = np.dtype(description["dtype"])
-        parts: dict[str, tuple[IdArray, PartCounts]] = {}
+        parts: list[tuple[IdArray, PartCounts]] = []
         for part in _PARTS:
             counts = PartCounts(**description[part])
             if not all(type(n) is int and n >= 0 for n in asdict(counts).values()):
@@ -203,24 +178,16 @@ def load_encoded(directory: Path) -> EncodedCorpus:
             _require_size(directory / f"{part}.txt", counts.bytes)
             _require_size(directory / f"{part}.ids", counts.tokens * dtype.itemsize)
             # An empty file can't be mapped.
-            ids = (
-                np.memmap(directory / f"{part}.ids", dtype, "r", shape=(counts.tokens,))
-                if counts.tokens
-                else np.empty(0, dtype)
-            )
-            parts[part] = (ids, counts)
+            ids: IdArray = np.empty(0, dtype)
+            if counts.tokens:
+                ids = np.memmap(directory / f"{part}.ids", dtype, "r", shape=(counts.tokens,))
+            parts.append((ids, counts))
         for kind, noted in (("txt", "digest"), ("ids", "ids_digest")):
             if _digest_of(directory, kind) != description[noted]:
                 raise ValueError(f"the .{kind} files are not what they were")
-        return EncodedCorpus(
-            directory=directory,
-            digest=str(description["digest"]),
-            tokenizer_digest=str(description["tokenizer_digest"]),
-            train_ids=parts["train"][0],
-            holdout_ids=parts["holdout"][0],
-            train=parts["train"][1],
-            holdout=parts["holdout"][1],
-        )
+        digests = str(description["digest"]), str(description["tokenizer_digest"])
+        (train_ids, train), (holdout_ids, holdout) = parts
+        return EncodedCorpus(directory, *digests, train_ids, holdout_ids, train, holdout)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedFileError(f"{path} can't be used: {describe_damage(error)}", _FIX) from None
 

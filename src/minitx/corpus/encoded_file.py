@@ -24,6 +24,7 @@ from minitx.corpus.readers import BEGINNING, choose_reader
 from minitx.corpus.readers.plain_text import BOM, PlainText, decoded
 from minitx.corpus.sources import open_text
 from minitx.errors import BadInputError
+from minitx.files import os_errors_as_bad_input
 from minitx.tokenizer import Tokenizer
 
 ByteArray = npt.NDArray[np.uint8]
@@ -33,13 +34,7 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class EncodedFile:
-    """A text and its ids, both mapped.
-
-    Attributes:
-        ids: (tokens,).
-        content: (bytes,) the text in UTF-8.
-        counts: of it.
-    """
+    """A text in UTF-8, `(bytes,)`, and its ids, `(tokens,)`, both mapped."""
 
     ids: IdArray
     content: ByteArray
@@ -49,13 +44,10 @@ class EncodedFile:
 def encode_file(path: Path, tokenizer: Tokenizer) -> EncodedFile:
     """Encode a text file; what the vocabulary lacks becomes the unknown token, and is counted.
 
-    Args:
-        path: a file, or a pipe; what is not plain text already goes to a temporary file.
-        tokenizer: that makes the ids.
+    What is not plain text already, or comes from a pipe, goes to a temporary file.
 
     Raises:
-        BadInputError: it can't be read, has no text, is not UTF-8, or there is no room for its
-            ids.
+        BadInputError: it can't be read, has no text, is not UTF-8, or there is no room for it.
     """
     content = _content(path)
     counts = Counter[str]()
@@ -75,11 +67,8 @@ def encode_file(path: Path, tokenizer: Tokenizer) -> EncodedFile:
             raise BadInputError(f"{path} has no text in it", "Give a file with some text")
         file.flush()
         mapped = np.memmap(file, ids_type(tokenizer.vocab_size), "r")
-    return EncodedFile(
-        mapped,
-        content,
-        PartCounts(counts["tokens"], len(content), counts["characters"], counts["unknown"]),
-    )
+    sizes = PartCounts(counts["tokens"], len(content), counts["characters"], counts["unknown"])
+    return EncodedFile(mapped, content, sizes)
 
 
 def _content(path: Path) -> ByteArray:
@@ -106,14 +95,10 @@ def _mapped(file: IO[bytes], start: int) -> ByteArray:
 @contextlib.contextmanager
 def _temporary(path: Path) -> Iterator[IO[bytes]]:
     """A file that is gone when nobody has it open or mapped any more."""
-    try:
-        with tempfile.TemporaryFile() as file:
-            yield file
-    except OSError as error:
-        raise BadInputError(
-            f"what {path} holds can't be kept in {tempfile.gettempdir()} ({error.strerror})",
-            "Free some space there, or let TMPDIR name another directory",
-        ) from None
+    what = f"what {path} holds can't be kept in {tempfile.gettempdir()}"
+    fix = "Free some space there, or let TMPDIR name another directory"
+    with os_errors_as_bad_input(what, fix), tempfile.TemporaryFile() as file:
+        yield file
 
 
 def blocks_of(content: ByteArray) -> Iterator[bytes]:

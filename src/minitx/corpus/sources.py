@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from minitx.corpus.readers import BEGINNING, choose_reader, known_suffixes
 from minitx.errors import BadInputError
+from minitx.files import os_errors_as_bad_input
 
 DEFAULT_NAME = "python-reference"
 """Name of the embedded default corpus: the language reference that comes with Python."""
@@ -22,12 +23,7 @@ _SHOWN = 60
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text and where it came from.
-
-    Attributes:
-        text: all of it; files follow each other in the order given, on lines of their own.
-        name: short, for naming runs.
-    """
+    """A text, in which files follow each other on lines of their own, and a short name for it."""
 
     text: str
     name: str
@@ -38,9 +34,8 @@ def read_corpus(sources: Sequence[str], stdin: BinaryIO | None = None) -> Corpus
 
     Args:
         sources: files, directories (searched for text files, in order of their paths), globs, or
-            ``-`` for standard input; none for the embedded default. A file is read once, however
-            often it is named.
-        stdin: read for ``-``.
+            ``-`` for `stdin`; none for the embedded default. A file is read once, however often
+            it is named.
 
     Raises:
         BadInputError: a source is missing, empty, unreadable, or not UTF-8 text.
@@ -104,14 +99,10 @@ def _files(source: str) -> list[Path]:
     path = Path(source)
     if "\0" in source:
         raise BadInputError(f"corpus {source!r} is no path", "Name a text file")
-    try:
+    # A name too long to be one is perhaps the text itself, given as an argument.
+    shown = source if len(source) <= _SHOWN else f"{source[:_SHOWN]}..."
+    with os_errors_as_bad_input(f"corpus {shown!r} can't be read", "Name a text file"):
         is_directory = path.is_dir()
-    except OSError as error:
-        # The text itself, perhaps, given as an argument.
-        shown = source if len(source) <= _SHOWN else f"{source[:_SHOWN]}..."
-        raise BadInputError(
-            f"corpus {shown!r} can't be read ({error.strerror})", "Name a text file"
-        ) from None
     if is_directory:
         suffixes = known_suffixes()
         files = sorted(
@@ -154,14 +145,11 @@ def open_text(path: Path) -> Iterator[io.BufferedReader]:
     Raises:
         BadInputError: it is missing, a device, or can't be read.
     """
-    try:
+    fix = "Name a text file you may read"
+    with os_errors_as_bad_input(f"corpus {path} can't be read", fix):
         if path.is_char_device() or path.is_block_device():
             raise BadInputError(f"corpus {path} is a device", "Name a text file, or - for a pipe")
+        if not path.exists():
+            raise BadInputError(f"corpus {path} does not exist", "Name a text file")
         with path.open("rb") as file:
             yield file
-    except FileNotFoundError:
-        raise BadInputError(f"corpus {path} does not exist", "Name a text file") from None
-    except OSError as error:
-        raise BadInputError(
-            f"corpus {path} can't be read ({error.strerror})", "Name a text file you may read"
-        ) from None

@@ -14,12 +14,7 @@ from minitx.errors import BadInputError
 
 @dataclass(frozen=True)
 class Split:
-    """The two parts of a text.
-
-    Attributes:
-        train: what is trained on, tokenizer included.
-        holdout: never trained on; may be empty.
-    """
+    """The two parts of a text; nothing, not even the tokenizer, learns from the holdout."""
 
     train: str
     holdout: str
@@ -41,10 +36,6 @@ def split_corpus(corpus: Corpus, data: DataConfig) -> Split:
 
     A contiguous tail is harder than random lines, and more honest: neighbouring lines give each
     other away.
-
-    Args:
-        corpus: the text.
-        data: `holdout`, or else `holdout_fraction`.
 
     Raises:
         BadInputError: the holdout file can't be read, or nothing is left to train on.

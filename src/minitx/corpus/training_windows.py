@@ -20,15 +20,8 @@ class WindowSampler:
     """Every window once an epoch, in an order shuffled anew, at a new phase.
 
     Windows lie side by side; where the first begins is drawn for each epoch, so that over time a
-    token is seen at every position of a window.
-
-    Args:
-        n_ids: of the train part.
-        context_length: tokens in a window; one more is needed as its last target.
-        seed: of order and phase.
-
-    Attributes:
-        per_epoch: windows in an epoch.
+    token is seen at every position of a window. A window needs one token more than the context,
+    as its last target. There are `per_epoch` windows in an epoch.
     """
 
     def __init__(self, n_ids: int, context_length: int, seed: int) -> None:
@@ -70,11 +63,7 @@ def gather(
 
 
 def require_one_window(n_ids: int, context_length: int, name: str) -> None:
-    """Refuse a text too short for a single window.
-
-    Raises:
-        BadInputError: naming both lengths.
-    """
+    """Refuse a text too short for a single window, naming both lengths."""
     if n_ids < context_length + 1:
         fits = f"--context {n_ids - 1} or less, or " if n_ids > 1 else ""
         raise BadInputError(

@@ -97,7 +97,7 @@ class LiveDiagnosis(AnomalyDetector):
         """Look inside the model and at the curves."""
         findings: list[Finding] = []
         if self._windows is not None:
-            report = probe(self._model, self._windows, step)
+            report = probe(self._model, self._windows, step, self._compute, self._config.engine)
             self._observer.observe(report)
             findings += self._inside.on_probe(report)
         findings += self._curves.on_evaluation(

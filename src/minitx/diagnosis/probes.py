@@ -6,8 +6,7 @@ what generates with it. It is done with each evaluation, never in between.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,7 @@ import torch
 from torch import Tensor
 
 from minitx.compute import Compute
-from minitx.inspection.engine_check import check_generating, check_training
-from minitx.inspection.leak import moved_bits
+from minitx.inspection.mask_check import CutTexts, check_generating, check_training, moved_bits
 from minitx.inspection.probe_texts import text_windows
 from minitx.model import Trace, Transformer, evaluating
 from minitx.training.observer import ProbeReport
@@ -42,26 +40,26 @@ def probe_windows(ids: npt.NDArray[np.integer[Any]], context_length: int) -> Ten
 
 
 def probe(
-    model: Transformer,
-    windows: Tensor,
-    step: int,
-    compute: Compute | None = None,
-    engine: str = "auto",
+    model: Transformer, windows: Tensor, step: int, compute: Compute, engine: str
 ) -> ProbeReport:
-    """Look inside.
+    """Look inside a model, which is left as it was.
 
     Args:
-        model: left as it was.
+        model: in training, or done.
         windows: `(batch, seq)` ids.
         step: for the report.
-        compute: device and number format of training; float32 if left out.
-        engine: that trains.
+        compute: device and number format in which it is trained.
+        engine: that trains it.
     """
-    ids = windows.to(next(model.parameters()).device)
-    with torch.inference_mode(), evaluating(model):
-        trace = Trace()
-        with _hidden_units(model) as hidden:
-            logits = model(ids, trace=trace)
+    ids = windows.to(model.embedding.weight.device)
+    trace = Trace()
+    hidden: list[Tensor] = []  # What each MLP hands to its last matrix, (batch, seq, d_ff).
+    with torch.inference_mode(), evaluating(model), ExitStack() as hooks:
+        for block in model.blocks:
+            last = block.get_submodule("mlp.down")
+            note = last.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
+            hooks.enter_context(note)
+        logits = model(ids, trace=trace)
     positions = torch.arange(1, ids.size(1) + 1, device=ids.device).log()
     return ProbeReport(
         step=step,
@@ -70,7 +68,7 @@ def probe(
         attention_score=tuple(map(_largest_score, trace.queries, trace.keys)),
         output_logit=float(logits.abs().max()),
         dead_activations=tuple(dead_part(units) for units in hidden),
-        leaks=_leaks(model, ids, compute or Compute(ids.device, torch.float32), engine),
+        leaks=_leaks(model, ids, compute, engine),
     )
 
 
@@ -101,26 +99,6 @@ def _leaks(model: Transformer, ids: Tensor, compute: Compute, engine: str) -> bo
     with torch.inference_mode(), evaluating(model):
         if moved_bits(model(ids)[:, :half], model(changed)[:, :half]).any():
             return True
-    if half == ids.size(1):
-        return False
-    texts = (ids[:1], changed[:1], np.array([half - 1]))
-    trained = check_training(model, compute, engine, *texts)
-    return trained.leak is not None or check_generating(model, *texts).leak is not None
-
-
-@contextmanager
-def _hidden_units(model: Transformer) -> Iterator[list[Tensor]]:
-    # What the MLP of each layer hands to its last matrix, (batch, seq, d_ff).
-    heard: list[Tensor] = []
-
-    def note(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        heard.append(inputs[0])
-
-    hooks = [
-        block.get_submodule("mlp.down").register_forward_pre_hook(note) for block in model.blocks
-    ]
-    try:
-        yield heard
-    finally:
-        for hook in hooks:
-            hook.remove()
+    texts = CutTexts(ids[:1], changed[:1], torch.tensor([half - 1], device=ids.device))
+    trained = check_training(model, texts, compute, engine)
+    return trained.leak is not None or check_generating(model, texts).leak is not None

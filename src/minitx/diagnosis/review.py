@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from minitx.compute import Compute
 from minitx.config import RunConfig
 from minitx.corpus import EncodedCorpus
 from minitx.diagnosis.curves import CurveDetector
@@ -48,7 +49,8 @@ def review_metrics(
         try:
             step = record["step"]
             if record["kind"] == "event" and record["name"] in KINDS:
-                told.append(_told(record))
+                texts = [str(record.get(key, "")) for key in ("message", "cause", "fix")]
+                told.append(Finding(str(record["name"]), int(step), *texts))
             elif record["kind"] == "event" and record["name"] == "rollback":
                 rollbacks.append(step)
             elif record["kind"] == "health":
@@ -80,15 +82,19 @@ def review_model(
     tokenizer: Tokenizer,
     corpus: EncodedCorpus,
     step: int,
+    compute: Compute,
+    engine: str,
     judge_fit: bool,
 ) -> tuple[list[Seen], list[Check]]:
     """Look inside a checkpoint.
 
     Args:
-        model: its model; left as it was.
-        tokenizer: its tokenizer.
+        model: left as it was.
+        tokenizer: of the model.
         corpus: what the run learned from.
         step: of the checkpoint.
+        compute: device and number format in which the run trained.
+        engine: that trained it.
         judge_fit: it is the end of a run in which nothing went wrong, so that it should have
             learned by now.
     """
@@ -96,14 +102,16 @@ def review_model(
     if weight is not None:
         broken = finding("not-a-number", step, f"{weight} of the checkpoint")
         return merged([broken]), [Check("weights", f"{weight} is NaN or infinite")]
-    checks = [Check("weights", "all are finite")]
-    findings: list[Finding] = []
-    for look in (_tokenizer, _holdout, _mask, _inside, _underfitting):
-        if look is not _underfitting or (judge_fit and not findings):
-            new, check = look(model, tokenizer, corpus, step)
-            findings += new
-            checks.append(check)
-    return merged(findings), checks
+    looks = [
+        _tokenizer(tokenizer, corpus, step),
+        _holdout(model, corpus, step),
+        _mask(model, corpus, step, compute, engine),
+        _inside(model, corpus, step, compute, engine),
+    ]
+    if judge_fit and not any(findings for findings, _ in looks):
+        looks.append(_underfitting(model, corpus, step))
+    checks = [Check("weights", "all are finite"), *(check for _, check in looks)]
+    return merged([finding for findings, _ in looks for finding in findings]), checks
 
 
 def merged(findings: list[Finding], n_told: int | None = None) -> list[Seen]:
@@ -125,11 +133,6 @@ def _in_order(by_name: dict[str, Seen]) -> list[Seen]:
     return sorted(
         by_name.values(), key=lambda seen: (seen.finding.severity != "error", seen.finding.step)
     )
-
-
-def _told(record: dict[str, Any]) -> Finding:
-    texts = [str(record.get(key, "")) for key in ("message", "cause", "fix")]
-    return Finding(str(record["name"]), int(record["step"]), *texts)
 
 
 def _health(record: dict[str, Any]) -> list[Check]:
@@ -154,7 +157,7 @@ def _step(losses: LossDetector, record: dict[str, Any], config: RunConfig) -> li
 
 
 def _tokenizer(
-    model: Transformer, tokenizer: Tokenizer, corpus: EncodedCorpus, step: int
+    tokenizer: Tokenizer, corpus: EncodedCorpus, step: int
 ) -> tuple[list[Finding], Check]:
     if tokenizer.digest == corpus.tokenizer_digest:
         return [], Check("tokenizer", "the one that encoded the corpus")
@@ -168,9 +171,7 @@ def _tokenizer(
     return [mismatch], Check("tokenizer", "not the one that encoded the corpus")
 
 
-def _holdout(
-    model: Transformer, tokenizer: Tokenizer, corpus: EncodedCorpus, step: int
-) -> tuple[list[Finding], Check]:
+def _holdout(model: Transformer, corpus: EncodedCorpus, step: int) -> tuple[list[Finding], Check]:
     if len(corpus.holdout_ids) < 2:
         return [], Check("holdout", "there is none")
     loss = score(model, corpus.holdout_ids, max_tokens=_SCORED_TOKENS).loss
@@ -184,9 +185,9 @@ def _holdout(
 
 
 def _mask(
-    model: Transformer, tokenizer: Tokenizer, corpus: EncodedCorpus, step: int
+    model: Transformer, corpus: EncodedCorpus, step: int, compute: Compute, engine: str
 ) -> tuple[list[Finding], Check]:
-    checked = check_mask(model, corpus.train_ids)
+    checked = check_mask(model, corpus.train_ids, compute=compute, engine=engine)
     for path in checked.paths:
         if path.leak is not None:
             leak = path.leak
@@ -200,13 +201,13 @@ def _mask(
 
 
 def _inside(
-    model: Transformer, tokenizer: Tokenizer, corpus: EncodedCorpus, step: int
+    model: Transformer, corpus: EncodedCorpus, step: int, compute: Compute, engine: str
 ) -> tuple[list[Finding], Check]:
     text = corpus.holdout_ids if len(corpus.holdout_ids) > 1 else corpus.train_ids
     windows = probe_windows(text, model.config.context_length)
     if windows is None:
         return [], Check("attention", "the text is too short")
-    report = probe(model, windows, step)
+    report = probe(model, windows, step, compute, engine)
     entropies = [entropy for heads in report.attention_entropy for entropy in heads]
     check = Check(
         "attention",
@@ -219,13 +220,15 @@ def _inside(
 
 
 def _underfitting(
-    model: Transformer, tokenizer: Tokenizer, corpus: EncodedCorpus, step: int
+    model: Transformer, corpus: EncodedCorpus, step: int
 ) -> tuple[list[Finding], Check]:
-    part = corpus.holdout_ids if len(corpus.holdout_ids) > 1 else corpus.train_ids
+    has_holdout = len(corpus.holdout_ids) > 1
+    part = corpus.holdout_ids if has_holdout else corpus.train_ids
     loss = score(model, part, max_tokens=_SCORED_TOKENS).loss
+    holdout = loss if has_holdout else math.nan
+    uniform = uniform_loss(model.config.vocab_size)
     pairs = bigram_loss(corpus.train_ids, corpus.holdout_ids, model.config.vocab_size)
-    holdout = loss if part is corpus.holdout_ids else math.nan
     findings = CurveDetector().on_evaluation(
-        step, loss, holdout, 0.0, uniform_loss(model.config.vocab_size), lambda: pairs, is_last=True
+        step, loss, holdout, 0.0, uniform, lambda: pairs, is_last=True
     )
     return findings, Check("bigram", f"counting which token follows which reaches {pairs:.4g}")

@@ -11,17 +11,14 @@ import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import numpy.typing as npt
 
-from minitx.evaluation.bits import TextSize, bits_per, token_sizes
+from minitx.evaluation.arrays import ByteArray, IdArray, IntArray
+from minitx.evaluation.bits import bits_per, token_sizes
 from minitx.evaluation.compressors import compress_holdout, compressor_names
 from minitx.evaluation.holdout_figures import Baselines, NGramFigures
 from minitx.evaluation.ngrams import ORDERS, NGrams
-from minitx.evaluation.text_score import Beginning
+from minitx.evaluation.text_score import Beginning, ScoredText
 from minitx.tokenizer import Tokenizer
-
-IdArray = npt.NDArray[np.integer]
-ByteArray = npt.NDArray[np.uint8]
 
 MOST_TRAIN_TOKENS = 5_000_000
 MOST_TRAIN_BYTES = 16_000_000
@@ -34,46 +31,42 @@ _SCORED_AT_ONCE = 1 << 20
 
 def measure_baselines(
     tokenizer: Tokenizer,
-    ids: IdArray,
-    size: TextSize,
-    content: ByteArray,
+    text: ScoredText,
     scored: Beginning,
-    train_ids: IdArray | None,
-    train_content: ByteArray | None,
-    phase: Callable[[str], None] | None = None,
+    train_ids: IdArray,
+    train_content: ByteArray,
+    tell: Callable[[str], None],
 ) -> Baselines:
     """Measure all baselines at hand.
 
     Args:
         tokenizer: of the ids.
-        ids: of the text.
-        size: of the text.
-        content: `(bytes,)` the text itself, in UTF-8.
+        text: that must be predicted.
         scored: what the model was scored on, of the beginning of the text or all of it.
-        train_ids: what n-grams are counted on; None without a train part.
-        train_content: `(bytes,)` what compressors read first; None without a train part.
-        phase: told what is measured next.
+        train_ids: `(tokens,)` what n-grams are counted on; empty without a train part.
+        train_content: `(bytes,)` what compressors read first; empty without a train part.
+        tell: called with what is measured next.
     """
-    tell = phase or (lambda name: None)
     tell("counting n-grams")
+    ids, content = text.ids, text.content
     part = np.asarray(ids[: scored.n_ids], dtype=np.int64)
-    train = np.empty(0, np.int64)
-    if train_ids is not None:
-        train = np.asarray(train_ids[-MOST_TRAIN_TOKENS:], dtype=np.int64)
-    n_tokens, n_bytes = len(scored.index), _bytes_of(tokenizer, ids, size, scored)
+    train = np.asarray(train_ids[-MOST_TRAIN_TOKENS:], dtype=np.int64)
+    sizes, n_tokens = token_sizes(tokenizer), len(scored.index)
+    n_bytes = float(sizes[ids[scored.index]].sum())
+    if n_tokens == len(ids) - 1:
+        # What unknown tokens stand for is known for the text as a whole.
+        n_bytes = text.size.without(tokenizer.token_bytes(int(ids[0]))).n_bytes
     losses = [math.log(tokenizer.vocab_size)]
     if len(train):
         losses += _ngram_losses(NGrams(train, tokenizer.vocab_size), part, scored.index)
-    text = content
     if len(part) < len(ids):
-        text = content[: int(token_sizes(tokenizer)[part].sum())]
-    before = None if train_content is None else train_content[-MOST_TRAIN_BYTES:]
+        content = content[: int(sizes[part].sum())]
+    before = train_content[-MOST_TRAIN_BYTES:]
     compressed = []
     for name in compressor_names():
         tell(f"compressing with {name}")
-        compressed.append(
-            compress_holdout(name, None if before is None else _parts(before), _parts(text))
-        )
+        learned = _parts(before) if len(before) else None
+        compressed.append(compress_holdout(name, learned, _parts(content)))
     return Baselines(
         ngrams=tuple(
             NGramFigures(order, loss, bits_per(loss * n_tokens, n_bytes))
@@ -82,23 +75,14 @@ def measure_baselines(
         compressors=tuple(compressed),
         train_tokens=len(train),
         tokens=n_tokens,
-        text_bytes=len(text),
-        train_bytes=0 if before is None else len(before),
+        text_bytes=len(content),
+        train_bytes=len(before),
         model_loss=scored.nats / n_tokens,
         model_bits_per_byte=bits_per(scored.nats, n_bytes),
     )
 
 
-def _bytes_of(tokenizer: Tokenizer, ids: IdArray, size: TextSize, scored: Beginning) -> float:
-    if len(scored.index) == len(ids) - 1:
-        # What unknown tokens stand for is known for the text as a whole.
-        return size.without(tokenizer.token_bytes(int(ids[0]))).n_bytes
-    return float(token_sizes(tokenizer)[ids[scored.index]].sum())
-
-
-def _ngram_losses(
-    ngrams: NGrams, part: npt.NDArray[np.int64], index: npt.NDArray[np.int64]
-) -> list[float]:
+def _ngram_losses(ngrams: NGrams, part: IntArray, index: IntArray) -> list[float]:
     """Mean loss of the targets at `index`, by each order; a piece of the text at a time."""
     totals = np.zeros(ORDERS)
     for start in range(1, len(part), _SCORED_AT_ONCE):

@@ -14,8 +14,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from minitx.evaluation.arrays import IdArray, IntArray
 from minitx.tokenizer import Tokenizer
 
 _AT_ONCE = 1 << 20
@@ -23,12 +23,7 @@ _AT_ONCE = 1 << 20
 
 @dataclass(frozen=True)
 class TextSize:
-    """How much text some tokens stand for.
-
-    Attributes:
-        n_bytes: of UTF-8.
-        n_characters: of text.
-    """
+    """How much text some tokens stand for; bytes are those of UTF-8."""
 
     n_bytes: int
     n_characters: int
@@ -46,7 +41,7 @@ def bits_per(total_nats: float, n: float) -> float:
     return total_nats / math.log(2) / n if n else math.nan
 
 
-def token_sizes(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
+def token_sizes(tokenizer: Tokenizer) -> IntArray:
     """Bytes that each id stands for, `(vocab_size,)`; the unknown token counts as one."""
     sizes = np.array(
         [len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)], dtype=np.int64
@@ -56,13 +51,10 @@ def token_sizes(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
     return sizes
 
 
-def ids_within(ids: npt.NDArray[np.integer], sizes: npt.NDArray[np.int64], n_bytes: int) -> int:
+def ids_within(ids: IdArray, sizes: IntArray, n_bytes: int) -> int:
     """How many ids from the start on stand for at most `n_bytes` bytes together.
 
-    Args:
-        ids: of a text; a memory map is read as far as needed.
-        sizes: bytes of each id.
-        n_bytes: to fit into.
+    A memory map is read as far as needed; `sizes` are those of `token_sizes`.
     """
     count, left = 0, n_bytes
     while count < len(ids):

@@ -10,11 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from minitx.corpus.encoded_file import release
-
-Sums = npt.NDArray[np.float64]
+from minitx.evaluation.arrays import Float32Array, FloatArray, IdArray, IntArray
 
 _AT_ONCE = 1 << 20
 
@@ -27,28 +25,23 @@ SMALLEST_BLOCK = 128
 class Blocks:
     """What was summed in each block; blocks without a scored token are left out.
 
-    Attributes:
-        nats: `(blocks,)` total loss.
-        tokens: `(blocks,)` scored.
-        bytes: `(blocks,)` that the scored tokens stand for.
-        number: `(blocks,)` place of each block in the text.
+    All are `(blocks,)`; `bytes` are those that the scored tokens stand for, and `number` is the
+    place of each block in the text.
     """
 
-    nats: Sums
-    tokens: Sums
-    bytes: Sums
-    number: npt.NDArray[np.int64]
+    nats: FloatArray
+    tokens: FloatArray
+    bytes: FloatArray
+    number: IntArray
 
 
 class BlockSums:
     """Sums losses by block as they stream by.
 
-    Args:
-        n_bytes: of the whole text.
-        sizes: bytes of each token id.
+    The whole text has `n_bytes`, and each token id stands for so many as `sizes` says.
     """
 
-    def __init__(self, n_bytes: int, sizes: npt.NDArray[np.int64]) -> None:
+    def __init__(self, n_bytes: int, sizes: IntArray) -> None:
         self._sizes = sizes
         self.n_blocks = max(1, min(MOST_BLOCKS, n_bytes // SMALLEST_BLOCK))
         self._block_bytes = max(1.0, n_bytes / self.n_blocks)
@@ -58,12 +51,7 @@ class BlockSums:
         self._read_ids = 0
         self._read_bytes = 0
 
-    def add(
-        self,
-        ids: npt.NDArray[np.integer],
-        index: npt.NDArray[np.int64],
-        losses: npt.NDArray[np.float32],
-    ) -> None:
+    def add(self, ids: IdArray, index: IntArray, losses: Float32Array) -> None:
         """Add losses of the targets at `index` of `ids`; each call is further on in the text."""
         # A part of a text may be scored in places far apart, with much to count in between.
         while self._read_ids <= index[-1]:
@@ -72,13 +60,7 @@ class BlockSums:
             self._add_up_to(end, ids, index[first:last], losses[first:last])
             release(ids)
 
-    def _add_up_to(
-        self,
-        end: int,
-        ids: npt.NDArray[np.integer],
-        index: npt.NDArray[np.int64],
-        losses: npt.NDArray[np.float32],
-    ) -> None:
+    def _add_up_to(self, end: int, ids: IdArray, index: IntArray, losses: Float32Array) -> None:
         sizes = self._sizes[ids[self._read_ids : end]]
         ends = self._read_bytes + np.cumsum(sizes)
         here = index - self._read_ids

@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from minitx.evaluation.arrays import FloatArray
 
 FEWEST_BLOCKS = 8
 """With fewer, the interval would be far too narrow."""
@@ -30,26 +29,15 @@ class Interval:
 
 
 def bootstrap_interval(totals: FloatArray, weights: FloatArray, seed: int = 0) -> Interval | None:
-    """95 % interval of sum(totals) / sum(weights).
+    """95 % interval of sum(totals) / sum(weights), such as nats and tokens, both `(blocks,)`.
 
-    Args:
-        totals: `(blocks,)` for example nats.
-        weights: `(blocks,)` for example tokens.
-        seed: of the draws.
-
-    Returns:
-        None with fewer than `FEWEST_BLOCKS` blocks.
+    None with fewer than `FEWEST_BLOCKS` blocks.
     """
     if len(totals) < FEWEST_BLOCKS:
         return None
-    counts = resample_counts(len(totals), seed)
+    # How often each block is drawn in each resample, (RESAMPLES, blocks).
+    even = np.full(len(totals), 1 / len(totals))
+    counts = np.random.default_rng(seed).multinomial(len(totals), even, size=RESAMPLES)
     ratios = (counts @ totals) / (counts @ weights)
     low, high = np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(low), float(high))
-
-
-def resample_counts(n_blocks: int, seed: int) -> FloatArray:
-    """How often each block is drawn in each resample, `(RESAMPLES, n_blocks)`."""
-    random = np.random.default_rng(seed)
-    even = np.full(n_blocks, 1 / n_blocks)
-    return random.multinomial(n_blocks, even, size=RESAMPLES).astype(np.float64)

@@ -10,21 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+
+from minitx.evaluation.arrays import BoolArray, Float32Array
 
 BINS = 10
 
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Predictions of about the same confidence.
-
-    Attributes:
-        low, high: bounds of the confidence.
-        tokens: predictions in it.
-        confidence: their mean probability.
-        accuracy: how many of them came true.
-    """
+    """Predictions with confidence between `low` and `high`: their mean, and how many came true."""
 
     low: float
     high: float
@@ -58,7 +52,7 @@ class Calibration:
         self._confidence = np.zeros(BINS)
         self._correct = np.zeros(BINS)
 
-    def add(self, confidence: npt.NDArray[np.float32], correct: npt.NDArray[np.bool_]) -> None:
+    def add(self, confidence: Float32Array, correct: BoolArray) -> None:
         """Add predictions: `(n,)` probability of the likeliest token, and whether it was right."""
         bins = np.minimum((confidence.astype(np.float64) * BINS).astype(np.int64), BINS - 1)
         self._tokens += np.bincount(bins, minlength=BINS)

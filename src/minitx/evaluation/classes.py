@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from minitx.corpus.encoded_file import release
+from minitx.evaluation.arrays import Float32Array, IdArray, IntArray
 from minitx.tokenizer import Tokenizer
 
 CLASSES = ("space", "new word", "in-word", "digit", "punctuation", "other")
@@ -38,9 +38,7 @@ class ClassLoss:
     """Loss of some kind of token.
 
     Attributes:
-        name: of the kind.
-        tokens: scored.
-        share: of all scored tokens.
+        tokens, share: that were scored, and their share of all that were.
         loss: nats per token.
         share_of_loss: of the total loss.
     """
@@ -53,18 +51,14 @@ class ClassLoss:
 
 
 class GroupLosses:
-    """Sums losses by group as they stream by.
-
-    Args:
-        names: of the groups.
-    """
+    """Sums losses by group as they stream by."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
         self._tokens = np.zeros(len(names))
         self._nats = np.zeros(len(names))
 
-    def add(self, group: npt.NDArray[np.integer], losses: npt.NDArray[np.float32]) -> None:
+    def add(self, group: IdArray, losses: Float32Array) -> None:
         """Add losses and the group of each."""
         self._tokens += np.bincount(group, minlength=len(self._names))
         self._nats += np.bincount(group, losses.astype(np.float64), len(self._names))
@@ -105,29 +99,27 @@ def with_letters(classes: Sequence[ClassLoss]) -> list[ClassLoss]:
 
 
 class TokenClasses:
-    """Tells the class of tokens in a text.
-
-    Args:
-        tokenizer: whose ids these are.
-    """
+    """Tells the class of tokens in a text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        texts = [_text(tokenizer, i) for i in range(tokenizer.vocab_size)]
+        # A part of a character is not text, and ends up in `other`.
+        texts = [
+            "" if i == tokenizer.unknown_id else tokenizer.token_bytes(i).decode("utf-8", "replace")
+            for i in range(tokenizer.vocab_size)
+        ]
         self._class = np.array([_class(text) for text in texts], dtype=np.int64)
         self._ends_in_letter = np.array([text[-1:].isalpha() for text in texts])
         self._starts_with_letter = np.array([text[:1].isalpha() for text in texts])
 
-    def of(
-        self, targets: npt.NDArray[np.integer], before: npt.NDArray[np.integer]
-    ) -> npt.NDArray[np.int64]:
+    def of(self, targets: IdArray, before: IdArray) -> IntArray:
         """Index into `CLASSES` of each target, given the token before it; all `(n,)`."""
-        classes: npt.NDArray[np.int64] = self._class[targets].copy()
+        classes: IntArray = self._class[targets].copy()
         inside = self._starts_with_letter[targets] & self._ends_in_letter[before]
         classes[(classes == _NEW_WORD) & inside] = _IN_WORD
         return classes
 
 
-def count_ids(ids: npt.NDArray[np.integer], vocab_size: int) -> npt.NDArray[np.int64]:
+def count_ids(ids: IdArray, vocab_size: int) -> IntArray:
     """How often a text has each id, `(vocab_size,)`; a memory map is read in pieces."""
     counts = np.zeros(vocab_size, np.int64)
     for start in range(0, len(ids), _COUNTED_AT_ONCE):
@@ -136,12 +128,8 @@ def count_ids(ids: npt.NDArray[np.integer], vocab_size: int) -> npt.NDArray[np.i
     return counts
 
 
-def frequency_groups(train_counts: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-    """Index into `FREQUENCIES` of each id.
-
-    Args:
-        train_counts: `(vocab_size,)` how often the train part has each id.
-    """
+def frequency_groups(train_counts: IdArray) -> IntArray:
+    """Index into `FREQUENCIES` of each id, by how often the train part has it; `(vocab_size,)`."""
     order = np.argsort(-train_counts, kind="stable")
     total = max(1, int(train_counts.sum()))
     # Share of all more common ids: so the most common id is in the first group, even if it is all.
@@ -151,13 +139,6 @@ def frequency_groups(train_counts: npt.NDArray[np.integer]) -> npt.NDArray[np.in
     groups[order] = np.searchsorted(bounds, before, side="right")
     groups[train_counts == 0] = len(FREQUENCIES) - 1
     return groups
-
-
-def _text(tokenizer: Tokenizer, token: int) -> str:
-    if token == tokenizer.unknown_id:
-        return ""
-    # A part of a character is not text, and ends up in `other`.
-    return tokenizer.token_bytes(token).decode("utf-8", "replace")
 
 
 def _class(text: str) -> int:

@@ -25,8 +25,7 @@ class Comparison:
 
     Attributes:
         difference: bits per byte of the first less that of the second.
-        interval: 95 %, by bootstrap over blocks; None with too few blocks.
-        p_value: two-sided; None with too few blocks.
+        interval, p_value: 95 %, by bootstrap over blocks; two-sided. None with too few blocks.
         n_blocks: that both were scored on.
     """
 
@@ -44,10 +43,7 @@ class Comparison:
 def compare(first: Blocks, second: Blocks, seed: int = 0) -> Comparison:
     """Test the difference of two models on the same text.
 
-    Args:
-        first, second: the same text in the same blocks. Bytes may differ by a token or so where
-            tokenizers do; those of the first count.
-        seed: of the draws.
+    Bytes of a block may differ by a token or so where tokenizers do; those of the first count.
     """
     _, mine, other = np.intersect1d(first.number, second.number, return_indices=True)
     difference = bits_per(1.0, 1) * (first.nats[mine] - second.nats[other])

@@ -14,9 +14,10 @@ from __future__ import annotations
 import bz2
 import contextlib
 import importlib
+import itertools
 import lzma
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,13 +34,7 @@ class _Compressor(Protocol):
 
 @dataclass(frozen=True)
 class Compressed:
-    """What a compressor needs for the holdout.
-
-    Attributes:
-        name: of the program whose method it is.
-        bits_per_byte: added to a compressed train part, per byte of the holdout.
-        bits_per_byte_alone: of the holdout by itself.
-    """
+    """What a compressor needs for the holdout: added to a compressed train part, and alone."""
 
     name: str
     bits_per_byte: float
@@ -54,11 +49,8 @@ def compressor_names() -> list[str]:
 def compress_holdout(name: str, train: Parts | None, holdout: Parts) -> Compressed:
     """Measure one compressor; the texts stream through it.
 
-    Args:
-        name: one of `compressor_names`.
-        train: gives the text's bytes in parts, anew at each call; None where there is no train
-            part, and the holdout stands alone.
-        holdout: likewise; not empty.
+    `train` (None: the holdout stands alone) and `holdout` (not empty) give their bytes in parts,
+    anew at each call.
     """
     make = _compressors()[name]
     n_bytes = sum(len(part) for part in holdout())
@@ -66,7 +58,7 @@ def compress_holdout(name: str, train: Parts | None, holdout: Parts) -> Compress
     if train is None:
         return Compressed(name, 8 * alone / n_bytes, 8 * alone / n_bytes)
     before = _size(make(), train())
-    together = _size(make(), _joined(train(), holdout()))
+    together = _size(make(), itertools.chain(train(), holdout()))
     return Compressed(name, 8 * (together - before) / n_bytes, 8 * alone / n_bytes)
 
 
@@ -103,8 +95,3 @@ def _zstd() -> Callable[[], _Compressor] | None:
 
 def _size(compressor: _Compressor, parts: Iterable[bytes]) -> int:
     return sum(len(compressor.compress(part)) for part in parts) + len(compressor.flush())
-
-
-def _joined(*parts: Iterable[bytes]) -> Iterator[bytes]:
-    for part in parts:
-        yield from part

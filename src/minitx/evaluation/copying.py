@@ -11,18 +11,18 @@ n - 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from minitx.config import SamplingConfig
+from minitx.evaluation.arrays import ByteArray, IdArray, IntArray
 from minitx.generation import generate
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
 
-ByteArray = npt.NDArray[np.uint8]
 HashArray = npt.NDArray[np.uint64]
 
 COPY_BYTES = 32
@@ -48,8 +48,7 @@ class Copied:
     Attributes:
         n_bytes: of the texts.
         copied_share: part of them that lies in shared stretches of `COPY_BYTES` or more.
-        longest: the longest shared stretch, as text.
-        longest_bytes: its length.
+        longest, longest_bytes: the longest shared stretch, as text, and its length.
     """
 
     n_bytes: int
@@ -70,28 +69,28 @@ def find_copied(texts: Sequence[str], train: ByteArray, least: int = COPY_BYTES)
     text = _Text(parts)
     covered = np.zeros(len(text.content), np.bool_)
     longest, start = 0, 0
-    for piece in _pieces(train, overlap=max(map(len, parts), default=0)):
-        hashes = _Hashes(piece)
+    for begin in range(0, max(1, len(train)), _AT_ONCE):
+        # Pieces of the train part overlap, so that no shared stretch is cut.
+        hashes = _Hashes(np.asarray(train[begin : begin + _AT_ONCE + text.longest]))
+        edges = np.zeros(len(covered) + 1, np.int64)
         shared = text.shared_with(hashes, least)
-        _cover(covered, shared, least)
+        edges[shared] += 1
+        edges[shared + least] -= 1
+        covered |= np.cumsum(edges[:-1]) > 0
         longest, start = _longest(text, hashes, longest, start)
     longest_text = text.content[start : start + longest].tobytes().decode("utf-8", "ignore")
     share = float(covered.mean()) if len(covered) else 0.0
     return Copied(len(covered), share, longest_text, longest)
 
 
-def stretches(
-    tokenizer: Tokenizer, ids: npt.NDArray[np.integer], length: int = _STRETCH_TOKENS
-) -> list[str]:
+def stretches(tokenizer: Tokenizer, ids: IdArray, length: int = _STRETCH_TOKENS) -> list[str]:
     """Evenly spaced pieces of a text, of `length` tokens each."""
     count = max(1, min(_STRETCHES, len(ids) // length))
     starts = [i * len(ids) // count for i in range(count)]
     return [tokenizer.decode(np.asarray(ids[start : start + length])) for start in starts]
 
 
-def sample_texts(
-    model: Transformer, tokenizer: Tokenizer, ids: npt.NDArray[np.integer]
-) -> list[str]:
+def sample_texts(model: Transformer, tokenizer: Tokenizer, ids: IdArray) -> list[str]:
     """As much text from a model as `stretches` takes from `ids`; pieces of `ids` are prompts."""
     n_prompt_tokens = min(_PROMPT_TOKENS, max(1, model.config.context_length // 2))
     prompts = [
@@ -138,7 +137,7 @@ class _Text:
         self._ends = np.repeat(np.cumsum([len(part) for part in parts]), [len(p) for p in parts])
         self._hashes = _Hashes(self.content)
 
-    def shared_with(self, train: _Hashes, n: int) -> npt.NDArray[np.int64]:
+    def shared_with(self, train: _Hashes, n: int) -> IntArray:
         """Where stretches of n bytes begin that the other bytes have too."""
         mine = self._hashes.of_length(n)
         in_one_text = np.arange(len(mine)) + n <= self._ends[: len(mine)]
@@ -175,16 +174,3 @@ def _longest(text: _Text, train: _Hashes, longest: int, start: int) -> tuple[int
         else:
             high = n - 1
     return low, start
-
-
-def _cover(covered: npt.NDArray[np.bool_], starts: npt.NDArray[np.int64], n: int) -> None:
-    edges = np.zeros(len(covered) + 1, np.int64)
-    np.add.at(edges, starts, 1)
-    np.add.at(edges, starts + n, -1)
-    covered |= np.cumsum(edges[:-1]) > 0
-
-
-def _pieces(train: ByteArray, overlap: int) -> Iterator[ByteArray]:
-    # Pieces overlap, so that no shared stretch is cut.
-    for start in range(0, max(1, len(train)), _AT_ONCE):
-        yield np.asarray(train[start : start + _AT_ONCE + overlap])

@@ -19,19 +19,14 @@ from minitx.shown import Shown
 
 @dataclass(frozen=True)
 class Figures:
-    """Loss of a model on a text, in windows of one kind.
+    """Loss of a model on a text, in windows of one kind; each target is scored once.
 
     Attributes:
         context_length: most tokens that a prediction saw.
         stride: targets scored by each window; the context length for windows side by side.
-        tokens_scored: targets, each once.
-        bytes_scored: that they stand for.
         loss: nats per token.
-        loss_interval: 95 %, by bootstrap over blocks; None for a text too short for it.
-        perplexity: e to the loss.
-        bits_per_byte: the same loss over the bytes of the text.
-        bits_per_byte_interval: 95 %.
-        bits_per_character: the same over its characters.
+        loss_interval, bits_per_byte_interval: 95 %, by bootstrap over blocks; None for a text too
+            short for it.
     """
 
     context_length: int
@@ -56,14 +51,10 @@ class ModelFigures:
     """Which model was measured, and how.
 
     Attributes:
-        checkpoint: its directory.
         architecture: `qwen3` or `gpt2`.
-        n_parameters: of the model.
         tokenizer: `bpe`, `char` or `word`.
-        vocab_size: of the tokenizer.
         context_length: the model's own.
-        device: where it was computed.
-        dtype: of the matrix products.
+        device, dtype: of the matrix products.
     """
 
     checkpoint: str
@@ -83,8 +74,6 @@ class TextFigures:
     Attributes:
         name: `holdout`, or a file's name.
         tokens: in it; the first has nothing before it and is not scored.
-        bytes: of UTF-8.
-        characters: of text.
         unknown_tokens: that stand for what the vocabulary lacks.
         shared_with_train: what some stretches of it have in common with the train part; None
             where there is no train part.
@@ -110,7 +99,6 @@ class NGramFigures:
     Attributes:
         order: 0 for the uniform distribution; else a prediction sees `order` - 1 tokens.
         loss: nats per token.
-        bits_per_byte: over the bytes of these tokens.
     """
 
     order: int
@@ -132,7 +120,6 @@ class Baselines:
         text_bytes: of the text that was compressed.
         train_bytes: of the train part that was compressed before it.
         model_loss: of the model on these tokens, nats per token.
-        model_bits_per_byte: the same over their bytes.
     """
 
     ngrams: tuple[NGramFigures, ...]
@@ -147,13 +134,9 @@ class Baselines:
 
 @dataclass(frozen=True)
 class SurprisingText:
-    """A passage that surprised the model.
+    """A passage that surprised the model: text and loss (nats) of each token, and their mean.
 
-    Attributes:
-        start: index of its first token in the text.
-        loss: nats per token.
-        tokens: text of each token.
-        losses: nats of each.
+    It begins at the token of index `start` of the text.
     """
 
     start: int
@@ -167,8 +150,6 @@ class HoldoutReport(Shown):
     """All that is found out about a model on a text.
 
     Attributes:
-        model: which model.
-        text: which text.
         plain: windows side by side: the figure that training reports.
         strided: overlapping windows, so that contexts are fuller; None where not asked for.
         train_loss: nats per token on as many tokens of the train part; None without one.
@@ -178,7 +159,6 @@ class HoldoutReport(Shown):
         classes: loss by kind of token; `letter` is `new word` and `in-word` together, which
             follow it.
         frequencies: loss by how common tokens are in the train part; empty without one.
-        calibration: confidence against how often it is right.
         surprising: the passages with the highest loss.
         samples: what some samples of the model share with the train part; None where not asked
             for.
@@ -205,13 +185,7 @@ class HoldoutReport(Shown):
 
 @dataclass(frozen=True)
 class PairedTest:
-    """One model against the first, on the same text.
-
-    Attributes:
-        checkpoint: of the one.
-        against: of the first.
-        comparison: the difference and how sure it is.
-    """
+    """The model of one checkpoint against that of the first, on the same text."""
 
     checkpoint: str
     against: str
@@ -220,12 +194,7 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class ComparisonReport(Shown):
-    """Several models on one text.
-
-    Attributes:
-        reports: of each.
-        tests: of each but the first, against the first.
-    """
+    """Several models on one text, and tests of each but the first against the first."""
 
     reports: tuple[HoldoutReport, ...]
     tests: tuple[PairedTest, ...]

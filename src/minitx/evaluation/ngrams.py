@@ -21,27 +21,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
+from minitx.evaluation.arrays import BoolArray, FloatArray, IdArray, IntArray
 
 ORDERS = 6
 
 
 @dataclass(frozen=True, eq=False)
 class _Counts:
-    """Counts of the n-grams of one order, and what follows for their contexts.
+    """Counts of the n-grams of one order, and what follows for their contexts."""
 
-    Attributes:
-        discounted: `(grams,)` count less discount, over the context's total.
-        context_seen: `(contexts,)` whether the context has any count.
-        backoff: `(contexts,)` weight of the next lower order.
-    """
-
-    discounted: FloatArray
-    context_seen: npt.NDArray[np.bool_]
-    backoff: FloatArray
+    discounted: FloatArray  # (grams,) count less discount, over the context's total
+    context_seen: BoolArray  # (contexts,) whether the context has any count
+    backoff: FloatArray  # (contexts,) weight of the next lower order
 
 
 class NGrams:
@@ -49,15 +41,14 @@ class NGrams:
 
     Args:
         ids: `(n,)` what is counted.
-        vocab_size: number of ids.
-        max_order: the highest order.
+        vocab_size, max_order: number of ids; the highest order.
         discounts: a fixed one for each order; None estimates three for each order from how many
             n-grams occur once, twice, three and four times.
     """
 
     def __init__(
         self,
-        ids: npt.NDArray[np.integer],
+        ids: IdArray,
         vocab_size: int,
         max_order: int = ORDERS,
         discounts: Sequence[float] | None = None,
@@ -84,25 +75,16 @@ class NGrams:
             self._raw.append(self._counts(self._keys, counts, order))
             ranks = ends.reshape(-1).astype(np.int64)
 
-    def losses(self, ids: npt.NDArray[np.integer]) -> FloatArray:
-        """Loss of every id but the first, by each order.
+    def losses(self, ids: IdArray) -> FloatArray:
+        """Loss in nats of every id of a text but the first, `(max_order, n - 1)`, order 1 first.
 
-        Args:
-            ids: `(n,)` a text; a prediction sees up to `order` - 1 ids before.
-
-        Returns:
-            `(max_order, n - 1)` nats, order 1 first.
+        A prediction sees up to `order` - 1 ids before.
         """
         rows = np.asarray(ids, dtype=np.int64)[None, :]
         return np.stack([-np.log(p[0]) for p in self._probabilities(rows, first=1)])
 
-    def distribution(self, context: npt.NDArray[np.integer], order: int) -> FloatArray:
-        """Probability of each id after a context, `(vocab_size,)`.
-
-        Args:
-            context: ids; only the last `order` - 1 count.
-            order: 1 to `max_order`.
-        """
+    def distribution(self, context: IdArray, order: int) -> FloatArray:
+        """Probability of each id after a context, `(vocab_size,)`; its last `order` - 1 count."""
         rows = np.empty((self.vocab_size, len(context) + 1), dtype=np.int64)
         rows[:, :-1] = context
         rows[:, -1] = np.arange(self.vocab_size)

@@ -10,7 +10,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+
+from minitx.evaluation.arrays import Float32Array, IntArray
 
 NOTABLE = 0.01
 """Part of the loss by which more context must lower it to count as used."""
@@ -22,7 +23,6 @@ class PositionBucket:
 
     Attributes:
         first, last: tokens seen, from and to.
-        tokens: targets scored.
         loss: nats per token.
         standard_error: of that mean, as if tokens were independent.
     """
@@ -51,18 +51,14 @@ class ContextUse:
 
 
 class PositionLosses:
-    """Sums losses by position as they stream by.
-
-    Args:
-        context_length: most tokens that a prediction sees.
-    """
+    """Sums losses by position as they stream by."""
 
     def __init__(self, context_length: int) -> None:
         self._tokens = np.zeros(context_length)
         self._nats = np.zeros(context_length)
         self._squares = np.zeros(context_length)
 
-    def add(self, position: npt.NDArray[np.int64], losses: npt.NDArray[np.float32]) -> None:
+    def add(self, position: IntArray, losses: Float32Array) -> None:
         """Add losses of the targets at these positions of their windows, from 0."""
         n, nats = len(self._tokens), losses.astype(np.float64)
         self._tokens += np.bincount(position, minlength=n)

@@ -6,22 +6,21 @@ any size streams through.
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from minitx.compute import Compute
 from minitx.corpus.encoded_file import release
 from minitx.errors import BadInputError
+from minitx.evaluation.arrays import BoolArray, Float32Array, IdArray, IntArray
 from minitx.evaluation.scoring_windows import Window, spaced_windows
-from minitx.model import Transformer
+from minitx.model import Transformer, evaluating
 from minitx.training.observer import perplexity
 
-IdArray = npt.NDArray[np.integer]
-FloatArray = npt.NDArray[np.float32]
 Progress = Callable[[int], None]
 
 # Enough tokens in a batch to keep the processor busy, and few enough logits to stay in memory.
@@ -32,12 +31,7 @@ _BATCH_LOGITS = 2**26
 
 @dataclass(frozen=True)
 class Score:
-    """The loss over a text.
-
-    Attributes:
-        total_nats: sum over the scored targets.
-        n_tokens: how many targets were scored.
-    """
+    """The loss over the targets of a text that were scored."""
 
     total_nats: float
     n_tokens: int
@@ -66,11 +60,11 @@ class LossChunk:
         correct: `(n,)` whether that token is the target; empty unless asked for.
     """
 
-    index: npt.NDArray[np.int64]
-    position: npt.NDArray[np.int64]
-    losses: FloatArray
-    confidence: FloatArray
-    correct: npt.NDArray[np.bool_]
+    index: IntArray
+    position: IntArray
+    losses: Float32Array
+    confidence: Float32Array
+    correct: BoolArray
 
 
 def score(
@@ -94,7 +88,7 @@ def score(
         batch_size: windows in one pass; None chooses.
         max_tokens: score about as many targets in evenly spaced windows, the same ones each
             time; 0 scores all.
-        autocast_dtype: format of the matrix products; None for that of the weights.
+        autocast_dtype: format of the matrix products; None or float32 for that of the weights.
         progress: called with the number of targets that each batch scored.
 
     Raises:
@@ -124,10 +118,8 @@ def token_losses(
 ) -> Iterator[LossChunk]:
     """The losses that `score` sums up, batch by batch, in the order of the text.
 
-    Args:
-        model, ids, context_length, stride, batch_size, max_tokens, autocast_dtype: as in `score`.
-        with_confidence: also return the probability of the likeliest token, and whether it is the
-            target.
+    With `with_confidence`, chunks also have the probability of the likeliest token, and whether
+    it is the target.
 
     Raises:
         BadInputError: as in `score`, when it is called.
@@ -145,8 +137,11 @@ def token_losses(
     # Raises before the first loss is asked for.
     first = next(windows)
     if batch_size is None:
-        batch_size = _batch_size(model, context_length)
-    batches = _batches(_put_back(first, windows), batch_size)
+        device = next(model.parameters()).device.type
+        tokens = _BATCH_TOKENS.get(device, _BATCH_TOKENS_ELSEWHERE)
+        tokens = min(tokens, _BATCH_LOGITS // model.config.vocab_size)
+        batch_size = max(1, tokens // context_length)
+    batches = _batches(itertools.chain([first], windows), batch_size)
     return _losses(model, ids, batches, autocast_dtype, with_confidence)
 
 
@@ -158,7 +153,8 @@ def count_targets(n_ids: int, context_length: int, stride: int, max_tokens: int 
     """
     if max_tokens <= 0 or max_tokens >= n_ids - 1:
         return max(0, n_ids - 1)
-    return sum(w.n_scored for w in spaced_windows(n_ids, context_length, stride, max_tokens))
+    windows = spaced_windows(n_ids, context_length, stride, max_tokens)
+    return sum(window.length - window.skip for window in windows)
 
 
 def _losses(
@@ -168,21 +164,17 @@ def _losses(
     autocast_dtype: torch.dtype | None,
     with_confidence: bool,
 ) -> Iterator[LossChunk]:
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    try:
+    compute = Compute(next(model.parameters()).device, autocast_dtype or torch.float32)
+    with evaluating(model):
         for batch in batches:
             length = batch[0].length
             rows = np.stack([ids[w.start : w.start + length + 1] for w in batch]).astype(np.int64)
-            tokens = torch.from_numpy(rows).to(device)
+            tokens = torch.from_numpy(rows).to(compute.device)
             # Not inference mode: tables that the model makes and keeps here serve training later.
-            with torch.no_grad(), _autocast(device, autocast_dtype):
+            with torch.no_grad(), compute.autocast():
                 measured = _measure(model, tokens[:, :-1], tokens[:, 1:], with_confidence)
             yield _chunk(batch, *(array.cpu().numpy() for array in measured))
             release(ids)
-    finally:
-        model.train(was_training)
 
 
 def _measure(
@@ -198,9 +190,9 @@ def _measure(
 
 def _chunk(
     batch: list[Window],
-    losses: FloatArray,
-    confidence: FloatArray | None = None,
-    correct: npt.NDArray[np.bool_] | None = None,
+    losses: Float32Array,
+    confidence: Float32Array | None = None,
+    correct: BoolArray | None = None,
 ) -> LossChunk:
     offsets = np.arange(batch[0].length)
     starts = np.array([window.start for window in batch])
@@ -227,18 +219,6 @@ def _batches(windows: Iterator[Window], batch_size: int) -> Iterator[list[Window
         yield batch
 
 
-def _put_back(first: Window, rest: Iterator[Window]) -> Iterator[Window]:
-    yield first
-    yield from rest
-
-
-def _batch_size(model: Transformer, context_length: int) -> int:
-    device = next(model.parameters()).device.type
-    tokens = _BATCH_TOKENS.get(device, _BATCH_TOKENS_ELSEWHERE)
-    tokens = min(tokens, _BATCH_LOGITS // model.config.vocab_size)
-    return max(1, tokens // context_length)
-
-
 def chosen_context(model: Transformer, context_length: int | None) -> int:
     """The context to score with; the model's where None is asked for.
 
@@ -254,11 +234,3 @@ def chosen_context(model: Transformer, context_length: int | None) -> int:
             f"Choose a --context from 1 to {longest}",
         )
     return context_length
-
-
-def _autocast(
-    device: torch.device, dtype: torch.dtype | None
-) -> contextlib.AbstractContextManager[object]:
-    if dtype is None or dtype == torch.float32:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype)

@@ -31,11 +31,6 @@ class Window:
     length: int
     skip: int = 0
 
-    @property
-    def n_scored(self) -> int:
-        """How many targets it scores."""
-        return self.length - self.skip
-
 
 def require_stride(stride: int, context_length: int) -> None:
     """Refuse a stride that would score nothing, or leave gaps.
@@ -50,51 +45,32 @@ def require_stride(stride: int, context_length: int) -> None:
         )
 
 
-def all_windows(n_ids: int, context_length: int, stride: int) -> Iterator[Window]:
-    """Windows that score every target once, in order.
-
-    Args:
-        n_ids: of the text.
-        context_length: most ids in a window.
-        stride: targets that each window after the first scores; 1 to `context_length`.
-
-    Raises:
-        BadInputError: the stride is out of range.
-    """
-    require_stride(stride, context_length)
-    n_targets = max(0, n_ids - 1)
-    done = min(context_length, n_targets)
-    if done:
-        yield Window(0, done)
-    while done < n_targets:
-        end = min(done + stride, n_targets)
-        # Side by side, the last window is short; overlapping ones all have a full context.
-        start = done if stride == context_length else end - context_length
-        yield Window(start, end - start, done - start)
-        done = end
-
-
 def spaced_windows(
     n_ids: int, context_length: int, stride: int, max_tokens: int
 ) -> Iterator[Window]:
     """Windows, evenly spaced over the text, that together score at most `max_tokens` targets.
 
-    No target is scored twice. Where that many windows would cover the text anyway, or
-    `max_tokens` is 0, these are `all_windows`.
+    No target is scored twice. Where `max_tokens` is 0, or that many windows would cover the text
+    anyway, every target is scored.
 
     Raises:
         BadInputError: the stride is out of range.
     """
     require_stride(stride, context_length)
     n_targets = max(0, n_ids - 1)
-    if max_tokens <= 0 or max_tokens >= n_targets:
-        yield from all_windows(n_ids, context_length, stride)
-        return
     length = min(context_length, n_targets)
-    scored = min(stride, length, max_tokens)
-    # The targets that a window may score: it needs its full length before their end.
-    first = length - scored
-    count = min(max(1, max_tokens // scored), (n_targets - first) // scored)
-    for index in range(count):
-        start = index * (n_targets - first) // count
-        yield Window(start, length, first)
+    if 0 < max_tokens < n_targets:
+        scored = min(stride, length, max_tokens)
+        # The targets that a window may score: it needs its full length before their end.
+        first = length - scored
+        count = min(max(1, max_tokens // scored), (n_targets - first) // scored)
+        for index in range(count):
+            yield Window(index * (n_targets - first) // count, length, first)
+        return
+    if length:
+        yield Window(0, length)
+    for done in range(length, n_targets, stride):
+        end = min(done + stride, n_targets)
+        # Side by side, the last window is short; overlapping ones all have a full context.
+        start = done if stride == context_length else end - context_length
+        yield Window(start, end - start, done - start)

@@ -6,20 +6,15 @@ import heapq
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+
+from minitx.evaluation.arrays import Float32Array, IdArray, IntArray
 
 PASSAGES = 10
 
 
 @dataclass(frozen=True)
 class Passage:
-    """Some tokens in a row.
-
-    Attributes:
-        start: index of its first token in the text.
-        ids: its tokens.
-        losses: nats of each.
-    """
+    """Some tokens in a row, from index `start` of the text on; losses in nats."""
 
     start: int
     ids: tuple[int, ...]
@@ -34,11 +29,7 @@ class Passage:
 class SurprisingPassages:
     """Keeps the worst passages as losses stream by; they don't overlap.
 
-    Passages begin at every half of their length.
-
-    Args:
-        length: tokens in a passage; an even number.
-        count: how many to keep.
+    They have `length` tokens, an even number, and begin at every half of that.
     """
 
     def __init__(self, length: int, count: int = PASSAGES) -> None:
@@ -50,12 +41,7 @@ class SurprisingPassages:
         self._ids = np.empty(0, np.int64)
         self._losses = np.empty(0, np.float32)
 
-    def add(
-        self,
-        index: npt.NDArray[np.int64],
-        targets: npt.NDArray[np.integer],
-        losses: npt.NDArray[np.float32],
-    ) -> None:
+    def add(self, index: IntArray, targets: IdArray, losses: Float32Array) -> None:
         """Add targets in the order of the text: where they are, what they are, their losses."""
         self._index = np.concatenate([self._index, index])
         self._ids = np.concatenate([self._ids, targets])

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from minitx.evaluation.arrays import ByteArray, IdArray, IntArray
 from minitx.evaluation.bits import TextSize, bits_per, token_sizes
 from minitx.evaluation.blocks import Blocks, BlockSums
 from minitx.evaluation.bootstrap import bootstrap_interval
@@ -22,17 +22,40 @@ from minitx.evaluation.classes import (
     frequency_groups,
     with_letters,
 )
-from minitx.evaluation.holdout_figures import Figures
+from minitx.evaluation.holdout_figures import Figures, SurprisingText, TextFigures
 from minitx.evaluation.positions import ContextUse, PositionLosses
 from minitx.evaluation.scoring import LossChunk, token_losses
-from minitx.evaluation.surprising import Passage, SurprisingPassages
+from minitx.evaluation.surprising import SurprisingPassages
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
 from minitx.training.observer import perplexity
 
-IdArray = npt.NDArray[np.integer]
-
 _PASSAGE_BYTES = 72
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredText:
+    """A text to score.
+
+    Attributes:
+        name: `holdout`, or the name of a file.
+        ids: `(tokens,)`, perhaps a memory map.
+        n_unknown: tokens that stand for what the vocabulary lacks.
+        content: `(bytes,)` the text in UTF-8, perhaps a memory map.
+        is_holdout: whether the model's run kept the text for this.
+    """
+
+    name: str
+    ids: IdArray
+    size: TextSize
+    n_unknown: int
+    content: ByteArray
+    is_holdout: bool
+
+    def figures(self) -> TextFigures:
+        """Which text it is."""
+        n_bytes, n_characters = self.size.n_bytes, self.size.n_characters
+        return TextFigures(self.name, len(self.ids), n_bytes, n_characters, self.n_unknown)
 
 
 @dataclass(frozen=True)
@@ -42,8 +65,7 @@ class Windows:
     Attributes:
         context_length: most tokens that a prediction sees.
         stride: targets scored by each window after the first.
-        max_tokens: score about as many targets, evenly spaced; 0 for all.
-        autocast_dtype: format of the matrix products; None for that of the weights.
+        max_tokens, autocast_dtype: as in `score`.
     """
 
     context_length: int
@@ -54,21 +76,13 @@ class Windows:
 
 @dataclass(frozen=True, eq=False)
 class Details:
-    """What is known of single tokens, beyond the total.
-
-    Attributes:
-        context_use: loss by position in the context.
-        classes: loss by kind of token.
-        frequencies: loss by how common tokens are in the train part; empty without counts.
-        calibration: confidence against how often it is right.
-        surprising: the worst passages.
-    """
+    """What is known of single tokens, beyond the total: see `HoldoutReport`."""
 
     context_use: ContextUse
     classes: tuple[ClassLoss, ...]
     frequencies: tuple[ClassLoss, ...]
     calibration: CalibrationCurve
-    surprising: tuple[Passage, ...]
+    surprising: tuple[SurprisingText, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,24 +92,17 @@ class Beginning:
     Attributes:
         n_ids: ids in the beginning.
         index: of the targets in it that were scored, `(n,)`.
-        nats: their total loss.
+        nats: total loss of these.
     """
 
     n_ids: int
-    index: npt.NDArray[np.int64]
+    index: IntArray
     nats: float
 
 
 @dataclass(frozen=True, eq=False)
 class TextScore:
-    """The result of a pass over a text.
-
-    Attributes:
-        figures: the loss.
-        blocks: the same by block.
-        beginning: the same of the beginning alone; None where not asked for.
-        details: None where not asked for.
-    """
+    """The result of a pass over a text; `beginning` and `details` are None where not asked for."""
 
     figures: Figures
     blocks: Blocks
@@ -106,11 +113,10 @@ class TextScore:
 def score_text(
     model: Transformer,
     tokenizer: Tokenizer,
-    ids: IdArray,
-    size: TextSize,
+    text: ScoredText,
     windows: Windows,
     with_details: bool = False,
-    train_counts: npt.NDArray[np.integer] | None = None,
+    train_counts: IdArray | None = None,
     beginning: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> TextScore:
@@ -118,10 +124,9 @@ def score_text(
 
     Args:
         model, tokenizer: that belong together.
-        ids: of the text; a memory map is read in pieces.
-        size: of the whole text.
+        text: whose ids, if a memory map, are read in pieces.
         windows: how it is cut.
-        with_details: also fill `TextScore.details`.
+        with_details: fill `TextScore.details`.
         train_counts: `(vocab_size,)` how often the train part has each id.
         beginning: number of ids that `TextScore.beginning` covers; 0 for none.
         progress: called with the number of targets that each batch scored.
@@ -129,9 +134,10 @@ def score_text(
     Raises:
         BadInputError: as `token_losses`.
     """
+    ids, size = text.ids, text.size
     sums = BlockSums(size.n_bytes, token_sizes(tokenizer))
-    details = _Details(tokenizer, windows, ids, size, train_counts) if with_details else None
-    index: list[npt.NDArray[np.int64]] = []
+    details = _Details(tokenizer, windows, text, train_counts) if with_details else None
+    index: list[IntArray] = []
     nats = 0.0
     chunks = token_losses(
         model, ids, windows.context_length, windows.stride, max_tokens=windows.max_tokens,
@@ -189,19 +195,20 @@ class _Details:
         self,
         tokenizer: Tokenizer,
         windows: Windows,
-        ids: IdArray,
-        size: TextSize,
-        train_counts: npt.NDArray[np.integer] | None,
+        text: ScoredText,
+        train_counts: IdArray | None,
     ) -> None:
+        self.tokenizer = tokenizer
         self.positions = PositionLosses(windows.context_length)
         self.class_of = TokenClasses(tokenizer)
         self.classes = GroupLosses(CLASSES)
         self.group_of = None if train_counts is None else frequency_groups(train_counts)
         self.frequencies = GroupLosses([name for name, _ in FREQUENCIES])
         self.calibration = Calibration()
-        length = round(_PASSAGE_BYTES * len(ids) / max(1, size.n_bytes) / 2) * 2
+        n_ids = len(text.ids)
+        length = round(_PASSAGE_BYTES * n_ids / max(1, text.size.n_bytes) / 2) * 2
         # A short text has few passages if they are long.
-        longest = max(2, len(ids) // 8 * 2)
+        longest = max(2, n_ids // 8 * 2)
         self.passages = SurprisingPassages(min(max(8, length), longest))
 
     def add(self, ids: IdArray, chunk: LossChunk) -> None:
@@ -219,5 +226,13 @@ class _Details:
             classes=tuple(with_letters(self.classes.result())),
             frequencies=tuple(self.frequencies.result()) if self.group_of is not None else (),
             calibration=self.calibration.result(),
-            surprising=tuple(self.passages.result()),
+            surprising=tuple(
+                SurprisingText(
+                    passage.start,
+                    passage.loss,
+                    tuple(map(self.tokenizer.piece, passage.ids)),
+                    passage.losses,
+                )
+                for passage in self.passages.result()
+            ),
         )

@@ -28,9 +28,6 @@ class Verdict:
     """How well a model fits its corpus.
 
     Attributes:
-        fit: in a word.
-        reason: the figures that say so.
-        advice: what would help.
         gap: holdout loss less train loss, nats per token.
         gap_share: the same as part of the train loss.
     """
@@ -53,7 +50,7 @@ def judge(
 
     Args:
         train_loss, holdout_loss: nats per token.
-        history: step and holdout loss of the run's evaluations, in order.
+        history: steps and holdout losses of the run's evaluations, in order.
         step: of the checkpoint; evaluations after it don't count.
         beaten_by: a baseline that does better than the model.
     """

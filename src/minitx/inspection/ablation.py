@@ -6,18 +6,15 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
-from minitx.inspection.probe_texts import text_windows
+from minitx.inspection.probe_texts import text_windows, windows_in_words
+from minitx.model import Transformer, attention_layers, evaluating
 from minitx.shown import Shown
-
-if TYPE_CHECKING:
-    import torch
-
-    from minitx.model import Transformer
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -51,8 +48,7 @@ class Ablation(Shown):
     Attributes:
         loss: with all heads on, in nats per token.
         heads: in order of layer and head.
-        n_windows, window_length: how much text was scored.
-        text_name: which text.
+        n_windows, window_length: how much of the text `text_name` was scored.
     """
 
     loss: float
@@ -64,15 +60,11 @@ class Ablation(Shown):
     @property
     def measured_on(self) -> str:
         """The text that the losses were taken from, in words."""
-        plural = "s" if self.n_windows != 1 else ""
-        return f"{self.n_windows} window{plural} of {self.window_length} tokens of {self.text_name}"
+        return windows_in_words(self.n_windows, self.window_length, self.text_name)
 
     def of(self, layer: int, head: int) -> HeadAblation | None:
         """The figures of one head."""
-        for one in self.heads:
-            if (one.layer, one.head) == (layer, head):
-                return one
-        return None
+        return next((one for one in self.heads if (one.layer, one.head) == (layer, head)), None)
 
 
 def ablate_heads(
@@ -92,16 +84,12 @@ def ablate_heads(
     Returns:
         None when the text has fewer than two tokens, so that there is no target.
     """
-    import torch
-
-    from minitx.model import evaluating
-
     config = model.config
     length = min(WINDOW_LENGTH, config.context_length, len(text_ids) - 1)
     if length < 1:
         return None
     windows = torch.from_numpy(text_windows(text_ids, length + 1, WINDOWS))
-    windows = windows.to(next(model.parameters()).device)
+    windows = windows.to(model.embedding.weight.device)
 
     def losses() -> FloatArray:
         """Mean loss of each window, (windows,)."""
@@ -118,7 +106,9 @@ def ablate_heads(
             for head in range(config.n_heads):
                 with head_off(model, layer, head):
                     change = losses() - with_all
-                heads.append(_summary(layer, head, change))
+                n = len(change)
+                error = float(change.std(ddof=1)) / math.sqrt(n) if n > 1 else None
+                heads.append(HeadAblation(layer, head, float(change.mean()), error))
                 if progress is not None:
                     progress(len(heads), config.n_layers * config.n_heads)
     return Ablation(float(with_all.mean()), tuple(heads), len(windows), length, text_name)
@@ -127,25 +117,13 @@ def ablate_heads(
 @contextmanager
 def head_off(model: Transformer, layer: int, head: int) -> Iterator[None]:
     """Set what a head gives to its layer's output matrix to zero, for a while."""
-    from minitx.model import attention_layers
-
     attention = attention_layers(model)[layer]
     columns = slice(head * attention.head_dim, (head + 1) * attention.head_dim)
 
-    def silence(module: object, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-        del module
+    def silence(_: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
         heads = inputs[0].clone()
         heads[..., columns] = 0.0
         return (heads,)
 
-    hook = attention.output.register_forward_pre_hook(silence)
-    try:
+    with attention.output.register_forward_pre_hook(silence):
         yield
-    finally:
-        hook.remove()
-
-
-def _summary(layer: int, head: int, change: FloatArray) -> HeadAblation:
-    n = len(change)
-    error = float(change.std(ddof=1)) / math.sqrt(n) if n > 1 else None
-    return HeadAblation(layer, head, float(change.mean()), error)

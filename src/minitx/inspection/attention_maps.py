@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from minitx.config import ModelConfig
 from minitx.errors import BadInputError
+from minitx.model import Trace, Transformer, attention_layers, evaluating
 from minitx.shown import Shown
-
-if TYPE_CHECKING:
-    from minitx.model import Trace, Transformer
-    from minitx.tokenizer import Tokenizer
+from minitx.tokenizer import Tokenizer
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -56,20 +54,16 @@ class AttentionMaps(Shown):
         return int(self.weights.shape[2])
 
     def head(self, layer: int, head: int) -> FloatArray:
-        """Weights of one head, (seq, seq).
-
-        Raises:
-            BadInputError: when the model has no such layer or head.
-        """
-        require_layer(layer, self.n_layers)
-        require_head(head, self.n_heads)
+        """Weights of one head, (seq, seq); BadInputError if there is no such layer or head."""
+        require_existing("layer", layer, self.n_layers)
+        require_existing("head", head, self.n_heads)
         return np.asarray(self.weights[layer, head])
 
     def average(self, layer: int | None = None) -> FloatArray:
         """Mean weights over the heads of a layer, or of all layers, (seq, seq)."""
         if layer is None:
             return np.asarray(self.weights.mean(axis=(0, 1)))
-        require_layer(layer, self.n_layers)
+        require_existing("layer", layer, self.n_layers)
         return np.asarray(self.weights[layer].mean(axis=0))
 
     def norms(self, layer: int, head: int) -> FloatArray:
@@ -101,13 +95,10 @@ def most_looked_at(
     Args:
         rows: (seq, seq) weights or norms, row = the token that looks.
         tokens: text of each token.
-        position: which token looks.
+        position: which token looks; BadInputError if there is none.
         count: at most so many answers; never tokens after `position`.
-
-    Raises:
-        BadInputError: when there is no such position.
     """
-    require_position(position, len(tokens))
+    require_existing("token", position, len(tokens))
     row = rows[position, : position + 1]
     # Ties go to the nearest token, so that the answer does not hang on the sort.
     order = np.lexsort((-np.arange(len(row)), -row))[:count]
@@ -125,18 +116,19 @@ def read_attention(model: Transformer, tokenizer: Tokenizer, ids: IntArray) -> A
     Returns:
         Maps in float32 on the CPU, whatever the model's device and dtype.
     """
-    import torch
-
-    from minitx.model import Trace, evaluating
-
-    trace = Trace()
-    device = next(model.parameters()).device
-    with torch.inference_mode(), evaluating(model):
-        model(torch.from_numpy(ids.astype(np.int64))[None].to(device), trace=trace)
-        weights = np.stack([layer[0].float().cpu().numpy() for layer in trace.attention])
-        lengths = value_lengths(model, trace)
+    trace = traced(model, ids[None])
+    weights = np.stack([layer[0].float().cpu().numpy() for layer in trace.attention])
     tokens = tuple(tokenizer.piece(int(i)) for i in ids)
-    return AttentionMaps(tokens, ids.astype(np.int64), weights, lengths)
+    return AttentionMaps(tokens, ids.astype(np.int64), weights, value_lengths(model, trace))
+
+
+@torch.inference_mode()
+def traced(model: Transformer, ids: npt.NDArray[np.integer]) -> Trace:
+    """What happens inside the plain model over a batch of texts, (batch, seq) ids."""
+    trace = Trace()
+    with evaluating(model):
+        model(torch.from_numpy(ids.astype(np.int64)).to(model.embedding.weight.device), trace=trace)
+    return trace
 
 
 def attention_rollout(weights: FloatArray) -> FloatArray:
@@ -155,17 +147,15 @@ def attention_rollout(weights: FloatArray) -> FloatArray:
         (n_layers, seq, seq): entry [l, i, j] is the part of token j in position i after layer l.
         Rows sum to 1, and later tokens have no part. Computed in float64.
     """
-    n_layers, _, seq, _ = weights.shape
-    identity = np.eye(seq)
-    flow = identity
-    rolled = np.empty((n_layers, seq, seq), dtype=np.float32)
-    for layer in range(n_layers):
-        mixed = (weights[layer].mean(axis=0, dtype=np.float64) + identity) / 2
-        flow = mixed @ flow
-        rolled[layer] = flow
-    return rolled
+    identity = np.eye(weights.shape[-1])
+    flow, rolled = identity, []
+    for layer in weights:
+        flow = (layer.mean(axis=0, dtype=np.float64) + identity) / 2 @ flow
+        rolled.append(flow.astype(np.float32))
+    return np.stack(rolled)
 
 
+@torch.inference_mode()
 def value_lengths(model: Transformer, trace: Trace) -> FloatArray:
     """Norm of what each head would add to the residual stream if it looked at one position alone.
 
@@ -181,8 +171,6 @@ def value_lengths(model: Transformer, trace: Trace) -> FloatArray:
     Returns:
         (n_layers, n_heads, seq) float32.
     """
-    from minitx.model import attention_layers
-
     lengths = []
     for attention, values in zip(attention_layers(model), trace.values, strict=True):
         # (d_model, n_heads * head_dim), columns by head.
@@ -193,22 +181,12 @@ def value_lengths(model: Transformer, trace: Trace) -> FloatArray:
     return np.stack(lengths)
 
 
-def require_layer(layer: int, n_layers: int) -> None:
-    """Refuse a layer that does not exist, saying which do."""
-    if not 0 <= layer < n_layers:
-        raise BadInputError(f"layer {layer} does not exist", _existing("layer", n_layers))
-
-
-def require_head(head: int, n_heads: int) -> None:
-    """Refuse a head that does not exist, saying which do."""
-    if not 0 <= head < n_heads:
-        raise BadInputError(f"head {head} does not exist", _existing("head", n_heads))
-
-
-def require_position(position: int, seq: int) -> None:
-    """Refuse a position outside the text, saying which exist."""
-    if not 0 <= position < seq:
-        raise BadInputError(f"token {position} does not exist", _existing("token", seq))
+def require_existing(what: str, number: int, count: int) -> None:
+    """Refuse a layer, a head or a token (`what`) that does not exist, saying which do."""
+    if not 0 <= number < count:
+        only = f"Choose {what} 0, the only one"
+        fix = only if count == 1 else f"Choose a {what} from 0 to {count - 1}"
+        raise BadInputError(f"{what} {number} does not exist", fix)
 
 
 def require_fits(seq: int, config: ModelConfig) -> None:
@@ -221,9 +199,3 @@ def require_fits(seq: int, config: ModelConfig) -> None:
             f"{config.context_length:,}",
             "Shorten the prompt",
         )
-
-
-def _existing(what: str, count: int) -> str:
-    if count == 1:
-        return f"Choose {what} 0, the only one"
-    return f"Choose a {what} from 0 to {count - 1}"

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from minitx.inspection.probe_texts import RepeatProbe, repeat_probe, text_windows
+from minitx.inspection.attention_maps import traced
+from minitx.inspection.probe_texts import RepeatProbe, repeat_probe, text_windows, windows_in_words
 from minitx.inspection.roles import FloatArray, LayerPatterns, Scores, all_roles
+from minitx.model import Transformer
 from minitx.shown import Shown
-
-if TYPE_CHECKING:
-    from minitx.model import Transformer
 
 IntArray = npt.NDArray[np.int64]
 
@@ -86,10 +84,7 @@ class HeadRoles(Shown):
 
     def of(self, layer: int, head: int) -> HeadRole | None:
         """The role of one head, if it was measured."""
-        for head_role in self.heads:
-            if (head_role.layer, head_role.head) == (layer, head):
-                return head_role
-        return None
+        return next((one for one in self.heads if (one.layer, one.head) == (layer, head)), None)
 
     def most_telling(self) -> HeadRole | None:
         """The head worth showing first: the strongest of the most telling role there is."""
@@ -144,23 +139,22 @@ def read_roles(
     windows = text_windows(text_ids, max(1, length), TEXT_WINDOWS)
     if length < MIN_QUERY:
         windows = windows[:0]
-    heads = tuple(
-        HeadRole(layer, head, name_role(scores), scores)
-        for layer, patterns in enumerate(_patterns(model, probe, windows))
-        for head, scores in enumerate(_by_head(layer_scores(patterns), config.n_heads))
-        if scores
+    heads = []
+    for layer, patterns in enumerate(_patterns(model, probe, windows)):
+        measured = layer_scores(patterns)
+        for head in range(config.n_heads if measured else 0):
+            scores = {
+                role: RoleScore(float(score[head]), float(control[head]))
+                for role, (score, control) in measured.items()
+            }
+            heads.append(HeadRole(layer, head, name_role(scores), scores))
+    measured_on = (
+        [windows_in_words(len(windows), windows.shape[1], text_name)] if len(windows) else []
     )
-    return HeadRoles(heads, _in_words(probe, windows, text_name))
-
-
-def _by_head(of_layer: dict[str, Scores], n_heads: int) -> list[dict[str, RoleScore]]:
-    return [
-        {
-            role: RoleScore(float(score[head]), float(control[head]))
-            for role, (score, control) in of_layer.items()
-        }
-        for head in range(n_heads)
-    ]
+    if probe is not None:
+        measured_on.append(f"{PROBES} texts of {probe.period} random tokens, twice")
+    too_short = "nothing: the context is too short"
+    return HeadRoles(tuple(heads), " and ".join(measured_on) or too_short)
 
 
 def _patterns(
@@ -179,22 +173,4 @@ def _patterns(
 
 def _weights(model: Transformer, ids: IntArray) -> list[FloatArray]:
     """Attention weights of a batch, one (batch, n_heads, seq, seq) array a layer."""
-    import torch
-
-    from minitx.model import Trace, evaluating
-
-    trace = Trace()
-    device = next(model.parameters()).device
-    with torch.inference_mode(), evaluating(model):
-        model(torch.from_numpy(ids).to(device), trace=trace)
-        return [layer.float().cpu().numpy() for layer in trace.attention]
-
-
-def _in_words(probe: RepeatProbe | None, windows: IntArray, text_name: str) -> str:
-    parts = []
-    if len(windows):
-        plural = "s" if len(windows) > 1 else ""
-        parts.append(f"{len(windows)} window{plural} of {windows.shape[1]} tokens of {text_name}")
-    if probe is not None:
-        parts.append(f"{PROBES} texts of {probe.period} random tokens, twice")
-    return " and ".join(parts) or "nothing: the context is too short"
+    return [layer.float().cpu().numpy() for layer in traced(model, ids).attention]

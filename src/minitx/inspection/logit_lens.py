@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from minitx.inspection.attention_maps import traced
+from minitx.model import Transformer, evaluating
 from minitx.shown import Shown
-
-if TYPE_CHECKING:
-    from minitx.model import Transformer
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -50,12 +49,7 @@ class LogitLens(Shown):
         return ("embedding", *(f"layer {i}" for i in range(len(self.top_ids) - 1)))
 
     def named(self, ids: IntArray, piece: Callable[[int], str]) -> LogitLens:
-        """The same readings with the text of every id.
-
-        Args:
-            ids: (seq,) of the text that was read.
-            piece: text of an id.
-        """
+        """The same readings of the text `ids`, (seq,), with the `piece` of text of every id."""
         return replace(
             self,
             tokens=tuple(piece(int(i)) for i in ids),
@@ -71,18 +65,11 @@ def read_logit_lens(model: Transformer, ids: IntArray, k: int = 5) -> LogitLens:
         ids: (seq,) token ids.
         k: how many of the likeliest tokens to keep, at most the vocabulary's size.
     """
-    import torch
-
-    from minitx.model import Trace, evaluating
-
-    trace = Trace()
-    device = next(model.parameters()).device
-    text = torch.from_numpy(ids.astype(np.int64)).to(device)
+    text = torch.from_numpy(ids.astype(np.int64)).to(model.embedding.weight.device)
     k = min(k, model.config.vocab_size)
     top_ids, top, following, losses = [], [], [], []
     with torch.inference_mode(), evaluating(model):
-        model(text[None], trace=trace)
-        for stream in trace.residual:
+        for stream in traced(model, ids[None]).residual:
             log_probabilities = model.unembed(stream)[0].float().log_softmax(dim=-1)
             best = log_probabilities.topk(k, dim=-1)
             top_ids.append(best.indices.cpu().numpy())

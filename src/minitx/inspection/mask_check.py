@@ -5,8 +5,8 @@ else. So for a cut at every position, all tokens after it are replaced, and ever
 must be the same to the bit: the same numbers are multiplied and added in the same order, and a
 masked weight is exactly zero. The comparison is made for every way a text can go through the
 model: at once, with its attention weights visible or not, in pieces through the key/value cache,
-after rewinding the cache, and beside other rows of a batch. It is made for what trained the model
-as well, where a later token must not move the loss of an earlier one, and for what generates.
+after rewinding the cache, and beside other rows of a batch. What trains a model and what generates
+with it may compute another way than the model's own code, so each is checked by itself.
 
 When a logit does move, the inputs of every layer and the outputs of every head are compared in
 order, and the first that differs is named.
@@ -14,37 +14,108 @@ order, and the first that differs is named.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
-from minitx.inspection.leak import Leak, MaskCheck, PathCheck, moved_bits
-
-if TYPE_CHECKING:
-    import torch
-
-    from minitx.compute import Compute
-    from minitx.model import KVCache, Transformer
-
-__all__ = ["Leak", "MaskCheck", "PathCheck", "check_mask"]
+from minitx.compute import Compute
+from minitx.engine import choose_engine, decoder, loss_function
+from minitx.generation.text_reader import TextReader
+from minitx.model import KVCache, Trace, Transformer, attention_layers, evaluating
+from minitx.model.transformer import IGNORED
+from minitx.shown import Shown
 
 MAX_LENGTH = 256
 MAX_CUTS = 64
-_ROWS = 16
 ENGINE_CUTS = 8
+_ROWS = 16
+_FED = 4  # tokens after the cut
 
 
 @dataclass(frozen=True)
-class _Run:
+class Leak:
+    """A logit that moved when only later tokens changed.
+
+    Attributes:
+        position: the earliest position whose logits moved.
+        cut: tokens after this position were changed.
+        largest_change: of any logit that should not have moved.
+        layer: where the leak comes in; None if it is outside the layers.
+        heads: heads of that layer whose output moved; empty if it is not in attention.
+        place: the same in words.
+    """
+
+    position: int
+    cut: int
+    largest_change: float
+    layer: int | None
+    heads: tuple[int, ...]
+    place: str
+
+
+@dataclass(frozen=True)
+class PathCheck:
+    """One way through the model, checked with `cuts` cuts and by comparing so many `logits`.
+
+    Attributes:
+        path: which way.
+        leak: the first found, or None: not one bit moved.
+    """
+
+    path: str
+    cuts: int
+    logits: int
+    leak: Leak | None
+
+
+@dataclass(frozen=True)
+class MaskCheck(Shown):
+    """All ways through the model, checked on texts of `length` tokens."""
+
+    length: int
+    paths: tuple[PathCheck, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no logit moved anywhere."""
+        return all(path.leak is None for path in self.paths)
+
+
+@dataclass(frozen=True, eq=False)
+class CutTexts:
+    """Pairs of texts that are equal up to a cut.
+
+    Attributes:
+        base, changed: `(rows, length)` ids.
+        cuts: `(rows,)` last position at which both are equal, never the last of the text.
+    """
+
+    base: Tensor
+    changed: Tensor
+    cuts: Tensor
+
+    def rows(self, rows: slice | list[int]) -> CutTexts:
+        """Some of the pairs."""
+        return CutTexts(self.base[rows], self.changed[rows], self.cuts[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
     """Logits of everything fed, (rows, fed, vocab), and at which position each was fed."""
 
-    logits: torch.Tensor
-    positions: torch.Tensor
-    must_not_move: torch.Tensor
+    logits: Tensor
+    positions: Tensor
+    must_not_move: Tensor
+
+
+_Way = Callable[[Transformer, Tensor, CutTexts], _Pass]
+"""From the text to feed, one side of the pairs, to its logits."""
 
 
 def check_mask(
@@ -68,19 +139,33 @@ def check_mask(
         What was compared, and the first leak of each way through the model. A model with a
         context of one token, or with one token in its vocabulary, has nothing to compare.
     """
-    import torch
-
-    from minitx.compute import Compute
-    from minitx.inspection.engine_check import check_generating, check_training
-    from minitx.model import evaluating
-
     config = model.config
     length = min(MAX_LENGTH, config.context_length)
-    device = next(model.parameters()).device
-    random = torch.Generator().manual_seed(seed)
     if length < 2 or config.vocab_size < 2:
         return MaskCheck(length, ())
-    texts = torch.randint(config.vocab_size, (2, length), generator=random)
+    texts = _draw_texts(config.vocab_size, length, text_ids, seed, model.embedding.weight.device)
+    n_cuts = len(texts.cuts)
+    parts = [slice(start, start + _ROWS) for start in range(0, n_cuts, _ROWS)]
+    with torch.inference_mode(), evaluating(model):
+        checks = [_check(model, name, way, texts, parts) for name, way in _WAYS.items()]
+    few = texts.rows(
+        np.unique(np.linspace(0, n_cuts - 1, ENGINE_CUTS).round().astype(int)).tolist()
+    )
+    compute = compute or Compute(texts.base.device, torch.float32)
+    checks.append(check_training(model, few, compute, engine))
+    checks.append(check_generating(model, few))
+    return MaskCheck(length, tuple(checks))
+
+
+def _draw_texts(
+    vocab_size: int,
+    length: int,
+    text_ids: npt.NDArray[np.integer] | None,
+    seed: int,
+    device: torch.device,
+) -> CutTexts:
+    random = torch.Generator().manual_seed(seed)
+    texts = torch.randint(vocab_size, (2, length), generator=random)
     if text_ids is not None:
         real = torch.from_numpy(np.asarray(text_ids[:length], dtype=np.int64))
         texts[0, : len(real)] = real
@@ -89,225 +174,197 @@ def check_mask(
     changed = base.clone()
     for row, cut in enumerate(cuts):
         # Adding 1 .. vocab - 1 changes every token for sure.
-        shift = torch.randint(1, config.vocab_size, (length - cut - 1,), generator=random)
-        changed[row, cut + 1 :] = (base[row, cut + 1 :] + shift) % config.vocab_size
-    base, changed = base.to(device), changed.to(device)
+        shift = torch.randint(1, vocab_size, (length - cut - 1,), generator=random)
+        changed[row, cut + 1 :] = (base[row, cut + 1 :] + shift) % vocab_size
+    return CutTexts(base.to(device), changed.to(device), torch.from_numpy(cuts).to(device))
 
-    ways: dict[str, Callable[..., _Run]] = {
-        "whole text": _whole,
-        "whole text, with its attention weights visible": _traced,
-        "in pieces through the cache": _pieces,
-        "after rewinding the cache": _rewound,
-        "beside rows of other lengths": _ragged,
-    }
-    checks = []
-    for name, run in ways.items():
-        with torch.inference_mode(), evaluating(model):
-            checks.append(_check(model, name, run, base, changed, cuts))
-    few = np.unique(np.linspace(0, len(cuts) - 1, ENGINE_CUTS).round().astype(int))
-    compute = compute or Compute(device, torch.float32)
-    checks.append(check_training(model, compute, engine, base[few], changed[few], cuts[few]))
-    checks.append(check_generating(model, base[few], changed[few], cuts[few]))
-    return MaskCheck(length, tuple(checks))
+
+def check_training(model: Transformer, texts: CutTexts, compute: Compute, engine: str) -> PathCheck:
+    """Whether what trains a model lets the loss of a target, at the cut, depend on later tokens."""
+    device = texts.base.device
+    choice = choose_engine(model, compute, engine).engine
+    if choice == "torch-compile" or device.type != "cpu":
+        # To compile or to record a pass takes longer than all else here.
+        choice = "plain"
+    loss = loss_function(model, compute, choice)
+
+    def losses(model: Transformer, ids: Tensor, texts: CutTexts) -> _Pass:
+        by_row = []
+        for row, cut in enumerate(texts.cuts.tolist()):
+            targets = torch.full_like(texts.base, IGNORED)
+            targets[row, cut] = texts.base[row, cut]
+            torch.manual_seed(0)  # the same dropout for both
+            by_row.append(loss(ids, targets).detach())
+        positions = texts.cuts[:, None]
+        return _Pass(torch.stack(by_row)[:, None, None], positions, positions >= 0)
+
+    was_training = model.training
+    name, place = f"as it is trained, {choice} engine", f"in what trains it, the {choice} engine"
+    with torch.enable_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        model.train()
+        check = _check(model, name, losses, texts, [slice(None)], place)
+        model.train(was_training)
+    return check
+
+
+def check_generating(model: Transformer, texts: CutTexts) -> PathCheck:
+    """Whether what generates lets a logit depend on what lies beyond the end of its cache.
+
+    A text is read, all after the cut is forgotten, and the unchanged text goes on token by token,
+    alone and beside others. What was forgotten must not show.
+    """
+
+    def fed(model: Transformer, ids: Tensor, texts: CutTexts) -> _Pass:
+        reader = TextReader(model)
+        reader.read(ids.tolist())
+        reader.cache.truncate(texts.cuts + 1)
+        n_fed = min(_FED, ids.size(1) - 1 - int(texts.cuts.max()))
+        positions = texts.cuts[:, None] + 1 + torch.arange(n_fed, device=ids.device)
+        tokens = texts.base.gather(1, positions).T.tolist()
+        logits = torch.stack([reader.feed(column).clone() for column in tokens], dim=1)
+        return _Pass(logits, positions, positions >= 0)
+
+    last = len(texts.cuts)
+    parts: list[slice | list[int]] = [[0], [last // 2], slice(last)]
+    place = "in what generates, beyond the end of the cache"
+    with torch.inference_mode(), evaluating(model):
+        name = f"as it generates, {'plain' if decoder(model) is None else 'native'} engine"
+        return _check(model, name, fed, texts, parts, place)
+
+
+def moved_bits(before: Tensor, after: Tensor) -> Tensor:
+    """Where two tensors differ in any bit; 0 and -0 are one number, and so is every NaN."""
+    return (before != after) & ~(before.isnan() & after.isnan())
 
 
 def _check(
     model: Transformer,
     name: str,
-    run: Callable[..., _Run],
-    base: torch.Tensor,
-    changed: torch.Tensor,
-    cuts: npt.NDArray[np.int64],
+    way: _Way,
+    texts: CutTexts,
+    parts: Sequence[slice | list[int]],
+    place: str | None = None,
 ) -> PathCheck:
+    """Go one way, with some rows at a time; `place` is where a leak is, or None to look for it."""
     compared = 0
-    for start in range(0, len(cuts), _ROWS):
-        part = slice(start, start + _ROWS)
-        arguments = (base[part], cuts[part])
-        before = run(model, base[part], *arguments)
-        after = run(model, changed[part], *arguments)
-        still = before.must_not_move
-        compared += int(still.sum()) * before.logits.shape[-1]
-        moved = moved_bits(before.logits, after.logits).any(dim=-1) & still
+    for rows in parts:
+        part = texts.rows(rows)
+        before, after = way(model, part.base, part), way(model, part.changed, part)
+        compared += int(before.must_not_move.sum()) * before.logits.shape[-1]
+        moved = moved_bits(before.logits, after.logits).any(dim=-1) & before.must_not_move
         if moved.any():
-            leak = _locate(model, run, base[part], changed[part], cuts[part], before, after, moved)
-            return PathCheck(name, len(cuts), compared, leak)
-    return PathCheck(name, len(cuts), compared, None)
+            change = (before.logits - after.logits).abs().amax(dim=-1)
+            change = change.masked_fill(~moved, 0.0).nan_to_num(nan=float("inf"))
+            row = int(moved.any(dim=1).nonzero()[0])
+            position = int(before.positions[row][moved[row]].min())
+            entry = (None, (), place) if place else _entry(model, way, part, before.must_not_move)
+            leak = Leak(position, int(part.cuts[row]), float(change.max()), *entry)
+            return PathCheck(name, len(texts.cuts), compared, leak)
+    return PathCheck(name, len(texts.cuts), compared, None)
 
 
-# Each way through the model takes the text to feed, the unchanged text, and the cut of each row,
-# and says which of its logits may not depend on what comes after the cut.
+def _whole(model: Transformer, ids: Tensor, texts: CutTexts) -> _Pass:
+    return _continued(model, model(ids), texts)
 
 
-def _whole(
-    model: Transformer, ids: torch.Tensor, base: torch.Tensor, cuts: npt.NDArray[np.int64]
-) -> _Run:
-    import torch
-
-    positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    return _Run(model(ids), positions, positions <= _column(cuts, ids))
+def _traced(model: Transformer, ids: Tensor, texts: CutTexts) -> _Pass:
+    return _continued(model, model(ids, trace=Trace()), texts)
 
 
-def _traced(
-    model: Transformer, ids: torch.Tensor, base: torch.Tensor, cuts: npt.NDArray[np.int64]
-) -> _Run:
-    import torch
-
-    from minitx.model import Trace
-
-    positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    return _Run(model(ids, trace=Trace()), positions, positions <= _column(cuts, ids))
-
-
-def _pieces(
-    model: Transformer, ids: torch.Tensor, base: torch.Tensor, cuts: npt.NDArray[np.int64]
-) -> _Run:
+def _pieces(model: Transformer, ids: Tensor, texts: CutTexts) -> _Pass:
     """Pieces of 1, 2, 3, ... tokens, so that a piece starts and ends in many places."""
-    import torch
-
-    rows, length = ids.shape
-    cache = _empty_cache(model, rows, length)
+    cache = _empty_cache(model, ids)
     parts, start, size = [], 0, 1
-    while start < length:
+    while start < ids.size(1):
         parts.append(model(ids[:, start : start + size], cache=cache))
         start, size = start + size, size + 1
-    positions = torch.arange(length, device=ids.device).expand_as(ids)
-    return _Run(torch.cat(parts, dim=1), positions, positions <= _column(cuts, ids))
+    return _continued(model, torch.cat(parts, dim=1), texts)
 
 
-def _rewound(
-    model: Transformer, ids: torch.Tensor, base: torch.Tensor, cuts: npt.NDArray[np.int64]
-) -> _Run:
+def _rewound(model: Transformer, ids: Tensor, texts: CutTexts) -> _Pass:
     """Feed everything, forget all after the cut, then feed the unchanged text one by one.
 
     The rows stand at different lengths from then on; what was forgotten must not show.
     """
-    import torch
-
-    rows, length = ids.shape
-    cache = _empty_cache(model, rows, length)
-    first = torch.arange(length, device=ids.device).expand_as(ids)
-    parts, positions = [model(ids, cache=cache)], [first]
-    still = [first <= _column(cuts, ids)]
-    kept = torch.as_tensor(cuts, device=ids.device) + 1
-    cache.truncate(kept)
-    for _ in range(min(4, length - 1 - int(cuts.max()))):
-        token = base.gather(1, kept[:, None])
-        parts.append(model(token, cache=cache))
-        positions.append(kept[:, None].clone())
-        still.append(torch.ones_like(token, dtype=torch.bool))
-        kept = kept + 1
-    return _Run(torch.cat(parts, 1), torch.cat(positions, 1), torch.cat(still, 1))
+    cache = _empty_cache(model, ids)
+    logits = model(ids, cache=cache)
+    cache.truncate(texts.cuts + 1)
+    n_more = min(_FED, ids.size(1) - 1 - int(texts.cuts.max()))
+    return _continued(model, logits, texts, cache, n_more)
 
 
-def _ragged(
-    model: Transformer, ids: torch.Tensor, base: torch.Tensor, cuts: npt.NDArray[np.int64]
-) -> _Run:
+def _ragged(model: Transformer, ids: Tensor, texts: CutTexts) -> _Pass:
     """Each row ends at its cut: what stands after it is padding. Then one more token for each."""
-    import torch
-
-    rows, length = ids.shape
-    cache = _empty_cache(model, rows, length)
-    kept = torch.as_tensor(cuts, device=ids.device) + 1
-    first = torch.arange(length, device=ids.device).expand_as(ids)
-    parts = [model(ids, cache=cache, lengths=kept)]
-    token = base.gather(1, kept[:, None])
-    parts.append(model(token, cache=cache))
-    still = torch.cat([first < kept[:, None], torch.ones_like(token, dtype=torch.bool)], 1)
-    return _Run(torch.cat(parts, 1), torch.cat([first, kept[:, None]], 1), still)
+    cache = _empty_cache(model, ids)
+    logits = model(ids, cache=cache, lengths=texts.cuts + 1)
+    return _continued(model, logits, texts, cache, 1)
 
 
-def _empty_cache(model: Transformer, rows: int, capacity: int) -> KVCache:
-    from minitx.model import KVCache
-
-    weight = next(model.parameters())
-    return KVCache(model.config, rows, capacity, weight.device, weight.dtype)
-
-
-def _column(cuts: npt.NDArray[np.int64], ids: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    return torch.as_tensor(cuts, device=ids.device)[:, None]
+_WAYS: dict[str, _Way] = {
+    "whole text": _whole,
+    "whole text, with its attention weights visible": _traced,
+    "in pieces through the cache": _pieces,
+    "after rewinding the cache": _rewound,
+    "beside rows of other lengths": _ragged,
+}
 
 
-def _locate(
+def _continued(
     model: Transformer,
-    run: Callable[..., _Run],
-    base: torch.Tensor,
-    changed: torch.Tensor,
-    cuts: npt.NDArray[np.int64],
-    before: _Run,
-    after: _Run,
-    moved: torch.Tensor,
-) -> Leak:
-    """Run both texts again, listening inside, and name the first place that moved."""
-    change = (before.logits - after.logits).abs().amax(dim=-1)
-    change = change.masked_fill(~moved, 0.0).nan_to_num(nan=float("inf"))
-    row = int(moved.any(dim=1).nonzero()[0])
-    position = int(before.positions[row][moved[row]].min())
-    with _listening(model) as heard:
-        run(model, base, base, cuts)
-        one = heard.copy()
-        heard.clear()
-        run(model, changed, base, cuts)
-        other = heard.copy()
-    layer, heads, place = _firstmoved_bits(model, one, other, before.must_not_move)
-    return Leak(position, int(cuts[row]), float(change.max()), layer, heads, place)
+    logits: Tensor,
+    texts: CutTexts,
+    cache: KVCache | None = None,
+    n_more: int = 0,
+) -> _Pass:
+    """Logits of a text, and of the `n_more` unchanged tokens that are fed behind the cut."""
+    positions = torch.arange(logits.size(1), device=logits.device).expand(logits.shape[:2])
+    more = texts.cuts[:, None] + 1 + torch.arange(n_more, device=logits.device)
+    tokens = texts.base.gather(1, more).unbind(1)
+    parts = [logits, *(model(token[:, None], cache=cache) for token in tokens)]
+    still = torch.cat([positions <= texts.cuts[:, None], more >= 0], dim=1)
+    return _Pass(torch.cat(parts, dim=1), torch.cat([positions, more], dim=1), still)
 
 
-_Heard = dict[tuple[int, str], "list[torch.Tensor]"]
+def _empty_cache(model: Transformer, ids: Tensor) -> KVCache:
+    weight = model.embedding.weight
+    return KVCache(model.config, ids.size(0), ids.size(1), weight.device, weight.dtype)
 
 
-def _firstmoved_bits(
-    model: Transformer, one: _Heard, other: _Heard, still: torch.Tensor
+def _entry(
+    model: Transformer, way: _Way, texts: CutTexts, still: Tensor
 ) -> tuple[int | None, tuple[int, ...], str]:
-    import torch
-
-    def differs(key: tuple[int, str]) -> torch.Tensor:
-        a, b = torch.cat(one[key], dim=1), torch.cat(other[key], dim=1)
-        return moved_bits(a, b) & still[..., None]
-
-    for layer in range(model.config.n_layers):
-        if differs((layer, "input")).any():
+    """Run both texts again, listening inside: layer, heads and name of the first that moved."""
+    base = _inside(model, way, texts.base, texts)
+    changed = _inside(model, way, texts.changed, texts)
+    n_layers, n_heads = model.config.n_layers, model.config.n_heads
+    for layer in range(n_layers):
+        if (moved_bits(base[layer, "input"], changed[layer, "input"]) & still[..., None]).any():
             if layer == 0:
                 return None, (), "before layer 0, in the embedding"
             return layer - 1, (), f"layer {layer - 1}, outside its attention heads"
-        moved = differs((layer, "heads"))
+        moved = moved_bits(base[layer, "heads"], changed[layer, "heads"]) & still[..., None]
         if moved.any():
-            by_head = moved.view(*moved.shape[:2], model.config.n_heads, -1).any(dim=-1)
-            heads = tuple(int(h) for h in by_head.any(dim=0).any(dim=0).nonzero()[:, 0])
-            return layer, heads, _in_words(layer, heads, model.config.n_heads)
-    last = model.config.n_layers - 1
-    return None, (), f"after the heads of layer {last}, the last"
+            by_head = moved.view(*moved.shape[:2], n_heads, -1).any(dim=-1)
+            heads = tuple(by_head.flatten(0, 1).any(dim=0).nonzero()[:, 0].tolist())
+            plural = "s" if len(heads) > 1 else ""
+            names = f"head{plural} {', '.join(map(str, heads))}"
+            names = "all heads" if len(heads) == n_heads > 1 else names
+            return layer, heads, f"layer {layer}, {names}"
+    return None, (), f"after the heads of layer {n_layers - 1}, the last"
 
 
-def _in_words(layer: int, heads: tuple[int, ...], n_heads: int) -> str:
-    if len(heads) == n_heads and n_heads > 1:
-        return f"layer {layer}, all heads"
-    plural = "s" if len(heads) > 1 else ""
-    return f"layer {layer}, head{plural} {', '.join(map(str, heads))}"
+def _inside(
+    model: Transformer, way: _Way, ids: Tensor, texts: CutTexts
+) -> dict[tuple[int, str], Tensor]:
+    """What enters each layer, and what its heads hand to their output matrix."""
+    heard: dict[tuple[int, str], list[Tensor]] = defaultdict(list)
 
+    def note(key: tuple[int, str]) -> Callable[[torch.nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _, inputs: heard[key].append(inputs[0].detach().clone())
 
-@contextmanager
-def _listening(model: Transformer) -> Iterator[_Heard]:
-    """Write down what enters each layer, and what its heads hand to their output matrix."""
-    from minitx.model import attention_layers
-
-    heard: _Heard = {}
-
-    def note(key: tuple[int, str]) -> Callable[..., None]:
-        def hook(module: object, inputs: tuple[torch.Tensor, ...]) -> None:
-            heard.setdefault(key, []).append(inputs[0].detach().clone())
-
-        return hook
-
-    hooks = []
-    for layer, (block, attention) in enumerate(
-        zip(model.blocks, attention_layers(model), strict=True)
-    ):
-        hooks.append(block.register_forward_pre_hook(note((layer, "input"))))
-        hooks.append(attention.output.register_forward_pre_hook(note((layer, "heads"))))
-    try:
-        yield heard
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks:
+        for layer, attention in enumerate(attention_layers(model)):
+            for key, module in (("input", model.blocks[layer]), ("heads", attention.output)):
+                hooks.enter_context(module.register_forward_pre_hook(note((layer, key))))
+        way(model, ids, texts)
+    return {key: torch.cat(parts, dim=1) for key, parts in heard.items()}

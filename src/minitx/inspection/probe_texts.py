@@ -45,34 +45,26 @@ def repeat_probe(vocab_size: int, context_length: int, batch: int, seed: int) ->
     if period < MIN_PERIOD:
         return None
     rng = np.random.default_rng(seed)
-    first = _halves(rng, vocab_size, period, batch)
-    other = _halves(rng, vocab_size, period, batch)
-    return RepeatProbe(
-        period=period,
-        repeated=np.concatenate([first, first], axis=1),
-        control=np.concatenate([first, other], axis=1),
+    first, other = (
+        np.stack([rng.choice(vocab_size, period, vocab_size < period) for _ in range(batch)])
+        for _ in range(2)
     )
-
-
-def _halves(rng: np.random.Generator, vocab_size: int, period: int, batch: int) -> IntArray:
-    distinct = vocab_size >= period
-    rows = [rng.choice(vocab_size, size=period, replace=not distinct) for _ in range(batch)]
-    return np.stack(rows).astype(np.int64)
+    repeated, control = np.hstack([first, first]), np.hstack([first, other])
+    return RepeatProbe(period, repeated.astype(np.int64), control.astype(np.int64))
 
 
 def text_windows(ids: npt.NDArray[np.integer], length: int, count: int) -> IntArray:
-    """Windows spread evenly over a text.
+    """At most `count` windows spread evenly over a text, (windows, length) ids.
 
-    Args:
-        ids: all token ids of the text.
-        length: tokens in a window.
-        count: most windows; fewer where the text is short, since they never overlap.
-
-    Returns:
-        (windows, length) ids; no row at all when the text is shorter than one window.
+    They never overlap, so a short text has fewer, and one shorter than a window has none.
     """
     fitting = min(count, len(ids) // length)
     if fitting == 0:
         return np.empty((0, length), dtype=np.int64)
     starts = np.linspace(0, len(ids) - length, fitting).astype(np.int64)
     return np.stack([np.asarray(ids[start : start + length]) for start in starts]).astype(np.int64)
+
+
+def windows_in_words(count: int, length: int, text_name: str) -> str:
+    """For people, what `text_windows` gave."""
+    return f"{count} window{'s' if count != 1 else ''} of {length} tokens of {text_name}"

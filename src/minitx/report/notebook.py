@@ -15,11 +15,7 @@ from minitx.inspection.attention_maps import AttentionMaps
 from minitx.inspection.head_roles import HeadRoles
 from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.mask_check import MaskCheck
-from minitx.report.attention.attention_screen import (
-    attention_screen,
-    map_name,
-    quantity_of,
-)
+from minitx.report.attention.attention_screen import attention_screen, map_name, quantity_of
 from minitx.report.attention.attention_view import (
     ablation_table,
     lens_table,
@@ -39,13 +35,7 @@ _WIDTH = 100
 
 
 def view(shown: Shown, console: Console, width: int) -> Iterable[RenderableType]:
-    """What rich prints of an object, in parts.
-
-    Args:
-        shown: what to show.
-        console: that prints; its colours decide how maps are drawn.
-        width: columns.
-    """
+    """What rich prints of an object, in parts; the console's colours decide how maps are drawn."""
     return _parts(shown, shading_for(console), width)
 
 

@@ -23,11 +23,9 @@ _PROMPTS = ("The", "the", "a", "1")
 
 
 class ServingScreen:
-    """Prints lines; nothing that a client sent reaches the terminal as a control sequence.
+    """Prints lines, if wanted one for each request.
 
-    Args:
-        out: where to.
-        requests: print a line for each request.
+    Nothing that a client sent reaches the terminal as a control sequence.
     """
 
     def __init__(self, out: TextIO, requests: bool = True) -> None:
@@ -40,25 +38,23 @@ class ServingScreen:
         served, limits = listening.served, listening.limits
         config = served.model.config
         size = sum(one.numel() for one in served.model.parameters())
-        self._line(
-            ("serving    ", "bold"),
-            f"{visible(served.name)}, {listening.checkpoint.name}: {count(size)} parameters, "
-            f"context {config.context_length:,}",
-        )
         who = "this machine only" if listening.local else "any machine that reaches it"
         key = "with the token" if listening.token else "no token"
-        self._line(("listening  ", "bold"), f"{listening.url}  ({who}, {key})")
-        self._line(
-            ("limits     ", "bold"),
-            f"{limits.max_concurrent:,} at once, {limits.max_queue:,} waiting, "
-            f"{limits.max_tokens:,} tokens each",
-        )
         command = f"curl {listening.url}/v1/completions -H 'Content-Type: application/json'"
         if listening.token:
             command += ' -H "Authorization: Bearer $MINITX_SERVE_TOKEN"'
         body = '{"prompt": ' + _prompt_for(served.tokenizer) + ', "max_tokens": 60}'
-        self._line(("try        ", "bold"), f"{command} -d {shlex.quote(body)}")
-        self._line(("stop       ", "bold"), "Ctrl-C")
+        facts = {
+            "serving": f"{visible(served.name)}, {listening.checkpoint.name}: "
+            f"{count(size)} parameters, context {config.context_length:,}",
+            "listening": f"{listening.url}  ({who}, {key})",
+            "limits": f"{limits.max_concurrent:,} at once, {limits.max_queue:,} waiting, "
+            f"{limits.max_tokens:,} tokens each",
+            "try": f"{command} -d {shlex.quote(body)}",
+            "stop": "Ctrl-C",
+        }
+        for name, fact in facts.items():
+            self._line((f"{name:<11}", "bold"), fact)
 
     def request(self, record: RequestRecord) -> None:
         """Say how one ended."""
@@ -67,12 +63,8 @@ class ServingScreen:
         if not self._requests:
             return
         style = "green" if record.status < 400 else "yellow" if record.status < 500 else "red"
-        text = Text.assemble(
-            (time.strftime("%H:%M:%S"), "dim"),
-            "  ",
-            ("left" if record.status == CLIENT_LEFT else f"{record.status:<4}", style),
-            "  ",
-        )
+        status = "left" if record.status == CLIENT_LEFT else f"{record.status:<4}"
+        text = Text.assemble((time.strftime("%H:%M:%S"), "dim"), "  ", (status, style), "  ")
         if record.n_choices:
             n = f" in {record.n_choices:,} texts" if record.n_choices > 1 else ""
             text.append(f"{record.n_prompt_tokens:,} → {record.n_new:,} tokens{n}")
@@ -110,10 +102,8 @@ class ServingScreen:
 
 def _prompt_for(tokenizer: Tokenizer) -> str:
     """A prompt in JSON that the vocabulary has."""
-    for prompt in _PROMPTS:
-        if not tokenizer.unknown_characters(prompt):
-            return json.dumps(prompt)
-    return r'"\n"'
+    known = (prompt for prompt in _PROMPTS if not tokenizer.unknown_characters(prompt))
+    return json.dumps(next(known, "\n"))
 
 
 def _span(seconds: float) -> str:

@@ -23,13 +23,7 @@ _HOW = "python -c 'import secrets; print(secrets.token_urlsafe(32))' > token.txt
 
 
 def read_token(file: Path | None) -> str | None:
-    """The token that clients must show.
-
-    Args:
-        file: has it; None to look at the environment variable `TOKEN_VARIABLE`.
-
-    Returns:
-        None if there is none.
+    """The token that clients must show, from a file or else from the variable; None for none.
 
     Raises:
         BadInputError: the file can't be read, or its content can't be a token.
@@ -93,9 +87,9 @@ class Guard:
     Args:
         app: to pass the others on to.
         token: that requests must show; None for none.
-        host: that the server listens at, if it listens to this machine alone. Then the request's
+        host: that the server listens at, if to this machine alone; else None. Then the request's
             Host must name this machine: a web page can make its own name resolve to this machine
-            (DNS rebinding), but its requests carry that name. None for no such check.
+            (DNS rebinding), but its requests carry that name.
     """
 
     def __init__(self, app: ASGIApp, token: str | None, host: str | None) -> None:
@@ -114,16 +108,14 @@ class Guard:
             if self._names is not None and _name_of(headers.get("host", "")) not in self._names:
                 raise APIError(421, "This server does not answer to that host name.", close=True)
             if self._digest is not None and scope["path"] not in _OPEN_PATHS:
-                self._check(headers.get("authorization", ""))
+                kind, _, shown = headers.get("authorization", "").partition(" ")
+                shown_digest = _digest(shown.strip().encode("utf-8", "replace"))
+                # In constant time, over digests, so that neither content nor length leaks.
+                if not hmac.compare_digest(shown_digest, self._digest) or kind.lower() != "bearer":
+                    raise APIError(
+                        401, "No valid token was given.", code="invalid_api_key", close=True
+                    )
         await self._app(scope, receive, send)
-
-    def _check(self, header: str) -> None:
-        kind, _, shown = header.partition(" ")
-        shown_digest = _digest(shown.strip().encode("utf-8", "replace"))
-        assert self._digest is not None
-        # In constant time, over digests, so that neither content nor length leaks.
-        if not hmac.compare_digest(shown_digest, self._digest) or kind.lower() != "bearer":
-            raise APIError(401, "No valid token was given.", code="invalid_api_key", close=True)
 
 
 def _digest(token: bytes) -> bytes:

@@ -23,18 +23,12 @@ class Answer:
     A token's log-probability comes with the piece of text in which the token begins; a token that
     begins after a stop string is left out. So nothing sent is ever taken back, and the pieces of a
     stream, joined, are the answer without a stream.
-
-    Args:
-        job: to answer.
-        model_name: as clients know it.
-        fingerprint: of the weights.
-        tokenizer: of the model.
     """
 
     def __init__(
         self, job: Job, model_name: str, fingerprint: str | None, tokenizer: Tokenizer
     ) -> None:
-        self._job, self._tokenizer = job, tokenizer
+        self._job = job
         self._head = {
             "id": f"cmpl-{secrets.token_hex(12)}",
             "object": "text_completion",
@@ -46,16 +40,12 @@ class Answer:
 
     def take(self, updates: Iterable[Update]) -> list[dict[str, Any]]:
         """Take updates of the job, in order; return the pieces that can be sent now."""
-        changed = []
+        changed = {}
         for update in updates:
-            self._choices[update.choice].take(update)
-            changed.append(update.choice)
-        pieces = []
-        for index in dict.fromkeys(changed):
-            piece = self._choices[index].piece()
-            if piece is not None:
-                pieces.append({"index": index, **piece})
-        return pieces
+            changed[update.choice] = self._choices[update.choice]
+            changed[update.choice].take(update)
+        pieces = ((index, choice.piece()) for index, choice in changed.items())
+        return [{"index": index, **piece} for index, piece in pieces if piece is not None]
 
     @property
     def done(self) -> bool:
@@ -64,22 +54,23 @@ class Answer:
 
     def joined(self, pieces: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The answer without a stream, from all its pieces."""
-        choices: list[dict[str, Any]] = [
-            {"index": index, "text": "", "logprobs": None, "finish_reason": None}
-            for index in range(len(self._choices))
-        ]
-        texts: list[list[str]] = [[] for _ in choices]
+        parts_of: list[list[dict[str, Any]]] = [[] for _ in self._choices]
         for piece in pieces:
-            choice = choices[piece["index"]]
-            texts[piece["index"]].append(piece["text"])
-            choice["finish_reason"] = piece["finish_reason"]
-            if choice["logprobs"] is None:
-                choice["logprobs"] = piece["logprobs"]
-            else:
-                for key, values in piece["logprobs"].items():
-                    choice["logprobs"][key] += values
-        for choice, parts in zip(choices, texts, strict=True):
-            choice["text"] = "".join(parts)
+            parts_of[piece["index"]].append(piece)
+        choices = []
+        for index, parts in enumerate(parts_of):
+            logprobs = parts[0]["logprobs"]
+            if logprobs is not None:
+                for key in logprobs:
+                    logprobs[key] = [value for part in parts for value in part["logprobs"][key]]
+            choices.append(
+                {
+                    "index": index,
+                    "text": "".join(part["text"] for part in parts),
+                    "logprobs": logprobs,
+                    "finish_reason": parts[-1]["finish_reason"],
+                }
+            )
         return {**self._head, "choices": choices, "usage": self._usage()}
 
     def event(self, piece: dict[str, Any]) -> bytes:
@@ -93,12 +84,8 @@ class Answer:
 
     def _usage(self) -> dict[str, int]:
         # The tokens of a stop string count, too.
-        n_read, n_new = self._job.n_prompt_tokens, sum(choice.n_new for choice in self._choices)
-        return {
-            "prompt_tokens": n_read,
-            "completion_tokens": n_new,
-            "total_tokens": n_read + n_new,
-        }
+        read, new = self._job.n_prompt_tokens, sum(choice.n_new for choice in self._choices)
+        return {"prompt_tokens": read, "completion_tokens": new, "total_tokens": read + new}
 
     def _event(self, choices: list[dict[str, Any]], usage: dict[str, int] | None) -> bytes:
         content: dict[str, Any] = {**self._head, "choices": choices}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 
+@dataclass(eq=False)
 class APIError(Exception):
     """A request is answered with an error; that is no defect of the server.
 
-    Args:
+    Attributes:
         status: of HTTP.
         message: for the person who made the request; nothing of the server's files or code.
         param: the field that is at fault.
@@ -18,25 +20,18 @@ class APIError(Exception):
         close: close the connection after this answer.
     """
 
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        param: str | None = None,
-        code: str | None = None,
-        retry_after: float | None = None,
-        close: bool = False,
-    ) -> None:
-        super().__init__(message)
-        self.status, self.message, self.param, self.code = status, message, param, code
-        self.retry_after, self.close = retry_after, close
+    status: int
+    message: str
+    param: str | None = None
+    code: str | None = None
+    retry_after: float | None = None
+    close: bool = False
 
     @property
     def body(self) -> dict[str, Any]:
         """The JSON object of the answer."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        if self.status == 429:
-            kind = "rate_limit_error"
+        kind = "rate_limit_error" if self.status == 429 else kind
         error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         return {"error": error}
 

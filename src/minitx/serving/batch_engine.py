@@ -35,8 +35,7 @@ class Engine:
     """Generates for many requests at once, in a thread of its own.
 
     Args:
-        model: in eval mode; not changed while this runs.
-        tokenizer: of the model.
+        model, tokenizer: in eval mode; not changed while this runs.
         limits: how many at once, and how many may wait.
         metrics: to count in.
         deliver: called in the engine's thread with the updates of a step; must return quickly.
@@ -101,20 +100,15 @@ class Engine:
             n_present = self._active + len(self._waiting)
             if n_present + len(job.choices) > self._limits.max_concurrent + self._limits.max_queue:
                 wait = len(self._waiting) * self._row_seconds / self._limits.max_concurrent
-                raise APIError(
-                    429,
-                    "The queue of this server is full. Try again later.",
-                    code="queue_full",
-                    retry_after=wait,
-                )
+                full = "The queue of this server is full. Try again later."
+                raise APIError(429, full, code="queue_full", retry_after=wait)
             self._waiting.extend((job, choice) for choice in job.choices)
             self._changed.notify()
 
     def cancel(self, job: Job) -> None:
         """Drop a job, done or not; its slots are free at the next step."""
         with self._changed:
-            if any(waiting is job for waiting, _ in self._waiting):
-                self._waiting = deque(entry for entry in self._waiting if entry[0] is not job)
+            self._remove_waiting({job})
             self._cancelled.add(job)
             self._changed.notify()
 
@@ -141,7 +135,9 @@ class Engine:
             return not self._closing
 
     def _turn(self) -> None:
-        self._remove_cancelled()
+        with self._changed:
+            gone, self._cancelled = self._cancelled, set()
+        self._forget(gone)
         joining = self._take_from_queue()
         try:
             if joining:
@@ -154,6 +150,9 @@ class Engine:
         except Exception:
             _log.exception("a step failed; the requests in it are answered with 500")
             lost = {job for job, _ in (*self._slots.values(), *joining)}
+            # A step that failed may have left any row half done.
+            self._slots.clear()
+            self._batch.clear()
             self._forget(lost)
             self._send(Update(job, failure=broken()) for job in lost)
             # One bad request must not end the service; a broken model raises here, and does.
@@ -183,8 +182,10 @@ class Engine:
         for job, choice in joining:
             if job in refused:
                 continue
-            if job.scores_prompts:
-                updates.append(self._prompt_update(job, choice))
+            if job.request.echo and job.request.logprobs is not None:
+                ids, text = job.prompt_ids[choice.prompt], job.prompt_texts[choice.prompt]
+                tokens = prompt_tokens(self.model, self.tokenizer, ids, text)
+                updates.append(Update(job, choice.index, prompt_tokens=tokens))
             if choice.row is None:
                 updates.append(Update(job, choice.index, finish_reason="length"))
                 continue
@@ -195,17 +196,12 @@ class Engine:
                 updates.append(Update(job, failure=APIError(400, f"{error.what}.")))
                 continue
             self._slots[choice.row] = (job, choice)
-        self._forget(refused, keep_batch=True)
+        self._forget(refused)
         rows = [choice.row for _, choice in joining if choice.row and choice.row in self._slots]
         pieces = self._batch.add(rows)
         self._metrics.tokens(len(pieces))
         updates += map(self._update, pieces)
         return updates
-
-    def _prompt_update(self, job: Job, choice: Choice) -> Update:
-        ids, text = job.prompt_ids[choice.prompt], job.prompt_texts[choice.prompt]
-        tokens = prompt_tokens(self.model, self.tokenizer, ids, text)
-        return Update(job, choice.index, prompt_tokens=tokens)
 
     def _update(self, piece: Piece) -> Update:
         row = piece.row
@@ -213,7 +209,7 @@ class Engine:
         now = time.perf_counter()
         if job.first_token is None:
             job.first_token = now
-            self._metrics.first_token(now - job.arrived)
+            self._metrics.first_token_seconds.observe(now - job.arrived)
         job.n_new += 1
         tokens: tuple[TokenInfo, ...] = ()
         if row.record:
@@ -226,23 +222,16 @@ class Engine:
             self._row_seconds += 0.1 * (now - job.arrived - self._row_seconds)
         return Update(job, choice.index, piece.text, tokens, (), 1, piece.finish_reason)
 
-    def _remove_cancelled(self) -> None:
-        with self._changed:
-            gone, self._cancelled = self._cancelled, set()
-        self._forget(gone, keep_batch=True)
-
-    def _forget(self, jobs: set[Job], keep_batch: bool = False) -> None:
-        """Remove jobs from the queue and the batch; without `keep_batch`, empty the whole batch."""
-        if not jobs and keep_batch:
-            return
-        rows = [row for row, (job, _) in self._slots.items() if not keep_batch or job in jobs]
-        for row in rows:
+    def _forget(self, jobs: set[Job]) -> None:
+        """Remove jobs from the queue and the batch."""
+        for row in [row for row, (job, _) in self._slots.items() if job in jobs]:
             del self._slots[row]
-            if keep_batch:
-                self._batch.remove(row)
-        if not keep_batch:
-            self._batch.clear()
+            self._batch.remove(row)
         with self._changed:
+            self._remove_waiting(jobs)
+
+    def _remove_waiting(self, jobs: set[Job]) -> None:
+        if any(job in jobs for job, _ in self._waiting):
             self._waiting = deque(entry for entry in self._waiting if entry[0] not in jobs)
 
     def _send(self, updates: Iterable[Update]) -> None:

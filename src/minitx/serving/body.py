@@ -4,52 +4,40 @@ from __future__ import annotations
 
 import asyncio
 
-from starlette.datastructures import Headers
-from starlette.types import Receive
+from starlette.requests import Request
 
 from minitx.serving.api_errors import APIError
-from minitx.serving.update_queue import ClientLeftError
 
 
-async def read_body(headers: Headers, receive: Receive, max_bytes: int, seconds: float) -> bytes:
-    """The body of a JSON request.
-
-    Args:
-        headers: of the request.
-        receive: of ASGI.
-        max_bytes: largest body.
-        seconds: within which it must arrive.
+async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes:
+    """The body of a JSON request of at most `max_bytes`, which must arrive within `seconds`.
 
     Raises:
         APIError: 415 if its type is not JSON, 413 if it is too large, 408 if it takes too long.
-        ClientLeftError: the client left before its end.
+        ClientDisconnect: the client left before its end.
     """
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         # Also for safety: a web page of another origin may send other types unasked.
         raise APIError(
             415, "Send JSON, with the header Content-Type: application/json.", close=True
         )
-    length = headers.get("content-length", "")
+    length = request.headers.get("content-length", "")
     if length.isdecimal() and (len(length) > 18 or int(length) > max_bytes):
         raise _too_large(max_bytes)
     try:
-        return await asyncio.wait_for(_read(receive, max_bytes), seconds)
+        return await asyncio.wait_for(_read(request, max_bytes), seconds)
     except asyncio.TimeoutError:
         raise APIError(408, "The request did not come to its end in time.", close=True) from None
 
 
-async def _read(receive: Receive, max_bytes: int) -> bytes:
+async def _read(request: Request, max_bytes: int) -> bytes:
     body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientLeftError
-        body += message.get("body", b"")
+    async for part in request.stream():
+        body += part
         if len(body) > max_bytes:
             raise _too_large(max_bytes)
-        if not message.get("more_body", False):
-            return bytes(body)
+    return bytes(body)
 
 
 def _too_large(max_bytes: int) -> APIError:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from minitx.config import SamplingConfig
+from minitx.config.options import options_of
 from minitx.serving.api_errors import APIError
 
 MOST_LOGPROBS = 5
@@ -55,11 +56,7 @@ class CompletionRequest:
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """Read the body of a request.
-
-    Raises:
-        APIError: 400; it is not a JSON object.
-    """
+    """Read the body of a request; APIError 400 if it is not a JSON object."""
     try:
         content = json.loads(body.decode("utf-8"), parse_constant=_not_json)
     except (ValueError, RecursionError):
@@ -70,11 +67,7 @@ def parse_json(body: bytes) -> dict[str, Any]:
 
 
 def parse_completion(content: Mapping[str, Any], max_tokens: int) -> CompletionRequest:
-    """Check the fields of a request.
-
-    Args:
-        content: the JSON object.
-        max_tokens: the longest continuation that may be asked for.
+    """Check the fields of a request, which may ask for at most `max_tokens`.
 
     Raises:
         APIError: 400, naming the field.
@@ -103,14 +96,16 @@ def parse_completion(content: Mapping[str, Any], max_tokens: int) -> CompletionR
         logprobs = fields.integer("logprobs", 0, 0, MOST_LOGPROBS)
     seed = fields.integer("seed", secrets.randbits(63), -(2**63), 2**63 - 1)
     sampling = SamplingConfig(
-        temperature=fields.number("temperature", 1.0, 0.0, 100.0),
-        top_p=max(fields.number("top_p", 1.0, 0.0, 1.0), 1e-9),
-        top_k=_top_k(fields),
-        min_p=fields.number("min_p", 0.0, 0.0, 1.0),
-        typical_p=fields.number("typical_p", 1.0, 1e-9, 1.0),
-        repetition_penalty=fields.number("repetition_penalty", 1.0, 0.01, 100.0),
-        presence_penalty=fields.number("presence_penalty", 0.0, -2.0, 2.0),
-        frequency_penalty=fields.number("frequency_penalty", 0.0, -2.0, 2.0),
+        temperature=fields.number("temperature", default=1.0),
+        # As in OpenAI's API, 0 is allowed, and leaves the likeliest token.
+        top_p=max(fields.number("top_p", within=(0.0, 1.0)), _range("top_p")[0]),
+        # As in other servers, 0 and -1 mean all tokens.
+        top_k=max(0, fields.integer("top_k", 0, -1, int(_range("top_k")[1]))) or None,
+        min_p=fields.number("min_p"),
+        typical_p=fields.number("typical_p"),
+        repetition_penalty=fields.number("repetition_penalty"),
+        presence_penalty=fields.number("presence_penalty", within=(-2.0, 2.0)),
+        frequency_penalty=fields.number("frequency_penalty", within=(-2.0, 2.0)),
         logit_bias=_biases(fields),
         stop_strings=_stops(fields),
         max_new_tokens=max(1, length),
@@ -137,6 +132,7 @@ _THEIRS = (
 _OURS = ("top_k", "min_p", "typical_p", "repetition_penalty")
 _KNOWN = frozenset((*_THEIRS, *_OURS))
 
+_SAMPLING = {option.name: option for option in options_of(SamplingConfig)}
 _TYPE_NAMES: dict[type, str] = {str: "a string", dict: "an object", bool: "true or false"}
 
 
@@ -170,9 +166,20 @@ class _Fields:
             _refuse(self._prefix + name, f"must be from {low} to {high}")
         return int(value)
 
-    def number(self, name: str, default: float, low: float, high: float) -> float:
+    def number(
+        self, name: str, default: float | None = None, within: tuple[float, float] | None = None
+    ) -> float:
+        """A field of `SamplingConfig`, which knows its default and range unless they are given."""
         value = self._content.get(name)
-        return default if value is None else _number(self._prefix + name, value, low, high)
+        if value is None:
+            return float(_SAMPLING[name].default) if default is None else default
+        return _number(name, value, *(within or _range(name)))
+
+
+def _range(name: str) -> tuple[float, float]:
+    within = _SAMPLING[name].within
+    assert within is not None
+    return within
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
@@ -222,12 +229,6 @@ def _biases(fields: _Fields) -> dict[int, float]:
     if not all(key.isascii() and key.isdecimal() and len(key) <= 9 for key in biases):
         _refuse("logit_bias", "must have token ids as its keys")
     return {int(key): _number("logit_bias", bias, -100.0, 100.0) for key, bias in biases.items()}
-
-
-def _top_k(fields: _Fields) -> int | None:
-    # As in other servers, 0 and -1 mean all tokens.
-    top_k = fields.integer("top_k", 0, -1, 2**24)
-    return top_k if top_k > 0 else None
 
 
 def _is_integer(value: Any) -> bool:

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import anyio.to_thread
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,7 +26,7 @@ from minitx.serving.body import read_body
 from minitx.serving.completion_request import CompletionRequest, parse_completion, parse_json
 from minitx.serving.jobs import Job, Update, make_job
 from minitx.serving.metrics import CLIENT_LEFT, Metrics, RequestRecord
-from minitx.serving.update_queue import ClientLeftError, UpdateQueue
+from minitx.serving.update_queue import UpdateQueue
 from minitx.tokenizer import Tokenizer
 
 _SMALL_BODY = 16_384
@@ -43,12 +42,9 @@ _log = logging.getLogger("minitx")
 
 @dataclass(frozen=True)
 class ServedModel:
-    """The model that is served.
+    """The model that is served, in eval mode, under the name by which clients know it.
 
     Attributes:
-        name: as clients know it.
-        model: in eval mode.
-        tokenizer: of the model.
         created: when its weights were written, in seconds since 1970.
         fingerprint: of the weights; None if they have no manifest.
     """
@@ -66,8 +62,7 @@ class Service:
     Args:
         served: the model.
         limits: what is taken on.
-        token: that clients must show; None for none.
-        host: that the server listens at, if that is this machine alone; else None.
+        token, host: see `Guard`.
         on_request: called with the record of each request when it has ended.
 
     Attributes:
@@ -133,7 +128,7 @@ class Service:
 
         try:
             await self._app(scope, receive, noting)
-        except ClientLeftError:
+        except ClientDisconnect:
             record.status, record.reason = CLIENT_LEFT, "the client left"
         except Exception as error:
             failure = _as_api_error(error, scope)
@@ -145,7 +140,7 @@ class Service:
                 await response(scope, receive, noting)
         finally:
             record.seconds = time.perf_counter() - began
-            self._metrics.answered(record.status)
+            self._metrics.requests.labels(str(record.status)).inc()
             if self._on_request is not None:
                 self._on_request(record)
 
@@ -153,9 +148,8 @@ class Service:
         if self.draining:
             raise stopping()
         limits = self._limits
-        body = await read_body(
-            Headers(scope=scope), receive, limits.max_body_bytes, limits.client_timeout
-        )
+        sent = Request(scope, receive)
+        body = await read_body(sent, limits.max_body_bytes, limits.client_timeout)
         request = parse_completion(parse_json(body), limits.max_tokens)
         if len(body) <= _SMALL_BODY:
             job = self._make_job(request)
@@ -220,7 +214,8 @@ class Service:
             record.n_prompt_tokens = job.n_prompt_tokens
             if job.first_token is not None:
                 record.seconds_to_first_token = job.first_token - job.arrived
-            self._metrics.completed(job.n_prompt_tokens, time.perf_counter() - job.arrived)
+            self._metrics.prompt_tokens.inc(job.n_prompt_tokens)
+            self._metrics.completion_seconds.observe(time.perf_counter() - job.arrived)
 
     def _make_job(self, request: CompletionRequest) -> Job:
         served, limits = self._served, self._limits
@@ -264,9 +259,8 @@ class Service:
 
     def _deliver(self, updates: list[Update]) -> None:
         for update in updates:
-            queue = self._queues.get(update.job)
-            if queue is not None:
-                queue.put(update)
+            if update.job in self._queues:
+                self._queues[update.job].put(update)
 
 
 class _Endpoint:
@@ -286,7 +280,7 @@ def _watching(receive: Receive, queue: UpdateQueue) -> Iterator[None]:
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        queue.fail(ClientLeftError())
+        queue.fail(ClientDisconnect())
 
     task = asyncio.get_running_loop().create_task(watch())
     try:

@@ -21,7 +21,7 @@ class Choice:
 
     Attributes:
         index: in the answer.
-        prompt: which of the job's prompts it continues.
+        prompt: index of the job's prompt that it continues.
         row: in the batch; None where only the prompt is read.
         n_characters: of its text so far, held back or not.
     """
@@ -37,9 +37,6 @@ class Job:
     """A request that fits the model.
 
     Attributes:
-        request: as the client sent it.
-        prompt_ids: of each prompt.
-        prompt_texts: of each prompt.
         choices: the continuations asked for; those of a prompt side by side.
         arrived: `time.perf_counter()` when it was made.
         first_token: the same at its first token; None before.
@@ -49,25 +46,10 @@ class Job:
     request: CompletionRequest
     prompt_ids: list[list[int]]
     prompt_texts: list[str]
-    choices: list[Choice] = field(init=False)
+    choices: list[Choice]
     arrived: float = field(default_factory=time.perf_counter)
     first_token: float | None = None
     n_new: int = 0
-
-    def __post_init__(self) -> None:
-        request = self.request
-        self.choices = []
-        for prompt, ids in enumerate(self.prompt_ids):
-            for sample in range(request.n):
-                row = None
-                if request.max_tokens > 0:
-                    row = Row(ids, request.sampling, sample, record=request.logprobs is not None)
-                self.choices.append(Choice(len(self.choices), prompt, row))
-
-    @property
-    def scores_prompts(self) -> bool:
-        """Whether the answer tells the probabilities of the prompts' own tokens."""
-        return self.request.echo and self.request.logprobs is not None
 
     @property
     def n_prompt_tokens(self) -> int:
@@ -80,7 +62,6 @@ class Update:
     """What is new of a job after a step.
 
     Attributes:
-        job: whose.
         choice: index of the continuation.
         text: new text that can no longer change.
         tokens: new tokens, if log-probabilities were asked for.
@@ -109,22 +90,24 @@ def make_job(
     """Fit a request to a model: prompts to ids, settings to the vocabulary.
 
     Raises:
-        APIError: 400; a prompt is too long or has what the vocabulary lacks, or a setting does
-            not fit.
+        APIError: 400; a prompt or a setting does not fit.
     """
-    longest = model.config.context_length
-    if max_prompt_tokens is not None:
-        longest = min(longest, max_prompt_tokens)
-    ids: list[list[int]] = []
-    texts: list[str] = []
-    for prompt in request.prompts:
-        ids.append(_prompt_ids(prompt, tokenizer, longest))
-        texts.append(prompt if isinstance(prompt, str) else tokenizer.decode(ids[-1]))
+    longest = min(model.config.context_length, max_prompt_tokens or model.config.context_length)
+    ids = [_prompt_ids(prompt, tokenizer, longest) for prompt in request.prompts]
+    texts = [
+        prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
+        for prompt in request.prompts
+    ]
     try:
         check_settings(model, request.sampling)
     except BadInputError as error:
         raise APIError(400, _sentence(error.what)) from None
-    return Job(request, ids, texts)
+    choices = []
+    for index in range(request.n_choices):
+        prompt, sample = divmod(index, request.n)
+        row = Row(ids[prompt], request.sampling, sample, record=request.logprobs is not None)
+        choices.append(Choice(index, prompt, row if request.max_tokens > 0 else None))
+    return Job(request, ids, texts, choices)
 
 
 def _prompt_ids(prompt: Prompt, tokenizer: Tokenizer, longest: int) -> list[int]:

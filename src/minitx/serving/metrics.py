@@ -34,12 +34,9 @@ class RequestRecord:
     """One request, when it has ended.
 
     Attributes:
-        method: of HTTP.
-        path: asked for.
         status: of the answer; of what cut a stream off, if something did.
         reason: why it was not answered well; None if it was.
         n_choices: continuations asked for.
-        n_prompt_tokens: read.
         n_new: tokens generated.
         seconds_to_first_token: from its arrival; None if there was no token.
         seconds: from its arrival to its end.
@@ -69,13 +66,13 @@ class Metrics:
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
             return Histogram(f"minitx_{name}", text, registry=self.registry, buckets=buckets)
 
-        self._requests = counter("requests", "Requests answered, by HTTP status.", ("status",))
-        self._prompt_tokens = counter("prompt_tokens", "Tokens of the prompts that were read.")
+        self.requests = counter("requests", "Requests answered, by HTTP status.", ("status",))
+        self.prompt_tokens = counter("prompt_tokens", "Tokens of the prompts that were read.")
         self._tokens = counter("generated_tokens", "Tokens generated.")
-        self._first = histogram(
+        self.first_token_seconds = histogram(
             "time_to_first_token_seconds", "From a request's arrival to its first token.", _SECONDS
         )
-        self._seconds = histogram(
+        self.completion_seconds = histogram(
             "completion_seconds", "From a completion's arrival to its end.", _SECONDS
         )
         self._steps = histogram(
@@ -91,19 +88,6 @@ class Metrics:
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Add a gauge that calls a function whenever it is read."""
         Gauge(f"minitx_{name}", text, registry=self.registry).set_function(read)
-
-    def answered(self, status: int) -> None:
-        """Count a request by its status, or `CLIENT_LEFT`."""
-        self._requests.labels(str(status)).inc()
-
-    def completed(self, n_prompt_tokens: int, seconds: float) -> None:
-        """Count a completion that was begun, however it ended."""
-        self._prompt_tokens.inc(n_prompt_tokens)
-        self._seconds.observe(seconds)
-
-    def first_token(self, seconds: float) -> None:
-        """Add a time to the first token of a request."""
-        self._first.observe(seconds)
 
     def tokens(self, n: int) -> None:
         """Count generated tokens."""

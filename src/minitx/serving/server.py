@@ -67,11 +67,7 @@ class ExitReport:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens, before anything slow is done.
-
-    Args:
-        host: address or name.
-        port: 0 for any that is free.
+    """A socket that listens, before anything slow is done; port 0 is any that is free.
 
     Raises:
         BadInputError: the port is taken, or can't be had.
@@ -124,8 +120,7 @@ def run(
         listening: from `listen`; closed at the end.
         served: the model.
         limits: what is taken on.
-        token: that clients must show; None for none.
-        local_name: what the server listens at, if it is this machine alone; else None.
+        token, local_name: see `minitx.serving.access.Guard`.
         on_ready: called when the server answers requests.
         on_request: called with the record of each request when it has ended.
         on_stopping: called at the signal with the number of running completions.

@@ -57,8 +57,7 @@ def prompt_tokens(
     """The tokens of a prompt, with their probabilities.
 
     Args:
-        model: in eval mode.
-        tokenizer: of the model.
+        model, tokenizer: in eval mode.
         ids: of the prompt, at least one and at most the context.
         text: of the prompt; no token begins after its end.
     """
@@ -77,8 +76,7 @@ def _probabilities(model: Transformer, ids: Sequence[int]) -> list[Chosen | None
     records: list[Chosen | None] = [None]
     if len(ids) == 1:
         return records
-    device = model.embedding.weight.device
-    logits = model(torch.tensor([ids[:-1]], device=device))[0]
+    logits = model(torch.tensor([ids[:-1]], device=model.embedding.weight.device))[0]
     for start in range(0, len(ids) - 1, _POSITIONS_AT_ONCE):
         # In parts: in double precision all positions at once may not fit.
         part = logits[start : start + _POSITIONS_AT_ONCE]

@@ -9,10 +9,6 @@ from minitx.serving.api_errors import APIError
 from minitx.serving.jobs import Update
 
 
-class ClientLeftError(Exception):
-    """The client closed the connection."""
-
-
 class UpdateQueue:
     """Updates of one job, at most so many; for use in the event loop's thread.
 
@@ -50,11 +46,7 @@ class UpdateQueue:
             self._on_failure()
 
     async def take(self) -> list[Update]:
-        """All updates that wait, at least one.
-
-        Raises:
-            APIError, ClientLeftError: as given to `fail`.
-        """
+        """All updates that wait, at least one; raises what was given to `fail`."""
         await self._ready.wait()
         if self._failure is not None:
             raise self._failure

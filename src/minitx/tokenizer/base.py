@@ -18,14 +18,13 @@ from tokenizers import Tokenizer as Backend
 
 from minitx.config.run_config import TokenizerKind
 from minitx.errors import BadInputError
-from minitx.files import json_bytes, write_atomically
+from minitx.files import json_bytes, os_errors_as_bad_input, write_atomically
 from minitx.tokenizer.chunks import Border, chunks
 
 Ids = npt.NDArray[np.int32]
 Unknown = Literal["error", "replace"]
 
 TOKENIZER_FILE = "tokenizer.json"
-TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 
 UNKNOWN = "<unk>"
 """How `char` and `word` vocabularies name the unknown token. No text encodes to it by that name:
@@ -38,13 +37,9 @@ _NAMED = 5
 
 
 class Tokenizer(ABC):
-    """Text to token ids and back.
-
-    Args:
-        definition: the content of `tokenizer.json`, sound (see `load_tokenizer`).
+    """Text to token ids and back, as the sound content of a `tokenizer.json` defines it.
 
     Attributes:
-        kind: `bpe`, `char` or `word`.
         backend: the `tokenizers` object that does the work.
         vocab_size: number of ids; every id is below it.
         json_bytes: content of `tokenizer.json`, the same bytes for the same tokenizer.
@@ -66,22 +61,23 @@ class Tokenizer(ABC):
         self.unknown_id: int | None = None
 
     @property
-    def config_json_bytes(self) -> bytes:
-        """Content of `tokenizer_config.json`, with which `AutoTokenizer` opens the directory."""
-        return json_bytes(
-            {
-                "clean_up_tokenization_spaces": False,
-                "tokenizer_class": "PreTrainedTokenizerFast",
-            }
-        )
+    def files(self) -> dict[str, bytes]:
+        """What a directory needs, by name, to be opened by `load_tokenizer` and `AutoTokenizer`."""
+        return {
+            TOKENIZER_FILE: self.json_bytes,
+            "tokenizer_config.json": json_bytes(
+                {
+                    "clean_up_tokenization_spaces": False,
+                    "tokenizer_class": "PreTrainedTokenizerFast",
+                }
+            ),
+        }
 
     def encode(self, text: str, unknown: Unknown = "error") -> Ids:
         """Turn a text into ids, (tokens,) of int32.
 
-        Args:
-            text: any length.
-            unknown: what to do with text that the vocabulary lacks: raise an error that names it,
-                or `replace` it by the unknown token.
+        What the vocabulary lacks raises an error that names it, or is replaced by the unknown
+        token.
 
         Raises:
             BadInputError: the text has something unknown, or a lone surrogate.
@@ -141,10 +137,8 @@ class Tokenizer(ABC):
     def piece(self, token_id: int) -> str:
         """The text of one id, for display.
 
-        Bytes of part of a character look like ``<0xE2>``; the unknown token is ``<unk>``.
-
-        Raises:
-            BadInputError: the id is not in the vocabulary.
+        Bytes of part of a character look like ``<0xE2>``; the unknown token is ``<unk>``. Errors
+        are those of `token_bytes`.
         """
         if token_id == self.unknown_id:
             return UNKNOWN
@@ -162,20 +156,16 @@ class Tokenizer(ABC):
         return []
 
     def save(self, directory: Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`, making the directory if needed.
+        """Write its files, making the directory if needed.
 
         Raises:
             BadInputError: it can't be written.
         """
-        try:
+        what = f"the tokenizer can't be written to {directory}"
+        with os_errors_as_bad_input(what, "Choose a directory where you may write"):
             directory.mkdir(parents=True, exist_ok=True)
-            write_atomically(directory / TOKENIZER_FILE, self.json_bytes)
-            write_atomically(directory / TOKENIZER_CONFIG_FILE, self.config_json_bytes)
-        except OSError as error:
-            raise BadInputError(
-                f"the tokenizer can't be written to {directory} ({error.strerror})",
-                "Choose a directory where you may write",
-            ) from None
+            for name, content in self.files.items():
+                write_atomically(directory / name, content)
 
     @property
     @abstractmethod

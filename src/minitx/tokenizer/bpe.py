@@ -47,9 +47,7 @@ CHARACTER_OF_BYTE: dict[int, str] = {
     **{byte: chr(byte) for byte in sorted(_PRINTED)},
     **{byte: chr(0x100 + i) for i, byte in enumerate(_MOVED)},
 }
-BYTE_OF_CHARACTER: dict[str, int] = {
-    character: byte for byte, character in CHARACTER_OF_BYTE.items()
-}
+BYTE_OF_CHARACTER = {character: byte for byte, character in CHARACTER_OF_BYTE.items()}
 
 
 class BytePairTokenizer(Tokenizer):
@@ -76,14 +74,9 @@ class BytePairTokenizer(Tokenizer):
         ours = {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated"}
         if {**first, **ours, "invert": False} == first:
             return LINE_START
-        # Files from before the flag existed were cut so.
-        if (
-            first["type"] == "ByteLevel"
-            and first.get("use_regex", True)
-            and not first["add_prefix_space"]
-        ):
-            return LINE_END
-        return None
+        # Files from before the flag `use_regex` existed were cut so.
+        cut_by_bytes = first["type"] == "ByteLevel" and first.get("use_regex", True)
+        return LINE_END if cut_by_bytes and not first["add_prefix_space"] else None
 
 
 def _stays_in_line(added: dict[str, Any]) -> bool:

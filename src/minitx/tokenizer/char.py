@@ -75,12 +75,9 @@ class CharTokenizer(Tokenizer):
 
 
 def train_char(texts: Iterable[str], vocab_size: int) -> CharTokenizer:
-    """Collect the characters of a text.
+    """Collect the most frequent characters of a text, for `vocab_size` ids with the unknown token.
 
-    Args:
-        texts: what to collect them from.
-        vocab_size: the most ids, the unknown token included: the most frequent characters are
-            kept, the lower code point where two are as frequent. 0 keeps all.
+    Where two are as frequent, the lower code point is kept. 0 keeps all.
 
     Raises:
         BadInputError: `vocab_size` leaves no character.

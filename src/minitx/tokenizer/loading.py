@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from minitx.errors import BadInputError, DamagedFileError
-from minitx.files import read_bounded
+from minitx.files import os_errors_as_bad_input, read_bounded
 from minitx.tokenizer import char, word
 from minitx.tokenizer.base import TOKENIZER_FILE, UNKNOWN, Tokenizer
 from minitx.tokenizer.bpe import BYTE_OF_CHARACTER, CHARACTER_OF_BYTE, BytePairTokenizer
@@ -36,7 +36,8 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     try:
         _require_known_model(content, path)
         _require_vocabulary(content)
-        tokenizer = _of_kind(content, path)
+        is_word_level = content["model"]["type"] == "WordLevel"
+        tokenizer = _word_level(content, path) if is_word_level else _byte_level(content, path)
         tokenizer.token_bytes(0)
     except (BadInputError, KeyboardInterrupt):
         raise
@@ -58,9 +59,8 @@ def _read(path: Path, directory: Path) -> bytes:
             f"{directory} has no {TOKENIZER_FILE}", "Make one with: minitx tokenize TEXT --out DIR"
         )
     try:
-        return read_bounded(path, LARGEST_FILE)
-    except OSError as error:
-        raise BadInputError(f"{path} can't be read ({error.strerror})", "Restore access") from None
+        with os_errors_as_bad_input(f"{path} can't be read", "Restore access"):
+            return read_bounded(path, LARGEST_FILE)
     except ValueError as error:
         raise _damaged(path, str(error)) from None
 
@@ -107,14 +107,7 @@ def _require_vocabulary(content: Content) -> None:
         raise ValueError(f"its {n:,} tokens do not have the ids from 0 to {n - 1:,}")
 
 
-def _of_kind(content: Content, path: Path) -> Tokenizer:
-    if content["model"]["type"] == "WordLevel":
-        return _word_level(content, path)
-    _require_byte_level(content, path)
-    return BytePairTokenizer(content)
-
-
-def _require_byte_level(content: Content, path: Path) -> None:
+def _byte_level(content: Content, path: Path) -> Tokenizer:
     model = content["model"]
     steps = _steps(content["pre_tokenizer"], "pretokenizers")
     if "ByteLevel" not in {step["type"] for step in steps}:
@@ -133,6 +126,7 @@ def _require_byte_level(content: Content, path: Path) -> None:
             raise ValueError(f"its token {token!r} does not stand for bytes")
     if not model["vocab"].keys() >= set(CHARACTER_OF_BYTE.values()):
         raise _foreign(path, "its vocabulary lacks some of the 256 bytes")
+    return BytePairTokenizer(content)
 
 
 def _word_level(content: Content, path: Path) -> Tokenizer:

@@ -22,13 +22,10 @@ _TRAINERS: dict[TokenizerKind, Callable[[Iterable[str], int], Tokenizer]] = {
 
 
 def train_tokenizer(text: str | Iterable[str], kind: TokenizerKind, vocab_size: int) -> Tokenizer:
-    """Train a tokenizer.
+    """Train a tokenizer; of several texts, none is joined to the next.
 
-    Args:
-        text: the train part; of several texts, none is joined to the next.
-        kind: `bpe`, `char` or `word`.
-        vocab_size: the most ids. For `char` and `word` 0 means all characters or words, and the
-            unknown token is counted.
+    `vocab_size` is the most ids. For `char` and `word` 0 means all characters or words, and the
+    unknown token is counted.
 
     Raises:
         BadInputError: the kind is unknown, the vocabulary too small for it, or the text has a

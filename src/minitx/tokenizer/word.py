@@ -58,12 +58,9 @@ class WordTokenizer(Tokenizer):
 
 
 def train_word(texts: Iterable[str], vocab_size: int) -> WordTokenizer:
-    """Collect the words of a text.
+    """Collect the most frequent words of a text, for `vocab_size` ids with the unknown token.
 
-    Args:
-        texts: what to collect them from.
-        vocab_size: the most ids, the unknown token included: the most frequent pieces are kept,
-            the first in code point order where two are as frequent. 0 keeps all.
+    Where two are as frequent, the first in code point order is kept. 0 keeps all.
 
     Raises:
         BadInputError: `vocab_size` leaves no word.
@@ -80,11 +77,7 @@ def train_word(texts: Iterable[str], vocab_size: int) -> WordTokenizer:
 
 
 def require_room(vocab_size: int, piece: str) -> None:
-    """Refuse a vocabulary that the unknown token fills.
-
-    Raises:
-        BadInputError: naming the choices, of pieces called `piece`.
-    """
+    """Refuse a vocabulary that the unknown token fills; `piece` is for the error."""
     if vocab_size == 1:
         raise BadInputError(
             "vocab_size is 1, and the unknown token takes it",
@@ -93,12 +86,7 @@ def require_room(vocab_size: int, piece: str) -> None:
 
 
 def word_level_definition(pieces: Sequence[str], pattern: str) -> dict[str, Any]:
-    """Give each piece its place as id, and the last id to the unknown token.
-
-    Args:
-        pieces: distinct.
-        pattern: a regular expression whose matches are the pieces of a text.
-    """
+    """Give each piece (a match of the pattern) its place as id, the last to the unknown token."""
     vocabulary = {piece: i for i, piece in enumerate([*pieces, UNKNOWN])}
     backend = Backend(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")

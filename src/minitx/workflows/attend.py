@@ -9,11 +9,10 @@ Each figure is measured when it is first asked for, and kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -26,19 +25,16 @@ from minitx.inspection.ablation import Ablation, ablate_heads
 from minitx.inspection.attention_maps import (
     AttentionMaps,
     read_attention,
+    require_existing,
     require_fits,
-    require_head,
-    require_layer,
 )
 from minitx.inspection.head_roles import HeadRole, HeadRoles, read_roles
 from minitx.inspection.logit_lens import LogitLens, read_logit_lens
 from minitx.inspection.mask_check import MaskCheck, check_mask
+from minitx.model import Transformer
 from minitx.shown import Shown
+from minitx.tokenizer import Tokenizer
 from minitx.workflows.load import LoadedModel, open_checkpoint
-
-if TYPE_CHECKING:
-    from minitx.model import Transformer
-    from minitx.tokenizer import Tokenizer
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -68,10 +64,9 @@ class ChosenMap(Shown):
     """One map to show.
 
     Attributes:
-        kind: weights or value-weighted norms of a head, an average over heads, or a rollout.
         layer, head: of which; None where the map is over all of them.
         values: (seq, seq).
-        tokens: text of each token; empty if it is not known.
+        tokens: text of each; empty if it is not known.
     """
 
     kind: MapKind
@@ -95,9 +90,6 @@ class AttentionStudy(Shown):
 
     Attributes:
         checkpoint: directory of the model.
-        model: in eval mode.
-        tokenizer: of the model.
-        prompt: the text.
         prompt_from: in words, where the text comes from; None if it was given.
         ids: (seq,) token ids of the text.
         sample_ids: (tokens,) of a longer text to measure roles and ablations on: the holdout, or
@@ -152,24 +144,20 @@ class AttentionStudy(Shown):
         """
         config = self.model.config
         if layer is not None:
-            require_layer(layer, config.n_layers)
+            require_existing("layer", layer, config.n_layers)
         if head is not None:
-            require_head(head, config.n_heads)
+            require_existing("head", head, config.n_heads)
         if layer is not None and head is not None:
             return HeadChoice(layer, head, None)
-        fitting = HeadRoles(
-            tuple(
-                head_role
-                for head_role in self.roles.heads
-                if layer in (None, head_role.layer) and head in (None, head_role.head)
-            ),
-            self.roles.measured_on,
+        fitting = tuple(
+            one
+            for one in self.roles.heads
+            if layer in (None, one.layer) and head in (None, one.head)
         )
-        best = fitting.most_telling()
+        best = HeadRoles(fitting, self.roles.measured_on).most_telling()
         if best is None:
-            return HeadChoice(
-                layer or 0, head or 0, "the first; its context is too short for roles"
-            )
+            too_short = "the first; its context is too short for roles"
+            return HeadChoice(layer or 0, head or 0, too_short)
         return HeadChoice(best.layer, best.head, _reason(best, layer, head))
 
 
@@ -179,15 +167,9 @@ def open_study(
     prompt_tokens: int = SHORT_PROMPT,
     device: str = "cpu",
 ) -> AttentionStudy:
-    """Load a model and the text to look at.
+    """Load a model of a checkpoint directory, in float32, and the text to look at.
 
-    Args:
-        checkpoint: a checkpoint directory, for example from `resolve_checkpoint`.
-        prompt, prompt_tokens: as in `study_model`.
-        device: `auto`, `cpu`, `cuda` or `mps`. Weights are used in float32.
-
-    Raises:
-        BadInputError: as in `study_model`.
+    Prompt and errors are those of `study_model`.
     """
     return study_model(open_checkpoint(checkpoint, device), prompt, prompt_tokens)
 
@@ -195,12 +177,9 @@ def open_study(
 def study_model(
     loaded: LoadedModel, prompt: str | None = None, prompt_tokens: int = SHORT_PROMPT
 ) -> AttentionStudy:
-    """Look inside a model as it is in memory.
+    """Look inside a model as it is in memory, while it reads a prompt.
 
-    Args:
-        loaded: the model.
-        prompt: the text to look at; None takes the beginning of the model's holdout.
-        prompt_tokens: how many tokens of the holdout stand in for a prompt.
+    Without one it reads the beginning of its run's holdout, of at most `prompt_tokens` tokens.
 
     Raises:
         BadInputError: the prompt is empty, longer than the context, or has characters that the
@@ -247,13 +226,13 @@ def choose_maps(
     """
     n_layers, n_heads = study.model.config.n_layers, study.model.config.n_heads
     if isinstance(layer, int):
-        require_layer(layer, n_layers)
+        require_existing("layer", layer, n_layers)
     if isinstance(head, int):
-        require_head(head, n_heads)
+        require_existing("head", head, n_heads)
     if kind in ("average", "rollout"):
         if head is not None:
             raise BadInputError(f"--{kind} takes all heads together", "Leave out --head")
-        return ChosenMaps(tuple(_over_heads(study, kind, layer)))
+        return ChosenMaps(_over_heads(study, kind, layer))
     reason = None
     if "all" not in (layer, head):
         choice = study.choose(
@@ -268,19 +247,14 @@ def choose_maps(
     return ChosenMaps(chosen, reason)
 
 
-def _over_heads(study: AttentionStudy, kind: MapKind, layer: Index) -> Iterator[ChosenMap]:
-    n_layers, tokens = study.model.config.n_layers, study.maps.tokens
-    if kind == "average":
-        if layer is None:
-            yield ChosenMap(kind, None, None, study.maps.average(), tokens)
-        for number in range(n_layers):
-            if layer in ("all", number):
-                yield ChosenMap(kind, number, None, study.maps.average(number), tokens)
-        return
-    rollout = study.maps.rollout()
-    for number in range(n_layers):
-        if layer in ("all", number) or (layer is None and number == n_layers - 1):
-            yield ChosenMap(kind, number, None, rollout[number], tokens)
+def _over_heads(study: AttentionStudy, kind: MapKind, layer: Index) -> tuple[ChosenMap, ...]:
+    n_layers, maps = study.model.config.n_layers, study.maps
+    if kind == "average" and layer is None:
+        return (ChosenMap(kind, None, None, maps.average(), maps.tokens),)
+    last = n_layers - 1 if layer is None else layer
+    layers = range(n_layers) if isinstance(last, str) else [last]
+    values = [maps.average(i) for i in range(n_layers)] if kind == "average" else maps.rollout()
+    return tuple(ChosenMap(kind, i, None, values[i], maps.tokens) for i in layers)
 
 
 def save_maps(study: AttentionStudy, path: Path) -> None:
@@ -290,17 +264,13 @@ def save_maps(study: AttentionStudy, path: Path) -> None:
         BadInputError: when the file can't be written.
     """
     maps = study.maps
-    norms = maps.weights * maps.value_lengths[:, :, None, :]
+    norms, tokens = maps.weights * maps.value_lengths[:, :, None, :], np.array(maps.tokens, np.str_)
     try:
         with path.open("wb") as file:
             np.savez_compressed(
-                file,
-                weights=maps.weights,
-                norms=norms,
-                rollout=maps.rollout(),
-                ids=maps.ids,
-                tokens=np.array(maps.tokens, dtype=np.str_),
-            )
+                file, weights=maps.weights, norms=norms, rollout=maps.rollout(), ids=maps.ids,
+                tokens=tokens,
+            )  # fmt: skip
     except OSError as error:
         raise BadInputError(
             f"{path} can't be written ({error.strerror})", "Choose another file"
@@ -308,7 +278,7 @@ def save_maps(study: AttentionStudy, path: Path) -> None:
 
 
 def _reason(best: HeadRole, layer: int | None, head: int | None) -> str:
-    where = "" if layer is None and head is None else " there"
+    where = ""
     if layer is not None:
         where = f" of layer {layer}"
     elif head is not None:
@@ -320,12 +290,11 @@ def _reason(best: HeadRole, layer: int | None, head: int | None) -> str:
 
 def _holdout(checkpoint: Path) -> str | None:
     """Text of the holdout part that the run keeps, as far as it is needed; None without a run."""
-    for directory in (checkpoint, *checkpoint.resolve().parents[:2]):
-        path = directory / "data" / "holdout.txt"
-        if path.is_file():
-            with path.open(encoding="utf-8", errors="strict", newline="") as file:
-                return file.read(_HOLDOUT_CHARACTERS)
-    return None
+    run = find_run(checkpoint.resolve())
+    if run is None or not (run.data / "holdout.txt").is_file():
+        return None
+    with (run.data / "holdout.txt").open(encoding="utf-8", newline="") as file:
+        return file.read(_HOLDOUT_CHARACTERS)
 
 
 def _line_start(ids: IntArray, piece: Callable[[int], str]) -> int:
@@ -339,8 +308,8 @@ def _line_start(ids: IntArray, piece: Callable[[int], str]) -> int:
 
 def _whole_words(ids: IntArray, piece: Callable[[int], str]) -> IntArray:
     """Drop a word that the cut may have broken, unless that drops much."""
-    for length in range(len(ids), len(ids) * 2 // 3, -1):
-        if length < len(ids) and piece(int(ids[length]))[:1].isspace():
+    for length in range(len(ids) - 1, len(ids) * 2 // 3, -1):
+        if piece(int(ids[length]))[:1].isspace():
             return ids[:length]
     return ids
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from minitx.checkpoint import load_model
 from minitx.checkpoint.rundir import RunDirectory
+from minitx.compute import Compute, choose_dtype
 from minitx.corpus import load_encoded
 from minitx.diagnosis.results import Check, Diagnosis, Seen
 from minitx.diagnosis.review import merged_seen, review_metrics, review_model
@@ -51,8 +52,15 @@ def diagnose(path: Path | None) -> Diagnosis:
     else:
         step = int(checkpoint.name.removeprefix("step-"))
         checks.append(Check("checkpoint", f"step {step:,}"))
+        device = loaded.model.embedding.weight.device
         inside, looked = review_model(
-            loaded.model, loaded.tokenizer, corpus, step, finished and not findings
+            loaded.model,
+            loaded.tokenizer,
+            corpus,
+            step,
+            Compute(device, choose_dtype(config.train.dtype, device)),
+            config.train.engine,
+            judge_fit=finished and not findings,
         )
         findings, checks = merged_seen(findings, inside), [*checks, *looked]
     return Diagnosis(run.path, checkpoint, tuple(findings), tuple(checks))

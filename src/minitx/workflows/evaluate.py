@@ -10,10 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from minitx import engine
+from minitx.checkpoint.rundir import Which, resolve_checkpoint
 from minitx.config import EvaluationSettings
 from minitx.errors import BadInputError
 from minitx.evaluation.baselines import MOST_BYTES, measure_baselines
@@ -28,15 +26,13 @@ from minitx.evaluation.holdout_figures import (
     Figures,
     HoldoutReport,
     PairedTest,
-    SurprisingText,
-    TextFigures,
+    Report,
 )
 from minitx.evaluation.scoring import chosen_context, count_targets, score
 from minitx.evaluation.scoring_windows import require_stride
-from minitx.evaluation.text_score import TextScore, Windows, score_text
+from minitx.evaluation.text_score import ScoredText, TextScore, Windows, score_text
 from minitx.evaluation.verdict import Verdict, judge
 from minitx.workflows.evaluation_inputs import (
-    ScoredText,
     Subject,
     file_text,
     find_subject,
@@ -54,6 +50,42 @@ def no_progress(name: str, done: int, total: int) -> None:
     """Show nothing."""
 
 
+def evaluate_targets(
+    targets: Sequence[Path],
+    holdout: bool,
+    which: Which,
+    settings: EvaluationSettings,
+    progress: Progress = no_progress,
+) -> list[Report]:
+    """Measure each model that is named on each text: a report for each text.
+
+    Args:
+        targets: runs or checkpoints (the newest run if none), and text files. Several models are
+            compared; with `quantize`, one is compared with itself.
+        holdout: measure on the run's holdout, too, where text files are named.
+        which, settings, progress: which checkpoint of a run; how; called with what is being done.
+
+    Raises:
+        BadInputError: a target does not exist, or as in `evaluate_holdout` and its like.
+    """
+    models: list[Path | None] = [target for target in targets if target.is_dir()]
+    texts = [target for target in targets if not target.is_dir()]
+    for text in texts:
+        if not text.exists():
+            raise BadInputError(f"{text} does not exist", "Name a run, a checkpoint or a text file")
+    first, *others = [resolve_checkpoint(model, which) for model in models or [None]]
+    sources: list[str | None] = [None] if holdout or not texts else []
+    reports: list[Report] = []
+    for source in [*sources, *map(str, texts)]:
+        if others:
+            reports.append(compare_checkpoints([first, *others], source, settings, progress))
+        elif settings.quantize is not None:
+            reports.append(compare_with_quantized(first, source, settings, progress))
+        else:
+            reports.append(evaluate_model(_open(first, settings), source, settings, progress))
+    return reports
+
+
 def evaluate_holdout(
     checkpoint: Path, settings: EvaluationSettings, progress: Progress = no_progress
 ) -> HoldoutReport:
@@ -61,15 +93,14 @@ def evaluate_holdout(
 
     Args:
         checkpoint: for example from `resolve_checkpoint`.
-        settings: how.
-        progress: called with what is being done.
+        settings, progress: how; called with what is being done.
 
     Raises:
         BadInputError: the checkpoint is in no run, the run has no holdout or one that its
             tokenizer does not know, or a setting does not fit the model.
         DamagedFileError: the run's data does not belong to the model.
     """
-    return _open(checkpoint, None, settings, progress).measure()[0]
+    return evaluate_model(_open(checkpoint, settings), None, settings, progress)
 
 
 def evaluate_file(
@@ -81,7 +112,7 @@ def evaluate_file(
         BadInputError: it can't be read, is too short, or has text that the model does not know;
             or a setting does not fit the model.
     """
-    return _open(checkpoint, source, settings, progress).measure()[0]
+    return evaluate_model(_open(checkpoint, settings), source, settings, progress)
 
 
 def compare_checkpoints(
@@ -92,11 +123,12 @@ def compare_checkpoints(
 ) -> ComparisonReport:
     """Measure several models on one text, and test each against the first.
 
+    Baselines and details are left out.
+
     Args:
         checkpoints: at least two.
         source: a text file; None for the holdout, which must be the same for all.
-        settings: how. Baselines and details are left out.
-        progress: called with what is being done.
+        settings, progress: how; called with what is being done.
 
     Raises:
         BadInputError: as above, or the models have different holdouts, or `max_tokens` would have
@@ -115,12 +147,6 @@ def compare_with_quantized(
 ) -> ComparisonReport:
     """Measure what rounding the weights costs: a model as it is, and as `settings.quantize` says.
 
-    Args:
-        checkpoint: for example from `resolve_checkpoint`.
-        source: a text file; None for the holdout.
-        settings: how. Baselines and details are left out.
-        progress: called with what is being done.
-
     Raises:
         BadInputError: as above, or there is no such format.
     """
@@ -135,8 +161,11 @@ def _compare(
     blocks: list[Blocks] = []
     same_tokens: set[tuple[str, int]] = set()
     for checkpoint, settings in variants:
-        evaluation = _open(checkpoint, source, replace(settings, quick=True), progress)
-        same_tokens.add((evaluation.subject.tokenizer.digest, evaluation.windows.context_length))
+        quick = replace(settings, quick=True)
+        evaluation = _prepare(_open(checkpoint, quick), source, quick, progress)
+        same_tokens.add(
+            (evaluation.subject.loaded.tokenizer.digest, evaluation.windows.context_length)
+        )
         if settings.max_tokens and len(same_tokens) > 1:
             raise BadInputError(
                 "with --max-tokens, models of different contexts or tokenizers would be scored on "
@@ -160,13 +189,9 @@ def evaluate_model(
     settings: EvaluationSettings,
     progress: Progress = no_progress,
 ) -> HoldoutReport:
-    """Measure a model as it is in memory.
+    """Measure a model as it is in memory, on a text file or on the holdout of its run (None).
 
-    Args:
-        loaded: the model, on its device.
-        source: a text file; None for the holdout of its run.
-        settings: how; `device` and `quantize` are those that the model was loaded with.
-        progress: called with what is being done.
+    `device` and `quantize` of the settings are those that it was loaded with.
 
     Raises:
         BadInputError, DamagedFileError: as above.
@@ -174,13 +199,11 @@ def evaluate_model(
     return _prepare(loaded, source, settings, progress).measure()[0]
 
 
-def _open(
-    checkpoint: Path, source: str | None, settings: EvaluationSettings, progress: Progress
-) -> _Evaluation:
+def _open(checkpoint: Path, settings: EvaluationSettings) -> LoadedModel:
     loaded = open_checkpoint(checkpoint, settings.device)
     if settings.quantize is not None:
         engine.quantize(loaded.model, settings.quantize)
-    return _prepare(loaded, source, settings, progress)
+    return loaded
 
 
 def _prepare(
@@ -195,7 +218,7 @@ def _prepare(
     else:
         progress(f"encoding {source}", 0, 0)
         text = file_text(subject, source, settings.unknown)
-    windows = Windows(context, context, settings.max_tokens, subject.autocast_dtype)
+    windows = Windows(context, context, settings.max_tokens, subject.compute.dtype)
     return _Evaluation(subject, text, settings, windows, stride, progress)
 
 
@@ -218,102 +241,63 @@ class _Evaluation:
     def measure(self) -> tuple[HoldoutReport, Blocks]:
         """The report, and what was summed in each block of the text."""
         detailed = not self.settings.quick
-        counts = self._train_counts() if detailed else None
-        n_baseline_ids = self._n_baseline_ids() if detailed and self.settings.baselines else 0
-        scored = self._score(self.windows, detailed, counts, n_baseline_ids)
+        scored = self._score(self.windows, detailed)
         report = HoldoutReport(
             model=self.subject.figures(),
-            text=self._text_figures(),
+            text=self.text.figures(),
             plain=scored.figures,
             strided=self._strided(),
             train_loss=self._train_loss(scored.figures.tokens_scored),
         )
         if detailed:
-            report = self._with_copying(self._with_details(report, scored))
+            baselines = self._baselines(scored)
+            verdict = self._verdict(report, baselines)
+            report = replace(report, baselines=baselines, verdict=verdict, **vars(scored.details))
+            report = self._with_copying(report)
         return report, scored.blocks
 
-    def _n_baseline_ids(self) -> int:
-        """Tokens of the text that baselines are measured on."""
-        if self.text.size.n_bytes <= MOST_BYTES:
-            return len(self.text.ids)
-        return ids_within(self.text.ids, token_sizes(self.subject.tokenizer), MOST_BYTES)
-
-    def _train_counts(self) -> npt.NDArray[np.int64] | None:
-        corpus = self.subject.corpus
-        if corpus is None or not len(corpus.train_ids):
-            return None
-        self._tell("counting tokens")
-        return count_ids(corpus.train_ids, self.subject.tokenizer.vocab_size)
-
-    def _score(
-        self,
-        windows: Windows,
-        with_details: bool = False,
-        train_counts: npt.NDArray[np.int64] | None = None,
-        n_baseline_ids: int = 0,
-    ) -> TextScore:
+    def _score(self, windows: Windows, detailed: bool = False) -> TextScore:
+        loaded, ids, train_ids = self.subject.loaded, self.text.ids, self.subject.train_ids
+        counts, n_beginning = None, 0
+        if detailed and len(train_ids):
+            self._tell("counting tokens")
+            counts = count_ids(train_ids, loaded.tokenizer.vocab_size)
+        if detailed and self.settings.baselines:
+            n_beginning = ids_within(ids, token_sizes(loaded.tokenizer), MOST_BYTES)
         name = f"scoring {self.text.name}"
         if windows.stride != windows.context_length:
             name += f", stride {windows.stride}"
+        told = self._counter(name, len(ids), windows)
         return score_text(
-            self.subject.loaded.model, self.subject.tokenizer, self.text.ids, self.text.size,
-            windows, with_details, train_counts, n_baseline_ids,
-            self._counter(name, len(self.text.ids), windows.stride, windows.max_tokens),
-        )  # fmt: skip
+            loaded.model, loaded.tokenizer, self.text, windows, detailed, counts, n_beginning, told
+        )
 
     def _strided(self) -> Figures | None:
         # A quick evaluation leaves it out, unless it was asked for.
-        if self.stride == self.windows.context_length:
-            return None
-        if self.settings.quick and self.settings.stride is None:
+        left_out = self.settings.quick and self.settings.stride is None
+        if left_out or self.stride == self.windows.context_length:
             return None
         return self._score(replace(self.windows, stride=self.stride)).figures
 
     def _train_loss(self, n_scored: int) -> float | None:
         """Loss on as much of the train part as was scored of the holdout."""
-        subject, windows = self.subject, self.windows
-        if not self.text.is_holdout or subject.corpus is None or len(subject.corpus.train_ids) < 2:
+        ids = self.subject.train_ids
+        if not self.text.is_holdout or len(ids) < 2:
             return None
-        ids = subject.corpus.train_ids
-        max_tokens = min(n_scored, len(ids) - 1)
-        name = "scoring as much of the train part"
+        windows = replace(self.windows, max_tokens=min(n_scored, len(ids) - 1))
+        told = self._counter("scoring as much of the train part", len(ids), windows)
         return score(
-            subject.loaded.model, ids, windows.context_length, windows.stride,
-            max_tokens=max_tokens, autocast_dtype=subject.autocast_dtype,
-            progress=self._counter(name, len(ids), windows.stride, max_tokens),
+            self.subject.loaded.model, ids, windows.context_length, windows.stride, None,
+            windows.max_tokens, windows.autocast_dtype, told,
         ).loss  # fmt: skip
-
-    def _with_details(self, report: HoldoutReport, scored: TextScore) -> HoldoutReport:
-        details, tokenizer = scored.details, self.subject.tokenizer
-        assert details is not None
-        baselines = self._baselines(scored)
-        return replace(
-            report,
-            baselines=baselines,
-            verdict=self._verdict(report, baselines),
-            context_use=details.context_use,
-            classes=details.classes,
-            frequencies=details.frequencies,
-            calibration=details.calibration,
-            surprising=tuple(
-                SurprisingText(
-                    passage.start,
-                    passage.loss,
-                    tuple(map(tokenizer.piece, passage.ids)),
-                    passage.losses,
-                )
-                for passage in details.surprising
-            ),
-        )
 
     def _baselines(self, scored: TextScore) -> Baselines | None:
         if scored.beginning is None:
             return None
-        subject, text = self.subject, self.text
-        train_ids = None if subject.corpus is None else subject.corpus.train_ids
+        subject = self.subject
         return measure_baselines(
-            subject.tokenizer, text.ids, text.size, text.content, scored.beginning,
-            train_ids, subject.train_content(), self._tell,
+            subject.loaded.tokenizer, self.text, scored.beginning, subject.train_ids,
+            subject.train_content(), self._tell,
         )  # fmt: skip
 
     def _verdict(self, report: HoldoutReport, baselines: Baselines | None) -> Verdict | None:
@@ -328,31 +312,22 @@ class _Evaluation:
         return judge(report.train_loss, report.plain.loss, history, step, beaten_by)
 
     def _with_copying(self, report: HoldoutReport) -> HoldoutReport:
-        train = self.subject.train_content()
-        if train is None:
+        train = self.subject.train_content()[-MOST_TRAIN_BYTES:]
+        if not len(train):
             return report
-        model, tokenizer = self.subject.loaded.model, self.subject.tokenizer
-        train = train[-MOST_TRAIN_BYTES:]
+        model, tokenizer = self.subject.loaded.model, self.subject.loaded.tokenizer
         self._tell("looking for the text in the train part")
         shared = find_copied(stretches(tokenizer, self.text.ids), train)
         self._tell("drawing samples")
         samples = find_copied(sample_texts(model, tokenizer, self.text.ids), train)
         return replace(report, text=replace(report.text, shared_with_train=shared), samples=samples)
 
-    def _text_figures(self) -> TextFigures:
-        text, size = self.text, self.text.size
-        return TextFigures(
-            text.name, len(text.ids), size.n_bytes, size.n_characters, text.n_unknown
-        )
-
     def _tell(self, name: str) -> None:
         self.progress(name, 0, 0)
 
-    def _counter(
-        self, name: str, n_ids: int, stride: int, max_tokens: int
-    ) -> Callable[[int], None]:
+    def _counter(self, name: str, n_ids: int, windows: Windows) -> Callable[[int], None]:
         """Turn counts of newly scored tokens into progress."""
-        total = count_targets(n_ids, self.windows.context_length, stride, max_tokens)
+        total = count_targets(n_ids, windows.context_length, windows.stride, windows.max_tokens)
         done = 0
         self.progress(name, 0, total)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from minitx.checkpoint.rundir import RunDirectory, find_run
@@ -16,14 +15,14 @@ from minitx.corpus import EncodedCorpus, encode_file, load_encoded
 from minitx.corpus.encoded_file import blocks_of
 from minitx.corpus.readers.plain_text import decoded
 from minitx.errors import BadInputError, DamagedFileError
+from minitx.evaluation.arrays import ByteArray, IdArray
 from minitx.evaluation.bits import TextSize
 from minitx.evaluation.holdout_figures import ModelFigures
+from minitx.evaluation.text_score import ScoredText
 from minitx.files import file_digest
 from minitx.tokenizer import Tokenizer
 from minitx.training.logging.metrics_file import read_metrics
 from minitx.workflows.load import LoadedModel
-
-ByteArray = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +30,9 @@ class Subject:
     """A model to measure, and what is known of its training.
 
     Attributes:
-        loaded: the model.
         compute: device, and format of the matrix products.
         quantize: format that the weights were rounded to; None if they are as in the checkpoint.
-        run: that the model belongs to; None if it is in none.
-        corpus: of the run; None if there is none.
+        run, corpus: that the model belongs to; None if there is none.
     """
 
     loaded: LoadedModel
@@ -44,26 +41,16 @@ class Subject:
     run: RunDirectory | None
     corpus: EncodedCorpus | None
 
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """Of the model."""
-        return self.loaded.tokenizer
-
-    @property
-    def autocast_dtype(self) -> torch.dtype | None:
-        """Format of the matrix products; None for that of the weights."""
-        return None if self.compute.dtype == torch.float32 else self.compute.dtype
-
     def figures(self) -> ModelFigures:
         """Which model it is, and how it is measured."""
-        config = self.loaded.model.config
+        config, tokenizer = self.loaded.model.config, self.loaded.tokenizer
         rounded = f" ({self.quantize} weights)" if self.quantize else ""
         return ModelFigures(
             checkpoint=f"{self.loaded.directory}{rounded}",
             architecture=config.architecture,
             n_parameters=config.n_parameters,
-            tokenizer=self.tokenizer.kind,
-            vocab_size=self.tokenizer.vocab_size,
+            tokenizer=tokenizer.kind,
+            vocab_size=tokenizer.vocab_size,
             context_length=config.context_length,
             device=self.compute.description,
             dtype=self.compute.dtype_name,
@@ -79,51 +66,34 @@ class Subject:
             if line["kind"] == "evaluation" and isinstance(line.get("holdout_loss"), (int, float))
         ]
 
-    def train_content(self) -> ByteArray | None:
-        """UTF-8 of the train part, mapped, `(bytes,)`; None without one."""
+    @property
+    def train_ids(self) -> IdArray:
+        """Ids of the train part, mapped, `(tokens,)`; empty without one."""
+        return np.empty(0, np.int64) if self.corpus is None else self.corpus.train_ids
+
+    def train_content(self) -> ByteArray:
+        """UTF-8 of the train part, mapped, `(bytes,)`; empty without one."""
         if self.corpus is None or not self.corpus.train.bytes:
-            return None
+            return np.empty(0, np.uint8)
         return np.memmap(self.corpus.directory / "train.txt", np.uint8, "r")
-
-
-@dataclass(frozen=True, eq=False)
-class ScoredText:
-    """A text to score.
-
-    Attributes:
-        name: `holdout`, or the name of a file.
-        ids: `(tokens,)`, perhaps a memory map.
-        size: of the text.
-        n_unknown: tokens that stand for what the vocabulary lacks.
-        content: `(bytes,)` the text in UTF-8, perhaps a memory map.
-        is_holdout: whether the model's run kept the text for this.
-    """
-
-    name: str
-    ids: npt.NDArray[np.integer]
-    size: TextSize
-    n_unknown: int
-    content: ByteArray
-    is_holdout: bool
 
 
 def find_subject(
     loaded: LoadedModel, dtype: str, quantize: str | None, with_holdout: bool
 ) -> Subject:
-    """Find the corpus of a model.
-
-    Args:
-        loaded: the model.
-        dtype: see `EvaluationSettings`.
-        quantize: format that its weights were rounded to.
-        with_holdout: refuse a model whose run has no holdout.
+    """Find the corpus of a model, for a `dtype` as in `EvaluationSettings`.
 
     Raises:
-        BadInputError: the model has no holdout, or the device lacks the format.
+        BadInputError: the model has no holdout where one is needed, or the device lacks the format.
         DamagedFileError: the run's data was encoded with another tokenizer.
     """
-    find = _holdout_of if with_holdout else _corpus_if_any
-    run, corpus = find(loaded.directory)
+    run: RunDirectory | None
+    corpus: EncodedCorpus | None
+    if with_holdout:
+        run, corpus = _holdout_of(loaded.directory)
+    else:
+        run = find_run(loaded.directory)
+        corpus = None if run is None or not run.data.is_dir() else load_encoded(run.data)
     if corpus is not None and corpus.tokenizer_digest != loaded.tokenizer.digest:
         raise DamagedFileError(
             f"{corpus.directory} was encoded with another tokenizer than that of "
@@ -133,13 +103,6 @@ def find_subject(
     device = next(loaded.model.parameters()).device
     compute = Compute(device, torch.float32 if dtype == "auto" else choose_dtype(dtype, device))
     return Subject(loaded, compute, quantize, run, corpus)
-
-
-def _corpus_if_any(checkpoint: Path) -> tuple[RunDirectory | None, EncodedCorpus | None]:
-    run = find_run(checkpoint)
-    if run is None or not run.data.is_dir():
-        return None, None
-    return run, load_encoded(run.data)
 
 
 def _holdout_of(checkpoint: Path) -> tuple[RunDirectory, EncodedCorpus]:
@@ -176,42 +139,28 @@ def require_same_holdout(checkpoints: Sequence[Path]) -> None:
 
 
 def holdout_text(subject: Subject, unknown: str) -> ScoredText:
-    """The holdout of a subject that was opened with one.
-
-    Args:
-        subject: whose.
-        unknown: see `EvaluationSettings`.
+    """The holdout of a subject that was found with one; `unknown` is as in `EvaluationSettings`.
 
     Raises:
         BadInputError: it has characters that the tokenizer does not know.
     """
     corpus = subject.corpus
     assert corpus is not None
-    text = ScoredText(
-        name="holdout",
-        ids=corpus.holdout_ids,
-        size=TextSize(corpus.holdout.bytes, corpus.holdout.characters),
-        n_unknown=corpus.holdout.unknown,
-        content=np.memmap(corpus.directory / "holdout.txt", np.uint8, "r"),
-        is_holdout=True,
-    )
-    _require_known(subject.tokenizer, "the holdout", text, unknown)
+    counts, content = corpus.holdout, np.memmap(corpus.directory / "holdout.txt", np.uint8, "r")
+    size = TextSize(counts.bytes, counts.characters)
+    text = ScoredText("holdout", corpus.holdout_ids, size, counts.unknown, content, is_holdout=True)
+    _require_known(subject.loaded.tokenizer, "the holdout", text, unknown)
     return text
 
 
 def file_text(subject: Subject, source: str, unknown: str) -> ScoredText:
     """A text file of any size, or a pipe, encoded with the tokenizer of a subject.
 
-    Args:
-        subject: whose.
-        source: path of the file.
-        unknown: see `EvaluationSettings`.
-
     Raises:
         BadInputError: it can't be read, is too short, or has characters that the tokenizer does
             not know.
     """
-    tokenizer = subject.tokenizer
+    tokenizer = subject.loaded.tokenizer
     encoded = encode_file(Path(source), tokenizer)
     counts = encoded.counts
     if counts.unknown == counts.tokens:
@@ -224,14 +173,8 @@ def file_text(subject: Subject, source: str, unknown: str) -> ScoredText:
             f"{source} is 1 token long, which can't be scored: nothing comes before it",
             "Give a text of at least 2 tokens",
         )
-    text = ScoredText(
-        name=Path(source).name,
-        ids=encoded.ids,
-        size=TextSize(counts.bytes, counts.characters),
-        n_unknown=counts.unknown,
-        content=encoded.content,
-        is_holdout=False,
-    )
+    name, size = Path(source).name, TextSize(counts.bytes, counts.characters)
+    text = ScoredText(name, encoded.ids, size, counts.unknown, encoded.content, is_holdout=False)
     _require_known(tokenizer, source, text, unknown)
     return text
 

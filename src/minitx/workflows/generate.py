@@ -80,18 +80,17 @@ def as_json(generation: Generation, tokenizer: Tokenizer) -> dict[str, Any]:
         },
     }
     if generation.chosen:
-        values["log_probabilities"] = [token.log_probability for token in generation.chosen]
-        values["sampled_log_probabilities"] = [
-            token.sampled_log_probability for token in generation.chosen
-        ]
-        values["entropies"] = [token.entropy for token in generation.chosen]
+        chosen = generation.chosen
+        values["log_probabilities"] = [token.log_probability for token in chosen]
+        values["sampled_log_probabilities"] = [token.sampled_log_probability for token in chosen]
+        values["entropies"] = [token.entropy for token in chosen]
         values["alternatives"] = [
             [
                 {"id": id, "piece": tokenizer.piece(id), "probability": probability}
                 for id, probability in token.alternatives
                 if id < tokenizer.vocab_size
             ]
-            for token in generation.chosen
+            for token in chosen
         ]
     return values
 

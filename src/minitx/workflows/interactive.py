@@ -8,10 +8,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from minitx.config import SamplingConfig
-from minitx.config.toml import build
+from minitx.config.toml import typed
 from minitx.errors import BadInputError
 from minitx.generation import Generation
 from minitx.tokenizer import Tokenizer
@@ -79,25 +80,17 @@ def continue_text(
         view.ended()
 
 
+@dataclass(eq=False)
 class Conversation:
     """What `minitx generate --interactive` does with each line that a person types.
 
-    Args:
-        model: generates.
-        view: shows it.
-        config: settings to begin with; commands change them.
-        with_probabilities: show each token's probability.
+    Commands change the settings, and whether each token's probability is shown.
     """
 
-    def __init__(
-        self,
-        model: LoadedModel,
-        view: GenerationView,
-        config: SamplingConfig,
-        with_probabilities: bool = False,
-    ) -> None:
-        self._model, self._view = model, view
-        self._config, self._with_probabilities = config, with_probabilities
+    model: LoadedModel
+    view: GenerationView
+    config: SamplingConfig
+    with_probabilities: bool = False
 
     def answer(self, line: str) -> bool:
         """Continue a text, or obey a command; False if that was to leave.
@@ -108,16 +101,16 @@ class Conversation:
         if line in ("/quit", "/exit"):
             return False
         if line == "/help":
-            self._view.message(HELP)
+            self.view.message(HELP)
         elif line == "/settings":
-            self._view.message(settings_text(self._config))
+            self.view.message(settings_text(self.config))
         elif line == "/probs":
-            self._with_probabilities = not self._with_probabilities
+            self.with_probabilities = not self.with_probabilities
         elif line.startswith("/"):
-            self._config = changed(self._config, line)
-            self._view.message(settings_text(self._config, _key(line)))
+            self.config = changed(self.config, line)
+            self.view.message(settings_text(self.config, _key(line)))
         elif line:
-            continue_text(self._model, self._view, line, self._config, self._with_probabilities)
+            continue_text(self.model, self.view, line, self.config, self.with_probabilities)
         return True
 
 
@@ -135,22 +128,13 @@ def changed(config: SamplingConfig, line: str) -> SamplingConfig:
         raise BadInputError(f"there is no setting /{name}", fix)
     if not value:
         return config
-    parsed: Any
+    parsed: float | None = None
     try:
-        if key == "top_k" and value == "off":
-            parsed = None
-        else:
+        if key != "top_k" or value != "off":
             parsed = float(value) if "." in value or "e" in value.lower() else int(value)
     except ValueError:
         raise BadInputError(f"/{name} is {value!r}", "Give a number") from None
-    # `build` checks what can stand in a TOML file, which a bias of tokens by id can't.
-    values = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if not isinstance(getattr(config, field.name), dict)
-    }
-    rebuilt = build(SamplingConfig, {**values, key: parsed}, "setting")
-    return dataclasses.replace(rebuilt, logit_bias=config.logit_bias)
+    return dataclasses.replace(config, **{key: typed(SamplingConfig, key, parsed, "setting")})
 
 
 def settings_text(config: SamplingConfig, only: str | None = None) -> str:

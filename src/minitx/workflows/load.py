@@ -28,13 +28,7 @@ from minitx.tokenizer import Tokenizer
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model that is ready for use.
-
-    Attributes:
-        directory: of its checkpoint.
-        model: in eval mode.
-        tokenizer: of the model.
-    """
+    """A model that is ready for use, in eval mode, and the directory of its checkpoint."""
 
     directory: Path
     model: Transformer

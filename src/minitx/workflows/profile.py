@@ -5,29 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from minitx.checkpoint import load_model
 from minitx.checkpoint.rundir import RunDirectory
-from minitx.compute import Compute, choose_device, choose_dtype, keep_freed_memory, matmul_rate
+from minitx.compute import choose_compute, keep_freed_memory, matmul_rate
 from minitx.config import RunConfig
 from minitx.config.checks import require_range
 from minitx.corpus import load_encoded
 from minitx.training.batches import Batches
 from minitx.training.optimizers import make_optimizer
-from minitx.training.profile import StepProfile, profile_steps
+from minitx.training.step_profile import StepProfile, profile_steps
 
 
 @dataclass(frozen=True)
 class RunProfile:
-    """A profile, and what was profiled.
-
-    Attributes:
-        run: its directory.
-        config: of the run.
-        device, dtype: in use.
-        profile: of its steps.
-    """
+    """A profile of a run's steps, and where it was measured."""
 
     run: Path
     config: RunConfig
@@ -41,11 +32,7 @@ def profile_run(
 ) -> RunProfile:
     """Train a copy of a run's last checkpoint for a few steps; the run itself is not changed.
 
-    Args:
-        path: a run, or one of its checkpoints; None for the newest run.
-        steps: to measure.
-        device: where.
-        dtype: number format of the matrix products; None for the run's.
+    Without a path it is the newest run, and without a dtype the run's.
 
     Raises:
         BadInputError: there is no such run, or the device or the format is not there.
@@ -54,23 +41,12 @@ def profile_run(
     run = RunDirectory.open(path)
     config = run.read_config()
     train = config.train
-    where = choose_device(device)
-    if train.threads and where.type == "cpu":
-        torch.set_num_threads(train.threads)
-    compute = Compute(where, choose_dtype(dtype or train.dtype, where))
+    compute = choose_compute(device, dtype or train.dtype, train.threads)
     keep_freed_memory()
-    model = load_model(run.usable_checkpoint("last")).model.to(where)
-    corpus = load_encoded(run.data)
-    batches = Batches(
-        corpus.train_ids, config.model.context_length, train.batch_size, train.seed, where
-    )
-    profile = profile_steps(
-        model,
-        make_optimizer(model, train, compute.dtype),
-        batches,
-        compute,
-        matmul_rate(where, compute.dtype, seconds=0.5),
-        steps,
-        engine=train.engine,
-    )
+    model = load_model(run.usable_checkpoint("last"), device=compute.device).model
+    ids, context_length = load_encoded(run.data).train_ids, config.model.context_length
+    batches = Batches(ids, context_length, train.batch_size, train.seed, compute.device)
+    optimizer = make_optimizer(model, train, compute.dtype)
+    rate = matmul_rate(compute.device, compute.dtype, seconds=0.5)
+    profile = profile_steps(model, optimizer, batches, compute, rate, steps, engine=train.engine)
     return RunProfile(run.path, config, compute.description, compute.dtype_name, profile)

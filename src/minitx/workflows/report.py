@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from minitx.checkpoint.manifest import weights_digest
@@ -22,12 +21,7 @@ from minitx.files import read_json
 from minitx.training.history import RunHistory, read_history
 from minitx.training.logging.metrics_file import read_metrics
 from minitx.workflows.attend import AttentionStudy, open_study
-from minitx.workflows.evaluate import (
-    Progress,
-    compare_checkpoints,
-    evaluate_holdout,
-    no_progress,
-)
+from minitx.workflows.evaluate import Progress, compare_checkpoints, evaluate_holdout, no_progress
 from minitx.workflows.session_checkpoint import MADE_WITH_FILE
 
 ATTENTION_TOKENS = 128
@@ -39,15 +33,11 @@ class RunStory:
     """One run, as far as it can be told.
 
     Attributes:
-        run: its directory.
-        config: resolved.
-        history: what training noted.
         corpus: digests of the text and the tokenizer; None if they can't be read.
         checkpoint: that was measured; None before there is a whole one.
         weights_digest: SHA-256 of its `model.safetensors`; None without one.
         made_with: versions and the machine that made it; empty if that was not noted.
-        holdout: what `minitx eval` finds; None if it was left out.
-        study: what `minitx attn` looks at; None if it was left out.
+        holdout, study: what `minitx eval` and `minitx attn` find; None if left out.
         left_out: for `eval` and `attn`, why it is not there.
     """
 
@@ -81,12 +71,9 @@ class Stories:
 def gather(
     paths: Sequence[Path], settings: ReportSettings, progress: Progress = no_progress
 ) -> Stories:
-    """Read and measure the runs of a report.
+    """Read and measure the runs of a report, or checkpoints in them; none for the newest run.
 
-    Args:
-        paths: runs, or checkpoints in them; none for the newest run.
-        settings: what to measure. Of several runs, the holdout is compared and nothing else is.
-        progress: told what is being done.
+    Of several runs, the holdout is compared and nothing else is measured.
 
     Raises:
         BadInputError: there is no such run, one has nothing to show, or is named twice; or the
@@ -131,68 +118,51 @@ def gather_run(
                 f"run {run.path} has nothing to report yet: {error.what}", "Train it for a while"
             ) from None
         left_out = dict.fromkeys(("eval", "attn"), error.what)
+    corpus: Description | None = None
+    with contextlib.suppress(MinitxError):
+        corpus = read_description(run.data)
+    if checkpoint is None:
+        return RunStory(run, config, history, corpus, left_out=left_out)
+    made_with: dict[str, str] = {}
+    # Runs of earlier versions have no such file; a report is no reason to refuse them.
+    with contextlib.suppress(OSError, ValueError):
+        content = read_json(checkpoint / MADE_WITH_FILE)
+        made_with = {key: str(value) for key, value in content.items()}
     holdout: HoldoutReport | None = None
     study: AttentionStudy | None = None
-    if checkpoint is not None:
-        if settings.eval:
-            how = EvaluationSettings(max_tokens=settings.max_tokens, device=settings.device)
-            try:
-                holdout = evaluate_holdout(checkpoint, how, progress)
-            except MinitxError as error:
-                left_out["eval"] = error.what
-        else:
-            left_out["eval"] = "--no-eval was given"
-        if settings.attn:
-            look = partial(
-                open_study, checkpoint, settings.prompt, ATTENTION_TOKENS, settings.device
-            )
-            try:
-                study = look()
-            except MinitxError as error:
-                if settings.prompt is not None:
-                    raise
-                left_out["attn"] = error.what
-        else:
-            left_out["attn"] = "--no-attn was given"
+    if settings.eval:
+        how = EvaluationSettings(max_tokens=settings.max_tokens, device=settings.device)
+        try:
+            holdout = evaluate_holdout(checkpoint, how, progress)
+        except MinitxError as error:
+            left_out["eval"] = error.what
+    else:
+        left_out["eval"] = "--no-eval was given"
+    if settings.attn:
+        try:
+            study = open_study(checkpoint, settings.prompt, ATTENTION_TOKENS, settings.device)
+        except MinitxError as error:
+            if settings.prompt is not None:
+                raise
+            left_out["attn"] = error.what
+    else:
+        left_out["attn"] = "--no-attn was given"
+    digest = weights_digest(checkpoint)
     return RunStory(
-        run,
-        config,
-        history,
-        _corpus(run),
-        checkpoint,
-        None if checkpoint is None else weights_digest(checkpoint),
-        _made_with(checkpoint),
-        holdout,
-        study,
-        left_out,
+        run, config, history, corpus, checkpoint, digest, made_with, holdout, study, left_out
     )
 
 
 def _compared(
     stories: Sequence[RunStory], settings: ReportSettings, progress: Progress
 ) -> tuple[ComparisonReport | None, str | None]:
-    checkpoints = [story.checkpoint for story in stories if story.checkpoint is not None]
-    if len(checkpoints) < len(stories):
-        lacking = next(story for story in stories if story.checkpoint is None)
-        return None, f"run {lacking.run.path} has no checkpoint yet"
+    checkpoints: list[Path] = []
+    for story in stories:
+        if story.checkpoint is None:
+            return None, f"run {story.run.path} has no checkpoint yet"
+        checkpoints.append(story.checkpoint)
     how = EvaluationSettings(max_tokens=settings.max_tokens, device=settings.device)
     try:
         return compare_checkpoints(checkpoints, None, how, progress), None
     except MinitxError as error:
         return None, error.what
-
-
-def _corpus(run: RunDirectory) -> Description | None:
-    with contextlib.suppress(MinitxError):
-        return read_description(run.data)
-    return None
-
-
-def _made_with(checkpoint: Path | None) -> dict[str, str]:
-    # Runs of earlier versions have no such file; a report is no reason to refuse them.
-    if checkpoint is None:
-        return {}
-    with contextlib.suppress(OSError, ValueError):
-        content = read_json(checkpoint / MADE_WITH_FILE)
-        return {key: str(value) for key, value in content.items()}
-    return {}

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -19,7 +18,7 @@ from torch import Tensor
 from minitx.checkpoint import load_model
 from minitx.checkpoint.rundir import CONFIG_COPY, MODEL_FILES, RunDirectory
 from minitx.checkpoint.weights import require_sound_header
-from minitx.compute import Compute, choose_device, choose_dtype
+from minitx.compute import choose_compute
 from minitx.config import RunConfig, TrainConfig
 from minitx.config.overrides import Overrides
 from minitx.config.toml import build
@@ -35,10 +34,10 @@ from minitx.corpus import (
 from minitx.corpus.encoded import DESCRIPTION, describe_change, kept_split, read_description
 from minitx.engine import choose_engine
 from minitx.errors import BadInputError, DamagedFileError
-from minitx.files import read_bounded
+from minitx.files import read_bounded, read_json
 from minitx.tokenizer import Tokenizer
 from minitx.training.logging.metrics_file import read_metrics
-from minitx.training.observer import Phase, RunEnd, TrainingObserver
+from minitx.training.observer import Observers, Phase, TrainingObserver
 from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
 from minitx.workflows.run_session import run_session
@@ -65,7 +64,7 @@ class ResumeRequest:
         run: a run directory, or its last checkpoint; None for the newest run.
         train: keys of `TrainConfig` to change, of those in `RESUMABLE`.
         allow_changed_corpus: go on although the text is not what it was.
-        loggers: names of those that note it beside `metrics.jsonl`, for example `tensorboard`.
+        loggers: as in `TrainRequest`.
     """
 
     run: Path | None = None
@@ -85,19 +84,18 @@ def resume(request: ResumeRequest, observers: Sequence[TrainingObserver]) -> Fin
         RunLockedError: another process trains it.
         InstabilityError, InterruptedRunError, KeyboardInterrupt: as in `train`.
     """
+    told = Observers(observers)
     with StopRequest() as stop:
         run = RunDirectory.open(request.run)
         _refuse_older_checkpoint(run, request.run)
         fix = f"The run is as it was; go on with: minitx resume {shlex.quote(str(run.path))}"
         with interrupted_before_steps(stop, fix), run.lock():
             run.clear_leftovers()
-            for observer in observers:
-                observer.observe(Phase("reading the checkpoint"))
+            told.observe(Phase("reading the checkpoint"))
             try:
                 session = _open_session(run, request)
-                for observer in observers:
-                    observer.observe(Phase(""))
-                end: RunEnd = run_session(session, observers, stop)
+                told.observe(Phase(""))
+                end = run_session(session, observers, stop)
             finally:
                 shutil.rmtree(run.new_data, ignore_errors=True)
     return FinishedRun(run.path, end)
@@ -107,13 +105,14 @@ def _open_session(run: RunDirectory, request: ResumeRequest) -> Session:
     checkpoint = run.usable_checkpoint("last", required=RESUME_FILES)
     config = run.read_config()
     state_file = checkpoint / STATE_FILE
-    state = TrainingState.from_json(_read(state_file), str(state_file))
+    with _damage_told(state_file):
+        state = TrainingState.from_json(read_bounded(state_file), str(state_file))
     if checkpoint != run.checkpoint(state.step):
         raise DamagedFileError(
             f"{state_file} is of step {state.step:,}", "Use another checkpoint of the run"
         )
     config = _changed_config(run, config, state, request.train)
-    compute = _compute(config.train)
+    compute = choose_compute(config.train.device, config.train.dtype, config.train.threads)
     loaded = load_model(checkpoint, device=compute.device)
     if loaded.model.config != config.model:
         raise DamagedFileError(
@@ -188,13 +187,6 @@ def _changed_config(
         values["dtype"] = "auto"
         values["engine"] = changes.get("engine", "auto")
     return replace(config, train=build(TrainConfig, values, "resume"))
-
-
-def _compute(config: TrainConfig) -> Compute:
-    device = choose_device(config.device)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    return Compute(device, choose_dtype(config.dtype, device))
 
 
 def _corpus(
@@ -272,23 +264,17 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_diagnosis(path: Path) -> dict[str, Any]:
+    # Its manifest would name it as missing if it had been there.
     if not path.exists():
-        # Its manifest would name it as missing if it had been there.
         return {}
-    try:
-        diagnosis = json.loads(_read(path))
-        if not isinstance(diagnosis, dict):
-            raise ValueError("it is not a JSON object")
-    except (ValueError, RecursionError) as error:
-        raise DamagedFileError(
-            f"{path} can't be used: {error}", "Use another checkpoint of the run"
-        ) from None
-    return diagnosis
+    with _damage_told(path):
+        return read_json(path)
 
 
-def _read(path: Path) -> bytes:
+@contextlib.contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
     try:
-        return read_bounded(path)
+        yield
     except OSError as error:
         raise DamagedFileError(f"{path} can't be read ({error.strerror})", _FIX) from None
     except ValueError as error:

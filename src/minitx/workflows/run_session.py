@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from minitx.checkpoint.writer import CheckpointWriter
 from minitx.compute import keep_freed_memory
@@ -42,18 +42,14 @@ def run_session(
     with contextlib.ExitStack() as stack:
         writer = CheckpointWriter(session.run, config.keep_checkpoints)
         stack.push(_finish(writer))
-        batches = stack.enter_context(
-            PrefetchedBatches(
-                session.corpus.train_ids,
-                model.config.context_length,
-                config.batch_size,
-                config.seed,
-                compute.device,
-            )
-        )
+        prefetched = PrefetchedBatches(
+            session.corpus.train_ids, model.config.context_length, config.batch_size, config.seed,
+            compute.device,
+        )  # fmt: skip
+        batches = stack.enter_context(prefetched)
         session = session.committed()
         corpus = session.corpus
-        observer = stack.enter_context(_observers(session, observers))
+        observer = _observers(session, observers, stack)
         detector = LiveDiagnosis(
             model, config, compute, batches, corpus.train_ids, corpus.holdout_ids, observer
         )
@@ -87,18 +83,18 @@ def _finish(writer: CheckpointWriter) -> Callable[..., None]:
     return finish
 
 
-@contextlib.contextmanager
-def _observers(session: Session, given: Sequence[TrainingObserver]) -> Iterator[Observers]:
+def _observers(
+    session: Session, given: Sequence[TrainingObserver], stack: contextlib.ExitStack
+) -> Observers:
     # Those that were given, the loggers of the run, and those that see every run.
-    with contextlib.ExitStack() as stack:
-        made: list[TrainingObserver] = []
-        for name in ("metrics", *session.loggers):
-            made.append(LOGGERS.get(name)(session.run.path, session.state.step))
-            stack.callback(made[-1].close)
-        for name in OBSERVERS.names():
-            made.append(OBSERVERS.get(name)())
-            stack.callback(made[-1].close)
-        yield Observers([*given, *made])
+    observers = [*given]
+    for name in ("metrics", *session.loggers):
+        observers.append(LOGGERS.get(name)(session.run.path, session.state.step))
+        stack.callback(observers[-1].close)
+    for name in OBSERVERS.names():
+        observers.append(OBSERVERS.get(name)())
+        stack.callback(observers[-1].close)
+    return Observers(observers)
 
 
 def _hooks(

@@ -49,12 +49,9 @@ class Listening:
     """A server that answers requests.
 
     Attributes:
-        served: the model.
-        checkpoint: its directory.
-        url: where.
+        checkpoint: directory of the model.
         local: whether it listens to this machine alone.
         token: whether clients must send a token.
-        limits: of requests.
     """
 
     served: ServedModel
@@ -99,25 +96,16 @@ def serve(request: ServeRequest, screen: Screen) -> ExitReport:
         url = f"http://{host}:{listening.getsockname()[1]}"
         ready = Listening(served, loaded.directory, url, local, token is not None, request.limits)
         report = run(
-            listening,
-            served,
-            request.limits,
-            token,
-            request.host if local else None,
-            on_ready=lambda: screen.ready(ready),
-            on_request=screen.request,
+            listening, served, request.limits, token, request.host if local else None,
+            on_ready=lambda: screen.ready(ready), on_request=screen.request,
             on_stopping=screen.stopping,
-        )
+        )  # fmt: skip
     screen.ended(report)
     return report
 
 
 def describe(loaded: LoadedModel, name: str | None = None) -> ServedModel:
-    """The model as clients see it.
-
-    Args:
-        loaded: the model.
-        name: as clients know it; None for that of its run, or of its directory.
+    """The model as clients see it, under the name of its run or of its directory if none is given.
 
     Raises:
         BadInputError: the name is empty, long, or has other than visible ASCII characters.

@@ -31,14 +31,8 @@ class Session:
 
     Attributes:
         run: its directory, locked by the caller.
-        config: resolved.
         reasons: for each key that the plan chose.
-        corpus: encoded.
-        tokenizer: of the corpus.
-        model: on the device.
-        compute: device and number format.
         engine: what computes, and why.
-        state: where the run stands.
         optimizer_tensors: saved moments; None for a new run.
         diagnosis: what `diagnosis.json` of the checkpoint says; empty for a new run.
         good_state_tensors: of the states that a rollback may return to.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -15,6 +15,7 @@ from minitx.checkpoint.writer import CheckpointWriter, Snapshot
 from minitx.config import TrainConfig
 from minitx.corpus.encoded import DESCRIPTION
 from minitx.errors import DamagedFileError
+from minitx.files import describe_damage, json_bytes
 from minitx.training.anomalies import AnomalyDetector
 from minitx.training.good_states import GoodStates
 from minitx.training.optimizers.optimizer_base import Optimizer
@@ -39,7 +40,7 @@ def restore_optimizer(session: Session, optimizer: Optimizer) -> None:
     try:
         optimizer.load_state_tensors(session.optimizer_tensors)
     except (KeyError, RuntimeError) as error:
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        reason = describe_damage(error).splitlines()[0]
         raise DamagedFileError(
             f"{OPTIMIZER_FILE} of step {session.state.step:,} does not fit the model: {reason}",
             "Use another checkpoint of the run, or train again",
@@ -76,41 +77,30 @@ def restored_good_states(
     return good_states
 
 
+@dataclass(eq=False)
 class SessionSaver:
-    """Saves a session as it stands.
+    """Saves a session as it stands; `writer` writes while training goes on."""
 
-    Args:
-        session: to save.
-        optimizer, detector, good_states: of the session.
-        writer: writes while training goes on.
-    """
+    session: Session
+    optimizer: Optimizer
+    detector: AnomalyDetector
+    good_states: GoodStates | None
+    writer: CheckpointWriter
 
-    def __init__(
-        self,
-        session: Session,
-        optimizer: Optimizer,
-        detector: AnomalyDetector,
-        good_states: GoodStates | None,
-        writer: CheckpointWriter,
-    ) -> None:
-        self._session = session
-        self._optimizer = optimizer
-        self._detector = detector
-        self._good_states = good_states
-        self._writer = writer
+    def __post_init__(self) -> None:
         self._unchanging = {
-            DESCRIPTION: (session.corpus.directory / DESCRIPTION).read_bytes(),
-            MADE_WITH_FILE: (json.dumps(session.made_with(), indent=2) + "\n").encode(),
+            DESCRIPTION: (self.session.corpus.directory / DESCRIPTION).read_bytes(),
+            MADE_WITH_FILE: json_bytes(self.session.made_with()),
         }
 
     def save(self, state: TrainingState, train: TrainConfig) -> None:
         """Hand a checkpoint to the writer."""
-        session, good_states = self._session, self._good_states
-        diagnosis: dict[str, Any] = {"watch": self._detector.state()}
+        session, good_states = self.session, self.good_states
+        diagnosis: dict[str, Any] = {"watch": self.detector.state()}
         # Copies, since the next step changes the originals while these are being written.
         tensors = {
             "model.safetensors": _copies(model_tensors(session.model)),
-            OPTIMIZER_FILE: _copies(self._optimizer.state_tensors()),
+            OPTIMIZER_FILE: _copies(self.optimizer.state_tensors()),
         }
         if good_states is not None:
             diagnosis["good_states"] = good_states.description()
@@ -124,14 +114,14 @@ class SessionSaver:
             DIAGNOSIS_FILE: (json.dumps(diagnosis) + "\n").encode(),
             **self._unchanging,
         }
-        self._writer.submit(Snapshot(state.step, state.best_step or None, files, tensors))
+        self.writer.submit(Snapshot(state.step, state.best_step or None, files, tensors))
         # The first one, so that a run is never without; the last, so that it is told as saved.
         if state.step == 0 or state.step >= state.steps:
-            self._writer.wait()
+            self.writer.wait()
 
     def save_config(self, train: TrainConfig) -> None:
         """Write `run.toml` anew."""
-        self._session.run.write_config(replace(self._session.config, train=train))
+        self.session.run.write_config(replace(self.session.config, train=train))
 
 
 def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import torch
-
 from minitx.config import SamplingConfig
 from minitx.evaluation.scoring import score
 from minitx.generation import generate
@@ -23,7 +21,6 @@ def holdout_scorer(session: Session, stop: StopRequest) -> Callable[[bool], Hold
     """Give a function that scores the holdout; see `RunHooks.evaluate`."""
     corpus, config = session.corpus, session.config.train
     bytes_per_token = corpus.holdout.bytes / max(1, len(corpus.holdout_ids))
-    dtype = session.compute.dtype
 
     def evaluate(closing: bool) -> HoldoutLoss:
         def check_stop(_: int) -> None:
@@ -34,7 +31,7 @@ def holdout_scorer(session: Session, stop: StopRequest) -> Callable[[bool], Hold
             session.model,
             corpus.holdout_ids,
             max_tokens=config.closing_tokens if closing else config.evaluation_tokens,
-            autocast_dtype=None if dtype == torch.float32 else dtype,
+            autocast_dtype=session.compute.dtype,
             progress=check_stop,
         )
         return HoldoutLoss(scored.loss, scored.loss / math.log(2) / bytes_per_token)

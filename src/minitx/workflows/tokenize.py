@@ -1,8 +1,7 @@
-"""Train a tokenizer, and see what one does to a text: what `minitx tokenize` does, as library
-calls.
+"""Train a tokenizer, and see what one does to a text: `minitx tokenize` as library calls.
 
-    tokenizer = train_on(["corpus.txt"], "bpe", 1024)[0]
-    print(tokenization(tokenizer, "To be or not to be").bytes_per_token)
+tokenizer = train_on(["corpus.txt"], {"kind": "bpe", "vocab_size": 1024})[0]
+print(tokenization(tokenizer, "To be or not to be").bytes_per_token)
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from minitx.corpus import Split, read_corpus, split_corpus
 from minitx.corpus.readers.plain_text import piped_text
 from minitx.errors import BadInputError
 from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from minitx.tokenizer.base import Ids, Unknown
 from minitx.training.tokenizer_planning import TextSize, plan_tokenizer
 
 _WORD = re.compile(r"\w+", re.UNICODE)
@@ -32,7 +32,6 @@ class Tokenization:
     """A text as a tokenizer sees it.
 
     Attributes:
-        text: what was encoded.
         ids: `(tokens,)`.
         n_bytes: of the text's UTF-8.
         n_words: runs of letters and digits.
@@ -41,7 +40,7 @@ class Tokenization:
     """
 
     text: str
-    ids: np.ndarray[Any, np.dtype[np.int32]]
+    ids: Ids
     n_bytes: int
     n_words: int
     n_unknown: int
@@ -83,12 +82,9 @@ class Tokenization:
 
 @dataclass(frozen=True)
 class Tokenized:
-    """What `minitx tokenize` finds.
+    """What `minitx tokenize` finds: texts as a tokenizer sees them, by name.
 
-    Attributes:
-        tokenizer: trained or loaded.
-        parts: texts as it sees them, by name.
-        decoded: ids and their text, if they were to be decoded.
+    `decoded` has ids and their text, if they were to be decoded.
     """
 
     tokenizer: Tokenizer
@@ -117,9 +113,7 @@ class Tokenized:
 def tokenize(request: TokenizeRequest, stdin: TextIO) -> Tokenized:
     """Train or load a tokenizer, save it if asked to, and encode or decode with it.
 
-    Args:
-        request: what to do; with no text, corpus or ids in it, a text is read from `stdin`.
-        stdin: standard input.
+    With no text, corpus or ids in the request, a text is read from `stdin`.
 
     Raises:
         BadInputError: the corpus, the text, the ids or a setting can't be used.
@@ -142,9 +136,7 @@ def tokenize(request: TokenizeRequest, stdin: TextIO) -> Tokenized:
     if request.decode is not None:
         ids = parse_ids(_piped(stdin) if request.decode == "-" else request.decode)
         return Tokenized(tokenizer, parts, (ids, tokenizer.decode(ids)))
-    text = request.text
-    if text is None and not parts:
-        text = _piped(stdin)
+    text = _piped(stdin) if request.text is None and not parts else request.text
     if text is not None:
         parts = {"text": tokenization(tokenizer, text)}
     return Tokenized(tokenizer, parts)
@@ -164,10 +156,9 @@ def train_on(
     """Train a tokenizer on the train part of a corpus, as `minitx train` would.
 
     Args:
-        sources: of the corpus; see `read_corpus`.
+        sources, stdin: of the corpus; see `read_corpus`.
         given: keys of `TokenizerConfig` that are fixed.
         data: keys of `DataConfig` that are fixed, beside the sources.
-        stdin: for a source ``-``.
 
     Returns:
         The tokenizer, both parts of the text, and a reason for each key that was planned.
@@ -192,18 +183,13 @@ def open_tokenizer(path: Path | None) -> Tokenizer:
     return load_tokenizer(resolve_checkpoint(path, "last"))
 
 
-def tokenization(tokenizer: Tokenizer, text: str, unknown: str = "error") -> Tokenization:
-    """Encode a text, and decode it again.
-
-    Args:
-        tokenizer: of any kind.
-        text: to encode.
-        unknown: `error`, or `replace` to count what the vocabulary lacks.
+def tokenization(tokenizer: Tokenizer, text: str, unknown: Unknown = "error") -> Tokenization:
+    """Encode a text, and decode it again; what the vocabulary lacks is refused or replaced.
 
     Raises:
         BadInputError: the text has something unknown.
     """
-    ids = tokenizer.encode(text, unknown="replace" if unknown == "replace" else "error")
+    ids = tokenizer.encode(text, unknown)
     unknown_id = tokenizer.unknown_id
     return Tokenization(
         text=text,

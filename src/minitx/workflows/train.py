@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -17,7 +16,7 @@ import torch
 
 from minitx.checkpoint.new_run import RUNS
 from minitx.checkpoint.rundir import RunDirectory
-from minitx.compute import Compute, choose_device, choose_dtype, matmul_rate
+from minitx.compute import Compute, choose_compute, matmul_rate
 from minitx.config import DataConfig, RunConfig, TokenizerConfig
 from minitx.config.checks import require_range
 from minitx.config.overrides import Overrides
@@ -36,7 +35,7 @@ from minitx.errors import BadInputError
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from minitx.training.memory import Workload, free_memory, require_memory
-from minitx.training.observer import Phase, RunEnd, TrainingObserver
+from minitx.training.observer import Observers, Phase, RunEnd, TrainingObserver
 from minitx.training.optimizers import OPTIMIZERS
 from minitx.training.planning import TokenFigures, plan_run
 from minitx.training.signals import StopRequest, interrupted_before_steps
@@ -51,10 +50,8 @@ class TrainRequest:
     """What a person fixed; the plan fills in the rest.
 
     Attributes:
-        data: keys of `DataConfig`.
-        tokenizer: keys of `TokenizerConfig`.
-        model: keys of `ModelConfig`.
-        train: keys of `TrainConfig`.
+        data, tokenizer, model, train: keys of `DataConfig`, `TokenizerConfig`, `ModelConfig` and
+            `TrainConfig`.
         tokenizer_directory: use this tokenizer instead of training one.
         out: the run directory to make; None takes the next free one under ``runs``.
         loggers: names of those that note it beside `metrics.jsonl`, for example `tensorboard`.
@@ -71,21 +68,14 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that came to its end.
-
-    Attributes:
-        run: its directory.
-        end: how it ended.
-    """
+    """A run that came to its end: its directory, and how it ended."""
 
     run: Path
     end: RunEnd
 
 
 def train(
-    request: TrainRequest,
-    observers: Sequence[TrainingObserver],
-    stdin: BinaryIO | None = None,
+    request: TrainRequest, observers: Sequence[TrainingObserver], stdin: BinaryIO | None = None
 ) -> FinishedRun:
     """Plan a run, train it to its end, and leave everything in its directory.
 
@@ -96,38 +86,39 @@ def train(
         KeyboardInterrupt: a second Ctrl-C; what was saved before is whole.
     """
     fix = "No run was begun; give the same command again"
+    told = Observers(observers)
     with StopRequest() as stop, interrupted_before_steps(stop, fix):
-        compute = _compute(request)
-        _tell(observers, "reading the corpus")
+        threads = request.train.get("threads", 0)
+        require_range("threads", threads, 0, MOST_THREADS)
+        compute = choose_compute(
+            request.train.get("device", "auto"), request.train.get("dtype", "auto"), threads
+        )
+        told.observe(Phase("reading the corpus"))
         data = build(DataConfig, request.data, "data")
         corpus = read_corpus(data.corpus, stdin)
         split = split_corpus(corpus, data)
-        _tell(observers, "measuring the device")
+        told.observe(Phase("measuring the device"))
         rate = matmul_rate(compute.device, compute.dtype)
-        _tell(observers, "training the tokenizer")
+        told.observe(Phase("training the tokenizer"))
         tokenizer, tokenizer_config, reasons = _tokenizer(request, split, rate)
         run = RunDirectory.create(request.out, corpus.name)
-        with _removed_unless_begun(run), run.lock():
-            _tell(observers, "encoding the corpus")
-            encoded = encode_corpus(split, tokenizer, run.data, _earlier_data(run))
-            config, planned = _plan(
-                request, data, tokenizer_config, encoded, tokenizer, compute, rate
-            )
-            _require_memory(config, compute)
-            session = _new_session(
-                request, run, config, reasons | planned, encoded, tokenizer, compute
-            )
-            _tell(observers, "")
-            end = run_session(session, observers, stop)
+        try:
+            with run.lock():
+                told.observe(Phase("encoding the corpus"))
+                encoded = encode_corpus(split, tokenizer, run.data, _earlier_data(run))
+                config, planned = _plan(request, data, tokenizer_config, encoded, compute, rate)
+                _require_memory(config, compute)
+                session = _new_session(
+                    request, run, config, reasons | planned, encoded, tokenizer, compute
+                )
+                told.observe(Phase(""))
+                end = run_session(session, observers, stop)
+        except (BadInputError, KeyboardInterrupt):
+            # A run that never began is not worth a directory; one with a checkpoint is kept.
+            if not run.steps():
+                shutil.rmtree(run.path, ignore_errors=True)
+            raise
     return FinishedRun(run.path, end)
-
-
-def _compute(request: TrainRequest) -> Compute:
-    device = choose_device(request.train.get("device", "auto"))
-    if threads := request.train.get("threads", 0):
-        require_range("threads", threads, 0, MOST_THREADS)
-        torch.set_num_threads(threads)
-    return Compute(device, choose_dtype(request.train.get("dtype", "auto"), device))
 
 
 def _tokenizer(
@@ -154,19 +145,13 @@ def _plan(
     data: DataConfig,
     tokenizer_config: TokenizerConfig,
     encoded: EncodedCorpus,
-    tokenizer: Tokenizer,
     compute: Compute,
     rate: float,
 ) -> tuple[RunConfig, dict[str, str]]:
-    tokens = TokenFigures(tokenizer.vocab_size, len(encoded.train_ids), len(encoded.holdout_ids))
-    config, reasons = plan_run(
-        data,
-        tokenizer_config,
-        tokens,
-        rate,
-        request.model,
-        request.train,
+    tokens = TokenFigures(
+        tokenizer_config.vocab_size, len(encoded.train_ids), len(encoded.holdout_ids)
     )
+    config, reasons = plan_run(data, tokenizer_config, tokens, rate, request.model, request.train)
     require_one_window(tokens.n_train, config.model.context_length, "the train part")
     engine = config.train.engine
     if "engine" not in request.train:
@@ -224,19 +209,3 @@ def _earlier_data(run: RunDirectory) -> Iterator[Path]:
     parent = run.path.parent if run.path.parent != Path() else RUNS
     others = [path for path in parent.glob("*/data") if path != run.data]
     yield from sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)
-
-
-@contextmanager
-def _removed_unless_begun(run: RunDirectory) -> Iterator[None]:
-    # A run that never began is not worth a directory; one with a checkpoint is kept.
-    try:
-        yield
-    except (BadInputError, KeyboardInterrupt):
-        if not run.steps():
-            shutil.rmtree(run.path, ignore_errors=True)
-        raise
-
-
-def _tell(observers: Sequence[TrainingObserver], phase: str) -> None:
-    for observer in observers:
-        observer.observe(Phase(phase))

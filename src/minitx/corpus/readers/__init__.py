@@ -18,33 +18,22 @@ BEGINNING = 4096
 
 
 class CorpusReader(ABC):
-    """How the files of one format give their text.
-
-    Attributes:
-        suffixes: of its files, in lower case; a directory is searched for them.
-    """
+    """How the files of one format, with these suffixes (in lower case), give their text."""
 
     suffixes: ClassVar[tuple[str, ...]] = ()
 
     def recognises(self, name: str, beginning: bytes) -> bool:
-        """Whether a file is of this format.
-
-        Args:
-            name: path of the file, or ``standard input``.
-            beginning: its first bytes, at most `BEGINNING`.
-        """
+        """Whether a file is of this format, by its path and at most `BEGINNING` bytes of it."""
         return Path(name).suffix.lower() in self.suffixes
 
     @abstractmethod
     def texts(self, file: BinaryIO, name: str) -> Iterator[str]:
         """Give the text in parts, cut anywhere, so that a large file needs little memory.
 
-        Args:
-            file: open at its beginning; perhaps a pipe, which can't seek.
-            name: of the file, for errors.
+        The file is open at its beginning, and perhaps a pipe, which can't seek.
 
         Raises:
-            BadInputError: it is not what this format allows.
+            BadInputError: it is not what this format allows, with the file's name.
         """
 
 
@@ -54,11 +43,9 @@ _FALLBACK = "text"
 
 
 def choose_reader(name: str, content: bytes) -> CorpusReader:
-    """The first reader that recognises a file; plain text takes whatever no other does.
+    """The first reader that recognises a file by its path (or ``standard input``) and content.
 
-    Args:
-        name: path of the file, or ``standard input``.
-        content: of the file, or at least its first bytes.
+    Plain text takes whatever no other does.
     """
     for kind in READERS.names():
         reader = READERS.get(kind)()

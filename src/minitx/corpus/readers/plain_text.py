@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import io
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import BinaryIO, TextIO
@@ -34,42 +33,19 @@ class PlainText(CorpusReader):
         return decoded(chain([first[start:]], iter(lambda: file.read(_BLOCK), b"")), name, start)
 
 
-def decode_text(content: bytes, name: str) -> str:
-    """Decode UTF-8; a byte order mark at the start is dropped.
-
-    Args:
-        content: of the file.
-        name: of the file, for errors.
-
-    Raises:
-        BadInputError: it is not UTF-8 (with the offset of the first bad byte), or is binary.
-    """
-    return "".join(PlainText().texts(io.BytesIO(content), name))
-
-
 def piped_text(stdin: TextIO | None, missing: str, fix: str) -> str:
     """The text that is piped in.
 
-    Args:
-        stdin: standard input; None if there is none.
-        missing: what to say where nothing is piped in.
-        fix: and what to do about it.
-
     Raises:
-        BadInputError: nothing is, or it is not UTF-8 text.
+        BadInputError: nothing is, told as `missing` and `fix`, or it is not UTF-8 text.
     """
     if stdin is None or stdin.isatty():
         raise BadInputError(missing, fix)
-    return decode_text(stdin.buffer.read(), "standard input")
+    return "".join(PlainText().texts(stdin.buffer, "standard input"))
 
 
 def decoded(blocks: Iterable[bytes], name: str, start: int = 0) -> Iterator[str]:
-    """Decode UTF-8 that comes in blocks, cut anywhere.
-
-    Args:
-        blocks: of the text, without a byte order mark.
-        name: of the text, for errors.
-        start: offset of the first block in the file.
+    """Decode UTF-8 that comes in blocks, cut anywhere; the first has this offset in its file.
 
     Raises:
         BadInputError: it is binary, or is not UTF-8 (with the offset of the first bad byte).

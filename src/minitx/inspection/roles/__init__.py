@@ -63,8 +63,7 @@ class Role:
     """A job that a head may have, and how it is measured.
 
     Attributes:
-        scores: gives score and control of each head; None if the texts for it are missing or too
-            short.
+        scores: gives those of each head; None if the texts for it are missing or too short.
         rank: place in tables, and which head is shown first: the lowest rank is the most telling.
         is_specific: it names one place to look, rather than a region or the lack of any.
         short_name, column: the name where there is little room, and above a column of scores.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from minitx.config import AttentionRequest
@@ -45,7 +46,7 @@ def attention_json(study: AttentionStudy, request: AttentionRequest) -> str:
             "heads": [dataclasses.asdict(head) for head in ablation.heads],
         }
     if request.lens:
-        values["logit_lens"] = _lens(study, study.lens)
+        values["logit_lens"] = _lens(study.lens, study.tokenizer.piece)
     values = _rounded(values)
     if request.check_mask:
         check = study.mask_check
@@ -61,11 +62,9 @@ def _map(
     study: AttentionStudy, chosen: ChosenMap, position: int | None, top: int | None
 ) -> dict[str, Any]:
     values: dict[str, Any] = {
-        "kind": chosen.kind,
-        "layer": chosen.layer,
-        "head": chosen.head,
+        "kind": chosen.kind, "layer": chosen.layer, "head": chosen.head,
         "quantity": quantity_of(chosen.kind),
-    }
+    }  # fmt: skip
     if position is None and top is None:
         return values | {"values": chosen.values.tolist()}
     tokens = study.maps.tokens
@@ -86,14 +85,13 @@ def _map(
 
 def _role(head: HeadRole) -> dict[str, Any]:
     scores = {
-        role: {"score": score.score, "control": score.control, "strength": score.strength}
+        role: {**dataclasses.asdict(score), "strength": score.strength}
         for role, score in head.scores.items()
     }
     return {"layer": head.layer, "head": head.head, "role": head.role, "scores": scores}
 
 
-def _lens(study: AttentionStudy, lens: LogitLens) -> list[dict[str, Any]]:
-    piece = study.tokenizer.piece
+def _lens(lens: LogitLens, piece: Callable[[int], str]) -> list[dict[str, Any]]:
     ids, probabilities = lens.top_ids.tolist(), lens.top_probabilities.tolist()
     return [
         {

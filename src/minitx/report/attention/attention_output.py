@@ -10,7 +10,8 @@ from rich.console import Console
 from minitx.config import AttentionRequest
 from minitx.report.attention.attention_png import save_png
 from minitx.report.attention.attention_screen import attention_screen
-from minitx.report.pages.attention_page import save_page
+from minitx.report.pages.attention_page import study_page
+from minitx.report.pages.templates import write_page
 from minitx.report.terminal.heatmap import shading_for
 from minitx.workflows.attend import AttentionStudy, choose_maps, save_maps
 
@@ -48,5 +49,5 @@ def write_study(
         save_png(chosen.maps, study.maps.tokens, png)
         yield png
     if html is not None:
-        save_page(study, request, html)
+        write_page(study_page(study, request), html)
         yield html

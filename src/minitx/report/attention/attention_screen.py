@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from minitx.config import AttentionRequest, MapKind
-from minitx.inspection.attention_maps import most_looked_at, require_position
+from minitx.inspection.attention_maps import most_looked_at, require_existing
 from minitx.report.attention.attention_view import (
     ablation_table,
     heads_overview,
@@ -22,12 +22,7 @@ from minitx.report.attention.attention_view import (
 from minitx.report.terminal.heatmap import Heatmap, Quantity, Scale, Shading
 from minitx.report.terminal.token_labels import cut_label, text_label, token_label
 from minitx.report.terminal.units import count
-from minitx.workflows.attend import (
-    AttentionStudy,
-    ChosenMap,
-    ChosenMaps,
-    choose_maps,
-)
+from minitx.workflows.attend import AttentionStudy, ChosenMap, ChosenMaps, choose_maps
 
 _CAPTIONS: dict[MapKind, str] = {
     "weight": "Row: the token that looks. Cell: share of its attention that goes to that column.",
@@ -35,6 +30,9 @@ _CAPTIONS: dict[MapKind, str] = {
     "average": "Row: the token that looks. Cell: mean share of attention to that column.",
     "rollout": "Row: a position after the layer. Cell: share that comes from that column.",
 }
+
+_OVERVIEW = "All heads: role, and its score in percent (-: no role stands out)"
+_MORE = "More: --layer N --head N|all, --token N, --roles, --lens, --ablate, --html FILE"
 
 
 def position_of(study: AttentionStudy, request: AttentionRequest) -> int | None:
@@ -47,7 +45,7 @@ def position_of(study: AttentionStudy, request: AttentionRequest) -> int | None:
         return None
     n_tokens = len(study.ids)
     position = request.token + n_tokens if request.token < 0 else request.token
-    require_position(position if position >= 0 else request.token, n_tokens)
+    require_existing("token", position if position >= 0 else request.token, n_tokens)
     return position
 
 
@@ -71,12 +69,18 @@ def attention_screen(
         else:
             yield from _grid(study, chosen.maps, shading, width)
         if request.is_default:
+            shown = chosen.maps[0]
             yield Text()
-            yield from _overview(study, chosen.maps[0], width)
+            yield Text(_OVERVIEW, style="bold")
+            yield heads_overview(study.roles, (shown.layer, shown.head), width)
+            yield Text()
+            yield Text(_MORE, style="dim")
     if request.roles:
         yield roles_table(study.roles, study.ablation if request.ablate else None)
+    elif request.ablate and study.ablation is not None:
+        yield ablation_table(study.ablation, width, shading)
     elif request.ablate:
-        yield _ablation(study, width, shading)
+        yield Text("Nothing to score: the text has a single token.", style="dim")
     if request.lens:
         at = position if position is not None else len(study.ids) - 1
         yield lens_table(study.lens, at, shading)
@@ -87,9 +91,8 @@ def attention_screen(
 def map_name(shown: ChosenMap) -> str:
     """What a map is a map of, in words."""
     if shown.kind == "average":
-        return (
-            "mean of all heads" if shown.layer is None else f"mean of layer {shown.layer}'s heads"
-        )
+        layer = shown.layer
+        return "mean of all heads" if layer is None else f"mean of layer {layer}'s heads"
     if shown.kind == "rollout":
         return f"rollout of layers 0 to {shown.layer}" if shown.layer else "rollout of layer 0"
     name = f"layer {shown.layer}, head {shown.head}"
@@ -111,17 +114,13 @@ def scale_of(maps: Sequence[ChosenMap]) -> Scale:
 def _about(study: AttentionStudy, shading: Shading, width: int) -> Text:
     config = study.model.config
     ascii_only = shading == "ascii"
-    text = Text(f"{study.checkpoint}", style="bold")
-    text.append(
-        f"  {config.architecture}, {config.n_layers} layers of {config.n_heads} heads\n", "not bold"
-    )
+    shape = f"  {config.architecture}, {config.n_layers} layers of {config.n_heads} heads\n"
     source = f", {study.prompt_from}" if study.prompt_from else ""
     name = f"text of {count(len(study.ids))} tokens{source}: "
-    quoted = cut_label(
-        text_label(study.prompt, ascii_only).strip(), max(10, width - len(name)), ascii_only
-    )
-    text.append(name, "not bold dim").append(quoted, "not bold")
-    return text
+    prompt = text_label(study.prompt, ascii_only).strip()
+    quoted = cut_label(prompt, max(10, width - len(name)), ascii_only)
+    text = Text(f"{study.checkpoint}", style="bold").append(shape, "not bold")
+    return text.append(name, "not bold dim").append(quoted, "not bold")
 
 
 def _one_map(
@@ -129,23 +128,17 @@ def _one_map(
 ) -> Iterator[RenderableType]:
     title = Text(map_name(shown), style="bold")
     if shown.head is not None and shown.layer is not None:
-        title.append_text(_role_in_words(study, shown.layer, shown.head))
+        one = study.roles.of(shown.layer, shown.head)
+        if one and one.role:
+            found = one.scores[one.role]
+            title.append(f"  {one.role} {100 * found.score:.0f} %", "not bold")
+            title.append(f" (control {100 * found.control:.0f} %)", "not bold dim")
     yield title
     if reason:
         yield Text(f"Shown because it is {reason}.", style="dim")
     yield Text(_CAPTIONS[shown.kind], style="dim")
     yield Text()
     yield Heatmap(shown.values, study.maps.tokens, quantity_of(shown.kind), shading)
-
-
-def _role_in_words(study: AttentionStudy, layer: int, head: int) -> Text:
-    one = study.roles.of(layer, head)
-    text = Text(style="not bold")
-    if one and one.role:
-        found = one.scores[one.role]
-        text.append(f"  {one.role} {100 * found.score:.0f} %")
-        text.append(f" (control {100 * found.control:.0f} %)", "dim")
-    return text
 
 
 def _grid(
@@ -182,48 +175,26 @@ def _looked_at(
     tokens = study.maps.tokens
     scale = scale_of(chosen.maps)
     unit = "percent of its attention" if scale.quantity == "weight" else "weight x value norm"
-    if position is not None and len(chosen.maps) == 1:
-        shown = chosen.maps[0]
-        label = token_label(tokens[position], ascii_only)
-        yield Text(f"What token {position}, {label}, looks at in {map_name(shown)}", "bold")
-        yield from looked_at_bars(
-            most_looked_at(shown.values, tokens, position, top), scale, shading, width
-        )
+    labels = [token_label(token, ascii_only) for token in tokens]
+    if position is None:
+        for shown in chosen.maps:
+            yield Text(f"What each token looks at in {map_name(shown)} ({unit})", "bold")
+            rows = [
+                (
+                    f"{at} {cut_label(label, 12, ascii_only)}",
+                    most_looked_at(shown.values, tokens, at, top),
+                )
+                for at, label in enumerate(labels)
+            ]
+            yield looked_at_table(rows, scale, shading, top, "token")
         return
-    if position is not None:
-        label = token_label(tokens[position], ascii_only)
-        yield Text(f"What token {position}, {label}, looks at in each head ({unit})", "bold")
-        rows = [
-            (_short_name(study, one), most_looked_at(one.values, tokens, position, top))
-            for one in chosen.maps
-        ]
+    title = f"What token {position}, {labels[position]}, looks at in"
+    looked = [most_looked_at(shown.values, tokens, position, top) for shown in chosen.maps]
+    if len(chosen.maps) == 1:
+        yield Text(f"{title} {map_name(chosen.maps[0])}", "bold")
+        yield from looked_at_bars(looked[0], scale, shading, width)
+    else:
+        yield Text(f"{title} each head ({unit})", "bold")
+        names = [_short_name(study, shown) for shown in chosen.maps]
+        rows = list(zip(names, looked, strict=True))
         yield looked_at_table(rows, scale, shading, top, "head")
-        return
-    for shown in chosen.maps:
-        yield Text(f"What each token looks at in {map_name(shown)} ({unit})", "bold")
-        rows = [
-            (
-                f"{at} {cut_label(token_label(tokens[at], ascii_only), 12, ascii_only)}",
-                most_looked_at(shown.values, tokens, at, top),
-            )
-            for at in range(len(tokens))
-        ]
-        yield looked_at_table(rows, scale, shading, top, "token")
-
-
-def _overview(study: AttentionStudy, shown: ChosenMap, width: int) -> Iterator[RenderableType]:
-    yield Text("All heads: role, and its score in percent (-: no role stands out)", style="bold")
-    at = (shown.layer, shown.head)
-    chosen = (at[0], at[1]) if at[0] is not None and at[1] is not None else None
-    yield heads_overview(study.roles, chosen, width)
-    yield Text()
-    yield Text(
-        "More: --layer N --head N|all, --token N, --roles, --lens, --ablate, --html FILE",
-        style="dim",
-    )
-
-
-def _ablation(study: AttentionStudy, width: int, shading: Shading) -> RenderableType:
-    if study.ablation is None:
-        return Text("Nothing to score: the text has a single token.", style="dim")
-    return ablation_table(study.ablation, width, shading)

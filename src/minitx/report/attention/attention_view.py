@@ -17,24 +17,23 @@ from minitx.inspection.ablation import Ablation
 from minitx.inspection.attention_maps import Looked
 from minitx.inspection.head_roles import HeadRole, HeadRoles
 from minitx.inspection.logit_lens import LogitLens
-from minitx.inspection.mask_check import Leak, MaskCheck
+from minitx.inspection.mask_check import MaskCheck
 from minitx.inspection.roles import HEAD_ROLES
 from minitx.report.terminal.heatmap import FloatArray, Scale, Shading, small_map
 from minitx.report.terminal.tables import table
 from minitx.report.terminal.token_labels import cut_label, pad_label, token_label
 
-_CHOSEN_STYLE = "bold reverse"
-_NAMED_STYLE = "bold"
+_BAD = "bold red"
+_TOO_SHORT = "The context is too short to tell the roles of the heads."
 
 
-def heads_overview(roles: HeadRoles, chosen: tuple[int, int] | None, width: int) -> Text:
+def heads_overview(roles: HeadRoles, chosen: tuple[int | None, int | None], width: int) -> Text:
     """All heads in rows of layers: each with its role and that role's score in percent."""
     if not roles.heads:
-        return Text("The context is too short to tell the roles of the heads.", style="dim")
+        return Text(_TOO_SHORT, style="dim")
     n_layers = 1 + max(one.layer for one in roles.heads)
     n_heads = 1 + max(one.head for one in roles.heads)
-    cell = 2 + max(cell_len(_brief(one)) for one in roles.heads)
-    cell = max(cell, 8)
+    cell = max(8, 2 + max(cell_len(_brief(one)) for one in roles.heads))
     margin = len(f"layer {n_layers - 1}") + 2
     columns = _balanced(n_heads, max(1, (width - margin) // cell))
     lines = []
@@ -47,7 +46,7 @@ def heads_overview(roles: HeadRoles, chosen: tuple[int, int] | None, width: int)
             for head in shown:
                 one = roles.heads[layer * n_heads + head]
                 brief = _brief(one)
-                style = _CHOSEN_STYLE if (layer, head) == chosen else "" if one.role else "dim"
+                style = "bold reverse" if (layer, head) == chosen else "" if one.role else "dim"
                 line.append(brief, style).append(" " * (cell - len(brief)))
             line.rstrip()
             lines.append(line)
@@ -71,26 +70,27 @@ def roles_table(roles: HeadRoles, ablation: Ablation | None = None) -> Renderabl
     A control that is the same for all heads stands once, in the last row.
     """
     if not roles.heads:
-        return Text("The context is too short to tell the roles of the heads.", style="dim")
+        return Text(_TOO_SHORT, style="dim")
     measured = roles.measured
-    shared = {role: control for role in measured if (control := _shared_control(roles, role))}
+    controls = {
+        role: {f"{100 * one.scores[role].control:.0f}" for one in roles.heads} for role in measured
+    }
+    shared = {role: values.pop() for role, values in controls.items() if len(values) == 1}
     names = ["head", "role", *(HEAD_ROLES.get(role).column for role in measured)]
     if ablation is not None:
         names.append("loss\nchange")
     made = table(names, numbers=range(2, len(names)), padding=(0, 1, 0, 0))
     for head in roles.heads:
-        cells = [
-            Text(f"{head.layer}.{head.head}"),
-            Text(HEAD_ROLES.get(head.role).short_name if head.role else "-"),
-            *(_score(head, role, with_control=role not in shared) for role in measured),
-        ]
+        role_name = HEAD_ROLES.get(head.role).short_name if head.role else "-"
+        scores = (_score(head, role, with_control=role not in shared) for role in measured)
+        cells = [Text(f"{head.layer}.{head.head}"), Text(role_name), *scores]
         if ablation is not None:
             without = ablation.of(head.layer, head.head)
-            cells.append(Text(_signed(without.loss_change) if without else ""))
+            cells.append(Text(f"{without.loss_change:+.4f}" if without else ""))
         made.add_row(*cells)
     made.add_section()
-    controls = ["control", *(shared.get(role, "") for role in measured)]
-    made.add_row("", *(Text(control, "dim") for control in controls))
+    last_row = ["control", *(shared.get(role, "") for role in measured)]
+    made.add_row("", *(Text(control, "dim") for control in last_row))
     note = (
         "Scores in percent. The control, in the last row or after a slash, is the score of a head "
         f"without the role. Columns: {', '.join(measured)}. Measured on {roles.measured_on}."
@@ -101,15 +101,9 @@ def roles_table(roles: HeadRoles, ablation: Ablation | None = None) -> Renderabl
     return Group(*parts)
 
 
-def _shared_control(roles: HeadRoles, role: str) -> str | None:
-    controls = {f"{100 * one.scores[role].control:.0f}" for one in roles.heads}
-    return controls.pop() if len(controls) == 1 else None
-
-
 def _score(one: HeadRole, role: str, with_control: bool) -> Text:
     found = one.scores[role]
-    style = _NAMED_STYLE if role == one.role else ""
-    text = Text().append(f"{100 * found.score:.0f}", style)
+    text = Text().append(f"{100 * found.score:.0f}", "bold" if role == one.role else "")
     return text.append(f"/{100 * found.control:.0f}", "dim") if with_control else text
 
 
@@ -147,12 +141,10 @@ def looked_at_bars(
     for one in looked:
         label = cut_label(token_label(one.token, ascii_only), label_width, ascii_only)
         line = Text().append(f"{one.position:>6} ", "dim").append(pad_label(label, label_width))
-        length = round(scale.part(one.value) * room)
-        bar = ("=" if ascii_only else "━") * max(length, 1 if one.value > 0 else 0)
+        length = max(round(scale.part(one.value) * room), 1 if one.value > 0 else 0)
         line.append(f" {scale.number(one.value) or '0':>4}")
         line.append(" %  " if scale.quantity == "weight" else "  ")
-        line.append(bar, "cyan")
-        lines.append(line)
+        lines.append(line.append(("=" if ascii_only else "━") * length, "cyan"))
     return lines
 
 
@@ -163,15 +155,7 @@ def maps_grid(
     shading: Shading,
     width: int,
 ) -> list[Text]:
-    """Small maps side by side, each under its name; a layer starts on a new line.
-
-    Args:
-        maps: name and (seq, seq) values of each, layer by layer.
-        per_layer: how many belong to one layer.
-        scale: of all of them.
-        shading: how to draw.
-        width: of the terminal.
-    """
+    """Small maps side by side, each (seq, seq) under its name; a layer starts on a new line."""
     gap, least, most = 2, 10, 24
     columns = _balanced(per_layer, max(1, (width + gap) // (least + gap)))
     side = max(2, min(most, (width + gap) // columns - gap))
@@ -196,12 +180,9 @@ def maps_grid(
 
 
 def lens_table(lens: LogitLens, position: int, shading: Shading) -> RenderableType:
-    """The logit lens: loss by layer, and what each layer would say after one token.
+    """The logit lens: loss by layer, and what each layer would say after the token at `position`.
 
-    Args:
-        lens: the readings. Ids whose text it does not have are shown as numbers.
-        position: after which token.
-        shading: tells whether labels must be ASCII.
+    Ids whose text the lens does not have are shown as numbers.
     """
     ascii_only = shading == "ascii"
     here = token_label(lens.tokens[position], ascii_only) if lens.tokens else ""
@@ -217,9 +198,8 @@ def lens_table(lens: LogitLens, position: int, shading: Shading) -> RenderableTy
     made = table(names, numbers=numbers, padding=(0, 1))
     for layer, name in enumerate(lens.names):
         guesses = Text()
-        for token, probability in zip(
-            lens.top_ids[layer, position], lens.top_probabilities[layer, position], strict=True
-        ):
+        likeliest = lens.top_ids[layer, position], lens.top_probabilities[layer, position]
+        for token, probability in zip(*likeliest, strict=True):
             piece = lens.pieces.get(int(token), str(token))
             label = cut_label(token_label(piece, ascii_only), 10, ascii_only)
             guesses.append(label, "bold green" if piece == following else "bold")
@@ -246,7 +226,7 @@ def ablation_table(ablation: Ablation, width: int, shading: Shading) -> Renderab
     plus_minus = "+-" if shading == "ascii" else "±"
     lines = [Text(f"{'head':<8}{'loss change':>12}", style="dim")]
     for one in heads:
-        line = Text(f"{f'{one.layer}.{one.head}':<8}{_signed(one.loss_change):>12}")
+        line = Text(f"{f'{one.layer}.{one.head}':<8}{one.loss_change:>+12.4f}")
         error = f" {plus_minus}{one.standard_error:.4f}" if one.standard_error is not None else ""
         line.append(f"{error:<10}  ", "dim")
         bar = bar_character * round(abs(one.loss_change) / largest * room)
@@ -264,10 +244,6 @@ def _ablation_note(ablation: Ablation) -> str:
     )
 
 
-def _signed(change: float) -> str:
-    return f"{change:+.4f}"
-
-
 def mask_lines(check: MaskCheck, shading: Shading) -> list[Text]:
     """The mask check: a line for each way through the model, then the verdict."""
     if not check.paths:
@@ -275,28 +251,18 @@ def mask_lines(check: MaskCheck, shading: Shading) -> list[Text]:
     yes, no = ("ok  ", "LEAK") if shading == "ascii" else ("✓", "✗")
     lines = []
     for path in check.paths:
-        line = Text()
-        line.append(
-            f"{yes if path.leak is None else no} ", "green" if not path.leak else "bold red"
-        )
+        leak = path.leak
+        line = Text().append(f"{no} ", _BAD) if leak else Text().append(f"{yes} ", "green")
         line.append(path.path)
-        line.append(f"  {path.cuts} cuts, {path.logits:,} logits compared", "dim")
-        lines.append(line)
-        if path.leak is not None:
-            lines.append(_leak_line(path.leak))
+        lines.append(line.append(f"  {path.cuts} cuts, {path.logits:,} logits compared", "dim"))
+        if leak is not None:
+            lines.append(Text(
+                f"  enters at {leak.place}: changing the tokens after {leak.cut} moved the logits "
+                f"of position {leak.position}, by up to {leak.largest_change:.3g}", "red",
+            ))  # fmt: skip
     verdict = (
         Text(f"No earlier logit moved, to the bit, on texts of {check.length} tokens.", "green")
         if check.passed
-        else Text(
-            "The future leaks: the model can see tokens that it is asked to predict.", "bold red"
-        )
+        else Text("The future leaks: the model can see tokens that it is asked to predict.", _BAD)
     )
     return [*lines, Text(), verdict]
-
-
-def _leak_line(leak: Leak) -> Text:
-    return Text(
-        f"  enters at {leak.place}: changing the tokens after {leak.cut} moved the logits "
-        f"of position {leak.position}, by up to {leak.largest_change:.3g}",
-        style="red",
-    )

@@ -45,13 +45,7 @@ def print_reports(reports: Sequence[Report]) -> None:
 
 
 def holdout_report(report: Report, shading: Shading, width: int) -> Iterator[RenderableType]:
-    """Lay a report out, one renderable after the other.
-
-    Args:
-        report: of one model, or of several on one text.
-        shading: how to draw.
-        width: columns of the terminal.
-    """
+    """Lay a report out, one renderable after the other, `width` columns wide."""
     if isinstance(report, ComparisonReport):
         yield from _comparison(report)
         return
@@ -90,6 +84,14 @@ def _heading(text: str) -> Iterator[Text]:
     yield Text(text, style="bold")
 
 
+def _note(text: str) -> Text:
+    return Text(text, style="dim")
+
+
+def _warning(text: str) -> Text:
+    return Text(text, style="yellow")
+
+
 def _about(report: HoldoutReport) -> Text:
     model, text = report.model, report.text
     about = Text(visible(run_path(model.checkpoint)), style="bold")
@@ -98,17 +100,14 @@ def _about(report: HoldoutReport) -> Text:
         f"tokenizer of {model.vocab_size:,}; {model.device}, {model.dtype}",
         "not bold dim",
     )
-    about.append(
-        f"\n{visible(text.name)}: {text.tokens:,} tokens, {bytes_(text.bytes)}", "not bold dim"
-    )
-    return about
+    size = f"{text.tokens:,} tokens, {bytes_(text.bytes)}"
+    return about.append(f"\n{visible(text.name)}: {size}", "not bold dim")
 
 
 def _figures_table(reports: Sequence[HoldoutReport]) -> Table:
     columns: list[tuple[str, HoldoutReport, Figures]] = []
     for number, report in enumerate(reports, start=1):
-        name = f"{number}" if len(reports) > 1 else "plain"
-        columns.append((name, report, report.plain))
+        columns.append((f"{number}" if len(reports) > 1 else "plain", report, report.plain))
         if report.strided is not None:
             columns.append((f"stride {report.strided.stride:,}", report, report.strided))
     figures = [one for _, _, one in columns]
@@ -163,12 +162,11 @@ def _notes(report: HoldoutReport) -> Iterator[Text]:
         )
     if report.plain.loss_interval is None:
         note += " The text is too short for a confidence interval."
-    yield Text(note, style="dim")
+    yield _note(note)
     if text.unknown_tokens:
-        yield Text(
+        yield _warning(
             f"{percent(text.unknown_rate)} of the tokens are unknown: they stand for text outside "
-            "the vocabulary, whose cost is not counted, so bits per byte are too low.",
-            style="yellow",
+            "the vocabulary, whose cost is not counted, so bits per byte are too low."
         )
 
 
@@ -179,8 +177,7 @@ def _verdict(verdict: Verdict) -> Text:
 
 def _baselines_table(baselines: Baselines, shading: Shading, width: int) -> Table:
     rows: list[tuple[str, float, float | None]] = [
-        (_ngram_name(ngrams.order), ngrams.bits_per_byte, ngrams.loss)
-        for ngrams in baselines.ngrams
+        (_ngram_name(one.order), one.bits_per_byte, one.loss) for one in baselines.ngrams
     ]
     rows += [(tool.name, tool.bits_per_byte, None) for tool in baselines.compressors]
     rows.append((_MODEL, baselines.model_bits_per_byte, baselines.model_loss))
@@ -218,46 +215,34 @@ def _baseline_notes(report: HoldoutReport, baselines: Baselines) -> Iterator[Tex
     else:
         note = "Without a train part there are no n-grams to count. Compressors: the text alone."
     if baselines.text_bytes < report.text.bytes:
-        note += (
-            f" All rows, the model's included, are for the first "
-            f"{bytes_(baselines.text_bytes)} of this large text."
-        )
+        first = bytes_(baselines.text_bytes)
+        note += f" All rows, the model's included, are for the first {first} of this large text."
     elif report.plain.tokens_scored < report.text.tokens - 1:
         note += " Compressors were given the whole text."
-    yield Text(note, style="dim")
+    yield _note(note)
     best = min(baselines.ngrams, key=lambda one: one.bits_per_byte)
     if report.verdict is None and best.bits_per_byte < baselines.model_bits_per_byte:
-        yield Text(
+        yield _warning(
             f"Counting {best.order}-grams does better than this model: it is trained too little, "
-            "or too small.",
-            style="yellow",
+            "or too small."
         )
 
 
 def _positions(use: ContextUse, shading: Shading, width: int) -> Iterator[RenderableType]:
     highest = max(bucket.loss for bucket in use.buckets) or 1.0
     room = max(8, min(40, width - 38))
-    yield table(
-        ["in context", "loss", "tokens", ""],
-        [
-            (
-                f"{bucket.first:,}"
-                + (f" to {bucket.last:,}" if bucket.last > bucket.first else ""),
-                fixed(bucket.loss, 3),
-                f"{bucket.tokens:,}",
-                Text(bar(bucket.loss / highest, room, shading == "ascii"), "cyan"),
-            )
-            for bucket in use.buckets
-        ],
-        numbers=range(3),
-    )
+    made = table(["in context", "loss", "tokens", ""], numbers=range(3))
+    for bucket in use.buckets:
+        last = f" to {bucket.last:,}" if bucket.last > bucket.first else ""
+        drawn = Text(bar(bucket.loss / highest, room, shading == "ascii"), "cyan")
+        made.add_row(f"{bucket.first:,}{last}", fixed(bucket.loss, 3), f"{bucket.tokens:,}", drawn)
+    yield made
     if use.used_length >= use.context_length:
-        yield Text("The loss falls to the end: the model uses all of its context.", style="dim")
+        yield _note("The loss falls to the end: the model uses all of its context.")
     else:
-        yield Text(
+        yield _note(
             f"Beyond {use.used_length:,} token{'s' if use.used_length != 1 else ''} the loss no "
-            f"longer falls: the model makes little use of the rest of its {use.context_length:,}.",
-            style="dim",
+            f"longer falls: the model makes little use of the rest of its {use.context_length:,}."
         )
 
 
@@ -283,37 +268,22 @@ def _classes_table(classes: Sequence[ClassLoss], shading: Shading, width: int) -
 
 def _calibration(curve: CalibrationCurve, shading: Shading, width: int) -> Iterator[RenderableType]:
     ascii_only = shading == "ascii"
-    room = max(10, min(40, width - 40))
-    yield table(
-        ["confidence", "accuracy", "tokens", ""],
-        [
-            (
-                percent(one.confidence),
-                percent(one.accuracy),
-                f"{one.tokens:,}",
-                _reliability(one.accuracy, one.confidence, room, ascii_only),
-            )
-            for one in curve.bins
-        ],
-        numbers=range(3),
-    )
     mark = "|" if ascii_only else "│"
+    room = max(10, min(40, width - 40))
+    made = table(["confidence", "accuracy", "tokens", ""], numbers=range(3))
+    for one in curve.bins:
+        drawn = bar(one.accuracy, room, ascii_only).ljust(room)
+        at = min(room - 1, round(one.confidence * room))
+        reliability = Text(drawn[:at], "cyan").append(mark, "bold").append(drawn[at + 1 :], "cyan")
+        figures = percent(one.confidence), percent(one.accuracy), f"{one.tokens:,}"
+        made.add_row(*figures, reliability)
+    yield made
     bias = "overconfident" if curve.confidence > curve.accuracy else "underconfident"
-    yield Text(
+    yield _note(
         f"Bar: how often the top guess was right; {mark} marks how confident the model was. Top "
         f"guess right {percent(curve.accuracy)} of the time; {bias} overall; expected calibration "
-        f"error {100 * curve.expected_calibration_error:.1f} %.",
-        style="dim",
+        f"error {100 * curve.expected_calibration_error:.1f} %."
     )
-
-
-def _reliability(accuracy: float, confidence: float, room: int, ascii_only: bool) -> Text:
-    drawn = bar(accuracy, room, ascii_only).ljust(room)
-    at = min(room - 1, round(confidence * room))
-    text = Text(drawn[:at], "cyan")
-    text.append("|" if ascii_only else "│", "bold")
-    text.append(drawn[at + 1 :], "cyan")
-    return text
 
 
 def _copying(
@@ -321,48 +291,34 @@ def _copying(
 ) -> Iterator[RenderableType]:
     ascii_only = shading == "ascii"
     room = max(10, width - 48)
-    texts = {"samples of the model": samples, "this text (control)": control}
-    yield table(
-        ["", "copied", "longest", ""],
-        [
-            (
-                name,
-                percent(copied.copied_share),
-                f"{copied.longest_bytes} bytes",
-                Text(cut_label(text_label(copied.longest, ascii_only), room, ascii_only), "dim"),
-            )
-            for name, copied in texts.items()
-            if copied is not None
-        ],
-        numbers=(1, 2),
-    )
-    yield Text(
+    made = table(["", "copied", "longest", ""], numbers=(1, 2))
+    for name, one in (("samples of the model", samples), ("this text (control)", control)):
+        if one is not None:
+            longest = cut_label(text_label(one.longest, ascii_only), room, ascii_only)
+            size = f"{one.longest_bytes} bytes"
+            made.add_row(name, percent(one.copied_share), size, _note(longest))
+    yield made
+    yield _note(
         f"Copied: share of the text in stretches of at least {COPY_BYTES} bytes that occur word "
-        "for word in the train part.",
-        style="dim",
+        "for word in the train part."
     )
     if control is not None and control.copied_share > 0.5:
-        yield Text(
+        yield _warning(
             "More than half of this text is in the train part: its loss says little about "
-            "unseen text.",
-            style="yellow",
+            "unseen text."
         )
 
 
 def _comparison(report: ComparisonReport) -> Iterator[RenderableType]:
     first = report.reports[0]
-    yield Text(
-        f"{visible(first.text.name)}: {first.text.characters:,} characters, "
-        f"{bytes_(first.text.bytes)}",
-        style="dim",
-    )
+    size = f"{first.text.characters:,} characters, {bytes_(first.text.bytes)}"
+    yield _note(f"{visible(first.text.name)}: {size}")
     for number, one in enumerate(report.reports, start=1):
-        yield Text(f"{number}  ", "bold").append(
-            visible(run_path(one.model.checkpoint)), "not bold"
-        )
+        name = visible(run_path(one.model.checkpoint))
+        yield Text(f"{number}  ", "bold").append(name, "not bold")
     yield _figures_table(report.reports)
     if len({one.plain.context_length for one in report.reports}) > 1:
-        yield Text("The context lengths differ: a longer one sees more of the text.", style="dim")
+        yield _note("The context lengths differ: a longer one sees more of the text.")
     for number, test in enumerate(report.tests, start=2):
         yield _paired_test(number, test)
 
@@ -376,17 +332,13 @@ def _paired_test(number: int, test: PairedTest) -> Text:
     if not found.is_significant:
         head = Text(f"{number} against 1: no clear difference", "bold")
     else:
-        word = "better" if found.difference < 0 else "worse"
-        style = "green" if word == "better" else "yellow"
+        word, style = ("better", "green") if found.difference < 0 else ("worse", "yellow")
         head = Text(f"{number} is {word} than 1 by {change}", f"bold {style}")
     interval = found.interval
     bounds = "" if interval is None else f"{interval.low:+.4f} to {interval.high:+.4f}, "
+    p_value = "< 0.001" if found.p_value < 0.001 else f"= {found.p_value:.3f}"
     return head.append(
-        f" ({found.difference:+.4f}, 95 % interval {bounds}p {_p_value(found.p_value)}; paired "
-        f"test over {found.n_blocks} blocks of the text)",
+        f" ({found.difference:+.4f}, 95 % interval {bounds}p {p_value}; paired test over "
+        f"{found.n_blocks} blocks of the text)",
         "not bold default dim",
     )
-
-
-def _p_value(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"

@@ -13,8 +13,10 @@ from minitx.report.terminal.token_labels import cut_label, text_label
 
 _MARKS = {"blocks": " ░▒▓█", "ascii": " .-+#"}
 _FROM = (1.0, 2.0, 4.0, 7.0)
-TOP_LOSS = 10.0
-"""Loss, in nats, from which on a token has the last colour."""
+LOSS_SCALE = Scale(10.0, "norm")
+"""Colours of losses in nats; from 10 on a token has the last."""
+
+LEGEND_LOSSES = (0.0, 1.0, 2.5, 5.0, 7.5, 10.0)
 
 _INDENT = 8
 _LONGEST_LABEL = 24
@@ -34,41 +36,29 @@ def passage_lines(passages: Sequence[SurprisingText], shading: Shading, width: i
 
 def _wrapped(passage: SurprisingText, shading: Shading, width: int) -> Iterator[tuple[Text, Text]]:
     """Lines of text, each with the line of marks that goes below it."""
+    ascii_only = shading == "ascii"
     text, marks = Text(), Text()
     for token, loss in zip(passage.tokens, passage.losses, strict=True):
-        label = cut_label(
-            text_label(token, shading == "ascii") or "?", _LONGEST_LABEL, shading == "ascii"
-        )
+        label = cut_label(text_label(token, ascii_only) or "?", _LONGEST_LABEL, ascii_only)
         size = cell_len(label)
         if text.cell_len + size > width and text.cell_len:
             yield text, marks
             text, marks = Text(), Text()
         if shading == "color":
-            scale = _scale()
-            text.append(label, f"{scale.ink(loss)} on {scale.color(loss)}")
+            text.append(label, LOSS_SCALE.style(loss))
         else:
             text.append(label)
-            marks.append(_mark(loss, shading) * size)
+            marks.append(_MARKS[shading][sum(loss >= least for least in _FROM)] * size)
     yield text, marks
-
-
-def _scale() -> Scale:
-    return Scale(TOP_LOSS, "norm")
-
-
-def _mark(loss: float, shading: Shading) -> str:
-    return _MARKS["ascii" if shading == "ascii" else "blocks"][sum(loss >= x for x in _FROM)]
 
 
 def _legend(shading: Shading) -> Text:
     legend = Text("loss of a token, nats  ", style="dim")
     if shading == "color":
-        scale = _scale()
-        for value in (0.0, 1.0, 2.5, 5.0, 7.5, 10.0):
-            legend.append(f" {value:g} ", f"not dim {scale.ink(value)} on {scale.color(value)}")
+        for loss in LEGEND_LOSSES:
+            legend.append(f" {loss:g} ", f"not dim {LOSS_SCALE.style(loss)}")
         return legend
-    marks = _MARKS["ascii" if shading == "ascii" else "blocks"]
-    for mark, least in zip(marks[1:], _FROM, strict=True):
+    for mark, least in zip(_MARKS[shading][1:], _FROM, strict=True):
         legend.append(f"{mark}{mark}", "not dim").append(f" {least:g}+  ")
     legend.rstrip()
     return legend

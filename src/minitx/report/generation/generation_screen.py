@@ -26,11 +26,7 @@ _CLEAR_LINE = "\r\x1b[K"
 
 
 class GenerationScreen:
-    """Prints generations; nothing in them reaches the terminal as a control sequence.
-
-    Args:
-        out: where to.
-    """
+    """Prints generations; nothing in them reaches the terminal as a control sequence."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -78,13 +74,7 @@ class GenerationScreen:
     def json_lines(
         self, generations: Iterable[Generation], total: int, tokenizer: Tokenizer
     ) -> None:
-        """Print one JSON object a line as they come; progress on stderr.
-
-        Args:
-            generations: in the order of the prompts.
-            total: how many there will be.
-            tokenizer: of the model.
-        """
+        """Print one JSON object a line as they come, of so many in all; progress on stderr."""
         began = told = time.monotonic()
         shows = sys.stderr.isatty() and not self._out.isatty()
         for done, one in enumerate(generations, start=1):
@@ -113,8 +103,7 @@ class GenerationScreen:
                 self._text(one)
 
     def _text(self, one: Generation) -> None:
-        text = Text(visible(one.prompt), style="dim")
-        self._console.print(Text().append_text(text).append(visible(one.text)))
+        self._console.print(Text().append(visible(one.prompt), "dim").append(visible(one.text)))
 
     def _heading(self, words: str) -> None:
         self._console.print(Text(f"── {words} ──", style="bold"))
@@ -123,9 +112,7 @@ class GenerationScreen:
 def read_lines(answer: Callable[[str], bool], name: str) -> None:
     """Give `answer` what a person types, line by line, until it says False or the input ends.
 
-    Args:
-        answer: takes a line; a `BadInputError` of it is printed, Ctrl-C stops it.
-        name: of what is spoken with.
+    A `BadInputError` of it is printed, Ctrl-C stops it.
     """
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (gives input() a history and editing keys)

@@ -27,11 +27,9 @@ _SHORTEST_LIKELIEST = 12
 
 def coloured_text(generation: Generation, tokenizer: Tokenizer) -> Text:
     """The prompt dimmed, then each token coloured by its probability in the model."""
-    text = Text(visible(generation.prompt), style="dim")
-    text = Text().append_text(text)
+    text = Text().append(visible(generation.prompt), "dim")
     for one in generation.chosen:
-        piece = tokenizer.piece(one.id)
-        text.append(visible(piece), _style(math.exp(one.log_probability)))
+        text.append(visible(tokenizer.piece(one.id)), _style(math.exp(one.log_probability)))
     return text
 
 
@@ -47,10 +45,7 @@ def legend() -> Text:
 def probability_table(generation: Generation, tokenizer: Tokenizer, width: int) -> RenderableType:
     """One row for each token: how likely it was, among what, and the perplexity so far.
 
-    Args:
-        generation: with its tokens recorded.
-        tokenizer: of the model.
-        width: columns; as many alternatives are shown as fit.
+    As many alternatives are shown as fit `width` columns.
     """
     labels = [token_label(tokenizer.piece(one.id)) for one in generation.chosen]
     rows = list(_numbers(generation))
@@ -62,16 +57,12 @@ def probability_table(generation: Generation, tokenizer: Tokenizer, width: int) 
     )
     left = width - used
     with_likeliest = left >= _SHORTEST_LIKELIEST
-    made = table(
-        [*names, "likeliest"] if with_likeliest else names,
-        numbers=range(1, len(names)),
-        show_edge=False,
-    )
+    shown = [*names, "likeliest"] if with_likeliest else names
+    made = table(shown, numbers=range(1, len(names)), show_edge=False)
     for one, label, numbers in zip(generation.chosen, labels, rows, strict=True):
         token = Text(label, _style(math.exp(one.log_probability)))
-        made.add_row(
-            token, *numbers, *([_likeliest(one, tokenizer, left)] if with_likeliest else [])
-        )
+        likeliest = [_likeliest(one, tokenizer, left)] if with_likeliest else []
+        made.add_row(token, *numbers, *likeliest)
     return made
 
 

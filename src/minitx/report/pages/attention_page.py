@@ -8,9 +8,7 @@ map only the triangle that can be other than 0.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,7 +20,7 @@ from minitx.inspection.ablation import Ablation
 from minitx.inspection.attention_maps import AttentionMaps
 from minitx.inspection.head_roles import HeadRole, HeadRoles
 from minitx.inspection.logit_lens import LogitLens
-from minitx.report.pages.templates import render, write_page
+from minitx.report.pages.templates import render
 from minitx.report.terminal.units import count
 from minitx.workflows.attend import AttentionStudy
 
@@ -33,39 +31,25 @@ MAX_PAGE_BYTES = 5_000_000
 _FRAME_BYTES = 60_000
 
 
-@dataclass(frozen=True, eq=False)
-class PageContent:
-    """Everything the page shows.
+def attention_page(
+    *, title: str, about: str, maps: AttentionMaps, layer: int, head: int, roles: HeadRoles,
+    lens: LogitLens | None, piece: Callable[[int], str], ablation: Ablation | None,
+) -> str:  # fmt: skip
+    """The page as one HTML document.
 
-    Attributes:
+    Args:
         title: of the document.
         about: one line on the model and the text.
         maps: attention of all heads.
         layer, head: shown first.
         roles: of all heads; may be empty.
-        lens: the logit lens, or None to leave it out.
+        lens: None to leave it out.
         piece: text of a token id, for what the lens guesses.
         ablation: what each head is worth, or None to leave it out.
-    """
-
-    title: str
-    about: str
-    maps: AttentionMaps
-    layer: int
-    head: int
-    roles: HeadRoles
-    lens: LogitLens | None
-    piece: Callable[[int], str]
-    ablation: Ablation | None
-
-
-def attention_page(content: PageContent) -> str:
-    """The page as one HTML document.
 
     Raises:
         BadInputError: when it would be larger than `MAX_PAGE_BYTES`.
     """
-    maps = content.maps
     require_page_fits(maps.seq, maps.n_layers, maps.n_heads)
     stack = np.concatenate(
         [
@@ -74,10 +58,24 @@ def attention_page(content: PageContent) -> str:
             maps.rollout(),
         ]
     )
+    data = {
+        "about": about,
+        "tokens": list(maps.tokens),
+        "n_layers": maps.n_layers,
+        "n_heads": maps.n_heads,
+        "chosen": {"layer": layer, "head": head},
+        "roles": {
+            "names": roles.measured,
+            "measured_on": roles.measured_on,
+            "ablated_on": ablation.measured_on if ablation else "",
+            "heads": [_head(one, ablation) for one in roles.heads],
+        },
+        "lens": _lens(lens, piece),
+    }
     page = render(
         "attention.html",
-        title=content.title,
-        data=_data(content),
+        title=title,
+        data=data,
         weights=_base64(quantise(stack)),
         lengths=_base64(maps.value_lengths.astype("<f4")),
     )
@@ -85,15 +83,6 @@ def attention_page(content: PageContent) -> str:
     if size > MAX_PAGE_BYTES:
         raise _too_large(size, maps.seq * 3 // 4)
     return page
-
-
-def save_page(study: AttentionStudy, request: AttentionRequest, path: Path) -> None:
-    """Measure everything the page shows of a study, and write it.
-
-    Raises:
-        BadInputError: as `study_page`, or when it can't be written.
-    """
-    write_page(study_page(study, request), path)
 
 
 def study_page(study: AttentionStudy, request: AttentionRequest) -> str:
@@ -104,76 +93,41 @@ def study_page(study: AttentionStudy, request: AttentionRequest) -> str:
     """
     config = study.model.config
     require_page_fits(len(study.ids), config.n_layers, config.n_heads)
-    choice = study.choose(
-        *(at if isinstance(at, int) else None for at in (request.layer, request.head))
-    )
+    wanted = (at if isinstance(at, int) else None for at in (request.layer, request.head))
+    choice = study.choose(*wanted)
     about = (
         f"{study.checkpoint}: {config.architecture}, {config.n_layers} layers of "
         f"{config.n_heads} heads, {count(config.n_parameters)} parameters; "
         f"a text of {len(study.ids)} tokens"
     )
     return attention_page(
-        PageContent(
-            title=f"Attention of {study.checkpoint.name}",
-            about=f"{about}, {study.prompt_from}" if study.prompt_from else about,
-            maps=study.maps,
-            layer=choice.layer,
-            head=choice.head,
-            roles=study.roles,
-            lens=study.lens,
-            piece=study.tokenizer.piece,
-            ablation=study.ablation,
-        )
-    )
+        title=f"Attention of {study.checkpoint.name}",
+        about=f"{about}, {study.prompt_from}" if study.prompt_from else about,
+        maps=study.maps, layer=choice.layer, head=choice.head, roles=study.roles,
+        lens=study.lens, piece=study.tokenizer.piece, ablation=study.ablation,
+    )  # fmt: skip
 
 
 def require_page_fits(seq: int, n_layers: int, n_heads: int) -> None:
     """Refuse, before any work, a text whose maps alone would make the page too large."""
     n_maps = n_layers * (n_heads + 2)
     size = _maps_bytes(seq, n_maps) + _FRAME_BYTES
-    if size <= MAX_PAGE_BYTES:
-        return
-    longest = seq
-    while longest > 1 and _maps_bytes(longest, n_maps) + _FRAME_BYTES > MAX_PAGE_BYTES:
-        longest -= 1
-    raise _too_large(size, longest)
+    if size > MAX_PAGE_BYTES:
+        longest = seq
+        while longest > 1 and _maps_bytes(longest, n_maps) + _FRAME_BYTES > MAX_PAGE_BYTES:
+            longest -= 1
+        raise _too_large(size, longest)
 
 
 def quantise(maps: FloatArray) -> npt.NDArray[np.uint8]:
     """Lower triangles of maps, row by row, as the square root of the weight in 255 steps.
 
-    Args:
-        maps: (n, seq, seq) weights from 0 to 1.
-
-    Returns:
-        (n, seq * (seq + 1) / 2) bytes; a byte b stands for (b / 255)^2.
+    Of (n, seq, seq) weights from 0 to 1, (n, seq * (seq + 1) / 2) bytes; a byte b stands for
+    (b / 255)^2.
     """
     rows, columns = np.tril_indices(maps.shape[1])
     clipped = np.clip(maps[:, rows, columns], 0.0, 1.0)
     return np.round(255 * np.sqrt(clipped)).astype(np.uint8)
-
-
-def _data(content: PageContent) -> dict[str, Any]:
-    maps = content.maps
-    return {
-        "about": content.about,
-        "tokens": list(maps.tokens),
-        "n_layers": maps.n_layers,
-        "n_heads": maps.n_heads,
-        "chosen": {"layer": content.layer, "head": content.head},
-        "roles": _roles(content.roles, content.ablation),
-        "lens": _lens(content.lens, content.piece),
-    }
-
-
-def _roles(roles: HeadRoles, ablation: Ablation | None) -> dict[str, Any]:
-    measured = roles.measured
-    return {
-        "names": measured,
-        "measured_on": roles.measured_on,
-        "ablated_on": ablation.measured_on if ablation else "",
-        "heads": [_head(one, ablation) for one in roles.heads],
-    }
 
 
 def _head(one: HeadRole, ablation: Ablation | None) -> dict[str, Any]:
@@ -196,24 +150,15 @@ def _lens(lens: LogitLens | None, piece: Callable[[int], str]) -> dict[str, Any]
         return {"pieces": [], "layers": []}
     ids = np.unique(lens.top_ids)
     place = {int(token): at for at, token in enumerate(ids)}
-    layers = [
-        {
-            "name": name,
-            "top": _guesses(lens.top_ids[at], lens.top_probabilities[at], place),
-            "next": [round(float(p), 4) for p in lens.next_probability[at]],
-        }
-        for at, name in enumerate(lens.names)
-    ]
+    layers = []
+    for at, name in enumerate(lens.names):
+        top = [
+            [(place[int(token)], round(float(p), 3)) for token, p in zip(*of_token, strict=True)]
+            for of_token in zip(lens.top_ids[at], lens.top_probabilities[at], strict=True)
+        ]
+        following = [round(float(p), 4) for p in lens.next_probability[at]]
+        layers.append({"name": name, "top": top, "next": following})
     return {"pieces": [piece(int(token)) for token in ids], "layers": layers}
-
-
-def _guesses(
-    ids: npt.NDArray[np.int64], probabilities: FloatArray, place: dict[int, int]
-) -> list[list[Sequence[float]]]:
-    return [
-        [(place[int(token)], round(float(p), 3)) for token, p in zip(*of_token, strict=True)]
-        for of_token in zip(ids, probabilities, strict=True)
-    ]
 
 
 def _maps_bytes(seq: int, n_maps: int) -> int:

@@ -40,13 +40,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table.
-
-    Attributes:
-        runs: its text.
-        classes, style, title: attributes; None leaves one out.
-        is_bar: its text is a picture of the number beside it.
-    """
+    """A cell of a table; that of a bar is a picture of the number beside it."""
 
     runs: Sequence[Run]
     classes: str | None = None
@@ -57,13 +51,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table.
-
-    Attributes:
-        rows: of cells; the first of each names the row.
-        head: names of the columns; none for a table without a header.
-        strong: numbers of the rows that stand out.
-    """
+    """A table: rows whose first cells name them, a header or none, and which rows stand out."""
 
     rows: Sequence[Sequence[Cell]]
     head: Sequence[Cell] = ()
@@ -76,13 +64,7 @@ Element = tuple[Literal["h3", "p"], Sequence[Run]] | tuple[Literal["table"], Gri
 def text_grid(
     names: Sequence[str | Cell], rows: Iterable[Sequence[str | Cell]], numbers: Iterable[int] = ()
 ) -> Grid:
-    """A table of plain texts.
-
-    Args:
-        names: of the columns.
-        rows: their cells.
-        numbers: columns that are set flush right.
-    """
+    """A table of plain texts; the columns in `numbers` are set flush right."""
     right = set(numbers)
 
     def cells(row: Sequence[str | Cell]) -> list[Cell]:
@@ -145,11 +127,7 @@ def text_runs(text: Text) -> list[Run]:
 def _run(words: str, style: Style) -> Run:
     if not words.strip() and style.bgcolor is None:
         return Run(words)
-    classes = []
-    if style.dim:
-        classes.append("muted")
-    if style.bold:
-        classes.append("strong")
+    classes = [name for name, on in (("muted", style.dim), ("strong", style.bold)) if on]
     if style.color is not None and style.bgcolor is None and style.color.name in _INKS:
         classes.append(f"ink-{style.color.name}")
     colours = None
@@ -164,11 +142,8 @@ def _grid(table: Table) -> Grid:
     head = []
     if table.show_header and any(str(column.header) for column in columns):
         head = [_cell(column.header, column) for column in columns]
-    by_row = zip(*(list(column.cells) for column in columns), strict=True)
-    rows = [
-        [_cell(content, column) for content, column in zip(row, columns, strict=True)]
-        for row in by_row
-    ]
+    by_column = ([_cell(content, column) for content in column.cells] for column in columns)
+    rows = list(zip(*by_column, strict=True))
     strong = (i for i, row in enumerate(table.rows) if "bold" in str(row.style or ""))
     return Grid(rows, head, frozenset(strong))
 

@@ -12,12 +12,7 @@ _MOST_TOKENS = 64
 
 
 def map_grid(heatmap: Heatmap, name: str | None = None) -> str:
-    """A map as an HTML table; it shows the last tokens of a long text.
-
-    Args:
-        heatmap: to show; each cell has its value in its title.
-        name: what the map is a map of.
-    """
+    """A map as an HTML table, each value in its cell's title; of a long text, the last tokens."""
     labels = [token_label(token) for token in heatmap.tokens]
     shown = range(max(0, len(labels) - _MOST_TOKENS), len(labels))
     scale = heatmap.scale
@@ -51,8 +46,8 @@ def lens_grid(lens: LogitLens) -> str:
             for piece, chance in zip(pieces, chances, strict=True)
         )
         follows = tokens[position + 1 : position + 2] == (pieces[0],) and bool(lens.pieces)
-        style = f"background:{scale.color(chances[0])};color:{scale.ink(chances[0])}"
-        return Cell([Run(token_label(pieces[0]))], "next" if follows else None, style, title)
+        classes = "next" if follows else None
+        return Cell([Run(token_label(pieces[0]))], classes, scale.css(chances[0]), title)
 
     rows = [
         [

@@ -5,6 +5,7 @@ The library is uPlot (MIT), 120 kB of script as the package `uplot-python` ships
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -35,13 +36,10 @@ def plotting_library() -> tuple[str, str]:
     # Only its files are needed: importing it would load IPython.
     places = (found.submodule_search_locations if found else None) or []
     for place in places:
-        try:
-            script, style = (
-                (Path(place) / name).read_text(encoding="utf-8") for name in _LIBRARY_FILES
-            )
-        except OSError:
-            continue
-        return script.replace("</script", "<\\/script"), style
+        with contextlib.suppress(OSError):
+            files = [Path(place) / name for name in _LIBRARY_FILES]
+            script, style = (file.read_text(encoding="utf-8") for file in files)
+            return script.replace("</script", "<\\/script"), style
     raise BadInputError(
         "the curves of a report need the package uplot-python, which is not installed",
         'Install it with: pip install "minitx[report]"',
@@ -49,11 +47,7 @@ def plotting_library() -> tuple[str, str]:
 
 
 def curves(histories: Sequence[tuple[str, RunHistory]]) -> list[dict[str, Any]]:
-    """What the page's script draws of each run.
-
-    Args:
-        histories: name and history of each run.
-    """
+    """What the page's script draws of each run, given by name and history."""
     return [
         {
             "name": visible(name),
@@ -96,16 +90,11 @@ def _layers(history: RunHistory, series: Series) -> dict[str, Any]:
     names = list(series.columns)
     if names:
         series = series.thinned(MOST_POINTS // 4, names[0])
-    return {
-        **_axes(history, series.step.tolist()),
-        "layers": [
-            {"name": _layer_name(name), "values": _plain(series.columns[name])} for name in names
-        ],
-    }
-
-
-def _layer_name(name: str) -> str:
-    return visible(name.replace("blocks.", "layer "))
+    layers = [
+        {"name": visible(name.replace("blocks.", "layer ")), "values": _plain(values)}
+        for name, values in series.columns.items()
+    ]
+    return {**_axes(history, series.step.tolist()), "layers": layers}
 
 
 def _events(history: RunHistory) -> list[dict[str, Any]]:

@@ -18,9 +18,8 @@ from markupsafe import Markup
 from minitx.checkpoint.rundir import config_bytes
 from minitx.evaluation.holdout_figures import SurprisingText
 from minitx.report.evaluation.holdout_report import holdout_report
-from minitx.report.evaluation.surprise import TOP_LOSS
+from minitx.report.evaluation.surprise import LEGEND_LOSSES, LOSS_SCALE
 from minitx.report.pages.elements import Cell, Grid, Run, elements, text_cell, text_grid
-from minitx.report.terminal.heatmap import Scale
 from minitx.report.terminal.printable import run_path
 from minitx.report.terminal.token_labels import text_label
 from minitx.report.terminal.units import count, duration, fixed
@@ -39,7 +38,6 @@ _WIDTH = 100
 _TABLES = ("data", "tokenizer", "model", "train")
 _NOT_KNOWN = "–"
 _DEFAULT_CORPUS = "the Python reference"
-_LOSS_SCALE = Scale(TOP_LOSS, "norm")
 
 
 def name_of(story: RunStory) -> str:
@@ -81,19 +79,12 @@ def _about(story: RunStory) -> str:
 def _facts(story: RunStory) -> dict[str, str]:
     history, best = story.history, story.history.best
     steps = history.last_step
-    reached = dict.fromkeys(
-        ("best holdout loss", "perplexity", "bits per byte", "at step"), _NOT_KNOWN
-    )
-    if best is not None:
-        reached = {
-            "best holdout loss": fixed(best.holdout_loss, 4),
-            "perplexity": fixed(perplexity(best.holdout_loss), 2),
-            "bits per byte": fixed(best.holdout_bits_per_byte, 4),
-            "at step": f"{best.step:,}",
-        }
     tokens = history.at("tokens", steps)
     return {
-        **reached,
+        "best holdout loss": fixed(best.holdout_loss, 4) if best else _NOT_KNOWN,
+        "perplexity": fixed(perplexity(best.holdout_loss), 2) if best else _NOT_KNOWN,
+        "bits per byte": fixed(best.holdout_bits_per_byte, 4) if best else _NOT_KNOWN,
+        "at step": f"{best.step:,}" if best else _NOT_KNOWN,
         "steps": f"{steps:,}",
         "training time": duration(history.at("elapsed_seconds", steps)),
         "tokens": count(tokens) if math.isfinite(tokens) else _NOT_KNOWN,
@@ -135,18 +126,15 @@ def _made_from(story: RunStory) -> Grid:
 def holdout(stories: Stories) -> dict[str, Any]:
     """What `minitx eval` says, and the passages that surprised the model; or why neither."""
     if len(stories.runs) > 1:
-        return {
-            "report": _report(stories.comparison),
-            "why_not": stories.left_out or "",
-            "passages": [],
-        }
+        why_not = stories.left_out or ""
+        return {"report": _report(stories.comparison), "why_not": why_not, "passages": []}
     story = stories.runs[0]
     surprising = story.holdout.surprising if story.holdout is not None else ()
     return {
         "report": _report(story.holdout and replace(story.holdout, surprising=())),
         "why_not": story.left_out.get("eval", ""),
         "passages": [(f"{passage.loss:.2f}", _tokens(passage)) for passage in surprising],
-        "legend": [_shaded(f" {loss:g} ", loss) for loss in (0.0, 1.0, 2.5, 5.0, 7.5, 10.0)],
+        "legend": [_shaded(f" {loss:g} ", loss) for loss in LEGEND_LOSSES],
     }
 
 
@@ -162,8 +150,7 @@ def _tokens(passage: SurprisingText) -> list[Run]:
 
 
 def _shaded(words: str, loss: float, title: str | None = None) -> Run:
-    colours = f"background:{_LOSS_SCALE.color(loss)};color:{_LOSS_SCALE.ink(loss)}"
-    return Run(words, style=colours, title=title)
+    return Run(words, style=LOSS_SCALE.css(loss), title=title)
 
 
 def configuration(story: RunStory) -> list[tuple[str, Grid]]:
@@ -173,7 +160,11 @@ def configuration(story: RunStory) -> list[tuple[str, Grid]]:
 
 def comparison(stories: Stories) -> dict[str, Any]:
     """Several runs side by side: how good they became, and how their configs differ."""
-    swatches = _swatches(stories)
+    # The name of each run behind a dot in the colour of its curves.
+    swatches = [
+        Cell([Run("", f"swatch run-{number % 8}"), Run(name_of(story))])
+        for number, story in enumerate(stories.runs)
+    ]
     facts = [_facts(story) for story in stories.runs]
     rows: list[list[str | Cell]] = [
         [swatch, *of_run.values()] for swatch, of_run in zip(swatches, facts, strict=True)
@@ -193,14 +184,6 @@ def comparison(stories: Stories) -> dict[str, Any]:
         "differing": text_grid(["", *swatches], differing),
         "equal": text_grid([], equal),
     }
-
-
-def _swatches(stories: Stories) -> list[Cell]:
-    """The name of each run behind a dot in the colour of its curves."""
-    return [
-        Cell([Run("", f"swatch run-{number % 8}"), Run(name_of(story))])
-        for number, story in enumerate(stories.runs)
-    ]
 
 
 def _settings(story: RunStory, name: str) -> Sequence[tuple[str, str]]:

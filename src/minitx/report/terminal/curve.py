@@ -5,6 +5,7 @@ A Braille character holds two by four dots, so a plot of 60 by 10 cells has 120 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -24,13 +25,10 @@ _BRAILLE = 0x2800
 
 
 class LossSeries:
-    """Losses by step in bounded memory: when full, neighbours are averaged.
-
-    Args:
-        capacity: most points kept, an even number.
-    """
+    """Losses by step in bounded memory: when full, neighbours are averaged."""
 
     def __init__(self, capacity: int = 1024) -> None:
+        # The most points that are kept, an even number.
         self._capacity = capacity
         self._points: list[Point] = []
         self._per_point = 1
@@ -62,23 +60,14 @@ def _drawable(loss: float) -> bool:
     return abs(loss) <= _LARGEST
 
 
+def _finite(points: Iterable[Point]) -> list[float]:
+    return [loss for _, loss in points if _drawable(loss)]
+
+
 def _merge(points: Sequence[Point]) -> Point:
     """Average of some neighbours: the last one's step and the mean of the finite losses."""
-    losses = [loss for _, loss in points if _drawable(loss)]
-    mean = math.fsum(losses) / len(losses) if losses else math.nan
-    return points[-1][0], mean
-
-
-def loss_curve(
-    train: Sequence[Point],
-    holdout: Sequence[Point],
-    width: int,
-    height: int,
-    last_step: int = 0,
-    ascii_only: bool = False,
-) -> Text:
-    """Draw training and holdout loss against steps: `curve_lines` as one text."""
-    return Text("\n").join(curve_lines(train, holdout, width, height, last_step, ascii_only))
+    losses = _finite(points)
+    return points[-1][0], math.fsum(losses) / len(losses) if losses else math.nan
 
 
 def curve_lines(
@@ -93,8 +82,9 @@ def curve_lines(
 ) -> list[Text]:
     """Draw training loss as a line and holdout loss as dots, with axes, labels and a legend.
 
-    The few highest training losses (the very start, a spike) are cut off at the top and marked
-    there with an arrow where they would squeeze the rest of the curve.
+    Gives `height` lines of at most `width` columns. The few highest training losses (the very
+    start, a spike) are cut off at the top and marked there with an arrow where they would squeeze
+    the rest of the curve.
 
     Args:
         train: (step, loss) by rising step; losses that are not finite leave a gap.
@@ -106,9 +96,6 @@ def curve_lines(
         ascii_only: for terminals that can't show Braille.
         title: what is drawn; up to " by " where there is little room.
         names: of the line and of the dots.
-
-    Returns:
-        `height` lines of at most `width` columns.
     """
     width, height = max(width, _MIN_WIDTH), max(height, _MIN_HEIGHT)
     rows = height - 3
@@ -140,9 +127,8 @@ class _Plot:
     def __init__(
         self, columns: int, rows: int, right: float, low: float, high: float, ascii_only: bool
     ) -> None:
-        self.columns, self.rows = columns, rows
+        self.columns, self.rows, self._ascii_only = columns, rows, ascii_only
         self._right, self._low, self._high = right, low, high
-        self._ascii_only = ascii_only
         self._sub_x, self._sub_y = (1, 1) if ascii_only else (2, 4)
         self._dots = [bytearray(columns) for _ in range(rows)]
         self._marks: dict[tuple[int, int], str] = {}
@@ -161,16 +147,21 @@ class _Plot:
         return round(min(1.0, max(0.0, part)) * last)
 
     def draw_line(self, points: Sequence[Point]) -> None:
+        columns: dict[int, list[Point]] = {}
+        for point in points:
+            columns.setdefault(self._x(point[0]), []).append(point)
         before: tuple[int, int] | None = None
-        for x, loss in self._by_column(points):
-            if loss is None:
+        for x, in_column in columns.items():
+            _, loss = _merge(in_column)
+            if math.isnan(loss):
                 before = None
                 continue
             if loss > self._high:
                 self._cut.add(x // self._sub_x)
             here = (x, self._y(loss))
-            for dot in _between(before or here, here):
-                self._set(*dot)
+            for dot_x, dot_y in _between(before or here, here):
+                bit = 1 if self._ascii_only else _DOTS[dot_x % 2][dot_y % 4]
+                self._dots[dot_y // self._sub_y][dot_x // self._sub_x] |= bit
             before = here
 
     def draw_dots(self, points: Sequence[Point]) -> None:
@@ -181,15 +172,9 @@ class _Plot:
 
     def runs(self, row: int) -> Iterator[tuple[str, str]]:
         """Stretches of one style in a row."""
-        text, style = "", ""
-        for column in range(self.columns):
-            character, wanted = self._cell(row, column)
-            if wanted != style:
-                if text:
-                    yield text, style
-                text, style = "", wanted
-            text += character
-        yield text, style
+        cells = (self._cell(row, column) for column in range(self.columns))
+        for style, run in itertools.groupby(cells, key=lambda cell: cell[1]):
+            yield "".join(character for character, _ in run), style
 
     def _cell(self, row: int, column: int) -> tuple[str, str]:
         mark = self._marks.get((row, column))
@@ -201,19 +186,6 @@ class _Plot:
         if not dots:
             return " ", ""
         return "." if self._ascii_only else chr(_BRAILLE + dots), _TRAIN_STYLE
-
-    def _by_column(self, points: Sequence[Point]) -> Iterator[tuple[int, float | None]]:
-        """The mean loss of each dot column that has points; None where all are not finite."""
-        columns: dict[int, list[float]] = {}
-        for step, loss in points:
-            columns.setdefault(self._x(step), []).append(loss)
-        for x, losses in columns.items():
-            finite = [loss for loss in losses if _drawable(loss)]
-            yield x, math.fsum(finite) / len(finite) if finite else None
-
-    def _set(self, x: int, y: int) -> None:
-        bit = 1 if self._ascii_only else _DOTS[x % 2][y % 4]
-        self._dots[y // self._sub_y][x // self._sub_x] |= bit
 
 
 def _between(start: tuple[int, int], end: tuple[int, int]) -> Iterator[tuple[int, int]]:
@@ -242,10 +214,6 @@ def _loss_range(train: Sequence[Point], holdout: Sequence[Point]) -> tuple[float
         low, high = low - margin, high + margin
     grain = _nice((high - low) / 10)
     return math.floor(low / grain) * grain, math.ceil(high / grain) * grain
-
-
-def _finite(points: Iterable[Point]) -> list[float]:
-    return [loss for _, loss in points if _drawable(loss)]
 
 
 def _nice(step: float) -> float:

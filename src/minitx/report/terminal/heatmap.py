@@ -29,14 +29,8 @@ _CHARACTERS = {"blocks": "·░▒▓█", "ascii": ".-+#@"}
 
 # Colours of the scale, from nothing to the top, in equal steps of the square root: dark blue over
 # teal to pale yellow, each lighter than the last, so that order survives colour blindness.
-_STOPS = (
-    (24, 27, 43),
-    (40, 62, 117),
-    (24, 117, 138),
-    (76, 175, 118),
-    (193, 220, 80),
-    (255, 246, 190),
-)
+_STOPS = ((24, 27, 43), (40, 62, 117), (24, 117, 138), (76, 175, 118), (193, 220, 80),
+          (255, 246, 190))  # fmt: skip
 
 _MAX_LABEL = 12
 _MIN_CELL, _MAX_CELL, _NUMBER_CELL = 2, 7, 4
@@ -65,8 +59,7 @@ class Scale:
 
     def character(self, value: float, shading: Shading) -> str:
         """Shading character of a value."""
-        part = self.part(value)
-        return _CHARACTERS[shading][sum(part >= start for start in _FROM)]
+        return _CHARACTERS[shading][sum(self.part(value) >= start for start in _FROM)]
 
     def color(self, value: float) -> str:
         """Background colour of a value, as #rrggbb."""
@@ -82,6 +75,14 @@ class Scale:
         """Colour of a number written on `color(value)`."""
         return "#101218" if self.part(value) ** 0.5 > 0.5 else "#c9cede"
 
+    def style(self, value: float) -> str:
+        """Both colours, as rich takes them."""
+        return f"{self.ink(value)} on {self.color(value)}"
+
+    def css(self, value: float) -> str:
+        """Both colours, as a page takes them."""
+        return f"background:{self.color(value)};color:{self.ink(value)}"
+
     def number(self, value: float) -> str:
         """A value in few characters: whole percent of a weight, or a norm."""
         if self.quantity == "weight":
@@ -91,27 +92,23 @@ class Scale:
     def legend(self, shading: Shading) -> Text:
         """One line that tells what the shades mean."""
         legend = Text("scale  ", style="dim")
+        unit = " %" if self.quantity == "weight" else ""
         if shading == "color":
             steps = 20
             legend.append("0 ", "dim")
             for i in range(steps):
                 value = self.top * ((i + 0.5) / steps) ** 2
                 legend.append(" ", f"on {self.color(value)}")
-            legend.append(f" {self._amount(1.0)} ", "dim")
-            legend.append(f"(middle: {self._amount(0.25)})", "dim")
-            return legend
+            legend.append(f" {self._number(1.0)}{unit} ", "dim")
+            return legend.append(f"(middle: {self._number(0.25)}{unit})", "dim")
         bounds = [self._number(part) for part in _FROM]
         ranges = [f"under {bounds[0]}"]
         ranges += [f"{low} to {high}" for low, high in zip(bounds, bounds[1:], strict=False)]
-        ranges.append(f"over {bounds[-1]}{self._unit}")
+        ranges.append(f"over {bounds[-1]}{unit}")
         for character, amounts in zip(_CHARACTERS[shading], ranges, strict=True):
             legend.append(character * 2).append(f" {amounts}  ", "dim")
         legend.rstrip()
         return legend
-
-    @property
-    def _unit(self) -> str:
-        return " %" if self.quantity == "weight" else ""
 
     def _number(self, part: float) -> str:
         """A part of the top: in percent for weights, else as it is."""
@@ -119,19 +116,15 @@ class Scale:
             return f"{100 * part * self.top:.3g}"
         return f"{part * self.top:.2g}"
 
-    def _amount(self, part: float) -> str:
-        return self._number(part) + self._unit
-
 
 @dataclass(frozen=True, eq=False)
 class Heatmap:
     """One square map, laid out for whatever console prints it.
 
-    Args:
+    Attributes:
         values: (seq, seq) lower-triangular weights or norms; row i is where token i looks.
-        tokens: text of each token.
         quantity: `weight` (shares of attention, rows sum to 1) or `norm` (any length).
-        shading: how to draw; None takes the best that the console can show.
+        shading: None takes the best that the console can show.
     """
 
     values: FloatArray
@@ -146,15 +139,13 @@ class Heatmap:
         """The map, its column labels above and the scale below, at most `width` columns wide."""
         layout = _layout(self.tokens, width, shading, sums=self.quantity == "weight")
         scale = self.scale
-        body = [*layout.column_labels()]
+        body = list(layout.column_labels())
         for position in range(layout.first, len(self.tokens)):
             line = layout.row_label(position)
             row = self.values[position]
             if layout.with_earlier:
-                line.append_text(
-                    _cell(scale, shading, float(row[: layout.first].sum()), layout.cell)
-                )
-                line.append(" ")
+                earlier = float(row[: layout.first].sum())
+                line.append_text(_cell(scale, shading, earlier, layout.cell)).append(" ")
             for key in range(layout.first, position + 1):
                 line.append_text(_cell(scale, shading, float(row[key]), layout.cell))
             body.append(line)
@@ -179,10 +170,13 @@ class _Layout:
     index_width: int
     with_earlier: bool
 
+    @property
+    def earlier_mark(self) -> str:
+        return "<" if self.shading == "ascii" else "…"
+
     def row_label(self, position: int) -> Text:
         label = cut_label(self.labels[position], self.label_width, self.shading == "ascii")
-        line = Text(f"{position:>{self.index_width}} ", style="dim")
-        line = Text().append_text(line)
+        line = Text().append(f"{position:>{self.index_width}} ", "dim")
         return line.append(pad_label(label, self.label_width) + " ")
 
     def column_labels(self) -> Iterable[Text]:
@@ -191,8 +185,7 @@ class _Layout:
         indent = " " * (self.index_width + self.label_width + 2)
         longest = max(map(cell_len, shown))
         if self.with_earlier:
-            mark = "<" if ascii_only else "…"
-            indent += f"{mark:^{self.cell}} "
+            indent += f"{self.earlier_mark:^{self.cell}} "
         blank = indent if not self.with_earlier else " " * cell_len(indent)
         if longest <= self.cell - 1 or self.cell >= _MAX_CELL:
             names = [cut_label(label, self.cell - 1, ascii_only) for label in shown]
@@ -204,11 +197,7 @@ class _Layout:
         columns = [vertical_label(label, height, ascii_only) for label in shown]
         for line in range(height):
             # Short labels rest on the map.
-            at = [line - height + len(column) for column in columns]
-            cells = [
-                column[place] if place >= 0 else ""
-                for column, place in zip(columns, at, strict=True)
-            ]
+            cells = [([""] * (height - len(column)) + column)[line] for column in columns]
             margin = " " * ((self.cell - 1) // 2)
             text = "".join(pad_label(margin + cell, self.cell) for cell in cells)
             yield Text((indent if line == height - 1 else blank) + text.rstrip())
@@ -219,11 +208,8 @@ class _Layout:
         count = len(self.labels)
         note = f"Shown: the last {count - self.first} of {count} tokens that fit {width} columns"
         if self.with_earlier:
-            mark = "<" if self.shading == "ascii" else "…"
-            note += f"; column {mark} adds up the first {self.first}."
-        else:
-            note += "."
-        yield Text(note, style="dim")
+            note += f"; column {self.earlier_mark} adds up the first {self.first}"
+        yield Text(f"{note}.", style="dim")
 
 
 def _layout(tokens: Sequence[str], width: int, shading: Shading, sums: bool) -> _Layout:
@@ -253,8 +239,7 @@ def _layout(tokens: Sequence[str], width: int, shading: Shading, sums: bool) -> 
 def _cell(scale: Scale, shading: Shading, value: float, width: int) -> Text:
     number = scale.number(value) if width >= _NUMBER_CELL else ""
     if shading == "color":
-        style = f"{scale.ink(value)} on {scale.color(value)}"
-        return Text(f"{number:>{width - 1}} ", style=style)
+        return Text(f"{number:>{width - 1}} ", style=scale.style(value))
     character = scale.character(value, shading)
     if character == _CHARACTERS[shading][0]:
         return Text(f"{number or character:>{max(1, width - 1)}} "[:width], style="dim")

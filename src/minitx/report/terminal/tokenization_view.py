@@ -8,7 +8,7 @@ from rich.text import Text
 
 from minitx.report.terminal.printable import json_line, visible
 from minitx.report.terminal.tables import table
-from minitx.report.terminal.token_labels import cut_label, token_label
+from minitx.report.terminal.token_labels import cut_label, pad_label, token_label
 from minitx.report.terminal.units import bytes_, count
 from minitx.tokenizer import Tokenizer
 from minitx.workflows.tokenize import Tokenization, Tokenized
@@ -36,40 +36,32 @@ def print_tokenized(tokenized: Tokenized, show: int, as_json: bool) -> None:
 def pieces_text(
     tokenizer: Tokenizer, shown: Tokenization, limit: int, with_colour: bool
 ) -> RenderableType:
-    """Each token as a piece of text with its id below it.
+    """Each token as a piece of text with its id below it; those beyond `limit` are counted.
 
-    Args:
-        tokenizer: that made the tokens.
-        shown: what to show.
-        limit: most tokens; the rest is counted.
-        with_colour: colours tell pieces apart; without them, bars do.
+    Colours tell the pieces apart; without them, bars do.
     """
-    cells: list[Text] = []
+    cells: list[tuple[Text, Text]] = []
     for number, token in enumerate(shown.ids[:limit].tolist()):
         label = cut_label(token_label(tokenizer.piece(token)), 24)
         width = max(cell_len(label), len(str(token)))
-        cell = Text(no_wrap=True)
-        if with_colour:
-            cell.append(label + " " * (width - cell_len(label)), _STYLES[number % len(_STYLES)])
-        else:
-            cell.append(f"|{label}" + " " * (width - cell_len(label)))
-        cell.append("\n")
-        cell.append(f"{token:<{width}}" if with_colour else f" {token:<{width}}", "dim")
-        cells.append(cell)
+        style, bar, gap = (
+            (_STYLES[number % len(_STYLES)], "", "") if with_colour else ("", "|", " ")
+        )
+        piece = Text(bar + pad_label(label, width), style)
+        cells.append((piece, Text(f"{gap}{token:<{width}}", "dim")))
     return _Flow(cells, max(0, shown.n_tokens - limit))
 
 
 class _Flow:
     """Cells of two lines, side by side, wrapped to the width of the terminal."""
 
-    def __init__(self, cells: list[Text], hidden: int) -> None:
+    def __init__(self, cells: list[tuple[Text, Text]], hidden: int) -> None:
         self._cells, self._hidden = cells, hidden
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = options.max_width
         upper, lower = Text(no_wrap=True), Text(no_wrap=True)
-        for cell in self._cells:
-            above, below = cell.split("\n")
+        for above, below in self._cells:
             if upper.cell_len and upper.cell_len + above.cell_len > width:
                 yield upper
                 yield lower

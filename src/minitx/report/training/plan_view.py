@@ -26,9 +26,7 @@ def plan_table(start: RunStart, width: int = 80) -> RenderableType:
     """
     rows = _rows(start)
     told = {key for _, _, keys in rows for key in keys}
-    for key in start.reasons:
-        if key not in told:
-            rows.append((key, _value(start, key), (key,)))
+    rows += [(key, _value(start, key), (key,)) for key in start.reasons if key not in told]
     with_reasons = bool(start.reasons)
     made = table(["plan"], width=width if with_reasons else None)
     made.columns[0].style = "bold"
@@ -44,10 +42,8 @@ def plan_table(start: RunStart, width: int = 80) -> RenderableType:
 
 def _rows(start: RunStart) -> list[_Row]:
     tokenizer, model, train = start.config.tokenizer, start.config.model, start.config.train
-    tokens_of = (
-        f"{count(start.n_train_tokens)} train, {count(start.n_holdout_tokens)} holdout tokens"
-    )
-    corpus = f"{_corpus_name(start.config.data.corpus)}: {tokens_of}"
+    parts = f"{count(start.n_train_tokens)} train, {count(start.n_holdout_tokens)} holdout tokens"
+    corpus = f"{_corpus_name(start.config.data.corpus)}: {parts}"
     tokens_per_step = train.batch_size * train.accumulation * model.context_length
     tokens = tokens_per_step * train.steps
     rounds = tokens / max(1, start.n_train_tokens)
@@ -59,6 +55,10 @@ def _rows(start: RunStart) -> list[_Row]:
         budget.append(("budget", duration(train.budget_seconds), ("budget_seconds",)))
     passes = f" x {train.accumulation} passes" if train.accumulation > 1 else ""
     batch = f"{train.batch_size:,} sequences{passes}, {count(tokens_per_step)} tokens a step"
+    optimizer = OPTIMIZERS.get(train.optimizer).description or train.optimizer
+    clip = f"{train.grad_clip:g}" if train.grad_clip else "off"
+    against = f"dropout {model.dropout:g}, weight decay {train.weight_decay:g}, grad clip {clip}"
+    device = f"{start.device}, {start.dtype}, {start.engine} engine"
     return [
         ("corpus", corpus, ("corpus", "holdout", "holdout_fraction")),
         ("tokenizer", f"{tokenizer.kind}, {model.vocab_size:,} ids", ("kind", "vocab_size")),
@@ -68,31 +68,19 @@ def _rows(start: RunStart) -> list[_Row]:
         ("batch", batch, ("batch_size", "accumulation")),
         ("steps", steps, ("steps",)),
         *budget,
-        ("optimizer", _optimizer(train), _OPTIMIZER_KEYS),
+        ("optimizer", optimizer, _OPTIMIZER_KEYS),
         ("learning rate", _rates(train), _RATE_KEYS),
-        ("regularization", _regularization(model, train), _REGULARIZATION_KEYS),
+        ("regularization", against, ("dropout", "weight_decay", "grad_clip")),
         ("evaluation", _evaluation(train), _EVALUATION_KEYS),
-        ("device", _device(start), _DEVICE_KEYS),
+        ("device", device, ("device", "dtype", "engine", "threads")),
     ]
 
 
 _MODEL_KEYS = ("architecture", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff", "head_dim")
 _OPTIMIZER_KEYS = ("optimizer", "optimizer_options", "beta1", "beta2", "momentum")
-_RATE_KEYS = (
-    "learning_rate",
-    "muon_learning_rate",
-    "warmup_steps",
-    "decay",
-    "decay_fraction",
-    "final_rate_fraction",
-)
-_REGULARIZATION_KEYS = ("dropout", "weight_decay", "grad_clip")
+_RATE_KEYS = ("learning_rate", "muon_learning_rate", "warmup_steps", "decay", "decay_fraction",
+              "final_rate_fraction")  # fmt: skip
 _EVALUATION_KEYS = ("evaluate_every", "evaluation_tokens", "closing_tokens", "early_stopping")
-_DEVICE_KEYS = ("device", "dtype", "engine", "threads")
-
-
-def _device(start: RunStart) -> str:
-    return f"{start.device}, {start.dtype}, {start.engine} engine"
 
 
 def _corpus_name(sources: tuple[str, ...]) -> str:
@@ -110,24 +98,13 @@ def _shape(model: ModelConfig) -> str:
     )
 
 
-def _optimizer(train: TrainConfig) -> str:
-    return OPTIMIZERS.get(train.optimizer).description or train.optimizer
-
-
 def _rates(train: TrainConfig) -> str:
     rates = OPTIMIZERS.get(train.optimizer).peak_rates(train)
     peak = ", ".join(f"{name} {rate:g}".lstrip() for name, rate in rates.items())
-    decay = (
-        "no decay"
-        if train.decay == "constant"
-        else f"{train.decay} decay over the last {train.decay_fraction:.0%}"
-    )
+    decay = f"{train.decay} decay over the last {train.decay_fraction:.0%}"
+    if train.decay == "constant":
+        decay = "no decay"
     return f"{peak}; warmup {train.warmup_steps:,} steps, {decay}"
-
-
-def _regularization(model: ModelConfig, train: TrainConfig) -> str:
-    clip = f"{train.grad_clip:g}" if train.grad_clip else "off"
-    return f"dropout {model.dropout:g}, weight decay {train.weight_decay:g}, grad clip {clip}"
 
 
 def _evaluation(train: TrainConfig) -> str:
@@ -142,8 +119,5 @@ def _evaluation(train: TrainConfig) -> str:
 
 
 def _value(start: RunStart, key: str) -> str:
-    for part in dataclasses.fields(start.config):
-        table = getattr(start.config, part.name)
-        if hasattr(table, key):
-            return str(getattr(table, key))
-    return ""
+    tables = (getattr(start.config, part.name) for part in dataclasses.fields(start.config))
+    return next((str(getattr(table, key)) for table in tables if hasattr(table, key)), "")

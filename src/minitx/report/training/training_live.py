@@ -11,7 +11,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from rich.console import Console, Group
@@ -41,13 +41,20 @@ _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _SPINNER_PAUSE = 0.2
 
 
+def _raw_control(codes: str) -> Control:
+    control = Control()
+    control.segment = Segment(codes, None, [(ControlType.CARRIAGE_RETURN,)])
+    return control
+
+
+# DEC mode 2026: what stands between is shown at once. Other terminals ignore it.
+_BEGIN_FRAME, _END_FRAME = _raw_control("\x1b[?2026h"), _raw_control("\x1b[?2026l")
+
+
 class LiveTrainingView(TrainingObserver):
     """Shows training on a terminal that can move its cursor and show UTF-8.
 
-    Args:
-        stream: the terminal.
-        clock: seconds, monotonic.
-        console: draws to `stream`; made from it if None.
+    The clock gives seconds, monotonic; the console is made from the stream if None.
     """
 
     def __init__(
@@ -84,7 +91,8 @@ class LiveTrainingView(TrainingObserver):
         self._end_phase()
         with self._lock:
             self._record.on_start(start)
-            self._print(plan_table(start, min(self._console.width, _WIDEST_PLAN)), Text())
+            plan = plan_table(start, min(self._console.width, _WIDEST_PLAN))
+            self._write(lambda: self._console.print(plan, Text(), sep="\n"))
             self._draw()
 
     def on_phase(self, phase: Phase) -> None:
@@ -162,7 +170,7 @@ class LiveTrainingView(TrainingObserver):
             self._screen = training_screen(self._record, self._console)
             self._screen_of = state
         lines, phase_line = self._screen
-        if self._phase and lines:
+        if self._phase:
             self._phase_shown = True
             spinner = _SPINNER[self._turns % len(_SPINNER)]
             lines = list(lines)
@@ -175,25 +183,26 @@ class LiveTrainingView(TrainingObserver):
         self._next_frame = before + pause
 
     def _show(self, lines: list[Text], resized: bool) -> None:
-        with self._console:
-            self._console.control(_begin_frame())
+        with self._frame():
             if resized:
                 # Lines that the terminal wrapped anew can't be found again; start afresh.
                 self._console.control(Control.home(), Control.clear())
             self._live.start()
             self._live.update(Group(*lines), refresh=True)
-            self._console.control(_end_frame())
 
-    def _print(self, *renderables: object) -> None:
-        self._write(lambda: self._console.print(*renderables, sep="\n"))
+    @contextlib.contextmanager
+    def _frame(self) -> Iterator[None]:
+        """The terminal shows what is written within at once."""
+        with self._console:
+            self._console.control(_BEGIN_FRAME)
+            yield
+            self._console.control(_END_FRAME)
 
     def _stop(self, lines: list[Text]) -> None:
         def write() -> None:
-            with self._console:
-                self._console.control(_begin_frame())
+            with self._frame():
                 self._live.stop()
                 self._console.print(*lines, sep="\n", soft_wrap=True)
-                self._console.control(_end_frame())
 
         self._write(write)
         # Also when the terminal went away: sys.stdout and sys.stderr are to be given back.
@@ -208,21 +217,6 @@ class LiveTrainingView(TrainingObserver):
             write()
         except (OSError, ValueError):
             self._gone = True
-
-
-def _begin_frame() -> Control:
-    """Ask the terminal to show what follows at once (DEC mode 2026); others ignore it."""
-    return _raw_control("\x1b[?2026h")
-
-
-def _end_frame() -> Control:
-    return _raw_control("\x1b[?2026l")
-
-
-def _raw_control(codes: str) -> Control:
-    control = Control()
-    control.segment = Segment(codes, None, [(ControlType.CARRIAGE_RETURN,)])
-    return control
 
 
 class _Ticker:

@@ -14,7 +14,6 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from minitx.report.terminal.printable import run_path, visible
-from minitx.report.terminal.units import count, duration, fixed
 from minitx.report.training.plan_view import plan_table
 from minitx.report.training.training_report import (
     EVALUATION_COLUMNS,
@@ -22,6 +21,7 @@ from minitx.report.training.training_report import (
     closing_lines,
     evaluation_figures,
     sample_lines,
+    step_figures,
 )
 from minitx.report.training.training_screen import final_lines
 from minitx.training.observer import (
@@ -32,7 +32,6 @@ from minitx.training.observer import (
     RunStart,
     StepReport,
     TrainingObserver,
-    perplexity,
 )
 
 _WIDTH = 80
@@ -41,12 +40,7 @@ _LINES_PER_RUN = 200
 
 
 class PlainTrainingView(TrainingObserver):
-    """Prints a line a second at most; in runs of more than some minutes, fewer.
-
-    Args:
-        stream: where the lines go.
-        clock: seconds, monotonic.
-    """
+    """Prints a line a second at most; in runs of more than some minutes, fewer."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
@@ -77,7 +71,7 @@ class PlainTrainingView(TrainingObserver):
         pause = expected / _LINES_PER_RUN
         # Also right when the time left is not known: min and max then pick the shortest.
         self._next_line = now + min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, pause))
-        self._line(_step_line(report, self._record.evaluations))
+        self._line(_step_line(report, step_figures(self._record, "-")))
 
     def on_evaluation(self, report: EvaluationReport) -> None:
         """Print the figures, and the sample indented below."""
@@ -119,27 +113,18 @@ class PlainTrainingView(TrainingObserver):
             self._line(line.plain.rstrip())
 
     def _render(self, renderable: RenderableType) -> None:
-        lines = self._console.render_lines(renderable, pad=False)
-        for line in lines:
+        for line in self._console.render_lines(renderable, pad=False):
             self._line("".join(segment.text for segment in line).rstrip())
 
 
-def _step_line(report: StepReport, evaluations: list[EvaluationReport]) -> str:
+_STEP_WIDTHS = {"loss": 7, "perplexity": 8, "holdout loss": 7, "tokens/s": 6,
+                "gradient norm": 8, "learning rate": 0, "elapsed": 6, "left": 6}  # fmt: skip
+
+
+def _step_line(report: StepReport, figures: dict[str, str]) -> str:
     steps = str(report.steps)
-    holdout = f"{fixed(evaluations[-1].holdout_loss, 4):>7}" if evaluations else f"{'-':>7}"
-    return "  ".join(
-        (
-            f"step {report.step:>{len(steps)}}/{steps}",
-            f"loss {fixed(report.loss, 4):>7}",
-            f"perplexity {fixed(perplexity(report.loss), 2):>8}",
-            f"holdout loss {holdout}",
-            f"tokens/s {count(report.tokens_per_second):>6}",
-            f"gradient norm {report.gradient_norm:>8.3g}",
-            f"learning rate {report.learning_rate:.2e}",
-            f"elapsed {duration(report.elapsed_seconds):>6}",
-            f"left {duration(report.seconds_left):>6}",
-        )
-    )
+    shown = (f"{name} {figures[name]:>{width}}" for name, width in _STEP_WIDTHS.items())
+    return "  ".join([f"step {report.step:>{len(steps)}}/{steps}", *shown])
 
 
 def _evaluation_line(report: EvaluationReport) -> str:

@@ -33,12 +33,9 @@ class TrainingRecord(TrainingObserver):
     """Everything told so far, in bounded memory but for the evaluations.
 
     Attributes:
-        start: None before the first step.
-        latest: the newest step report.
         train: losses of the logged steps, thinned.
         evaluations: all of them; a resumed run starts with those of its `metrics.jsonl`.
         events: the newest event of each name, the most recent last, with how often it came.
-        end: None until the end.
         changes: counts what was told, so that a view knows when to draw anew.
     """
 
@@ -123,6 +120,27 @@ def title_line(start: RunStart, width: int) -> Text:
     return line
 
 
+def step_figures(record: TrainingRecord, missing: str) -> dict[str, str]:
+    """The newest figures by name; those that are not there yet are written as `missing`."""
+    names = ("loss", "perplexity", "holdout loss", "holdout perplexity", "tokens/s",
+             "gradient norm", "learning rate", "elapsed", "left")  # fmt: skip
+    figures = dict.fromkeys(names, missing)
+    report = record.latest
+    if report is not None:
+        figures["loss"] = fixed(report.loss, 4)
+        figures["perplexity"] = fixed(report.perplexity, 2)
+        figures["tokens/s"] = count(report.tokens_per_second)
+        figures["gradient norm"] = f"{report.gradient_norm:.3g}"
+        figures["learning rate"] = f"{report.learning_rate:.2e}"
+        figures["elapsed"] = duration(report.elapsed_seconds)
+        figures["left"] = duration(report.seconds_left)
+    if record.evaluations:
+        holdout_loss = record.evaluations[-1].holdout_loss
+        figures["holdout loss"] = fixed(holdout_loss, 4)
+        figures["holdout perplexity"] = fixed(perplexity(holdout_loss), 2)
+    return figures
+
+
 def best_evaluation(evaluations: Sequence[EvaluationReport]) -> EvaluationReport | None:
     """The evaluation with the lowest holdout loss, as the training loop marked it."""
     return next((report for report in reversed(evaluations) if report.is_best), None)
@@ -188,17 +206,11 @@ def spread_evaluations(
 def sample_lines(
     report: EvaluationReport, console: Console, width: int, rows: int, compact: bool = False
 ) -> list[Text]:
-    """Show the sample of an evaluation, prompt dimmed, wrapped and cut to so many lines.
+    """Show the sample of an evaluation, prompt dimmed, wrapped and cut to so many rows.
 
-    Args:
-        report: an evaluation with a sample.
-        console: knows how wide characters are.
-        width: columns.
-        rows: most lines, the heading included.
-        compact: leave out empty lines.
+    The heading is one of the rows; `compact` leaves out empty lines.
     """
-    text = Text(_shown(report.sample_prompt), style="dim")
-    text = Text().append_text(text).append(_shown(report.sample))
+    text = Text().append(_shown(report.sample_prompt), "dim").append(_shown(report.sample))
     lines = [
         line
         for part in text.split("\n", allow_blank=True)
@@ -232,14 +244,12 @@ def event_lines(
 def _event_block(event: Event, times: int, console: Console, width: int) -> list[Text]:
     style = SEVERITY_STYLES.get(event.severity, "")
     often = f" ({times} times)" if times > 1 else ""
-    text = Text(f"{event.severity} {visible(event.name)}", style=style)
-    text = Text().append_text(text)
+    text = Text().append(f"{event.severity} {visible(event.name)}", style)
     text.append(f" at step {event.step:,}{often}: {_shown(event.message)}".replace("\n", " "))
     lines = list(text.wrap(console, max(2, width - 2)))
     for heading, words in (("likely cause: ", event.cause), ("try: ", event.fix)):
         if words:
-            part = Text().append_text(Text(heading, style="bold"))
-            part.append(_shown(words).replace("\n", " "))
+            part = Text().append(heading, "bold").append(_shown(words).replace("\n", " "))
             lines.extend(part.wrap(console, max(2, width - 2)))
     return [lines[0], *(Text("  ").append_text(line) for line in lines[1:])]
 
@@ -258,12 +268,7 @@ _ENDINGS = {
 
 
 def summary_lines(end: RunEnd, n_holdout: int = 0) -> list[str]:
-    """Say how the run ended.
-
-    Args:
-        end: of the run.
-        n_holdout: tokens of the holdout, to tell where only a part of it was scored.
-    """
+    """Say how the run ended, and where only a part of the holdout's tokens was scored."""
     ending = _ENDINGS.get(end.reason, end.reason)
     lines = [
         f"{ending} at step {end.step:,}",
@@ -285,22 +290,18 @@ def _loss_and_perplexity(loss: float) -> str:
 
 
 def closing_lines(record: TrainingRecord) -> list[Text]:
-    """The summary and what to run next."""
-    lines: list[Text] = []
-    if record.end is not None:
-        n_holdout = record.start.n_holdout_tokens if record.start is not None else 0
-        first, *others = summary_lines(record.end, n_holdout)
-        lines += [Text(first, style="bold"), *map(Text, others)]
-        if record.start is not None:
-            sample = record.newest_sample
-            commands = next_steps(
-                record.start.run,
-                prompt=sample.sample_prompt if sample else "",
-                steps=2 * record.end.step,
-                interrupted=record.end.reason == "interrupted",
-            )
-            lines += [Text(), Text("next", style="bold")]
-            lines += [Text(f"  {command}", style="cyan") for command in commands]
+    """The summary of a run that has ended, and what to run next."""
+    start, end = record.start, record.end
+    if end is None:
+        return []
+    first, *others = summary_lines(end, start.n_holdout_tokens if start else 0)
+    lines = [Text(first, style="bold"), *map(Text, others)]
+    if start is not None:
+        sample = record.newest_sample
+        prompt = sample.sample_prompt if sample else ""
+        commands = next_steps(start.run, prompt, 2 * end.step, end.reason == "interrupted")
+        lines += [Text(), Text("next", style="bold")]
+        lines += [Text(f"  {command}", style="cyan") for command in commands]
     return lines
 
 
@@ -310,10 +311,9 @@ _LONGEST_PROMPT = 24
 def next_steps(
     run_dir: Path, prompt: str = "", steps: int | None = None, interrupted: bool = False
 ) -> list[str]:
-    """Return command lines that go on from a run.
+    """Command lines that go on from a run.
 
     Args:
-        run_dir: shown relative to the working directory if it lies below it.
         prompt: a text the run's tokenizer knows, for example its sample's prompt; its first
             words are used.
         steps: number of steps to offer for `resume`; None writes ``N``.

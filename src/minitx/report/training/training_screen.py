@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.text import Text
 
 from minitx.report.terminal.curve import curve_lines
-from minitx.report.terminal.units import count, duration, fixed
 from minitx.report.training.training_report import (
     EVALUATIONS_WIDTH,
     TrainingRecord,
@@ -19,9 +18,9 @@ from minitx.report.training.training_report import (
     latest_evaluations,
     sample_lines,
     spread_evaluations,
+    step_figures,
     title_line,
 )
-from minitx.training.observer import perplexity
 
 _GAP = 3
 _SIDE_BY_SIDE = EVALUATIONS_WIDTH + _GAP + 56
@@ -30,23 +29,15 @@ _WIDEST_CURVE = 140
 _SMALLEST_CURVE = 6
 _TITLE_FROM = 26
 
-PHASE_LINE = "phase"
-
 
 def training_screen(record: TrainingRecord, console: Console) -> tuple[list[Text], int]:
-    """Lay out everything for the console's present size.
-
-    Returns:
-        The lines, and the index of the one kept free for the phase.
-    """
+    """The lines for the console's present size, and the index of the one kept for the phase."""
     if record.start is None:
         return [Text()], 0
     width, height = console.size
     wide = width >= _SIDE_BY_SIDE
     height = min(height - 1, _TALLEST_SIDES if wide else _TALLEST_STACK)
-    head = []
-    if wide or height >= _TITLE_FROM:
-        head.append(title_line(record.start, width))
+    head = [title_line(record.start, width)] if wide or height >= _TITLE_FROM else []
     head.append(progress_line(record, width))
     phase_line = len(head)
     head.append(Text())
@@ -86,13 +77,12 @@ def final_lines(record: TrainingRecord, console: Console, with_sample: bool = Tr
 
 def progress_line(record: TrainingRecord, width: int) -> Text:
     """Draw ``step 120/2,000 ━━━──────  6%`` over the whole width."""
-    report = record.latest
-    if report is None:
-        if record.start is None:
-            return Text()
+    if record.latest is not None:
+        done, steps = record.latest.step, record.latest.steps
+    elif record.start is not None:
         done, steps = record.start.first_step, record.start.config.train.steps
     else:
-        done, steps = report.step, report.steps
+        return Text()
     total = f"{steps:,}"
     part = min(1.0, done / max(1, steps))
     front, back = f"step {done:>{len(total)},}/{total} ", f" {part:>4.0%}"
@@ -102,28 +92,10 @@ def progress_line(record: TrainingRecord, width: int) -> Text:
     return line.append("━" * filled, "cyan").append("─" * (room - filled), "dim").append(back)
 
 
-def _figures(record: TrainingRecord) -> list[tuple[str, str]]:
-    report = record.latest
-    holdout = record.evaluations[-1].holdout_loss if record.evaluations else None
-    missing = "–"
-    figures = [
-        ("loss", fixed(report.loss, 4) if report else missing),
-        ("perplexity", fixed(perplexity(report.loss), 2) if report else missing),
-        ("holdout loss", missing if holdout is None else fixed(holdout, 4)),
-        ("holdout perplexity", missing if holdout is None else fixed(perplexity(holdout), 2)),
-        ("tokens/s", count(report.tokens_per_second) if report else missing),
-        ("gradient norm", f"{report.gradient_norm:.3g}" if report else missing),
-        ("learning rate", f"{report.learning_rate:.2e}" if report else missing),
-        ("elapsed", duration(report.elapsed_seconds) if report else missing),
-        ("left", duration(report.seconds_left) if report else missing),
-    ]
-    return figures
-
-
 def _figures_in_a_row(record: TrainingRecord) -> list[Text]:
     """Names over values, for wide terminals."""
     names, values = Text(style="dim"), Text(style="bold")
-    for name, value in _figures(record):
+    for name, value in step_figures(record, "–").items():
         width = max(len(name), 8)
         names.append(f"{name:>{width}}   ")
         values.append(f"{value:>{width}}   ")
@@ -141,7 +113,7 @@ _GRID = (
 def _figures_in_a_grid(record: TrainingRecord, width: int) -> list[Text]:
     """Three by three, each name before its value."""
     gap = min(4, max(1, (width - _GRID_WIDTH) // 2))
-    values = dict(_figures(record))
+    values = step_figures(record, "–")
     name_widths = [max(map(len, column)) for column in zip(*_GRID, strict=True)]
     lines = []
     for row in _GRID:
