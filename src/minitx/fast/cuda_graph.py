@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from minitx.compute import LossFunction
+
 WARMUP_PASSES = 3
 """Before a pass is recorded: they choose kernels, and compile what is compiled."""
 
@@ -31,7 +33,7 @@ class RecordedLoss:
 
     def __init__(
         self,
-        loss: Callable[[Tensor, Tensor], Tensor],
+        loss: LossFunction,
         parameters: Sequence[nn.Parameter],
         record: Callable[[Callable[[], None]], Callable[[], None]] | None = None,
     ) -> None:

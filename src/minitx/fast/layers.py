@@ -184,9 +184,8 @@ def attend(
     Returns:
         `(B, T, heads * W)`.
     """
-    sizes = (heads, kv_heads, eps)
     out: Tensor = _Attend.apply(  # type: ignore[no-untyped-call]
-        sizes, qkv, *(gains or (None, None)), *(tables or (None, None))
+        (heads, kv_heads, eps), qkv, *(tables or (None, None)), *(gains or (None, None))
     )
     return out
 
@@ -246,29 +245,22 @@ class _SwiGLU(Function):
 class _Attend(Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        sizes: tuple[int, int, float],
-        qkv: Tensor,
-        query_gain: Tensor | None,
-        key_gain: Tensor | None,
-        cosine: Tensor | None,
-        sine: Tensor | None,
+        ctx: Any, sizes: tuple[int, int, float], qkv: Tensor, *tables_and_gains: Tensor | None
     ) -> Tensor:
         qkv = qkv.contiguous()
-        kernel = train_kernels.CausalAttention(*sizes, qkv, query_gain, key_gain, cosine, sine)
-        out, log_sums = kernel.forward()
-        ctx.save_for_backward(qkv, query_gain, key_gain, cosine, sine, out, log_sums)
+        out, log_sums = train_kernels.CausalAttention(sizes, qkv, *tables_and_gains).forward()
+        ctx.save_for_backward(qkv, *tables_and_gains, out, log_sums)
         ctx.sizes = sizes
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        *tensors, out, log_sums = ctx.saved_tensors
-        kernel = train_kernels.CausalAttention(*ctx.sizes, *tensors)
+        qkv, *tables_and_gains, out, log_sums = ctx.saved_tensors
+        kernel = train_kernels.CausalAttention(ctx.sizes, qkv, *tables_and_gains)
         grad_qkv, grad_gains = kernel.backward(grad.contiguous(), out, log_sums)
-        has_gains = tensors[1] is not None
-        return None, grad_qkv, *(grad_gains.unbind(0) if has_gains else (None, None)), None, None
+        has_gains = tables_and_gains[-1] is not None
+        return None, grad_qkv, None, None, *(grad_gains.unbind(0) if has_gains else (None, None))
 
 
 class _NormAndRotate(Function):

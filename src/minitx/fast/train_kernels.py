@@ -153,35 +153,24 @@ class CausalAttention:
     """Attention over the projection of one shape; see `layers.attend`.
 
     Args:
-        heads, kv_heads: how many.
-        eps: of the norm.
+        sizes: heads, key/value heads, and the eps of the norm.
         qkv: `(batch, seq, (heads + 2 * kv_heads) * head_dim)`.
-        query_gain, key_gain: of the norm, `(head_dim,)`; None: neither norm nor rotation.
-        cosine, sine: `(seq, head_dim)` in the format of qkv; None without gains.
+        tables_and_gains: cosine and sine, `(seq, head_dim)` in the format of qkv, then the gains
+            of queries and keys, `(head_dim,)`; four times None: neither norm nor rotation.
     """
 
     def __init__(
-        self,
-        heads: int,
-        kv_heads: int,
-        eps: float,
-        qkv: Tensor,
-        query_gain: Tensor | None,
-        key_gain: Tensor | None,
-        cosine: Tensor | None,
-        sine: Tensor | None,
+        self, sizes: tuple[int, int, float], qkv: Tensor, *tables_and_gains: Tensor | None
     ) -> None:
+        heads, kv_heads, eps = sizes
         batch, seq, width = qkv.shape
         self._like = qkv
         self._shape = (batch, seq, heads, kv_heads, width // (heads + 2 * kv_heads))
         self._threads = torch.get_num_threads()
         self._given = (
-            qkv.data_ptr(),
-            _half(qkv.dtype),
-            *(0 if t is None else t.data_ptr() for t in (cosine, sine, query_gain, key_gain)),
-            eps,
-            *self._shape,
-        )
+            qkv.data_ptr(), _half(qkv.dtype),
+            *(0 if t is None else t.data_ptr() for t in tables_and_gains), eps, *self._shape,
+        )  # fmt: skip
         per_thread = _kernels().minitx_attention_scratch(seq, self._shape[-1])
         self._scratch = torch.empty(self._threads * per_thread)
 
