@@ -49,9 +49,7 @@ class CurveDetector:
     """Told each evaluation, in order. Its fields are its state.
 
     Attributes:
-        steps: optimizer steps done at each evaluation.
-        train: mean train loss since the evaluation before, nats per token.
-        holdout: holdout loss, nats per token; NaN without a holdout.
+        steps, train, holdout: step and losses of each evaluation.
         told: names of the findings that hold and were told.
     """
 
@@ -74,7 +72,7 @@ class CurveDetector:
 
         Args:
             step: optimizer steps done.
-            train_loss: nats per token.
+            train_loss: mean since the evaluation before, nats per token.
             holdout_loss: nats per token; NaN without a holdout.
             rate_factor: fraction of the peak learning rate in use.
             uniform_loss: of a uniform guess, nats.

@@ -19,7 +19,7 @@ class Kind:
     Attributes:
         severity: `error` if what comes after it is worthless, else `warning`.
         cause: what most likely leads to it.
-        fix: what to try, as an imperative.
+        fix: what to try.
     """
 
     severity: Severity
@@ -29,14 +29,11 @@ class Kind:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that went wrong in a run.
+    """Something that went wrong in a run, after `step` optimizer steps.
 
     Attributes:
         name: one of `KINDS`.
-        step: optimizer steps done when it was seen.
         evidence: one line with the figures.
-        cause: what most likely led to it.
-        fix: what to try.
     """
 
     name: str
@@ -66,11 +63,7 @@ KINDS = {
         "a batch unlike the others (damaged text), or a learning rate that is barely stable",
         "Look at the text of that batch; train with --on-spike rollback to skip such batches",
     ),
-    "divergence": Kind(
-        "error",
-        "the learning rate is too high for this model",
-        LOWER_RATE,
-    ),
+    "divergence": Kind("error", "the learning rate is too high for this model", LOWER_RATE),
     "plateau": Kind(
         "warning",
         "the learning rate is too low to move the weights, or the model has learned what it can "
@@ -130,13 +123,10 @@ def finding(
 
 def instability(name: str, step: int, evidence: str, config: TrainConfig) -> Finding:
     """A finding about a loss that rose or is NaN: the config may tell the cause."""
-    if config.grad_clip == 0:
-        return finding(
-            name,
-            step,
-            evidence,
-            "gradients are not clipped (grad_clip is 0), so that one large gradient moves the "
-            "weights far",
-            f"Train with --grad-clip 1. {LOWER_RATE}",
-        )
-    return finding(name, step, evidence)
+    if config.grad_clip > 0:
+        return finding(name, step, evidence)
+    cause = (
+        "gradients are not clipped (grad_clip is 0), so that one large gradient moves the weights "
+        "far"
+    )
+    return finding(name, step, evidence, cause, f"Train with --grad-clip 1. {LOWER_RATE}")

@@ -20,33 +20,25 @@ COLLAPSED_PART = 0.5
 DEAD_PART = 0.5
 """Part of a layer's units that must be dead."""
 
+_LEAK = "logits of the first half of a window change when only the tokens after it are replaced"
+
 
 @dataclass
 class InsideDetector:
-    """Told each probe, in order. Its fields are its state.
-
-    Attributes:
-        told: names of the findings that were told; each is told once.
-    """
+    """Told each probe, in order. Its state is what was `told`; each finding is told once."""
 
     told: list[str] = field(default_factory=list)
 
     def on_probe(self, report: ProbeReport) -> list[Finding]:
         """Look at one more probe."""
         seen = {
-            "leaky-mask": _leak(report),
+            "leaky-mask": _LEAK if report.leaks else None,
             "attention-collapse": _collapse(report),
             "dead-activations": _dead(report),
         }
         new = [name for name, evidence in seen.items() if evidence and name not in self.told]
         self.told += new
         return [finding(name, report.step, seen[name] or "") for name in new]
-
-
-def _leak(report: ProbeReport) -> str | None:
-    if not report.leaks:
-        return None
-    return "logits of the first half of a window change when only the tokens after it are replaced"
 
 
 def _collapse(report: ProbeReport) -> str | None:

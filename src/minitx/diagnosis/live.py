@@ -34,9 +34,7 @@ class LiveDiagnosis(AnomalyDetector):
     """Tells the observer what it finds, and the loop what it may have to act on.
 
     Args:
-        model: in training.
-        config: how it is trained.
-        compute: where, and in which number format.
+        model: in training, by `config` and `compute`.
         batches: of the run, to compute a bad one again.
         train_ids, holdout_ids: `(tokens,)` of both parts.
         observer: told of findings, health and probes.
@@ -52,11 +50,8 @@ class LiveDiagnosis(AnomalyDetector):
         holdout_ids: Ids,
         observer: TrainingObserver,
     ) -> None:
-        self._model = model
-        self._config = config
-        self._compute = compute
-        self._batches = batches
-        self._observer = observer
+        self._model, self._config, self._compute = model, config, compute
+        self._batches, self._observer = batches, observer
         self._uniform_loss = uniform_loss(model.config.vocab_size)
         self._meter = UpdateMeter(model, config.log_every)
         text = holdout_ids if len(holdout_ids) > 1 else train_ids
@@ -145,23 +140,21 @@ class LiveDiagnosis(AnomalyDetector):
 
 
 def _fields(detector: LossDetector | CurveDetector | InsideDetector) -> dict[str, Any]:
-    # JSON has no word for NaN and infinity.
-    return {
-        key: [_json(item) for item in value] if isinstance(value, list) else value
-        for key, value in dataclasses.asdict(detector).items()
-    }
-
-
-def _json(item: Any) -> Any:
-    return None if isinstance(item, float) and not math.isfinite(item) else item
+    fields = dataclasses.asdict(detector)
+    for key, value in fields.items():
+        if isinstance(value, list):
+            # JSON has no word for NaN and infinity.
+            fields[key] = [
+                None if isinstance(item, float) and not math.isfinite(item) else item
+                for item in value
+            ]
+    return fields
 
 
 def _restored(kind: type[Detector], fields: dict[str, Any]) -> Detector:
     # Copies, so that a state can be restored more than once.
-    restored: dict[str, Any] = {
-        key: [math.nan if item is None else item for item in value]
-        if isinstance(value, list)
-        else value
-        for key, value in fields.items()
-    }
-    return kind(**restored)
+    fields = dict(fields)
+    for key, value in fields.items():
+        if isinstance(value, list):
+            fields[key] = [math.nan if item is None else item for item in value]
+    return kind(**fields)

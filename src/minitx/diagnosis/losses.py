@@ -46,8 +46,7 @@ class LossDetector:
     """Takes each step's loss, in order. Its fields are its state.
 
     Attributes:
-        losses: of the last `WINDOW` steps, nats per token.
-        norms: gradient norms of the same steps.
+        losses, norms: losses and gradient norms of the last `WINDOW` steps.
         lowest: lowest level so far; it begins at the loss of a uniform guess, which any model can
             have.
         quiet_until: no spike is reported before this step.
@@ -63,14 +62,7 @@ class LossDetector:
     told: list[str] = field(default_factory=list)
 
     def on_loss(self, step: int, loss: float, norm: float, config: TrainConfig) -> Finding | None:
-        """Look at one more step.
-
-        Args:
-            step: counted from 1.
-            loss: nats per token, finite.
-            norm: global gradient norm, finite.
-            config: may tell the cause.
-        """
+        """Look at one more step: loss and norm as in `AnomalyDetector.on_loss`, but finite."""
         spike = self._spike(step, loss, norm, config)
         self.losses = [*self.losses[1 - WINDOW :], loss]
         self.norms = [*self.norms[1 - WINDOW :], norm]
@@ -88,13 +80,11 @@ class LossDetector:
         if loss <= usual + max(SCATTERS * scatter, SMALLEST_SPIKE, SMALLEST_SPIKE * usual):
             return None
         self.quiet_until = step + PAUSE
-        return instability(
-            "loss-spike",
-            step,
+        evidence = (
             f"loss {loss:.3g}, where the {len(self.losses)} steps before had a median of "
-            f"{usual:.3g}; gradient norm {norm:.3g}, median {median(self.norms):.3g}",
-            config,
+            f"{usual:.3g}; gradient norm {norm:.3g}, median {median(self.norms):.3g}"
         )
+        return instability("loss-spike", step, evidence, config)
 
     def _divergence(self, step: int, config: TrainConfig) -> Finding | None:
         if len(self.losses) < LEVEL:
@@ -108,14 +98,12 @@ class LossDetector:
         if self.diverged or high <= above:
             return None
         self.diverged = True
-        return instability(
-            "divergence",
-            step,
+        evidence = (
             f"three quarters of the last {LEVEL} losses are above {high:.3g}, where "
             f"{self.lowest:.3g} was reached before; gradient norm "
-            f"{median(self.norms[-LEVEL:]):.3g}",
-            config,
+            f"{median(self.norms[-LEVEL:]):.3g}"
         )
+        return instability("divergence", step, evidence, config)
 
 
 MOST_COUNTED, MOST_SCORED = 1_000_000, 200_000

@@ -6,8 +6,8 @@ on the batch, then the gradients, from the last module back to the first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ def first_nonfinite(model: Transformer, batches: Iterable[Batch], compute: Compu
     Args:
         model: with the weights that gave the bad number, its gradients still there.
         batches: inputs and targets of the step, each `(batch, seq)`.
-        compute: in whose number format the step was computed.
+        compute: of the step.
 
     Returns:
         For example ``weight blocks.1.mlp.down.weight (3 of 4,096 numbers)``, or None if all
@@ -33,7 +33,19 @@ def first_nonfinite(model: Transformer, batches: Iterable[Batch], compute: Compu
     weight = broken_weight(model)
     if weight is not None:
         return weight
-    with torch.no_grad(), _listening(model) as heard:
+    # A module inside another is done before it, so the first one heard is the innermost.
+    heard: list[str] = []
+
+    def note(name: str) -> Callable[[nn.Module, tuple[object, ...], object], None]:
+        def hook(_: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+            if not heard and isinstance(output, Tensor) and _broken(output):
+                heard.append(f"output of {name or 'the model'} ({_share(output)})")
+
+        return hook
+
+    with torch.no_grad(), ExitStack() as hooks:
+        for name, module in model.named_modules():
+            hooks.enter_context(module.register_forward_hook(note(name)))
         for inputs, targets in batches:
             with compute.autocast():
                 loss = model.loss(inputs, targets)
@@ -62,25 +74,3 @@ def _broken(tensor: Tensor) -> bool:
 def _share(tensor: Tensor) -> str:
     bad = int((~tensor.isfinite()).sum())
     return f"{bad:,} of {tensor.numel():,} numbers"
-
-
-@contextmanager
-def _listening(model: nn.Module) -> Iterator[list[str]]:
-    # Notes the first output that is broken. A module inside another is done before it, so the
-    # first one noted is the innermost.
-    heard: list[str] = []
-    hooks = []
-    for name, module in model.named_modules():
-
-        def note(
-            _: nn.Module, inputs: tuple[object, ...], output: object, name: str = name
-        ) -> None:
-            if not heard and isinstance(output, Tensor) and _broken(output):
-                heard.append(f"output of {name or 'the model'} ({_share(output)})")
-
-        hooks.append(module.register_forward_hook(note))
-    try:
-        yield heard
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -45,9 +45,8 @@ def probe(
     """Look inside a model, which is left as it was.
 
     Args:
-        model: in training, or done.
+        model: at `step`.
         windows: `(batch, seq)` ids.
-        step: for the report.
         compute: device and number format in which it is trained.
         engine: that trains it.
     """

@@ -11,13 +11,7 @@ from minitx.diagnosis.findings import KINDS, Finding
 
 @dataclass(frozen=True)
 class Seen:
-    """A finding, and how often.
-
-    Attributes:
-        finding: the first time.
-        times: it was found.
-        last_step: of the last time.
-    """
+    """A finding as it was the first time, how often it was found, and the step of the last time."""
 
     finding: Finding
     times: int
@@ -26,12 +20,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Check:
-    """Something that was checked.
-
-    Attributes:
-        what: its name.
-        result: in words and figures.
-    """
+    """Something that was checked, and the result in words and figures."""
 
     what: str
     result: str
@@ -39,13 +28,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found in a run, and what was checked.
+    """What was found in a run (errors first), and everything that was checked.
 
     Attributes:
-        run: its directory.
         checkpoint: looked into; None if there is none.
-        findings: errors first.
-        checks: everything that was checked.
     """
 
     run: Path

@@ -89,10 +89,8 @@ def review_model(
     """Look inside a checkpoint.
 
     Args:
-        model: left as it was.
-        tokenizer: of the model.
+        model, tokenizer, step: of the checkpoint; left as they were.
         corpus: what the run learned from.
-        step: of the checkpoint.
         compute: device and number format in which the run trained.
         engine: that trained it.
         judge_fit: it is the end of a run in which nothing went wrong, so that it should have
@@ -121,15 +119,12 @@ def merged(findings: list[Finding], n_told: int | None = None) -> list[Seen]:
         seen = by_name.setdefault(new.name, Seen(new, 0, new.step))
         if n_told is None or index < n_told or not seen.times:
             by_name[new.name] = Seen(seen.finding, seen.times + 1, new.step)
-    return _in_order(by_name)
+    return merged_seen(list(by_name.values()), [])
 
 
 def merged_seen(first: list[Seen], second: list[Seen]) -> list[Seen]:
     """Both, errors first; what is in both is as in `first`."""
-    return _in_order({seen.finding.name: seen for seen in [*second, *first]})
-
-
-def _in_order(by_name: dict[str, Seen]) -> list[Seen]:
+    by_name = {seen.finding.name: seen for seen in [*second, *first]}
     return sorted(
         by_name.values(), key=lambda seen: (seen.finding.severity != "error", seen.finding.step)
     )

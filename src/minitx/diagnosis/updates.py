@@ -15,12 +15,7 @@ STEPS = 10
 
 
 class UpdateMeter:
-    """Measures around one update.
-
-    Args:
-        model: whose parameters are updated in place.
-        log_every: reports come with logged steps.
-    """
+    """Measures around the updates of a model, in some of the steps that are logged."""
 
     def __init__(self, model: Transformer, log_every: int) -> None:
         self._parameters = [p.detach() for p in model.parameters()]

@@ -77,8 +77,7 @@ def ablate_heads(
 
     Args:
         model: any minitx model; left as it was.
-        text_ids: (tokens,) of a text, best of the holdout; only some windows are read.
-        text_name: what to call that text.
+        text_ids: (tokens,) of `text_name`, best of the holdout; only some windows are read.
         progress: told (heads done, heads in all) after each.
 
     Returns:

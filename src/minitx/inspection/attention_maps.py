@@ -112,9 +112,6 @@ def read_attention(model: Transformer, tokenizer: Tokenizer, ids: IntArray) -> A
         model: any minitx model; left as it was.
         tokenizer: to show the tokens.
         ids: (seq,) token ids, at least 1 and at most the model's context length.
-
-    Returns:
-        Maps in float32 on the CPU, whatever the model's device and dtype.
     """
     trace = traced(model, ids[None])
     weights = np.stack([layer[0].float().cpu().numpy() for layer in trace.attention])
@@ -165,8 +162,7 @@ def value_lengths(model: Transformer, trace: Trace) -> FloatArray:
     on i, so it is kept once for each head and position.
 
     Args:
-        model: that filled the trace.
-        trace: of a batch of one text.
+        trace: of the model, on a batch of one text.
 
     Returns:
         (n_layers, n_heads, seq) float32.

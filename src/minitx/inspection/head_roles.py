@@ -129,8 +129,7 @@ def read_roles(
 
     Args:
         model: any minitx model; left as it was.
-        text_ids: (tokens,) of a real text, best of the holdout; only some windows are read.
-        text_name: what to call that text.
+        text_ids: (tokens,) of `text_name`, a real text; only some windows are read.
         seed: of the random tokens.
     """
     config = model.config

@@ -333,7 +333,7 @@ def _empty_cache(model: Transformer, ids: Tensor) -> KVCache:
 def _entry(
     model: Transformer, way: _Way, texts: CutTexts, still: Tensor
 ) -> tuple[int | None, tuple[int, ...], str]:
-    """Run both texts again, listening inside: layer, heads and name of the first that moved."""
+    """Go that way again, listening inside: layer, heads and name of the first that moved."""
     base = _inside(model, way, texts.base, texts)
     changed = _inside(model, way, texts.changed, texts)
     n_layers, n_heads = model.config.n_layers, model.config.n_heads

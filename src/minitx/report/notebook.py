@@ -15,14 +15,8 @@ from minitx.inspection.attention_maps import AttentionMaps
 from minitx.inspection.head_roles import HeadRoles
 from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.mask_check import MaskCheck
+from minitx.report.attention import attention_view
 from minitx.report.attention.attention_screen import attention_screen, map_name, quantity_of
-from minitx.report.attention.attention_view import (
-    ablation_table,
-    lens_table,
-    maps_grid,
-    mask_lines,
-    roles_table,
-)
 from minitx.report.evaluation.holdout_report import holdout_report
 from minitx.report.pages.attention_page import study_page
 from minitx.report.pages.notebook_grids import lens_grid, map_grid
@@ -62,28 +56,28 @@ def _(shown: AttentionMaps, shading: Shading, width: int) -> Iterable[Renderable
         for layer in range(shown.n_layers)
         for head in range(shown.n_heads)
     ]
-    lines = maps_grid(maps, shown.n_heads, scale, shading, width)
+    lines = attention_view.maps_grid(maps, shown.n_heads, scale, shading, width)
     return [*lines, scale.legend(shading)]
 
 
 @_parts.register
 def _(shown: HeadRoles, shading: Shading, width: int) -> Iterable[RenderableType]:
-    return [roles_table(shown)]
+    return [attention_view.roles_table(shown)]
 
 
 @_parts.register
 def _(shown: LogitLens, shading: Shading, width: int) -> Iterable[RenderableType]:
-    return [lens_table(shown, shown.top_ids.shape[1] - 1, shading)]
+    return [attention_view.lens_table(shown, shown.top_ids.shape[1] - 1, shading)]
 
 
 @_parts.register
 def _(shown: Ablation, shading: Shading, width: int) -> Iterable[RenderableType]:
-    return [ablation_table(shown, width, shading)]
+    return [attention_view.ablation_table(shown, width, shading)]
 
 
 @_parts.register
 def _(shown: MaskCheck, shading: Shading, width: int) -> Iterable[RenderableType]:
-    return mask_lines(shown, shading)
+    return attention_view.mask_lines(shown, shading)
 
 
 # One report, or several compared.

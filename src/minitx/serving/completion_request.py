@@ -29,10 +29,8 @@ class CompletionRequest:
 
     Attributes:
         prompts: texts or token ids, none empty.
-        model: the name asked for; None if left out.
         n: continuations of each prompt.
         max_tokens: of each continuation; 0 only reads the prompt.
-        stream: answer piece by piece.
         include_usage: close a stream with the count of tokens.
         echo: answer with the prompt before its continuation.
         logprobs: how many likeliest tokens to list at each position; None for none.

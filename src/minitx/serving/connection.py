@@ -20,12 +20,13 @@ class BoundedProtocol(H11Protocol):
     first (see `body`), so the connection's own limit comes a little later.
 
     Attributes:
-        client_timeout: seconds; set on a subclass (see `bounded`).
-        max_connections: any further one is closed at once; set on a subclass.
+        client_timeout: seconds.
+        max_connections: any further one is closed at once.
     """
 
-    client_timeout = 30.0
-    max_connections = 1024
+    # Set on a subclass, by `bounded`.
+    client_timeout: float
+    max_connections: int
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)

@@ -28,13 +28,10 @@ _KEEP_ALIVE_SECONDS = 15
 
 
 class ServerStop(StopRequest):
-    """A request to stop, and a second one to stop at once.
+    """A request to stop, and a second one to stop `at_once`, without waiting for running requests.
 
     The second Ctrl-C, too, is only noted: an exception would be raised in the task of some request
     and end there. A third one raises KeyboardInterrupt.
-
-    Attributes:
-        at_once: do not wait for running requests.
     """
 
     def __init__(self) -> None:

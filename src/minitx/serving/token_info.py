@@ -21,7 +21,6 @@ class TokenInfo:
     """A token of an answer.
 
     Attributes:
-        id: of the vocabulary.
         offset: where it begins in the text of its continuation, or of its prompt if it is part
             of that; in characters.
         chosen: its probability and the alternatives; None if not asked for, or for the first

@@ -24,7 +24,6 @@ class Anomaly:
 
     Attributes:
         what: one line with the evidence.
-        fix: what to try, as an imperative.
         since: the step at which the trouble began, counted from 1.
         is_fatal: the loss or the gradient is NaN or infinite, so there is no update to go on from.
     """
@@ -38,16 +37,13 @@ class Anomaly:
 class AnomalyDetector:
     """Base class: sees a loss or a gradient norm that is NaN or infinite, and nothing else.
 
-    Every method must return quickly, since it is called in every step.
+    Every method must return quickly, since it is called in every step. Steps count from 1.
     """
 
     def on_loss(self, step: int, loss: float, gradient_norm: float) -> Anomaly | None:
-        """Look at a step's loss: in order, on a CPU before the update.
+        """Look at a step's loss (nats per token) and global gradient norm before clipping.
 
-        Args:
-            step: counted from 1.
-            loss: nats per token.
-            gradient_norm: global, before clipping.
+        Called in order, on a CPU before the update.
         """
         if math.isfinite(loss) and math.isfinite(gradient_norm):
             return None
@@ -58,7 +54,6 @@ class AnomalyDetector:
         """Before the weights change.
 
         Args:
-            step: counted from 1.
             gradient_norms: `(parameters,)` norm of each parameter's gradient before clipping, in
                 the order of `model.parameters()`.
         """
@@ -72,7 +67,6 @@ class AnomalyDetector:
         """At each evaluation, after the holdout was scored.
 
         Args:
-            step: optimizer steps done.
             train_loss: mean since the evaluation before, nats per token.
             holdout_loss: nats per token; NaN if there is no holdout.
             rate_factor: fraction of the peak learning rate in use.

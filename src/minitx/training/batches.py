@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 
 import numpy as np
 import torch
@@ -15,23 +14,10 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Batches:
-    """Windows of the train part, drawn by `WindowSampler`.
-
-    Args:
-        ids: (tokens,) token ids, usually memory-mapped.
-        context_length: tokens in a window.
-        batch_size: windows in a batch.
-        seed: of their order.
-        device: where batches go.
-    """
+    """Windows of `ids`, `(tokens,)` and usually memory-mapped, drawn by `WindowSampler`."""
 
     def __init__(
-        self,
-        ids: np.ndarray,
-        context_length: int,
-        batch_size: int,
-        seed: int,
-        device: torch.device,
+        self, ids: np.ndarray, context_length: int, batch_size: int, seed: int, device: torch.device
     ) -> None:
         self._ids = ids
         self._context_length = context_length
@@ -61,7 +47,7 @@ class PrefetchedBatches(Batches):
     """The same batches; while one is learned from, a thread prepares the one after it.
 
     So a step waits neither for the shuffling of a new epoch nor for a disk that a memory-mapped
-    text is read from. To be used as a context; the arguments are those of `Batches`.
+    text is read from. To be used as a context.
     """
 
     def __enter__(self) -> PrefetchedBatches:
@@ -70,12 +56,7 @@ class PrefetchedBatches(Batches):
         self._ahead: tuple[int, Future[Batch]] | None = None
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._thread.shutdown(cancel_futures=True)
 
     def __getitem__(self, number: int) -> Batch:

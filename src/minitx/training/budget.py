@@ -101,11 +101,7 @@ def decided_steps(
     """Decide, after `step` steps, whether the decay has to begin now.
 
     Args:
-        config: of the schedule.
-        step: steps done.
         affordable: steps of the longest run that ends in time (`Pace.affordable`).
-        seconds_used: of the budget.
-        seconds_left: until the budget ends.
 
     Returns:
         The number of steps of the whole run, or None to go on at the plateau. Never more than
@@ -145,18 +141,7 @@ def _steps_by_time(
 def corrected_steps(
     config: TrainConfig, step: int, pace: Pace, seconds_left: float, budget: float
 ) -> int | None:
-    """Decide, in the decay, whether it has to end at another step than was decided before.
-
-    Args:
-        config: with at least one decision.
-        step: steps done.
-        pace: of the rest of the run.
-        seconds_left: until the budget ends.
-        budget: in seconds.
-
-    Returns:
-        The number of steps of the whole run, or None to leave it.
-    """
+    """Steps of the whole run if the decay has to end at another than was decided; else None."""
     steps = config.step_decisions[-1][1]
     fitting = max(step + 1, pace.affordable(step, seconds_left))
     if config.max_steps:
@@ -165,131 +150,108 @@ def corrected_steps(
     return fitting if off > tolerated(seconds_left, budget) else None
 
 
+@dataclass(eq=False)
 class BudgetController:
     """Decides while a run goes on how many steps it has, and says how much time they will take.
 
-    Args:
-        config: of the run, as it begins or is resumed.
-        state: of the run; its `steps` are changed in place.
-        clock: of the run.
-        hooks: to time an evaluation, and to save decisions.
-        observer: told of decisions.
-        step_tokens: tokens of an optimizer step.
+    A decision is noted in `config`, on disk (by the hooks) and in `state.steps`.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        state: TrainingState,
-        clock: Clock,
-        hooks: RunHooks,
-        observer: TrainingObserver,
-        step_tokens: int,
-    ) -> None:
-        self._state = state
-        self._clock = clock
-        self._hooks = hooks
-        self._observer = observer
-        self._step_tokens = step_tokens
-        self._evaluate_every = config.evaluate_every
-        # What was left at the last check: seconds of the budget, and steps.
-        left = (config.budget_seconds or 0.0) - state.elapsed_seconds
-        self._last_check = left, state.steps - state.step
+    config: TrainConfig
+    state: TrainingState
+    clock: Clock
+    hooks: RunHooks
+    observer: TrainingObserver
+    step_tokens: int
 
-    def after_step(self, config: TrainConfig) -> TrainConfig:
-        """Decide how many steps there are, if it is time to.
+    def __post_init__(self) -> None:
+        self._note_check((self.config.budget_seconds or 0.0) - self.state.elapsed_seconds)
 
-        Returns:
-            The configuration, with the decision if there is one.
-        """
-        state, budget = self._state, config.budget_seconds
+    def after_step(self) -> None:
+        """Decide how many steps there are, if it is time to."""
+        state, budget = self.state, self.config.budget_seconds
         if state.steps_decided or budget is None:
-            return config
-        self._time_scoring(config, budget)
-        used = self._clock.elapsed()
+            return
+        self._time_scoring(budget)
+        used = self.clock.elapsed()
         left = budget - used
-        if config.step_decisions:
-            return self._correct(config, left, budget)
+        if self.config.step_decisions:
+            self._correct(left, budget)
+            return
         affordable = self._pace().affordable(state.step, left)
-        steps = decided_steps(config, state.step, affordable, used, left)
+        steps = decided_steps(self.config, state.step, affordable, used, left)
         if steps is None:
             # Shown until it is decided, and no end before that.
             state.steps = max(state.step + 1, affordable)
-            return config
-        config = self._decide(config, steps, "the learning rate falls from here")
-        self._last_check = left, state.steps - state.step
-        return config
+        else:
+            self._decide(steps, "the learning rate falls from here")
+            self._note_check(left)
 
-    def seconds_left(self, config: TrainConfig) -> float:
+    def seconds_left(self) -> float:
         """Estimated time to the end of the run."""
-        state = self._state
-        if config.budget_seconds is not None and not state.steps_decided:
-            return max(0.0, config.budget_seconds - self._clock.elapsed())
+        state, budget = self.state, self.config.budget_seconds
+        if budget is not None and not state.steps_decided:
+            return max(0.0, budget - self.clock.elapsed())
         return self._pace().seconds(state.step, state.steps)
 
+    def _note_check(self, seconds_left: float) -> None:
+        self._seconds_then, self._steps_then = seconds_left, self.state.steps - self.state.step
+
     def _pace(self) -> Pace:
-        clock, hooks = self._clock, self._hooks
+        clock, hooks = self.clock, self.hooks
         per_step = clock.seconds_per_step()
         # Until it is measured (`_time_scoring`): a forward pass costs about a third of a step.
-        scoring = clock.took("scoring", per_step / 3 * hooks.n_scored / self._step_tokens)
+        scoring = clock.took("scoring", per_step / 3 * hooks.n_scored / self.step_tokens)
         closing = clock.took("saving", 0.0)
         if not hooks.closes_with_evaluation:
             closing += scoring * hooks.n_closing / hooks.n_scored
-        return Pace(per_step, clock.took("evaluation", scoring), closing, self._evaluate_every)
+        evaluation = clock.took("evaluation", scoring)
+        return Pace(per_step, evaluation, closing, self.config.evaluate_every)
 
-    def _correct(self, config: TrainConfig, left: float, budget: float) -> TrainConfig:
-        state = self._state
-        seconds_then, steps_then = self._last_check
-        kept = 1.0 - LOOK_AGAIN
-        is_soon = left > kept * seconds_then and state.steps - state.step > kept * steps_then
+    def _correct(self, left: float, budget: float) -> None:
+        state, kept = self.state, 1.0 - LOOK_AGAIN
+        steps_left = state.steps - state.step
+        is_soon = left > kept * self._seconds_then and steps_left > kept * self._steps_then
         # A resumed run may have decisions before it that were made already.
-        is_decided = state.step <= config.step_decisions[-1][0]
-        if is_soon or is_decided or state.step >= state.steps:
-            return config
-        steps = corrected_steps(config, state.step, self._pace(), left, budget)
-        self._clock.forget()
+        is_decided = state.step <= self.config.step_decisions[-1][0]
+        if is_soon or is_decided or steps_left <= 0:
+            return
+        steps = corrected_steps(self.config, state.step, self._pace(), left, budget)
+        self.clock.forget()
         if steps is not None:
             speed = "more slowly" if steps > state.steps else "faster"
-            config = self._decide(config, steps, f"the learning rate falls {speed} from here")
-        self._last_check = left, state.steps - state.step
-        return config
+            self._decide(steps, f"the learning rate falls {speed} from here")
+        self._note_check(left)
 
-    def _time_scoring(self, config: TrainConfig, budget: float) -> None:
+    def _time_scoring(self, budget: float) -> None:
         """Score the holdout to see how long it takes, where a guess would decide too much.
 
         Only in a session without an evaluation before it is time to decide. The loss is not kept:
         a run that repeats the decisions of this one does not come here.
         """
-        used = self._clock.elapsed()
+        used = self.clock.elapsed()
         left = budget - used
         if (
-            not self._hooks.n_holdout
-            or self._clock.knows("scoring")
-            or self._state.step < max(config.warmup_steps, UNTIMED_STEPS + 1)
-            or is_early(config, used, left)
+            not self.hooks.n_holdout
+            or self.clock.knows("scoring")
+            or self.state.step < max(self.config.warmup_steps, UNTIMED_STEPS + 1)
+            or is_early(self.config, used, left)
         ):
             return
         pace = self._pace()
         if pace.evaluation + pace.closing <= tolerated(left, budget) or pace.evaluation > left:
             return
-        self._observer.observe(Phase("scoring the holdout"))
-        with self._clock.timing("scoring"):
-            self._hooks.evaluate(False)
-        self._observer.observe(Phase(""))
-        self._clock.pause_done()
+        self.observer.observe(Phase("scoring the holdout"))
+        with self.clock.timing("scoring"):
+            self.hooks.evaluate(False)
+        self.observer.observe(Phase(""))
+        self.clock.pause_done()
 
-    def _decide(self, config: TrainConfig, steps: int, consequence: str) -> TrainConfig:
-        state = self._state
+    def _decide(self, steps: int, consequence: str) -> None:
+        state = self.state
         state.steps = max(steps, state.step)
-        decisions = (*config.step_decisions, (state.step, state.steps))
-        config = replace(config, steps=state.steps, step_decisions=decisions)
-        self._hooks.save_config(config)
-        self._observer.observe(
-            Event(
-                step=state.step,
-                name="steps-settled",
-                severity="info",
-                message=f"{state.steps:,} steps fit the time budget; {consequence}",
-            )
-        )
-        return config
+        decisions = (*self.config.step_decisions, (state.step, state.steps))
+        self.config = replace(self.config, steps=state.steps, step_decisions=decisions)
+        self.hooks.save_config(self.config)
+        message = f"{state.steps:,} steps fit the time budget; {consequence}"
+        self.observer.observe(Event(state.step, "steps-settled", "info", message))

@@ -22,7 +22,7 @@ alone, and a checkpoint that is waited for."""
 class Clock:
     """Seconds of training: in all, per step, and of what interrupts the steps.
 
-    Nothing that it says changes what is computed, but for the number of steps (see `pace`).
+    Nothing that it says changes what is computed, but for the number of steps (see `budget`).
 
     Args:
         earlier_seconds: of earlier sessions of the run.

@@ -26,13 +26,7 @@ MARGIN = 5
 
 @dataclass(frozen=True)
 class GoodState:
-    """Everything that learning changes, at one step.
-
-    Attributes:
-        step: optimizer steps done.
-        tensors: copies of the model's and the optimizer's tensors.
-        detector: what the anomaly detector remembered.
-    """
+    """Copies of everything that learning changes, when `step` optimizer steps were done."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -40,11 +34,7 @@ class GoodState:
 
 
 class GoodStates:
-    """Takes states and goes back to them.
-
-    Args:
-        model, optimizer, detector: copied from and restored in place.
-    """
+    """Takes states of a model, its optimizer and its detector, and goes back to them in place."""
 
     def __init__(self, model: Transformer, optimizer: Optimizer, detector: AnomalyDetector) -> None:
         self._model = model
@@ -60,14 +50,7 @@ class GoodStates:
         self._kept = [*self._kept[-1:], GoodState(step, copies, self._detector.state())]
 
     def go_back(self, since: int) -> int:
-        """Restore the newest state from before the trouble, and forget those after it.
-
-        Args:
-            since: step at which the trouble began.
-
-        Returns:
-            The step whose state it is.
-        """
+        """Restore the newest state from before the trouble began; return the step that it is of."""
         early = [good for good in self._kept if good.step <= since - 1 - MARGIN]
         good = early[-1] if early else self._kept[0]
         self._kept = [other for other in self._kept if other.step <= good.step]

@@ -13,8 +13,6 @@ class GradientPass:
     """Computes the loss of one batch, and adds its gradients to those in the parameters.
 
     Args:
-        model: in train mode.
-        compute: device and number format.
         passes: of an optimizer step, whose gradients are averaged.
         engine: that is asked for; see `minitx.engine.choose_engine`.
 
@@ -29,11 +27,7 @@ class GradientPass:
         self._passes = passes
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean loss of a batch, a scalar in nats per token.
-
-        Args:
-            inputs, targets: `(batch, seq)` ids.
-        """
+        """Mean loss of a batch, `(batch, seq)` ids: a scalar in nats per token."""
         loss = self._loss(inputs, targets)
         part = loss / self._passes if self._passes > 1 else loss
         part.backward()  # type: ignore[no-untyped-call]

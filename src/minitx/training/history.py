@@ -19,12 +19,7 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """Figures that were noted at the same steps.
-
-    Attributes:
-        step: (points,) optimizer steps done, rising.
-        columns: (points,) for each figure; NaN where a line had none.
-    """
+    """Figures that were noted at the same steps: `(points,)` each; NaN where a line had none."""
 
     step: IntArray
     columns: dict[str, FloatArray]
@@ -33,14 +28,10 @@ class Series:
         return len(self.step)
 
     def thinned(self, most: int, by: str) -> Series:
-        """At most about `most` points: evenly spaced ones, and the extremes of longer stretches.
+        """At most about `most` points: evenly spaced ones, and extremes of the column `by`.
 
         The first are three quarters of them and stand for all; the others keep every spike, even
         one of a single step.
-
-        Args:
-            most: points to keep.
-            by: the column whose extremes stay.
         """
         if len(self) <= most:
             return self
@@ -66,8 +57,6 @@ class RunHistory:
         clock: `tokens` and `elapsed_seconds` of the logged steps and of the end.
         gradient_norms: before clipping, a column for each layer.
         update_ratios: norm of a layer's update over the norm of its weights, a column each.
-        evaluations: in order.
-        events: by step.
         ending: why the run ended: `finished`, `early-stopping`, `interrupted`, or another reason;
             None while it has not.
     """
@@ -107,14 +96,8 @@ class RunHistory:
 
 CLOCK_COLUMNS = ("tokens", "elapsed_seconds")
 STEP_COLUMNS = (
-    "loss",
-    "gradient_norm",
-    "learning_rate",
-    "tokens",
-    "tokens_per_second",
-    "elapsed_seconds",
-)
-
+    "loss", "gradient_norm", "learning_rate", "tokens", "tokens_per_second", "elapsed_seconds",
+)  # fmt: skip
 
 Rows = dict[int, Mapping[str, Any]]
 """Figures by step; of a step that was trained twice, the last count."""
@@ -123,9 +106,7 @@ Rows = dict[int, Mapping[str, Any]]
 def read_history(records: Iterable[Mapping[str, Any]]) -> RunHistory:
     """Sort the lines of a `metrics.jsonl` into columns.
 
-    Args:
-        records: lines, for example from `read_metrics`. What another version wrote and this one
-            can't use is passed over.
+    What another version wrote and this one can't use is passed over.
     """
     steps: Rows = {}
     clock: Rows = {}

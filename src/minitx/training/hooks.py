@@ -12,12 +12,7 @@ from minitx.training.state import TrainingState
 
 @dataclass(frozen=True)
 class HoldoutLoss:
-    """What an evaluation measured.
-
-    Attributes:
-        loss: nats per token.
-        bits_per_byte: the same loss, in bits per byte of the text.
-    """
+    """What an evaluation measured: nats per token, and the same in bits per byte of the text."""
 
     loss: float
     bits_per_byte: float
@@ -32,7 +27,6 @@ class RunHooks:
     """What the loop calls to evaluate, to show a sample and to save, and what it has to know.
 
     Attributes:
-        run: its directory, for messages.
         evaluate: scores the holdout: as during the run, or (given True) as after the last step;
             the latter may raise `StopEvaluation`.
         sample: prompt and continuation drawn from the model, to show.

@@ -6,6 +6,7 @@ import math
 import shlex
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NoReturn
 
 import torch
@@ -41,60 +42,39 @@ RATE_AFTER_ROLLBACK = 0.5
 """What the learning rate is multiplied by at each rollback."""
 
 
+@dataclass(eq=False)
 class Trainer:
-    """Trains a model from where its state stands to its last step.
+    """Trains a model, in place, from where its state stands to its last step.
 
-    Args:
-        model: trained in place; in train mode afterwards.
-        optimizer: over the model's parameters.
-        batches: what it learns from.
-        config: how.
-        compute: device and number format.
-        state: where the run stands; updated in place.
-        observer: told what happens.
-        hooks: evaluation, sampling and saving.
-        stop: checked after each step.
-        detector: of anomalies.
-        good_states: to go back to; None unless the policy is `rollback`.
-        now: a clock, in seconds.
+    Good states are there if the policy is `rollback`; `now` is a clock, in seconds.
     """
 
-    def __init__(
-        self,
-        model: Transformer,
-        optimizer: Optimizer,
-        batches: Batches,
-        config: TrainConfig,
-        compute: Compute,
-        state: TrainingState,
-        observer: TrainingObserver,
-        hooks: RunHooks,
-        stop: StopRequest,
-        detector: AnomalyDetector,
-        good_states: GoodStates | None = None,
-        now: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        self.model = model
-        self.optimizer = optimizer
-        self.batches = batches
-        self.config = config
-        self.compute = compute
-        self.state = state
-        self.observer = observer
-        self.hooks = hooks
-        self.stop = stop
-        self.detector = detector
-        self.good_states = good_states
+    model: Transformer
+    optimizer: Optimizer
+    batches: Batches
+    config: TrainConfig
+    compute: Compute
+    state: TrainingState
+    observer: TrainingObserver
+    hooks: RunHooks
+    stop: StopRequest
+    detector: AnomalyDetector
+    good_states: GoodStates | None = None
+    now: Callable[[], float] = time.perf_counter
+
+    def __post_init__(self) -> None:
+        config, state, device = self.config, self.state, self.compute.device
         # Where reading a number costs nothing, or where it matters to which step it belongs.
-        self._reads_each_step = compute.device.type == "cpu" or config.on_spike != "warn"
-        self._pass = GradientPass(model, compute, config.accumulation, config.engine)
-        self._ahead = RunAhead(compute.device)
+        self._reads_each_step = device.type == "cpu" or config.on_spike != "warn"
+        self._pass = GradientPass(self.model, self.compute, config.accumulation, config.engine)
+        self._ahead = RunAhead(device)
         self._unread: list[tuple[Tensor, Tensor]] = []
         self._last = (math.nan, math.nan)
-        self._clock = Clock(state.elapsed_seconds, now)
-        self._step_tokens = config.batch_size * config.accumulation * model.config.context_length
+        self._clock = Clock(state.elapsed_seconds, self.now)
+        context_length = self.model.config.context_length
+        self._step_tokens = config.batch_size * config.accumulation * context_length
         self._budget = BudgetController(
-            config, state, self._clock, hooks, observer, self._step_tokens
+            config, state, self._clock, self.hooks, self.observer, self._step_tokens
         )
         # Of a run that begins, nothing is saved yet.
         self._saved_step = state.step if state.step else -1
@@ -103,9 +83,6 @@ class Trainer:
         """Do all steps that are left, and the closing evaluation.
 
         A new run is saved before its first step, so that from there on it can be resumed.
-
-        Returns:
-            How it ended. The last checkpoint is saved.
 
         Raises:
             InstabilityError: the loss or the gradient norm is NaN or infinite, or the policy is
@@ -130,7 +107,8 @@ class Trainer:
                 compiling = False
             if learned and (self._is_due(config.log_every) or state.step == 1):
                 self._report_step()
-            self.config = self._budget.after_step(self.config)
+            self._budget.after_step()
+            self.config = self._budget.config
             if self._is_due(config.evaluate_every) or state.step == state.steps:
                 with self._clock.timing("evaluation"):
                     self._evaluate()
@@ -207,18 +185,14 @@ class Trainer:
         state.rate_scale *= RATE_AFTER_ROLLBACK
         # The count of steps goes on, and the batches with it: what was learned from the batches
         # since then is gone, and they do not come again.
-        self.observer.observe(
-            Event(
-                step=state.step,
-                name="rollback",
-                severity="warning",
-                message=f"weights and optimizer are back at step {good_step:,}; the batches of "
-                f"steps {good_step + 1:,} to {state.step:,} are skipped, and from here on the "
-                f"learning rate is {state.rate_scale:g} times the planned one",
-                fix=f"Nothing for now: this was rollback {state.rollbacks} of at most "
-                f"{self.config.max_rollbacks}. {anomaly.fix}",
-            )
+        message = (
+            f"weights and optimizer are back at step {good_step:,}; the batches of steps "
+            f"{good_step + 1:,} to {state.step:,} are skipped, and from here on the learning rate "
+            f"is {state.rate_scale:g} times the planned one"
         )
+        count = f"rollback {state.rollbacks} of at most {self.config.max_rollbacks}"
+        fix = f"Nothing for now: this was {count}. {anomaly.fix}"
+        self.observer.observe(Event(state.step, "rollback", "warning", message, fix))
 
     def _fail(self, anomaly: Anomaly) -> NoReturn:
         saved = f"the checkpoint of step {self._saved_step:,} is whole"
@@ -235,7 +209,7 @@ class Trainer:
         self._read_losses()
         loss, norm = self._last
         seconds_per_step = self._clock.since_report()
-        tokens = state.tokens / max(1, state.step)
+        tokens_per_step = state.tokens / max(1, state.step)
         self.observer.observe(
             StepReport(
                 step=state.step,
@@ -244,9 +218,9 @@ class Trainer:
                 gradient_norm=norm,
                 learning_rate=rate_of_run(config, state, state.step - 1) * config.learning_rate,
                 tokens=state.tokens,
-                tokens_per_second=tokens / max(seconds_per_step, 1e-9),
+                tokens_per_second=tokens_per_step / max(seconds_per_step, 1e-9),
                 elapsed_seconds=self._clock.elapsed(),
-                seconds_left=self._budget.seconds_left(config),
+                seconds_left=self._budget.seconds_left(),
             )
         )
 
@@ -355,8 +329,6 @@ class Trainer:
 
 
 def _numbers(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[float, float]]:
-    if len(pairs) == 1:
-        return [(float(pairs[0][0]), float(pairs[0][1]))]
     if not pairs:
         return []
     # Each look at a device's memory waits for it: one for all.

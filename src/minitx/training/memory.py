@@ -14,7 +14,7 @@ from pathlib import Path
 from minitx.config import ModelConfig
 from minitx.config.overrides import Overrides
 from minitx.errors import BadInputError
-from minitx.training.planning import planned_shape
+from minitx.training.planning import planned_d_ff, planned_shape
 
 _COMFORTABLE = 0.5
 """Part of the free memory that a proposed alternative counts on."""
@@ -24,12 +24,7 @@ _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.lim
 
 @dataclass(frozen=True)
 class Workload:
-    """What a pass holds beside the model.
-
-    Attributes:
-        batch_size: sequences.
-        state_bytes: what the optimizer remembers of each parameter.
-    """
+    """Sequences of a pass, and the bytes that the optimizer remembers of each parameter."""
 
     batch_size: int = 1
     state_bytes: int = 8
@@ -73,9 +68,6 @@ def free_memory() -> int | None:
 def refuse_too_large(given: Overrides) -> None:
     """Refuse sizes whose very weights are larger than the memory, before torch is loaded.
 
-    Args:
-        given: keys of `ModelConfig` that a person fixed.
-
     Raises:
         BadInputError: with sizes that would fit.
     """
@@ -88,12 +80,7 @@ def refuse_too_large(given: Overrides) -> None:
 
 
 def require_memory(model: ModelConfig, workload: Workload, free: int | None) -> None:
-    """Refuse a run that can't fit.
-
-    Args:
-        model: to be trained.
-        workload: of one pass.
-        free: bytes of the device; None if unknown.
+    """Refuse a run that can't fit into `free` bytes; None if they are unknown.
 
     Raises:
         BadInputError: with sizes that would fit.
@@ -122,14 +109,9 @@ def _too_large(
 
 
 def alternative(model: ModelConfig, workload: Workload, free: int) -> str:
-    """Flags with which it fits, as near to what was asked for as halving leads.
+    """Flags with which it fits into `free` bytes, as near to what was asked for as halving leads.
 
-    Args:
-        model, workload: what does not fit.
-        free: bytes.
-
-    Returns:
-        For example ``--layers 12 --d-model 768 --heads 12``; empty if no size is small enough.
+    For example ``--layers 12 --d-model 768 --heads 12``; empty if no size is small enough.
     """
     small, fewer = model, workload
     while _needed(small, fewer) > _COMFORTABLE * free:
@@ -157,7 +139,8 @@ def alternative(model: ModelConfig, workload: Workload, free: int) -> str:
     # What would be planned so anyhow.
     if small.n_kv_heads == small.n_heads and model.n_kv_heads == model.n_heads:
         del changed["--kv-heads"]
-    if (small.d_ff, model.d_ff) == (_planned_d_ff(small), _planned_d_ff(model)):
+    planned = [planned_d_ff(sizes.d_model, sizes.architecture) for sizes in (small, model)]
+    if [small.d_ff, model.d_ff] == planned:
         del changed["--d-ff"]
     return " ".join(f"{flag} {new}" for flag, (new, old) in changed.items() if new != old)
 
@@ -166,13 +149,10 @@ def _narrower(model: ModelConfig) -> ModelConfig:
     # Heads of 64, as wide as they are in models of any size.
     width = max(64, model.d_model // 128 * 64)
     n_heads = width // 64
-    narrow = replace(model, d_model=width, n_heads=n_heads, n_kv_heads=n_heads, head_dim=64)
-    return replace(narrow, d_ff=_planned_d_ff(narrow))
-
-
-def _planned_d_ff(model: ModelConfig) -> int:
-    shape = {"n_layers": 1, "d_model": model.d_model, "architecture": model.architecture}
-    return planned_shape(shape).d_ff
+    d_ff = planned_d_ff(width, model.architecture)
+    return replace(
+        model, d_model=width, n_heads=n_heads, n_kv_heads=n_heads, head_dim=64, d_ff=d_ff
+    )
 
 
 def _gigabytes(n: int) -> str:

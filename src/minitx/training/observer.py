@@ -29,6 +29,9 @@ def perplexity(loss: float) -> float:
 class TrainingEvent:
     """Base class of all that an observer is told.
 
+    Where an event has a `step`, that is the number of optimizer steps done; losses are in nats per
+    token; `elapsed_seconds` are those of training, earlier sessions of the run included.
+
     Attributes:
         kind: what it is: an observer takes it in its method `on_<kind>`.
         is_logged: whether `metrics.jsonl` has it; then it has a `step`.
@@ -50,12 +53,7 @@ class RunStart(TrainingEvent):
     """Known before the first step.
 
     Attributes:
-        run: the run directory.
-        config: the resolved config.
         reasons: for each key the plan chose, why, for example ``{"n_layers": "..."}``.
-        n_parameters: trainable numbers.
-        n_train_tokens: tokens of the train part.
-        n_holdout_tokens: tokens of the holdout.
         device: where it computes, for example ``cpu (2 threads)``.
         dtype: format of the matrix products, ``float32`` or ``bfloat16``.
         engine: what computes, ``plain``, ``native`` or ``torch-compile``; `reasons` says why.
@@ -79,11 +77,7 @@ class RunStart(TrainingEvent):
 
 @dataclass(frozen=True)
 class Phase(TrainingEvent):
-    """A stretch in which no step is done starts, or ends.
-
-    Attributes:
-        name: of what is done meanwhile; empty at its end.
-    """
+    """A stretch in which no step is done starts, or ends; then its name is empty."""
 
     kind = "phase"
     is_logged = False
@@ -96,14 +90,12 @@ class StepReport(TrainingEvent):
     """One logged optimizer step.
 
     Attributes:
-        step: number of optimizer steps done, counted from 1.
         steps: planned number of steps.
-        loss: training loss of this step's batch, nats per token, before the update.
+        loss: of this step's batch, before the update.
         gradient_norm: global norm before clipping.
         learning_rate: AdamW's rate in this step.
-        tokens: training tokens consumed so far.
+        tokens: trained on so far.
         tokens_per_second: over the steps since the last report, evaluations left out.
-        elapsed_seconds: training time so far, earlier sessions of the run included.
         seconds_left: estimated time to the last step, evaluations included.
     """
 
@@ -143,7 +135,6 @@ class HealthReport(TrainingEvent):
     Layers are named `embedding`, `blocks.0` and so on, `norm`, and `head` unless it is tied.
 
     Attributes:
-        step: number of optimizer steps done, counted from 1.
         gradient_norms: before clipping, by layer.
         update_ratios: norm of a layer's update over the norm of its weights, by layer.
     """
@@ -160,7 +151,6 @@ class ProbeReport(TrainingEvent):
     """What goes on inside the model on a few windows of text, looked at with each evaluation.
 
     Attributes:
-        step: optimizer steps done.
         attention_entropy: of each layer's heads, mean over positions, nats.
         uniform_entropy: what heads have that look everywhere alike, nats.
         attention_score: largest magnitude of an attention score in each layer, before the softmax.
@@ -185,13 +175,9 @@ class EvaluationReport(TrainingEvent):
     """Holdout loss at one step.
 
     Attributes:
-        step: optimizer steps done.
-        train_loss: mean training loss since the evaluation before, nats per token.
-        holdout_loss: nats per token.
-        holdout_bits_per_byte: the same loss in bits per byte of the holdout's text.
-        is_best: lowest holdout loss so far.
-        sample: a short continuation drawn from the model; empty if none was drawn.
-        sample_prompt: the text it continues.
+        train_loss: mean since the evaluation before.
+        holdout_bits_per_byte: the holdout loss in bits per byte of its text.
+        sample: a short continuation of `sample_prompt` drawn from the model; empty for none.
     """
 
     kind = "evaluation"
@@ -236,8 +222,7 @@ class Event(TrainingEvent):
     """Something a person should know: a diagnosis, a changed plan, a rollback.
 
     Attributes:
-        step: optimizer steps done.
-        name: a fixed word, for example ``loss-spike`` or ``replanned``.
+        name: a fixed word, for example ``loss-spike`` or ``rollback``.
         severity: ``info``, ``warning`` or ``error``.
         message: one line with the evidence.
         fix: what to try, or empty.
@@ -257,12 +242,7 @@ class Event(TrainingEvent):
 
 @dataclass(frozen=True)
 class CheckpointSaved(TrainingEvent):
-    """A checkpoint is safely on disk.
-
-    Attributes:
-        step: optimizer steps done in it.
-        directory: it is there.
-    """
+    """A checkpoint is safely on disk."""
 
     kind = "checkpoint"
     is_logged = False
@@ -276,14 +256,10 @@ class RunEnd(TrainingEvent):
     """Known after the last step.
 
     Attributes:
-        step: optimizer steps done.
         reason: ``finished``, ``early-stopping`` or ``interrupted``.
-        best_step: step of the best checkpoint.
-        best_holdout_loss: nats per token at that step.
-        final_holdout_loss: nats per token at the last step.
-        elapsed_seconds: training time, earlier sessions included.
-        tokens: training tokens consumed.
-        final_holdout_tokens: about so many of the holdout `final_holdout_loss` is of.
+        best_step, best_holdout_loss: of the best checkpoint.
+        final_holdout_loss: after the last step, of about `final_holdout_tokens`.
+        tokens: trained on.
     """
 
     kind = "end"

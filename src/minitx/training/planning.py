@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, replace
 
 from minitx.config import DataConfig, ModelConfig, RunConfig, TokenizerConfig, TrainConfig
-from minitx.config.model_config import derive_head_dim
+from minitx.config.model_config import Architecture, derive_head_dim
 from minitx.config.overrides import Overrides
 from minitx.config.run_config import TokenizerKind
 from minitx.config.toml import build
@@ -119,13 +119,7 @@ LADDER = (
 
 @dataclass(frozen=True)
 class TokenFigures:
-    """What is known of the encoded corpus.
-
-    Attributes:
-        vocab_size: token ids.
-        n_train: tokens of the train part.
-        n_holdout: tokens of the holdout.
-    """
+    """What is known of the encoded corpus: its token ids, and the tokens of its two parts."""
 
     vocab_size: int
     n_train: int
@@ -143,9 +137,6 @@ def plan_run(
     """Choose everything that is not given.
 
     Args:
-        data: where the text comes from.
-        tokenizer: its config.
-        tokens: figures of the encoded corpus.
         matmul_rate: of the device, in floating-point operations a second.
         given_model: keys of `ModelConfig` that are fixed.
         given_train: keys of `TrainConfig` that are fixed.
@@ -178,8 +169,7 @@ def plan_run(
 def planned_shape(given: Overrides) -> ModelConfig:
     """The model that sizes lead to, but for the vocabulary of a text that is not known yet.
 
-    Args:
-        given: keys of `ModelConfig`; at least `n_layers` and `d_model`.
+    At least `n_layers` and `d_model` must be given.
 
     Raises:
         BadInputError: a value is out of range, or two don't fit together.
@@ -212,10 +202,7 @@ def _plan_model(
         values["head_dim"] = derive_head_dim(values["d_model"], values["n_heads"])
     values.setdefault("n_kv_heads", values["n_heads"])
     if "d_ff" not in values:
-        gated = values.get("architecture", "qwen3") == "qwen3"
-        # A gated MLP has three matrices where a plain one has two.
-        width = values["d_model"] * (8 / 3 if gated else 4)
-        values["d_ff"] = max(8, math.ceil(width / 64) * 64)
+        values["d_ff"] = planned_d_ff(values["d_model"], values.get("architecture", "qwen3"))
     if "context_length" not in values:
         longest = max(1, min(tokens.n_train, tokens.n_holdout or tokens.n_train) // 8)
         most = 256 if rate * budget >= WORK_FOR_CONTEXT_256 else 128
@@ -227,6 +214,13 @@ def _plan_model(
             "separate input and output embeddings: cheap at this vocabulary size, and learn faster"
         )
     return values
+
+
+def planned_d_ff(d_model: int, architecture: Architecture) -> int:
+    """Width of the MLP's hidden layer for a width of the model."""
+    # A gated MLP has three matrices where a plain one has two.
+    width = d_model * (8 / 3 if architecture == "qwen3" else 4)
+    return max(8, math.ceil(width / 64) * 64)
 
 
 def _plan_batch(
@@ -245,8 +239,7 @@ def _plan_batch(
 
 
 def _tokens_per_step(model: ModelConfig, train: Overrides) -> int:
-    n_tokens: int = train["batch_size"] * train["accumulation"] * model.context_length
-    return n_tokens
+    return int(train["batch_size"] * train["accumulation"] * model.context_length)
 
 
 def _epochs(model: ModelConfig, tokens: TokenFigures, rate: float, train: Overrides) -> float:
@@ -276,13 +269,9 @@ def tokens_per_second(model: ModelConfig, rate: float) -> float:
 def choose_shape(
     kind: TokenizerKind, tokens: TokenFigures, rate: float, budget: float
 ) -> tuple[Shape, str]:
-    """The rung of the ladder for a text and a time, and the reason.
+    """The rung of the ladder for a text and a time in seconds, and the reason.
 
-    Args:
-        kind: of the tokenizer.
-        tokens: figures of the corpus.
-        rate: of matrix products on the device, in floating-point operations a second.
-        budget: seconds.
+    `rate` is that of the device's matrix products, in floating-point operations a second.
     """
     best, why = LADDER[0], "the largest that this machine trains well in the time"
     # The embedding of characters costs next to nothing.

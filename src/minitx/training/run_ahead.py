@@ -15,11 +15,7 @@ STEPS = 2
 
 
 class RunAhead:
-    """Waits, after each step, until no more than `STEPS` are under way; elsewhere does nothing.
-
-    Args:
-        device: that computes.
-    """
+    """Waits, after each step, until no more than `STEPS` are under way; elsewhere does nothing."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

@@ -26,8 +26,7 @@ def rate_factor(config: TrainConfig, step: int, steps: int) -> float:
     """Fraction of the peak learning rate used in one step.
 
     Args:
-        config: names the shape; its `steps` is not read. Its `step_decisions` count if they led to
-            a run of `steps` steps.
+        config: its `steps` is not read; its `step_decisions` count if they led to a run of `steps`.
         step: index of the step about to be done, from 0.
         steps: number of steps in the run.
 
@@ -58,10 +57,7 @@ def rate_factor(config: TrainConfig, step: int, steps: int) -> float:
 def rate_of_run(config: TrainConfig, state: TrainingState, step: int) -> float:
     """The same in a run that may have gone back or been lengthened, or has a time budget.
 
-    Args:
-        config: of the run.
-        state: of the run; its `step` is not read.
-        step: index of the step about to be done, from 0.
+    The step that counts is `step`, not the one in `state`.
     """
     if not state.steps_decided and not config.step_decisions:
         return state.rate_scale * min(1.0, (step + 1) / max(1, config.warmup_steps))

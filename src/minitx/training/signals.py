@@ -9,7 +9,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from minitx.errors import InterruptedRunError
@@ -40,12 +40,7 @@ class StopRequest:
                     self._previous[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
@@ -71,15 +66,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def interrupted_before_steps(stop: StopRequest, fix: str) -> Iterator[None]:
-    """Turn a stop during set-up into the error that the command line tells.
-
-    Args:
-        stop: active.
-        fix: what to do to go on.
-
-    Raises:
-        InterruptedRunError: a signal came before `stop.defer` was called.
-    """
+    """Turn a stop before `stop.defer` was called into an InterruptedRunError with this fix."""
     try:
         yield
     except KeyboardInterrupt:

@@ -17,21 +17,16 @@ from minitx.errors import DamagedFileError
 
 @dataclass
 class TrainingState:
-    """Counters and sums of one run.
+    """Counters and sums of one run; losses are in nats per token.
 
     Attributes:
         steps: planned number of optimizer steps.
         steps_decided: false while a time budget may still change `steps`.
         step: optimizer steps done.
-        tokens: training tokens consumed.
         elapsed_seconds: training time, evaluations and earlier sessions included.
-        loss_sum: training losses since the last evaluation, added up, nats per token.
-        loss_count: how many.
+        loss_sum, loss_count: of the training losses since the last evaluation.
         train_loss: mean training loss before the last evaluation; NaN before the first.
-        best_step: step of the lowest holdout loss so far.
-        best_holdout_loss: that loss, nats per token; infinity before the first evaluation.
-        holdout_loss: of the last evaluation; NaN before the first.
-        evaluations_since_best: for early stopping.
+        best_step, best_holdout_loss: of the lowest holdout loss so far.
         rewarm_step: step at which a finished run was lengthened, so that its learning rate rises
             gently once more; -1 if it was not.
         rollbacks: how often training went back to a good state.
@@ -66,11 +61,7 @@ class TrainingState:
 
     @classmethod
     def from_json(cls, content: bytes, where: str) -> TrainingState:
-        """Read what `to_json` wrote.
-
-        Args:
-            content: of the file.
-            where: names the file in an error.
+        """Read what `to_json` wrote; `where` names the file in an error.
 
         Raises:
             DamagedFileError: it is not the state of a run.

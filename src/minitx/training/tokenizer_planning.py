@@ -39,13 +39,7 @@ source 5 % lower, but that of messages with eight epochs 2 % higher."""
 
 @dataclass(frozen=True)
 class TextSize:
-    """What is known of a text before it is tokenized.
-
-    Attributes:
-        n_bytes: of its UTF-8.
-        n_characters: all of them.
-        n_distinct: different ones.
-    """
+    """What is known of a text before it is tokenized; `n_distinct` counts different characters."""
 
     n_bytes: int
     n_characters: int
@@ -73,16 +67,7 @@ class Capacity:
 def plan_tokenizer(
     text: TextSize, given: Overrides, capacity: Capacity | None = None
 ) -> tuple[TokenizerConfig, dict[str, str]]:
-    """Choose a tokenizer for a train part.
-
-    Args:
-        text: of the train part.
-        given: keys of `TokenizerConfig` that are fixed.
-        capacity: of the machine in the time; None if it is not known.
-
-    Returns:
-        The config, and a reason for each key that was chosen.
-    """
+    """Choose a tokenizer for a train part, with a reason for each key that is not given."""
     values, reasons = dict(given), {}
     if "kind" not in values:
         values["kind"], reasons["kind"] = _choose_kind(text, capacity)
@@ -119,13 +104,7 @@ def _most_ids(text: TextSize, capacity: Capacity) -> int:
 def plan_capacity(
     text: TextSize, matmul_rate: float, given_model: Overrides, given_train: Overrides
 ) -> Capacity:
-    """What the models that `plan_run` will choose can do.
-
-    Args:
-        text: of the train part.
-        matmul_rate: of the device, in floating-point operations a second.
-        given_model: keys of `ModelConfig` that are fixed.
-        given_train: keys of `TrainConfig` that are fixed.
+    """What the models that `plan_run`, called with the same, will choose can do.
 
     Raises:
         BadInputError: a given size is out of range, or two don't fit together.

@@ -9,16 +9,7 @@ from rich.text import Text
 
 from minitx.config import AttentionRequest, MapKind
 from minitx.inspection.attention_maps import most_looked_at, require_existing
-from minitx.report.attention.attention_view import (
-    ablation_table,
-    heads_overview,
-    lens_table,
-    looked_at_bars,
-    looked_at_table,
-    maps_grid,
-    mask_lines,
-    roles_table,
-)
+from minitx.report.attention import attention_view
 from minitx.report.terminal.heatmap import Heatmap, Quantity, Scale, Shading
 from minitx.report.terminal.token_labels import cut_label, text_label, token_label
 from minitx.report.terminal.units import count
@@ -72,20 +63,20 @@ def attention_screen(
             shown = chosen.maps[0]
             yield Text()
             yield Text(_OVERVIEW, style="bold")
-            yield heads_overview(study.roles, (shown.layer, shown.head), width)
+            yield attention_view.heads_overview(study.roles, (shown.layer, shown.head), width)
             yield Text()
             yield Text(_MORE, style="dim")
     if request.roles:
-        yield roles_table(study.roles, study.ablation if request.ablate else None)
+        yield attention_view.roles_table(study.roles, study.ablation if request.ablate else None)
     elif request.ablate and study.ablation is not None:
-        yield ablation_table(study.ablation, width, shading)
+        yield attention_view.ablation_table(study.ablation, width, shading)
     elif request.ablate:
         yield Text("Nothing to score: the text has a single token.", style="dim")
     if request.lens:
         at = position if position is not None else len(study.ids) - 1
-        yield lens_table(study.lens, at, shading)
+        yield attention_view.lens_table(study.lens, at, shading)
     if request.check_mask:
-        yield from mask_lines(study.mask_check, shading)
+        yield from attention_view.mask_lines(study.mask_check, shading)
 
 
 def map_name(shown: ChosenMap) -> str:
@@ -151,7 +142,8 @@ def _grid(
     yield Text(_CAPTIONS[first.kind], style="dim")
     yield Text()
     # One map a layer would stand in a column of its own: let them share lines.
-    yield from maps_grid(named, per_layer if per_layer > 1 else len(maps), scale, shading, width)
+    in_line = per_layer if per_layer > 1 else len(maps)
+    yield from attention_view.maps_grid(named, in_line, scale, shading, width)
     yield scale.legend(shading)
 
 
@@ -186,15 +178,15 @@ def _looked_at(
                 )
                 for at, label in enumerate(labels)
             ]
-            yield looked_at_table(rows, scale, shading, top, "token")
+            yield attention_view.looked_at_table(rows, scale, shading, top, "token")
         return
     title = f"What token {position}, {labels[position]}, looks at in"
     looked = [most_looked_at(shown.values, tokens, position, top) for shown in chosen.maps]
     if len(chosen.maps) == 1:
         yield Text(f"{title} {map_name(chosen.maps[0])}", "bold")
-        yield from looked_at_bars(looked[0], scale, shading, width)
+        yield from attention_view.looked_at_bars(looked[0], scale, shading, width)
     else:
         yield Text(f"{title} each head ({unit})", "bold")
         names = [_short_name(study, shown) for shown in chosen.maps]
         rows = list(zip(names, looked, strict=True))
-        yield looked_at_table(rows, scale, shading, top, "head")
+        yield attention_view.looked_at_table(rows, scale, shading, top, "head")

@@ -134,13 +134,13 @@ def looked_at_bars(
 ) -> list[Text]:
     """What one token looked at most, as bars: position, token, how much."""
     ascii_only = shading == "ascii"
-    label_width = max((cell_len(token_label(one.token, ascii_only)) for one in looked), default=1)
-    label_width = min(label_width, 16)
+    labels = [token_label(one.token, ascii_only) for one in looked]
+    label_width = min(16, max(map(cell_len, labels), default=1))
     room = max(8, min(40, width - label_width - 18))
     lines = []
-    for one in looked:
-        label = cut_label(token_label(one.token, ascii_only), label_width, ascii_only)
-        line = Text().append(f"{one.position:>6} ", "dim").append(pad_label(label, label_width))
+    for one, label in zip(looked, labels, strict=True):
+        shown = pad_label(cut_label(label, label_width, ascii_only), label_width)
+        line = Text().append(f"{one.position:>6} ", "dim").append(shown)
         length = max(round(scale.part(one.value) * room), 1 if one.value > 0 else 0)
         line.append(f" {scale.number(one.value) or '0':>4}")
         line.append(" %  " if scale.quantity == "weight" else "  ")
@@ -219,11 +219,10 @@ def lens_table(lens: LogitLens, position: int, shading: Shading) -> RenderableTy
 
 def ablation_table(ablation: Ablation, width: int, shading: Shading) -> RenderableType:
     """Heads by what the loss gains without them, the dearest first, with bars."""
-    bar_character = "=" if shading == "ascii" else "━"
+    bar_character, plus_minus = ("=", "+-") if shading == "ascii" else ("━", "±")
     heads = sorted(ablation.heads, key=lambda one: -one.loss_change)
     largest = max(abs(one.loss_change) for one in heads) or 1.0
     room = max(8, min(40, width - 34))
-    plus_minus = "+-" if shading == "ascii" else "±"
     lines = [Text(f"{'head':<8}{'loss change':>12}", style="dim")]
     for one in heads:
         line = Text(f"{f'{one.layer}.{one.head}':<8}{one.loss_change:>+12.4f}")

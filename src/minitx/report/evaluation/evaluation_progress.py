@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from types import TracebackType
 from typing import TextIO
 
 from rich.console import Console
@@ -13,11 +12,7 @@ from minitx.report.terminal.printable import visible
 
 
 class EvaluationProgress:
-    """A bar for the scoring, with tokens and time left, and a name for all else.
-
-    Args:
-        stream: usually stderr, so that results can be piped.
-    """
+    """A bar for the scoring, with tokens and time left, and a name for all else."""
 
     def __init__(self, stream: TextIO) -> None:
         console = Console(file=stream)
@@ -44,12 +39,7 @@ class EvaluationProgress:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._progress.stop()
 
     def update(self, name: str, done: int, total: int) -> None:

@@ -35,17 +35,9 @@ def attention_page(
     *, title: str, about: str, maps: AttentionMaps, layer: int, head: int, roles: HeadRoles,
     lens: LogitLens | None, piece: Callable[[int], str], ablation: Ablation | None,
 ) -> str:  # fmt: skip
-    """The page as one HTML document.
+    """The page as one HTML document; `layer` and `head` are shown first.
 
-    Args:
-        title: of the document.
-        about: one line on the model and the text.
-        maps: attention of all heads.
-        layer, head: shown first.
-        roles: of all heads; may be empty.
-        lens: None to leave it out.
-        piece: text of a token id, for what the lens guesses.
-        ablation: what each head is worth, or None to leave it out.
+    It has no lens or ablation where that is None; `piece` gives the text of a token id.
 
     Raises:
         BadInputError: when it would be larger than `MAX_PAGE_BYTES`.

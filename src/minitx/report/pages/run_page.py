@@ -26,11 +26,7 @@ def page_path(stories: Stories) -> Path:
 
 
 def save_run_page(stories: Stories, path: Path) -> None:
-    """Lay the page out and write it.
-
-    Raises:
-        BadInputError: as `run_page`, or when it can't be written.
-    """
+    """Lay the page out and write it; raises as `run_page` and `write_page` do."""
     write_page(run_page(stories), path)
 
 

@@ -137,7 +137,7 @@ class Heatmap:
 
     def lines(self, shading: Shading, width: int) -> list[Text]:
         """The map, its column labels above and the scale below, at most `width` columns wide."""
-        layout = _layout(self.tokens, width, shading, sums=self.quantity == "weight")
+        layout = _Layout(self.tokens, width, shading, sums=self.quantity == "weight")
         scale = self.scale
         body = list(layout.column_labels())
         for position in range(layout.first, len(self.tokens)):
@@ -158,49 +158,57 @@ class Heatmap:
         return Scale(top, self.quantity)
 
 
-@dataclass(frozen=True)
 class _Layout:
     """Which tokens are shown, and how wide everything is."""
 
-    labels: Sequence[str]
-    shading: Shading
-    first: int
-    cell: int
-    label_width: int
-    index_width: int
-    with_earlier: bool
+    def __init__(self, tokens: Sequence[str], width: int, shading: Shading, sums: bool) -> None:
+        self.ascii_only = shading == "ascii"
+        self.earlier_mark = "<" if self.ascii_only else "…"
+        self.labels = [token_label(token, self.ascii_only) for token in tokens]
+        count = len(self.labels)
+        self.index_width = len(str(count - 1))
 
-    @property
-    def earlier_mark(self) -> str:
-        return "<" if self.shading == "ascii" else "…"
+        def shape(first: int) -> tuple[int, int]:
+            """Width of the row labels, and columns left for cells, when starting at `first`."""
+            longest = min(_MAX_LABEL, max(map(cell_len, self.labels[first:])))
+            return longest, width - self.index_width - longest - 2
+
+        self.first, self.with_earlier = 0, False
+        self.label_width, room = shape(0)
+        if room // count < _MIN_CELL:
+            self.with_earlier = sums
+            extra = _MIN_CELL + 1 if sums else 0
+            self.first = max(0, count - max(1, (room - extra) // _MIN_CELL))
+            self.label_width, room = shape(self.first)
+            room -= extra
+        self.cell = max(_MIN_CELL, min(_MAX_CELL, room // (count - self.first)))
 
     def row_label(self, position: int) -> Text:
-        label = cut_label(self.labels[position], self.label_width, self.shading == "ascii")
+        label = cut_label(self.labels[position], self.label_width, self.ascii_only)
         line = Text().append(f"{position:>{self.index_width}} ", "dim")
         return line.append(pad_label(label, self.label_width) + " ")
 
     def column_labels(self) -> Iterable[Text]:
-        ascii_only = self.shading == "ascii"
         shown = self.labels[self.first :]
         indent = " " * (self.index_width + self.label_width + 2)
         longest = max(map(cell_len, shown))
         if self.with_earlier:
             indent += f"{self.earlier_mark:^{self.cell}} "
-        blank = indent if not self.with_earlier else " " * cell_len(indent)
         if longest <= self.cell - 1 or self.cell >= _MAX_CELL:
-            names = [cut_label(label, self.cell - 1, ascii_only) for label in shown]
+            names = [cut_label(label, self.cell - 1, self.ascii_only) for label in shown]
             # Over a number at the cell's right edge, a label at the right edge reads best.
             labels = "".join(pad_label(f"{name} ", self.cell, right=True) for name in names)
             yield Text((indent + labels).rstrip())
             return
         height = min(_MAX_LABEL_HEIGHT, max(len(vertical_label(label, 999)) for label in shown))
-        columns = [vertical_label(label, height, ascii_only) for label in shown]
+        columns = [vertical_label(label, height, self.ascii_only) for label in shown]
         for line in range(height):
             # Short labels rest on the map.
             cells = [([""] * (height - len(column)) + column)[line] for column in columns]
             margin = " " * ((self.cell - 1) // 2)
             text = "".join(pad_label(margin + cell, self.cell) for cell in cells)
-            yield Text((indent if line == height - 1 else blank) + text.rstrip())
+            last = line == height - 1
+            yield Text((indent if last else " " * cell_len(indent)) + text.rstrip())
 
     def notes(self, width: int) -> Iterable[Text]:
         if not self.first:
@@ -210,30 +218,6 @@ class _Layout:
         if self.with_earlier:
             note += f"; column {self.earlier_mark} adds up the first {self.first}"
         yield Text(f"{note}.", style="dim")
-
-
-def _layout(tokens: Sequence[str], width: int, shading: Shading, sums: bool) -> _Layout:
-    labels = [token_label(token, shading == "ascii") for token in tokens]
-    count = len(labels)
-    index_width = len(str(count - 1))
-
-    def shape(first: int) -> tuple[int, int]:
-        """Width of the row labels, and columns left for cells, when starting at `first`."""
-        longest = min(_MAX_LABEL, max(map(cell_len, labels[first:])))
-        return longest, width - index_width - longest - 2
-
-    first = 0
-    label_width, room = shape(0)
-    with_earlier = False
-    if room // count < _MIN_CELL:
-        with_earlier = sums
-        extra = _MIN_CELL + 1 if sums else 0
-        fitting = max(1, (room - extra) // _MIN_CELL)
-        first = max(0, count - fitting)
-        label_width, room = shape(first)
-        room -= extra
-    cell = max(_MIN_CELL, min(_MAX_CELL, room // (count - first)))
-    return _Layout(labels, shading, first, cell, label_width, index_width, with_earlier)
 
 
 def _cell(scale: Scale, shading: Shading, value: float, width: int) -> Text:

@@ -19,13 +19,9 @@ def table(
     numbers: Collection[int] = (),
     **look: Any,
 ) -> Table:
-    """A table with a line below its header.
+    """A table with a line below its header; cells are cut where they do not fit.
 
-    Args:
-        names: of the columns, whose cells are cut where they do not fit.
-        rows: cells; more can be added.
-        numbers: columns that are set flush right.
-        look: further arguments of `rich.table.Table`.
+    The columns in `numbers` are set flush right; `look` is passed on to `rich.table.Table`.
     """
     made = Table(**{"box": box.SIMPLE_HEAD, "pad_edge": False, **look})
     for i, name in enumerate(names):
@@ -35,10 +31,10 @@ def table(
     return made
 
 
-def labelled(rows: Iterable[tuple[str, str]], width: int = 12) -> Table:
+def labelled(rows: Iterable[tuple[str, str]]) -> Table:
     """Dim labels of one width, each with a text that is wrapped beside it."""
     made = Table.grid(padding=(0, 2))
-    made.add_column(width=width, style="dim")
+    made.add_column(width=12, style="dim")
     made.add_column()
     for label, text in rows:
         made.add_row(label, Text(text))

@@ -20,10 +20,9 @@ def duration(seconds: float) -> str:
         return f"{whole}s"
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
-    minutes = whole // 60
-    if minutes < 24 * 60:
-        return f"{minutes // 60}h{minutes % 60:02d}m"
-    hours = minutes // 60
+    minutes, hours = whole // 60, whole // 3600
+    if hours < 24:
+        return f"{hours}h{minutes % 60:02d}m"
     return f"{hours // 24}d{hours % 24:02d}h"
 
 

@@ -23,15 +23,7 @@ from rich.text import Text
 from minitx.report.training.plan_view import plan_table
 from minitx.report.training.training_report import TrainingRecord, closing_lines
 from minitx.report.training.training_screen import final_lines, training_screen
-from minitx.training.observer import (
-    EvaluationReport,
-    Event,
-    Phase,
-    RunEnd,
-    RunStart,
-    StepReport,
-    TrainingObserver,
-)
+from minitx.training import observer
 
 _WIDEST_PLAN = 110
 _SHORTEST_PAUSE = 0.25
@@ -51,7 +43,7 @@ def _raw_control(codes: str) -> Control:
 _BEGIN_FRAME, _END_FRAME = _raw_control("\x1b[?2026h"), _raw_control("\x1b[?2026l")
 
 
-class LiveTrainingView(TrainingObserver):
+class LiveTrainingView(observer.TrainingObserver):
     """Shows training on a terminal that can move its cursor and show UTF-8.
 
     The clock gives seconds, monotonic; the console is made from the stream if None.
@@ -86,16 +78,16 @@ class LiveTrainingView(TrainingObserver):
         self._spinner: _Ticker | None = None
         self.frames = 0
 
-    def on_start(self, start: RunStart) -> None:
+    def on_start(self, start: observer.RunStart) -> None:
         """Print the plan, which scrolls away, and open the screen."""
         self._end_phase()
         with self._lock:
-            self._record.on_start(start)
+            self._record.observe(start)
             plan = plan_table(start, min(self._console.width, _WIDEST_PLAN))
             self._write(lambda: self._console.print(plan, Text(), sep="\n"))
             self._draw()
 
-    def on_phase(self, phase: Phase) -> None:
+    def on_phase(self, phase: observer.Phase) -> None:
         """Turn a spinner beside the phase's name; an empty one ends it."""
         was_shown = self._phase_shown
         self._end_phase()
@@ -108,30 +100,30 @@ class LiveTrainingView(TrainingObserver):
             # nobody anything.
             self._spinner = _Ticker(_SPINNER_PAUSE, self._turn)
 
-    def on_step(self, report: StepReport) -> None:
+    def on_step(self, report: observer.StepReport) -> None:
         """Take the figures; draw if the last frame is old enough."""
         if self._phase:
             self._end_phase()
-        self._record.on_step(report)
+        self._record.observe(report)
         self._draw_if_due()
 
-    def on_evaluation(self, report: EvaluationReport) -> None:
+    def on_evaluation(self, report: observer.EvaluationReport) -> None:
         """Add to the table and the curve."""
         with self._lock:
-            self._record.on_evaluation(report)
+            self._record.observe(report)
             self._draw_if_due()
 
-    def on_event(self, event: Event) -> None:
+    def on_event(self, event: observer.Event) -> None:
         """Add the event, with its fix, to the foot of the screen."""
         with self._lock:
-            self._record.on_event(event)
+            self._record.observe(event)
             self._draw_if_due()
 
-    def on_end(self, end: RunEnd) -> None:
+    def on_end(self, end: observer.RunEnd) -> None:
         """Replace the screen by what stays: curve, evaluations, sample, summary, next steps."""
         self._end_phase()
         with self._lock:
-            self._record.on_end(end)
+            self._record.observe(end)
             lines = final_lines(self._record, self._console)
             lines += [Text(), *closing_lines(self._record)]
             self._stop(lines)

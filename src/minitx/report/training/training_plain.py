@@ -24,22 +24,14 @@ from minitx.report.training.training_report import (
     step_figures,
 )
 from minitx.report.training.training_screen import final_lines
-from minitx.training.observer import (
-    EvaluationReport,
-    Event,
-    Phase,
-    RunEnd,
-    RunStart,
-    StepReport,
-    TrainingObserver,
-)
+from minitx.training import observer
 
 _WIDTH = 80
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 _LINES_PER_RUN = 200
 
 
-class PlainTrainingView(TrainingObserver):
+class PlainTrainingView(observer.TrainingObserver):
     """Prints a line a second at most; in runs of more than some minutes, fewer."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
@@ -50,20 +42,20 @@ class PlainTrainingView(TrainingObserver):
         self._next_line = 0.0
         self._gone = False
 
-    def on_start(self, start: RunStart) -> None:
+    def on_start(self, start: observer.RunStart) -> None:
         """Print the plan."""
-        self._record.on_start(start)
+        self._record.observe(start)
         self._line(f"run {visible(run_path(start.run))}")
         self._render(plan_table(start))
 
-    def on_phase(self, phase: Phase) -> None:
+    def on_phase(self, phase: observer.Phase) -> None:
         """Name what takes the time before the first step."""
         if phase.name and self._record.latest is None:
             self._line(f"phase {phase.name}")
 
-    def on_step(self, report: StepReport) -> None:
+    def on_step(self, report: observer.StepReport) -> None:
         """Print the figures if the last line is old enough, or the step is the last."""
-        self._record.on_step(report)
+        self._record.observe(report)
         now = self._clock()
         if now < self._next_line and report.step < report.steps:
             return
@@ -73,24 +65,24 @@ class PlainTrainingView(TrainingObserver):
         self._next_line = now + min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, pause))
         self._line(_step_line(report, step_figures(self._record, "-")))
 
-    def on_evaluation(self, report: EvaluationReport) -> None:
+    def on_evaluation(self, report: observer.EvaluationReport) -> None:
         """Print the figures, and the sample indented below."""
-        self._record.on_evaluation(report)
+        self._record.observe(report)
         self._line(_evaluation_line(report))
         if report.sample:
             self._lines(sample_lines(report, self._console, _WIDTH, 10))
 
-    def on_event(self, event: Event) -> None:
+    def on_event(self, event: observer.Event) -> None:
         """Print what happened and what to try."""
-        self._record.on_event(event)
+        self._record.observe(event)
         cause = f". Likely cause: {event.cause}" if event.cause else ""
         fix = f". Try: {event.fix}" if event.fix else ""
         message = f"{event.message}{cause}{fix}".replace("\n", " ")
         self._line(visible(f"{event.severity} step {event.step} {event.name}: {message}"))
 
-    def on_end(self, end: RunEnd) -> None:
+    def on_end(self, end: observer.RunEnd) -> None:
         """Print curve, evaluations, summary and what to run next."""
-        self._record.on_end(end)
+        self._record.observe(end)
         lines = final_lines(self._record, self._console, with_sample=False)
         self._lines([Text(), *lines, Text(), *closing_lines(self._record)])
 
@@ -121,13 +113,13 @@ _STEP_WIDTHS = {"loss": 7, "perplexity": 8, "holdout loss": 7, "tokens/s": 6,
                 "gradient norm": 8, "learning rate": 0, "elapsed": 6, "left": 6}  # fmt: skip
 
 
-def _step_line(report: StepReport, figures: dict[str, str]) -> str:
+def _step_line(report: observer.StepReport, figures: dict[str, str]) -> str:
     steps = str(report.steps)
     shown = (f"{name} {figures[name]:>{width}}" for name, width in _STEP_WIDTHS.items())
     return "  ".join([f"step {report.step:>{len(steps)}}/{steps}", *shown])
 
 
-def _evaluation_line(report: EvaluationReport) -> str:
+def _evaluation_line(report: observer.EvaluationReport) -> str:
     named = zip(EVALUATION_COLUMNS, evaluation_figures(report), (0, 7, 7, 8, 7), strict=True)
     _, *figures = (f"{name} {figure:>{width}}" for name, figure, width in named)
     best = ["best"] if report.is_best else []

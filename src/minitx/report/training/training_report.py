@@ -22,6 +22,7 @@ from minitx.training.observer import (
     RunEnd,
     RunStart,
     StepReport,
+    TrainingEvent,
     TrainingObserver,
     perplexity,
 )
@@ -48,10 +49,14 @@ class TrainingRecord(TrainingObserver):
         self.end: RunEnd | None = None
         self.changes = 0
 
+    def observe(self, event: TrainingEvent) -> None:
+        """Count what is told."""
+        self.changes += 1
+        super().observe(event)
+
     def on_start(self, start: RunStart) -> None:
         """Remember the run; if it is resumed, read what happened before."""
         self.start = start
-        self.changes += 1
         if start.first_step:
             with contextlib.suppress(OSError):
                 for record in read_metrics(start.run / "metrics.jsonl"):
@@ -62,23 +67,19 @@ class TrainingRecord(TrainingObserver):
         """Add to the curve."""
         self.latest = report
         self.train.add(report.step, report.loss)
-        self.changes += 1
 
     def on_evaluation(self, report: EvaluationReport) -> None:
         """Add to the table."""
         self.evaluations.append(report)
-        self.changes += 1
 
     def on_event(self, event: Event) -> None:
         """Count it with those of the same name."""
         _, times = self.events.pop(event.name, (event, 0))
         self.events[event.name] = (event, times + 1)
-        self.changes += 1
 
     def on_end(self, end: RunEnd) -> None:
         """Remember how it ended."""
         self.end = end
-        self.changes += 1
 
     def _recall(self, line: dict[str, Any]) -> None:
         # A line written by another version may lack a key: then it is not shown.
@@ -211,11 +212,9 @@ def sample_lines(
     The heading is one of the rows; `compact` leaves out empty lines.
     """
     text = Text().append(_shown(report.sample_prompt), "dim").append(_shown(report.sample))
-    lines = [
-        line
-        for part in text.split("\n", allow_blank=True)
-        for line in (part.wrap(console, max(2, width - 2)) or [Text()])
-    ]
+    lines: list[Text] = []
+    for part in text.split("\n", allow_blank=True):
+        lines += part.wrap(console, max(2, width - 2)) or [Text()]
     if compact:
         lines = [line for line in lines if line.plain.strip()]
     while lines and not lines[-1].plain.strip():
@@ -242,22 +241,22 @@ def event_lines(
 
 
 def _event_block(event: Event, times: int, console: Console, width: int) -> list[Text]:
+    room = max(2, width - 2)
     style = SEVERITY_STYLES.get(event.severity, "")
     often = f" ({times} times)" if times > 1 else ""
     text = Text().append(f"{event.severity} {visible(event.name)}", style)
     text.append(f" at step {event.step:,}{often}: {_shown(event.message)}".replace("\n", " "))
-    lines = list(text.wrap(console, max(2, width - 2)))
+    lines = list(text.wrap(console, room))
     for heading, words in (("likely cause: ", event.cause), ("try: ", event.fix)):
         if words:
             part = Text().append(heading, "bold").append(_shown(words).replace("\n", " "))
-            lines.extend(part.wrap(console, max(2, width - 2)))
+            lines += part.wrap(console, room)
     return [lines[0], *(Text("  ").append_text(line) for line in lines[1:])]
 
 
 def _shown(text: str) -> str:
     """The text without control sequences, its line breaks kept."""
-    lines = text.replace("\r\n", "\n").expandtabs(4).split("\n")
-    return "\n".join(visible(line) for line in lines)
+    return visible(text.replace("\r\n", "\n").expandtabs(4))
 
 
 _ENDINGS = {
@@ -311,13 +310,10 @@ _LONGEST_PROMPT = 24
 def next_steps(
     run_dir: Path, prompt: str = "", steps: int | None = None, interrupted: bool = False
 ) -> list[str]:
-    """Command lines that go on from a run.
+    """Command lines that go on from a run; one that was interrupted is finished first.
 
-    Args:
-        prompt: a text the run's tokenizer knows, for example its sample's prompt; its first
-            words are used.
-        steps: number of steps to offer for `resume`; None writes ``N``.
-        interrupted: the run stopped before its last step, so finishing it comes first.
+    The first words of `prompt` are used, a text that the run's tokenizer knows; `steps` are those
+    to offer for `resume`, None writes ``N``.
     """
     run = shlex.quote(run_path(run_dir))
     start = shlex.quote(_short(prompt))

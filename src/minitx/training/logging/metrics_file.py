@@ -44,10 +44,6 @@ class MetricsFile(TrainingObserver):
     has at most its last line torn. An existing file is first cut back to what `first_step` keeps:
     `repair_metrics`.
 
-    Args:
-        path: the file; its directory exists.
-        first_step: steps already done, 0 for a new run.
-
     Raises:
         BadInputError: if the file can't be opened or, later, written.
     """
@@ -176,9 +172,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, float):
-        if math.isnan(value):
-            return "NaN"
-        if math.isinf(value):
-            return "Infinity" if value > 0 else "-Infinity"
-        return float(value)
+        # Without `allow_nan=False`, Python writes the words "NaN", "Infinity" and "-Infinity".
+        return float(value) if math.isfinite(value) else json.dumps(value)
     return value

@@ -27,11 +27,7 @@ def tensorboard_of_run(run: Path, first_step: int) -> TensorBoardLogger:
 
 
 class TensorBoardLogger(TrainingObserver):
-    """Writes the same figures as TensorBoard event files.
-
-    Args:
-        directory: where the event files go.
-        first_step: steps already done; what an earlier session wrote past it is hidden.
+    """Writes event files; what an earlier session wrote past `first_step` is hidden.
 
     Raises:
         BadInputError: if tensorboard is not installed.
@@ -51,27 +47,23 @@ class TensorBoardLogger(TrainingObserver):
 
     def on_step(self, report: StepReport) -> None:
         """Write the step's figures."""
-        self._scalars(
-            report.step,
-            {
-                "train/loss": report.loss,
-                "train/perplexity": report.perplexity,
-                "train/gradient_norm": report.gradient_norm,
-                "train/learning_rate": report.learning_rate,
-                "timing/tokens_per_second": report.tokens_per_second,
-            },
-        )
+        figures = {
+            "train/loss": report.loss,
+            "train/perplexity": report.perplexity,
+            "train/gradient_norm": report.gradient_norm,
+            "train/learning_rate": report.learning_rate,
+            "timing/tokens_per_second": report.tokens_per_second,
+        }
+        self._scalars(report.step, figures)
 
     def on_evaluation(self, report: EvaluationReport) -> None:
         """Write the holdout's figures and the sample."""
-        self._scalars(
-            report.step,
-            {
-                "holdout/loss": report.holdout_loss,
-                "holdout/perplexity": report.holdout_perplexity,
-                "holdout/bits_per_byte": report.holdout_bits_per_byte,
-            },
-        )
+        figures = {
+            "holdout/loss": report.holdout_loss,
+            "holdout/perplexity": report.holdout_perplexity,
+            "holdout/bits_per_byte": report.holdout_bits_per_byte,
+        }
+        self._scalars(report.step, figures)
         if report.sample:
             # Indented by four, Markdown shows a text as it is.
             text = (report.sample_prompt + report.sample).replace("\n", "\n    ")
@@ -79,25 +71,20 @@ class TensorBoardLogger(TrainingObserver):
 
     def on_health(self, report: HealthReport) -> None:
         """Write each layer's figures."""
-        for layer, norm in report.gradient_norms.items():
-            ratio = report.update_ratios[layer]
-            self._scalars(
-                report.step,
-                {f"health/gradient_norm/{layer}": norm, f"health/update_ratio/{layer}": ratio},
-            )
+        figures = {f"gradient_norm/{name}": norm for name, norm in report.gradient_norms.items()}
+        figures |= {f"update_ratio/{name}": ratio for name, ratio in report.update_ratios.items()}
+        self._scalars(report.step, {f"health/{name}": value for name, value in figures.items()})
 
     def on_probe(self, report: ProbeReport) -> None:
         """Write each layer's figures, entropies as the mean of a layer's heads."""
         self._scalars(report.step, {"probe/output_logit": report.output_logit})
         for layer, heads in enumerate(report.attention_entropy):
-            self._scalars(
-                report.step,
-                {
-                    f"probe/attention_entropy/{layer}": sum(heads) / len(heads),
-                    f"probe/attention_score/{layer}": report.attention_score[layer],
-                    f"probe/dead_activations/{layer}": report.dead_activations[layer],
-                },
-            )
+            figures = {
+                f"probe/attention_entropy/{layer}": sum(heads) / len(heads),
+                f"probe/attention_score/{layer}": report.attention_score[layer],
+                f"probe/dead_activations/{layer}": report.dead_activations[layer],
+            }
+            self._scalars(report.step, figures)
 
     def on_event(self, event: Event) -> None:
         """Write the event as a text."""

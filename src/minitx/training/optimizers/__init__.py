@@ -23,12 +23,7 @@ OPTIMIZERS: Registry[type[Optimizer]] = Registry("optimizer", "minitx.training.o
 def make_optimizer(
     model: Transformer, config: TrainConfig, product_dtype: torch.dtype | None = None
 ) -> Optimizer:
-    """The optimizer that a configuration names.
-
-    Args:
-        model: its parameters are updated in place.
-        config: how it is trained.
-        product_dtype: of the optimizer's matrix products, if it has any; None is float32.
+    """The optimizer that a configuration names; see `Optimizer` for the arguments.
 
     Raises:
         BadInputError: there is none of that name, or its options are not those it reads.

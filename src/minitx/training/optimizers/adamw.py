@@ -9,7 +9,7 @@ tensors.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,20 +87,10 @@ class AdamW:
                 continue
             torch._foreach_add_(group.steps, 1.0)
             torch._fused_adamw_(
-                group.parameters,
-                gradients,
-                group.firsts,
-                group.seconds,
-                [],
-                group.steps,
-                lr=learning_rate,
-                beta1=self.betas[0],
-                beta2=self.betas[1],
-                weight_decay=group.weight_decay,
-                eps=self.eps,
-                amsgrad=False,
-                maximize=False,
-            )
+                group.parameters, gradients, group.firsts, group.seconds, [], group.steps,
+                lr=learning_rate, beta1=self.betas[0], beta2=self.betas[1], eps=self.eps,
+                weight_decay=group.weight_decay, amsgrad=False, maximize=False,
+            )  # fmt: skip
             # The kernel does not count its writes as every other does, and what is derived from
             # the weights would be taken for new.
             torch.autograd.graph.increment_version(group.parameters)
@@ -117,16 +107,20 @@ class AdamW:
 
 @OPTIMIZERS.register("adamw")
 class AdamWOptimizer(Optimizer):
-    """AdamW for every parameter."""
+    """AdamW for every parameter, except those that the class of another optimizer names."""
 
     state_bytes = 8
 
     def __init__(
-        self, model: Transformer, config: TrainConfig, product_dtype: torch.dtype | None = None
+        self,
+        model: Transformer,
+        config: TrainConfig,
+        product_dtype: torch.dtype | None = None,
+        besides: Sequence[str] = (),
     ) -> None:
         super().__init__(model, config, product_dtype)
         self.adamw = AdamW(
-            model.named_parameters(),
+            [(name, p) for name, p in model.named_parameters() if name not in besides],
             betas=(config.beta1, config.beta2),
             weight_decay=config.weight_decay,
         )

@@ -20,8 +20,7 @@ from minitx.config import TrainConfig
 from minitx.engine import update_kernels
 from minitx.model import Transformer, matrix_parameters
 from minitx.training.optimizers import OPTIMIZERS
-from minitx.training.optimizers.adamw import AdamW
-from minitx.training.optimizers.optimizer_base import Optimizer
+from minitx.training.optimizers.adamw import AdamWOptimizer
 
 # Odd polynomials a x + b x^3 + c x^5, applied one after the other. Together they move every
 # singular value from [0.01, 1] into [0.73, 1.27], and smaller ones up by a factor of 78. Each is
@@ -137,15 +136,11 @@ class Muon:
     def _buffers(self) -> tuple[list[Any], list[Tensor], list[Tensor]]:
         # Each section; what is made orthogonal, (matrices, rows, columns) of each group, in the
         # same memory in every step; and its matrices.
-        sections = [
-            self._kernels.Section(index, row, *shape)
-            for shape, sections in self._groups.items()
-            for index, row in sections
-        ]
-        stacks = [
-            torch.empty(len(sections), *shape, dtype=self.dtype)
-            for shape, sections in self._groups.items()
-        ]
+        sections: list[Any] = []
+        stacks: list[Tensor] = []
+        for shape, group in self._groups.items():
+            sections += [self._kernels.Section(index, row, *shape) for index, row in group]
+            stacks.append(torch.empty(len(group), *shape, dtype=self.dtype))
         return sections, stacks, _unstacked(stacks)
 
     def _step_native(self, learning_rate: float, gradients: list[Tensor]) -> None:
@@ -180,7 +175,7 @@ def _unstacked(stacks: list[Tensor]) -> list[Tensor]:
 
 
 @OPTIMIZERS.register("muon")
-class MuonOptimizer(Optimizer):
+class MuonOptimizer(AdamWOptimizer):
     """Muon for the blocks' matrices, AdamW for embeddings, head, norms and biases."""
 
     description = "muon for matrices, adamw for the rest"
@@ -190,17 +185,13 @@ class MuonOptimizer(Optimizer):
     def __init__(
         self, model: Transformer, config: TrainConfig, product_dtype: torch.dtype | None = None
     ) -> None:
-        super().__init__(model, config, product_dtype)
+        matrices = list(matrix_parameters(model))
+        super().__init__(model, config, product_dtype, besides=[name for name, _, _ in matrices])
         self.muon = Muon(
-            matrix_parameters(model),
+            matrices,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
             dtype=self.product_dtype,
-        )
-        self.adamw = AdamW(
-            [(name, p) for name, p in model.named_parameters() if name not in self.muon.names],
-            betas=(config.beta1, config.beta2),
-            weight_decay=config.weight_decay,
         )
 
     @classmethod
@@ -210,13 +201,13 @@ class MuonOptimizer(Optimizer):
 
     def update_parameters(self, rate_factor: float) -> None:
         """The step of both."""
-        self.adamw.step(rate_factor * self.config.learning_rate)
+        super().update_parameters(rate_factor)
         self.muon.step(rate_factor * self.config.muon_learning_rate)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """AdamW's moments and Muon's momenta."""
-        tensors = {f"adamw.{name}": t for name, t in self.adamw.state_tensors().items()}
-        return tensors | {f"muon.{name}": t for name, t in self.muon.state_tensors().items()}
+        momenta = {f"muon.{name}": tensor for name, tensor in self.muon.state_tensors().items()}
+        return super().state_tensors() | momenta
 
     def product_flops(self) -> float:
         """Muon's."""

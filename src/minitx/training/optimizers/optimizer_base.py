@@ -52,11 +52,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def update_parameters(self, rate_factor: float) -> None:
-        """Change every parameter by its `.grad`, which is clipped.
-
-        Args:
-            rate_factor: fraction of the peak rates, from the schedule.
-        """
+        """Change every parameter by its clipped `.grad`, at this fraction of the peak rates."""
 
     @abstractmethod
     def state_tensors(self) -> dict[str, Tensor]:
@@ -72,14 +68,7 @@ class Optimizer(ABC):
         return 0.0
 
     def step(self, rate_factor: float) -> Tensor:
-        """Clip the gradients, update, and clear them.
-
-        Args:
-            rate_factor: fraction of the peak rates, from the schedule.
-
-        Returns:
-            Scalar: the global gradient norm before clipping.
-        """
+        """Clip the gradients, update, and clear them; return the global norm before clipping."""
         norm, _ = self.clip_gradients()
         self.update(rate_factor)
         return norm
@@ -93,21 +82,15 @@ class Optimizer(ABC):
         """
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         kernels = update_kernels(gradients)
-        if kernels is not None:
-            return self._clip_native(kernels, gradients)
-        norms = torch.stack(torch._foreach_norm(gradients))
+        norms = kernels.norms(gradients) if kernels else torch.stack(torch._foreach_norm(gradients))
         norm = torch.linalg.vector_norm(norms)
-        if self.config.grad_clip:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.grad_clip, norm)
-        return norm, norms
-
-    def _clip_native(self, kernels: Any, gradients: list[Tensor]) -> tuple[Tensor, Tensor]:
-        norms: Tensor = kernels.norms(gradients)
-        norm = torch.linalg.vector_norm(norms)
-        if self.config.grad_clip:
-            factor = self.config.grad_clip / (float(norm) + 1e-6)
+        largest = self.config.grad_clip
+        if largest and kernels:
+            factor = largest / (float(norm) + 1e-6)
             if not factor >= 1:  # also if it is NaN
                 kernels.scale(gradients, factor)
+        elif largest:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, largest, norm)
         return norm, norms
 
     def update(self, rate_factor: float) -> None:
