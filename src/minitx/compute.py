@@ -11,6 +11,7 @@ import ctypes
 import mmap
 import sys
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -85,6 +86,10 @@ class EngineChoice:
 
     engine: EngineName
     reason: str
+
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+"""Ids and targets `(B, T)` to the mean loss in nats, a scalar that gradients flow from."""
 
 
 def choose_device(name: DeviceName | str) -> torch.device:

@@ -6,13 +6,13 @@ is run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from minitx.compute import Compute, EngineChoice
+from minitx.compute import Compute, EngineChoice, LossFunction
 from minitx.config.train_config import EngineName
 from minitx.errors import BadInputError
 from minitx.model import Transformer
@@ -21,17 +21,9 @@ COMPILE_FROM_SECONDS = 120.0
 """Shortest run on a GPU for which torch.compile earns back what it takes; on a CPU it does for none
 that is planned."""
 
-LossFunction = Callable[[Tensor, Tensor], Tensor]
-"""Ids and targets `(B, T)` to the mean loss in nats, a scalar that gradients flow from."""
-
 
 def choose_engine(model: Transformer, compute: Compute, engine: str = "auto") -> EngineChoice:
-    """What `loss_function` computes a model with.
-
-    Args:
-        model: whose loss it is.
-        compute: device and number format.
-        engine: that is asked for: `auto`, `plain`, `native` or `torch-compile`.
+    """What `loss_function` computes a model with, if a certain `EngineName` is asked for.
 
     Raises:
         BadInputError: torch.compile was asked for where it can't be used.
@@ -44,12 +36,7 @@ def choose_engine(model: Transformer, compute: Compute, engine: str = "auto") ->
 
 
 def plan_engine(device: torch.device, seconds: float) -> EngineName:
-    """The engine to ask for in a run that trains for so long, where a person did not.
-
-    Args:
-        device: that trains.
-        seconds: that it will train for.
-    """
+    """The engine to ask for in a run that trains for so long, where a person did not."""
     pays = device.type == "cuda" and seconds >= COMPILE_FROM_SECONDS
     fast = fast_room()
     return "torch-compile" if pays and fast is not None and fast.can_compile(device) else "auto"
@@ -62,34 +49,25 @@ def loss_function(model: Transformer, compute: Compute, engine: str = "auto") ->
         BadInputError: as there.
     """
     fast = fast_room()
-    loss = None if fast is None else fast.loss_function(model, compute, engine)
-    return loss or plain_loss(model, compute)
+    faster: LossFunction | None = None
+    if fast is not None:
+        faster = fast.loss_function(model, compute, engine)
 
-
-def plain_loss(model: Transformer, compute: Compute) -> LossFunction:
-    """`Transformer.loss` with products in the format of `compute`."""
-
-    def loss(ids: Tensor, targets: Tensor) -> Tensor:
+    def plain_loss(ids: Tensor, targets: Tensor) -> Tensor:
         with compute.autocast():
             return model.loss(ids, targets)
 
-    return loss
+    return faster or plain_loss
 
 
 def decoder(model: Transformer) -> Any:
-    """What feeds tokens to a model in eval mode faster than the model itself; None: run that.
-
-    See `minitx.fast.decoder`.
-    """
+    """`minitx.fast.decoder`: None where the model itself must be run."""
     fast = fast_room()
     return None if fast is None else fast.decoder(model)
 
 
 def draw_kernel(silent: Sequence[int], vocab_size: int) -> Any:
-    """What draws tokens where temperature and top-k are all that matters; None: there is none.
-
-    See `minitx.fast.draw.draw_kernel`.
-    """
+    """`minitx.fast.draw_kernel`; None if there is none."""
     fast = fast_room()
     return None if fast is None else fast.draw_kernel(silent, vocab_size)
 

@@ -79,12 +79,9 @@ def verify(
     required: Iterable[str] = (),
     step: int | None = None,
 ) -> int:
-    """Check files against the manifest; return the step it names.
+    """Check the named files (or all) against the manifest; return the step it names.
 
-    Args:
-        names: files to check; None checks all. Each must be in the manifest.
-        required: files that must be in the manifest, checked or not.
-        step: what the manifest must name; None for any.
+    Those and the `required` ones must be in the manifest, which must name `step`, if that is given.
 
     Raises:
         DamagedFileError: naming the first file that is missing, is a link, or was changed.

@@ -99,9 +99,7 @@ def main() -> None:
         _stop(str(error), error.exit_code)
     except (BrokenPipeError, SystemExit) as end:
         # How rich and typer each take a reader (head, less) that went away; all is said.
-        if not isinstance(end, BrokenPipeError) and not isinstance(
-            end.__context__, BrokenPipeError
-        ):
+        if BrokenPipeError not in (type(end), type(end.__context__)):
             raise
         code = 0
         _forget_output(sys.stdout, sys.stderr)

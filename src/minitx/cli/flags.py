@@ -74,9 +74,8 @@ def takes(
 
 def _parameter(option: Option, default: Any) -> inspect.Parameter:
     assert option.word is not None
-    about: dict[str, Any] = {"help": option.help, "metavar": option.metavar}
-    if option.choices:
-        about["metavar"] = "|".join(option.choices)
+    metavar = option.metavar or "|".join(option.choices) or None
+    about: dict[str, Any] = {"help": option.help, "metavar": metavar}
     kind: Any = option.kind
     if option.is_list or typing.get_origin(kind) is dict:
         kind = list[str]

@@ -143,7 +143,10 @@ class TrainConfig(Config):
         details="Weights are kept in float32 regardless.",
     )
     engine: EngineName = option(
-        "auto", "What computes in training; auto is the fastest that knows the model.", MACHINE,
+        "auto",
+        "What computes in training: plain, native, torch-compile, or auto, the fastest that knows "
+        "the model.",
+        MACHINE, metavar="ENGINE",
         details="`plain` is the model's own code. `native` stands for kernels compiled when "
         "minitx was installed, and on a GPU for a CUDA graph. All equal `plain` to rounding.",
     )

@@ -11,9 +11,9 @@ from minitx.fast.decoding import Decoder, decoder
 from minitx.fast.draw import draw_kernel
 from minitx.fast.quantized import quantize
 from minitx.fast.torch_compile import can_compile
-from minitx.fast.training_loss import LossFunction, choose_engine, loss_function
+from minitx.fast.training_loss import choose_engine, loss_function
 
 __all__ = [
-    "Decoder", "LossFunction", "can_compile", "choose_engine", "decoder", "draw_kernel",
+    "Decoder", "can_compile", "choose_engine", "decoder", "draw_kernel",
     "loss_function", "optimizer", "profiling", "quantize",
 ]  # fmt: skip

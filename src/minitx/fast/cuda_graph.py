@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from minitx.compute import LossFunction
+
 WARMUP_PASSES = 3
 """Before a pass is recorded: they choose kernels, and compile what is compiled."""
 
@@ -25,14 +27,13 @@ class RecordedLoss:
     draws anew in each replay, from the seed that torch's generator has then.
 
     Args:
-        loss: `(ids, targets) -> loss` on a CUDA device.
-        parameters: that it depends on.
+        loss, parameters: on a CUDA device.
         record: makes a graph of a function, which then replays it; of CUDA if left out.
     """
 
     def __init__(
         self,
-        loss: Callable[[Tensor, Tensor], Tensor],
+        loss: LossFunction,
         parameters: Sequence[nn.Parameter],
         record: Callable[[Callable[[], None]], Callable[[], None]] | None = None,
     ) -> None:

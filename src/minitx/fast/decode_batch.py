@@ -7,7 +7,6 @@ that suits it; here they are kept in that order.
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,40 +22,26 @@ from minitx.fast.decode_weights import (
     ModelPointer,
     weights_of,
 )
-from minitx.fast.library import library
+from minitx.fast.library import Arguments, declare, library
 from minitx.model import Transformer
 from minitx.model.transformer import SwiGLU
 
-
-class _Kernels:
-    # The functions of kernels/batch.c.
-    def __init__(self, library: ctypes.CDLL) -> None:
-        integer, pointer = ctypes.c_int64, ctypes.c_void_p
-        model = ctypes.POINTER(ModelPointer)
-        self.stride = library.minitx_batch_stride
-        self.packed_size = library.minitx_batch_packed_size
-        self.pack = library.minitx_batch_pack
-        self.room = library.minitx_batch_room
-        self.step = library.minitx_batch_step
-        self.stride.restype = self.packed_size.restype = self.room.restype = integer
-        self.pack.restype = self.step.restype = None
-        self.stride.argtypes = [integer]
-        self.packed_size.argtypes = [integer, integer, integer]
-        self.pack.argtypes = [pointer, pointer, integer, integer, integer, pointer]
-        self.room.argtypes = [model, integer, ctypes.c_int]
-        self.step.argtypes = [
-            model, ctypes.POINTER(CachePointer), pointer, pointer, integer, pointer, pointer,
-            ctypes.c_int,
-        ]  # fmt: skip
+_INTEGER, _POINTER, _MODEL = ctypes.c_int64, ctypes.c_void_p, ctypes.POINTER(ModelPointer)
+_ARGUMENTS: Arguments = {
+    "batch_stride": [_INTEGER],
+    "batch_packed_size": [_INTEGER] * 3,
+    "batch_pack": [*[_POINTER] * 2, *[_INTEGER] * 3, _POINTER],
+    "batch_room": [_MODEL, _INTEGER, ctypes.c_int],
+    "batch_step": [
+        _MODEL, ctypes.POINTER(CachePointer), *[_POINTER] * 2, _INTEGER, *[_POINTER] * 2,
+        ctypes.c_int,
+    ],
+}  # fmt: skip
 
 
-_kernels_of = functools.cache(_Kernels)
-
-
-def _kernels() -> _Kernels:
-    kernels = library()
-    assert kernels is not None
-    return _kernels_of(kernels)
+def _kernels() -> ctypes.CDLL:
+    sizes = dict.fromkeys(("batch_stride", "batch_packed_size", "batch_room"), _INTEGER)
+    return declare(library(), _ARGUMENTS, **sizes)
 
 
 class PackedWeights(DecodingWeights):
@@ -77,23 +62,20 @@ class PackedWeights(DecodingWeights):
         packed, self._free = self._free[:size], self._free[size:]
         weight = linear.weight.detach().contiguous()
         bias = None if linear.bias is None else linear.bias.detach().contiguous()
-        self._kernels.pack(
+        self._kernels.minitx_batch_pack(
             weight.data_ptr(), None if bias is None else bias.data_ptr(), rows, columns,
             linear in self._gated, packed.data_ptr(),
         )  # fmt: skip
         return MatrixPointer(packed.data_ptr(), None, None, rows, columns)
 
     def _size(self, linear: nn.Linear) -> int:
-        size: int = self._kernels.packed_size(*linear.weight.shape, linear in self._gated)
+        is_gated = linear in self._gated
+        size: int = self._kernels.minitx_batch_packed_size(*linear.weight.shape, is_gated)
         return size
 
 
 class BatchDecoder:
-    """Reads one token at a time of each of several texts.
-
-    Args:
-        model: whose weights must stay as they are from now on.
-    """
+    """Reads one token at a time of each of several texts; the weights must stay as they are."""
 
     def __init__(self, model: Transformer) -> None:
         self._kernels = _kernels()
@@ -105,20 +87,15 @@ class BatchDecoder:
     def feed(self, tokens: Sequence[int], cache: DecodingCache) -> Tensor:
         """See `Decoder.feed`."""
         rows, model, threads = len(tokens), self._weights.pointer, torch.get_num_threads()
-        room = self._kernels.room(model, rows, threads)
+        room = self._kernels.minitx_batch_room(model, rows, threads)
         if len(self._room) < room or len(self._logits) < rows:
+            stride = self._kernels.minitx_batch_stride(self._vocab_size)
             self._room = aligned_zeros(room)
-            self._logits = torch.empty(rows, self._kernels.stride(self._vocab_size))
+            self._logits = torch.empty(rows, stride)
         ids = np.array(tokens, np.int64)
-        self._kernels.step(
-            model,
-            CachePointer.of(cache),
-            ids.ctypes.data,
-            cache.lengths.data_ptr(),
-            rows,
-            self._room.data_ptr(),
-            self._logits.data_ptr(),
-            threads,
-        )
+        self._kernels.minitx_batch_step(
+            model, CachePointer.of(cache), ids.ctypes.data, cache.lengths.data_ptr(), rows,
+            self._room.data_ptr(), self._logits.data_ptr(), threads,
+        )  # fmt: skip
         cache.advance(1)
         return self._logits[:rows, : self._vocab_size]

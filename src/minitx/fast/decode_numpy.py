@@ -24,11 +24,7 @@ Function = Callable[[Array], Array]
 
 
 class NumpyDecoder:
-    """Reads one token at a time of one text.
-
-    Args:
-        model: whose weights must stay as they are from now on.
-    """
+    """Reads one token at a time of one text; the weights must stay as they are from now on."""
 
     def __init__(self, model: Transformer) -> None:
         config = model.config
@@ -67,13 +63,13 @@ class _Layer:
         attention = block.attention
         self._n_heads, self._n_kv_heads = attention.n_heads, attention.n_kv_heads
         self._width = attention.head_dim
-        self._norm, self._mlp_norm = _norm(block.attention_norm), _norm(block.mlp_norm)
+        self._norm = _norm(block.attention_norm)
         self._qkv, self._output = _linear(attention.qkv), _linear(attention.output)
         query_norm, key_norm = attention.query_norm, attention.key_norm
         self._head_norms = None
         if query_norm is not None and key_norm is not None:
             self._head_norms = (_norm(query_norm), _norm(key_norm))
-        self._mlp = _mlp(block.mlp)
+        self.mlp = _mlp(block.mlp, _norm(block.mlp_norm))
 
     def attend(
         self, x: Array, keys: Array, values: Array, position: int, cosine: Array, sine: Array
@@ -94,24 +90,21 @@ class _Layer:
         gathered = weights @ values[:, :end] / weights.sum(axis=-1, keepdims=True)
         return self._output(gathered.reshape(-1))
 
-    def mlp(self, x: Array) -> Array:
-        return self._mlp(self._mlp_norm(x))
 
-
-def _mlp(mlp: SwiGLU | GELUMLP) -> Function:
+def _mlp(mlp: SwiGLU | GELUMLP, norm: Function) -> Function:
     down = _linear(mlp.down)
     if isinstance(mlp, SwiGLU):
         gate_up = _linear(mlp.gate_up)
 
         def swiglu(x: Array) -> Array:
-            gate, up = gate_up(x).reshape(2, -1)
+            gate, up = gate_up(norm(x)).reshape(2, -1)
             return down(gate / (1.0 + np.exp(-gate)) * up)
 
         return swiglu
     expand = _linear(mlp.up)
 
     def gelu(x: Array) -> Array:
-        hidden = expand(x)
+        hidden = expand(norm(x))
         cubed = hidden * hidden * hidden
         return down(
             0.5 * hidden * (1.0 + np.tanh(math.sqrt(2 / math.pi) * (hidden + 0.044715 * cubed)))

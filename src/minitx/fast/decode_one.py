@@ -20,7 +20,7 @@ from minitx.fast.decode_weights import (
     ModelPointer,
     weights_of,
 )
-from minitx.fast.library import library
+from minitx.fast.library import declare, library, pointers
 from minitx.fast.quantized import quantized_matrices
 from minitx.model import Transformer
 
@@ -31,18 +31,19 @@ _BYTES_FOR_A_THREAD = 2**18
 
 
 class _Workspace(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_void_p)
-        for name in ("residual", "qkv", "heads", "hidden", "normed", "scores")
-    ]
+    _fields_ = pointers("residual", "qkv", "heads", "hidden", "normed", "scores")
+
+
+_ARGUMENTS = {
+    "decode_token": [
+        ctypes.POINTER(ModelPointer), ctypes.POINTER(CachePointer), ctypes.POINTER(_Workspace),
+        ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int,
+    ],
+}  # fmt: skip
 
 
 class OneTextWeights(DecodingWeights):
-    """Weights of a model for the kernel that reads one text.
-
-    Attributes:
-        n_bytes: of matrices that a token reads.
-    """
+    """Weights of a model for the kernel that reads one text; a token reads `n_bytes` of them."""
 
     def __init__(self, model: Transformer) -> None:
         self.n_bytes = 0
@@ -64,22 +65,13 @@ class OneTextWeights(DecodingWeights):
 
 
 class OneTextDecoder:
-    """Reads one token at a time of one text.
+    """Reads one token at a time of one text; the weights must stay as they are.
 
-    Args:
-        model: whose weights must stay as they are from now on.
-        threads: to share the work, which change nothing in the result; None for as many as pay.
+    However many threads share the work, the result is the same; None takes as many as pay.
     """
 
     def __init__(self, model: Transformer, threads: int | None = None) -> None:
-        kernels = library()
-        assert kernels is not None
-        self._decode = kernels.minitx_decode_token
-        self._decode.restype = None
-        self._decode.argtypes = [
-            ctypes.POINTER(ModelPointer), ctypes.POINTER(CachePointer), ctypes.POINTER(_Workspace),
-            ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int,
-        ]  # fmt: skip
+        self._decode = declare(library(), _ARGUMENTS).minitx_decode_token
         self._weights = weights_of(model, OneTextWeights)
         config = model.config
         self._threads = threads or max(
@@ -102,13 +94,8 @@ class OneTextDecoder:
     def feed(self, tokens: Sequence[int], cache: DecodingCache) -> Tensor:
         """See `Decoder.feed`: one token, and a cache of one row."""
         self._decode(
-            self._weights.pointer,
-            CachePointer.of(cache),
-            self._workspace,
-            tokens[0],
-            cache.longest,
-            self._logits.data_ptr(),
-            self._threads,
-        )
+            self._weights.pointer, CachePointer.of(cache), self._workspace, tokens[0],
+            cache.longest, self._logits.data_ptr(), self._threads,
+        )  # fmt: skip
         cache.advance(1)
         return self._logits

@@ -13,24 +13,20 @@ from typing import Protocol, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from minitx.fast.library import pointers
 from minitx.fast.quantized import weight_state
 from minitx.model import Transformer
 from minitx.model.transformer import Block, LayerNorm, RMSNorm, SwiGLU, rotary_table
 
-_Fields = list[tuple[str, type]]
-
 
 class DecodingCache(Protocol):
-    """What a decoder needs of a key/value cache.
-
-    Attributes:
-        store: keys and values, `(n_layers, 2, rows, n_kv_heads, capacity, head_dim)`; may have
-            more rows than there are texts.
-        lengths: positions held by each row, `(rows,)` int64 on the CPU.
-    """
+    """What a decoder needs of a key/value cache."""
 
     store: Tensor
+    """`(n_layers, 2, rows, n_kv_heads, capacity, head_dim)`; maybe more rows than texts."""
+
     lengths: Tensor
+    """Positions held by each row, `(rows,)` int64 on the CPU."""
 
     @property
     def longest(self) -> int:
@@ -40,11 +36,7 @@ class DecodingCache(Protocol):
         """Count positions just written to all rows."""
 
 
-def _pointers(*names: str) -> _Fields:
-    return [(name, ctypes.c_void_p) for name in names]
-
-
-def _integers(*names: str) -> _Fields:
+def _integers(*names: str) -> list[tuple[str, type]]:
     return [(name, ctypes.c_int64) for name in names]
 
 
@@ -52,20 +44,20 @@ class MatrixPointer(ctypes.Structure):
     """`Matrix` in C."""
 
     _fields_ = [
-        *_pointers("weights", "scale", "bias"),
+        *pointers("weights", "scale", "bias"),
         *_integers("rows", "columns", "stride", "format"),
     ]
 
 
 class _NormPointer(ctypes.Structure):
-    _fields_ = _pointers("gain", "bias")
+    _fields_ = pointers("gain", "bias")
 
 
 class _LayerPointer(ctypes.Structure):
     _fields_ = [
         ("attention_norm", _NormPointer),
         ("mlp_norm", _NormPointer),
-        *_pointers("query_gain", "key_gain"),
+        *pointers("query_gain", "key_gain"),
         *((name, MatrixPointer) for name in ("qkv", "output", "gate_up", "down")),
     ]
 
@@ -76,7 +68,7 @@ class ModelPointer(ctypes.Structure):
     _fields_ = [
         *_integers("n_layers", "n_heads", "n_kv_heads", "head_dim", "d_model", "d_ff", "context"),
         ("eps", ctypes.c_double),
-        *_pointers("embedding", "positions", "cosine", "sine"),
+        *pointers("embedding", "positions", "cosine", "sine"),
         ("layers", ctypes.POINTER(_LayerPointer)),
         ("norm", _NormPointer),
         ("head", MatrixPointer),
@@ -86,7 +78,7 @@ class ModelPointer(ctypes.Structure):
 class CachePointer(ctypes.Structure):
     """`Cache` in C."""
 
-    _fields_ = [*_pointers("start"), *_integers("layer", "kind", "row", "head")]
+    _fields_ = [*pointers("start"), *_integers("layer", "kind", "row", "head")]
 
     @classmethod
     def of(cls, cache: DecodingCache) -> CachePointer:
@@ -97,11 +89,7 @@ class CachePointer(ctypes.Structure):
 class DecodingWeights:
     """Where a kernel finds the weights of a model, which must stay there as long as this lives.
 
-    Args:
-        model: on the CPU, in float32.
-
-    Attributes:
-        pointer: what kernels are given.
+    The model is on the CPU, in float32; kernels are given `pointer`.
     """
 
     def __init__(self, model: Transformer) -> None:

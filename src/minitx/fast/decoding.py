@@ -21,11 +21,7 @@ from minitx.model import KVCache, Transformer
 
 
 class Decoder:
-    """Appends tokens to texts. To be used without gradients; made by `decoder`.
-
-    Args:
-        model: whose weights must stay as they are from now on.
-    """
+    """Appends tokens to texts. To be used without gradients; made by `decoder`."""
 
     def __init__(self, model: Transformer) -> None:
         self._model = model
@@ -33,11 +29,7 @@ class Decoder:
         self._batch: BatchDecoder | None = None
 
     def feed(self, tokens: Sequence[int], cache: DecodingCache) -> Tensor:
-        """Append a token to each row of a cache.
-
-        Args:
-            tokens: an id for each row.
-            cache: has room for them.
+        """Append a token to each row of a cache that has room for it.
 
         Returns:
             Logits of what follows, `(rows, vocab_size)`; overwritten by the next call.
@@ -55,10 +47,8 @@ class Decoder:
 
 
 def decoder(model: Transformer) -> Decoder | None:
-    """What reads tokens of a model faster than the model does; None if it must be run itself.
+    """What reads tokens of a model in eval mode faster than it does; None if it must be run itself.
 
-    Args:
-        model: in eval mode. A decoder is for the model as it is: ask again when hooks, methods or
-            weights may have changed.
+    A decoder is for the model as it is: ask again when hooks, methods or weights may have changed.
     """
     return None if reason_against_cpu(model) is not None else Decoder(model)

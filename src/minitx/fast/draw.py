@@ -8,26 +8,21 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from minitx.fast.library import library
+from minitx.fast.library import declare, library
+
+_INTEGER, _POINTER = ctypes.c_int64, ctypes.c_void_p
+_ARGUMENTS = {
+    "draw": [
+        _POINTER, *[_INTEGER] * 3, _POINTER, _INTEGER, ctypes.c_float, _INTEGER, *[_POINTER] * 3,
+    ],
+}  # fmt: skip
 
 
 class DrawKernel:
-    """Draws where temperature and top-k are all that shapes the distribution.
+    """Draws where temperature and top-k are all that shapes a distribution; never `silent` ids."""
 
-    Args:
-        kernels: the library.
-        silent: ids that are never drawn.
-        vocab_size: of the logits.
-    """
-
-    def __init__(self, kernels: ctypes.CDLL, silent: Sequence[int], vocab_size: int) -> None:
-        self._draw = kernels.minitx_draw
-        integer, pointer = ctypes.c_int64, ctypes.c_void_p
-        self._draw.argtypes = [
-            pointer, integer, integer, integer, pointer, integer, ctypes.c_float, integer, pointer,
-            pointer, pointer,
-        ]  # fmt: skip
-        self._draw.restype = None
+    def __init__(self, silent: Sequence[int], vocab_size: int) -> None:
+        self._draw = declare(library(), _ARGUMENTS).minitx_draw
         self._size = vocab_size
         self._silent, self._room = np.array(silent, np.int64), np.empty(2 * vocab_size)
         # Read once: a pointer is looked up as slowly as a small product is computed.
@@ -57,11 +52,5 @@ class DrawKernel:
 
 
 def draw_kernel(silent: Sequence[int], vocab_size: int) -> DrawKernel | None:
-    """What draws in one call; None if no kernels were compiled.
-
-    Args:
-        silent: ids that are never drawn.
-        vocab_size: of the logits.
-    """
-    kernels = library()
-    return None if kernels is None else DrawKernel(kernels, silent, vocab_size)
+    """What draws in one call; None if no kernels were compiled."""
+    return None if library() is None else DrawKernel(silent, vocab_size)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from minitx.fast.library import library
+from minitx.fast.library import declare, library, pointers
 from minitx.fast.profiling import running_clock
 from minitx.model.transformer import IGNORED, Transformer
 
@@ -29,31 +29,22 @@ class _Head(ctypes.Structure):
         ("eps", ctypes.c_float),
         ("threads", ctypes.c_int),
         ("ignored", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("x", "gain", "weight", "targets", "scratch")),
-        *((name, ctypes.c_void_p) for name in ("loss", "grad_input", "grad_gain", "grad_weight")),
+        *pointers("x", "gain", "weight", "targets", "scratch", "loss"),
+        *pointers("grad_input", "grad_gain", "grad_weight"),
     )
 
 
 @functools.cache
 def _kernels() -> ctypes.CDLL:
-    kernels = library()
-    assert kernels is not None
-    pointer = ctypes.POINTER(_Head)
-    for kernel, result in (
-        (kernels.minitx_head_scratch, ctypes.c_size_t),
-        (kernels.minitx_head_loss, ctypes.c_long),
-    ):
-        kernel.argtypes, kernel.restype = [pointer], result
-    return kernels
+    call = ctypes.POINTER(_Head)
+    arguments = {"head_scratch": [call], "head_loss": [call]}
+    return declare(library(), arguments, head_scratch=ctypes.c_size_t, head_loss=ctypes.c_long)
 
 
 def loss(model: Transformer, x: Tensor, targets: Tensor) -> Tensor:
     """`Transformer.loss` of the residual stream after the last block: a scalar, nats per target.
 
-    Args:
-        model: its last norm and its head are read; where `support.takes_head`.
-        x: `(B, T, D)` float32.
-        targets: `(B, T)` int64.
+    Where `support.takes_head`; the targets are `(B, T)` int64.
 
     Raises:
         IndexError: a target is no token.

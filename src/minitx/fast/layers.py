@@ -7,7 +7,6 @@ one pass over memory after another. Each function here computes what a line of `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -185,22 +184,16 @@ def attend(
     Returns:
         `(B, T, heads * W)`.
     """
-    pairs: Sequence[Tensor | None] = (*(gains or (None, None)), *(tables or (None, None)))
-    out: Tensor = _Attend.apply(qkv, heads, kv_heads, *pairs, eps)  # type: ignore[no-untyped-call]
+    out: Tensor = _Attend.apply(  # type: ignore[no-untyped-call]
+        (heads, kv_heads, eps), qkv, *(tables or (None, None)), *(gains or (None, None))
+    )
     return out
 
 
 def norm_and_rotate(x: Tensor, gains: Tensor, cosine: Tensor, sine: Tensor, eps: float) -> Tensor:
-    """`RMSNorm` over each head, then `rotate`.
+    """`RMSNorm` over each head of `(B, T, heads, W)`, then `rotate`.
 
-    Args:
-        x: `(B, T, heads, W)`.
-        gains: `(heads, W)`.
-        cosine, sine: `(T, W)`.
-        eps: of the norm.
-
-    Returns:
-        `(B, T, heads, W)`.
+    `gains` are `(heads, W)`; `cosine` and `sine` `(T, W)`.
     """
     out: Tensor = _NormAndRotate.apply(x, gains, cosine, sine, eps)  # type: ignore[no-untyped-call]
     return out
@@ -211,10 +204,6 @@ def dropout(x: Tensor, probability: float) -> Tensor:
 
     On a CPU torch draws a number for each element, which took a third of a small model's step.
     Here one draw of 64 bits decides on four elements, so the probability is rounded to 2^-16.
-
-    Args:
-        x: any shape.
-        probability: at least 0, below 1.
     """
     dropped = min(round(probability * _SIXTEEN_BITS), _SIXTEEN_BITS - 1)
     draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
@@ -256,41 +245,22 @@ class _SwiGLU(Function):
 class _Attend(Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        qkv: Tensor,
-        heads: int,
-        kv_heads: int,
-        query_gain: Tensor | None,
-        key_gain: Tensor | None,
-        cosine: Tensor | None,
-        sine: Tensor | None,
-        eps: float,
+        ctx: Any, sizes: tuple[int, int, float], qkv: Tensor, *tables_and_gains: Tensor | None
     ) -> Tensor:
-        tensors = (qkv.contiguous(), query_gain, key_gain, cosine, sine)
-        ctx.numbers = (heads, kv_heads, eps)
-        out, log_sums = _causal_attention(tensors, ctx.numbers).forward()
-        ctx.save_for_backward(*tensors, out, log_sums)
+        qkv = qkv.contiguous()
+        out, log_sums = train_kernels.CausalAttention(sizes, qkv, *tables_and_gains).forward()
+        ctx.save_for_backward(qkv, *tables_and_gains, out, log_sums)
+        ctx.sizes = sizes
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        *tensors, out, log_sums = ctx.saved_tensors
-        kernel = _causal_attention(tuple(tensors), ctx.numbers)
+        qkv, *tables_and_gains, out, log_sums = ctx.saved_tensors
+        kernel = train_kernels.CausalAttention(ctx.sizes, qkv, *tables_and_gains)
         grad_qkv, grad_gains = kernel.backward(grad.contiguous(), out, log_sums)
-        by_gain = (None, None) if tensors[1] is None else grad_gains.unbind(0)
-        return grad_qkv, None, None, *by_gain, None, None, None
-
-
-def _causal_attention(
-    tensors: tuple[Tensor | None, ...], numbers: tuple[int, int, float]
-) -> train_kernels.CausalAttention:
-    qkv, query_gain, key_gain, cosine, sine = tensors
-    heads, kv_heads, eps = numbers
-    assert qkv is not None
-    gains = None if query_gain is None or key_gain is None else (query_gain, key_gain)
-    tables = None if cosine is None or sine is None else (cosine, sine)
-    return train_kernels.CausalAttention(qkv, heads, kv_heads, gains, tables, eps)
+        has_gains = tables_and_gains[-1] is not None
+        return None, grad_qkv, None, None, *(grad_gains.unbind(0) if has_gains else (None, None))
 
 
 class _NormAndRotate(Function):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +41,24 @@ def library() -> ctypes.CDLL | None:
     return loaded if version() == ABI else None
 
 
-def declare(library: ctypes.CDLL, arguments: Mapping[str, list[Any]]) -> None:
-    """Say what kernels take, by their names without `minitx_`; they give nothing back."""
+Arguments = Mapping[str, Sequence[Any]]
+"""The types that kernels take, by their names without `minitx_`."""
+
+
+def declare(kernels: ctypes.CDLL | None, arguments: Arguments, **results: Any) -> ctypes.CDLL:
+    """Say of a library, which must be there, what kernels take and what some of them give back."""
+    assert kernels is not None
     for name, types in arguments.items():
-        kernel = library[f"minitx_{name}"]
-        kernel.argtypes = types
-        kernel.restype = None
+        kernel = kernels[f"minitx_{name}"]
+        kernel.argtypes, kernel.restype = types, results.get(name)
         # Looked up by name each time, it would be another object, without the types.
-        setattr(library, f"minitx_{name}", kernel)
+        setattr(kernels, f"minitx_{name}", kernel)
+    return kernels
+
+
+def pointers(*names: str) -> list[tuple[str, type]]:
+    """Fields of a structure that are pointers."""
+    return [(name, ctypes.c_void_p) for name in names]
 
 
 ABI = 7

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ __all__ = [
 _LONG, _INT, _FLOAT, _DOUBLE = ctypes.c_long, ctypes.c_int, ctypes.c_float, ctypes.c_double
 _POINTER = ctypes.c_void_p
 _FLOAT_BYTES = 4
-_ARGUMENTS: dict[str, list[Any]] = {
+_ARGUMENTS = {
     "norms": [_LONG, *[_POINTER] * 3, _INT],
     "scale": [_LONG, *[_POINTER] * 2, _FLOAT, _INT],
     "adamw": [_LONG, *[_POINTER] * 6, *[_DOUBLE] * 5, _INT],
@@ -39,24 +39,20 @@ _ARGUMENTS: dict[str, list[Any]] = {
 
 
 @functools.cache
-def _bound(library: ctypes.CDLL) -> ctypes.CDLL:
-    declare(library, _ARGUMENTS)
-    library.minitx_orthogonalize_scratch.restype = _LONG
-    return library
-
-
 def _kernels() -> ctypes.CDLL:
-    kernels = library()
-    assert kernels is not None
-    return _bound(kernels)
+    return declare(library(), _ARGUMENTS, orthogonalize_scratch=_LONG)
 
 
 def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
     return (_POINTER * len(tensors))(*[t.data_ptr() for t in tensors])
 
 
+def _integers(numbers: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
+    return (ctypes.c_int64 * len(numbers))(*numbers)
+
+
 def _sizes(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_int64]:
-    return (ctypes.c_int64 * len(tensors))(*[t.numel() for t in tensors])
+    return _integers([t.numel() for t in tensors])
 
 
 def norms(tensors: Sequence[Tensor]) -> Tensor:
@@ -99,13 +95,7 @@ def adamw(
 
 
 class Section(NamedTuple):
-    """Some rows of a matrix of float32.
-
-    Attributes:
-        matrix: which one.
-        row: the first of them.
-        rows, columns: how many.
-    """
+    """Some rows of a matrix of float32: which matrix, the first of the rows, and how many."""
 
     matrix: int
     row: int
@@ -123,7 +113,7 @@ def _starts(
 
 
 def _section_sizes(sections: Sequence[Section]) -> ctypes.Array[ctypes.c_int64]:
-    return (ctypes.c_int64 * len(sections))(*[s.rows * s.columns for s in sections])
+    return _integers([s.rows * s.columns for s in sections])
 
 
 def muon_ahead(
@@ -136,8 +126,7 @@ def muon_ahead(
     """Muon's momenta, in place, and the look ahead from them into `ahead`, in its format.
 
     Args:
-        sections: of the gradients and momenta.
-        gradients, momenta: contiguous, float32.
+        sections: of the gradients and momenta, which are contiguous float32.
         ahead: one for each section, of its shape, all float32 or all bfloat16.
         momentum: decay of the running gradient.
     """
@@ -158,10 +147,8 @@ def muon_apply(
     """parameter * keep - rate * update, in place.
 
     Args:
-        sections: of the parameters.
-        parameters: contiguous, float32, changed in place.
-        updates: one for each section, of its shape, all float32 or all bfloat16.
-        rates: one for each section.
+        sections: of the parameters, which are contiguous float32.
+        updates, rates: one for each section; updates of its shape, all float32 or all bfloat16.
         keep: what weight decay leaves.
     """
     _kernels().minitx_muon_apply(
@@ -177,16 +164,15 @@ def orthogonalize(
     polynomials: Sequence[tuple[float, float, float]],
     safety: float,
 ) -> None:
-    """`muon.orthogonalize` of each `(rows, columns)`, in place; see `can_orthogonalize`.
+    """`muon.orthogonalize` of each contiguous matrix, in place; see `can_orthogonalize`.
 
     Args:
-        matrices: contiguous.
         polynomials: coefficients of x, x^3 and x^5.
         safety: by how much the bound on the singular values is widened.
     """
     n, threads = len(matrices), min(torch.get_num_threads(), len(matrices))
-    rows = (ctypes.c_int64 * n)(*[m.size(0) for m in matrices])
-    columns = (ctypes.c_int64 * n)(*[m.size(1) for m in matrices])
+    rows = _integers([m.size(0) for m in matrices])
+    columns = _integers([m.size(1) for m in matrices])
     flat = [number for coefficients in polynomials for number in coefficients]
     own = _kernels().minitx_orthogonalize_scratch(n, rows, columns)
     scratch = torch.empty(threads * own, dtype=torch.uint8)

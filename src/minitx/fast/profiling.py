@@ -27,10 +27,8 @@ Seconds = ctypes.c_double * len(BLOCK_PARTS)
 class BlockClock:
     """Seconds that the parts of all whole blocks took since it was started.
 
-    Attributes:
-        forward, backward: of each of `BLOCK_PARTS`, the mean of the threads.
-        head: of the call in `head`.
-        blocks: whether any whole block was called.
+    `forward` and `backward` are of each of `BLOCK_PARTS`, the mean of the threads; `head` is of
+    the call in `head`; `blocks` says whether any whole block was called.
     """
 
     def __init__(self) -> None:
@@ -59,13 +57,12 @@ def running_clock() -> BlockClock | None:
 
 
 def timed(part: str, then: str, function: Callable[..., T], *arguments: object) -> T:
-    """Call a function as a part of the step.
+    """Call a function with arguments, as a part of the step.
 
     Args:
-        part: that it is.
-        then: that begins when it is done, and on the way back when its input's gradient is there.
+        then: the part that begins when it is done, and on the way back when its input's gradient
+            is there.
         function: of a tensor, its last argument.
-        arguments: of it.
     """
     if not _running:
         return function(*arguments)

@@ -21,15 +21,13 @@ _LARGEST_INT8 = 127
 
 @dataclass(frozen=True)
 class QuantizedMatrix:
-    """A matrix in a small format.
-
-    Attributes:
-        weights: `(rows, columns)` in bfloat16, or the integers in int8.
-        scale: `(rows,)` float32, what each row's integers are multiplied by; None for bfloat16.
-    """
+    """A matrix in a small format."""
 
     weights: Tensor
+    """`(rows, columns)` in bfloat16, or the integers in int8."""
+
     scale: Tensor | None = None
+    """`(rows,)` float32, what each row's integers are multiplied by; None for bfloat16."""
 
     @property
     def restored(self) -> Tensor:
@@ -67,10 +65,6 @@ def quantize(model: Transformer, weight_format: WeightFormat | str) -> None:
 
     The model computes with the rounded values from now on, in its own number format; where a kernel
     reads one token at a time, it reads them in the small one.
-
-    Args:
-        model: changed in place.
-        weight_format: `bfloat16` or `int8`.
 
     Raises:
         BadInputError: there is no such format.

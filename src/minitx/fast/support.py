@@ -12,7 +12,7 @@ import functools
 import sys
 import types
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +36,8 @@ from minitx.model.transformer import (
 _OWN = (Transformer, Block, Attention, RMSNorm, LayerNorm, SwiGLU, GELUMLP)
 _OF_TORCH = (nn.ModuleList, nn.Linear, nn.Embedding)
 _CALLS = ("__call__", "_wrapped_call_impl", "_call_impl", "__getattr__")  # how modules are called
-_FUNCTIONS = ("causal_mask", "eager_attention", "rotary_table", "rotate")
-_FUNCTIONS_OF_TORCH = (
+_OF_TRANSFORMER = ("causal_mask", "eager_attention", "rotary_table", "rotate")
+_OF_FUNCTIONAL = (
     "scaled_dot_product_attention", "linear", "embedding", "dropout", "rms_norm", "layer_norm",
     "silu", "gelu", "cross_entropy",
 )  # fmt: skip
@@ -49,10 +49,8 @@ _BUSY = 0.75
 
 
 def reason_against(model: nn.Module) -> str | None:
-    """Why a model must be left to its own code; None if it is known.
-
-    Returns:
-        What is not known, in words, for example ``blocks.0.attention is a WindowedAttention``.
+    """Why a model must be left to its own code, for example ``blocks.0.attention is a
+    WindowedAttention``; None if it is known.
     """
     if type(model) is not Transformer:
         return f"the model is a {type(model).__name__}"
@@ -66,8 +64,9 @@ def reason_against(model: nn.Module) -> str | None:
     weight = getattr(model._modules.get("embedding"), "weight", None)
     if not isinstance(weight, Tensor):
         return "its embedding has no weight"
-    alike = (model.training, weight.device, weight.dtype)
-    reason = _difference(model, _expected(model.config), *alike)
+    reason = _difference(
+        model, _expected(model.config), "", (model.training, weight.device, weight.dtype)
+    )
     if reason is None and (model.head.weight is weight) != model.config.tie_embeddings:
         return "its embeddings are not tied as its config says"
     return reason
@@ -105,10 +104,8 @@ def reason_against_cpu(model: nn.Module) -> str | None:
 
 
 def takes_whole_blocks(model: Transformer, x: Tensor) -> bool:
-    """Whether `whole_blocks` computes a known model for a residual stream `(batch, seq, d_model)`.
-
-    In bfloat16 products, for the `qwen3` architecture, where sizes are even and there are enough
-    sequences for all threads.
+    """Whether `whole_blocks` computes a known model for a residual stream `(batch, seq, d_model)`:
+    with enough sequences for all threads.
     """
     config, (batch, seq, _) = model.config, x.shape
     threads = torch.get_num_threads()
@@ -133,9 +130,7 @@ def takes_head(model: Transformer, x: Tensor) -> bool:
 
 
 def takes_attention(attention: Attention, seq: int) -> bool:
-    """Whether `layers.attend` computes attention over so many tokens: without dropout, up to the
-    length to which it was measured to be the fastest.
-    """
+    """Whether `layers.attend` computes it: without dropout, and for short texts."""
     return seq <= LONGEST_ATTENTION and not (attention.training and attention.dropout)
 
 
@@ -151,11 +146,8 @@ def can_update(tensors: Iterable[Tensor]) -> bool:
 
 
 def can_orthogonalize(matrices: Iterable[Tensor]) -> bool:
-    """Whether `optimizer.orthogonalize` takes these: bfloat16, of even and not too many rows and
-    columns.
-
-    Args:
-        matrices: or stacks of them, `(..., rows, columns)`.
+    """Whether `optimizer.orthogonalize` takes these `(..., rows, columns)`: bfloat16, of even and
+    not too many rows and columns.
     """
     return has_bfloat16_products() and all(
         m.dtype == torch.bfloat16
@@ -166,11 +158,8 @@ def can_orthogonalize(matrices: Iterable[Tensor]) -> bool:
 
 def multiplies_bfloat16(x: Tensor) -> bool:
     """Whether the products over x are in bfloat16, and there are kernels for that."""
-    return (
-        product_dtype(x) == torch.bfloat16
-        and x.dtype == torch.float32
-        and (has_bfloat16_products())
-    )
+    formats = (product_dtype(x), x.dtype)
+    return formats == (torch.bfloat16, torch.float32) and has_bfloat16_products()
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
@@ -179,53 +168,29 @@ def product_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-class _Part(NamedTuple):
-    # What a module is that a config builds.
-    name: str
-    kind: type[nn.Module]
-    attributes: frozenset[str]
-    settings: dict[str, Any]
-    shapes: dict[str, torch.Size | None]
-    children: dict[str, _Part]
-
-
 @functools.lru_cache(maxsize=8)
-def _expected(config: ModelConfig) -> _Part:
-    # From a model without memory for its weights.
+def _expected(config: ModelConfig) -> Transformer:
+    # A model without memory for its weights.
     with torch.device("meta"), _Undrawn():
-        return _described("", Transformer(config))
+        return Transformer(config)
 
 
-def _described(name: str, part: nn.Module) -> _Part:
-    attributes = vars(part)
-    return _Part(
-        name,
-        type(part),
-        frozenset(attributes),
-        {key: attributes[key] for key in attributes.keys() - _OF_EVERY_MODULE},
-        {key: None if p is None else p.shape for key, p in part._parameters.items()},
-        {
-            key: _described(f"{name}.{key}".lstrip("."), child)
-            for key, child in part.named_children()
-        },
-    )
+_Like = tuple[bool, torch.device, torch.dtype]  # of the model: mode, device and format
 
 
-def _difference(
-    part: nn.Module, expected: _Part, training: bool, device: torch.device, dtype: torch.dtype
-) -> str | None:
+def _difference(part: nn.Module | None, expected: nn.Module, path: str, like: _Like) -> str | None:
     # One pass over the modules: this is asked in each training step.
-    name = expected.name or "the model"
-    if type(part) is not expected.kind:
+    name = path or "the model"
+    if part is None or type(part) is not type(expected):
         return f"{name} is a {type(part).__name__}"
-    attributes = vars(part)
-    if attributes.keys() != expected.attributes:
-        odd = min(attributes.keys() ^ expected.attributes)
+    attributes, wanted = vars(part), vars(expected)
+    if attributes.keys() != wanted.keys():
+        odd = min(attributes.keys() ^ wanted.keys())
         return f"{odd} of {name} was replaced, added or removed"
-    for key, value in expected.settings.items():
-        if attributes[key] != value:
+    for key in wanted.keys() - _OF_EVERY_MODULE:
+        if attributes[key] != wanted[key]:
             return f"{key} of {name} is not what its config says"
-    if part.training is not training:
+    if part.training is not like[0]:
         return f"{name} is not in the mode of the model"
     if (
         part._forward_hooks or part._forward_pre_hooks
@@ -234,33 +199,32 @@ def _difference(
         return f"a hook is registered on {name}"
     if attributes["_buffers"]:
         return f"{name} has a buffer"
-    parameters, children = attributes["_parameters"], attributes["_modules"]
-    if parameters.keys() != expected.shapes.keys() or list(children) != list(expected.children):
+    parameters, children = part._parameters, part._modules
+    wanted_parts = (expected._parameters.keys(), list(expected._modules))
+    if (parameters.keys(), list(children)) != wanted_parts:
         return f"{name} has other parts or weights than its config says"
-    for key, shape in expected.shapes.items():
-        reason = _reason_against_tensor(parameters[key], shape, device, dtype)
+    for key, parameter in expected._parameters.items():
+        reason = _reason_against_tensor(parameters[key], parameter, like)
         if reason is not None:
             return f"{key} of {name} {reason}"
-    for key, child in expected.children.items():
-        reason = _difference(children[key], child, training, device, dtype)
+    for key, child in expected._modules.items():
+        assert child is not None
+        reason = _difference(children[key], child, f"{path}.{key}" if path else key, like)
         if reason is not None:
             return reason
     return None
 
 
 def _reason_against_tensor(
-    parameter: nn.Parameter | None,
-    shape: torch.Size | None,
-    device: torch.device,
-    dtype: torch.dtype,
+    parameter: nn.Parameter | None, expected: nn.Parameter | None, like: _Like
 ) -> str | None:
-    if parameter is None or shape is None:
-        return None if parameter is None and shape is None else "is not there as its config says"
+    if parameter is None or expected is None:
+        return None if parameter is expected else "is not there as its config says"
     if type(parameter) is not nn.Parameter or not parameter.is_contiguous():
         return "is not a plain tensor"
-    if parameter.shape != shape:
+    if parameter.shape != expected.shape:
         return "has another shape than its config says"
-    if parameter.device != device or parameter.dtype != dtype:
+    if (parameter.device, parameter.dtype) != like[1:]:
         return "has another device or format than the embedding"
     if parameter._backward_hooks:
         return "has a hook"
@@ -285,47 +249,40 @@ def _patched_function() -> str | None:
     # was patched before this module was imported is noticed too.
     if vars(transformer)["F"] is not functional or vars(transformer)["nn"] is not nn:
         return "transformer.F or transformer.nn"
-    for name in _FUNCTIONS_OF_TORCH:
-        function = getattr(functional, name)
-        if type(function) is not types.BuiltinFunctionType and not _stands_in(
-            function, functional.__file__
-        ):
-            return f"torch.nn.functional.{name}"
-    for name in _FUNCTIONS:
-        if not _stands_in(getattr(transformer, name, None), transformer.__file__):
-            return f"transformer.{name}"
     for own in _OWN:
         name = own.__name__
         if getattr(transformer, name, None) is not own or own.__module__ != transformer.__name__:
             return f"transformer.{name}"
-    for kind, (path, names, methods) in _methods().items():
-        inside = vars(kind)
-        if inside.keys() != names:
-            return f"{kind.__name__}.{min(inside.keys() ^ names)}"
-        for name in methods:
-            if not _stands_in(inside[name], path):
-                return f"{kind.__name__}.{name}"
-    for name in _CALLS:
-        if not _stands_in(vars(nn.Module)[name], torch_module.__file__):
-            return f"Module.{name}"
+    for kind, names in _NAMES.items():
+        if vars(kind).keys() != names:
+            return f"{kind.__name__}.{min(vars(kind).keys() ^ names)}"
+    for owner, name, path in _FUNCTIONS:
+        function = vars(owner).get(name)
+        if owner is functional and type(function) is types.BuiltinFunctionType:
+            continue
+        if not isinstance(function, types.FunctionType) or function.__code__.co_filename != path:
+            return f"{owner.__name__.removeprefix('minitx.model.')}.{name}"
     return None
 
 
-@functools.cache
-def _methods() -> dict[type[nn.Module], tuple[str, frozenset[str], tuple[str, ...]]]:
-    return {
-        kind: (
-            str(sys.modules[kind.__module__].__file__),
-            frozenset(vars(kind)),
-            tuple(name for name, value in vars(kind).items() if _is_method(value)),
-        )
+def _methods(kind: type) -> list[str]:
+    return [
+        name
+        for name, value in vars(kind).items()
+        if callable(value) and not isinstance(value, (type, staticmethod))
+    ]
+
+
+_NAMES = {kind: frozenset(vars(kind)) for kind in (*_OWN, *_OF_TORCH)}
+
+# That must not be patched: who has them, their names, and the file where their code stands.
+_FUNCTIONS: list[tuple[types.ModuleType | type, str, str | None]] = [
+    *((functional, name, functional.__file__) for name in _OF_FUNCTIONAL),
+    *((transformer, name, transformer.__file__) for name in _OF_TRANSFORMER),
+    *((nn.Module, name, torch_module.__file__) for name in _CALLS),
+    *(
+        (kind, name, sys.modules[kind.__module__].__file__)
         for kind in (*_OWN, *_OF_TORCH)
-    }
-
-
-def _is_method(value: object) -> bool:
-    return callable(value) and not isinstance(value, (type, staticmethod))
-
-
-def _stands_in(function: object, path: str | None) -> bool:
-    return isinstance(function, types.FunctionType) and function.__code__.co_filename == path
+        for name in _methods(kind)
+    ),
+]

@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from minitx.fast.library import declare, library
+from minitx.fast.library import Arguments, declare, library
 
 _SLICE = 64  # as SLICE in rows.h
 
 _POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
 _ATTENTION = [_POINTER, _INT, *[_POINTER] * 4, _FLOAT, *[_LONG] * 5]
-_ARGUMENTS: dict[str, list[Any]] = {
+_ARGUMENTS: Arguments = {
     "norm_forward": [
-        _POINTER, _INT, _POINTER, _FLOAT, _LONG, _LONG, _POINTER, _POINTER, _INT, _POINTER, _INT,
+        _POINTER, _INT, _POINTER, _FLOAT, *[_LONG] * 2, *[_POINTER] * 2, _INT, _POINTER, _INT,
     ],
     "norm_backward": [
-        _POINTER, _POINTER, _INT, _POINTER, _POINTER, _LONG, _LONG, _POINTER, _INT, _POINTER,
-        _POINTER, _INT,
+        *[_POINTER] * 2, _INT, *[_POINTER] * 2, *[_LONG] * 2, _POINTER, _INT, *[_POINTER] * 2, _INT,
     ],
     "swiglu_forward": [_POINTER, _INT, _LONG, _LONG, _POINTER, _INT],
     "swiglu_backward": [_POINTER, _POINTER, _INT, _LONG, _LONG, _POINTER, _INT],
@@ -43,17 +41,8 @@ _ARGUMENTS: dict[str, list[Any]] = {
 
 
 @functools.cache
-def _bound(library: ctypes.CDLL) -> ctypes.CDLL:
-    declare(library, _ARGUMENTS)
-    library.minitx_loss_forward.restype = _LONG
-    library.minitx_attention_scratch.restype = _LONG
-    return library
-
-
 def _kernels() -> ctypes.CDLL:
-    kernels = library()
-    assert kernels is not None
-    return _bound(kernels)
+    return declare(library(), _ARGUMENTS, loss_forward=_LONG, attention_scratch=_LONG)
 
 
 def _half(dtype: torch.dtype) -> int:
@@ -121,12 +110,7 @@ def swiglu_backward(grad: Tensor, gate_up: Tensor) -> Tensor:
 
 
 def loss_forward(logits: Tensor, targets: Tensor, ignored: int) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy.
-
-    Args:
-        logits: `(rows, vocab)`.
-        targets: `(rows,)` int64.
-        ignored: target that counts for nothing.
+    """Mean cross-entropy of `(rows, vocab)` over the targets, `(rows,)` int64, not `ignored`.
 
     Returns:
         The mean and the number of targets that count, `(2,)`, and for the backward pass the
@@ -169,35 +153,24 @@ class CausalAttention:
     """Attention over the projection of one shape; see `layers.attend`.
 
     Args:
+        sizes: heads, key/value heads, and the eps of the norm.
         qkv: `(batch, seq, (heads + 2 * kv_heads) * head_dim)`.
-        heads, kv_heads: how many.
-        gains: of the norm of queries and keys, each `(head_dim,)`; None: neither norm nor rotation.
-        tables: cosine and sine, `(seq, head_dim)` in the format of qkv.
-        eps: of the norm.
+        tables_and_gains: cosine and sine, `(seq, head_dim)` in the format of qkv, then the gains
+            of queries and keys, `(head_dim,)`; four times None: neither norm nor rotation.
     """
 
     def __init__(
-        self,
-        qkv: Tensor,
-        heads: int,
-        kv_heads: int,
-        gains: tuple[Tensor, Tensor] | None,
-        tables: tuple[Tensor, Tensor] | None,
-        eps: float,
+        self, sizes: tuple[int, int, float], qkv: Tensor, *tables_and_gains: Tensor | None
     ) -> None:
+        heads, kv_heads, eps = sizes
         batch, seq, width = qkv.shape
         self._like = qkv
         self._shape = (batch, seq, heads, kv_heads, width // (heads + 2 * kv_heads))
         self._threads = torch.get_num_threads()
-        cosine, sine = tables or (None, None)
-        query_gain, key_gain = gains or (None, None)
         self._given = (
-            qkv.data_ptr(),
-            _half(qkv.dtype),
-            *(0 if t is None else t.data_ptr() for t in (cosine, sine, query_gain, key_gain)),
-            eps,
-            *self._shape,
-        )
+            qkv.data_ptr(), _half(qkv.dtype),
+            *(0 if t is None else t.data_ptr() for t in tables_and_gains), eps, *self._shape,
+        )  # fmt: skip
         per_thread = _kernels().minitx_attention_scratch(seq, self._shape[-1])
         self._scratch = torch.empty(self._threads * per_thread)
 

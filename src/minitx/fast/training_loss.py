@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from minitx.compute import Compute, EngineChoice
+from minitx.compute import Compute, EngineChoice, LossFunction
 from minitx.config.train_config import EngineName
 from minitx.errors import BadInputError
 from minitx.fast import head, layers, support, whole_blocks
@@ -18,20 +17,13 @@ from minitx.fast.library import family
 from minitx.fast.torch_compile import CompiledLoss, can_compile
 from minitx.model import Transformer
 
-LossFunction = Callable[[Tensor, Tensor], Tensor]
-"""Ids and targets `(B, T)` to the mean loss in nats, a scalar that gradients flow from."""
-
 
 def choose_engine(
     model: nn.Module, compute: Compute | None = None, engine: str = "auto"
 ) -> EngineChoice:
-    """What `loss_function` computes a model with.
+    """What `loss_function` computes a model with, that is any module with a `Transformer`'s `loss`.
 
-    Args:
-        model: any module with a `Transformer`'s `loss`.
-        compute: device and number format; the device of the weights if left out.
-        engine: `auto`, `plain`, `native` or `torch-compile`. What does not know the model is not
-            taken, whatever was asked for.
+    What does not know the model is not taken, whatever was asked for.
 
     Raises:
         BadInputError: torch.compile was asked for where it can't be used.
@@ -69,7 +61,6 @@ def loss_function(
             On a GPU its weights stay where they are.
         compute: device, and the format of products, which the function then sets itself. Left
             out, it computes where the weights are, in the format that is set when it is called.
-        engine: as for `choose_engine`.
 
     Returns:
         A function that equals `model.loss` to rounding. None: run `model.loss`.

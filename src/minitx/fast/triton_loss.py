@@ -20,15 +20,9 @@ WARPS = 32
 
 
 def loss_and_gradient(logits: Tensor, targets: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-    """As `torch_compile.loss_and_gradient`; the logits are overwritten.
+    """As `torch_compile.loss_and_gradient`, of int64 targets.
 
-    Args:
-        logits: `(rows, vocab)`, rows contiguous.
-        targets: `(rows,)` of int64.
-        shares: `(rows,)` of float32.
-
-    Returns:
-        `(rows,)` nats, and the gradient, `(rows, vocab)`, where the logits were.
+    The gradient is where the logits were, whose rows are contiguous.
     """
     losses = empty_like(shares)
     n_rows, vocab = logits.shape

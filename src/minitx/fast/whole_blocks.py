@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from minitx.fast.layers import rotary_tables
-from minitx.fast.library import library
+from minitx.fast.library import Arguments, declare, library, pointers
 from minitx.fast.profiling import running_clock
 from minitx.model.transformer import Block, SwiGLU, Transformer
 
@@ -29,7 +30,8 @@ _WEIGHTS = (
     "attention_gain", "query_gain", "key_gain", "mlp_gain", "qkv", "output", "gate_up", "down",
 )  # fmt: skip
 _GRADIENTS = (
-    "attention_gain", "head_gains", "mlp_gain", "qkv", "output", "gate_up", "down",
+    "grad_attention_gain", "grad_head_gains", "grad_mlp_gain", "grad_qkv", "grad_output",
+    "grad_gate_up", "grad_down",
 )  # fmt: skip
 
 
@@ -41,47 +43,37 @@ class _Block(ctypes.Structure):
         ("dropout", ctypes.c_float),
         ("seed", ctypes.c_uint64),
         ("threads", ctypes.c_int),
-        ("x", ctypes.c_void_p),
-        *((name, ctypes.c_void_p) for name in _WEIGHTS),
-        *((name, ctypes.c_void_p) for name in ("cosine", "sine", "kept", "scratch")),
-        *((name, ctypes.c_void_p) for name in ("out", "grad", "grad_input")),
-        *((f"grad_{name}", ctypes.c_void_p) for name in _GRADIENTS),
-        ("seconds", ctypes.c_void_p),
+        *pointers("x", *_WEIGHTS, "cosine", "sine", "kept", "scratch", "out"),
+        *pointers("grad", "grad_input", *_GRADIENTS, "seconds"),
     )
 
 
 @functools.cache
 def _kernels() -> ctypes.CDLL:
-    kernels = library()
-    assert kernels is not None
     pointer = ctypes.POINTER(_Block)
-    kernels.minitx_block_kept.argtypes = [pointer]
-    kernels.minitx_block_scratch.argtypes = [pointer, ctypes.c_int]
-    kernels.minitx_block_kept.restype = kernels.minitx_block_scratch.restype = ctypes.c_size_t
-    for kernel in (kernels.minitx_block_forward, kernels.minitx_block_backward):
-        kernel.argtypes, kernel.restype = [pointer], None
-    return kernels
+    arguments: Arguments = {
+        "block_kept": [pointer],
+        "block_scratch": [pointer, ctypes.c_int],
+        "block_forward": [pointer],
+        "block_backward": [pointer],
+    }
+    return declare(library(), arguments, block_kept=ctypes.c_size_t, block_scratch=ctypes.c_size_t)
 
 
 def run(model: Transformer, x: Tensor) -> Tensor:
-    """The residual stream `(B, T, D)` after all blocks; where `support.takes_whole_blocks`.
-
-    Args:
-        model: in train mode.
-        x: the residual stream before them, float32.
-    """
+    """The residual stream `(B, T, D)` after all blocks; where `support.takes_whole_blocks`."""
     tables = rotary_tables(model, x)
     assert tables is not None
     config = model.config
     dropout = config.dropout if model.training else 0.0
     # Of one number for each block, whether a number is kept is counted out: the same both ways.
-    seeds = None
+    seeds = torch.zeros(config.n_layers, dtype=torch.int64)
     if dropout:
-        seeds = torch.empty(config.n_layers, dtype=torch.int64).random_().tolist()
+        seeds.random_()
     shape = (config.n_heads, config.n_kv_heads, config.head_dim, config.d_ff, config.norm_eps)
     weights = [weight for block in model.blocks for weight in _weights(block)]
     out: Tensor = _RunBlocks.apply(  # type: ignore[no-untyped-call]
-        x, *tables, shape, dropout, seeds, *weights
+        x, *tables, shape, dropout, seeds.tolist(), *weights
     )
     return out
 
@@ -109,16 +101,15 @@ class _RunBlocks(Function):
         sine: Tensor,
         shape: tuple[int, int, int, int, float],
         dropout: float,
-        seeds: list[int] | None,
+        seeds: list[int],
         *weights: Tensor,
     ) -> Tensor:
         kernels = _kernels()
         streams, kept = [x.contiguous()], []
         scratch = None
-        for first in range(0, len(weights), len(_WEIGHTS)):
-            call = _call(streams[-1], cosine, sine, shape, weights[first : first + len(_WEIGHTS)])
-            if seeds is not None:
-                call.dropout, call.seed = dropout, seeds[first // len(_WEIGHTS)]
+        for number, seed in enumerate(seeds):
+            own = weights[number * len(_WEIGHTS) : (number + 1) * len(_WEIGHTS)]
+            call = _call(streams[-1], cosine, sine, shape, dropout, seed, own)
             if scratch is None:
                 scratch = _bytes(kernels.minitx_block_scratch(call, 0))
             streams.append(torch.empty_like(streams[-1]))
@@ -137,7 +128,7 @@ class _RunBlocks(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         kernels = _kernels()
         cosine, sine, *saved = ctx.saved_tensors
-        n = len(saved) // (len(_WEIGHTS) + 2)
+        n = len(ctx.seeds)
         streams, kept, all_weights = saved[:n], saved[n : 2 * n], saved[2 * n :]
         grad = grad.contiguous()
         scratch = None
@@ -148,9 +139,9 @@ class _RunBlocks(Function):
             grad_head_gains = torch.empty(2, ctx.shape[2])
             grad_weights = [torch.empty_like(weight) for weight in weights]
             grad_weights[1:3] = grad_head_gains.unbind(0)
-            call = _call(streams[number], cosine, sine, ctx.shape, weights)
-            if ctx.seeds is not None:
-                call.dropout, call.seed = ctx.dropout, ctx.seeds[number]
+            call = _call(
+                streams[number], cosine, sine, ctx.shape, ctx.dropout, ctx.seeds[number], weights
+            )
             if scratch is None:
                 scratch = _bytes(kernels.minitx_block_scratch(call, 1))
             call.kept, call.scratch = kept[number].data_ptr(), scratch.data_ptr()
@@ -158,7 +149,7 @@ class _RunBlocks(Function):
             for name, gradient in zip(
                 _GRADIENTS, (grad_weights[0], grad_head_gains, *grad_weights[3:]), strict=True
             ):
-                setattr(call, f"grad_{name}", gradient.data_ptr())
+                setattr(call, name, gradient.data_ptr())
             if clock := running_clock():
                 call.seconds = ctypes.addressof(clock.backward)
             kernels.minitx_block_backward(call)
@@ -175,12 +166,13 @@ def _call(
     cosine: Tensor,
     sine: Tensor,
     shape: tuple[int, int, int, int, float],
-    weights: tuple[Tensor, ...] | list[Tensor],
+    dropout: float,
+    seed: int,
+    weights: Sequence[Tensor],
 ) -> _Block:
     heads, kv_heads, head_dim, d_ff, eps = shape
     batch, seq, d_model = x.shape
     return _Block(
-        batch, seq, heads, kv_heads, head_dim, d_model, d_ff, eps, 0.0, 0, torch.get_num_threads(),
-        x.data_ptr(), *(weight.data_ptr() for weight in weights),
-        cosine.data_ptr(), sine.data_ptr(),
+        batch, seq, heads, kv_heads, head_dim, d_model, d_ff, eps, dropout, seed,
+        torch.get_num_threads(), *(t.data_ptr() for t in (x, *weights, cosine, sine)),
     )  # fmt: skip

@@ -21,26 +21,18 @@ from minitx.tokenizer import Tokenizer
 
 
 class Piece(NamedTuple):
-    """What a row said in one step.
-
-    Attributes:
-        row: who; its newest token is `row.ids[-1]`, its record `row.chosen[-1]`.
-        text: that is now certain; may be empty.
-        finish_reason: `stop` or `length` with the last piece; None before.
-    """
+    """What a row said in one step; its token is `row.ids[-1]`, its record `row.chosen[-1]`."""
 
     row: Row
     text: str
+    """That is now certain; may be empty."""
+
     finish_reason: str | None
+    """`stop` or `length` with the last piece; None before."""
 
 
 class TextBatch:
-    """Rows under way.
-
-    Args:
-        model: in eval mode, and not changed while this lives.
-        tokenizer: of the model.
-    """
+    """Rows under way, of a model in eval mode that is not changed while this lives."""
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer) -> None:
         self._model, self._tokenizer = model, tokenizer
@@ -129,10 +121,7 @@ class TextBatch:
         if row.counts is not None:
             row.counts[token] += 1.0
         stream, content = row.stream, self._tokenizer.token_bytes(token)
-        if stream.stops:
-            text = stream.feed(content, self._chooser.may_stop(row))
-        else:
-            text = stream.feed(content)
+        text = stream.feed(content, not stream.stops or self._chooser.may_stop(row))
         if stream.stopped:
             row.finish_reason = "stop"
         elif len(row.ids) >= row.config.max_new_tokens:

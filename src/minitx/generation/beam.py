@@ -11,7 +11,7 @@ import torch
 from minitx.errors import BadInputError
 from minitx.generation.generated import Generation
 from minitx.generation.requests import prompt_ids
-from minitx.model import KVCache, Transformer
+from minitx.model import KVCache, Transformer, evaluating
 from minitx.tokenizer import Tokenizer
 
 
@@ -23,9 +23,7 @@ def beam_search(
     All texts have the same length, so their log-probabilities compare without a length penalty.
 
     Args:
-        model: left in the mode it was in.
-        tokenizer: of the model.
-        prompt: the text to continue.
+        model, tokenizer, prompt: what to continue, and with what.
         beams: texts kept at each step.
         max_new_tokens: length of the continuations.
 
@@ -47,30 +45,25 @@ def beam_search(
     if not 1 <= beams <= 1024:
         raise BadInputError(f"beams is {beams}", "Choose --beams from 1 to 1024")
     weight = model.embedding.weight
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            cache = KVCache(model.config, 1, context, weight.device, weight.dtype)
-            logits = model(torch.tensor([ids], device=weight.device), cache=cache, last_only=True)
-            totals = torch.zeros(1, dtype=torch.float64, device=weight.device)
-            texts: list[list[int]] = [[]]
-            for step in range(max_new_tokens):
-                steps = logits[:, -1, :vocab_size].double().log_softmax(dim=-1)
-                if tokenizer.unknown_id is not None:
-                    steps[:, tokenizer.unknown_id] = -torch.inf
-                candidates = (totals[:, None] + steps).flatten()
-                kept = int(min(beams, int((candidates > -torch.inf).sum())))
-                totals, best = candidates.topk(kept)
-                rows = (best // vocab_size).tolist()
-                tokens = (best % vocab_size).tolist()
-                texts = [[*texts[row], token] for row, token in zip(rows, tokens, strict=True)]
-                if step < max_new_tokens - 1:
-                    cache.select(rows)
-                    newest = torch.tensor(tokens, device=weight.device)[:, None]
-                    logits = model(newest, cache=cache)
-    finally:
-        model.train(was_training)
+    with torch.inference_mode(), evaluating(model):
+        cache = KVCache(model.config, 1, context, weight.device, weight.dtype)
+        logits = model(torch.tensor([ids], device=weight.device), cache=cache, last_only=True)
+        totals = torch.zeros(1, dtype=torch.float64, device=weight.device)
+        texts: list[list[int]] = [[]]
+        for step in range(max_new_tokens):
+            steps = logits[:, -1, :vocab_size].double().log_softmax(dim=-1)
+            if tokenizer.unknown_id is not None:
+                steps[:, tokenizer.unknown_id] = -torch.inf
+            candidates = (totals[:, None] + steps).flatten()
+            kept = int(min(beams, int((candidates > -torch.inf).sum())))
+            totals, best = candidates.topk(kept)
+            rows = (best // vocab_size).tolist()
+            tokens = (best % vocab_size).tolist()
+            texts = [[*texts[row], token] for row, token in zip(rows, tokens, strict=True)]
+            if step < max_new_tokens - 1:
+                cache.select(rows)
+                newest = torch.tensor(tokens, device=weight.device)[:, None]
+                logits = model(newest, cache=cache)
     return [
         Generation(prompt, ids, rank, ids=text, text=tokenizer.decode(text))
         for rank, text in enumerate(texts)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Hashable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,17 +18,12 @@ from minitx.generation.row import Row
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
 
-_KEPT_BANS = 64
+_KEPT_CONSTRAINTS = 64
 _BYTES_THAT_MATTER = 256
 
 
 class Chooser:
-    """Draws the next token of each row.
-
-    Args:
-        model: whose vocabulary the logits are over.
-        tokenizer: of the model.
-    """
+    """Draws the next token of each row."""
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -35,8 +32,9 @@ class Chooser:
         self._silent = _silent(model, tokenizer, self._device)
         silent = [] if self._silent is None else self._silent.nonzero().flatten().tolist()
         self._draw_kernel = engine.draw_kernel(silent, self._vocab_size)
-        self._bans: dict[tuple[str, ...], BannedStrings] = {}
-        self._required: dict[tuple[str, ...], RequiredStrings] = {}
+        keep = functools.lru_cache(_KEPT_CONSTRAINTS)
+        self._banned = keep(partial(BannedStrings, tokenizer, device=self._device))
+        self._required = keep(partial(RequiredStrings, tokenizer))
 
     def prepare(self, row: Row) -> None:
         """Get ready for a row that joins.
@@ -47,19 +45,14 @@ class Chooser:
         if row.config.banned_strings:
             self._banned(row.config.banned_strings)
         if row.config.required_strings:
-            self._requiring(row).check_room(row.config.max_new_tokens)
+            self._required(row.config.required_strings).check_room(row.config.max_new_tokens)
         if reads_text(row.config):
             row.counts = torch.bincount(
                 torch.tensor(row.prompt_ids), minlength=self._vocab_size
             ).to(self._device, torch.float32)
 
     def choose(self, rows: Sequence[Row], raw: Tensor) -> list[int]:
-        """Draw a token for each row, and record it in those that ask.
-
-        Args:
-            rows: which are drawn.
-            raw: logits `(rows, vocab_size)` of the model.
-        """
+        """Draw a token for each row of logits `(rows, vocab_size)`; record it in those that ask."""
         logits = raw.float() if raw.dtype.itemsize < 4 else raw
         config = rows[0].config
         if all(row.config is config for row in rows):
@@ -79,7 +72,7 @@ class Chooser:
         """Whether a stop string would end the row now."""
         if len(row.ids) < row.config.min_new_tokens:
             return False
-        return not row.config.required_strings or not self._requiring(row).missing(row.text)
+        return not row.config.required_strings or not self._missing(row)
 
     def _choose_alike(self, rows: Sequence[Row], own: Tensor) -> list[int]:
         config, recorded = rows[0].config, any(row.record for row in rows)
@@ -89,15 +82,16 @@ class Chooser:
             chosen: list[int] = self._draw_kernel(own, config.temperature, config.top_k, numbers)
         else:
             logits = self._shaped(rows, own)
-            if config.temperature == 0.0:
-                chosen = logits.argmax(dim=-1).tolist()
-            else:
-                chosen = draw(logits, numbers)
+            is_greedy = config.temperature == 0.0
+            chosen = logits.argmax(dim=-1).tolist() if is_greedy else draw(logits, numbers)
         for index, row in enumerate(rows):
             if row.config.required_strings:
                 chosen[index] = self._forced(row, chosen[index])
         if recorded:
-            _note(rows, own, logits, chosen)
+            noted = [index for index, row in enumerate(rows) if row.record]
+            records = describe(own[noted], [chosen[index] for index in noted], logits[noted])
+            for index, record in zip(noted, records, strict=True):
+                rows[index].chosen.append(record)
         return chosen
 
     def _shaped(self, rows: Sequence[Row], logits: Tensor) -> Tensor:
@@ -116,44 +110,27 @@ class Chooser:
             logits = logits + bias
         if config.banned_strings:
             banned = self._banned(config.banned_strings)
-            masks = torch.stack([banned.mask(self._ending(row)) for row in rows])
+            endings = [
+                b"".join(map(self._tokenizer.token_bytes, row.ids[-_BYTES_THAT_MATTER:]))
+                for row in rows
+            ]
+            masks = torch.stack([banned.mask(ending) for ending in endings])
             logits = logits.masked_fill(_padded(masks, logits), -torch.inf)
         if self._silent is not None:
             logits = logits.masked_fill(self._silent, -torch.inf)
         return reshape(logits, config)
 
-    def _ending(self, row: Row) -> bytes:
-        return b"".join(map(self._tokenizer.token_bytes, row.ids[-_BYTES_THAT_MATTER:]))
-
-    def _banned(self, strings: tuple[str, ...]) -> BannedStrings:
-        if strings not in self._bans:
-            if len(self._bans) >= _KEPT_BANS:
-                self._bans.clear()
-            self._bans[strings] = BannedStrings(self._tokenizer, strings, self._device)
-        return self._bans[strings]
-
-    def _requiring(self, row: Row) -> RequiredStrings:
-        strings = row.config.required_strings
-        if strings not in self._required:
-            if len(self._required) >= _KEPT_BANS:
-                self._required.clear()
-            self._required[strings] = RequiredStrings(self._tokenizer, strings)
-        return self._required[strings]
+    def _missing(self, row: Row) -> list[int]:
+        # Ids of the required texts that it still lacks.
+        return self._required(row.config.required_strings).missing(row.text)
 
     def _forced(self, row: Row, token: int) -> int:
         # The token itself, or the next one of the required texts when there is room for no other.
         if not row.forced:
-            missing = self._requiring(row).missing(row.text)
+            missing = self._missing(row)
             if missing and row.config.max_new_tokens - len(row.ids) <= len(missing):
                 row.forced = missing
         return row.forced.pop(0) if row.forced else token
-
-
-def _note(rows: Sequence[Row], own: Tensor, logits: Tensor, chosen: Sequence[int]) -> None:
-    noted = [index for index, row in enumerate(rows) if row.record]
-    records = describe(own[noted], [chosen[index] for index in noted], logits[noted])
-    for index, record in zip(noted, records, strict=True):
-        rows[index].chosen.append(record)
 
 
 def describe(own: Tensor, tokens: Sequence[int], drawn_from: Tensor | None = None) -> list[Chosen]:

@@ -12,10 +12,8 @@ from minitx.tokenizer import Tokenizer
 class BannedStrings:
     """Rules out every token that would complete a banned text, however tokens cut it up.
 
-    Args:
-        tokenizer: of the model.
-        strings: the banned texts.
-        device: of the masks.
+    Raises:
+        BadInputError: they rule out every token.
     """
 
     def __init__(
@@ -24,7 +22,6 @@ class BannedStrings:
         self._banned = [string.encode("utf-8") for string in strings if string]
         self._tokens = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
         self._device = device
-        self._longest = max((len(banned) for banned in self._banned), default=0)
         self._masks: dict[bytes, Tensor] = {}
         self._always = self._mask(
             [any(banned in token for banned in self._banned) for token in self._tokens]
@@ -33,11 +30,7 @@ class BannedStrings:
             raise BadInputError("every token has a banned string in it", "Ban less")
 
     def mask(self, text: bytes) -> Tensor:
-        """True for each token that is ruled out after this text, `(vocab_size,)`.
-
-        Args:
-            text: what was generated; only its end matters.
-        """
+        """True for each token that is ruled out after this text, `(vocab_size,)`."""
         mask = self._always
         for banned in self._banned:
             for size in range(1, len(banned)):
@@ -56,10 +49,6 @@ class BannedStrings:
 
 class RequiredStrings:
     """Writes out, at the end, the required texts that have not appeared by themselves.
-
-    Args:
-        tokenizer: of the model.
-        strings: the required texts.
 
     Raises:
         BadInputError: the vocabulary lacks one of their characters.

@@ -17,22 +17,12 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 
 def source(seed: int, sample: int) -> int:
-    """What all numbers of a continuation follow from.
-
-    Args:
-        seed: of all continuations.
-        sample: which continuation.
-    """
+    """What all numbers of a continuation follow from."""
     return _mix(_mix(seed + _GOLDEN) ^ (sample * _GOLDEN + 1) & _MASK)
 
 
 def number(origin: int, position: int) -> float:
-    """A number from [0, 1), with 53 random bits.
-
-    Args:
-        origin: the `source` of the continuation.
-        position: which new token of it.
-    """
+    """A number from [0, 1), with 53 random bits, for a new token of the `source` of a text."""
     return (_mix(origin ^ (position * _GOLDEN + 2) & _MASK) >> 11) / 2**53
 
 
@@ -45,9 +35,6 @@ def draw(logits: Tensor, numbers: Sequence[float]) -> list[int]:
     Args:
         logits: `(rows, vocab_size)`; minus infinity rules a token out.
         numbers: one from [0, 1) for each row.
-
-    Returns:
-        An id for each row.
     """
     if logits.is_cpu:
         # NumPy's small operations take less time than torch's.

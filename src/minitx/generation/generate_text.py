@@ -12,7 +12,7 @@ from minitx.generation.batch import Piece, TextBatch
 from minitx.generation.generated import Generation
 from minitx.generation.requests import check_settings, prompt_ids
 from minitx.generation.row import Row
-from minitx.model import Transformer
+from minitx.model import Transformer, evaluating
 from minitx.tokenizer import Tokenizer
 
 ROWS_AT_ONCE = 64
@@ -32,8 +32,7 @@ def generate(
     """Continue texts.
 
     Args:
-        model: left in the mode it was in.
-        tokenizer: of the model.
+        model, tokenizer: the model is left in the mode it was in.
         prompts: each gets `num_samples` continuations.
         config: how to draw.
         on_text: told each piece of text as soon as it is certain: which generation, and the text.
@@ -55,15 +54,11 @@ def generate(
             results.append(Generation(prompt, ids, sample))
             rows.append(Row(ids, config, sample, record_probabilities))
     check_settings(model, config)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         batch = TextBatch(model, tokenizer)
         for start in range(0, len(rows), ROWS_AT_ONCE):
             turn = slice(start, start + ROWS_AT_ONCE)
             _run(batch, rows[turn], results[turn], start, on_text)
-    finally:
-        model.train(was_training)
     return results
 
 
@@ -81,13 +76,9 @@ def stream(
     batch.check(row)
 
     def pieces() -> Iterator[str]:
-        was_training = model.training
-        model.eval()
-        try:
+        with evaluating(model):
             for step in _steps(batch, [row]):
                 yield from (piece.text for piece in step if piece.text)
-        finally:
-            model.train(was_training)
 
     return pieces()
 
@@ -115,12 +106,8 @@ def _run(
             if len(piece.row.ids) == 1:
                 results[index].seconds_to_first_token = now
             if piece.finish_reason is not None:
-                _finish(results[index], piece.row, now)
+                result, row = results[index], piece.row
+                result.ids, result.text, result.chosen = row.ids, row.stream.text, row.chosen
+                result.finish_reason, result.seconds = piece.finish_reason, now
             if on_text is not None and piece.text:
                 on_text(first + index, piece.text)
-
-
-def _finish(result: Generation, row: Row, seconds: float) -> None:
-    result.ids, result.text, result.chosen = row.ids, row.stream.text, row.chosen
-    result.finish_reason = row.finish_reason or "length"
-    result.seconds = seconds

@@ -13,7 +13,6 @@ class Chosen:
     """One generated token and what stood beside it.
 
     Attributes:
-        id: the token.
         log_probability: under the model's own distribution, nats.
         sampled_log_probability: under the distribution it was drawn from, after all settings.
         entropy: of the model's own distribution, nats.
@@ -34,15 +33,11 @@ class Generation:
     """One continuation.
 
     Attributes:
-        prompt: the text it continues.
-        prompt_ids: the same as ids.
         sample: which continuation of the prompt, from 0.
-        ids: the new tokens.
-        text: what they say, a stop string left out.
+        ids, text: the new tokens, and what they say, a stop string left out.
         finish_reason: `stop` at a stop string, `length` at `max_new_tokens`.
         chosen: a record of each new token; empty unless asked for.
-        seconds_to_first_token: from the start of its batch.
-        seconds: from the start of its batch to its end.
+        seconds_to_first_token, seconds: from the start of its batch, the latter to its end.
     """
 
     prompt: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -14,14 +14,9 @@ from minitx.generation.generated import Chosen
 from minitx.generation.text_stream import TextStream
 
 _NOT_OF_THE_DISTRIBUTION = {
-    "seed": 0,
-    "num_samples": 1,
-    "max_new_tokens": 1,
-    "min_new_tokens": 0,
-    "stop_strings": (),
-    "required_strings": (),
-    "logit_bias": {},
-}
+    "seed", "num_samples", "max_new_tokens", "min_new_tokens", "stop_strings", "required_strings",
+    "logit_bias",
+}  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -36,9 +31,7 @@ class Row:
         record: note a `Chosen` of each token.
 
     Attributes:
-        ids: the new tokens.
-        stream: the text that they say.
-        chosen: records of the new tokens, if asked for.
+        ids, stream, chosen: the new tokens, their text, and their records if asked for.
         finish_reason: `stop`, `length`, or None while it goes on.
         forced: tokens of required strings that are still to be written.
         counts: how often the text has each token, `(vocab_size,)`; None if no setting asks.
@@ -63,9 +56,8 @@ class Row:
 
     def __post_init__(self) -> None:
         self.stream = TextStream(self.config.stop_strings)
-        alike = replace(self.config, **_NOT_OF_THE_DISTRIBUTION)  # type: ignore[arg-type]
-        values = vars(alike) | {"logit_bias": tuple(sorted(self.config.logit_bias.items()))}
-        self.distribution = tuple(values.values())
+        values = (v for k, v in vars(self.config).items() if k not in _NOT_OF_THE_DISTRIBUTION)
+        self.distribution = (*values, *sorted(self.config.logit_bias.items()))
         self.plain = is_plain(self.config)
         self.source = source(self.config.seed, self.sample)
 

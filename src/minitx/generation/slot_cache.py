@@ -19,15 +19,8 @@ class SlotCache(KVCache):
 
     A joining row is written behind the last one; a leaving row is overwritten by the last one.
     The store doubles, in rows or in positions, when it is full (positions up to the context).
-
-    Args:
-        config: of the model.
-        device: where.
-        dtype: of the keys and values.
-
-    Attributes:
-        store: keys and values of all layers, `(n_layers, 2, rows, n_kv_heads, capacity,
-            head_dim)`; more rows than the cache has.
+    `store` has the keys and values of all layers, `(n_layers, 2, rows, n_kv_heads, capacity,
+    head_dim)`, and more rows than the cache.
     """
 
     def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:

@@ -51,11 +51,9 @@ class TextReader:
             row[: len(prompt)] = torch.tensor(prompt)
         cache = KVCache(self._model.config, len(different), ids.size(1), self.device, self._dtype)
         are_equally_long = bool((lengths == lengths[0]).all())
+        unequal = None if are_equally_long else lengths
         logits: Tensor = self._model(
-            ids.to(self.device),
-            cache=cache,
-            lengths=None if are_equally_long else lengths,
-            last_only=True,
+            ids.to(self.device), cache=cache, lengths=unequal, last_only=True
         )[:, 0]
         row_of = {prompt: row for row, prompt in enumerate(different)}
         rows = [row_of[tuple(prompt)] for prompt in prompts]
@@ -63,10 +61,7 @@ class TextReader:
         return logits[torch.tensor(rows, device=self.device)]
 
     def feed(self, tokens: Sequence[int]) -> Tensor:
-        """Append a token to each row.
-
-        Args:
-            tokens: one for each row, none of which is full.
+        """Append a token to each row, none of which is full.
 
         Returns:
             Logits of what follows, `(rows, vocab_size)`; overwritten by the next call.
@@ -89,9 +84,7 @@ class TextReader:
     def slide(self, row: int, text: Sequence[int]) -> None:
         """Forget a row, and read the newest part of its text anew.
 
-        Args:
-            row: which.
-            text: the newest `window_after_slide` tokens of it, without one that is fed next.
+        That is, the newest `window_after_slide` tokens without the one that is fed next.
         """
         fresh = KVCache(self._model.config, 1, max(1, len(text)), self.device, self._dtype)
         if text:

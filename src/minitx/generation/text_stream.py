@@ -10,15 +10,7 @@ class TextStream:
 
     Held back is what may still change: the first bytes of a character, and an ending that may
     become a stop string. A stop string ends the text before it, also where it spans tokens.
-
-    Args:
-        stop_strings: not empty texts.
-
-    Attributes:
-        stops: the stop strings.
-        text: all that was given out.
-        held: text that is held back.
-        stopped: a stop string was reached.
+    `text` is all that was given out, `held` what is held back.
     """
 
     def __init__(self, stop_strings: tuple[str, ...] = ()) -> None:
@@ -31,9 +23,7 @@ class TextStream:
     def feed(self, content: bytes, may_stop: bool = True) -> str:
         """Take the bytes of one token; return the text that is now certain.
 
-        Args:
-            content: of the token.
-            may_stop: whether stop strings count yet.
+        Stop strings count only if it may stop yet.
         """
         if not self.stops:
             # The decoder keeps half a character to itself, and nothing else is held back.

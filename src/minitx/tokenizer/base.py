@@ -192,8 +192,7 @@ class Tokenizer(ABC):
         return ids
 
     def _require_known(self, text: str) -> None:
-        unknown = self.unknown_characters(text)
-        if unknown:
+        if unknown := self.unknown_characters(text):
             raise BadInputError(
                 f"the {self.kind} tokenizer never saw {_named(unknown)} in its training text",
                 "Leave it out, or train with --kind bpe",

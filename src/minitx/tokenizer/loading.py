@@ -34,10 +34,14 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     path = directory / TOKENIZER_FILE
     content = _parse(path, _read(path, directory))
     try:
-        _require_known_model(content, path)
+        model = content["model"]
+        # Files from before the library wrote types have none for BPE, which alone has merges.
+        model.setdefault("type", "BPE" if "merges" in model else None)
+        if model["type"] not in ("BPE", "WordLevel"):
+            raise _foreign(path, f"its model is {model['type']}")
         _require_vocabulary(content)
-        is_word_level = content["model"]["type"] == "WordLevel"
-        tokenizer = _word_level(content, path) if is_word_level else _byte_level(content, path)
+        open_kind = _word_level if model["type"] == "WordLevel" else _byte_level
+        tokenizer = open_kind(content, path)
         tokenizer.token_bytes(0)
     except (BadInputError, KeyboardInterrupt):
         raise
@@ -82,14 +86,6 @@ def _parse(path: Path, raw: bytes) -> Content:
         content.setdefault(key, None)
     content["added_tokens"] = content.get("added_tokens") or []
     return content
-
-
-def _require_known_model(content: Content, path: Path) -> None:
-    model = content["model"]
-    # Files from before the library wrote types have none for BPE, which alone has merges.
-    model.setdefault("type", "BPE" if "merges" in model else None)
-    if model["type"] not in ("BPE", "WordLevel"):
-        raise _foreign(path, f"its model is {model['type']}")
 
 
 def _require_vocabulary(content: Content) -> None:

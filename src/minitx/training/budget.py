@@ -98,14 +98,10 @@ def steps_ending_at(config: TrainConfig, step: int) -> int:
 def decided_steps(
     config: TrainConfig, step: int, affordable: int, seconds_used: float, seconds_left: float
 ) -> int | None:
-    """Decide, after `step` steps, whether the decay has to begin now.
+    """Steps of the whole run if, after `step`, the decay has to begin now; None for the plateau.
 
-    Args:
-        affordable: steps of the longest run that ends in time (`Pace.affordable`).
-
-    Returns:
-        The number of steps of the whole run, or None to go on at the plateau. Never more than
-        `max_steps`, if that is set, unless they are done already.
+    Never more than `max_steps`, if that is set, unless they are done already. `affordable` are the
+    steps of the longest run that ends in time (`Pace.affordable`).
     """
     steps = _steps_by_time(config, step, affordable, seconds_used, seconds_left)
     most = config.max_steps

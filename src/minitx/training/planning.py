@@ -106,15 +106,9 @@ class Shape:
 
 # Widths are multiples of 32, so that matrix products fill the vector units.
 LADDER = (
-    Shape(2, 2, 64),
-    Shape(3, 3, 96),
-    Shape(4, 4, 128),
-    Shape(4, 6, 192),
-    Shape(6, 4, 256),
-    Shape(6, 6, 384),
-    Shape(8, 8, 512),
-    Shape(12, 12, 768),
-)
+    Shape(2, 2, 64), Shape(3, 3, 96), Shape(4, 4, 128), Shape(4, 6, 192),
+    Shape(6, 4, 256), Shape(6, 6, 384), Shape(8, 8, 512), Shape(12, 12, 768),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -134,15 +128,9 @@ def plan_run(
     given_model: Overrides,
     given_train: Overrides,
 ) -> tuple[RunConfig, dict[str, str]]:
-    """Choose everything that is not given.
+    """Choose everything that is not given, with a reason for each key that was chosen.
 
-    Args:
-        matmul_rate: of the device, in floating-point operations a second.
-        given_model: keys of `ModelConfig` that are fixed.
-        given_train: keys of `TrainConfig` that are fixed.
-
-    Returns:
-        The resolved config, and a reason for each key that was chosen.
+    `matmul_rate` is that of the device, in floating-point operations a second.
 
     Raises:
         BadInputError: a given value is out of range, or two don't fit together.

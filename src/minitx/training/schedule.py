@@ -25,14 +25,12 @@ def decay_start(config: TrainConfig, steps: int) -> int:
 def rate_factor(config: TrainConfig, step: int, steps: int) -> float:
     """Fraction of the peak learning rate used in one step.
 
+    Never exactly 0: the first step already learns, and so does the last.
+
     Args:
         config: its `steps` is not read; its `step_decisions` count if they led to a run of `steps`.
         step: index of the step about to be done, from 0.
         steps: number of steps in the run.
-
-    Returns:
-        A number from 0 to 1. Never exactly 0: the first step already learns, and so does the
-        last.
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps

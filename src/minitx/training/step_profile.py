@@ -17,9 +17,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from minitx.compute import Compute
+from minitx.compute import Compute, LossFunction
 from minitx.config import ModelConfig
-from minitx.engine import LossFunction, choose_engine, fast_room, loss_function
+from minitx.engine import choose_engine, fast_room, loss_function
 from minitx.model import Transformer
 from minitx.model.transformer import Block
 from minitx.training.batches import Batches
