@@ -2,8 +2,11 @@
 
 import dataclasses
 import functools
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -443,3 +446,46 @@ def test_to_ask_draws_nothing_and_compiles_nothing():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "done\n", done.stderr
+
+
+def test_the_kernels_were_tested_against_the_model_as_it_is():
+    """After an edit of the model: teach the kernels or let them decline, then note its digest."""
+    assert support._source_digest() == support.CHECKED_SOURCE, (
+        f"set CHECKED_SOURCE in fast/support.py to {support._source_digest()}"
+    )
+
+
+def test_a_mask_edited_in_the_file_is_what_trains(tmp_path):
+    """As a reader of the code would do it: a window of 8 tokens, written into the file itself."""
+    package = Path(transformer.__file__).parents[1]
+    shutil.copytree(package, tmp_path / "minitx")
+    source = tmp_path / "minitx/model/transformer.py"
+    sound = ".tril(keys - queries)\n"
+    assert source.read_text().count(sound) == 1
+    window = ".tril(keys - queries).triu(keys - queries - 7)\n"
+    source.write_text(source.read_text().replace(sound, window))
+    program = """
+import torch
+from minitx.config import ModelConfig
+from minitx import engine, fast
+from minitx.compute import Compute
+from minitx.model import Trace, Transformer
+torch.manual_seed(0)
+model = Transformer(ModelConfig(11, 32, 2, 2, 1, 16, 24, 8)).train()
+ids = torch.randint(11, (3, 24))
+choice = engine.choose_engine(model, Compute(torch.device("cpu"), torch.float32))
+trace = Trace()
+seen = torch.nn.functional.cross_entropy(
+    model(ids, trace=trace).flatten(0, 1), ids.roll(-1, 1).flatten()
+)
+loss = engine.loss_function(model, Compute(torch.device("cpu"), torch.float32))
+trained = loss(ids, ids.roll(-1, 1))
+print(choice.engine, "edited" in choice.reason, fast.decoder(model.eval()) is None)
+print(bool((trace.attention[0][0, 0].tril(-8) == 0).all()), abs(float(seen - trained)) < 1e-5)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.stdout.split() == ["plain", "True", "True", "True", "True"], done.stderr

@@ -17,6 +17,7 @@ from minitx.training.observer import TrainingObserver
 from minitx.workflows.train import TrainRequest, train
 
 WINDOW = 8
+SOUND_MASK = transformer.causal_mask
 
 
 class WindowedAttention(transformer.Attention):
@@ -113,12 +114,12 @@ def test_it_trains_generates_and_is_measured_as_it_is(tmp_path, changed, verses)
     # The change matters: without it the same weights have another loss.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transformer, "Attention", WindowedAttention.__base__)
-        patch.setattr(transformer, "causal_mask", transformer.Transformer._known_mask)
+        patch.setattr(transformer, "causal_mask", SOUND_MASK)
         unchanged = load_model(run.usable_checkpoint("last")).model.eval()
     for block in unchanged.blocks:
         block.mlp._forward_hooks.clear()
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setattr(transformer, "causal_mask", transformer.Transformer._known_mask)
+        patch.setattr(transformer, "causal_mask", SOUND_MASK)
         assert abs(loss_by_hand(unchanged, ids[: context + 1]) - expected) > 1e-6
 
 

@@ -13,7 +13,9 @@ this file. Shapes are written in these letters:
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,12 +27,8 @@ from minitx.errors import BadInputError
 from minitx.model.kv_cache import KVCache
 from minitx.model.trace import Trace
 
-IGNORED = -100
-"""Target that counts for no loss."""
-
-STANDARD_DEVIATION = 0.02
-"""Of matrices and embeddings at the start (Radford et al. 2018, GPT, section 4.1)."""
-
+IGNORED = -100  # a target that counts for no loss
+STANDARD_DEVIATION = 0.02  # at the start (Radford et al. 2018, GPT, section 4.1)
 _CPU_LOGITS, _GPU_LOGITS = 2**20, 2**26  # at once, in `token_losses`
 
 
@@ -62,6 +60,11 @@ def causal_mask(queries: int, keys: int, device: torch.device | None = None) -> 
     The queries are the last of the keys' positions.
     """
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_built_in(mask: Callable[[int, int], Tensor], queries: int, keys: int) -> bool:
+    return mask(queries, keys).equal(torch.ones(queries, keys).tril(keys - queries).bool())
 
 
 def eager_attention(
@@ -260,8 +263,6 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """A decoder-only transformer of a shape; its weights are drawn from torch's generator."""
 
-    _known_mask = staticmethod(causal_mask)
-
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -381,11 +382,10 @@ class Transformer(nn.Module):
         positions = torch.arange(new, device=device)
         if start is not None:
             shared = Pass(positions + start, cache=cache, trace=trace)
-            # The kernel's built-in mask stands for `causal_mask` as it is above: one that was
-            # changed is always used, and so is one that somebody looks at.
-            is_known = causal_mask is self._known_mask and trace is None
-            shared.is_causal = is_known and start == 0 and new > 1
-            if not is_known or (new > 1 and start):
+            # Only the plain mask is built into the kernel; one that was changed is always used.
+            is_plain = trace is None and _is_built_in(causal_mask, new, new + start)
+            shared.is_causal = is_plain and start == 0 and new > 1
+            if not is_plain or (new > 1 and start):
                 shared.mask = causal_mask(new, new + start, device)
         else:
             # Rows that stand at different positions have rows of the mask of their own.
