@@ -272,3 +272,11 @@ def test_ctrl_c_while_signals_are_pythons_own(minitx, tiny_run, monkeypatch):
     done = minitx("generate", tiny_run, "--prompt", "1")
     assert done.code == 130
     assert done.err == f"{STOPPED}. What was saved before is whole\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_at_the_start_is_no_fault(tiny_run, closed):
+    command = f"{sys.executable} -m minitx generate {tiny_run} --prompt '1 green' {closed}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr

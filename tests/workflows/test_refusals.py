@@ -123,3 +123,16 @@ def test_killed_while_the_text_is_exchanged_a_run_has_one(trained, tmp_path, kil
     run.clear_leftovers()
     assert contents(run.data) == before
     assert not list(run.path.glob(".data*"))
+
+
+def test_a_text_of_characters_that_the_tokenizer_never_saw_is_no_late_refusal(trained, tmp_path):
+    """Nothing in it can be a prompt for the sample that an evaluation shows."""
+    original, text = trained
+    run = tmp_path / "run"
+    shutil.copytree(original, run, symlinks=True)
+    try:
+        text.write_text("ÄÖÜ☃\n" * 200)
+        request = ResumeRequest(run, train={"steps": 6}, allow_changed_corpus=True)
+        assert resume(request, []).end.step == 6
+    finally:
+        text.write_text(TEXT)

@@ -20,13 +20,13 @@ import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from minitx.checkpoint.lock import run_lock
 from minitx.checkpoint.manifest import MANIFEST, read_manifest, verify
 from minitx.checkpoint.new_run import RUNS, make_run_directory
 from minitx.config import RunConfig
-from minitx.config.checks import toml_tables
+from minitx.config.checks import require_one_of, toml_tables
 from minitx.config.run_config import TABLES
 from minitx.config.toml import build, dump_toml
 from minitx.errors import BadInputError, DamagedFileError
@@ -325,6 +325,7 @@ def resolve_checkpoint(path: Path | None, which: Which = "best") -> Path:
         BadInputError: there is no such directory, or it is neither a run nor a checkpoint.
         DamagedFileError: a checkpoint named directly is damaged, or all of a run are.
     """
+    require_one_of("checkpoint", which, get_args(Which))
     if path is None:
         path = newest_run()
     if _is_run(path):

@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
@@ -89,6 +90,10 @@ def root(
 
 def main() -> None:
     """Run the command line; expected errors become one line on stderr and an exit code."""
+    # A stream that was closed before the start (`>&-`) takes and gives nothing.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
     log = logging.getLogger("minitx")
     if not log.handlers:
         log.addHandler(_WarningLine())

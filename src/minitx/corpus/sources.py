@@ -97,6 +97,8 @@ def _name(source: str) -> str:
 
 def _files(source: str) -> list[Path]:
     path = Path(source)
+    if not source:
+        raise BadInputError("a corpus is named by an empty text", "Name a text file, or . for here")
     if "\0" in source:
         raise BadInputError(f"corpus {source!r} is no path", "Name a text file")
     # A name too long to be one is perhaps the text itself, given as an argument.

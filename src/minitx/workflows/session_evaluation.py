@@ -68,5 +68,10 @@ def _sample_prompt(session: Session) -> str:
             continue
         if len(session.tokenizer.encode(prompt)) <= limit:
             return prompt
-    # One id of the train part is known to the tokenizer whatever the text.
-    return session.tokenizer.decode(session.corpus.train_ids[:1])
+    # Whatever the text: one token that stands for itself, of the train part if it has one.
+    tokenizer = session.tokenizer
+    for token in (*session.corpus.train_ids[:1000].tolist(), *range(tokenizer.vocab_size)):
+        prompt = tokenizer.decode([token])
+        if token != tokenizer.unknown_id and prompt and not tokenizer.unknown_characters(prompt):
+            return prompt
+    return tokenizer.decode(session.corpus.train_ids[:1])
