@@ -7,10 +7,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from minitx.evaluation.bootstrap import Interval
 from minitx.evaluation.calibration import CalibrationCurve, ReliabilityBin
 from minitx.evaluation.classes import ClassLoss
-from minitx.evaluation.comparison import Comparison
+from minitx.evaluation.comparison import Comparison, Interval
 from minitx.evaluation.compressors import Compressed
 from minitx.evaluation.copying import Copied
 from minitx.evaluation.holdout_figures import (
@@ -21,10 +20,10 @@ from minitx.evaluation.holdout_figures import (
     ModelFigures,
     NGramFigures,
     PairedTest,
-    SurprisingText,
     TextFigures,
 )
 from minitx.evaluation.positions import ContextUse, PositionBucket
+from minitx.evaluation.surprising import SurprisingText
 from minitx.evaluation.verdict import judge
 from minitx.report.evaluation.holdout_report import holdout_report
 from minitx.report.evaluation.surprise import passage_lines

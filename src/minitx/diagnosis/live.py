@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from minitx.compute import Compute
@@ -21,12 +19,13 @@ from minitx.diagnosis.losses import LEVEL, LossDetector, bigram_loss, uniform_lo
 from minitx.diagnosis.nonfinite import first_nonfinite
 from minitx.diagnosis.probes import probe, probe_windows
 from minitx.diagnosis.updates import UpdateMeter
+from minitx.evaluation.arrays import IdArray
+from minitx.evaluation.holdout_figures import as_plain
 from minitx.model import Transformer
 from minitx.training.anomalies import Anomaly, AnomalyDetector
 from minitx.training.batches import Batches
 from minitx.training.observer import TrainingObserver
 
-Ids = npt.NDArray[np.integer[Any]]
 Detector = TypeVar("Detector", LossDetector, CurveDetector, InsideDetector)
 
 
@@ -46,8 +45,8 @@ class LiveDiagnosis(AnomalyDetector):
         config: TrainConfig,
         compute: Compute,
         batches: Batches,
-        train_ids: Ids,
-        holdout_ids: Ids,
+        train_ids: IdArray,
+        holdout_ids: IdArray,
         observer: TrainingObserver,
     ) -> None:
         self._model, self._config, self._compute = model, config, compute
@@ -109,11 +108,9 @@ class LiveDiagnosis(AnomalyDetector):
 
     def state(self) -> dict[str, Any]:
         """The fields of each detector."""
-        return {
-            "losses": _fields(self._losses),
-            "curves": _fields(self._curves),
-            "inside": _fields(self._inside),
-        }
+        detectors = {"losses": self._losses, "curves": self._curves, "inside": self._inside}
+        # JSON has no word for NaN and infinity.
+        return {name: as_plain(dataclasses.asdict(kept)) for name, kept in detectors.items()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Give each detector the fields that it had."""
@@ -139,22 +136,12 @@ class LiveDiagnosis(AnomalyDetector):
             self._observer.observe(finding.to_event())
 
 
-def _fields(detector: LossDetector | CurveDetector | InsideDetector) -> dict[str, Any]:
-    fields = dataclasses.asdict(detector)
-    for key, value in fields.items():
-        if isinstance(value, list):
-            # JSON has no word for NaN and infinity.
-            fields[key] = [
-                None if isinstance(item, float) and not math.isfinite(item) else item
-                for item in value
-            ]
-    return fields
-
-
 def _restored(kind: type[Detector], fields: dict[str, Any]) -> Detector:
     # Copies, so that a state can be restored more than once.
-    fields = dict(fields)
-    for key, value in fields.items():
-        if isinstance(value, list):
-            fields[key] = [math.nan if item is None else item for item in value]
+    fields = {
+        key: [math.nan if item is None else item for item in value]
+        if isinstance(value, list)
+        else value
+        for key, value in fields.items()
+    }
     return kind(**fields)

@@ -8,37 +8,27 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from minitx.config import TrainConfig
-from minitx.diagnosis.findings import Finding, instability
+from minitx.diagnosis.findings import Finding, Kind, instability
+from minitx.evaluation.arrays import IdArray
 from minitx.evaluation.ngrams import NGrams
+from minitx.training.anomalies import LOWER_RATE
 
-Ids = npt.NDArray[np.integer[Any]]
-
+# Steps before, with which a loss is compared, and how many there must be to report anything.
 WINDOW = 48
-"""Steps before, with which a loss is compared."""
-
 FEWEST = 16
-"""Steps before anything is reported."""
 
+# A spike is so many robust standard deviations above the median of the window, at least so many
+# nats, and at least this part of the median. For so many steps after it no other is reported.
 SCATTERS = 8.0
-"""A spike is so many robust standard deviations above the median of the window, ..."""
-
 SMALLEST_SPIKE = 0.3
-"""... and at least so many nats, and at least this part of the median: see `_is_spike`."""
-
-LEVEL = 16
-"""Steps from which the present level of the loss is taken."""
-
-RISE = 0.5
-"""Divergence is a level this many nats above the lowest before, and a fifth of it."""
-
 PAUSE = 20
-"""Steps after a spike in which no other is reported."""
+
+# Divergence: the level of the loss, over so many steps, is this many nats above the lowest before,
+# and a fifth of it.
+LEVEL = 16
+RISE = 0.5
 
 
 @dataclass
@@ -71,6 +61,12 @@ class LossDetector:
             self.told.append(finding.name)
         return finding
 
+    @Kind(
+        "loss-spike",
+        "warning",
+        "a batch unlike the others (damaged text), or a learning rate that is barely stable",
+        "Look at the text of that batch; train with --on-spike rollback to skip such batches",
+    )
     def _spike(self, step: int, loss: float, norm: float, config: TrainConfig) -> Finding | None:
         if len(self.losses) < FEWEST or step < self.quiet_until:
             return None
@@ -86,6 +82,12 @@ class LossDetector:
         )
         return instability("loss-spike", step, evidence, config)
 
+    @Kind(
+        "divergence",
+        "error",
+        "the learning rate is too high for this model",
+        LOWER_RATE,
+    )
     def _divergence(self, step: int, config: TrainConfig) -> Finding | None:
         if len(self.losses) < LEVEL:
             return None
@@ -115,7 +117,7 @@ def uniform_loss(vocab_size: int) -> float:
     return math.log(vocab_size)
 
 
-def bigram_loss(train_ids: Ids, holdout_ids: Ids, vocab_size: int) -> float:
+def bigram_loss(train_ids: IdArray, holdout_ids: IdArray, vocab_size: int) -> float:
     """Loss of an interpolated bigram of the train part on the holdout, nats per token.
 
     A model must beat it to have learned more than which token follows which. Without a holdout of

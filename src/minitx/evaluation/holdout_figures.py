@@ -6,13 +6,13 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from minitx.evaluation.bootstrap import Interval
 from minitx.evaluation.calibration import CalibrationCurve
 from minitx.evaluation.classes import ClassLoss
-from minitx.evaluation.comparison import Comparison
+from minitx.evaluation.comparison import Comparison, Interval
 from minitx.evaluation.compressors import Compressed
 from minitx.evaluation.copying import Copied
 from minitx.evaluation.positions import ContextUse
+from minitx.evaluation.surprising import SurprisingText
 from minitx.evaluation.verdict import Verdict
 from minitx.shown import Shown
 
@@ -130,19 +130,6 @@ class Baselines:
     train_bytes: int
     model_loss: float
     model_bits_per_byte: float
-
-
-@dataclass(frozen=True)
-class SurprisingText:
-    """A passage that surprised the model: text and loss (nats) of each token, and their mean.
-
-    It begins at the token of index `start` of the text.
-    """
-
-    start: int
-    loss: float
-    tokens: tuple[str, ...]
-    losses: tuple[float, ...]
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from minitx.checkpoint import load_model
 from minitx.checkpoint.rundir import RunDirectory
 from minitx.compute import choose_compute
 from minitx.corpus import load_encoded
-from minitx.diagnosis.results import Check, Diagnosis, Seen
-from minitx.diagnosis.review import merged_seen, review_metrics, review_model
+from minitx.diagnosis.findings import Finding
+from minitx.diagnosis.review import Check, CheckpointReview, Diagnosis, merged, review_metrics
 from minitx.errors import BadInputError, MinitxError
 from minitx.training.logging.metrics_file import read_metrics
 
@@ -24,12 +24,13 @@ def diagnose(path: Path | None) -> Diagnosis:
     """
     run = RunDirectory.open(path)
     config = run.read_config()
-    findings: list[Seen] = []
+    told: list[Finding] = []
+    others: list[Finding] = []
     checks: list[Check] = []
     finished = False
     if run.metrics_file.exists():
         records = list(read_metrics(run.metrics_file))
-        findings, checks = review_metrics(records, config)
+        told, others, checks = review_metrics(records, config)
         finished = any(
             record["kind"] == "end" and record.get("reason") in ("finished", "early-stopping")
             for record in records
@@ -52,9 +53,9 @@ def diagnose(path: Path | None) -> Diagnosis:
         step = int(checkpoint.name.removeprefix("step-"))
         checks.append(Check("checkpoint", f"step {step:,}"))
         compute, engine = choose_compute("cpu", config.train.dtype), config.train.engine
-        judge_fit = finished and not findings
-        inside, looked = review_model(
-            loaded.model, loaded.tokenizer, corpus, step, compute, engine, judge_fit=judge_fit
+        review = CheckpointReview(
+            loaded.model, loaded.tokenizer, corpus, step, compute, engine, checks=checks
         )
-        findings, checks = merged_seen(findings, inside), [*checks, *looked]
-    return Diagnosis(run.path, checkpoint, tuple(findings), tuple(checks))
+        review.look(judge_fit=finished and not told and not others)
+        others += review.findings
+    return Diagnosis(run.path, checkpoint, merged(told, others), tuple(checks))

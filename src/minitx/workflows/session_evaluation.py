@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from minitx.config import SamplingConfig
 from minitx.evaluation.scoring import score
+from minitx.evaluation.scoring_windows import windows_for
 from minitx.generation import generate
 from minitx.training.hooks import HoldoutLoss, StopEvaluation
 from minitx.training.signals import StopRequest
@@ -27,13 +28,11 @@ def holdout_scorer(session: Session, stop: StopRequest) -> Callable[[bool], Hold
             if closing and stop.signal_number is not None:
                 raise StopEvaluation
 
-        scored = score(
-            session.model,
-            corpus.holdout_ids,
-            max_tokens=config.closing_tokens if closing else config.evaluation_tokens,
-            autocast_dtype=session.compute.dtype,
-            progress=check_stop,
+        n_tokens = config.closing_tokens if closing else config.evaluation_tokens
+        windows = windows_for(
+            session.model, max_tokens=n_tokens, autocast_dtype=session.compute.dtype
         )
+        scored = score(session.model, corpus.holdout_ids, windows, check_stop)
         return HoldoutLoss(scored.loss, scored.loss / math.log(2) / bytes_per_token)
 
     return evaluate

@@ -16,7 +16,7 @@ from typing import Any
 from markupsafe import Markup
 
 from minitx.checkpoint.rundir import config_bytes
-from minitx.evaluation.holdout_figures import SurprisingText
+from minitx.evaluation.surprising import SurprisingText
 from minitx.report.evaluation.holdout_report import holdout_report
 from minitx.report.evaluation.surprise import LEGEND_LOSSES, LOSS_SCALE
 from minitx.report.pages.elements import Cell, Grid, Run, elements, text_cell, text_grid
