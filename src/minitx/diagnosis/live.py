@@ -64,10 +64,12 @@ class LiveDiagnosis(AnomalyDetector):
 
     def on_loss(self, step: int, loss: float, gradient_norm: float) -> Anomaly | None:
         """Look for spikes, divergence and NaN."""
-        if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
-            nonfinite = self._nonfinite(step, loss, gradient_norm)
+        anomaly = super().on_loss(step, loss, gradient_norm)
+        if anomaly is not None:
+            evidence = f"{anomaly.what}; {self._first_nonfinite(step)}"
+            nonfinite = instability("not-a-number", step, evidence, self._config)
             self._tell([nonfinite])
-            return Anomaly(nonfinite.evidence, nonfinite.fix, step, is_fatal=True)
+            return Anomaly(evidence, nonfinite.fix, step, is_fatal=True)
         finding = self._losses.on_loss(step, loss, gradient_norm, self._config)
         if finding is None:
             return None
@@ -121,15 +123,11 @@ class LiveDiagnosis(AnomalyDetector):
         except (KeyError, TypeError) as error:
             raise ValueError(f"the state of the diagnosis lacks {error}") from None
 
-    def _nonfinite(self, step: int, loss: float, norm: float) -> Finding:
-        name, value = ("gradient norm", norm) if math.isfinite(loss) else ("loss", loss)
+    def _first_nonfinite(self, step: int) -> str:
         passes = self._config.accumulation
         batches = (self._batches[i] for i in range((step - 1) * passes, step * passes))
         first = first_nonfinite(self._model, batches, self._compute)
-        where = f"the first NaN or infinity is in {first}" if first else "every tensor is finite"
-        return instability(
-            "not-a-number", step, f"the {name} of step {step:,} is {value}; {where}", self._config
-        )
+        return f"the first NaN or infinity is in {first}" if first else "every tensor is finite"
 
     def _tell(self, findings: Sequence[Finding]) -> None:
         for finding in findings:
