@@ -94,7 +94,8 @@ def test_unknown_tokens_are_counted_and_their_cost_told():
 
 
 @pytest.mark.parametrize(
-    ("train", "word"), [(1.49, "Underfitted"), (1.35, "Well fitted"), (0.9, "Overfitted")]
+    ("train", "word"),
+    [(1.49, "Underfitted"), (1.35, "Well fitted"), (0.9, "Memorizing, still improving")],
 )
 def test_the_verdict_comes_with_reason_and_advice(train, word):
     verdict = judge(train, 1.5)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from minitx.diagnosis.findings import Finding, Kind, finding, looks
+from minitx.evaluation.verdict import rise
 
 # A plateau: over this part of all steps done, the newest, of at least so many evaluations, the
 # second half of the train losses lies below the first by less than this part of the loss. Healthy
@@ -19,9 +20,8 @@ PLATEAU_FALL = 0.005
 LOWEST_RATE = 0.2
 """No plateau is reported below this fraction of the peak rate, where little is meant to happen."""
 
-# Overfitting: evaluations after the best, and how far above it the holdout loss then is.
 OVERFITTING_EVALUATIONS = 3
-OVERFITTING_RISE = 0.02
+"""Evaluations after the best before a rise is reported, unless no other follows."""
 
 # A holdout is foreign to the train part if a bigram of the latter has more than this times the
 # uniform loss on it. Parts of one text stay below 1, however short and however different; ids that
@@ -136,18 +136,21 @@ def _mismatch(curves: CurveDetector, moment: Moment) -> str | None:
 def _overfitting(curves: CurveDetector, moment: Moment) -> str | None:
     if math.isnan(curves.holdout[-1]) or "mismatched-tokenizer" in curves.told:
         return None
-    best = min(range(len(curves.holdout)), key=curves.holdout.__getitem__)
-    since = len(curves.holdout) - 1 - best
-    lowest, now = curves.holdout[best], curves.holdout[-1]
-    # The mean before the best evaluation is of earlier steps, and so a little high.
-    train_then = curves.train[min(best + 1, len(curves.train) - 1)]
-    if since < OVERFITTING_EVALUATIONS or now < lowest * (1 + OVERFITTING_RISE):
+    risen = rise(list(zip(curves.steps, curves.holdout, strict=True)))
+    if risen is None:
         return None
-    if curves.train[-1] >= train_then:
+    best_step, lowest = risen
+    best, last = curves.steps.index(best_step), len(curves.steps) - 1
+    # The mean before the best evaluation is of earlier steps, and so a little high.
+    train_then, train_now = curves.train[min(best + 1, last - 1)], curves.train[-1]
+    if last - best < OVERFITTING_EVALUATIONS and not moment.is_last:
+        return None
+    if train_now >= train_then:
         return None
     return (
-        f"the holdout loss rose from {lowest:.4g} at step {curves.steps[best]:,} to {now:.4g}, "
-        f"while the train loss fell from {train_then:.4g} to {curves.train[-1]:.4g}"
+        f"the holdout loss rose from {lowest:.4g} at step {best_step:,} to "
+        f"{curves.holdout[-1]:.4g}, while the train loss fell from {train_then:.4g} to "
+        f"{train_now:.4g}"
     )
 
 

@@ -110,9 +110,14 @@ class LiveDiagnosis(AnomalyDetector):
 
     def state(self) -> dict[str, Any]:
         """The fields of each detector."""
-        detectors = {"losses": self._losses, "curves": self._curves, "inside": self._inside}
+        state = {
+            "losses": dataclasses.asdict(self._losses),
+            "curves": dataclasses.asdict(self._curves),
+            "inside": dataclasses.asdict(self._inside),
+        }
         # JSON has no word for NaN and infinity.
-        return {name: as_plain(dataclasses.asdict(kept)) for name, kept in detectors.items()}
+        kept: dict[str, Any] = as_plain(state)
+        return kept
 
     def restore(self, state: dict[str, Any]) -> None:
         """Give each detector the fields that it had."""

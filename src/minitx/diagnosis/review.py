@@ -7,7 +7,7 @@ all the same, since a run may have been cut before its end, or written by an old
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from minitx.diagnosis.probes import probe, probe_windows
 from minitx.evaluation.arrays import IdArray
 from minitx.evaluation.scoring import score
 from minitx.evaluation.scoring_windows import windows_for
+from minitx.evaluation.verdict import judge
 from minitx.inspection.mask_check import check_mask
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
@@ -82,10 +83,11 @@ class Diagnosis:
 
 def review_metrics(
     records: Iterable[dict[str, Any]], config: RunConfig
-) -> tuple[list[Finding], list[Finding], list[Check]]:
+) -> tuple[list[Finding], list[Finding], list[Check], CurveDetector]:
     """What was found while a run trained, what is found now in its losses, and what was checked.
 
-    Of `records`, the lines of `metrics.jsonl`, what does not fit is passed over.
+    Of `records`, the lines of `metrics.jsonl`, what does not fit is passed over. The curves are
+    those of its evaluations.
     """
     told: list[Finding] = []
     recomputed: list[Finding] = []
@@ -94,6 +96,7 @@ def review_metrics(
     curves = CurveDetector()
     rollbacks: list[int] = []
     health: list[Check] = []
+    evaluations: list[tuple[int, float, float, float]] = []
     rate, n_steps, last_step = 1.0, 0, 0
     for record in records:
         try:
@@ -112,10 +115,13 @@ def review_metrics(
                 recomputed += _step(losses, record, config)
             elif record["kind"] == "evaluation":
                 pair = (float(record["train_loss"]), float(record["holdout_loss"]))
-                recomputed += curves.on_evaluation(step, *pair, rate, uniform, None)
+                evaluations.append((int(step), *pair, rate))
         except (AttributeError, KeyError, TypeError, ValueError):
             # A line written by another version.
             continue
+    for number, evaluation in enumerate(evaluations, start=1):
+        is_last = number == len(evaluations)
+        recomputed += curves.on_evaluation(*evaluation, uniform, None, is_last)
     logged = f"{n_steps:,} logged step{'s' if n_steps != 1 else ''}"
     checks = [
         Check("metrics", f"{logged}, to step {last_step:,}"),
@@ -124,7 +130,7 @@ def review_metrics(
     ]
     if rollbacks:
         checks.append(Check("rollbacks", f"{len(rollbacks):,}, the last at step {rollbacks[-1]:,}"))
-    return told, recomputed, [*checks, *health]
+    return told, recomputed, [*checks, *health], curves
 
 
 def merged(told: Iterable[Finding], others: Iterable[Finding]) -> tuple[Seen, ...]:
@@ -170,6 +176,7 @@ class CheckpointReview:
         corpus: what the run learned from.
         compute: device and number format in which the run trained.
         engine: that trained it.
+        history: step and holdout loss of each evaluation of the run.
     """
 
     model: Transformer
@@ -178,6 +185,7 @@ class CheckpointReview:
     step: int
     compute: Compute
     engine: str
+    history: Sequence[tuple[int, float]]
     findings: list[Finding] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
 
@@ -228,6 +236,9 @@ class CheckpointReview:
         uniform, pairs = self._evaluate(train, loss, is_last=False)
         losses = f"loss {loss:.4g} nats, on the train part {train:.4g}; a uniform guess has "
         self._check("holdout", f"{losses}{uniform:.4g}, a bigram {pairs:.4g}")
+        beaten_by = "counting 2-grams" if loss > pairs else None
+        verdict = judge(train, loss, self.history, self.step, beaten_by)
+        self._check("fit", f"{verdict.fit}: {verdict.reason}")
 
     def _look_at_mask(self) -> None:
         train_ids = self.corpus.train_ids

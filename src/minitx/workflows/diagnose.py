@@ -8,6 +8,7 @@ from minitx.checkpoint import load_model
 from minitx.checkpoint.rundir import RunDirectory
 from minitx.compute import choose_compute
 from minitx.corpus import load_encoded
+from minitx.diagnosis.curves import CurveDetector
 from minitx.diagnosis.findings import Finding
 from minitx.diagnosis.review import Check, CheckpointReview, Diagnosis, merged, review_metrics
 from minitx.errors import BadInputError, MinitxError
@@ -27,10 +28,11 @@ def diagnose(path: Path | None) -> Diagnosis:
     told: list[Finding] = []
     others: list[Finding] = []
     checks: list[Check] = []
+    curves = CurveDetector()
     finished = False
     if run.metrics_file.exists():
         records = list(read_metrics(run.metrics_file))
-        told, others, checks = review_metrics(records, config)
+        told, others, checks, curves = review_metrics(records, config)
         finished = any(
             record["kind"] == "end" and record.get("reason") in ("finished", "early-stopping")
             for record in records
@@ -54,8 +56,9 @@ def diagnose(path: Path | None) -> Diagnosis:
         checks.append(Check("checkpoint", f"step {step:,}"))
         compute, engine = choose_compute("cpu", config.train.dtype), config.train.engine
         review = CheckpointReview(
-            loaded.model, loaded.tokenizer, corpus, step, compute, engine, checks=checks
-        )
+            loaded.model, loaded.tokenizer, corpus, step, compute, engine,
+            list(zip(curves.steps, curves.holdout, strict=True)), checks=checks,
+        )  # fmt: skip
         review.look(judge_fit=finished and not told and not others)
         others += review.findings
     return Diagnosis(run.path, checkpoint, merged(told, others), tuple(checks))

@@ -215,11 +215,9 @@ class _Evaluation:
             train_loss=self._train_loss(scored.figures.tokens_scored),
         )
         if details is not None:
-            baselines = self._baselines(scored)
-            verdict = self._verdict(report, baselines)
-            report = replace(details.added_to(report), baselines=baselines, verdict=verdict)
+            report = replace(details.added_to(report), baselines=self._baselines(scored))
             report = self._with_copying(report)
-        return report, scored.blocks
+        return replace(report, verdict=self._verdict(report)), scored.blocks
 
     def _details(self) -> Details:
         tokenizer, train_ids = self.subject.loaded.tokenizer, self.subject.train_ids
@@ -266,10 +264,10 @@ class _Evaluation:
             subject.train_content(), self._tell,
         )  # fmt: skip
 
-    def _verdict(self, report: HoldoutReport, baselines: Baselines | None) -> Verdict | None:
+    def _verdict(self, report: HoldoutReport) -> Verdict | None:
         if report.train_loss is None or self.subject.run is None:
             return None
-        beaten_by = None
+        beaten_by, baselines = None, report.baselines
         if baselines is not None and len(baselines.ngrams) > 1:
             best = min(baselines.ngrams, key=lambda ngram: ngram.bits_per_byte)
             if best.bits_per_byte < baselines.model_bits_per_byte:

@@ -30,7 +30,6 @@ from minitx.report.terminal.token_labels import cut_label, text_label
 from minitx.report.terminal.units import bytes_, count, fixed, percent
 
 _MODEL = "this model"
-_FIT_STYLES = {"well fitted": "green", "underfitted": "yellow", "overfitted": "yellow"}
 _PASSAGES = 10
 
 
@@ -148,7 +147,8 @@ def _notes(report: HoldoutReport) -> Iterator[Text]:
 
 
 def _verdict(verdict: Verdict) -> Text:
-    text = Text().append(verdict.fit.capitalize(), f"bold {_FIT_STYLES[verdict.fit]}")
+    color = "green" if verdict.fit == "well fitted" else "yellow"
+    text = Text().append(verdict.fit.capitalize(), f"bold {color}")
     return text.append(f": {verdict.reason}. {verdict.advice}.")
 
 
