@@ -177,13 +177,14 @@ class EvaluationReport(TrainingEvent):
     Attributes:
         train_loss: mean since the evaluation before.
         holdout_bits_per_byte: the holdout loss in bits per byte of its text.
+        holdout_tokens: of the holdout that were scored; 0 where that was not noted.
         sample: a short continuation of `sample_prompt` drawn from the model; empty for none.
     """
 
     kind = "evaluation"
     logged = (
         "step", "train_loss", "holdout_loss", "holdout_perplexity", "holdout_bits_per_byte",
-        "is_best", "sample_prompt", "sample",
+        "is_best", "sample_prompt", "sample", "holdout_tokens",
     )  # fmt: skip
 
     step: int
@@ -193,6 +194,7 @@ class EvaluationReport(TrainingEvent):
     is_best: bool
     sample: str
     sample_prompt: str
+    holdout_tokens: int = 0
 
     @property
     def holdout_perplexity(self) -> float:
@@ -214,6 +216,7 @@ class EvaluationReport(TrainingEvent):
             is_best=bool(line["is_best"]),
             sample=str(line["sample"]),
             sample_prompt=str(line["sample_prompt"]),
+            holdout_tokens=int(line.get("holdout_tokens", 0)),
         )
 
 
@@ -257,15 +260,15 @@ class RunEnd(TrainingEvent):
 
     Attributes:
         reason: ``finished``, ``early-stopping`` or ``interrupted``.
-        best_step, best_holdout_loss: of the best checkpoint.
-        final_holdout_loss: after the last step, of about `final_holdout_tokens`.
+        best_step, best_holdout_loss: of the best checkpoint, on `best_holdout_tokens`.
+        final_holdout_loss: after the last step, on `final_holdout_tokens`.
         tokens: trained on.
     """
 
     kind = "end"
     logged = (
         "step", "reason", "best_step", "best_holdout_loss", "final_holdout_loss",
-        "final_holdout_tokens", "tokens", "timing",
+        "final_holdout_tokens", "best_holdout_tokens", "tokens", "timing",
     )  # fmt: skip
 
     step: int
@@ -276,6 +279,7 @@ class RunEnd(TrainingEvent):
     elapsed_seconds: float
     tokens: int
     final_holdout_tokens: int
+    best_holdout_tokens: int = 0
 
     @property
     def timing(self) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -33,31 +34,41 @@ _MODEL = "this model"
 _PASSAGES = 10
 
 
-def print_reports(reports: Sequence[Report]) -> None:
-    """Print reports, one below the other."""
+def print_reports(reports: Sequence[Report], full: bool = True, with_stride: bool = True) -> None:
+    """Print reports, one below the other; short ones have overlapping windows if asked for."""
     console = Console(highlight=False)
     for number, report in enumerate(reports):
         if number:
             console.print(Text())
-        for part in holdout_report(report, shading_for(console), console.width):
+        if isinstance(report, HoldoutReport) and not (full or with_stride):
+            report = replace(report, strided=None)
+        for part in holdout_report(report, shading_for(console), console.width, full):
             console.print(part)
 
 
-def holdout_report(report: Report, shading: Shading, width: int) -> Iterator[RenderableType]:
-    """Lay a report out, one renderable after the other, `width` columns wide."""
+def holdout_report(
+    report: Report, shading: Shading, width: int, full: bool = True
+) -> Iterator[RenderableType]:
+    """Lay a report out, one renderable after the other, `width` columns wide.
+
+    Unless it is `full`, of one model's report only the verdict, the main figures and the baselines.
+    """
     if isinstance(report, ComparisonReport):
         yield from _comparison(report)
         return
     yield _about(report)
-    yield _figures_table([report])
-    yield from _notes(report)
     if report.verdict is not None:
         yield Text()
         yield _verdict(report.verdict)
-    for title, section in _Sections(report, shading, width).sections():
+    yield _figures_table([report], full)
+    yield from _notes(report, full)
+    for title, section in _Sections(report, shading, width).sections(full):
         yield Text()
         yield Text(title, style="bold")
         yield from section
+    if not full and report.context_use is not None:
+        yield Text()
+        yield _note("Where the loss comes from, calibration, copying, passages: --full")
 
 
 def _note(text: str) -> Text:
@@ -80,10 +91,17 @@ def _about(report: HoldoutReport) -> Text:
     return about.append(f"\n{visible(text.name)}: {size}", "not bold dim")
 
 
-def _figures_table(reports: Sequence[HoldoutReport]) -> Table:
+_SHORT = ("loss, nats per token", "perplexity", "bits per byte", "bits per character",
+          "tokens scored", "train loss")  # fmt: skip
+
+
+def _figures_table(
+    reports: Sequence[HoldoutReport], full: bool = True, order: Sequence[int] = (0,)
+) -> Table:
     columns: list[tuple[str, HoldoutReport, Figures]] = []
-    for number, report in enumerate(reports, start=1):
-        columns.append((f"{number}" if len(reports) > 1 else "plain", report, report.plain))
+    for number in order:
+        report = reports[number]
+        columns.append((f"{number + 1}" if len(reports) > 1 else "plain", report, report.plain))
         if report.strided is not None:
             columns.append((f"stride {report.strided.stride:,}", report, report.strided))
     figures = [one for _, _, one in columns]
@@ -103,6 +121,10 @@ def _figures_table(reports: Sequence[HoldoutReport]) -> Table:
     if any(report.train_loss is not None for report in reports):
         plain = [report.train_loss if one.is_plain else None for _, report, one in columns]
         rows.append(("train loss", ["" if loss is None else fixed(loss, 4) for loss in plain]))
+    if not full:
+        has_unknown = any(report.text.unknown_tokens for report in reports)
+        shown = (*_SHORT, "unknown tokens") if has_unknown else _SHORT
+        rows = [row for row in rows if row[0] in shown]
     return table(
         ["", *(name for name, _, _ in columns)],
         [(name, *values) for name, values in rows],
@@ -124,7 +146,7 @@ def _interval(interval: Interval | None) -> str:
     return "-" if interval is None else f"{interval.low:.4f} to {interval.high:.4f}"
 
 
-def _notes(report: HoldoutReport) -> Iterator[Text]:
+def _notes(report: HoldoutReport, full: bool) -> Iterator[Text]:
     text, scored = report.text, report.plain.tokens_scored
     if scored < text.tokens - 1:
         note = f"Scored: {scored:,} of {text.tokens:,} tokens, in windows spread over the text."
@@ -138,7 +160,13 @@ def _notes(report: HoldoutReport) -> Iterator[Text]:
         )
     if report.plain.loss_interval is None:
         note += " The text is too short for a confidence interval."
-    yield _note(note)
+    if full:
+        yield _note(note)
+    if text.shared_with_train is not None and text.shared_with_train.copied_share > 0.5:
+        yield _warning(
+            "More than half of this text is in the train part: its loss says little about unseen "
+            "text."
+        )
     if text.unknown_tokens:
         yield _warning(
             f"{percent(text.unknown_rate)} of the tokens are unknown: they stand for text outside "
@@ -159,11 +187,13 @@ class _Sections:
         self._report, self._shading, self._width = report, shading, width
         self._ascii_only: bool = shading == "ascii"
 
-    def sections(self) -> Iterator[tuple[str, Iterable[RenderableType]]]:
+    def sections(self, full: bool) -> Iterator[tuple[str, Iterable[RenderableType]]]:
         """Heading and content of each section that there is something to say for."""
         report = self._report
         if report.baselines is not None:
             yield "Baselines on the same text", self._baselines(report.baselines)
+        if not full:
+            return
         if report.context_use is not None:
             yield "Loss by number of tokens in context", self._positions(report.context_use)
         if report.classes:
@@ -270,11 +300,6 @@ class _Sections:
             f"Copied: share of the text in stretches of at least {COPY_BYTES} bytes that occur "
             "word for word in the train part."
         )
-        if control is not None and control.copied_share > 0.5:
-            yield _warning(
-                "More than half of this text is in the train part: its loss says little about "
-                "unseen text."
-            )
 
 
 def _ngram_name(order: int) -> str:
@@ -310,14 +335,28 @@ def _comparison(report: ComparisonReport) -> Iterator[RenderableType]:
     first = report.reports[0]
     size = f"{first.text.characters:,} characters, {bytes_(first.text.bytes)}"
     yield _note(f"{visible(first.text.name)}: {size}")
-    for number, one in enumerate(report.reports, start=1):
-        name = visible(run_path(one.model.checkpoint))
-        yield Text(f"{number}  ", "bold").append(name, "not bold")
-    yield _figures_table(report.reports)
-    if len({one.plain.context_length for one in report.reports}) > 1:
+    best, *_ = ranked = report.ranked()
+    for number in ranked:
+        name = visible(run_path(report.reports[number].model.checkpoint))
+        row = Text(f"{number + 1}  ", "bold").append(name, "not bold")
+        yield row.append("  lowest bits per byte", "green") if number == best else row
+    yield _figures_table(report.reports, order=ranked)
+    if not report.same_tokens:
+        yield _warning(
+            "The tokenizers differ, and with them what one token stands for: losses and "
+            "perplexities don't compare, and nor do train losses. Bits per byte do, since all "
+            "were scored on the same bytes; the ranking goes by them."
+        )
+    if len({compared.plain.context_length for compared in report.reports}) > 1:
         yield _note("The context lengths differ: a longer one sees more of the text.")
     for number, test in enumerate(report.tests, start=2):
         yield _paired_test(number, test)
+    name = visible(run_path(report.reports[best].model.checkpoint))
+    bits = f"{report.reports[best].plain.bits_per_byte:.4f} bits per byte"
+    if report.has_clear_winner:
+        yield Text("Best: ", "bold green").append(f"{name}, with {bits}", "not bold")
+    else:
+        yield Text(f"Lowest: {name}, with {bits}, but chance may have decided.")
 
 
 def _paired_test(number: int, test: PairedTest) -> Text:
