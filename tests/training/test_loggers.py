@@ -128,7 +128,6 @@ def test_a_line_has_these_keys_and_full_floats(tmp_path):
             "best_holdout_loss": 2.0,
             "final_holdout_loss": 2.1,
             "final_holdout_tokens": 700,
-            "best_holdout_tokens": 0,
             "tokens": 24576,
             "timing": {"elapsed_seconds": 12.5},
         },

@@ -183,7 +183,7 @@ def _plateau(curves: CurveDetector, moment: Moment) -> str | None:
     "underfitting",
     "warning",
     "too few steps, a rate too low, or a model too small for the text",
-    "Train longer (minitx resume --steps N), with a higher --learning-rate, or with a larger "
+    "Train longer (resume it with more --steps), with a higher --learning-rate, or with a larger "
     "--d-model and more --layers",
     looks_at="evaluations",
 )

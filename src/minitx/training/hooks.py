@@ -14,12 +14,12 @@ from minitx.training.state import TrainingState
 class HoldoutLoss:
     """What an evaluation measured: nats per token, and the same in bits per byte of the text.
 
-    `n_tokens` were scored; 0 where that is not known.
+    `n_tokens` were scored; None where that is not known.
     """
 
     loss: float
     bits_per_byte: float
-    n_tokens: int = 0
+    n_tokens: int | None = None
 
 
 class StopEvaluation(Exception):  # noqa: N818

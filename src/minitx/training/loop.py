@@ -323,7 +323,7 @@ class Trainer:
             elapsed_seconds=self._clock.elapsed(),
             tokens=state.tokens,
             final_holdout_tokens=n_scored if self.hooks.n_holdout else 0,
-            best_holdout_tokens=self.hooks.n_scored if self.hooks.n_holdout else 0,
+            best_holdout_tokens=self.hooks.n_scored if self.hooks.n_holdout else None,
         )
 
     def _is_due(self, every: int) -> bool:

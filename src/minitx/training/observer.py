@@ -43,9 +43,11 @@ class TrainingEvent:
     logged: ClassVar[tuple[str, ...]] = ()
 
     def to_line(self) -> dict[str, Any]:
-        """As a line of `metrics.jsonl` has it."""
+        """As a line of `metrics.jsonl` has it: without what is None, which is not known."""
         names = self.logged or tuple(field.name for field in dataclasses.fields(self))
-        return {"kind": self.kind, **{name: getattr(self, name) for name in names}}
+        values = {name: getattr(self, name) for name in names}
+        known = {name: value for name, value in values.items() if value is not None}
+        return {"kind": self.kind, **known}
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ class EvaluationReport(TrainingEvent):
     Attributes:
         train_loss: mean since the evaluation before.
         holdout_bits_per_byte: the holdout loss in bits per byte of its text.
-        holdout_tokens: of the holdout that were scored; 0 where that was not noted.
+        holdout_tokens: of the holdout that were scored; None where that was not noted.
         sample: a short continuation of `sample_prompt` drawn from the model; empty for none.
     """
 
@@ -194,7 +196,7 @@ class EvaluationReport(TrainingEvent):
     is_best: bool
     sample: str
     sample_prompt: str
-    holdout_tokens: int = 0
+    holdout_tokens: int | None = None
 
     @property
     def holdout_perplexity(self) -> float:
@@ -208,6 +210,7 @@ class EvaluationReport(TrainingEvent):
         Raises:
             KeyError, TypeError, ValueError: another version wrote it, and something is missing.
         """
+        scored = line.get("holdout_tokens")
         return cls(
             step=line["step"],
             train_loss=float(line["train_loss"]),
@@ -216,7 +219,7 @@ class EvaluationReport(TrainingEvent):
             is_best=bool(line["is_best"]),
             sample=str(line["sample"]),
             sample_prompt=str(line["sample_prompt"]),
-            holdout_tokens=int(line.get("holdout_tokens", 0)),
+            holdout_tokens=None if scored is None else int(scored),
         )
 
 
@@ -279,7 +282,7 @@ class RunEnd(TrainingEvent):
     elapsed_seconds: float
     tokens: int
     final_holdout_tokens: int
-    best_holdout_tokens: int = 0
+    best_holdout_tokens: int | None = None
 
     @property
     def timing(self) -> dict[str, float]:

@@ -89,7 +89,7 @@ def _facts(story: RunStory) -> dict[str, str]:
     steps = history.last_step
     tokens = history.at("tokens", steps)
     loss = bits_per_byte = math.nan
-    scored = 0
+    scored: int | None = None
     if best is not None:
         loss, bits_per_byte = best.holdout_loss, best.holdout_bits_per_byte
         scored = best.holdout_tokens

@@ -273,9 +273,9 @@ def summary_lines(end: RunEnd, n_holdout: int = 0) -> list[str]:
         f"{ending} at step {end.step:,}",
         f"training time      {duration(end.elapsed_seconds)}, {count(end.tokens)} tokens",
     ]
-    last, best = end.final_holdout_tokens, end.best_holdout_tokens
+    last, best = end.final_holdout_tokens, end.best_holdout_tokens or 0
     # Losses over other tokens don't compare, so that each says which.
-    differ = bool(best) and last != best
+    differ = best > 0 and last != best
     if math.isfinite(end.final_holdout_loss):
         loss = _loss_and_perplexity(end.final_holdout_loss)
         lines.append(f"last holdout loss  {loss}{_scored(last, n_holdout, differ)}")
