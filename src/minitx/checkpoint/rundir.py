@@ -17,7 +17,7 @@ import hashlib
 import logging
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -48,6 +48,7 @@ CONFIG_COPY = "run_copy.toml"
 
 _CONFIG_DIGEST = "# sha256 of the lines above: "
 _CHECKPOINT = re.compile(r"step-(\d{6,12})")
+_RESTORE = "Restore it from a copy, or train again"
 _log = logging.getLogger("minitx")
 
 
@@ -59,6 +60,9 @@ class RunDirectory:
         self.config_file = path / "run.toml"
         self.metrics_file = path / "metrics.jsonl"
         self.data = path / "data"
+        # Another encoded corpus waits there until nothing can be refused any more.
+        self.new_data = path / ".data.new"
+        self._old_data = path / ".data.old"
         self.checkpoint_root = path / "checkpoints"
 
     @classmethod
@@ -93,12 +97,10 @@ class RunDirectory:
         try:
             return read_config(self.config_file)
         except DamagedFileError as error:
-            for step in self.candidates("last"):
-                copy = self.checkpoint(step) / CONFIG_COPY
+            for copy in self._whole((CONFIG_COPY,)):
                 with contextlib.suppress(DamagedFileError):
-                    verify(copy.parent, (CONFIG_COPY,), step=step)
-                    config = read_config(copy)
-                    _log.warning("warning: %s; using %s instead", error.what, copy)
+                    config = read_config(copy / CONFIG_COPY)
+                    _log.warning("warning: %s; using %s instead", error.what, copy / CONFIG_COPY)
                     return config
             raise
 
@@ -172,30 +174,40 @@ class RunDirectory:
             BadInputError: the run has no checkpoint yet.
             DamagedFileError: all of them are damaged.
         """
-        candidates = self.candidates(which)
-        if not candidates:
+        damaged: list[str] = []
+        for directory, damage in self._checked(which, names, required):
+            if damage is None:
+                if damaged:
+                    _log.warning("warning: using %s instead", directory)
+                return directory
+            _log.warning("warning: %s", damage.what)
+            damaged.append(damage.what)
+        if not damaged:
             raise BadInputError(
                 f"run {self.path} has no checkpoint yet",
                 "Wait for its first checkpoint, or train again: minitx train",
             )
-        failure: DamagedFileError | None = None
-        for step in candidates:
+        raise DamagedFileError(
+            f"none of the {len(damaged)} checkpoints of {self.path} is whole; first: {damaged[0]}",
+            "Restore the run from a copy, or train again",
+        )
+
+    def _checked(
+        self, which: Which, names: Sequence[str] | None = None, required: Sequence[str] = ()
+    ) -> Iterator[tuple[Path, DamagedFileError | None]]:
+        """Directories of the candidates, each with what is wrong with its files."""
+        for step in self.candidates(which):
             directory = self.checkpoint(step)
             try:
                 verify(directory, names, required=required, step=step)
             except DamagedFileError as error:
-                _log.warning("warning: %s", error.what)
-                failure = failure or error
-                continue
-            if failure is not None:
-                _log.warning("warning: using %s instead", directory)
-            return directory
-        assert failure is not None
-        raise DamagedFileError(
-            f"none of the {len(candidates)} checkpoints of {self.path} is whole; first: "
-            f"{failure.what}",
-            "Restore the run from a copy, or train again",
-        )
+                yield directory, error
+            else:
+                yield directory, None
+
+    def _whole(self, names: Sequence[str]) -> Iterator[Path]:
+        """Directories of checkpoints in which these files are as written, newest first."""
+        return (path for path, damage in self._checked("last", names) if damage is None)
 
     def prune(self, keep: int) -> None:
         """Remove all but the newest `keep` checkpoints and the best.
@@ -223,15 +235,6 @@ class RunDirectory:
             self._old_data.rename(self.data)
         for entry in (self.new_data, self._old_data):
             shutil.rmtree(entry, ignore_errors=True)
-
-    @property
-    def new_data(self) -> Path:
-        """Where another encoded corpus waits until nothing can be refused any more."""
-        return self.path / ".data.new"
-
-    @property
-    def _old_data(self) -> Path:
-        return self.path / ".data.old"
 
     def adopt_new_data(self) -> None:
         """Let what is in `new_data` be the run's corpus; killed in between, the old one is."""
@@ -339,20 +342,10 @@ def resolve_checkpoint(path: Path | None, which: Which = "best") -> Path:
         try:
             verify(path, MODEL_FILES, step=step)
         except DamagedFileError as error:
-            raise DamagedFileError(error.what, _advice(path)) from None
+            other = next(run._whole(MODEL_FILES), None) if run is not None else None
+            fix = f"Use {other} instead, which is whole" if other is not None else _RESTORE
+            raise DamagedFileError(error.what, fix) from None
     return path
-
-
-def _advice(damaged: Path) -> str:
-    run = find_run(damaged)
-    for step in [] if run is None else run.candidates("last"):
-        assert run is not None
-        other = run.checkpoint(step)
-        if other.name != damaged.name:
-            with contextlib.suppress(DamagedFileError):
-                verify(other, MODEL_FILES, step=step)
-                return f"Use {other} instead, which is whole"
-    return "Restore it from a copy, or train again"
 
 
 def _not_a_run(path: Path, wanted: str) -> BadInputError:
