@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from minitx.checkpoint import load_model
-from minitx.checkpoint.rundir import RunDirectory
+from minitx.checkpoint.rundir import RunDirectory, use_checkpoint
 from minitx.compute import choose_compute
 from minitx.corpus import load_encoded
 from minitx.diagnosis.results import Check, Diagnosis, Seen
@@ -38,8 +38,8 @@ def diagnose(path: Path | None) -> Diagnosis:
         checks.append(Check("metrics", "there are none"))
     checkpoint: Path | None = None
     try:
-        checkpoint = run.usable_checkpoint("last")
-        loaded = load_model(checkpoint)
+        loaded = use_checkpoint(lambda: run.usable_checkpoint("last"), load_model)
+        checkpoint = loaded.directory
         corpus = load_encoded(run.data)
     except MinitxError as error:
         # A run that broke before its first checkpoint still has metrics to look at.

@@ -93,7 +93,7 @@ def find_subject(
     else:
         run = find_run(loaded.directory)
         corpus = None if run is None or not run.data.is_dir() else load_encoded(run.data)
-    if corpus is not None and corpus.tokenizer_digest != loaded.tokenizer.digest:
+    if corpus is not None and not loaded.tokenizer.has_digest(corpus.tokenizer_digest):
         raise DamagedFileError(
             f"{corpus.directory} was encoded with another tokenizer than that of "
             f"{loaded.directory}",

@@ -143,6 +143,8 @@ def gather_run(
         try:
             holdout = evaluate_holdout(checkpoint, how, progress)
         except MinitxError as error:
+            if not checkpoint.is_dir():  # Pruned since it was found: look again.
+                return gather_run(run, settings, progress)
             left_out["eval"] = error.what
     else:
         left_out["eval"] = "--no-eval was given"
@@ -150,6 +152,8 @@ def gather_run(
         try:
             study = open_study(checkpoint, settings.prompt, ATTENTION_TOKENS, settings.device)
         except MinitxError as error:
+            if not checkpoint.is_dir():
+                return gather_run(run, settings, progress)
             if settings.prompt is not None:
                 raise
             left_out["attn"] = error.what

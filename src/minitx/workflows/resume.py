@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from minitx.checkpoint import load_model
-from minitx.checkpoint.rundir import CONFIG_COPY, MODEL_FILES, RunDirectory
+from minitx.checkpoint.rundir import CONFIG_COPY, MODEL_FILES, RunDirectory, named_run
 from minitx.checkpoint.weights import require_sound_header
 from minitx.compute import choose_compute
 from minitx.config import RunConfig, TrainConfig
@@ -87,7 +87,7 @@ def resume(request: ResumeRequest, observers: Sequence[TrainingObserver]) -> Fin
     told = Observers(observers)
     with StopRequest() as stop:
         run = RunDirectory.open(request.run)
-        _refuse_older_checkpoint(run, request.run)
+        _refuse_older_checkpoint(run, request.run and named_run(request.run))
         fix = f"The run is as it was; go on with: minitx resume {shlex.quote(str(run.path))}"
         with interrupted_before_steps(stop, fix), run.lock():
             run.clear_leftovers()
@@ -193,7 +193,7 @@ def _corpus(
     run: RunDirectory, config: RunConfig, tokenizer: Tokenizer, checkpoint: Path, changed_ok: bool
 ) -> EncodedCorpus:
     noted = read_description(checkpoint)
-    if noted.tokenizer_digest != tokenizer.digest:
+    if not tokenizer.has_digest(noted.tokenizer_digest):
         raise DamagedFileError(
             f"{checkpoint} was trained on a corpus encoded with another tokenizer", _FIX
         )
@@ -208,7 +208,7 @@ def _corpus(
         return encode_corpus(split, tokenizer, run.new_data)
     try:
         kept = load_encoded(run.data)
-        if kept.tokenizer_digest != tokenizer.digest or kept.digest != noted.digest:
+        if not tokenizer.has_digest(kept.tokenizer_digest) or kept.digest != noted.digest:
             other = "tokenizer" if kept.digest == noted.digest else "text"
             raise DamagedFileError(
                 f"{run.data} was encoded with another {other} than the checkpoint was trained on",

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 
-from minitx.checkpoint.rundir import resolve_checkpoint
+from minitx.checkpoint.rundir import named_run, resolve_checkpoint, use_checkpoint
 from minitx.config import DataConfig, TokenizeRequest
 from minitx.config.overrides import Overrides
 from minitx.corpus import Split, read_corpus, split_corpus
@@ -178,9 +178,9 @@ def open_tokenizer(path: Path | None) -> Tokenizer:
     Raises:
         BadInputError: there is none.
     """
-    if path is not None and (path / "tokenizer.json").is_file():
-        return load_tokenizer(path)
-    return load_tokenizer(resolve_checkpoint(path, "last"))
+    if path is not None and (named_run(path) / "tokenizer.json").is_file():
+        return load_tokenizer(named_run(path))
+    return use_checkpoint(lambda: resolve_checkpoint(path, "last"), load_tokenizer)
 
 
 def tokenization(tokenizer: Tokenizer, text: str, unknown: Unknown = "error") -> Tokenization:
