@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from minitx.checkpoint import load_model
@@ -27,7 +28,7 @@ def diagnose(path: Path | None) -> Diagnosis:
     findings: list[Seen] = []
     checks: list[Check] = []
     finished = False
-    if run.metrics_file.exists():
+    if os.path.lexists(run.metrics_file):
         records = list(read_metrics(run.metrics_file))
         findings, checks = review_metrics(records, config)
         finished = any(
@@ -43,7 +44,7 @@ def diagnose(path: Path | None) -> Diagnosis:
         corpus = load_encoded(run.data)
     except MinitxError as error:
         # A run that broke before its first checkpoint still has metrics to look at.
-        if not run.metrics_file.exists():
+        if not os.path.lexists(run.metrics_file):
             raise BadInputError(
                 f"{run.path} has nothing to look at: {error.what}", "Train it first, or resume it"
             ) from None

@@ -57,7 +57,7 @@ class Subject:
 
     def holdout_losses(self) -> list[tuple[int, float]]:
         """Step and holdout loss of each evaluation during training."""
-        if self.run is None or not self.run.metrics_file.is_file():
+        if self.run is None:
             return []
         return [
             (int(line["step"]), float(line["holdout_loss"]))

@@ -115,7 +115,7 @@ def gather_run(
         DamagedFileError: its config can't be read.
     """
     config = run.read_config()
-    history = read_history(read_metrics(run.metrics_file) if run.metrics_file.is_file() else ())
+    history = read_history(read_metrics(run.metrics_file))
     checkpoint: Path | None = None
     left_out: dict[str, str] = {}
     try:

@@ -36,7 +36,7 @@ from minitx.engine import choose_engine
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.files import read_bounded, read_json
 from minitx.tokenizer import Tokenizer
-from minitx.training.logging.metrics_file import read_metrics
+from minitx.training.logging.metrics_file import read_metrics, require_metrics
 from minitx.training.observer import Observers, Phase, TrainingObserver
 from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
@@ -102,6 +102,7 @@ def resume(request: ResumeRequest, observers: Sequence[TrainingObserver]) -> Fin
 
 
 def _open_session(run: RunDirectory, request: ResumeRequest) -> Session:
+    require_metrics(run.metrics_file)
     checkpoint = run.usable_checkpoint("last", required=RESUME_FILES)
     config = run.read_config()
     state_file = checkpoint / STATE_FILE
@@ -247,8 +248,6 @@ def _refuse_older_checkpoint(run: RunDirectory, named: Path | None) -> None:
 
 
 def _has_end(run: RunDirectory, step: int) -> bool:
-    if not run.metrics_file.is_file():
-        return False
     return any(
         record["kind"] == "end" and record["step"] == step and record.get("reason") != "interrupted"
         for record in read_metrics(run.metrics_file)
