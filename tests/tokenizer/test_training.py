@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitx.errors import BadInputError
-from minitx.tokenizer import char, chunks, train_tokenizer
+from minitx.tokenizer import chunks, train_tokenizer
 from minitx.tokenizer.chunks import LINE_END, LINE_START
 
 TEXT = "".join(
@@ -132,7 +132,6 @@ def test_encoding_in_parts_is_encoding_at_once(kind, monkeypatch):
     whole = tokenizer.backend.encode(TEXT, add_special_tokens=False).ids
     monkeypatch.setattr(base, "_CHUNK", 40)
     monkeypatch.setattr(base, "_CHUNKS_AT_ONCE", 3)
-    monkeypatch.setattr(char, "_AT_ONCE", 101)
     parts = list(tokenizer.encode_parts(TEXT))
     assert len(parts) > 50
     assert [int(i) for part in parts for i in part] == whole

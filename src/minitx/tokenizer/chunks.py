@@ -34,17 +34,16 @@ def training_chunks(texts: Iterable[str]) -> Iterator[str]:
         yield from chunks(text, _TRAINING_CHUNK, LINE_START)
 
 
-def chunks(text: str, size: int, border: Border | None) -> Iterator[str]:
+def chunks(text: str, size: int, border: Border | None) -> list[str]:
     """Cut a text at the first border after each `size` characters; None gives it whole.
 
     The chunks joined are the text; none is empty.
     """
+    parts: list[str] = []
     start = 0
-    while border is not None and len(text) - start > size:
-        cut = border.search(text, start + size)
-        if cut is None:
+    while border is not None and (cut := border.search(text, start + size)):
+        if cut.start() == len(text):
             break
-        yield text[start : cut.start()]
+        parts.append(text[start : cut.start()])
         start = cut.start()
-    if start < len(text):
-        yield text[start:]
+    return [*parts, text[start:]] if text else []
