@@ -95,7 +95,7 @@ class Tokenizer(ABC):
         """
         rest = ""
         for text in [texts] if isinstance(texts, str) else texts:
-            *whole, rest = chunks(rest + text, _CHUNK, self._border) or [""]
+            *whole, rest = chunks(rest + text, _CHUNK, self._border, self._starts) or [""]
             for start in range(0, len(whole), _CHUNKS_AT_ONCE):
                 yield self._encode_chunks(whole[start : start + _CHUNKS_AT_ONCE], unknown)
         if rest:
@@ -166,6 +166,18 @@ class Tokenizer(ABC):
     def _border(self) -> Border | None:
         """Where a text may be cut without changing its ids; None for nowhere."""
         return None
+
+    def _starts(self, text: str) -> list[int]:
+        """Where pieces start of which all tokens are known, whatever text follows."""
+        added = self.backend.get_added_tokens_decoder().values()
+        known = len(text) - max((len(token.content) for token in added), default=0)
+        # A lone surrogate is refused where the ids are made.
+        sound = text.encode("utf-8", "replace").decode("utf-8")
+        encoding = self.backend.encode(sound, add_special_tokens=False)
+        starts: dict[int | None, int] = {}
+        for word, (start, _) in zip(encoding.word_ids, encoding.offsets, strict=True):
+            starts.setdefault(word, start)
+        return [start for start in starts.values() if start <= known]
 
     def _encode_chunks(self, texts: list[str], unknown: Unknown) -> Ids:
         ids = self._ids_of(texts)

@@ -38,8 +38,9 @@ class WordTokenizer(Tokenizer):
 
     def unknown_characters(self, text: str) -> list[str]:
         """As in `Tokenizer`: the words that have no id."""
-        cut = self.backend.pre_tokenizer.pre_tokenize_str
-        words = (word for chunk in training_chunks([text]) for word, _ in cut(chunk))
+        cut = self.backend.pre_tokenizer
+        chunks = training_chunks([text], cut)
+        words = (word for chunk in chunks for word, _ in cut.pre_tokenize_str(chunk))
         return [word for word in dict.fromkeys(words) if self.backend.token_to_id(word) is None]
 
     @cached_property
@@ -64,7 +65,7 @@ def train_word(texts: Iterable[str], vocab_size: int) -> WordTokenizer:
     trainer = trainers.WordLevelTrainer(
         vocab_size=(vocab_size or _EVERY_WORD) - 1, min_frequency=1, show_progress=False
     )
-    backend.train_from_iterator(training_chunks(texts), trainer)
+    backend.train_from_iterator(training_chunks(texts, backend.pre_tokenizer), trainer)
     learned: dict[str, int] = json.loads(backend.to_str())["model"]["vocab"]
     return WordTokenizer(word_level_definition(sorted(learned, key=learned.__getitem__), PATTERN))
 
