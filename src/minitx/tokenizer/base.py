@@ -32,7 +32,7 @@ their pieces hold a punctuation mark alone."""
 
 # Small enough that the work of a batch is a few MB, large enough to be worth a batch.
 _CHUNK = 16_384
-_CHUNKS_AT_ONCE = 64
+_CHUNKS_AT_ONCE = 16
 _NAMED = 5
 
 

@@ -31,6 +31,10 @@ Also safe where white space is matched as ``\\s+(?!\\S)|\\s+``, as GPT-2 does: a
 is a piece of its own by either.
 """
 
+# White space before something else may be cut in another way where the text ends with it. (To
+# Python, but not to the patterns, U+001C to U+001F are white space.)
+_SAFE_END = re.compile(r"(?<=\S)|(?=[^\S\x1c-\x1f])")
+
 PieceStarts = Callable[[str], Iterable[int]]
 """Where in a text the pieces begin that no token crosses, in order."""
 
@@ -72,8 +76,9 @@ def _next_cut(text: str, start: int, size: int, border: Border, starts: PieceSta
     match = border.search(text, start + size, near)
     if match is None and near < len(text):
         # A piece starts at `start`, so that those of this part are those of the text but the last.
-        sure = [i for i in starts(text[start:near]) if 0 < i <= 2 * size - _LOOKAHEAD]
-        if sure:
-            return start + sure[-1]
+        sure = [start + i for i in starts(text[start:near]) if 0 < i <= 2 * size - _LOOKAHEAD]
+        safe = [cut for cut in sure if _SAFE_END.match(text, cut)]
+        if safe:
+            return safe[-1]
         match = border.search(text, near)
     return match.start() if match else None
