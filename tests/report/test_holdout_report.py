@@ -223,7 +223,7 @@ def test_a_winner_by_chance_is_no_winner():
 
 
 def test_the_short_form_has_a_verdict_six_figures_and_the_baselines():
-    verdict = judge(1.2, 1.5)
+    verdict = judge(1.35, 1.5)
     long = report(
         strided=figures(1.4, 32), train_loss=1.2, verdict=verdict, baselines=baselines(),
         context_use=ContextUse((bucket(1, 1, 3.0),), 64, 64), samples=Copied(100, 0.02, "the", 3),

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from minitx import engine
-from minitx.checkpoint.rundir import Which, resolve_checkpoint
+from minitx.checkpoint.rundir import Which, named_run, resolve_checkpoint, use_checkpoints
 from minitx.config import EvaluationSettings
 from minitx.errors import BadInputError
 from minitx.evaluation.baselines import MOST_BYTES, measure_baselines
@@ -68,21 +68,27 @@ def evaluate_targets(
             characters that the model does not know, or as in `evaluate_holdout` and
             `compare_checkpoints`.
     """
+    targets = [named_run(target) for target in targets]
     models: list[Path | None] = [target for target in targets if target.is_dir()]
     texts = [target for target in targets if not target.is_dir()]
     for text in texts:
         if not text.exists():
             raise BadInputError(f"{text} does not exist", "Name a run, a checkpoint or a text file")
-    checkpoints = [resolve_checkpoint(model, which) for model in models or [None]]
     sources: list[str | None] = [None] if holdout or not texts else []
-    reports: list[Report] = []
-    for source in [*sources, *map(str, texts)]:
-        if len(checkpoints) > 1 or settings.quantize is not None:
-            reports.append(compare_checkpoints(checkpoints, source, settings, progress))
-        else:
-            loaded = _open(checkpoints[0], settings)
-            reports.append(evaluate_model(loaded, source, settings, progress))
-    return reports
+
+    def measure(checkpoints: list[Path]) -> list[Report]:
+        reports: list[Report] = []
+        for source in [*sources, *map(str, texts)]:
+            if len(checkpoints) > 1 or settings.quantize is not None:
+                reports.append(compare_checkpoints(checkpoints, source, settings, progress))
+            else:
+                loaded = _open(checkpoints[0], settings)
+                reports.append(evaluate_model(loaded, source, settings, progress))
+        return reports
+
+    return use_checkpoints(
+        lambda: [resolve_checkpoint(model, which) for model in models or [None]], measure
+    )
 
 
 def evaluate_holdout(
