@@ -15,12 +15,13 @@ from minitx.config import TrainConfig
 from minitx.diagnosis.curves import CurveDetector
 from minitx.diagnosis.findings import Finding, instability
 from minitx.diagnosis.inside import InsideDetector
-from minitx.diagnosis.losses import LEVEL, LossDetector, bigram_loss, uniform_loss
+from minitx.diagnosis.losses import LEVEL, LossDetector, uniform_loss
 from minitx.diagnosis.nonfinite import first_nonfinite
 from minitx.diagnosis.probes import probe, probe_windows
 from minitx.diagnosis.updates import UpdateMeter
 from minitx.evaluation.arrays import IdArray
 from minitx.evaluation.holdout_figures import as_plain
+from minitx.evaluation.ngrams import bigram_loss
 from minitx.model import Transformer
 from minitx.training.anomalies import Anomaly, AnomalyDetector
 from minitx.training.batches import Batches

@@ -11,8 +11,6 @@ from statistics import median
 
 from minitx.config import TrainConfig
 from minitx.diagnosis.findings import Finding, Kind, instability
-from minitx.evaluation.arrays import IdArray
-from minitx.evaluation.ngrams import NGrams
 from minitx.training.anomalies import LOWER_RATE
 
 # Steps before, with which a loss is compared, and how many there must be to report anything.
@@ -108,21 +106,6 @@ class LossDetector:
         return instability("divergence", step, evidence, config)
 
 
-MOST_COUNTED, MOST_SCORED = 1_000_000, 200_000
-"""Tokens that `bigram_loss` counts and scores: more would take longer and change little."""
-
-
 def uniform_loss(vocab_size: int) -> float:
     """Loss of a model for which every token is equally likely, nats."""
     return math.log(vocab_size)
-
-
-def bigram_loss(train_ids: IdArray, holdout_ids: IdArray, vocab_size: int) -> float:
-    """Loss of an interpolated bigram of the train part on the holdout, nats per token.
-
-    A model must beat it to have learned more than which token follows which. Without a holdout of
-    two tokens it is that on the train part itself.
-    """
-    text = holdout_ids if len(holdout_ids) > 1 else train_ids
-    counts = NGrams(train_ids[:MOST_COUNTED], vocab_size, max_order=2)
-    return float(counts.losses(text[:MOST_SCORED])[1].mean())

@@ -18,10 +18,11 @@ from minitx.corpus import EncodedCorpus
 from minitx.diagnosis.curves import CurveDetector
 from minitx.diagnosis.findings import KINDS, Finding, finding
 from minitx.diagnosis.inside import InsideDetector
-from minitx.diagnosis.losses import LossDetector, bigram_loss, uniform_loss
+from minitx.diagnosis.losses import LossDetector, uniform_loss
 from minitx.diagnosis.nonfinite import broken_weight
 from minitx.diagnosis.probes import probe, probe_windows
 from minitx.evaluation.arrays import IdArray
+from minitx.evaluation.ngrams import bigram_loss
 from minitx.evaluation.scoring import score
 from minitx.evaluation.scoring_windows import windows_for
 from minitx.evaluation.verdict import judge

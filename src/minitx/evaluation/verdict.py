@@ -59,7 +59,7 @@ def judge(
         train_loss, holdout_loss: nats per token.
         history: steps and holdout losses of the run's evaluations, in order.
         step: of the checkpoint; a rise after it is not its own.
-        beaten_by: a baseline that does better than the model.
+        beaten_by: counting which token follows which, if that does better than the model.
     """
     gap = holdout_loss - train_loss
     share = gap / train_loss if train_loss > 0 else 0.0

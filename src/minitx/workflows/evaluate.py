@@ -28,6 +28,7 @@ from minitx.evaluation.holdout_figures import (
     PairedTest,
     Report,
 )
+from minitx.evaluation.ngrams import bigram_loss
 from minitx.evaluation.scoring import score
 from minitx.evaluation.scoring_windows import Windows, count_targets, windows_for
 from minitx.evaluation.text_score import Details, TextScore, score_text
@@ -167,7 +168,9 @@ def evaluate_model(
     Raises:
         BadInputError, DamagedFileError: as above.
     """
-    return _Evaluation(loaded, source, settings, progress).measure()[0]
+    evaluation = _Evaluation(loaded, source, settings, progress)
+    report, _ = evaluation.measure()
+    return replace(report, verdict=evaluation.verdict(report))
 
 
 def _open(checkpoint: Path, settings: EvaluationSettings) -> LoadedModel:
@@ -223,7 +226,7 @@ class _Evaluation:
         if details is not None:
             report = replace(details.added_to(report), baselines=self._baselines(scored))
             report = self._with_copying(report)
-        return replace(report, verdict=self._verdict(report)), scored.blocks
+        return report, scored.blocks
 
     def _details(self) -> Details:
         tokenizer, train_ids = self.subject.loaded.tokenizer, self.subject.train_ids
@@ -270,16 +273,17 @@ class _Evaluation:
             subject.train_content(), self._tell,
         )  # fmt: skip
 
-    def _verdict(self, report: HoldoutReport) -> Verdict | None:
+    def verdict(self, report: HoldoutReport) -> Verdict | None:
+        """Whether the model fits; None where the text is not the run's holdout."""
         if report.train_loss is None or self.subject.run is None:
             return None
-        beaten_by, baselines = None, report.baselines
-        if baselines is not None and len(baselines.ngrams) > 1:
-            best = min(baselines.ngrams, key=lambda ngram: ngram.bits_per_byte)
-            if best.bits_per_byte < baselines.model_bits_per_byte:
-                beaten_by = f"counting {best.order}-grams"
+        # As diagnosis does, and whatever baselines were asked for: no option decides the verdict.
+        vocab_size = self.subject.loaded.tokenizer.vocab_size
+        pairs = bigram_loss(self.subject.train_ids, self.text.ids, vocab_size)
+        loss = report.plain.loss
+        beaten_by = "counting 2-grams" if loss > pairs else None
         history, step = self.subject.holdout_losses(), self.subject.loaded.step
-        return judge(report.train_loss, report.plain.loss, history, step, beaten_by)
+        return judge(report.train_loss, loss, history, step, beaten_by)
 
     def _with_copying(self, report: HoldoutReport) -> HoldoutReport:
         train = self.subject.train_content()[-MOST_TRAIN_BYTES:]
