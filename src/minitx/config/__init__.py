@@ -14,7 +14,7 @@ from minitx.config.load_config import (
 from minitx.config.model_config import ModelConfig
 from minitx.config.run_config import DataConfig, RunConfig, TokenizerConfig
 from minitx.config.sampling_config import GenerationRequest, SamplingConfig
-from minitx.config.serving_config import Limits
+from minitx.config.serving_config import Limits, ServeRequest
 from minitx.config.tokenize_config import TokenizeRequest
 from minitx.config.train_config import TrainConfig
 
@@ -32,6 +32,7 @@ __all__ = [
     "ReportSettings",
     "RunConfig",
     "SamplingConfig",
+    "ServeRequest",
     "TokenizeRequest",
     "TokenizerConfig",
     "TrainConfig",
