@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,8 +15,12 @@ from torch import Tensor
 
 from minitx.checkpoint.new_run import RUNS
 from minitx.config import EvaluationSettings, SamplingConfig
-from minitx.config.overrides import config_from_options, merged, tables_from_options
-from minitx.errors import BadInputError
+from minitx.config.overrides import (
+    config_from_options,
+    merged,
+    require_known,
+    tables_from_options,
+)
 from minitx.evaluation.holdout_figures import HoldoutReport
 from minitx.generation import stream
 from minitx.inspection.attention_maps import AttentionMaps, read_attention, require_fits
@@ -251,10 +254,5 @@ def _run_path(path: str | Path | None) -> Path | None:
 
 
 def _sampling(options: SamplingOptions) -> SamplingConfig:
-    known = SamplingOptions.__annotations__
-    for word in options:
-        if word not in known:
-            near = difflib.get_close_matches(word, known, cutoff=0.5)
-            hint = f"Did you mean {' or '.join(near)}?" if near else "See minitx generate --help"
-            raise BadInputError(f"there is no option {word}", hint)
+    require_known(options, SamplingOptions.__annotations__, "generate")
     return config_from_options(SamplingConfig, dict(options))
