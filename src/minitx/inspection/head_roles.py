@@ -159,9 +159,10 @@ def read_roles(
 def _patterns(
     model: Transformer, probe: RepeatProbe | None, windows: IntArray
 ) -> list[LayerPatterns]:
+    repeats = (probe.repeated, probe.control) if probe else (None, None)
     repeated, control, text = (
         [None] * model.config.n_layers if ids is None or not len(ids) else _weights(model, ids)
-        for ids in (probe and probe.repeated, probe and probe.control, windows)
+        for ids in (*repeats, windows)
     )
     period = probe.period if probe else 0
     return [LayerPatterns(repeated[i], control[i], period, text[i]) for i in range(len(text))]
