@@ -42,12 +42,15 @@ def attn(
 
     checkpoint = resolve_checkpoint(run, load.checkpoint)
     study = open_study(checkpoint, prompt, PAGE_PROMPT if html else SHORT_PROMPT, load.device)
-    for path in write_study(study, request, html=html, png=png, npz=npz):
-        typer.echo(f"Wrote {path}", err=True)
     if json:
         from minitx.report.attention.attention_json import attention_json
 
-        typer.echo(attention_json(study, request))
+        # Before a file is written: it may be refused.
+        text = attention_json(study, request)
+    for path in write_study(study, request, html=html, png=png, npz=npz):
+        typer.echo(f"Wrote {path}", err=True)
+    if json:
+        typer.echo(text)
     elif not (html or png or npz):
         print_study(study, request, ascii_only)
     if request.check_mask and not study.mask_check.passed:

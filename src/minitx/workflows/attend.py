@@ -22,7 +22,7 @@ from minitx.checkpoint.rundir import find_run
 from minitx.compute import choose_compute
 from minitx.config import Index, MapKind
 from minitx.errors import BadInputError
-from minitx.files import os_errors_as_bad_input
+from minitx.files import writing_where_asked
 from minitx.inspection.ablation import Ablation, ablate_heads
 from minitx.inspection.attention_maps import (
     AttentionMaps,
@@ -272,8 +272,7 @@ def save_maps(study: AttentionStudy, path: Path) -> None:
     """
     maps = study.maps
     norms, tokens = maps.weights * maps.value_lengths[:, :, None, :], np.array(maps.tokens, np.str_)
-    refused = os_errors_as_bad_input(f"{path} can't be written", "Choose another file")
-    with refused, path.open("wb") as file:
+    with writing_where_asked(path) as whole, whole.open("wb") as file:
         np.savez_compressed(
             file, weights=maps.weights, norms=norms, rollout=maps.rollout(), ids=maps.ids,
             tokens=tokens,
