@@ -188,10 +188,11 @@ def _draw_texts(
 def check_training(model: Transformer, texts: CutTexts, compute: Compute, engine: str) -> PathCheck:
     """Whether what trains a model lets the loss of a target, at the cut, depend on later tokens."""
     device = texts.base.device
-    choice = choose_engine(model, compute, engine).engine
+    choice = chosen = choose_engine(model, compute, engine).engine
     if choice == "torch-compile" or device.type != "cpu":
         # To compile or to record a pass takes longer than all else here.
         choice = "plain"
+    instead = "" if choice == chosen else f", in place of {chosen}"
     loss = loss_function(model, compute, choice)
 
     def losses(model: Transformer, ids: Tensor, texts: CutTexts) -> _Pass:
@@ -205,7 +206,8 @@ def check_training(model: Transformer, texts: CutTexts, compute: Compute, engine
         return _Pass(torch.stack(by_row)[:, None, None], positions, positions >= 0)
 
     was_training = model.training
-    name, place = f"as it is trained, {choice} engine", f"in what trains it, the {choice} engine"
+    name = f"as it is trained, {choice} engine{instead}"
+    place = f"in what trains it, the {choice} engine"
     with torch.enable_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         model.train()
         check = _check(model, name, losses, texts, [slice(None)], place)
@@ -232,7 +234,8 @@ def check_generating(model: Transformer, texts: CutTexts) -> PathCheck:
     parts: list[slice | list[int]] = [[0], [last // 2], slice(last)]
     place = "in what generates, beyond the end of the cache"
     with torch.inference_mode(), evaluating(model):
-        name = f"as it generates, {'plain' if decoder(model) is None else 'native'} engine"
+        faster = decoder(model)
+        name = f"as it generates, {'plain' if faster is None else faster.engine} engine"
         return _check(model, name, fed, texts, parts, place)
 
 
