@@ -16,7 +16,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from minitx.checkpoint.new_run import RUNS
 from minitx.config import EvaluationSettings, LoadConfig, SamplingConfig
 from minitx.config.options import options_of
 from minitx.config.overrides import (
@@ -28,6 +27,7 @@ from minitx.config.overrides import (
 from minitx.config.run_config import TABLES
 from minitx.errors import BadInputError, MinitxError
 from minitx.evaluation.holdout_figures import HoldoutReport
+from minitx.files import possible_path
 from minitx.generation import stream
 from minitx.inspection.attention_maps import AttentionMaps, read_attention, require_fits
 from minitx.model import evaluating
@@ -101,7 +101,7 @@ def _require(kind: Any, words: str, **values: object) -> None:
 def _path(**named: str | Path | None) -> Path | None:
     _require((str, os.PathLike), "a path", **named)
     (path,) = named.values()
-    return None if path is None else Path(path)
+    return None if path is None else possible_path(Path(path))
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -241,7 +241,7 @@ def load(
     """
     options = {"checkpoint": checkpoint, "device": device, "dtype": dtype, "quantize": quantize}
     how = config_from_options(LoadConfig, options)
-    loaded = open_model(_run_path(path), how.checkpoint, how.device, how.dtype, how.quantize)
+    loaded = open_model(_path(path=path), how.checkpoint, how.device, how.dtype, how.quantize)
     return Model(loaded.directory, loaded.model, loaded.tokenizer)
 
 
@@ -309,7 +309,7 @@ def resume(
     # Of all tables: the workflow says which keys can be changed.
     changes = {key: value for table in tables_from_options(**options).values()
                for key, value in table.items()}  # fmt: skip
-    request = ResumeRequest(_run_path(run), changes, allow_changed_corpus, _loggers(loggers))
+    request = ResumeRequest(_path(run=run), changes, allow_changed_corpus, _loggers(loggers))
     with _watching(observers, progress) as watching:
         return resume_run(request, watching)
 
@@ -326,12 +326,6 @@ def _watching(
         return
     with contextlib.closing(choose_view(sys.stdout)) as view:
         yield [*observers, view]
-
-
-def _run_path(path: str | Path | None) -> Path | None:
-    named = _path(run=path)
-    in_runs = None if named is None or named.exists() else RUNS / named
-    return in_runs if in_runs is not None and in_runs.is_dir() else named
 
 
 def _loggers(loggers: Sequence[str]) -> tuple[str, ...]:

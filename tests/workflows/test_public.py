@@ -164,7 +164,7 @@ def test_what_can_not_be_done_is_an_exception(model, call, message):
         (lambda model: minitx.train("a.txt", observers=["x"]), "observers is .'x'."),
         (lambda model: minitx.resume(3), "run is 3, not a path"),
         (lambda model: minitx.resume(model.run, steps=2.5), "steps is 2.5, not a whole number"),
-        (lambda model: minitx.load(3), "run is 3, not a path"),
+        (lambda model: minitx.load(3), "path is 3, not a path"),
         (lambda model: minitx.load(model.run, device=3), "device is 3"),
         (lambda model: minitx.load(model.run, quantize=8), "quantize is 8"),
         (lambda model: model.generate(5), "prompt is 5, not a text"),

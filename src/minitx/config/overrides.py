@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,13 +34,14 @@ def tables_from_options(**options: Any) -> Tables:
     Raises:
         BadInputError: a word is not known, or its value can't be read.
     """
-    words = (option.word for config in TABLES.values() for option in options_of(config))
-    require_known(options, [word for word in words if word is not None], "train")
+    known = [option.word for config in TABLES.values() for option in options_of(config)]
+    require_known(options, filter(None, known), "train")
     return {name: values_of(config, options) for name, config in TABLES.items()}
 
 
-def require_known(words: Iterable[str], known: Collection[str], command: str) -> None:
-    """Refuse a word that is none of the `known`, those of a command."""
+def require_known(words: Iterable[str], known: Iterable[str], command: str) -> None:
+    """Refuse words that are no options of a command, with those that look alike."""
+    known = list(known)
     for word in words:
         if word not in known:
             near = difflib.get_close_matches(word, known, cutoff=0.5)
