@@ -106,7 +106,7 @@ def _events(history: RunHistory) -> list[dict[str, Any]]:
             "name": visible(event.name),
             "severity": event.severity,
         }
-        for event in history.events
+        for event in history.problems
     ]
 
 

@@ -48,14 +48,15 @@ def name_of(story: RunStory) -> str:
 def run_values(story: RunStory, number: int) -> dict[str, Any]:
     """What the page shows of one run, but for its curves and what was measured anew."""
     drawn = [report for report in story.history.evaluations if report.sample]
+    best = story.history.best
     return {
         "number": number,
         "name": name_of(story),
         "about": _about(story),
         "facts": _facts(story),
         "evaluations": _evaluations(story),
-        "events": story.history.events,
-        "has_problems": any(event.severity != "info" for event in story.history.events),
+        "holdout_tokens": f"{scored:,}" if best and (scored := best.holdout_tokens) else "",
+        "events": story.history.problems,
         "notes": _notes(story),
         "samples": [
             (report, fixed(report.holdout_loss, 4))
