@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -164,6 +165,16 @@ def possible_path(path: Path) -> Path:
         reason = describe_damage(error)
         raise BadInputError(f"{shown} can't be looked up ({reason})", "Name another file") from None
     return path
+
+
+def shell_word(name: Path | str) -> str:
+    """A name as a word of a command line; what a terminal would obey is written by its bytes."""
+    word = f"./{name}" if str(name).startswith("-") else str(name)
+    if word.isprintable():
+        return shlex.quote(word)
+    plain = (chr(byte) if chr(byte).isalnum() and byte < 128 else f"\\x{byte:02x}"
+             for byte in os.fsencode(word))  # fmt: skip
+    return f"$'{''.join(plain)}'"
 
 
 def describe_damage(error: Exception) -> str:

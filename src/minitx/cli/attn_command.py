@@ -38,6 +38,7 @@ def attn(
     with many_imports():
         from minitx.checkpoint.rundir import resolve_checkpoint, use_checkpoint
         from minitx.report.attention.attention_output import print_study, write_study
+        from minitx.report.terminal.printable import printed_name
         from minitx.workflows.attend import PAGE_PROMPT, SHORT_PROMPT, open_study
 
     n_tokens = PAGE_PROMPT if html else SHORT_PROMPT
@@ -46,7 +47,7 @@ def attn(
         lambda checkpoint: open_study(checkpoint, prompt, n_tokens, load.device),
     )
     for path in write_study(study, request, html=html, png=png, npz=npz):
-        typer.echo(f"Wrote {path}", err=True)
+        typer.echo(f"Wrote {printed_name(path)}", err=True)
     if json:
         from minitx.report.attention.attention_json import attention_json
 

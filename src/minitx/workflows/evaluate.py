@@ -6,6 +6,7 @@ print(report.plain.perplexity, report.plain.bits_per_byte)
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,7 +69,7 @@ def evaluate_targets(
     Raises:
         BadInputError: a target does not exist, or as in `evaluate_holdout` and its like.
     """
-    targets = [named_run(target) for target in targets]
+    targets = [target if os.path.isfile(target) else named_run(target) for target in targets]
     models: list[Path | None] = [target for target in targets if target.is_dir()]
     texts = [target for target in targets if not target.is_dir()]
     for text in texts:

@@ -24,7 +24,7 @@ from minitx.evaluation.positions import ContextUse
 from minitx.evaluation.verdict import Verdict
 from minitx.report.evaluation.surprise import passage_lines
 from minitx.report.terminal.heatmap import Shading, shading_for
-from minitx.report.terminal.printable import run_path, visible
+from minitx.report.terminal.printable import printed_name, run_path
 from minitx.report.terminal.tables import bar, table
 from minitx.report.terminal.token_labels import cut_label, text_label
 from minitx.report.terminal.units import bytes_, count, fixed, percent
@@ -94,14 +94,14 @@ def _warning(text: str) -> Text:
 
 def _about(report: HoldoutReport) -> Text:
     model, text = report.model, report.text
-    about = Text(visible(run_path(model.checkpoint)), style="bold")
+    about = Text(run_path(model.checkpoint), style="bold")
     about.append(
         f"\n{model.architecture}, {count(model.n_parameters)} parameters; {model.tokenizer} "
         f"tokenizer of {model.vocab_size:,}; {model.device}, {model.dtype}",
         "not bold dim",
     )
     size = f"{text.tokens:,} tokens, {bytes_(text.bytes)}"
-    return about.append(f"\n{visible(text.name)}: {size}", "not bold dim")
+    return about.append(f"\n{printed_name(text.name)}: {size}", "not bold dim")
 
 
 def _figures_table(reports: Sequence[HoldoutReport]) -> Table:
@@ -312,9 +312,9 @@ def _copying(
 def _comparison(report: ComparisonReport) -> Iterator[RenderableType]:
     first = report.reports[0]
     size = f"{first.text.characters:,} characters, {bytes_(first.text.bytes)}"
-    yield _note(f"{visible(first.text.name)}: {size}")
+    yield _note(f"{printed_name(first.text.name)}: {size}")
     for number, one in enumerate(report.reports, start=1):
-        name = visible(run_path(one.model.checkpoint))
+        name = run_path(one.model.checkpoint)
         yield Text(f"{number}  ", "bold").append(name, "not bold")
     yield _figures_table(report.reports)
     if len({one.plain.context_length for one in report.reports}) > 1:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,7 +19,7 @@ from minitx.evaluation.holdout_figures import SurprisingText
 from minitx.report.evaluation.holdout_report import holdout_report
 from minitx.report.evaluation.surprise import LEGEND_LOSSES, LOSS_SCALE
 from minitx.report.pages.elements import Cell, Grid, Run, elements, text_cell, text_grid
-from minitx.report.terminal.printable import run_path
+from minitx.report.terminal.printable import run_path, run_word
 from minitx.report.terminal.token_labels import text_label
 from minitx.report.terminal.units import count, duration, fixed
 from minitx.report.training.training_report import (
@@ -103,7 +102,7 @@ def _evaluations(story: RunStory) -> Grid:
 
 def _commands(story: RunStory) -> list[str]:
     return [
-        f"minitx train --config {shlex.quote(run_path(story.run.config_file))}",
+        f"minitx train --config {run_word(story.run.config_file)}",
         *(line for line in next_steps(story.run.path) if " eval " in line or " attn " in line),
     ]
 

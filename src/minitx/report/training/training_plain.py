@@ -45,7 +45,7 @@ class PlainTrainingView(observer.TrainingObserver):
     def on_start(self, start: observer.RunStart) -> None:
         """Print the plan."""
         self._record.observe(start)
-        self._line(f"run {visible(run_path(start.run))}")
+        self._line(f"run {run_path(start.run)}")
         self._render(plan_table(start))
 
     def on_phase(self, phase: observer.Phase) -> None:
