@@ -37,6 +37,7 @@ def attn(
     load = config_from_options(LoadConfig, options)
     with many_imports():
         from minitx.checkpoint.rundir import resolve_checkpoint, use_checkpoint
+        from minitx.report.attention.attention_json import attention_json
         from minitx.report.attention.attention_output import print_study, write_study
         from minitx.report.terminal.printable import printed_name
         from minitx.workflows.attend import PAGE_PROMPT, SHORT_PROMPT, open_study
@@ -46,12 +47,13 @@ def attn(
         lambda: resolve_checkpoint(run, load.checkpoint),
         lambda checkpoint: open_study(checkpoint, prompt, n_tokens, load.device),
     )
+    if json:
+        # Before a file is written: it may be refused.
+        text = attention_json(study, request)
     for path in write_study(study, request, html=html, png=png, npz=npz):
         typer.echo(f"Wrote {printed_name(path)}", err=True)
     if json:
-        from minitx.report.attention.attention_json import attention_json
-
-        typer.echo(attention_json(study, request))
+        typer.echo(text)
     elif not (html or png or npz):
         print_study(study, request, ascii_only)
     if request.check_mask and not study.mask_check.passed:

@@ -27,13 +27,20 @@ def evaluate(
     holdout: Annotated[
         bool, typer.Option("--holdout", help="Score the run's holdout, also beside text files.")
     ] = False,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full",
+            help="Show all: where the loss comes from, calibration, copying, surprising passages.",
+        ),
+    ] = False,
     json: Json = False,
     **options: Any,
 ) -> None:
     """Measure loss, perplexity and bits per byte, over the whole text, each token once.
 
-    With them: what it must beat, where the loss comes from, what surprised the model, and whether
-    it copies.
+    Before them a verdict on the fit, after them what the model must beat. With --full also where
+    the loss comes from, what surprised the model, and whether it copies.
 
     minitx eval --holdout                  the newest run on its holdout
 
@@ -49,15 +56,13 @@ def evaluate(
     checkpoint = config_from_options(LoadConfig, options).checkpoint
     with many_imports():
         from minitx.report.evaluation.evaluation_progress import EvaluationProgress
+        from minitx.report.evaluation.holdout_report import print_reports
+        from minitx.report.terminal.printable import json_line
         from minitx.workflows.evaluate import evaluate_targets
 
     with EvaluationProgress(sys.stderr) as progress:
         reports = evaluate_targets(targets or [], holdout, checkpoint, settings, progress.update)
     if json:
-        from minitx.report.terminal.printable import json_line
-
         typer.echo(json_line({"reports": [report.to_json() for report in reports]}))
     else:
-        from minitx.report.evaluation.holdout_report import print_reports
-
-        print_reports(reports)
+        print_reports(reports, full, with_stride=settings.stride is not None)
