@@ -6,7 +6,6 @@ print(report.plain.perplexity, report.plain.bits_per_byte)
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -70,7 +69,7 @@ def evaluate_targets(
             characters that the model does not know, or as in `evaluate_holdout` and
             `compare_checkpoints`.
     """
-    targets = [target if os.path.isfile(target) else named_run(target) for target in targets]
+    targets = [target if target.is_file() else named_run(target) for target in targets]
     models: list[Path | None] = [target for target in targets if target.is_dir()]
     texts = [target for target in targets if not target.is_dir()]
     for text in texts:

@@ -351,7 +351,7 @@ def _comparison(report: ComparisonReport) -> Iterator[RenderableType]:
         yield _note("The context lengths differ: a longer one sees more of the text.")
     for number, test in enumerate(report.tests, start=2):
         yield _paired_test(number, test)
-    name = visible(run_path(report.reports[best].model.checkpoint))
+    name = run_path(report.reports[best].model.checkpoint)
     bits = f"{report.reports[best].plain.bits_per_byte:.4f} bits per byte"
     if report.has_clear_winner:
         yield Text("Best: ", "bold green").append(f"{name}, with {bits}", "not bold")
