@@ -175,11 +175,16 @@ def possible_path(path: Path) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError) as error:
-        name = str(path)
-        shown = name if len(name) <= 200 else f"{name[:60]}… of {len(name):,} characters"
-        reason = describe_damage(error)
-        raise BadInputError(f"{shown} can't be looked up ({reason})", "Name another file") from None
+        raise lookup_error(str(path), error) from None
     return path
+
+
+def lookup_error(name: str, error: Exception) -> BadInputError:
+    """What to tell of a name that the system refuses to look up."""
+    shown = name if len(name) <= 200 else f"{name[:60]}… of {len(name):,} characters"
+    reason = describe_damage(error).lower()
+    fix = "Name another file, or restore access"
+    return BadInputError(f"{shown} can't be looked up ({reason})", fix)
 
 
 def shell_word(name: Path | str) -> str:
