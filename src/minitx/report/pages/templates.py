@@ -10,15 +10,18 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from minitx.errors import BadInputError
-from minitx.report.terminal.printable import visible
+from minitx.files import os_errors_as_bad_input
+from minitx.report.terminal.printable import run_path, visible
+from minitx.report.terminal.token_labels import text_label
+from minitx.report.terminal.units import count, fixed
 
 
 def render(template: str, **values: Any) -> str:
     """A template, filled in.
 
     Every string among the values stands as text, with control characters made visible; scripts and
-    styles come from `asset`, data for scripts through the filter `tojson`.
+    styles come from `asset`, data for scripts through the filter `tojson`. Numbers, names and
+    tokens are written by the same functions as in a terminal.
     """
     return _environment().get_template(template).render(values)
 
@@ -34,13 +37,9 @@ def write_page(page: str, path: Path) -> None:
     Raises:
         BadInputError: when it can't be written.
     """
-    try:
+    with os_errors_as_bad_input(f"{path} can't be written", "Choose another file"):
         # A lone surrogate has no UTF-8 form; a page shows such text with a question mark.
         path.write_text(page, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise BadInputError(
-            f"{path} can't be written ({error.strerror})", "Choose another file"
-        ) from None
 
 
 @cache
@@ -53,7 +52,9 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_text,
     )
-    environment.globals["asset"] = asset
+    environment.globals.update(
+        asset=asset, count=count, fixed=fixed, run_path=run_path, text_label=text_label
+    )
     environment.policies["json.dumps_kwargs"] = {
         "ensure_ascii": False,
         "separators": (",", ":"),
