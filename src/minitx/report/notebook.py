@@ -98,7 +98,9 @@ def map_grid(heatmap: Heatmap, name: str | None = None) -> str:
         title = f"{i} {labels[i]} → {j} {labels[j]}: {value:.3g}"
         return Cell([], style=f"background:{scale.color(value)}", title=title)
 
-    rows = [[labels[i], *(cell(i, j) for j in shown if j <= i)] for i in shown]
+    rows: list[list[str | Cell]] = [
+        [labels[i], *(cell(i, j) for j in shown if j <= i)] for i in shown
+    ]
     grid = Grid(rows, ["", *(labels[j] for j in shown)])
     note = f"The last {len(shown)} of {len(labels)} tokens." if shown[0] else None
     return render("notebook_map.html", grid=grid, name=name, note=note)
@@ -125,7 +127,7 @@ def lens_grid(lens: LogitLens) -> str:
         classes = "next" if follows else None
         return Cell([Run(token_label(pieces[0]))], classes, scale.css(chances[0]), title)
 
-    rows = [
+    rows: list[list[str | Cell]] = [
         [
             lens.names[layer],
             *(cell(layer, position) for position in range(len(tokens))),

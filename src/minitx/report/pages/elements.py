@@ -100,6 +100,9 @@ def _elements(renderable: RenderableType) -> Iterator[Element]:
 
 def _text_runs(text: Text) -> list[Run]:
     """The stretches of a text that have one style, in order."""
+    text = text.copy()
+    # Rendering alone leaves the style of the whole text to the console.
+    text.stylize_before(text.style)
     return [_run(words, style or Style()) for words, style, _ in text.render(_CONSOLE)]
 
 

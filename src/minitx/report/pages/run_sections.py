@@ -112,7 +112,7 @@ def holdout(stories: Stories) -> dict[str, Any]:
 
 
 def _report(report: Report | None) -> Markup | None:
-    return report and elements(holdout_report(report, "color", _WIDTH))
+    return None if report is None else elements(holdout_report(report, "color", _WIDTH))
 
 
 def configuration(story: RunStory) -> list[tuple[str, Grid]]:
@@ -128,7 +128,9 @@ def comparison(stories: Stories) -> dict[str, Any]:
         for number, story in enumerate(stories.runs)
     ]
     facts = [_facts(story) for story in stories.runs]
-    results = [[swatch, *of_run.values()] for swatch, of_run in zip(swatches, facts, strict=True)]
+    results: list[list[str | Cell]] = [
+        [swatch, *of_run.values()] for swatch, of_run in zip(swatches, facts, strict=True)
+    ]
     differing: list[list[str]] = []
     equal: list[list[str]] = []
     for name in TABLES:
