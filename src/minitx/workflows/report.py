@@ -20,12 +20,9 @@ from minitx.evaluation.holdout_figures import ComparisonReport, HoldoutReport
 from minitx.files import read_json
 from minitx.training.history import RunHistory, read_history
 from minitx.training.logging.metrics_file import read_metrics
-from minitx.workflows.attend import AttentionStudy, open_study
+from minitx.workflows.attend import PAGE_PROMPT, AttentionStudy, open_study
 from minitx.workflows.evaluate import Progress, compare_checkpoints, evaluate_holdout, no_progress
 from minitx.workflows.session_checkpoint import MADE_WITH_FILE
-
-ATTENTION_TOKENS = 128
-"""Tokens of the holdout whose attention is shown, where no prompt is given."""
 
 
 @dataclass(eq=False)
@@ -113,14 +110,13 @@ def gather_run(
         BadInputError: it has neither metrics nor a checkpoint, or the prompt does not fit.
         DamagedFileError: its config can't be read.
     """
-    history = read_history(read_metrics(run.metrics_file) if run.metrics_file.is_file() else ())
-    story = RunStory(run, run.read_config(), history)
+    story = RunStory(run, run.read_config(), read_history(read_metrics(run.metrics_file)))
     with contextlib.suppress(MinitxError):
         story.corpus = read_description(run.data)
     try:
         story.checkpoint = checkpoint = resolve_checkpoint(run.path, settings.checkpoint)
     except MinitxError as error:
-        if not len(history.steps) and not history.evaluations:
+        if not len(story.history.steps) and not story.history.evaluations:
             raise BadInputError(
                 f"run {run.path} has nothing to report yet: {error.what}", "Train it for a while"
             ) from None
@@ -139,13 +135,15 @@ def gather_run(
         story.left_out["eval"] = error.what
     try:
         if settings.attn:
-            story.study = open_study(checkpoint, settings.prompt, ATTENTION_TOKENS, settings.device)
+            story.study = open_study(checkpoint, settings.prompt, PAGE_PROMPT, settings.device)
         else:
             story.left_out["attn"] = "--no-attn was given"
     except MinitxError as error:
-        if settings.prompt is not None:
+        if settings.prompt is not None and checkpoint.is_dir():
             raise
         story.left_out["attn"] = error.what
+    if story.left_out and not checkpoint.is_dir():  # Pruned since it was found: look again.
+        return gather_run(run, settings, progress)
     story.weights_digest = weights_digest(checkpoint)
     return story
 

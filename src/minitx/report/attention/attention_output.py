@@ -12,8 +12,13 @@ from rich.console import Console
 
 from minitx.config import AttentionRequest
 from minitx.errors import BadInputError
-from minitx.files import os_errors_as_bad_input
-from minitx.report.attention.attention_screen import attention_screen, map_name, scale_of
+from minitx.files import writing_where_asked
+from minitx.report.attention.attention_screen import (
+    attention_screen,
+    map_name,
+    position_of,
+    scale_of,
+)
 from minitx.report.pages.attention_page import study_page
 from minitx.report.pages.templates import write_page
 from minitx.report.terminal.heatmap import shading_for
@@ -48,15 +53,19 @@ def write_study(
     Raises:
         BadInputError: there is no such layer or head, or a file can't be written.
     """
-    if npz is not None:
-        save_maps(study, npz)
-        yield npz
+    # What can be refused is refused before a file is written.
+    position_of(study, request)
+    study.require_heads(request.layer, request.head)
+    page = "" if html is None else study_page(study, request)
     if png is not None:
         chosen = choose_maps(study, request.kind, request.layer, request.head)
         _save_png(chosen.maps, study.maps.tokens, png)
         yield png
+    if npz is not None:
+        save_maps(study, npz)
+        yield npz
     if html is not None:
-        write_page(study_page(study, request), html)
+        write_page(page, html)
         yield html
 
 
@@ -108,8 +117,8 @@ def _save_png(maps: Sequence[ChosenMap], tokens: Sequence[str], path: Path) -> N
     label = "weight" if scale.quantity == "weight" else "weight x value norm"
     assert image is not None
     figure.colorbar(image, ax=axes, shrink=0.6, label=label)
-    with os_errors_as_bad_input(f"{path} can't be written", "Choose another file"):
-        figure.savefig(path, format="png", dpi=160)
+    with writing_where_asked(path) as file:
+        figure.savefig(file, format="png", dpi=160)
 
 
 def _brief_name(shown: ChosenMap) -> str:

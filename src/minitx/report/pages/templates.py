@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from minitx.files import os_errors_as_bad_input
+from minitx.files import writing_where_asked
 from minitx.report.terminal.printable import run_path, visible
 from minitx.report.terminal.token_labels import text_label
 from minitx.report.terminal.units import count, fixed
@@ -37,9 +37,9 @@ def write_page(page: str, path: Path) -> None:
     Raises:
         BadInputError: when it can't be written.
     """
-    with os_errors_as_bad_input(f"{path} can't be written", "Choose another file"):
+    with writing_where_asked(path) as file:
         # A lone surrogate has no UTF-8 form; a page shows such text with a question mark.
-        path.write_text(page, encoding="utf-8", errors="replace")
+        file.write_text(page, encoding="utf-8", errors="replace")
 
 
 @cache

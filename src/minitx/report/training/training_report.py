@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import shlex
 from collections.abc import Iterable, Sequence
@@ -50,15 +49,14 @@ class TrainingRecord(TrainingObserver):
         """Remember the run; if it is resumed, read what happened before."""
         self.start = start
         if start.first_step:
-            with contextlib.suppress(OSError):
-                before = read_history(
-                    record
-                    for record in read_metrics(start.run / "metrics.jsonl")
-                    if record["step"] <= start.first_step
-                )
-                for step, loss in zip(before.steps.step, before.steps.columns["loss"], strict=True):
-                    self.train.add(int(step), float(loss))
-                self.evaluations += before.evaluations
+            before = read_history(
+                record
+                for record in read_metrics(start.run / "metrics.jsonl")
+                if record["step"] <= start.first_step
+            )
+            for step, loss in zip(before.steps.step, before.steps.columns["loss"], strict=True):
+                self.train.add(int(step), float(loss))
+            self.evaluations += before.evaluations
 
     def on_step(self, report: StepReport) -> None:
         """Add to the curve."""
