@@ -15,6 +15,7 @@ from typing import Any
 from minitx.errors import BadInputError
 from minitx.report.terminal.printable import visible
 from minitx.training.history import RunHistory, Series
+from minitx.training.observer import Event
 
 MOST_POINTS = 8_000
 """Logged steps of one run that are drawn; of more, so many evenly spaced ones and extremes."""
@@ -40,6 +41,11 @@ def plotting_library() -> tuple[str, str]:
         "the curves of a report need the package uplot-python, which is not installed",
         'Install it with: pip install "minitx[report]"',
     )
+
+
+def problems(history: RunHistory) -> list[Event]:
+    """The events that a page numbers and marks in its curves."""
+    return [event for event in history.events if event.severity != "info"]
 
 
 def curves(histories: Sequence[tuple[str, RunHistory]]) -> list[dict[str, Any]]:
@@ -99,7 +105,7 @@ def _events(history: RunHistory) -> list[dict[str, Any]]:
             "name": visible(event.name),
             "severity": event.severity,
         }
-        for event in history.events
+        for event in problems(history)
     ]
 
 

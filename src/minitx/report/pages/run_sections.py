@@ -20,6 +20,7 @@ from minitx.evaluation.holdout_figures import Report
 from minitx.report.evaluation.holdout_report import holdout_report
 from minitx.report.evaluation.surprise import LEGEND_LOSSES, LOSS_SCALE
 from minitx.report.pages.elements import Cell, Grid, Run, elements
+from minitx.report.pages.run_curves import problems
 from minitx.report.terminal.printable import run_path
 from minitx.report.terminal.units import count, duration
 from minitx.report.training.training_report import (
@@ -52,6 +53,8 @@ def run_values(story: RunStory, number: int) -> dict[str, Any]:
         "corpus": ", ".join(story.config.data.corpus) or _DEFAULT_CORPUS,
         "facts": _facts(story),
         "evaluations": _evaluations(story),
+        "problems": problems(story.history),
+        "notes": _notes(story),
         "samples": spread_evaluations(samples, MOST_SAMPLES),
         "n_samples": len(samples),
         "commands": _commands(story),
@@ -59,15 +62,30 @@ def run_values(story: RunStory, number: int) -> dict[str, Any]:
     }
 
 
+def _notes(story: RunStory) -> list[str]:
+    """What happened and is no problem: the newest of each kind, on one line."""
+    newest = {event.name: event for event in story.history.events if event.severity == "info"}
+    return [f"At step {event.step:,}: {event.message}" for event in newest.values()]
+
+
 def _facts(story: RunStory) -> dict[str, str]:
     history, best = story.history, story.history.best
     steps = history.last_step
     tokens = history.at("tokens", steps)
+    scored = best.holdout_tokens if best else None
+    if best and story.holdout and story.checkpoint == story.run.checkpoint(best.step):
+        # Measured anew, on all of the holdout: the figure that the page has below, too.
+        measured = story.holdout.plain
+        scored = measured.tokens_scored
+        best = replace(
+            best, holdout_loss=measured.loss, holdout_bits_per_byte=measured.bits_per_byte
+        )
     at_step, _, loss, perplexity, bits = evaluation_figures(best) if best else [_NOT_KNOWN] * 5
     return {
         "best holdout loss": loss,
         "perplexity": perplexity,
         "bits per byte": bits,
+        "on holdout tokens": f"{scored:,}" if scored else _NOT_KNOWN,
         "at step": at_step,
         "steps": f"{steps:,}",
         "training time": duration(history.at("elapsed_seconds", steps)),
@@ -141,7 +159,9 @@ def comparison(stories: Stories) -> dict[str, Any]:
                 equal.append([key, values[0]])
             else:
                 differing.append([key, *values])
+    tokenizers = {story.corpus.tokenizer_digest for story in stories.runs if story.corpus}
     return {
+        "tokenizers_differ": len(tokenizers) > 1,
         "results": Grid(results, ["run", *facts[0]], numbers=range(1, len(facts[0]))),
         "differing": Grid(differing, ["", *swatches]),
         "equal": Grid(equal),
