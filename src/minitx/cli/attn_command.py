@@ -37,6 +37,7 @@ def attn(
     load = config_from_options(LoadConfig, options)
     with many_imports():
         from minitx.checkpoint.rundir import resolve_checkpoint, use_checkpoint
+        from minitx.report.attention.attention_json import attention_json
         from minitx.report.attention.attention_output import print_study, write_study
         from minitx.workflows.attend import PAGE_PROMPT, SHORT_PROMPT, open_study
 
@@ -46,8 +47,6 @@ def attn(
         lambda checkpoint: open_study(checkpoint, prompt, n_tokens, load.device),
     )
     if json:
-        from minitx.report.attention.attention_json import attention_json
-
         # Before a file is written: it may be refused.
         text = attention_json(study, request)
     for path in write_study(study, request, html=html, png=png, npz=npz):

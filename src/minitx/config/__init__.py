@@ -13,6 +13,7 @@ from minitx.config.requests import (
     LoadConfig,
     MapKind,
     ReportSettings,
+    ServeRequest,
     TokenizeRequest,
     WeightFormat,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "ReportSettings",
     "RunConfig",
     "SamplingConfig",
+    "ServeRequest",
     "TokenizeRequest",
     "TokenizerConfig",
     "TrainConfig",

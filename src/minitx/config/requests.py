@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from minitx.config.checks import parse_duration, require
-from minitx.config.options import COUNT_OR_NONE, LIMITS, LOADED, Config, option
+from minitx.config.options import ACCESS, COUNT_OR_NONE, LIMITS, LOADED, SHOWN, Config, option
 from minitx.config.train_config import DeviceName, DTypeName
 from minitx.errors import BadInputError
 
@@ -210,3 +210,21 @@ class Limits(Config, named_by_flags=True):
     def max_connections(self) -> int:
         """Connections that may be open: one for each continuation, and some to ask how it goes."""
         return self.max_concurrent + self.max_queue + 64
+
+
+@dataclass(frozen=True)
+class ServeRequest(Config, named_by_flags=True):
+    """What to serve (a run or a checkpoint, the newest run if None), where, and to whom."""
+
+    run: Path | None = None
+    host: str = option(
+        "127.0.0.1", "Address to listen at; any but this machine's own needs a token."
+    )
+    port: int = option(8000, "Port to listen at; 0 for any that is free.", within=(0, 65535))
+    token_file: Path | None = option(
+        None, "Has the token that clients must show; or set MINITX_SERVE_TOKEN.", ACCESS
+    )
+    quiet: bool = option(False, "No line for each request.", SHOWN)
+    model_name: str | None = option(None, "As clients know it; the run's if left out.", LOADED)
+    limits: Limits = field(default_factory=Limits)
+    load: LoadConfig = field(default_factory=LoadConfig)
