@@ -140,6 +140,7 @@ def test_the_page_reads_without_its_script(page, single):
     shown = re.sub(r"<[^>]+>", "", body)
     for one in story.history.evaluations:
         assert f"{one.holdout_loss:.4f}" in shown
+    assert f"Each scored {story.history.best.holdout_tokens:,} tokens of the holdout" in shown
     assert body.count("<li data-step=") == 3
     assert story.weights_digest in shown
     assert story.corpus.digest in shown

@@ -28,9 +28,7 @@ def trained(verses, out, **train_keys):
 def facts(run, measured):
     settings = ReportSettings(attn=False, eval=measured)
     story = gather_run(RunDirectory.open(run), settings)
-    values = run_values(story, 0)
-    assert values["holdout_tokens"] == f"{story.history.best.holdout_tokens:,}"
-    return values["facts"], story.holdout
+    return run_values(story, 0)["facts"], story.holdout
 
 
 def test_a_part_is_named_as_that(tmp_path, verses):

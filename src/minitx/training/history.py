@@ -81,11 +81,6 @@ class RunHistory:
         """The evaluation that training marked as the best."""
         return next((report for report in reversed(self.evaluations) if report.is_best), None)
 
-    @property
-    def problems(self) -> list[Event]:
-        """The events that are more than a note."""
-        return [event for event in self.events if event.severity != "info"]
-
     def at(self, column: str, step: float) -> float:
         """A figure of the clock, `tokens` or `elapsed_seconds`, at any step; NaN if unknown.
 
