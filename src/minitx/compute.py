@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -50,8 +51,7 @@ class Compute:
     @property
     def device_name(self) -> DeviceName:
         """`cpu`, `cuda` or `mps`."""
-        kind = self.device.type
-        return "cuda" if kind == "cuda" else "mps" if kind == "mps" else "cpu"
+        return cast(DeviceName, self.device.type)
 
     @property
     def dtype_name(self) -> DTypeName:
@@ -101,7 +101,8 @@ def choose_device(name: DeviceName | str) -> torch.device:
     Raises:
         BadInputError: this machine, or this build of torch, lacks it.
     """
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": _has_mps()}
+    has_mps = torch.backends.mps.is_available()
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": has_mps}
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
     if name not in available:
@@ -151,6 +152,14 @@ def choose_compute(device: str, dtype: str, threads: int = 0) -> Compute:
     return Compute(where, choose_dtype(dtype, where))
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait for what a GPU was given: it works on its own, and a clock would be read too soon."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.06) -> float:
     """Measure the rate of matrix products, in floating-point operations a second.
 
@@ -162,10 +171,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.06)
     while trials < 4 or time.perf_counter() - began < seconds:
         start = time.perf_counter()
         torch.mm(a, b)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        elif device.type == "mps":
-            torch.mps.synchronize()
+        synchronize(device)
         # The first product pays for choosing a kernel.
         best = min(best, time.perf_counter() - start) if trials else best
         trials += 1
@@ -206,7 +212,3 @@ def aligned_zeros(n_bytes: int) -> Tensor:
     raw = np.zeros(n_bytes + _CACHE_LINE, np.uint8)
     first = -raw.ctypes.data % _CACHE_LINE
     return torch.from_numpy(raw[first : first + n_bytes])
-
-
-def _has_mps() -> bool:
-    return bool(torch.backends.mps.is_available())

@@ -126,9 +126,7 @@ def read_history(records: Iterable[Mapping[str, Any]]) -> RunHistory:
             elif kind == "evaluation":
                 evaluations[step] = EvaluationReport.from_line(line)
             elif kind == "event":
-                texts = {key: str(line[key]) for key in ("name", "severity", "message")}
-                texts |= {key: str(line.get(key, "")) for key in ("fix", "cause")}
-                events.append(Event(step, **texts))
+                events.append(Event.from_line(line))
             elif kind == "end":
                 ending = str(line["reason"])
                 clock[step] = _with_timing(line)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from minitx.config import RunConfig
 from minitx.registry import Registry
@@ -23,6 +23,10 @@ def perplexity(loss: float) -> float:
         return math.exp(loss)
     except OverflowError:
         return math.inf
+
+
+E = TypeVar("E", bound="TrainingEvent")
+_FROM_JSON: dict[str, Callable[[Any], Any]] = {"int": int, "float": float, "str": str, "bool": bool}
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,23 @@ class TrainingEvent:
         """As a line of `metrics.jsonl` has it."""
         names = self.logged or tuple(field.name for field in dataclasses.fields(self))
         return {"kind": self.kind, **{name: getattr(self, name) for name in names}}
+
+    @classmethod
+    def from_line(cls: type[E], line: Mapping[str, Any]) -> E:
+        """The event that such a line was written of.
+
+        Raises:
+            TypeError, ValueError: another version wrote it, and something is missing.
+        """
+        fields = {field.name: field.type for field in dataclasses.fields(cls)}
+        values = {name: line[name] for name in fields if name in line}
+        return cls(**{name: _FROM_JSON[str(fields[name])](values[name]) for name in values})
+
+    @property
+    def timing(self) -> dict[str, float]:
+        """What the clock decides: it differs in a run that is repeated."""
+        names = ("tokens_per_second", "elapsed_seconds")
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
 
 @dataclass(frozen=True)
@@ -119,14 +140,6 @@ class StepReport(TrainingEvent):
         """Of the loss."""
         return perplexity(self.loss)
 
-    @property
-    def timing(self) -> dict[str, float]:
-        """What the clock decides: it differs in a run that is repeated."""
-        return {
-            "tokens_per_second": self.tokens_per_second,
-            "elapsed_seconds": self.elapsed_seconds,
-        }
-
 
 @dataclass(frozen=True)
 class HealthReport(TrainingEvent):
@@ -199,23 +212,6 @@ class EvaluationReport(TrainingEvent):
         """Of the holdout loss."""
         return perplexity(self.holdout_loss)
 
-    @classmethod
-    def from_line(cls, line: Mapping[str, Any]) -> EvaluationReport:
-        """The report that an `evaluation` line of `metrics.jsonl` was written of.
-
-        Raises:
-            KeyError, TypeError, ValueError: another version wrote it, and something is missing.
-        """
-        return cls(
-            step=line["step"],
-            train_loss=float(line["train_loss"]),
-            holdout_loss=float(line["holdout_loss"]),
-            holdout_bits_per_byte=float(line["holdout_bits_per_byte"]),
-            is_best=bool(line["is_best"]),
-            sample=str(line["sample"]),
-            sample_prompt=str(line["sample_prompt"]),
-        )
-
 
 @dataclass(frozen=True)
 class Event(TrainingEvent):
@@ -276,11 +272,6 @@ class RunEnd(TrainingEvent):
     elapsed_seconds: float
     tokens: int
     final_holdout_tokens: int
-
-    @property
-    def timing(self) -> dict[str, float]:
-        """What the clock decides: it differs in a run that is repeated."""
-        return {"elapsed_seconds": self.elapsed_seconds}
 
 
 class TrainingObserver:

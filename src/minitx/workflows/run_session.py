@@ -20,7 +20,6 @@ from minitx.workflows.session_checkpoint import (
     SessionSaver,
     restore_detector,
     restore_optimizer,
-    restored_good_states,
 )
 from minitx.workflows.session_evaluation import holdout_scorer, sampler
 
@@ -47,15 +46,20 @@ def run_session(
             compute.device,
         )  # fmt: skip
         batches = stack.enter_context(prefetched)
-        session = session.committed()
-        corpus = session.corpus
-        observer = _observers(session, observers, stack)
+        corpus, told = session.corpus, [*observers]
+        observer = Observers(told)
         detector = LiveDiagnosis(
             model, config, compute, batches, corpus.train_ids, corpus.holdout_ids, observer
         )
-        restore_detector(session, detector)
-        good_states = restored_good_states(session, optimizer, detector)
-        saver = SessionSaver(session, optimizer, detector, good_states, writer)
+        good_states = restore_detector(session, optimizer, detector)
+        session = session.committed()
+        # Those that were given, the loggers of the run, and those that see every run.
+        for name in ("metrics", *session.loggers):
+            told.append(LOGGERS.get(name)(session.run.path, session.state.step))
+            stack.callback(told[-1].close)
+        for name in OBSERVERS.names():
+            told.append(OBSERVERS.get(name)())
+            stack.callback(told[-1].close)
         trainer = Trainer(
             model=model,
             optimizer=optimizer,
@@ -64,7 +68,9 @@ def run_session(
             compute=compute,
             state=session.state,
             observer=observer,
-            hooks=_hooks(session, saver, writer, stop),
+            hooks=_hooks(
+                session, SessionSaver(session, optimizer, detector, good_states, writer), stop
+            ),
             stop=stop,
             detector=detector,
             good_states=good_states,
@@ -83,30 +89,14 @@ def _finish(writer: CheckpointWriter) -> Callable[..., None]:
     return finish
 
 
-def _observers(
-    session: Session, given: Sequence[TrainingObserver], stack: contextlib.ExitStack
-) -> Observers:
-    # Those that were given, the loggers of the run, and those that see every run.
-    observers = [*given]
-    for name in ("metrics", *session.loggers):
-        observers.append(LOGGERS.get(name)(session.run.path, session.state.step))
-        stack.callback(observers[-1].close)
-    for name in OBSERVERS.names():
-        observers.append(OBSERVERS.get(name)())
-        stack.callback(observers[-1].close)
-    return Observers(observers)
-
-
-def _hooks(
-    session: Session, saver: SessionSaver, writer: CheckpointWriter, stop: StopRequest
-) -> RunHooks:
+def _hooks(session: Session, saver: SessionSaver, stop: StopRequest) -> RunHooks:
     config, n_holdout = session.config.train, len(session.corpus.holdout_ids)
     return RunHooks(
         run=session.run.path,
         evaluate=holdout_scorer(session, stop),
         sample=sampler(session),
         save=saver.save,
-        saved=writer.written,
+        saved=saver.writer.written,
         save_config=saver.save_config,
         n_holdout=n_holdout if n_holdout > 1 else 0,
         n_scored=min(config.evaluation_tokens or n_holdout, n_holdout),

@@ -108,8 +108,22 @@ def train(
                 encoded = encode_corpus(split, tokenizer, run.data, _earlier_data(run))
                 config, planned = _plan(request, data, tokenizer_config, encoded, compute, rate)
                 _require_memory(config, compute)
-                session = _new_session(
-                    request, run, config, reasons | planned, encoded, tokenizer, compute
+                torch.manual_seed(config.train.seed)
+                model = Transformer(config.model).to(compute.device)
+                engine = choose_engine(model, compute, config.train.engine)
+                config = replace(config, train=replace(config.train, engine=engine.engine))
+                settled = config.train.budget_seconds is None or "steps" in request.train
+                session = Session(
+                    run=run,
+                    config=config,
+                    reasons=reasons | planned,
+                    corpus=encoded,
+                    tokenizer=tokenizer,
+                    model=model,
+                    compute=compute,
+                    engine=engine,
+                    state=TrainingState(steps=config.train.steps, steps_decided=settled),
+                    loggers=request.loggers,
                 )
                 told.observe(Phase(""))
                 end = run_session(session, observers, stop)
@@ -173,35 +187,6 @@ def _require_memory(config: RunConfig, compute: Compute) -> None:
         require_memory(config.model, workload, torch.cuda.mem_get_info(compute.device)[0])
     elif compute.device.type == "cpu":
         require_memory(config.model, workload, free_memory())
-
-
-def _new_session(
-    request: TrainRequest,
-    run: RunDirectory,
-    config: RunConfig,
-    reasons: dict[str, str],
-    encoded: EncodedCorpus,
-    tokenizer: Tokenizer,
-    compute: Compute,
-) -> Session:
-    torch.manual_seed(config.train.seed)
-    model = Transformer(config.model).to(compute.device)
-    engine = choose_engine(model, compute, config.train.engine)
-    config = replace(config, train=replace(config.train, engine=engine.engine))
-    settled = config.train.budget_seconds is None or "steps" in request.train
-    run.write_config(config)
-    return Session(
-        run=run,
-        config=config,
-        reasons=reasons,
-        corpus=encoded,
-        tokenizer=tokenizer,
-        model=model,
-        compute=compute,
-        engine=engine,
-        state=TrainingState(steps=config.train.steps, steps_decided=settled),
-        loggers=request.loggers,
-    )
 
 
 def _earlier_data(run: RunDirectory) -> Iterator[Path]:
