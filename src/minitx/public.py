@@ -171,7 +171,7 @@ def train(
     config: str | Path | None = None,
     out: str | Path | None = None,
     tokenizer: str | Path | None = None,
-    loggers: Sequence[str] = (),
+    loggers: str | Sequence[str] = (),
     observers: Sequence[TrainingObserver] = (),
     progress: bool = False,
     **options: Any,
@@ -196,7 +196,9 @@ def train(
     refuse_too_large(tables["model"])
     directory = None if tokenizer is None else Path(tokenizer)
     run = None if out is None else Path(out)
-    request = TrainRequest(**tables, tokenizer_directory=directory, out=run, loggers=tuple(loggers))
+    request = TrainRequest(
+        **tables, tokenizer_directory=directory, out=run, loggers=_names(loggers)
+    )
     with _watching(observers, progress) as watching:
         return train_run(request, watching)
 
@@ -205,7 +207,7 @@ def resume(
     run: str | Path | None = None,
     *,
     allow_changed_corpus: bool = False,
-    loggers: Sequence[str] = (),
+    loggers: str | Sequence[str] = (),
     observers: Sequence[TrainingObserver] = (),
     progress: bool = False,
     **options: Any,
@@ -227,9 +229,13 @@ def resume(
     # Of all tables: the workflow says which keys can be changed.
     changes = {key: value for table in tables_from_options(**options).values()
                for key, value in table.items()}  # fmt: skip
-    request = ResumeRequest(_run_path(run), changes, allow_changed_corpus, tuple(loggers))
+    request = ResumeRequest(_run_path(run), changes, allow_changed_corpus, _names(loggers))
     with _watching(observers, progress) as watching:
         return resume_run(request, watching)
+
+
+def _names(loggers: str | Sequence[str]) -> tuple[str, ...]:
+    return (loggers,) if isinstance(loggers, str) else tuple(loggers)
 
 
 @contextlib.contextmanager

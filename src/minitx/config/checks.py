@@ -19,8 +19,9 @@ else:
     import tomli as tomllib
 
 _SPAN = re.compile(
-    r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?"
+    r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?"
 )
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 
@@ -52,11 +53,17 @@ def require_one_of(name: str, value: str, allowed: Sequence[str]) -> None:
 
 
 def parse_duration(name: str, text: str) -> float:
-    """Seconds in a time span like ``90s``, ``3m`` or ``1h30m``; a bare number is seconds.
+    """Seconds in a time span like ``90s``, ``3m`` or ``1h30m``.
 
     Raises:
-        BadInputError: it is not a time span, or one of no length.
+        BadInputError: it is not a time span, has no unit, or is of no length.
     """
+    number = text.strip()
+    if _NUMBER.fullmatch(number) and float(number) >= 1:
+        raise BadInputError(
+            f"{name} is {text!r}, which has no unit",
+            f"Use {name} {number}s or {number}m or {number}h",
+        )
     match = _SPAN.fullmatch(text.strip().lower())
     seconds = 0.0
     if match is not None:

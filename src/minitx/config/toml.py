@@ -109,14 +109,19 @@ def typed(config: type[Config], key: str, value: object, where: str) -> Any:
     option = next(option for option in options_of(config) if option.name == key)
     if value is None and option.default is None:
         return None
-    return _coerce(option.kind, value, key, where)
+    return coerced(option.kind, value, key, where)
 
 
-def _coerce(kind: Any, value: Any, key: str, where: str) -> Any:
+def coerced(kind: Any, value: Any, key: str, where: str) -> Any:
+    """A value as one of a kind: an int for a float becomes one, a list for a tuple.
+
+    Raises:
+        BadInputError: it is of another type.
+    """
     origin = typing.get_origin(kind)
     if origin is tuple:
         if isinstance(value, (list, tuple)):
-            return tuple(_coerce(typing.get_args(kind)[0], item, key, where) for item in value)
+            return tuple(coerced(typing.get_args(kind)[0], item, key, where) for item in value)
         raise _wrong_type(key, value, "a list", where)
     if origin is typing.Literal:
         kind = str

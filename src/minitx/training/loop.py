@@ -208,6 +208,9 @@ class Trainer:
             inputs, targets = self.batches[number]
             loss = self._pass(inputs, targets)
             total = loss if total is None else total + loss
+        # With several processes, each of which has read batches of its own, this is the one place
+        # to average the gradients (and this loss) over them: after the last backward pass, and
+        # before the norm that clipping and diagnosis look at.
         assert total is not None
         return total / passes if passes > 1 else total
 

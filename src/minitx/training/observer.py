@@ -79,6 +79,8 @@ class RunStart(TrainingEvent):
         dtype: format of the matrix products, ``float32`` or ``bfloat16``.
         engine: what computes, ``plain``, ``native`` or ``torch-compile``; `reasons` says why.
         first_step: steps already done, 0 for a new run.
+        n_unknown_tokens: of the holdout, which stand for what the tokenizer lacks.
+        prompt: a short one that the model reads; empty if there is none, None if it is not known.
     """
 
     kind = "start"
@@ -94,6 +96,8 @@ class RunStart(TrainingEvent):
     dtype: str
     engine: str
     first_step: int
+    n_unknown_tokens: int = 0
+    prompt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -211,6 +215,10 @@ class EvaluationReport(TrainingEvent):
     def holdout_perplexity(self) -> float:
         """Of the holdout loss."""
         return perplexity(self.holdout_loss)
+
+
+STEPS_DECIDED = "steps-settled"
+"""Name of the event that says how many steps fit a time budget."""
 
 
 @dataclass(frozen=True)

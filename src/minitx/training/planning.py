@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, replace
 
 from minitx.config import DataConfig, ModelConfig, RunConfig, TokenizerConfig, TrainConfig
+from minitx.config.checks import duration_text
 from minitx.config.model_config import Architecture, derive_head_dim
 from minitx.config.overrides import Overrides
 from minitx.config.run_config import TokenizerKind
@@ -18,6 +19,10 @@ from minitx.training.optimizers import OPTIMIZERS
 
 DEFAULT_BUDGET_SECONDS = 300.0
 """Planned for when neither a budget nor a number of steps is given."""
+
+NOMINAL_RATES = {"cpu": 4e11, "mps": 4e12, "cuda": 5e13}
+"""Operations a second that a device of a kind is taken to do where the number of steps is given:
+such a run is the same whenever it is repeated, so nothing in it may follow from a measurement."""
 
 MOST_UNTIED = 1024
 """Largest vocabulary for which separate input and output embeddings are planned."""
@@ -118,7 +123,8 @@ def plan_run(
 ) -> tuple[RunConfig, dict[str, str]]:
     """Choose everything that is not given, with a reason for each key that was chosen.
 
-    `matmul_rate` is that of the device, in floating-point operations a second.
+    `matmul_rate` is that of the device, in floating-point operations a second: measured, or of
+    `NOMINAL_RATES`.
 
     Raises:
         BadInputError: a given value is out of range, or two don't fit together.
@@ -207,13 +213,13 @@ def _plan_batch(
         return
     if rate >= FAST:
         values["batch_size"] = between(1, FAST_BATCH_TOKENS // model.context_length, 256)
-        reasons["batch_size"] = "about 8,000 tokens a step: fewer would hardly be faster here"
+        reasons["batch_size"] = "about 8,000 tokens a step: smaller batches would hardly be faster"
     else:
         half = kind != "char" and model.d_model < NARROW
         tokens = BATCH_TOKENS // 2 if half else BATCH_TOKENS
         values["batch_size"] = between(1, tokens // model.context_length, 64)
         about = f"about {round(tokens, -2):,} tokens a step"
-        reasons["batch_size"] = f"{about}: more steps help more than larger ones"
+        reasons["batch_size"] = f"{about}: more steps help more than larger batches"
 
 
 def _tokens_per_step(model: ModelConfig, train: Overrides) -> int:
@@ -251,7 +257,7 @@ def choose_shape(
 
     `rate` is that of the device's matrix products, in floating-point operations a second.
     """
-    best, why = LADDER[0], "the largest that this machine trains well in the time"
+    best, why = LADDER[0], f"the largest that trains well in {duration_text(budget)}"
     # The embedding of characters costs next to nothing.
     with_table = WORK_FOR_SIZE * (1.0 if kind == "char" else 1.0 + EMBEDDING_TO_BLOCKS)
     for shape in LADDER:
@@ -273,7 +279,7 @@ def _block_parameters(shape: Shape | ModelConfig) -> int:
 def _heads_of(d_model: int) -> tuple[int, str]:
     for n_heads in range(between(1, round(d_model / 48), 1024), 0, -1):
         if d_model % n_heads == 0 and (d_model // n_heads) % 2 == 0:
-            return n_heads, f"heads {d_model // n_heads} wide"
+            return n_heads, f"each head is {d_model // n_heads} wide"
     return 1, "no other number divides the width"
 
 
@@ -287,7 +293,7 @@ def _plan_train(
     values.setdefault("learning_rate", optimizer.planned_rate)
     if "steps" not in values:
         values["steps"] = between(10, int(values["budget_seconds"] / seconds_per_step), MOST_STEPS)
-        reasons["steps"] = "an estimate; decided by the measured speed before the decay"
+        reasons["steps"] = "an estimate; the measured speed decides before the learning rate falls"
         most = max(100, round(MOST_EPOCHS * tokens.n_train / tokens_per_step))
         if "max_steps" not in values and values["steps"] > most:
             values["max_steps"] = values["steps"] = most

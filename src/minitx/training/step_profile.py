@@ -223,13 +223,18 @@ def _borders(model: Transformer, timeline: _Timeline, native: bool) -> Iterator[
     def entering(part: Part, direction: Direction) -> Callable[..., None]:
         return lambda *_: timeline.enter(part, direction)
 
+    def leaving(part: Part, after: Part) -> Callable[..., None]:
+        def behind(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            del module, inputs
+            output.register_hook(entering(part, "backward"))  # type: ignore[no-untyped-call]
+            timeline.enter(after, "forward")
+
+        return behind
+
     handles = []
     for module, part, after in places:
-        handles += [
-            module.register_forward_pre_hook(entering(part, "forward")),
-            module.register_forward_hook(entering(after, "forward")),
-            module.register_full_backward_pre_hook(entering(part, "backward")),
-        ]
+        handles.append(module.register_forward_pre_hook(entering(part, "forward")))
+        handles.append(module.register_forward_hook(leaving(part, after)))
         if module is not model.embedding:  # whose input has no gradient
             handles.append(module.register_full_backward_hook(entering("residual", "backward")))
     try:

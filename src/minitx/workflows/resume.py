@@ -39,8 +39,9 @@ from minitx.workflows.session_checkpoint import (
     STATE_FILE,
     USE_ANOTHER,
     read_state,
+    tell_other_machine,
 )
-from minitx.workflows.train import FinishedRun
+from minitx.workflows.train import FinishedRun, require_holdout
 
 RESUME_FILES = (*MODEL_FILES, STATE_FILE, OPTIMIZER_FILE, CONFIG_COPY, DESCRIPTION)
 """What a checkpoint needs to be gone on from."""
@@ -108,7 +109,9 @@ def _open_session(run: RunDirectory, request: ResumeRequest) -> Session:
             "Restore run.toml, or resume from a copy of the run",
         )
     corpus = _corpus(run, config, loaded.tokenizer, checkpoint, request.allow_changed_corpus)
-    return Session(
+    if "early_stopping" in request.train or corpus.directory == run.new_data:
+        require_holdout(config.train.early_stopping, len(corpus.holdout_ids))
+    session = Session(
         run=run,
         config=config,
         reasons={},
@@ -121,6 +124,10 @@ def _open_session(run: RunDirectory, request: ResumeRequest) -> Session:
         loggers=request.loggers,
         checkpoint=checkpoint,
     )
+    # The text of a device has its threads.
+    fixed = {"device" if key == "threads" else key for key in request.train}
+    tell_other_machine(session, fixed)
+    return session
 
 
 def _changed_config(
@@ -171,7 +178,7 @@ def _corpus(
         raise DamagedFileError(
             f"{checkpoint} was trained on a corpus encoded with another tokenizer", USE_ANOTHER
         )
-    split = _present_split(config)
+    split = _present_split(config, changed_ok)
     if split is not None and split.digest != noted.digest:
         if not changed_ok:
             raise BadInputError(
@@ -179,7 +186,14 @@ def _corpus(
                 f"{describe_change(run.data, split)}",
                 "Restore it, or go on with the new text: --allow-changed-corpus",
             )
-        return encode_corpus(split, tokenizer, run.new_data)
+        changed = encode_corpus(split, tokenizer, run.new_data)
+        n_ids, needed = len(changed.train_ids), config.model.context_length + 1
+        if n_ids < needed:
+            raise BadInputError(
+                f"the train part has {n_ids:,} tokens, and one context needs {needed:,}",
+                "Restore the corpus, or give a longer text",
+            )
+        return changed
     try:
         kept = load_encoded(run.data)
         if kept.tokenizer_digest != tokenizer.digest or kept.digest != noted.digest:
@@ -198,13 +212,19 @@ def _corpus(
         return encode_corpus(split, tokenizer, run.new_data)
 
 
-def _present_split(config: RunConfig) -> Split | None:
+def _present_split(config: RunConfig, changed_ok: bool) -> Split | None:
     # None where the sources are no longer what can be read: then the copy in the run serves.
     if "-" in config.data.corpus:
         return None
     try:
         return split_corpus(read_corpus(config.data.corpus), config.data)
-    except BadInputError:
+    except BadInputError as error:
+        if changed_ok:
+            raise BadInputError(
+                f"there is no changed text to go on with: {error.what}",
+                "Restore it, or leave out --allow-changed-corpus to go on with the run's own copy",
+            ) from None
+        _log.warning("warning: %s; going on with the run's own copy of its text", error.what)
         return None
 
 
@@ -216,7 +236,7 @@ def _refuse_older_checkpoint(run: RunDirectory, named: Path | None) -> None:
         raise BadInputError(
             f"{named} is not the last checkpoint of {run.path}, and going on from it would "
             f"overwrite later ones",
-            f"Name the run: minitx resume {run.path}",
+            f"Name the run: minitx resume {shlex.quote(str(run.path))}",
         )
 
 

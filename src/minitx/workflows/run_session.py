@@ -21,7 +21,7 @@ from minitx.workflows.session_checkpoint import (
     restore_detector,
     restore_optimizer,
 )
-from minitx.workflows.session_evaluation import holdout_scorer, sampler
+from minitx.workflows.session_evaluation import holdout_scorer, sampler, short_prompt
 
 
 def run_session(
@@ -75,7 +75,7 @@ def run_session(
             detector=detector,
             good_states=good_states,
         )
-        observer.observe(session.start())
+        observer.observe(session.start(short_prompt(session)))
         stop.defer()
         return trainer.run()
 

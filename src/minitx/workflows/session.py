@@ -17,6 +17,7 @@ from minitx.checkpoint.rundir import RunDirectory
 from minitx.compute import Compute, EngineChoice
 from minitx.config import RunConfig
 from minitx.corpus import EncodedCorpus
+from minitx.engine import kernel_build
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
 from minitx.training.observer import RunStart
@@ -58,8 +59,8 @@ class Session:
         self.run.write_config(self.config)
         return replace(self, corpus=replace(self.corpus, directory=self.run.data))
 
-    def start(self) -> RunStart:
-        """What observers are told before the first step."""
+    def start(self, prompt: str) -> RunStart:
+        """What observers are told before the first step; `prompt` is one to try afterwards."""
         return RunStart(
             run=self.run.path,
             config=self.config,
@@ -71,20 +72,24 @@ class Session:
             dtype=self.compute.dtype_name,
             engine=self.engine.engine,
             first_step=self.state.step,
+            n_unknown_tokens=self.corpus.holdout.unknown,
+            prompt=prompt,
         )
 
     def made_with(self) -> dict[str, str]:
         """What a run's numbers depend on beside its settings (docs/reproducible.md)."""
-        start = self.start()
+        family, version = kernel_build()
         return {
             "minitx": __version__,
             "torch": torch.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),
             "system": f"{platform.system()} {platform.machine()}",
-            "device": start.device,
+            "device": self.compute.description,
             "threads": str(torch.get_num_threads()),
-            "dtype": start.dtype,
-            "engine": start.engine,
+            "dtype": self.compute.dtype_name,
+            "engine": self.engine.engine,
             "kernels": self.engine.reason,
+            "kernel_family": family,
+            "kernel_version": version,
         }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,13 @@ GOOD_STATES_FILE = "good_states.safetensors"
 MADE_WITH_FILE = "made_with.json"
 
 
+_DECIDE_NUMBERS = (
+    "torch", "numpy", "system", "device", "engine", "kernel_family", "kernel_version",
+)  # fmt: skip
+"""Keys of `made_with.json` that the last digits of a run depend on."""
+
+_log = logging.getLogger("minitx")
+
 USE_ANOTHER = "Use another checkpoint of the run"
 
 
@@ -46,6 +54,25 @@ def read_state(checkpoint: Path) -> TrainingState:
     path = checkpoint / STATE_FILE
     with _damage_told(path):
         return TrainingState.from_json(read_bounded(path), str(path))
+
+
+def tell_other_machine(session: Session, fixed: Collection[str]) -> None:
+    """Say in one line where the numbers of a resumed run will differ from those before, and why.
+
+    What a checkpoint of another version did not note, and what a person `fixed`, is passed over.
+    """
+    noted: dict[str, Any] = {}
+    if session.checkpoint is not None and (path := session.checkpoint / MADE_WITH_FILE).exists():
+        with _damage_told(path):
+            noted = read_json(path)
+    changes = [
+        f"{key.replace('_', ' ')} {value}, not {noted[key]}"
+        for key, value in session.made_with().items()
+        if key in _DECIDE_NUMBERS and key not in fixed and noted.get(key, value) != value
+    ]
+    if changes:
+        what = "; ".join(changes)
+        _log.warning("warning: losses will differ in their last digits from here on: %s", what)
 
 
 def restore_optimizer(session: Session, optimizer: Optimizer) -> None:

@@ -37,7 +37,7 @@ from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from minitx.training.memory import Workload, free_memory, require_memory
 from minitx.training.observer import Observers, Phase, RunEnd, TrainingObserver
 from minitx.training.optimizers import OPTIMIZERS
-from minitx.training.planning import TokenFigures, plan_run
+from minitx.training.planning import NOMINAL_RATES, TokenFigures, plan_run
 from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
 from minitx.training.tokenizer_planning import TextSize, plan_capacity, plan_tokenizer
@@ -97,8 +97,12 @@ def train(
         data = build(DataConfig, request.data, "data")
         corpus = read_corpus(data.corpus, stdin)
         split = split_corpus(corpus, data)
-        told.observe(Phase("measuring the device"))
-        rate = matmul_rate(compute.device, compute.dtype)
+        require_holdout(request.train.get("early_stopping", 0), len(split.holdout))
+        if "steps" in request.train:
+            rate = NOMINAL_RATES[compute.device_name]
+        else:
+            told.observe(Phase("measuring the device"))
+            rate = matmul_rate(compute.device, compute.dtype)
         told.observe(Phase("training the tokenizer"))
         tokenizer, tokenizer_config, reasons = _tokenizer(request, split, rate)
         run = RunDirectory.create(request.out, corpus.name)
@@ -135,6 +139,19 @@ def train(
     return FinishedRun(run.path, end)
 
 
+def require_holdout(early_stopping: int, n_holdout: int) -> None:
+    """Refuse to wait for a better loss on a holdout of so many tokens, if there is none to score.
+
+    Raises:
+        BadInputError: saying what to leave out.
+    """
+    if early_stopping and n_holdout < 2:
+        raise BadInputError(
+            "early stopping waits for a better holdout loss, and there is no holdout to score",
+            "Use --early-stopping 0, or hold out a longer text",
+        )
+
+
 def _tokenizer(
     request: TrainRequest, split: Split, rate: float
 ) -> tuple[Tokenizer, TokenizerConfig, dict[str, str]]:
@@ -167,6 +184,7 @@ def _plan(
     )
     config, reasons = plan_run(data, tokenizer_config, tokens, rate, request.model, request.train)
     require_one_window(tokens.n_train, config.model.context_length, "the train part")
+    require_holdout(config.train.early_stopping, tokens.n_holdout)
     engine = config.train.engine
     if "engine" not in request.train:
         engine = plan_engine(compute.device, config.train.budget_seconds or 0.0)
