@@ -32,7 +32,7 @@ their pieces hold a punctuation mark alone."""
 
 # Small enough that the work of a batch is a few MB, large enough to be worth a batch.
 _CHUNK = 16_384
-_CHUNKS_AT_ONCE = 64
+_CHUNKS_AT_ONCE = 16
 _NAMED = 5
 
 
@@ -85,35 +85,21 @@ class Tokenizer(ABC):
         parts = list(self.encode_parts(text, unknown))
         return np.concatenate(parts) if parts else np.empty(0, np.int32)
 
-    def encode_parts(self, text: str, unknown: Unknown = "error") -> Iterator[Ids]:
-        """Give the ids of `encode` in several arrays, so that a long text needs little memory.
+    def encode_parts(self, texts: str | Iterable[str], unknown: Unknown = "error") -> Iterator[Ids]:
+        """Give the ids of a text, which may come in parts, cut anywhere, in several arrays.
 
-        Raises:
-            BadInputError: as in `encode`, after the parts before.
-        """
-        waiting: list[str] = []
-        for chunk in chunks(text, _CHUNK, self._border):
-            waiting.append(chunk)
-            if len(waiting) == _CHUNKS_AT_ONCE:
-                yield self._encode_chunks(waiting, unknown)
-                waiting = []
-        if waiting:
-            yield self._encode_chunks(waiting, unknown)
-
-    def encode_stream(self, texts: Iterable[str], unknown: Unknown = "error") -> Iterator[Ids]:
-        """Give the ids of a text that comes in parts, cut anywhere; few of them are in memory.
-
-        The ids are those of the whole. A text without a line end, or of a tokenizer that may be
-        cut nowhere, is gathered up first.
+        They are those of the text as a whole. Few of them are in memory at once.
 
         Raises:
             BadInputError: as in `encode`, after the parts before.
         """
         rest = ""
-        for text in texts:
-            *whole, rest = ["", *chunks(rest + text, _CHUNK, self._border)]
-            yield from self.encode_parts("".join(whole), unknown)
-        yield from self.encode_parts(rest, unknown)
+        for text in [texts] if isinstance(texts, str) else texts:
+            *whole, rest = chunks(rest + text, _CHUNK, self._border, self._starts) or [""]
+            for start in range(0, len(whole), _CHUNKS_AT_ONCE):
+                yield self._encode_chunks(whole[start : start + _CHUNKS_AT_ONCE], unknown)
+        if rest:
+            yield self._encode_chunks([rest], unknown)
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """Turn ids into text; bytes that are no UTF-8 become U+FFFD, as do unknown tokens.
@@ -181,36 +167,49 @@ class Tokenizer(ABC):
         """Where a text may be cut without changing its ids; None for nowhere."""
         return None
 
+    def _starts(self, text: str) -> list[int]:
+        """Where pieces start of which all tokens are known, whatever text follows."""
+        added = self.backend.get_added_tokens_decoder().values()
+        known = len(text) - max((len(token.content) for token in added), default=0)
+        # A lone surrogate is refused where the ids are made.
+        sound = text.encode("utf-8", "replace").decode("utf-8")
+        encoding = self.backend.encode(sound, add_special_tokens=False)
+        starts: dict[int | None, int] = {}
+        for word, (start, _) in zip(encoding.word_ids, encoding.offsets, strict=True):
+            starts.setdefault(word, start)
+        return [start for start in starts.values() if start <= known]
+
     def _encode_chunks(self, texts: list[str], unknown: Unknown) -> Ids:
+        ids = self._ids_of(texts)
+        if unknown == "error" and self.unknown_id is not None and (ids == self.unknown_id).any():
+            lacking = _named(self.unknown_characters("".join(texts)))
+            raise BadInputError(
+                f"the {self.kind} tokenizer never saw {lacking} in its training text",
+                "Leave it out, or train with --kind bpe",
+            )
+        return ids
+
+    def _ids_of(self, texts: list[str]) -> Ids:
         try:
             encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
         except TypeError:
-            raise _surrogate_error(texts) from None
-        ids = np.concatenate([np.asarray(encoding.ids, np.int32) for encoding in encodings])
-        if unknown == "error" and self.unknown_id is not None and (ids == self.unknown_id).any():
-            self._require_known("".join(texts))
-        return ids
-
-    def _require_known(self, text: str) -> None:
-        if unknown := self.unknown_characters(text):
+            lone = next(c for text in texts for c in text if "\ud800" <= c <= "\udfff")
             raise BadInputError(
-                f"the {self.kind} tokenizer never saw {_named(unknown)} in its training text",
-                "Leave it out, or train with --kind bpe",
-            )
+                f"the text has a lone surrogate (U+{ord(lone):04X}), which is not valid Unicode",
+                "Give the text as UTF-8",
+            ) from None
+        return np.concatenate([np.asarray(encoding.ids, np.int32) for encoding in encodings])
 
     def _checked(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        fix = f"Use ids from 0 to {self.vocab_size - 1}"
         try:
             array = np.asarray(ids, dtype=np.int64).reshape(-1)
         except OverflowError:
+            raise BadInputError("a token id is too large for any vocabulary", fix) from None
+        outside = array[(array < 0) | (array >= self.vocab_size)]
+        if len(outside):
             raise BadInputError(
-                "a token id is too large for any vocabulary",
-                f"Use ids from 0 to {self.vocab_size - 1}",
-            ) from None
-        if array.size and not 0 <= array.min() <= array.max() < self.vocab_size:
-            wrong = array[(array < 0) | (array >= self.vocab_size)][0]
-            raise BadInputError(
-                f"token id {wrong} is not in the vocabulary of {self.vocab_size:,}",
-                f"Use ids from 0 to {self.vocab_size - 1}",
+                f"token id {outside[0]} is not in the vocabulary of {self.vocab_size:,}", fix
             )
         return array
 
@@ -222,11 +221,3 @@ def _named(unknown: list[str]) -> str:
     ]
     more = len(unknown) - len(shown)
     return ", ".join(shown) + (f" and {more:,} more" if more else "")
-
-
-def _surrogate_error(texts: Sequence[str]) -> BadInputError:
-    lone = next(c for text in texts for c in text if "\ud800" <= c <= "\udfff")
-    return BadInputError(
-        f"the text has a lone surrogate (U+{ord(lone):04X}), which is not valid Unicode",
-        "Give the text as UTF-8",
-    )

@@ -155,10 +155,7 @@ def train_on(
 ) -> tuple[Tokenizer, Split, dict[str, str]]:
     """Train a tokenizer on the train part of a corpus, as `minitx train` would.
 
-    Args:
-        sources, stdin: of the corpus; see `read_corpus`.
-        given: keys of `TokenizerConfig` that are fixed.
-        data: keys of `DataConfig` that are fixed, beside the sources.
+    `given` and `data` are keys of `TokenizerConfig` and `DataConfig` that are fixed.
 
     Returns:
         The tokenizer, both parts of the text, and a reason for each key that was planned.
