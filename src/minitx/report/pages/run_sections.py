@@ -108,7 +108,7 @@ def _commands(story: RunStory) -> list[str]:
         prompts[-1] if prompts else "",
         has_prompt=bool(prompts) and prompts[-1].isprintable(),
         has_holdout=bool(prompts),
-        has_unknown="eval" in story.left_out,
+        has_unknown=story.holdout is None or story.holdout.text.unknown_tokens > 0,
     )
     return [
         f"minitx train --config {shlex.quote(run_path(story.run.config_file))}",

@@ -351,5 +351,5 @@ def _short(prompt: str) -> str:
         return "The"
     if len(line) <= _LONGEST_PROMPT:
         return line
-    cut = line[: _LONGEST_PROMPT + 1].rpartition(" ")[0].strip()
-    return cut or line[:_LONGEST_PROMPT]
+    # Never within a word, which a word tokenizer might not know then.
+    return line[: _LONGEST_PROMPT + 1].rpartition(" ")[0].strip() or line.split()[0]
