@@ -7,8 +7,10 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 from minitx.config import Limits
+from minitx.serving.http_app import Listening
 from minitx.serving.server import ServerStop, listen, run
 from minitx.workflows.serve import describe
 
@@ -103,8 +105,8 @@ def until(condition, what="it"):
 def serving(loaded, token=None, name="127.0.0.1", **limits):
     from minitx.serving import server as module
 
-    listening = listen("127.0.0.1", 0)
-    found = Server(listening.getsockname()[1], ServerStop(), loaded)
+    opened = listen("127.0.0.1", 0)
+    found = Server(opened.getsockname()[1], ServerStop(), loaded)
     ready = threading.Event()
 
     class Seen(module.Service):
@@ -113,11 +115,12 @@ def serving(loaded, token=None, name="127.0.0.1", **limits):
             found.service = self
 
     def main():
-        ending = run(
-            listening, describe(loaded), Limits(**limits), token, name,
-            ready.set, found.records.append, stop=found.stop,
+        listening = Listening(opened, describe(loaded), found.url, Limits(**limits), token, name)
+        screen = SimpleNamespace(
+            ready=lambda _: ready.set(), request=found.records.append,
+            stopping=lambda _: None, ended=found.endings.append,
         )  # fmt: skip
-        found.endings.append(ending)
+        run(listening, screen, found.stop)
 
     original, module.Service = module.Service, Seen
     thread = threading.Thread(target=main)

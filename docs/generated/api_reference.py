@@ -26,7 +26,7 @@ ENTRIES: dict[str, tuple[str, ...]] = {
         "minitx.workflows.load.load",
         "minitx.config.SamplingConfig",
     ),
-    "Serve": ("minitx.workflows.serve.serve", "minitx.workflows.serve.ServeRequest"),
+    "Serve": ("minitx.workflows.serve.serve", "minitx.config.ServeRequest"),
     "Measure": (
         "minitx.workflows.evaluate.evaluate_holdout",
         "minitx.config.EvaluationSettings",

@@ -30,11 +30,8 @@ def choose_engine(model: Transformer, compute: Compute, engine: str = "auto") ->
     Raises:
         BadInputError: torch.compile was asked for where it can't be used.
     """
-    fast = fast_room()
-    if fast is None:
-        return EngineChoice("plain", "minitx.fast is not installed")
-    choice: EngineChoice = fast.choose_engine(model, compute, engine)
-    return choice
+    choice: EngineChoice | None = _ask_fast("choose_engine", model, compute, engine)
+    return choice or EngineChoice("plain", "minitx.fast is not installed")
 
 
 def plan_engine(device: torch.device, seconds: float) -> EngineName:
@@ -50,10 +47,7 @@ def loss_function(model: Transformer, compute: Compute, engine: str = "auto") ->
     Raises:
         BadInputError: as there.
     """
-    fast = fast_room()
-    faster: LossFunction | None = None
-    if fast is not None:
-        faster = fast.loss_function(model, compute, engine)
+    faster: LossFunction | None = _ask_fast("loss_function", model, compute, engine)
 
     def plain_loss(ids: Tensor, targets: Tensor) -> Tensor:
         with compute.autocast():
@@ -64,14 +58,12 @@ def loss_function(model: Transformer, compute: Compute, engine: str = "auto") ->
 
 def decoder(model: Transformer) -> Any:
     """`minitx.fast.decoder`: None where the model itself must be run."""
-    fast = fast_room()
-    return None if fast is None else fast.decoder(model)
+    return _ask_fast("decoder", model)
 
 
 def draw_kernel(silent: Sequence[int], vocab_size: int) -> Any:
     """`minitx.fast.draw_kernel`; None if there is none."""
-    fast = fast_room()
-    return None if fast is None else fast.draw_kernel(silent, vocab_size)
+    return _ask_fast("draw_kernel", silent, vocab_size)
 
 
 def quantize(model: Transformer, weight_format: str) -> None:
@@ -117,3 +109,8 @@ def fast_room() -> Any:
             raise
         return None
     return fast
+
+
+def _ask_fast(function: str, *arguments: Any) -> Any:
+    fast = fast_room()
+    return None if fast is None else getattr(fast, function)(*arguments)

@@ -59,6 +59,21 @@ def replacing(path: Path) -> Iterator[Path]:
     sync_directory(path.parent)
 
 
+@contextlib.contextmanager
+def writing_where_asked(path: Path) -> Iterator[Path]:
+    """`replacing` for a file that a person named, which may be a link, or a device or a pipe.
+
+    Raises:
+        BadInputError: it can't be written.
+    """
+    with os_errors_as_bad_input(f"{path} can't be written", "Choose another file"):
+        if path.exists() and not path.is_file():
+            yield path
+        else:
+            with replacing(path.resolve()) as beside:
+                yield beside
+
+
 def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
     """Replace a file in one rename, after its content (or the blocks of it) is on disk.
 
@@ -146,6 +161,24 @@ def read_json(path: Path) -> dict[str, Any]:
 def json_bytes(content: dict[str, Any]) -> bytes:
     """JSON as we write it: one form for one content, in the order given."""
     return (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode()
+
+
+def possible_path(path: Path) -> Path:
+    """The same path, there or not.
+
+    Raises:
+        BadInputError: no file can have it, or it lies where this user may not look.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        name = str(path)
+        shown = name if len(name) <= 200 else f"{name[:60]}… of {len(name):,} characters"
+        reason = describe_damage(error)
+        raise BadInputError(f"{shown} can't be looked up ({reason})", "Name another file") from None
+    return path
 
 
 def describe_damage(error: Exception) -> str:

@@ -13,8 +13,7 @@ from minitx.generation import Row
 from minitx.serving.answers import Answer
 from minitx.serving.batch_engine import Engine
 from minitx.serving.connection import BoundedProtocol
-from minitx.serving.jobs import Job, Update
-from minitx.serving.update_queue import UpdateQueue
+from minitx.serving.jobs import Job, Update, UpdateQueue
 
 CLIENTS = 64
 TOKENS = 40

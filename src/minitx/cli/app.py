@@ -116,12 +116,7 @@ def main() -> None:
                 sys.stderr.write("\n")
         _stop("stopped by Ctrl-C. What was saved before is whole", 130)
     except Exception as error:
-        message = (
-            _usage_message(error)
-            or _memory_message(error)
-            or _file_message(error)
-            or _output_message(error)
-        )
+        message = _usage_message(error) or _system_message(error)
         if message is None:
             raise
         _stop(message, 2)
@@ -143,41 +138,28 @@ def _usage_message(error: Exception) -> str | None:
     return f"{what}. See {command} --help"
 
 
-def _memory_message(error: Exception) -> str | None:
-    """One line for memory that was asked for and not given; None for any other exception."""
+def _system_message(error: Exception) -> str | None:
+    """One line for memory, a name or output that the system refuses; None for other exceptions."""
     # torch tells it as a RuntimeError of the CPU's allocator, or an OutOfMemoryError of the GPU's.
     words = ("not enough memory", "out of memory", "can't allocate memory", "invalid buffer size")
     named = isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
-    if not named and not isinstance(error, MemoryError):
+    if named or isinstance(error, MemoryError):
+        return (
+            "memory ran out. Lower --batch-size, --context or the sizes of the model, or close "
+            "other programs"
+        )
+    if not isinstance(error, OSError):
         return None
-    return (
-        "memory ran out. Lower --batch-size, --context or the sizes of the model, or close other "
-        "programs"
-    )
-
-
-def _file_message(error: Exception) -> str | None:
-    """One line for a name that the system refuses to look up; None for any other exception."""
+    name = str(error.filename or "output")
+    if error.errno in _NOT_TAKEN:
+        return f"{name} can't be written ({error.strerror}). Make room, or write elsewhere"
     # Asking whether a file exists says no to most bad names, but raises for one that is too long
     # or lies where this user may not look.
-    if not isinstance(error, OSError) or error.errno not in (errno.ENAMETOOLONG, errno.EACCES):
-        return None
-    if error.filename is None:
-        return None
-    name = str(error.filename)
-    shown = name if len(name) <= 200 else f"{name[:60]}… of {len(name):,} characters"
-    reason = (error.strerror or "refused").lower()
-    return f"{shown} can't be looked up ({reason}). Name another file, or restore access"
-
-
-def _output_message(error: Exception) -> str | None:
-    """One line for output that nothing takes any more; None for any other exception."""
-    if not isinstance(error, OSError) or error.errno not in _NOT_TAKEN:
-        return None
-    return (
-        f"{error.filename or 'output'} can't be written ({error.strerror}). Make room, or write "
-        "elsewhere"
-    )
+    if error.filename is not None and error.errno in (errno.ENAMETOOLONG, errno.EACCES):
+        shown = name if len(name) <= 200 else f"{name[:60]}… of {len(name):,} characters"
+        reason = (error.strerror or "refused").lower()
+        return f"{shown} can't be looked up ({reason}). Name another file, or restore access"
+    return None
 
 
 class _WarningLine(logging.Handler):

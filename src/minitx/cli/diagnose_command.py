@@ -12,16 +12,14 @@ def diagnose(run: RunDirectory = None, json: Json = False) -> None:
 
     Its metrics are read again, and its last checkpoint is looked into.
     """
+    from rich.console import Console
+
+    from minitx.report.terminal.printable import json_line
+    from minitx.report.training.diagnosis_report import diagnosis_report
     from minitx.workflows.diagnose import diagnose as diagnose_run
 
     diagnosis = diagnose_run(run)
     if json:
-        from minitx.report.terminal.printable import json_line
-
         typer.echo(json_line(diagnosis.to_json()))
-        return
-    from rich.console import Console
-
-    from minitx.report.training.diagnosis_report import diagnosis_report
-
-    Console(highlight=False).print(diagnosis_report(diagnosis))
+    else:
+        Console(highlight=False).print(diagnosis_report(diagnosis))

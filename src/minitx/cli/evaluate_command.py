@@ -49,15 +49,13 @@ def evaluate(
     checkpoint = config_from_options(LoadConfig, options).checkpoint
     with many_imports():
         from minitx.report.evaluation.evaluation_progress import EvaluationProgress
+        from minitx.report.evaluation.holdout_report import print_reports
+        from minitx.report.terminal.printable import json_line
         from minitx.workflows.evaluate import evaluate_targets
 
     with EvaluationProgress(sys.stderr) as progress:
         reports = evaluate_targets(targets or [], holdout, checkpoint, settings, progress.update)
     if json:
-        from minitx.report.terminal.printable import json_line
-
         typer.echo(json_line({"reports": [report.to_json() for report in reports]}))
     else:
-        from minitx.report.evaluation.holdout_report import print_reports
-
         print_reports(reports)

@@ -22,15 +22,14 @@ def profile(
 
     A copy of the run's last checkpoint is trained for a few steps; the run is not changed.
     """
+    from rich.console import Console
+
+    from minitx.report.terminal.printable import json_line
     from minitx.report.training.profile_report import profile_json, profile_report
     from minitx.workflows.profile import profile_run
 
     profile = profile_run(run, steps, device, dtype)
     if json:
-        from minitx.report.terminal.printable import json_line
-
         typer.echo(json_line(profile_json(profile)))
-        return
-    from rich.console import Console
-
-    Console(highlight=False).print(profile_report(profile))
+    else:
+        Console(highlight=False).print(profile_report(profile))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Annotated, Any
 
@@ -32,8 +33,7 @@ def resume(
     from minitx.training.observer import Phase
 
     changes = tables_from_options(**options)["train"]
-    view = choose_view(sys.stdout)
-    try:
+    with contextlib.closing(choose_view(sys.stdout)) as view:
         view.observe(Phase("loading torch"))
         from minitx.workflows.resume import ResumeRequest
         from minitx.workflows.resume import resume as resume_run
@@ -41,5 +41,3 @@ def resume(
         loggers = (*(logger or ()), *(("tensorboard",) if tensorboard else ()))
         request = ResumeRequest(run, changes, allow_changed_corpus, loggers)
         resume_run(request, [view])
-    finally:
-        view.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ def _print_schema(wanted: bool) -> None:
     if wanted:
         import json
 
-        from minitx.config.schema import config_schema
+        from minitx.config.run_config import config_schema
 
         typer.echo(json.dumps(config_schema(), indent=2))
         raise typer.Exit
@@ -65,8 +66,7 @@ def train(
     from minitx.training.observer import Phase
 
     overrides = tables_from_options(**options)
-    view = choose_view(sys.stdout)
-    try:
+    with contextlib.closing(choose_view(sys.stdout)) as view:
         # Something to see before torch is loaded, which takes a second or two.
         view.observe(Phase("loading torch"))
         tables = merged(config, overrides)
@@ -79,5 +79,3 @@ def train(
         loggers = (*(logger or ()), *(("tensorboard",) if tensorboard else ()))
         request = TrainRequest(**tables, tokenizer_directory=tokenizer, out=out, loggers=loggers)
         train_run(request, [view], sys.stdin.buffer)
-    finally:
-        view.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+import typing
 from collections.abc import Sequence
 from typing import Any
 
@@ -113,3 +114,33 @@ def parse_bias(name: str, text: str) -> tuple[int, float]:
         raise BadInputError(
             f"{name} is {text!r}", "Write a token id and a number, like 12:-3.5"
         ) from None
+
+
+def coerced(kind: Any, value: Any, key: str, where: str) -> Any:
+    """A value as one of a kind: an int for a float becomes one, a list for a tuple.
+
+    Raises:
+        BadInputError: it is of another type.
+    """
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        if isinstance(value, (list, tuple)):
+            return tuple(coerced(typing.get_args(kind)[0], item, key, where) for item in value)
+        raise _wrong_type(key, value, "a list", where)
+    if origin is typing.Literal:
+        kind = str
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    plain = origin if origin is dict else kind
+    if isinstance(value, bool) != (plain is bool) or not isinstance(value, plain):
+        raise _wrong_type(key, value, _TYPE_WORDS.get(plain, plain.__name__), where)
+    return value
+
+
+_TYPE_WORDS = {
+    int: "a whole number", float: "a number", str: "a text", bool: "true or false", dict: "a table",
+}  # fmt: skip
+
+
+def _wrong_type(key: str, value: object, expected: str, where: str) -> BadInputError:
+    return BadInputError(f"{where}: {key} is {value!r}, not {expected}", "Correct its value")

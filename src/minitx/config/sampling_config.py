@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,6 +77,14 @@ class SamplingConfig(Config):
         details="Every draw follows from it, the sample's index and the position alone.",
     )
     # fmt: on
+
+    def check(self) -> None:
+        """Refuse biases that are no numbers."""
+        for token, bias in self.logit_bias.items():
+            numbers = type(token) is int and isinstance(bias, (int, float)) and bias < math.inf
+            require(
+                numbers, f"logit_bias is {self.logit_bias}", "Give token ids and finite numbers"
+            )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass
 from typing import Any, ClassVar, Literal
 
-from minitx.config.checks import parse_duration, parse_setting, require
+from minitx.config.checks import coerced, parse_duration, parse_setting, require
 from minitx.config.options import (
     COUNT,
     COUNT_OR_NONE,
@@ -22,7 +22,6 @@ from minitx.config.options import (
     OlderKeys,
     option,
 )  # fmt: skip
-from minitx.config.toml import coerced
 
 DecayName = Literal["linear", "cosine", "constant"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]

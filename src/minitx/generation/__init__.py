@@ -1,8 +1,8 @@
 """Text from a model: read `generate_text`, then `batch`, `text_reader`, `chooser`, `draws`."""
 
-from minitx.generation.batch import Piece, TextBatch
+from minitx.generation.batch import TextBatch
 from minitx.generation.generate_text import generate, stream
 from minitx.generation.generated import Chosen, Generation
 from minitx.generation.row import Row
 
-__all__ = ["Chosen", "Generation", "Piece", "Row", "TextBatch", "generate", "stream"]
+__all__ = ["Chosen", "Generation", "Row", "TextBatch", "generate", "stream"]

@@ -8,7 +8,6 @@ whoever is beside it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,17 +17,6 @@ from minitx.generation.row import Row
 from minitx.generation.text_reader import TextReader, window_after_slide
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
-
-
-class Piece(NamedTuple):
-    """What a row said in one step; its token is `row.ids[-1]`, its record `row.chosen[-1]`."""
-
-    row: Row
-    text: str
-    """That is now certain; may be empty."""
-
-    finish_reason: str | None
-    """`stop` or `length` with the last piece; None before."""
 
 
 class TextBatch:
@@ -54,16 +42,13 @@ class TextBatch:
         """Refuse a row whose settings can't be met, before it joins.
 
         Raises:
-            BadInputError: what it bans or requires can't be.
+            BadInputError: naming the setting.
         """
         self._chooser.prepare(row)
 
     @torch.inference_mode()
-    def add(self, rows: Sequence[Row]) -> list[Piece]:
-        """Read prompts, the same prompt once, and draw a first token for each row.
-
-        Returns:
-            A piece of each row, in their order. Rows that end with it don't stay.
+    def add(self, rows: Sequence[Row]) -> list[Row]:
+        """Read prompts, the same prompt once, and draw a first token for each; as in `step`.
 
         Raises:
             BadInputError: as in `check`, before anything is read.
@@ -80,8 +65,8 @@ class TextBatch:
         self._rows.extend(rows)
         return self._speak(rows, logits)
 
-    def step(self) -> list[Piece]:
-        """Draw the next token of every row; rows that end leave."""
+    def step(self) -> list[Row]:
+        """Draw the next token of every row: all are returned, and those that end with it leave."""
         if not self._rows:
             return []
         # To enter this mode takes as long as to draw a token, so callers in a hurry are in it.
@@ -101,30 +86,29 @@ class TextBatch:
         if index < len(self._rows):
             self._rows[index] = last
 
-    def _step(self) -> list[Piece]:
+    def _step(self) -> list[Row]:
         for index in self._reader.full_rows():
             # One at a time: whatever is beside it, a row is reread to the same numbers.
             self._reader.slide(index, self._rows[index].newest(self._kept + 1)[:-1])
         logits = self._reader.feed([row.ids[-1] for row in self._rows])
         return self._speak(list(self._rows), logits)
 
-    def _speak(self, rows: Sequence[Row], logits: Tensor) -> list[Piece]:
-        chosen = self._chooser.choose(rows, logits)
-        pieces = [self._append(row, token) for row, token in zip(rows, chosen, strict=True)]
-        for piece in pieces:
-            if piece.finish_reason is not None:
-                self.remove(piece.row)
-        return pieces
+    def _speak(self, rows: Sequence[Row], logits: Tensor) -> list[Row]:
+        for row, token in zip(rows, self._chooser.choose(rows, logits), strict=True):
+            self._append(row, token)
+        for row in rows:
+            if row.finish_reason is not None:
+                self.remove(row)
+        return list(rows)
 
-    def _append(self, row: Row, token: int) -> Piece:
+    def _append(self, row: Row, token: int) -> None:
         row.ids.append(token)
         if row.counts is not None:
             row.counts[token] += 1.0
         stream, content = row.stream, self._tokenizer.token_bytes(token)
-        text = stream.feed(content, not stream.stops or self._chooser.may_stop(row))
+        row.piece = stream.feed(content, not stream.stops or self._chooser.may_stop(row))
         if stream.stopped:
             row.finish_reason = "stop"
         elif len(row.ids) >= row.config.max_new_tokens:
-            text += stream.finish()
+            row.piece += stream.finish()
             row.finish_reason = "length"
-        return Piece(row, text, row.finish_reason)

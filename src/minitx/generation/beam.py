@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 
 from minitx.errors import BadInputError
+from minitx.generation.generate_text import prompt_ids
 from minitx.generation.generated import Generation
-from minitx.generation.requests import prompt_ids
 from minitx.model import KVCache, Transformer, evaluating
 from minitx.tokenizer import Tokenizer
 

@@ -12,7 +12,13 @@ from torch import Tensor
 from minitx import engine
 from minitx.generation.constraints import BannedStrings, RequiredStrings
 from minitx.generation.draws import draw, number
-from minitx.generation.filters import bias_tensor, penalize, reads_text, reshape
+from minitx.generation.filters import (
+    bias_tensor,
+    check_settings,
+    penalize,
+    reads_text,
+    reshape,
+)
 from minitx.generation.generated import ALTERNATIVES, Chosen
 from minitx.generation.row import Row
 from minitx.model import Transformer
@@ -33,15 +39,19 @@ class Chooser:
         silent = [] if self._silent is None else self._silent.nonzero().flatten().tolist()
         self._draw_kernel = engine.draw_kernel(silent, self._vocab_size)
         keep = functools.lru_cache(_KEPT_CONSTRAINTS)
-        self._banned = keep(partial(BannedStrings, tokenizer, device=self._device))
+        self._banned = keep(
+            partial(BannedStrings, tokenizer, vocab_size=self._vocab_size, device=self._device)
+        )
         self._required = keep(partial(RequiredStrings, tokenizer))
 
     def prepare(self, row: Row) -> None:
         """Get ready for a row that joins.
 
         Raises:
-            BadInputError: what it bans or requires can't be.
+            BadInputError: a setting does not fit the vocabulary, or what it bans or requires can't
+                be.
         """
+        check_settings(row.config, self._vocab_size)
         if row.config.banned_strings:
             self._banned(row.config.banned_strings)
         if row.config.required_strings:
@@ -115,7 +125,7 @@ class Chooser:
                 for row in rows
             ]
             masks = torch.stack([banned.mask(ending) for ending in endings])
-            logits = logits.masked_fill(_padded(masks, logits), -torch.inf)
+            logits = logits.masked_fill(masks, -torch.inf)
         if self._silent is not None:
             logits = logits.masked_fill(self._silent, -torch.inf)
         return reshape(logits, config)
@@ -170,9 +180,3 @@ def _silent(model: Transformer, tokenizer: Tokenizer, device: torch.device) -> T
     if tokenizer.unknown_id is not None:
         mask[tokenizer.unknown_id] = True
     return mask.to(device) if bool(mask.any()) else None
-
-
-def _padded(mask: Tensor, logits: Tensor) -> Tensor:
-    # A model may have more rows in its head than the tokenizer has ids.
-    extra = logits.size(-1) - mask.size(-1)
-    return torch.nn.functional.pad(mask, (0, extra)) if extra else mask

@@ -17,17 +17,17 @@ class BannedStrings:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, strings: tuple[str, ...], device: torch.device
+        self, tokenizer: Tokenizer, strings: tuple[str, ...], vocab_size: int, device: torch.device
     ) -> None:
         self._banned = [string.encode("utf-8") for string in strings if string]
         self._tokens = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
-        self._device = device
+        # A model may have more rows in its head than the tokenizer has ids.
+        self._n_extra, self._device = vocab_size - len(self._tokens), device
         self._masks: dict[bytes, Tensor] = {}
-        self._always = self._mask(
-            [any(banned in token for banned in self._banned) for token in self._tokens]
-        )
-        if strings and all(self._always.tolist()):
+        always = [any(banned in token for banned in self._banned) for token in self._tokens]
+        if all(always):
             raise BadInputError("every token has a banned string in it", "Ban less")
+        self._always = self._mask(always)
 
     def mask(self, text: bytes) -> Tensor:
         """True for each token that is ruled out after this text, `(vocab_size,)`."""
@@ -44,6 +44,7 @@ class BannedStrings:
         return self._masks[rest]
 
     def _mask(self, ruled_out: list[bool]) -> Tensor:
+        ruled_out += [False] * self._n_extra
         return torch.tensor(ruled_out, dtype=torch.bool, device=self._device)
 
 

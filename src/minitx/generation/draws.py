@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,21 +35,11 @@ def draw(logits: Tensor, numbers: Sequence[float]) -> list[int]:
         logits: `(rows, vocab_size)`; minus infinity rules a token out.
         numbers: one from [0, 1) for each row.
     """
-    if logits.is_cpu:
-        # NumPy's small operations take less time than torch's.
-        lines = logits.numpy().astype(np.float64)
-        np.subtract(lines, np.maximum.reduce(lines, axis=1, keepdims=True), out=lines)
-        np.exp(lines, out=lines)
-        np.add.accumulate(lines, axis=1, out=lines)
-        return [
-            int(line.searchsorted(part * line[-1], side="right"))
-            for line, part in zip(lines, numbers, strict=True)
-        ]
     # How long the line is does not matter: numbers are taken as parts of it.
     wide = logits.double()
     cumulative = (wide - wide.amax(dim=-1, keepdim=True)).exp_().cumsum(dim=-1)
-    points = torch.tensor(numbers, dtype=torch.float64, device=logits.device)[:, None]
-    points = points * cumulative[:, -1:]
+    parts = torch.tensor(numbers, dtype=torch.float64, device=logits.device)[:, None]
+    points = parts * cumulative[:, -1:]
     chosen: list[int] = torch.searchsorted(cumulative, points, right=True)[:, 0].tolist()
     return chosen
 

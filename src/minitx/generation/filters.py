@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from minitx.config import SamplingConfig
+from minitx.errors import BadInputError
 
 
 def penalize(
@@ -73,6 +74,25 @@ def keep_typical(logits: Tensor, p: float) -> Tensor:
     mass = probabilities.gather(-1, index).cumsum(dim=-1)
     last = (mass < p).sum(dim=-1, keepdim=True).clamp(max=logits.size(-1) - 1)
     return logits.masked_fill(distance > ordered.gather(-1, last), -math.inf)
+
+
+def check_settings(config: SamplingConfig, vocab_size: int) -> None:
+    """Refuse settings that don't fit a vocabulary.
+
+    Raises:
+        BadInputError: naming the setting.
+    """
+    if config.top_k is not None and config.top_k > vocab_size:
+        raise BadInputError(
+            f"top-k is {config.top_k}, and the vocabulary has {vocab_size:,} tokens",
+            f"Choose --top-k from 1 to {vocab_size}",
+        )
+    for token in config.logit_bias:
+        if not 0 <= token < vocab_size:
+            raise BadInputError(
+                f"logit bias names token {token}, and the vocabulary has {vocab_size:,}",
+                f"Choose ids from 0 to {vocab_size - 1}",
+            )
 
 
 def bias_tensor(config: SamplingConfig, vocab_size: int, device: torch.device) -> Tensor | None:

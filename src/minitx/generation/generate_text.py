@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from minitx.config import SamplingConfig
-from minitx.generation.batch import Piece, TextBatch
+from minitx.errors import BadInputError
+from minitx.generation.batch import TextBatch
 from minitx.generation.generated import Generation
-from minitx.generation.requests import check_settings, prompt_ids
 from minitx.generation.row import Row
 from minitx.model import Transformer, evaluating
 from minitx.tokenizer import Tokenizer
@@ -19,6 +19,27 @@ ROWS_AT_ONCE = 64
 """Continuations drawn in one batch; more wait for their turn."""
 
 OnText = Callable[[int, str], None]
+
+
+def prompt_ids(model: Transformer, tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """Ids of a prompt that the model can continue.
+
+    Raises:
+        BadInputError: it is empty, longer than the context, or has unknown characters.
+    """
+    ids: list[int] = tokenizer.encode(prompt).tolist()
+    context = model.config.context_length
+    if not ids:
+        raise BadInputError(
+            "the prompt is empty, and a model continues a text",
+            r"Give one with --prompt, for example --prompt $'\n'",
+        )
+    if len(ids) > context:
+        raise BadInputError(
+            f"the prompt has {len(ids):,} tokens, and the context of this model is {context:,}",
+            f"Shorten it to {context:,} tokens, or train with a larger --context",
+        )
+    return ids
 
 
 def generate(
@@ -46,20 +67,22 @@ def generate(
         BadInputError: a prompt is empty, too long, or has characters the tokenizer never saw; or a
             setting does not fit the vocabulary.
     """
-    results: list[Generation] = []
     rows: list[Row] = []
     for prompt in prompts:
         ids = prompt_ids(model, tokenizer, prompt)
-        for sample in range(config.num_samples):
-            results.append(Generation(prompt, ids, sample))
-            rows.append(Row(ids, config, sample, record_probabilities))
-    check_settings(model, config)
+        rows += [Row(ids, config, i, record_probabilities) for i in range(config.num_samples)]
     with evaluating(model):
         batch = TextBatch(model, tokenizer)
         for start in range(0, len(rows), ROWS_AT_ONCE):
-            turn = slice(start, start + ROWS_AT_ONCE)
-            _run(batch, rows[turn], results[turn], start, on_text)
-    return results
+            _run(batch, rows[start : start + ROWS_AT_ONCE], start, on_text)
+    return [
+        Generation(
+            prompts[index // config.num_samples], row.prompt_ids, row.sample, row.ids,
+            row.stream.text, row.finish_reason or "length", row.chosen,
+            row.seconds_to_first_token, row.seconds,
+        )
+        for index, row in enumerate(rows)
+    ]  # fmt: skip
 
 
 def stream(
@@ -71,43 +94,32 @@ def stream(
         BadInputError: as in `generate`, before the first piece.
     """
     row = Row(prompt_ids(model, tokenizer, prompt), config)
-    check_settings(model, config)
     batch = TextBatch(model, tokenizer)
     batch.check(row)
 
     def pieces() -> Iterator[str]:
         with evaluating(model):
             for step in _steps(batch, [row]):
-                yield from (piece.text for piece in step if piece.text)
+                yield from (row.piece for row in step if row.piece)
 
     return pieces()
 
 
-def _steps(batch: TextBatch, rows: Sequence[Row]) -> Iterator[list[Piece]]:
+def _steps(batch: TextBatch, rows: Sequence[Row]) -> Iterator[list[Row]]:
     yield batch.add(rows)
     while batch.rows:
         yield batch.step()
 
 
 @torch.inference_mode()
-def _run(
-    batch: TextBatch,
-    rows: Sequence[Row],
-    results: Sequence[Generation],
-    first: int,
-    on_text: OnText | None,
-) -> None:
-    index_of = {row: index for index, row in enumerate(rows)}
+def _run(batch: TextBatch, rows: Sequence[Row], first: int, on_text: OnText | None) -> None:
+    index_of = {row: index for index, row in enumerate(rows, start=first)}
     began = time.perf_counter()
     for step in _steps(batch, rows):
         now = time.perf_counter() - began
-        for piece in step:
-            index = index_of[piece.row]
-            if len(piece.row.ids) == 1:
-                results[index].seconds_to_first_token = now
-            if piece.finish_reason is not None:
-                result, row = results[index], piece.row
-                result.ids, result.text, result.chosen = row.ids, row.stream.text, row.chosen
-                result.finish_reason, result.seconds = piece.finish_reason, now
-            if on_text is not None and piece.text:
-                on_text(first + index, piece.text)
+        for row in step:
+            if len(row.ids) == 1:
+                row.seconds_to_first_token = now
+            row.seconds = now
+            if on_text is not None and row.piece:
+                on_text(index_of[row], row.piece)

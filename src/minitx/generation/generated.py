@@ -43,8 +43,8 @@ class Generation:
     prompt: str
     prompt_ids: list[int]
     sample: int
-    ids: list[int] = field(default_factory=list)
-    text: str = ""
+    ids: list[int]
+    text: str
     finish_reason: str = "length"
     chosen: list[Chosen] = field(default_factory=list)
     seconds_to_first_token: float = 0.0

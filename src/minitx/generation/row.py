@@ -32,12 +32,14 @@ class Row:
 
     Attributes:
         ids, stream, chosen: the new tokens, their text, and their records if asked for.
+        piece: text that is certain since its newest token; may be empty.
         finish_reason: `stop`, `length`, or None while it goes on.
         forced: tokens of required strings that are still to be written.
         counts: how often the text has each token, `(vocab_size,)`; None if no setting asks.
         distribution: equal for rows whose logits are reshaped alike.
         plain: temperature and top-k are all that shapes its distribution.
         source: of the numbers that its draws follow from.
+        seconds_to_first_token, seconds: that it took so far.
     """
 
     prompt_ids: list[int]
@@ -47,12 +49,15 @@ class Row:
     ids: list[int] = field(default_factory=list, init=False)
     stream: TextStream = field(init=False)
     chosen: list[Chosen] = field(default_factory=list, init=False)
+    piece: str = field(default="", init=False)
     finish_reason: str | None = field(default=None, init=False)
     forced: list[int] = field(default_factory=list, init=False)
     counts: Tensor | None = field(default=None, init=False)
     distribution: Hashable = field(init=False)
     plain: bool = field(init=False)
     source: int = field(init=False)
+    seconds_to_first_token: float = field(default=0.0, init=False)
+    seconds: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         self.stream = TextStream(self.config.stop_strings)

@@ -25,11 +25,6 @@ class TextStream:
 
         Stop strings count only if it may stop yet.
         """
-        if not self.stops:
-            # The decoder keeps half a character to itself, and nothing else is held back.
-            given = self._decoder.decode(content)
-            self.text += given
-            return given
         self.held += self._decoder.decode(content)
         if may_stop:
             starts = [start for stop in self.stops if (start := self.held.find(stop)) >= 0]

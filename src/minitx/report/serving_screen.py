@@ -13,10 +13,10 @@ from rich.text import Text
 
 from minitx.report.terminal.printable import visible
 from minitx.report.terminal.units import count, duration
+from minitx.serving.http_app import Listening
 from minitx.serving.metrics import CLIENT_LEFT, RequestRecord
 from minitx.serving.server import ExitReport
 from minitx.tokenizer import Tokenizer
-from minitx.workflows.serve import Listening
 
 _LONGEST_PATH = 40
 _PROMPTS = ("The", "the", "a", "1")
@@ -38,14 +38,14 @@ class ServingScreen:
         served, limits = listening.served, listening.limits
         config = served.model.config
         size = sum(one.numel() for one in served.model.parameters())
-        who = "this machine only" if listening.local else "any machine that reaches it"
+        who = "this machine only" if listening.local_name else "any machine that reaches it"
         key = "with the token" if listening.token else "no token"
         command = f"curl {listening.url}/v1/completions -H 'Content-Type: application/json'"
         if listening.token:
             command += ' -H "Authorization: Bearer $MINITX_SERVE_TOKEN"'
         body = '{"prompt": ' + _prompt_for(served.tokenizer) + ', "max_tokens": 60}'
         facts = {
-            "serving": f"{visible(served.name)}, {listening.checkpoint.name}: "
+            "serving": f"{visible(served.name)}, {served.checkpoint}: "
             f"{count(size)} parameters, context {config.context_length:,}",
             "listening": f"{listening.url}  ({who}, {key})",
             "limits": f"{limits.max_concurrent:,} at once, {limits.max_queue:,} waiting, "

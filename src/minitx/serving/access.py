@@ -10,9 +10,9 @@ import socket
 from pathlib import Path
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from minitx.errors import BadInputError
+from minitx.files import os_errors_as_bad_input
 from minitx.serving.api_errors import APIError
 
 TOKEN_VARIABLE = "MINITX_SERVE_TOKEN"
@@ -34,13 +34,11 @@ def read_token(file: Path | None) -> str | None:
             return None
     else:
         source = f"token file {file}"
-        try:
-            with file.open("rb") as opened:
-                token = opened.read(4096).decode("ascii", "replace")
-        except OSError as error:
-            raise BadInputError(
-                f"{source} can't be read ({error.strerror})", f"Make one with: {_HOW}"
-            ) from None
+        with (
+            os_errors_as_bad_input(f"{source} can't be read", f"Make one with: {_HOW}"),
+            file.open("rb") as opened,
+        ):
+            token = opened.read(4096).decode("ascii", "replace")
     token = token.strip()
     if len(token) < _SHORTEST_TOKEN or not all("!" <= character <= "~" for character in token):
         raise BadInputError(
@@ -50,11 +48,11 @@ def read_token(file: Path | None) -> str | None:
     return token
 
 
-def is_loopback(host: str) -> bool:
-    """Whether an address, or a name, means this machine alone.
+def local_name(host: str, token: str | None) -> str | None:
+    """The host, if it means this machine alone; else None.
 
     Raises:
-        BadInputError: it can't be resolved.
+        BadInputError: it can't be resolved, or lets other machines in and there is no token.
     """
     try:
         addresses = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
@@ -62,60 +60,41 @@ def is_loopback(host: str) -> bool:
         raise BadInputError(
             f"--host {host} is no address of this machine", "Leave it out, or use 0.0.0.0"
         ) from None
-    return all(
-        ipaddress.ip_address(str(address[4][0]).partition("%")[0]).is_loopback
-        for address in addresses
-    )
-
-
-def require_token(host: str, token: str | None) -> None:
-    """Refuse to listen to other machines without a token.
-
-    Raises:
-        BadInputError: there is no token, and the host is not this machine alone.
-    """
-    if token is None and not is_loopback(host):
+    names = [str(address[4][0]).partition("%")[0] for address in addresses]
+    if all(ipaddress.ip_address(name).is_loopback for name in names):
+        return host
+    if token is None:
         raise BadInputError(
             f"--host {host} lets other machines in, and there is no token to know them by",
             f"Set {TOKEN_VARIABLE} or --token-file; make one with: {_HOW}",
         )
+    return None
 
 
 class Guard:
-    """Refuses requests that are not allowed, before reading anything of their body.
+    """Refuses requests that are not allowed, before anything of their body is read.
 
     Args:
-        app: to pass the others on to.
         token: that requests must show; None for none.
         host: that the server listens at, if to this machine alone; else None. Then the request's
             Host must name this machine: a web page can make its own name resolve to this machine
             (DNS rebinding), but its requests carry that name.
     """
 
-    def __init__(self, app: ASGIApp, token: str | None, host: str | None) -> None:
-        self._app = app
+    def __init__(self, token: str | None, host: str | None) -> None:
         self._digest = None if token is None else _digest(token.encode())
         self._names = None if host is None else _LOCAL_NAMES | {host.lower()}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check, then pass on.
-
-        Raises:
-            APIError: 401 or 421.
-        """
-        if scope["type"] == "http":
-            headers = Headers(scope=scope)
-            if self._names is not None and _name_of(headers.get("host", "")) not in self._names:
-                raise APIError(421, "This server does not answer to that host name.", close=True)
-            if self._digest is not None and scope["path"] not in _OPEN_PATHS:
-                kind, _, shown = headers.get("authorization", "").partition(" ")
-                shown_digest = _digest(shown.strip().encode("utf-8", "replace"))
-                # In constant time, over digests, so that neither content nor length leaks.
-                if not hmac.compare_digest(shown_digest, self._digest) or kind.lower() != "bearer":
-                    raise APIError(
-                        401, "No valid token was given.", code="invalid_api_key", close=True
-                    )
-        await self._app(scope, receive, send)
+    def check(self, path: str, headers: Headers) -> None:
+        """Raise APIError 401 or 421 for a request that is not allowed."""
+        if self._names is not None and _name_of(headers.get("host", "")) not in self._names:
+            raise APIError(421, "This server does not answer to that host name.", close=True)
+        if self._digest is not None and path not in _OPEN_PATHS:
+            kind, _, shown = headers.get("authorization", "").partition(" ")
+            shown_digest = _digest(shown.strip().encode("utf-8", "replace"))
+            # In constant time, over digests, so that neither content nor length leaks.
+            if not hmac.compare_digest(shown_digest, self._digest) or kind.lower() != "bearer":
+                raise APIError(401, "No valid token was given.", code="invalid_api_key", close=True)
 
 
 def _digest(token: bytes) -> bytes:

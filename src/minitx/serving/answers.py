@@ -36,15 +36,18 @@ class Answer:
             "model": model_name,
             "system_fingerprint": fingerprint,
         }
-        self._choices = [_ChoiceText(job, choice.prompt, tokenizer) for choice in job.choices]
+        self._choices = [
+            _UnsentText(choice.echoed, job.request.logprobs, tokenizer) for choice in job.choices
+        ]
 
-    def take(self, updates: Iterable[Update]) -> list[dict[str, Any]]:
-        """Take updates of the job, in order; return the pieces that can be sent now."""
-        changed = {}
+    def take(self, updates: Iterable[Update]) -> None:
+        """Take updates of the job, in order."""
         for update in updates:
-            changed[update.choice] = self._choices[update.choice]
-            changed[update.choice].take(update)
-        pieces = ((index, choice.piece()) for index, choice in changed.items())
+            self._choices[update.choice].take(update)
+
+    def pieces(self) -> list[dict[str, Any]]:
+        """What can be sent now and was not yet; of an answer that is done, all of the rest."""
+        pieces = ((index, choice.piece()) for index, choice in enumerate(self._choices))
         return [{"index": index, **piece} for index, piece in pieces if piece is not None]
 
     @property
@@ -52,26 +55,9 @@ class Answer:
         """Whether all continuations have ended."""
         return all(choice.finish_reason is not None for choice in self._choices)
 
-    def joined(self, pieces: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """The answer without a stream, from all its pieces."""
-        parts_of: list[list[dict[str, Any]]] = [[] for _ in self._choices]
-        for piece in pieces:
-            parts_of[piece["index"]].append(piece)
-        choices = []
-        for index, parts in enumerate(parts_of):
-            logprobs = parts[0]["logprobs"]
-            if logprobs is not None:
-                for key in logprobs:
-                    logprobs[key] = [value for part in parts for value in part["logprobs"][key]]
-            choices.append(
-                {
-                    "index": index,
-                    "text": "".join(part["text"] for part in parts),
-                    "logprobs": logprobs,
-                    "finish_reason": parts[-1]["finish_reason"],
-                }
-            )
-        return {**self._head, "choices": choices, "usage": self._usage()}
+    def whole(self) -> dict[str, Any]:
+        """The answer without a stream, when it is done."""
+        return {**self._head, "choices": self.pieces(), "usage": self._usage()}
 
     def event(self, piece: dict[str, Any]) -> bytes:
         """One piece as an event of a stream."""
@@ -94,34 +80,29 @@ class Answer:
         return event(content)
 
 
-class _ChoiceText:
+class _UnsentText:
     """Text and tokens of one continuation that were not sent yet."""
 
-    def __init__(self, job: Job, prompt: int, tokenizer: Tokenizer) -> None:
-        request = job.request
-        self._tokenizer, self._logprobs = tokenizer, request.logprobs
-        self._text = job.prompt_texts[prompt] if request.echo else ""
-        self._n_echoed = len(self._text)
-        self._n_sent = 0
+    def __init__(self, text: str, logprobs: int | None, tokenizer: Tokenizer) -> None:
+        self._tokenizer, self._logprobs = tokenizer, logprobs
+        self._text, self._n_sent = text, 0
         self._tokens: list[TokenInfo] = []
         self.n_new = 0
         self.finish_reason: str | None = None
+        self._ended = False
 
     def take(self, update: Update) -> None:
         self._text += update.text
-        self._tokens += update.prompt_tokens
-        self._tokens += [
-            TokenInfo(token.id, token.offset + self._n_echoed, token.chosen)
-            for token in update.tokens
-        ]
+        self._tokens += update.tokens
         self.n_new += update.n_new
         self.finish_reason = update.finish_reason
 
     def piece(self) -> dict[str, Any] | None:
         text, self._text = self._text, ""
         self._n_sent += len(text)
-        if not text and self.finish_reason is None:
+        if self._ended or not (text or self.finish_reason):
             return None
+        self._ended = self.finish_reason is not None
         logprobs = None
         if self._logprobs is not None:
             ready = [token for token in self._tokens if token.offset < self._n_sent]

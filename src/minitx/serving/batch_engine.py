@@ -13,12 +13,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from typing import cast
 
 import torch
 
 from minitx.config import Limits, SamplingConfig
 from minitx.errors import BadInputError
-from minitx.generation import Piece, Row, TextBatch
+from minitx.generation import Row, TextBatch
 from minitx.model import Transformer
 from minitx.serving.api_errors import APIError, broken, stopping
 from minitx.serving.jobs import Choice, Job, Update
@@ -32,16 +33,10 @@ _log = logging.getLogger("minitx")
 
 
 class Engine:
-    """Generates for many requests at once, in a thread of its own.
+    """Generates for many requests at once, in a thread of its own, with a model in eval mode.
 
-    Args:
-        model, tokenizer: in eval mode; not changed while this runs.
-        limits: how many at once, and how many may wait.
-        metrics: to count in.
-        deliver: called in the engine's thread with the updates of a step; must return quickly.
-
-    Attributes:
-        gave_up: the engine stopped because the model no longer works.
+    `deliver` is called in that thread with the updates of a step, and must return quickly. The
+    engine has stopped by itself, because the model no longer works, if it `gave_up`.
     """
 
     def __init__(
@@ -56,11 +51,10 @@ class Engine:
         self.gave_up = False
         self._limits, self._metrics, self._deliver = limits, metrics, deliver
         self._batch = TextBatch(model, tokenizer)
-        self._slots: dict[Row, tuple[Job, Choice]] = {}
         self._prompt_tokens_a_step = max(1024, 2 * model.config.context_length)
         # Guards the attributes below, which other threads use.
         self._changed = threading.Condition()
-        self._waiting: deque[tuple[Job, Choice]] = deque()
+        self._waiting: deque[Choice] = deque()
         self._active = 0
         self._cancelled: set[Job] = set()
         self._closing = False
@@ -102,7 +96,7 @@ class Engine:
                 wait = len(self._waiting) * self._row_seconds / self._limits.max_concurrent
                 full = "The queue of this server is full. Try again later."
                 raise APIError(429, full, code="queue_full", retry_after=wait)
-            self._waiting.extend((job, choice) for choice in job.choices)
+            self._waiting.extend(job.choices)
             self._changed.notify()
 
     def cancel(self, job: Job) -> None:
@@ -111,6 +105,10 @@ class Engine:
             self._remove_waiting({job})
             self._cancelled.add(job)
             self._changed.notify()
+
+    @property
+    def _running(self) -> list[Choice]:
+        return cast("list[Choice]", self._batch.rows)
 
     @torch.inference_mode()
     def _run(self) -> None:
@@ -126,10 +124,10 @@ class Engine:
 
     def _wait_for_work(self) -> bool:
         with self._changed:
-            if not (self._waiting or self._slots or self._closing):
+            if not (self._waiting or self._running or self._closing):
                 # Idle: give back the memory that the largest batch took.
                 self._batch.clear()
-            while not (self._waiting or self._slots or self._closing):
+            while not (self._waiting or self._running or self._closing):
                 self._cancelled.clear()
                 self._changed.wait()
             return not self._closing
@@ -142,108 +140,104 @@ class Engine:
         try:
             if joining:
                 self._send(self._join(joining))
-            if self._slots:
+            if self._running:
                 began = time.perf_counter()
-                pieces = self._batch.step()
-                self._metrics.step(time.perf_counter() - began, len(pieces))
-                self._send(map(self._update, pieces))
+                rows = self._batch.step()
+                self._metrics.step(time.perf_counter() - began, len(rows))
+                self._send(map(self._update, rows))
         except Exception:
             _log.exception("a step failed; the requests in it are answered with 500")
-            lost = {job for job, _ in (*self._slots.values(), *joining)}
+            lost = {choice.job for choice in (*self._running, *joining)}
             # A step that failed may have left any row half done.
-            self._slots.clear()
             self._batch.clear()
             self._forget(lost)
             self._send(Update(job, failure=broken()) for job in lost)
             # One bad request must not end the service; a broken model raises here, and does.
             self._batch.add([Row([0], SamplingConfig(max_new_tokens=1))])
 
-    def _take_from_queue(self) -> list[tuple[Job, Choice]]:
+    def _take_from_queue(self) -> list[Choice]:
         # From the front: as many as there are slots for, and as one pass should read.
-        taken: list[tuple[Job, Choice]] = []
+        taken: list[Choice] = []
         different: set[int] = set()
         longest = 0
         with self._changed:
-            free = self._limits.max_concurrent - len(self._slots)
+            free = self._limits.max_concurrent - len(self._running)
             while self._waiting and len(taken) < free:
-                job, choice = self._waiting[0]
-                ids = job.prompt_ids[choice.prompt]
+                ids = self._waiting[0].prompt_ids
                 longest = max(longest, len(ids))
                 different.add(id(ids))
                 if taken and len(different) * longest > self._prompt_tokens_a_step:
                     break
                 taken.append(self._waiting.popleft())
-            self._active = len(self._slots) + len(taken)
+            self._active = len(self._running) + len(taken)
         return taken
 
-    def _join(self, joining: Sequence[tuple[Job, Choice]]) -> list[Update]:
+    def _join(self, joining: Sequence[Choice]) -> list[Update]:
         updates: list[Update] = []
+        rows: list[Choice] = []
         refused: set[Job] = set()
-        for job, choice in joining:
+        for choice in joining:
+            job, request = choice.job, choice.job.request
             if job in refused:
                 continue
-            if job.request.echo and job.request.logprobs is not None:
-                ids, text = job.prompt_ids[choice.prompt], job.prompt_texts[choice.prompt]
-                tokens = prompt_tokens(self.model, self.tokenizer, ids, text)
-                updates.append(Update(job, choice.index, prompt_tokens=tokens))
-            if choice.row is None:
+            if request.echo and request.logprobs is not None:
+                ids = choice.prompt_ids
+                tokens = prompt_tokens(self.model, self.tokenizer, ids, choice.echoed)
+                updates.append(Update(job, choice.index, tokens=tokens))
+            if request.max_tokens == 0:
                 updates.append(Update(job, choice.index, finish_reason="length"))
                 continue
             try:
-                self._batch.check(choice.row)
+                self._batch.check(choice)
             except BadInputError as error:
                 refused.add(job)
                 updates.append(Update(job, failure=APIError(400, f"{error.what}.")))
                 continue
-            self._slots[choice.row] = (job, choice)
+            rows.append(choice)
         self._forget(refused)
-        rows = [choice.row for _, choice in joining if choice.row and choice.row in self._slots]
-        pieces = self._batch.add(rows)
-        self._metrics.tokens(len(pieces))
-        updates += map(self._update, pieces)
+        added = self._batch.add([choice for choice in rows if choice.job not in refused])
+        self._metrics.tokens(len(added))
+        updates += map(self._update, added)
         return updates
 
-    def _update(self, piece: Piece) -> Update:
-        row = piece.row
-        job, choice = self._slots[row]
-        now = time.perf_counter()
+    def _update(self, row: Row) -> Update:
+        choice = cast(Choice, row)
+        job, now = choice.job, time.perf_counter()
         if job.first_token is None:
             job.first_token = now
             self._metrics.first_token_seconds.observe(now - job.arrived)
         job.n_new += 1
         tokens: tuple[TokenInfo, ...] = ()
-        if row.record:
-            content, before = self.tokenizer.token_bytes(row.ids[-1]), choice.n_characters
-            choice.n_characters = len(row.stream.text) + len(row.stream.held)
-            offset = text_offset(content, before, choice.n_characters)
-            tokens = (TokenInfo(row.ids[-1], offset, row.chosen[-1]),)
-        if piece.finish_reason is not None:
-            del self._slots[row]
+        if choice.record:
+            token, before = choice.ids[-1], choice.n_characters
+            choice.n_characters = len(choice.stream.text) + len(choice.stream.held)
+            offset = text_offset(self.tokenizer.token_bytes(token), before, choice.n_characters)
+            tokens = (TokenInfo(token, len(choice.echoed) + offset, choice.chosen[-1]),)
+        if row.finish_reason is not None:
             self._row_seconds += 0.1 * (now - job.arrived - self._row_seconds)
-        return Update(job, choice.index, piece.text, tokens, (), 1, piece.finish_reason)
+        return Update(job, choice.index, row.piece, tokens, 1, row.finish_reason)
 
     def _forget(self, jobs: set[Job]) -> None:
         """Remove jobs from the queue and the batch."""
-        for row in [row for row, (job, _) in self._slots.items() if job in jobs]:
-            del self._slots[row]
-            self._batch.remove(row)
+        for choice in [choice for choice in self._running if choice.job in jobs]:
+            self._batch.remove(choice)
         with self._changed:
             self._remove_waiting(jobs)
 
     def _remove_waiting(self, jobs: set[Job]) -> None:
-        if any(job in jobs for job, _ in self._waiting):
-            self._waiting = deque(entry for entry in self._waiting if entry[0] not in jobs)
+        if any(choice.job in jobs for choice in self._waiting):
+            self._waiting = deque(choice for choice in self._waiting if choice.job not in jobs)
 
     def _send(self, updates: Iterable[Update]) -> None:
         sent = list(updates)
-        self._active = len(self._slots)
+        self._active = len(self._running)
         if sent:
             self._deliver(sent)
 
     def _fail_all(self, failure: APIError) -> None:
         with self._changed:
-            jobs = {job for job, _ in (*self._waiting, *self._slots.values())}
+            jobs = {choice.job for choice in (*self._waiting, *self._running)}
             self._waiting.clear()
-        self._slots.clear()
+        self._batch.clear()
         self._active = 0
         self._deliver([Update(job, failure=failure) for job in jobs])

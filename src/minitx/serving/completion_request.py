@@ -81,7 +81,8 @@ def parse_completion(content: Mapping[str, Any], max_tokens: int) -> CompletionR
     if options is not None and not stream:
         _refuse("stream_options", "is only allowed when stream is true")
     inner = _Fields(options or {}, "stream_options.")
-    inner.only("include_usage", "include_obfuscation")
+    if not set(options or {}) <= {"include_usage", "include_obfuscation"}:
+        _refuse("stream_options", "may only have include_usage and include_obfuscation")
     inner.boolean("include_obfuscation")
     fields.value("user", str)
     if fields.integer("best_of", n, 1, _MOST_CHOICES) != n:
@@ -139,11 +140,6 @@ class _Fields:
 
     def __init__(self, content: Mapping[str, Any], prefix: str = "") -> None:
         self._content, self._prefix = content, prefix
-
-    def only(self, *names: str) -> None:
-        for name in self._content:
-            if name not in names:
-                _refuse(self._prefix.rstrip("."), f"may only have {' and '.join(names)}")
 
     def value(self, name: str, kind: type) -> Any:
         value = self._content.get(name)

@@ -17,7 +17,7 @@ class BoundedProtocol(H11Protocol):
 
     uvicorn waits without limit for the rest of a request's head or body, and for a client that
     reads nothing. Here both are bounded by `client_timeout`; a slow body is answered with 408
-    first (see `body`), so the connection's own limit comes a little later.
+    first (see `http_app`), so the connection's own limit comes a little later.
 
     Attributes:
         client_timeout: seconds.

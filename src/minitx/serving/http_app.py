@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio.to_thread
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -22,11 +24,9 @@ from minitx.serving.access import Guard
 from minitx.serving.answers import Answer, event, to_json
 from minitx.serving.api_errors import APIError, broken, stopping
 from minitx.serving.batch_engine import Engine
-from minitx.serving.body import read_body
 from minitx.serving.completion_request import CompletionRequest, parse_completion, parse_json
-from minitx.serving.jobs import Job, Update, make_job
+from minitx.serving.jobs import Job, Update, UpdateQueue, make_job
 from minitx.serving.metrics import CLIENT_LEFT, Metrics, RequestRecord
-from minitx.serving.update_queue import UpdateQueue
 from minitx.tokenizer import Tokenizer
 
 _SMALL_BODY = 16_384
@@ -45,50 +45,58 @@ class ServedModel:
     """The model that is served, in eval mode, under the name by which clients know it.
 
     Attributes:
+        checkpoint: name of its directory.
         created: when its weights were written, in seconds since 1970.
         fingerprint: of the weights; None if they have no manifest.
     """
 
     name: str
+    checkpoint: str
     model: Transformer
     tokenizer: Tokenizer
     created: int
     fingerprint: str | None = None
 
 
+@dataclass(frozen=True)
+class Listening:
+    """A server's place, and what it does there.
+
+    Attributes:
+        opened: the socket, from `listen`.
+        token: that clients must send; None for none.
+        local_name: of this machine, if it listens to that alone; else None.
+    """
+
+    opened: socket.socket
+    served: ServedModel
+    url: str
+    limits: Limits
+    token: str | None = field(repr=False)
+    local_name: str | None
+
+
 class Service:
     """Answers requests with a model: an ASGI application, for use in a running event loop.
 
-    Args:
-        served: the model.
-        limits: what is taken on.
-        token, host: see `Guard`.
-        on_request: called with the record of each request when it has ended.
-
-    Attributes:
-        engine: that generates.
-        draining: new requests are refused.
+    `on_request` gets the record of each request that ended. New requests are refused while it is
+    `draining`.
     """
 
-    def __init__(
-        self,
-        served: ServedModel,
-        limits: Limits,
-        token: str | None = None,
-        host: str | None = None,
-        on_request: Callable[[RequestRecord], None] | None = None,
-    ) -> None:
-        self._served, self._limits, self._on_request = served, limits, on_request
+    def __init__(self, listening: Listening, on_request: Callable[[RequestRecord], None]) -> None:
+        self._served = served = listening.served
+        self._limits, self._on_request = listening.limits, on_request
         self._loop = asyncio.get_running_loop()
         self._queues: dict[Job, UpdateQueue] = {}
         self._metrics = Metrics()
         self.engine = Engine(
-            served.model, served.tokenizer, limits, self._metrics, self._deliver_from_thread
+            served.model, served.tokenizer, self._limits, self._metrics, self._deliver_from_thread
         )
         self._metrics.gauge("queue_length", "Waiting continuations.", lambda: self.engine.waiting)
         self._metrics.gauge("active_rows", "Running continuations.", lambda: self.engine.active)
         self.draining = False
-        router = Router(
+        self._guard = Guard(listening.token, listening.local_name)
+        self._router = Router(
             [
                 Route("/v1/completions", _Endpoint(self._completions), methods=["POST"]),
                 Route("/v1/models", self._models, methods=["GET"]),
@@ -98,7 +106,6 @@ class Service:
             ],
             redirect_slashes=False,
         )
-        self._app = Guard(router, token, host)
 
     @property
     def busy(self) -> int:
@@ -127,7 +134,8 @@ class Service:
             await send(message)
 
         try:
-            await self._app(scope, receive, noting)
+            self._guard.check(scope["path"], Headers(scope=scope))
+            await self._router(scope, receive, noting)
         except ClientDisconnect:
             record.status, record.reason = CLIENT_LEFT, "the client left"
         except Exception as error:
@@ -141,16 +149,13 @@ class Service:
         finally:
             record.seconds = time.perf_counter() - began
             self._metrics.requests.labels(str(record.status)).inc()
-            if self._on_request is not None:
-                self._on_request(record)
+            self._on_request(record)
 
     async def _completions(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.draining:
             raise stopping()
-        limits = self._limits
-        sent = Request(scope, receive)
-        body = await read_body(sent, limits.max_body_bytes, limits.client_timeout)
-        request = parse_completion(parse_json(body), limits.max_tokens)
+        body = await _read_body(Request(scope, receive), self._limits)
+        request = parse_completion(parse_json(body), self._limits.max_tokens)
         if len(body) <= _SMALL_BODY:
             job = self._make_job(request)
         else:
@@ -162,10 +167,10 @@ class Service:
             if request.stream:
                 await self._stream(answer, updates, queue, scope[_RECORD], send)
                 return
-            pieces = answer.take(updates)
+            answer.take(updates)
             while not answer.done:
-                pieces += answer.take(await queue.take())
-        await _json(answer.joined(pieces))(scope, receive, send)
+                answer.take(await queue.take())
+        await _json(answer.whole())(scope, receive, send)
 
     async def _stream(
         self,
@@ -181,8 +186,8 @@ class Service:
         await send({"type": "http.response.start", "status": 200, "headers": _EVENT_STREAM})
         try:
             while True:
-                pieces = answer.take(updates)
-                if pieces:
+                answer.take(updates)
+                if pieces := answer.pieces():
                     await write(b"".join(map(answer.event, pieces)))
                 if answer.done:
                     break
@@ -271,6 +276,39 @@ class _Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
+
+
+async def _read_body(request: Request, limits: Limits) -> bytes:
+    """The body of a JSON request.
+
+    Raises:
+        APIError: 415 if its type is not JSON, 413 if it is too large, 408 if it takes too long.
+        ClientDisconnect: the client left before its end.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        # Also for safety: a web page of another origin may send other types unasked.
+        raise APIError(
+            415, "Send JSON, with the header Content-Type: application/json.", close=True
+        )
+    max_bytes = limits.max_body_bytes
+    too_large = APIError(413, f"The request is larger than {max_bytes} bytes.", close=True)
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and (len(length) > 18 or int(length) > max_bytes):
+        raise too_large
+
+    async def read() -> bytes:
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > max_bytes:
+                raise too_large
+        return bytes(body)
+
+    try:
+        return await asyncio.wait_for(read(), limits.client_timeout)
+    except asyncio.TimeoutError:
+        raise APIError(408, "The request did not come to its end in time.", close=True) from None
 
 
 @contextlib.contextmanager

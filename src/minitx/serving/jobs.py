@@ -1,13 +1,15 @@
-"""A request as the engine sees it: continuations to generate, and updates about them."""
+"""A request as the engine sees it: continuations to generate, and updates that wait to be taken."""
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from minitx.errors import BadInputError
 from minitx.generation import Row
-from minitx.generation.requests import check_settings
+from minitx.generation.filters import check_settings
 from minitx.model import Transformer
 from minitx.serving.api_errors import APIError
 from minitx.serving.completion_request import CompletionRequest, Prompt
@@ -16,27 +18,11 @@ from minitx.tokenizer import Tokenizer
 
 
 @dataclass(eq=False)
-class Choice:
-    """One continuation of a job.
-
-    Attributes:
-        index: in the answer.
-        prompt: index of the job's prompt that it continues.
-        row: in the batch; None where only the prompt is read.
-        n_characters: of its text so far, held back or not.
-    """
-
-    index: int
-    prompt: int
-    row: Row | None
-    n_characters: int = 0
-
-
-@dataclass(eq=False)
 class Job:
     """A request that fits the model.
 
     Attributes:
+        n_prompt_tokens: of all prompts, each counted once.
         choices: the continuations asked for; those of a prompt side by side.
         arrived: `time.perf_counter()` when it was made.
         first_token: the same at its first token; None before.
@@ -44,17 +30,27 @@ class Job:
     """
 
     request: CompletionRequest
-    prompt_ids: list[list[int]]
-    prompt_texts: list[str]
-    choices: list[Choice]
+    n_prompt_tokens: int
+    choices: list[Choice] = field(default_factory=list)
     arrived: float = field(default_factory=time.perf_counter)
     first_token: float | None = None
     n_new: int = 0
 
-    @property
-    def n_prompt_tokens(self) -> int:
-        """Tokens of all prompts, each counted once."""
-        return sum(map(len, self.prompt_ids))
+
+@dataclass(eq=False, kw_only=True)
+class Choice(Row):
+    """One continuation of a job.
+
+    Attributes:
+        index: in the answer.
+        echoed: the prompt, if the answer has it before the continuation.
+        n_characters: of the continuation so far, held back or not.
+    """
+
+    job: Job
+    index: int
+    echoed: str = ""
+    n_characters: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +60,8 @@ class Update:
     Attributes:
         choice: index of the continuation.
         text: new text that can no longer change.
-        tokens: new tokens, if log-probabilities were asked for.
-        prompt_tokens: tokens of the prompt, once, if they were asked for.
-        n_new: how many tokens are new.
+        tokens: new tokens, if log-probabilities were asked for; once, those of an echoed prompt.
+        n_new: how many tokens were generated.
         finish_reason: `stop` or `length` with the last update of a continuation.
         failure: ends the job instead.
     """
@@ -75,10 +70,55 @@ class Update:
     choice: int = 0
     text: str = ""
     tokens: tuple[TokenInfo, ...] = ()
-    prompt_tokens: tuple[TokenInfo, ...] = ()
     n_new: int = 0
     finish_reason: str | None = None
     failure: APIError | None = None
+
+
+class UpdateQueue:
+    """Updates of one job, at most so many; for use in the event loop's thread.
+
+    Args:
+        max_tokens: that may wait; one more fails the queue. None for any number.
+        on_failure: called once, when the queue fails for whatever reason.
+    """
+
+    def __init__(self, max_tokens: int | None, on_failure: Callable[[], None]) -> None:
+        self._max_tokens, self._on_failure = max_tokens, on_failure
+        self._updates: list[Update] = []
+        self._n_tokens = 0
+        self._failure: Exception | None = None
+        self._ready = asyncio.Event()
+
+    def put(self, update: Update) -> None:
+        """Add an update from the engine."""
+        if self._failure is not None:
+            return
+        if update.failure is not None:
+            self.fail(update.failure)
+            return
+        self._updates.append(update)
+        self._n_tokens += update.n_new
+        self._ready.set()
+        if self._max_tokens is not None and self._n_tokens > self._max_tokens:
+            self.fail(APIError(408, "The stream was not read fast enough.", code="slow_client"))
+
+    def fail(self, failure: Exception) -> None:
+        """Raise this from `take` from now on; only the first failure counts."""
+        if self._failure is None:
+            self._failure = failure
+            self._updates.clear()
+            self._ready.set()
+            self._on_failure()
+
+    async def take(self) -> list[Update]:
+        """All updates that wait, at least one; raises what was given to `fail`."""
+        await self._ready.wait()
+        if self._failure is not None:
+            raise self._failure
+        self._ready.clear()
+        updates, self._updates, self._n_tokens = self._updates, [], 0
+        return updates
 
 
 def make_job(
@@ -94,20 +134,19 @@ def make_job(
     """
     longest = min(model.config.context_length, max_prompt_tokens or model.config.context_length)
     ids = [_prompt_ids(prompt, tokenizer, longest) for prompt in request.prompts]
-    texts = [
-        prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
-        for prompt in request.prompts
-    ]
     try:
-        check_settings(model, request.sampling)
+        check_settings(request.sampling, model.config.vocab_size)
     except BadInputError as error:
         raise APIError(400, _sentence(error.what)) from None
-    choices = []
+    job = Job(request, sum(map(len, ids)))
     for index in range(request.n_choices):
-        prompt, sample = divmod(index, request.n)
-        row = Row(ids[prompt], request.sampling, sample, record=request.logprobs is not None)
-        choices.append(Choice(index, prompt, row if request.max_tokens > 0 else None))
-    return Job(request, ids, texts, choices)
+        number, sample = divmod(index, request.n)
+        prompt, record = request.prompts[number], request.logprobs is not None
+        choice = Choice(ids[number], request.sampling, sample, record, job=job, index=index)
+        if request.echo:
+            choice.echoed = prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
+        job.choices.append(choice)
+    return job
 
 
 def _prompt_ids(prompt: Prompt, tokenizer: Tokenizer, longest: int) -> list[int]:

@@ -7,17 +7,16 @@ import contextlib
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
+from typing import Protocol
 
 import uvicorn
 
-from minitx.config import Limits
-from minitx.config.checks import require_range
 from minitx.errors import BadInputError
 from minitx.serving.connection import bounded
-from minitx.serving.http_app import ServedModel, Service
+from minitx.serving.http_app import Listening, Service
 from minitx.serving.metrics import RequestRecord
 from minitx.training.signals import StopRequest
 
@@ -63,14 +62,28 @@ class ExitReport:
         return 1 if self.signal_number is None else 128 + self.signal_number
 
 
+class Screen(Protocol):
+    """Is called with what happens."""
+
+    def ready(self, listening: Listening) -> None:
+        """The server answers requests from now on."""
+
+    def request(self, record: RequestRecord) -> None:
+        """A request has ended."""
+
+    def stopping(self, n_running: int) -> None:
+        """A signal to stop arrived while so many completions run."""
+
+    def ended(self, report: ExitReport) -> None:
+        """The server has stopped."""
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens, before anything slow is done; port 0 is any that is free.
 
     Raises:
         BadInputError: the port is taken, or can't be had.
     """
-    # Some systems would take the lowest 16 bits of a larger number.
-    require_range("--port", port, 0, 65535)
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -97,35 +110,16 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def run(
-    listening: socket.socket,
-    served: ServedModel,
-    limits: Limits,
-    token: str | None,
-    local_name: str | None,
-    on_ready: Callable[[], None] | None = None,
-    on_request: Callable[[RequestRecord], None] | None = None,
-    on_stopping: Callable[[int], None] | None = None,
-    stop: ServerStop | None = None,
-) -> ExitReport:
+def run(listening: Listening, screen: Screen, stop: ServerStop) -> ExitReport:
     """Serve until a signal: Ctrl-C, SIGTERM or SIGHUP.
 
     Then new requests are refused, and running ones have `limits.grace` seconds to end. A second
-    Ctrl-C ends them at once.
-
-    Args:
-        listening: from `listen`; closed at the end.
-        served: the model.
-        limits: what is taken on.
-        token, local_name: see `minitx.serving.access.Guard`.
-        on_ready: called when the server answers requests.
-        on_request: called with the record of each request when it has ended.
-        on_stopping: called at the signal with the number of running completions.
-        stop: notes the signal; None to catch signals here. Another thread may set it.
+    Ctrl-C ends them at once. The socket is closed at the end.
     """
+    limits = listening.limits
 
-    async def main(stop: ServerStop) -> ExitReport:
-        service = Service(served, limits, token, local_name, on_request)
+    async def main() -> ExitReport:
+        service = Service(listening, screen.request)
         server = _Server(
             uvicorn.Config(
                 service,
@@ -144,17 +138,16 @@ def run(
             )
         )
         service.engine.start()
-        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        serving = asyncio.create_task(server.serve(sockets=[listening.opened]))
         try:
             while not server.started:
                 await asyncio.sleep(0.001)
-            if on_ready is not None:
-                on_ready()
+            screen.ready(listening)
             while stop.signal_number is None and not service.engine.gave_up:
                 await asyncio.sleep(_TICK)
             service.draining = True
-            if on_stopping is not None and stop.signal_number is not None:
-                on_stopping(service.busy)
+            if stop.signal_number is not None:
+                screen.stopping(service.busy)
             n_cut = await _drain(service, limits.grace, stop)
             server.should_exit = True
             await serving
@@ -162,12 +155,9 @@ def run(
             service.engine.close()
         return ExitReport(stop.exit_signal, n_cut)
 
-    if stop is not None:
-        return asyncio.run(main(stop))
-    caught = ServerStop()
-    with caught:
-        caught.defer()
-        return asyncio.run(main(caught))
+    report = asyncio.run(main())
+    screen.ended(report)
+    return report
 
 
 async def _drain(service: Service, grace: float, stop: ServerStop) -> int:

@@ -21,8 +21,7 @@ class TokenInfo:
     """A token of an answer.
 
     Attributes:
-        offset: where it begins in the text of its continuation, or of its prompt if it is part
-            of that; in characters.
+        offset: where it begins in the text of the answer, in characters.
         chosen: its probability and the alternatives; None if not asked for, or for the first
             token of a prompt.
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -25,6 +26,7 @@ Ids = npt.NDArray[np.int32]
 Unknown = Literal["error", "replace"]
 
 TOKENIZER_FILE = "tokenizer.json"
+SETTINGS_FILE = "tokenizer_config.json"
 
 UNKNOWN = "<unk>"
 """How `char` and `word` vocabularies name the unknown token. No text encodes to it by that name:
@@ -43,35 +45,50 @@ class Tokenizer(ABC):
         backend: the `tokenizers` object that does the work.
         vocab_size: number of ids; every id is below it.
         json_bytes: content of `tokenizer.json`, the same bytes for the same tokenizer.
-        digest: SHA-256 of `json_bytes`, in hexadecimal.
+        digest: SHA-256 of `json_bytes`, in hexadecimal: of what decides ids, however another
+            program has written it down.
         unknown_id: the id for what the vocabulary lacks; None where nothing can be lacking.
     """
 
     kind: ClassVar[TokenizerKind]
 
     def __init__(self, definition: dict[str, Any]) -> None:
-        self.json_bytes = json_bytes(definition)
+        self.json_bytes = json_bytes(_in_our_form(definition))
         self.digest = sha256(self.json_bytes).hexdigest()
+        self._file_digest = sha256(json_bytes(definition)).hexdigest()
         self.backend = Backend.from_str(self.json_bytes.decode("utf-8"))
-        # A file may ask for these; our ids are those of the text, all of it and nothing else.
-        self.backend.no_truncation()
-        self.backend.no_padding()
-        self.backend.post_processor = None
         self.vocab_size = self.backend.get_vocab_size()
         self.unknown_id: int | None = None
 
-    @property
-    def files(self) -> dict[str, bytes]:
-        """What a directory needs, by name, to be opened by `load_tokenizer` and `AutoTokenizer`."""
-        return {
-            TOKENIZER_FILE: self.json_bytes,
-            "tokenizer_config.json": json_bytes(
-                {
-                    "clean_up_tokenization_spaces": False,
-                    "tokenizer_class": "PreTrainedTokenizerFast",
-                }
-            ),
+    def has_digest(self, digest: str) -> bool:
+        """Whether it is the tokenizer of a digest; earlier versions took that of the file."""
+        return digest in (self.digest, self._file_digest)
+
+    def files(self, context_length: int | None = None) -> dict[str, bytes]:
+        """What a directory needs, by name, to be opened by `load_tokenizer` and `AutoTokenizer`.
+
+        The latter is told of a token for padding, the beginning and the end, which a model is
+        never asked to write, and of the model's context.
+        """
+        special = self.special_token
+        config = {
+            "clean_up_tokenization_spaces": False,
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            **dict.fromkeys(("bos_token", "eos_token", "pad_token"), special),
+            # So that its name in a text is read as text.
+            "split_special_tokens": not self.backend.get_added_tokens_decoder(),
+            "padding_side": "left",
         }
+        if context_length is not None:
+            config["model_max_length"] = context_length
+        return {TOKENIZER_FILE: self.json_bytes, SETTINGS_FILE: json_bytes(config)}
+
+    @property
+    def special_token(self) -> str:
+        """The entry that stands for no text: a special one, the unknown token, or the byte FF."""
+        added = self.backend.get_added_tokens_decoder().values()
+        fallback = UNKNOWN if self.unknown_id is not None else "\u00ff"
+        return next((token.content for token in added if token.special), fallback)
 
     def encode(self, text: str, unknown: Unknown = "error") -> Ids:
         """Turn a text into ids, (tokens,) of int32.
@@ -150,7 +167,7 @@ class Tokenizer(ABC):
         what = f"the tokenizer can't be written to {directory}"
         with os_errors_as_bad_input(what, "Choose a directory where you may write"):
             directory.mkdir(parents=True, exist_ok=True)
-            for name, content in self.files.items():
+            for name, content in self.files().items():
                 write_atomically(directory / name, content)
 
     @property
@@ -212,6 +229,36 @@ class Tokenizer(ABC):
                 f"token id {outside[0]} is not in the vocabulary of {self.vocab_size:,}", fix
             )
         return array
+
+
+def _in_our_form(definition: dict[str, Any]) -> dict[str, Any]:
+    """A `tokenizer.json` as we write it, from any that means the same ids.
+
+    Other programs and versions leave out defaults, and write a merge as one text. What adds to the
+    ids of a text, or cuts them, is not in it.
+    """
+    model = {**_MODEL_KEYS[definition["model"]["type"]], **definition["model"]}
+    model["vocab"] = dict(sorted(model["vocab"].items(), key=itemgetter(1)))
+    if "merges" in model:
+        model["merges"] = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+    unused = dict.fromkeys(("truncation", "padding", "post_processor"))
+    return {**_KEYS, **definition, **unused, "model": model}
+
+
+_KEYS = {
+    "version": "1.0",
+    **dict.fromkeys(("truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer")),
+    **dict.fromkeys(("post_processor", "decoder", "model")),
+}
+_MODEL_KEYS: dict[str, dict[str, Any]] = {
+    "BPE": {
+        **dict.fromkeys(("type", "dropout", "unk_token")),
+        **dict.fromkeys(("continuing_subword_prefix", "end_of_word_suffix")),
+        **dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), False),
+        **dict.fromkeys(("vocab", "merges")),
+    },
+    "WordLevel": dict.fromkeys(("type", "vocab", "unk_token")),
+}
 
 
 def _named(unknown: list[str]) -> str:

@@ -57,7 +57,7 @@ class Subject:
 
     def holdout_losses(self) -> list[tuple[int, float]]:
         """Step and holdout loss of each evaluation during training."""
-        if self.run is None or not self.run.metrics_file.is_file():
+        if self.run is None:
             return []
         return [
             (int(line["step"]), float(line["holdout_loss"]))
@@ -92,7 +92,7 @@ def find_subject(
         run, corpus = _holdout_of(loaded.directory)
     elif run is not None and run.data.is_dir():
         corpus = load_encoded(run.data)
-    if corpus is not None and corpus.tokenizer_digest != loaded.tokenizer.digest:
+    if corpus is not None and not loaded.tokenizer.has_digest(corpus.tokenizer_digest):
         what = f"was encoded with another tokenizer than that of {loaded.directory}"
         raise DamagedFileError(
             f"{corpus.directory} {what}", "Restore the data directory of the run"

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from minitx.config import GenerationRequest, SamplingConfig
-from minitx.corpus.readers.plain_text import piped_text
+from minitx.corpus.readers.plain_text import PlainText, piped_text
 from minitx.errors import BadInputError
+from minitx.files import os_errors_as_bad_input
 from minitx.generation import Generation
 from minitx.tokenizer import Tokenizer
 from minitx.workflows.load import LoadedModel
@@ -35,21 +36,15 @@ def prompts_of(request: GenerationRequest, stdin: TextIO | None) -> list[str]:
 
 def _read_prompts(path: Path) -> list[str]:
     """Prompts of a file: each line's `prompt` in a ``.jsonl``, the whole text of any other."""
-    try:
+    name = f"prompt file {path}"
+    with os_errors_as_bad_input(f"{name} can't be read", "Name a file that exists"):
         # Some files (/dev/zero) tell no size and have no end.
         if path.is_char_device() or path.is_block_device():
-            raise BadInputError(f"prompt file {path} is a device", "Name a text file")
+            raise BadInputError(f"{name} is a device", "Name a text file")
         if path.stat().st_size > _LARGEST_PROMPT_FILE:
             raise BadInputError(f"{path} is larger than a gigabyte", "Split it")
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise BadInputError(
-            f"prompt file {path} can't be read ({error.strerror})", "Name a file that exists"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise BadInputError(
-            f"prompt file {path} is not UTF-8 at byte {error.start}", "Save it as UTF-8 text"
-        ) from None
+        with path.open("rb") as file:
+            text = "".join(PlainText().texts(file, name))
     if path.suffix != ".jsonl":
         return [text]
     prompts = []

@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from minitx.config import SamplingConfig
+from minitx.config.options import options_of
 from minitx.config.toml import typed
 from minitx.errors import BadInputError
-from minitx.generation import Generation
+from minitx.generation import Generation, stream
 from minitx.tokenizer import Tokenizer
 from minitx.workflows.load import LoadedModel
 
-_SETTINGS = (
-    "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty",
-    "frequency_penalty", "presence_penalty", "max_new_tokens", "min_new_tokens", "num_samples",
-    "seed",
-)  # fmt: skip
+_SETTINGS = [option.name for option in options_of(SamplingConfig) if option.kind in (int, float)]
 
 HELP = """\
 Write a text, and the model continues it. A line that begins with / is a command:
@@ -38,14 +35,8 @@ Write a text, and the model continues it. A line that begins with / is a command
 class GenerationView(Protocol):
     """Shows what is generated."""
 
-    def began(self, prompt: str) -> None:
-        """A text is about to come in pieces."""
-
-    def piece(self, text: str) -> None:
-        """The next piece of the text."""
-
-    def ended(self) -> None:
-        """The text is complete."""
+    def stream(self, prompt: str, pieces: Iterator[str]) -> None:
+        """A text that comes in pieces."""
 
     def samples(self, generations: Sequence[Generation]) -> None:
         """Several complete texts of one prompt."""
@@ -75,9 +66,7 @@ def continue_text(
     elif config.num_samples > 1:
         view.samples(model.sample([prompt], config))
     else:
-        view.began(prompt)
-        model.sample([prompt], config, lambda _, piece: view.piece(piece))
-        view.ended()
+        view.stream(prompt, stream(model.model, model.tokenizer, prompt, config))
 
 
 @dataclass(eq=False)

@@ -20,12 +20,9 @@ from minitx.evaluation.holdout_figures import ComparisonReport, HoldoutReport
 from minitx.files import read_json
 from minitx.training.history import RunHistory, read_history
 from minitx.training.logging.metrics_file import read_metrics
-from minitx.workflows.attend import AttentionStudy, open_study
+from minitx.workflows.attend import PAGE_PROMPT, AttentionStudy, open_study
 from minitx.workflows.evaluate import Progress, compare_checkpoints, evaluate_holdout, no_progress
 from minitx.workflows.session_checkpoint import MADE_WITH_FILE
-
-ATTENTION_TOKENS = 128
-"""Tokens of the holdout whose attention is shown, where no prompt is given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +112,7 @@ def gather_run(
         DamagedFileError: its config can't be read.
     """
     config = run.read_config()
-    history = read_history(read_metrics(run.metrics_file) if run.metrics_file.is_file() else ())
+    history = read_history(read_metrics(run.metrics_file))
     checkpoint: Path | None = None
     left_out: dict[str, str] = {}
     try:
@@ -143,13 +140,17 @@ def gather_run(
         try:
             holdout = evaluate_holdout(checkpoint, how, progress)
         except MinitxError as error:
+            if not checkpoint.is_dir():  # Pruned since it was found: look again.
+                return gather_run(run, settings, progress)
             left_out["eval"] = error.what
     else:
         left_out["eval"] = "--no-eval was given"
     if settings.attn:
         try:
-            study = open_study(checkpoint, settings.prompt, ATTENTION_TOKENS, settings.device)
+            study = open_study(checkpoint, settings.prompt, PAGE_PROMPT, settings.device)
         except MinitxError as error:
+            if not checkpoint.is_dir():
+                return gather_run(run, settings, progress)
             if settings.prompt is not None:
                 raise
             left_out["attn"] = error.what

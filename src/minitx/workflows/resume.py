@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from minitx.checkpoint import load_model
-from minitx.checkpoint.rundir import CONFIG_COPY, MODEL_FILES, RunDirectory
+from minitx.checkpoint.rundir import CONFIG_COPY, MODEL_FILES, RunDirectory, named_run
 from minitx.compute import choose_compute
 from minitx.config import RunConfig, TrainConfig
 from minitx.config.overrides import Overrides
@@ -28,7 +28,7 @@ from minitx.corpus.encoded import DESCRIPTION, describe_change, kept_split, read
 from minitx.engine import choose_engine
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.tokenizer import Tokenizer
-from minitx.training.logging.metrics_file import read_metrics
+from minitx.training.logging.metrics_file import read_metrics, require_metrics
 from minitx.training.observer import Observers, Phase, TrainingObserver
 from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
@@ -80,7 +80,7 @@ def resume(request: ResumeRequest, observers: Sequence[TrainingObserver]) -> Fin
     told = Observers(observers)
     with StopRequest() as stop:
         run = RunDirectory.open(request.run)
-        _refuse_older_checkpoint(run, request.run)
+        _refuse_older_checkpoint(run, request.run and named_run(request.run))
         fix = f"The run is as it was; go on with: minitx resume {shlex.quote(str(run.path))}"
         with interrupted_before_steps(stop, fix), run.lock():
             run.clear_leftovers()
@@ -95,6 +95,7 @@ def resume(request: ResumeRequest, observers: Sequence[TrainingObserver]) -> Fin
 
 
 def _open_session(run: RunDirectory, request: ResumeRequest) -> Session:
+    require_metrics(run.metrics_file)
     checkpoint = run.usable_checkpoint("last", required=RESUME_FILES)
     config = run.read_config()
     state = read_state(checkpoint)
@@ -174,7 +175,7 @@ def _corpus(
     run: RunDirectory, config: RunConfig, tokenizer: Tokenizer, checkpoint: Path, changed_ok: bool
 ) -> EncodedCorpus:
     noted = read_description(checkpoint)
-    if noted.tokenizer_digest != tokenizer.digest:
+    if not tokenizer.has_digest(noted.tokenizer_digest):
         raise DamagedFileError(
             f"{checkpoint} was trained on a corpus encoded with another tokenizer", USE_ANOTHER
         )
@@ -196,7 +197,7 @@ def _corpus(
         return changed
     try:
         kept = load_encoded(run.data)
-        if kept.tokenizer_digest != tokenizer.digest or kept.digest != noted.digest:
+        if not tokenizer.has_digest(kept.tokenizer_digest) or kept.digest != noted.digest:
             other = "tokenizer" if kept.digest == noted.digest else "text"
             raise DamagedFileError(
                 f"{run.data} was encoded with another {other} than the checkpoint was trained on",
@@ -241,8 +242,6 @@ def _refuse_older_checkpoint(run: RunDirectory, named: Path | None) -> None:
 
 
 def _has_end(run: RunDirectory, step: int) -> bool:
-    if not run.metrics_file.is_file():
-        return False
     return any(
         record["kind"] == "end" and record["step"] == step and record.get("reason") != "interrupted"
         for record in read_metrics(run.metrics_file)

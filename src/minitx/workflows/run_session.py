@@ -46,20 +46,16 @@ def run_session(
             compute.device,
         )  # fmt: skip
         batches = stack.enter_context(prefetched)
-        corpus, told = session.corpus, [*observers]
+        corpus = session.corpus
+        told = _observers(session, observers, stack)
         observer = Observers(told)
         detector = LiveDiagnosis(
             model, config, compute, batches, corpus.train_ids, corpus.holdout_ids, observer
         )
         good_states = restore_detector(session, optimizer, detector)
+        # This cuts the file, so it is the last that may refuse.
+        told.insert(len(observers), _logger("metrics", session, stack))
         session = session.committed()
-        # Those that were given, the loggers of the run, and those that see every run.
-        for name in ("metrics", *session.loggers):
-            told.append(LOGGERS.get(name)(session.run.path, session.state.step))
-            stack.callback(told[-1].close)
-        for name in OBSERVERS.names():
-            told.append(OBSERVERS.get(name)())
-            stack.callback(told[-1].close)
         trainer = Trainer(
             model=model,
             optimizer=optimizer,
@@ -87,6 +83,23 @@ def _finish(writer: CheckpointWriter) -> Callable[..., None]:
             writer.wait()
 
     return finish
+
+
+def _observers(
+    session: Session, given: Sequence[TrainingObserver], stack: contextlib.ExitStack
+) -> list[TrainingObserver]:
+    # Those that were given, loggers that were asked for, and those that see every run.
+    observers = [*given, *(_logger(name, session, stack) for name in session.loggers)]
+    for name in OBSERVERS.names():
+        observers.append(OBSERVERS.get(name)())
+        stack.callback(observers[-1].close)
+    return observers
+
+
+def _logger(name: str, session: Session, stack: contextlib.ExitStack) -> TrainingObserver:
+    logger = LOGGERS.get(name)(session.run.path, session.state.step)
+    stack.callback(logger.close)
+    return logger
 
 
 def _hooks(session: Session, saver: SessionSaver, stop: StopRequest) -> RunHooks:

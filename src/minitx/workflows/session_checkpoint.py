@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from minitx.checkpoint.huggingface import model_files
-from minitx.checkpoint.rundir import CONFIG_COPY, config_bytes
+from minitx.checkpoint.rundir import CONFIG_COPY
 from minitx.checkpoint.weights import model_tensors, require_sound_header
 from minitx.checkpoint.writer import CheckpointWriter, Snapshot
 from minitx.config import TrainConfig
+from minitx.config.toml import config_bytes
 from minitx.corpus.encoded import DESCRIPTION
 from minitx.errors import DamagedFileError
 from minitx.files import describe_damage, json_bytes, read_bounded, read_json

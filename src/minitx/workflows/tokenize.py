@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 
-from minitx.checkpoint.rundir import resolve_checkpoint
+from minitx.checkpoint.rundir import named_run, resolve_checkpoint, use_checkpoint
 from minitx.config import DataConfig, TokenizeRequest
 from minitx.config.overrides import Overrides
 from minitx.corpus import Split, read_corpus, split_corpus
@@ -131,15 +131,16 @@ def tokenize(request: TokenizeRequest, stdin: TextIO) -> Tokenized:
         if request.corpus:
             corpus = read_corpus(request.corpus, stdin.buffer)
             parts = {corpus.name: tokenization(tokenizer, corpus.text, "replace")}
-    if request.out is not None:
-        tokenizer.save(request.out)
+    decoded = None
     if request.decode is not None:
         ids = parse_ids(_piped(stdin) if request.decode == "-" else request.decode)
-        return Tokenized(tokenizer, parts, (ids, tokenizer.decode(ids)))
-    text = _piped(stdin) if request.text is None and not parts else request.text
-    if text is not None:
+        decoded = (ids, tokenizer.decode(ids))
+    elif request.text is not None or not parts:
+        text = _piped(stdin) if request.text is None else request.text
         parts = {"text": tokenization(tokenizer, text)}
-    return Tokenized(tokenizer, parts)
+    if request.out is not None:
+        tokenizer.save(request.out)
+    return Tokenized(tokenizer, parts, decoded)
 
 
 def _piped(stdin: TextIO) -> str:
@@ -175,9 +176,9 @@ def open_tokenizer(path: Path | None) -> Tokenizer:
     Raises:
         BadInputError: there is none.
     """
-    if path is not None and (path / "tokenizer.json").is_file():
-        return load_tokenizer(path)
-    return load_tokenizer(resolve_checkpoint(path, "last"))
+    if path is not None and (named_run(path) / "tokenizer.json").is_file():
+        return load_tokenizer(named_run(path))
+    return use_checkpoint(lambda: resolve_checkpoint(path, "last"), load_tokenizer)
 
 
 def tokenization(tokenizer: Tokenizer, text: str, unknown: Unknown = "error") -> Tokenization:

@@ -31,22 +31,15 @@ class GenerationScreen:
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._console = Console(file=out, highlight=False, soft_wrap=True)
-        self._prompt = ""
 
-    def began(self, prompt: str) -> None:
-        """Keep the prompt until the first piece comes, so that an error stands alone."""
-        self._prompt = prompt
-
-    def piece(self, text: str) -> None:
-        """Print the next piece of a text, behind its prompt."""
-        if self._prompt:
-            self._console.print(Text(visible(self._prompt), style="dim"), end="")
-            self._prompt = ""
-        self._console.print(Text(visible(text)), end="")
-        self._out.flush()
-
-    def ended(self) -> None:
-        """End the line of a text."""
+    def stream(self, prompt: str, pieces: Iterable[str]) -> None:
+        """Print a text as it comes, behind its prompt."""
+        # Not before the first piece, so that an error stands alone.
+        before = Text().append(visible(prompt), "dim")
+        for piece in pieces:
+            self._console.print(before + Text(visible(piece)), end="")
+            self._out.flush()
+            before = Text()
         self.message("\n")
 
     def message(self, text: str) -> None:
