@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import time
 from collections import deque
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from minitx.compute import Compute
 from minitx.config import TrainConfig
 from minitx.engine import loss_function
 from minitx.errors import InstabilityError, InterruptedRunError
+from minitx.files import shell_word
 from minitx.model import Transformer
 from minitx.training.anomalies import Anomaly, AnomalyDetector
 from minitx.training.batches import Batches
@@ -316,6 +316,7 @@ class Trainer:
                 train_loss=state.train_loss,
                 holdout_loss=measured.loss,
                 holdout_bits_per_byte=measured.bits_per_byte,
+                holdout_tokens=measured.n_tokens,
                 is_best=is_best,
                 sample=sample,
                 sample_prompt=prompt,
@@ -345,14 +346,14 @@ class Trainer:
         )
         raise InterruptedRunError(
             f"stopped after step {self.state.step:,} of {self.state.steps:,}, which is saved",
-            f"Go on with: minitx resume {shlex.quote(str(self.hooks.run))}",
+            f"Go on with: minitx resume {shell_word(self.hooks.run)}",
             number,
         )
 
     def _end(self, reason: str) -> RunEnd:
         final, hooks = self.state.holdout_loss, self.hooks
         if not hooks.closes_with_evaluation:
-            is_whole = hooks.n_closing == hooks.n_holdout
+            is_whole = hooks.n_closing >= hooks.n_holdout - 1
             part = "the whole" if is_whole else f"{hooks.n_closing:,} tokens of the"
             self.observer.observe(Phase(f"scoring {part} holdout"))
             try:
@@ -376,6 +377,7 @@ class Trainer:
             elapsed_seconds=self._clock.elapsed(),
             tokens=state.tokens,
             final_holdout_tokens=n_scored if self.hooks.n_holdout else 0,
+            best_holdout_tokens=self.hooks.n_scored if self.hooks.n_holdout else None,
         )
 
     def _is_due(self, every: int) -> bool:

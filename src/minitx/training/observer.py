@@ -26,7 +26,9 @@ def perplexity(loss: float) -> float:
 
 
 E = TypeVar("E", bound="TrainingEvent")
-_FROM_JSON: dict[str, Callable[[Any], Any]] = {"int": int, "float": float, "str": str, "bool": bool}
+_FROM_JSON: dict[str, Callable[[Any], Any]] = {
+    "int": int, "int | None": int, "float": float, "str": str, "bool": bool,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,11 @@ class TrainingEvent:
     logged: ClassVar[tuple[str, ...]] = ()
 
     def to_line(self) -> dict[str, Any]:
-        """As a line of `metrics.jsonl` has it."""
+        """As a line of `metrics.jsonl` has it: without what is None, which is not known."""
         names = self.logged or tuple(field.name for field in dataclasses.fields(self))
-        return {"kind": self.kind, **{name: getattr(self, name) for name in names}}
+        values = {name: getattr(self, name) for name in names}
+        known = {name: value for name, value in values.items() if value is not None}
+        return {"kind": self.kind, **known}
 
     @classmethod
     def from_line(cls: type[E], line: Mapping[str, Any]) -> E:
@@ -59,7 +63,7 @@ class TrainingEvent:
             TypeError, ValueError: another version wrote it, and something is missing.
         """
         fields = {field.name: field.type for field in dataclasses.fields(cls)}
-        values = {name: line[name] for name in fields if name in line}
+        values = {name: line[name] for name in fields if line.get(name) is not None}
         return cls(**{name: _FROM_JSON[str(fields[name])](values[name]) for name in values})
 
     @property
@@ -194,13 +198,14 @@ class EvaluationReport(TrainingEvent):
     Attributes:
         train_loss: mean since the evaluation before.
         holdout_bits_per_byte: the holdout loss in bits per byte of its text.
+        holdout_tokens: of the holdout that were scored; None where that was not noted.
         sample: a short continuation of `sample_prompt` drawn from the model; empty for none.
     """
 
     kind = "evaluation"
     logged = (
         "step", "train_loss", "holdout_loss", "holdout_perplexity", "holdout_bits_per_byte",
-        "is_best", "sample_prompt", "sample",
+        "is_best", "sample_prompt", "sample", "holdout_tokens",
     )  # fmt: skip
 
     step: int
@@ -210,6 +215,7 @@ class EvaluationReport(TrainingEvent):
     is_best: bool
     sample: str
     sample_prompt: str
+    holdout_tokens: int | None = None
 
     @property
     def holdout_perplexity(self) -> float:
@@ -261,15 +267,15 @@ class RunEnd(TrainingEvent):
 
     Attributes:
         reason: ``finished``, ``early-stopping`` or ``interrupted``.
-        best_step, best_holdout_loss: of the best checkpoint.
-        final_holdout_loss: after the last step, of about `final_holdout_tokens`.
+        best_step, best_holdout_loss: of the best checkpoint, on `best_holdout_tokens`.
+        final_holdout_loss: after the last step, on `final_holdout_tokens`.
         tokens: trained on.
     """
 
     kind = "end"
     logged = (
         "step", "reason", "best_step", "best_holdout_loss", "final_holdout_loss",
-        "final_holdout_tokens", "tokens", "timing",
+        "final_holdout_tokens", "best_holdout_tokens", "tokens", "timing",
     )  # fmt: skip
 
     step: int
@@ -280,6 +286,7 @@ class RunEnd(TrainingEvent):
     elapsed_seconds: float
     tokens: int
     final_holdout_tokens: int
+    best_holdout_tokens: int | None = None
 
 
 class TrainingObserver:

@@ -14,13 +14,13 @@ from typing import BinaryIO
 
 import torch
 
-from minitx.checkpoint.new_run import RUNS
+from minitx.checkpoint.new_run import RUNS, require_name
 from minitx.checkpoint.rundir import RunDirectory
 from minitx.compute import Compute, choose_compute, matmul_rate
 from minitx.config import DataConfig, RunConfig, TokenizerConfig
 from minitx.config.checks import require_range
 from minitx.config.overrides import Overrides
-from minitx.config.toml import build
+from minitx.config.toml import build, dump_toml
 from minitx.config.train_config import MOST_THREADS
 from minitx.corpus import (
     EncodedCorpus,
@@ -31,7 +31,7 @@ from minitx.corpus import (
     split_corpus,
 )
 from minitx.engine import choose_engine, plan_engine
-from minitx.errors import BadInputError
+from minitx.errors import BadInputError, InstabilityError, RunLockedError
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from minitx.training.memory import Workload, free_memory, require_memory
@@ -95,6 +95,10 @@ def train(
         )
         told.observe(Phase("reading the corpus"))
         data = build(DataConfig, request.data, "data")
+        # What can't be noted is refused before time is spent on it.
+        dump_toml({"data": data})
+        if request.out is not None:
+            require_name(request.out)
         corpus = read_corpus(data.corpus, stdin)
         split = split_corpus(corpus, data)
         require_holdout(request.train.get("early_stopping", 0), len(split.holdout))
@@ -131,9 +135,10 @@ def train(
                 )
                 told.observe(Phase(""))
                 end = run_session(session, observers, stop)
-        except (BadInputError, KeyboardInterrupt):
-            # A run that never began is not worth a directory; one with a checkpoint is kept.
-            if not run.steps():
+        except BaseException as error:
+            # A run that never began is not worth a directory; one with a checkpoint is kept, and
+            # one that went wrong has something to look at.
+            if not run.steps() and not isinstance(error, (InstabilityError, RunLockedError)):
                 shutil.rmtree(run.path, ignore_errors=True)
             raise
     return FinishedRun(run.path, end)

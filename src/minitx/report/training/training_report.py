@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import shlex
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from minitx.report.terminal.curve import LossSeries, Point
-from minitx.report.terminal.printable import run_path, visible
+from minitx.report.terminal.printable import run_path, run_word, visible
 from minitx.report.terminal.units import count, duration, fixed
+from minitx.training.history import read_history
 from minitx.training.logging.metrics_file import read_metrics
 from minitx.training.observer import (
     EvaluationReport,
@@ -23,7 +22,6 @@ from minitx.training.observer import (
     RunEnd,
     RunStart,
     StepReport,
-    TrainingEvent,
     TrainingObserver,
     perplexity,
 )
@@ -38,7 +36,6 @@ class TrainingRecord(TrainingObserver):
         train: losses of the logged steps, thinned.
         evaluations: all of them; a resumed run starts with those of its `metrics.jsonl`.
         events: the newest event of each name, the most recent last, with how often it came.
-        changes: counts what was told, so that a view knows when to draw anew.
     """
 
     def __init__(self) -> None:
@@ -48,20 +45,19 @@ class TrainingRecord(TrainingObserver):
         self.evaluations: list[EvaluationReport] = []
         self.events: dict[str, tuple[Event, int]] = {}
         self.end: RunEnd | None = None
-        self.changes = 0
-
-    def observe(self, event: TrainingEvent) -> None:
-        """Count what is told."""
-        self.changes += 1
-        super().observe(event)
 
     def on_start(self, start: RunStart) -> None:
         """Remember the run; if it is resumed, read what happened before."""
         self.start = start
         if start.first_step:
-            for record in read_metrics(start.run / "metrics.jsonl"):
-                if record["step"] <= start.first_step:
-                    self._recall(record)
+            before = read_history(
+                record
+                for record in read_metrics(start.run / "metrics.jsonl")
+                if record["step"] <= start.first_step
+            )
+            for step, loss in zip(before.steps.step, before.steps.columns["loss"], strict=True):
+                self.train.add(int(step), float(loss))
+            self.evaluations += before.evaluations
 
     def on_step(self, report: StepReport) -> None:
         """Add to the curve."""
@@ -80,14 +76,6 @@ class TrainingRecord(TrainingObserver):
     def on_end(self, end: RunEnd) -> None:
         """Remember how it ended."""
         self.end = end
-
-    def _recall(self, line: dict[str, Any]) -> None:
-        # A line written by another version may lack a key: then it is not shown.
-        with contextlib.suppress(KeyError, ValueError, TypeError):
-            if line["kind"] == "step":
-                self.train.add(line["step"], float(line["loss"]))
-            elif line["kind"] == "evaluation":
-                self.evaluations.append(EvaluationReport.from_line(line))
 
     @property
     def last_step(self) -> int:
@@ -109,7 +97,7 @@ class TrainingRecord(TrainingObserver):
 
 def title_line(start: RunStart, width: int) -> Text:
     """Name the run and, as far as they fit, what is trained where."""
-    line = Text().append(visible(run_path(start.run)), "bold")
+    line = Text().append(run_path(start.run), "bold")
     for fact in (
         f"{count(start.n_parameters)} parameters",
         f"{start.device}, {start.dtype}",
@@ -273,15 +261,24 @@ def summary_lines(end: RunEnd, n_holdout: int = 0) -> list[str]:
         f"{ending} at step {end.step:,}",
         f"training time      {duration(end.elapsed_seconds)}, {count(end.tokens)} tokens",
     ]
+    last, best = end.final_holdout_tokens, end.best_holdout_tokens or 0
+    # Losses over other tokens don't compare, so that each says which.
+    differ = best > 0 and last != best
     if math.isfinite(end.final_holdout_loss):
-        last = _loss_and_perplexity(end.final_holdout_loss)
-        if 0 < end.final_holdout_tokens < n_holdout:
-            last += f", on {count(end.final_holdout_tokens)} of {count(n_holdout)} tokens"
-        lines.append(f"last holdout loss  {last}")
+        loss = _loss_and_perplexity(end.final_holdout_loss)
+        lines.append(f"last holdout loss  {loss}{_scored(last, n_holdout, differ)}")
     if math.isfinite(end.best_holdout_loss):
-        best = _loss_and_perplexity(end.best_holdout_loss)
-        lines.append(f"best holdout loss  {best}, at step {end.best_step:,}")
+        loss = _loss_and_perplexity(end.best_holdout_loss)
+        part = _scored(best, n_holdout, differ)
+        lines.append(f"best holdout loss  {loss}{part}, at step {end.best_step:,}")
     return lines
+
+
+def _scored(n_tokens: int, n_holdout: int, always: bool) -> str:
+    # All but the first token can be scored, which has no context.
+    if 0 < n_tokens < n_holdout - 1:
+        return f", on {count(n_tokens)} of {count(n_holdout)} tokens"
+    return f", on all {count(n_tokens)} tokens" if always else ""
 
 
 def _loss_and_perplexity(loss: float) -> str:
@@ -330,7 +327,7 @@ def next_steps(
     Only those that work with it are given. The first words of `prompt` are used, a text that the
     run's tokenizer knows; `steps` are those to offer for `resume`, None writes ``N``.
     """
-    run, start = shlex.quote(run_path(run_dir)), shlex.quote(_short(prompt))
+    run, start = run_word(run_dir), shlex.quote(_short(prompt))
     replaced = " --unknown replace" if has_unknown else ""
     commands = {
         f"minitx generate {run} --prompt {start} --top-k 40": has_prompt,
