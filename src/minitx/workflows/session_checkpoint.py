@@ -137,7 +137,7 @@ def _damage_told(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DamagedFileError(f"{path} can't be read ({error.strerror})", USE_ANOTHER) from None
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DamagedFileError(f"{path} can't be used: {error}", USE_ANOTHER) from None
 
 
