@@ -20,6 +20,7 @@ from minitx.report.training.training_live import LiveTrainingView
 from minitx.report.training.training_plain import PlainTrainingView
 from minitx.report.training.training_report import (
     TrainingRecord,
+    event_lines,
     latest_evaluations,
     sample_lines,
     spread_evaluations,
@@ -606,6 +607,17 @@ def test_a_resumed_run_starts_with_its_earlier_curve(tmp_path):
     gone = TrainingRecord()
     gone.on_start(start_report(first_step=5, run=str(tmp_path / "missing")))
     assert gone.evaluations == []
+
+
+def test_what_a_budget_decides_is_one_quiet_line():
+    record = TrainingRecord()
+    for step in (6, 9, 12):
+        record.observe(Event(step, "steps-settled", "info", f"{step + 5} steps fit the budget"))
+    record.observe(Event(20, "loss-spike", "warning", "the loss rose", "Lower the rate"))
+    console = Console(file=io.StringIO(), width=80)
+    lines = [line.plain for line in event_lines(record.events.values(), console, 80, 20)]
+    assert lines[0] == "at step 12 (3 times): 17 steps fit the budget"
+    assert lines[1].startswith("warning loss-spike at step 20: the loss rose")
 
 
 def test_tables_keep_the_best_in_view():
