@@ -587,6 +587,16 @@ def test_plain_output_to_a_reader_that_went_away():
 # The record and its parts
 
 
+def test_what_is_no_problem_is_said_in_one_quiet_line():
+    record = TrainingRecord()
+    for step in range(20, 120, 20):
+        record.on_event(Event(step, "steps-settled", "info", f"{step + 20} steps fit the budget"))
+    console = Console(file=io.StringIO(), width=60)
+    (line,) = event_lines(record.events.values(), console, 60, 9)
+    assert line.plain == "at step 100 (5 times): 120 steps fit the budget"
+    assert str(line.style) == "dim"
+
+
 def test_a_resumed_run_starts_with_its_earlier_curve(tmp_path):
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
     for step in range(1, 31):
@@ -607,17 +617,6 @@ def test_a_resumed_run_starts_with_its_earlier_curve(tmp_path):
     gone = TrainingRecord()
     gone.on_start(start_report(first_step=5, run=str(tmp_path / "missing")))
     assert gone.evaluations == []
-
-
-def test_what_a_budget_decides_is_one_quiet_line():
-    record = TrainingRecord()
-    for step in (6, 9, 12):
-        record.observe(Event(step, "steps-settled", "info", f"{step + 5} steps fit the budget"))
-    record.observe(Event(20, "loss-spike", "warning", "the loss rose", "Lower the rate"))
-    console = Console(file=io.StringIO(), width=80)
-    lines = [line.plain for line in event_lines(record.events.values(), console, 80, 20)]
-    assert lines[0] == "at step 12 (3 times): 17 steps fit the budget"
-    assert lines[1].startswith("warning loss-spike at step 20: the loss rose")
 
 
 def test_tables_keep_the_best_in_view():
