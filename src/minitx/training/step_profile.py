@@ -164,8 +164,10 @@ def profile_steps(
     parts = tuple(
         PartTime(
             part,
-            *(timeline.seconds[part, direction] / steps for direction in get_args(Direction)),
-            flops=flops.get(part, 0.0),
+            timeline.seconds[part, "forward"] / steps,
+            timeline.seconds[part, "backward"] / steps,
+            timeline.seconds[part, "step"] / steps,
+            flops.get(part, 0.0),
         )
         for part in PARTS
     )
