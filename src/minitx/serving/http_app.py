@@ -332,7 +332,8 @@ def _as_api_error(error: Exception, scope: Scope) -> APIError:
         return error
     if isinstance(error, HTTPException):
         if error.status_code == 405:
-            return APIError(405, "This path does not answer to that method.")
+            allow = (error.headers or {}).get("Allow")
+            return APIError(405, "This path does not answer to that method.", allow=allow)
         if scope["path"] == "/v1/chat/completions":
             return APIError(404, "This model continues text and does not chat: /v1/completions")
         return APIError(404, "There is nothing at this path. Completions are at /v1/completions")

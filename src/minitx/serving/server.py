@@ -22,6 +22,7 @@ from minitx.training.signals import StopRequest
 
 _TICK = 0.05
 _SEND_BUFFER = 1 << 16
+_BACKLOG = 512
 _CLOSING_SECONDS = 2
 _KEEP_ALIVE_SECONDS = 15
 
@@ -100,7 +101,7 @@ def listen(host: str, port: int) -> socket.socket:
         # Small, so that what a slow client has not read counts against its limit soon.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         listening.bind(address)
-        listening.listen(1024)
+        listening.listen(_BACKLOG)
     except OSError as error:
         listening.close()
         raise BadInputError(
@@ -133,6 +134,8 @@ def run(listening: Listening, screen: Screen, stop: ServerStop) -> ExitReport:
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
+                # As many are accepted at once, before those beyond the limit are closed.
+                backlog=_BACKLOG,
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=_CLOSING_SECONDS,
             )
