@@ -28,7 +28,7 @@ from minitx.cli.resume_command import resume
 from minitx.cli.serve_command import serve
 from minitx.cli.tokenize_command import tokenize
 from minitx.cli.train_command import train
-from minitx.errors import MinitxError
+from minitx.errors import MinitxError, as_sentence
 from minitx.report.terminal.printable import visible
 
 # A full disk or quota (Windows has none), the largest file allowed, a terminal that is gone.
@@ -134,8 +134,7 @@ def _usage_message(error: Exception) -> str | None:
     if type(error).__name__ == "NoArgsIsHelpError":
         sys.stdout.write(context.get_help() + "\n" if context is not None else "")
         return "no command was given. Choose one of the commands above"
-    what = " ".join(str(describe()).split()).rstrip(".")
-    return f"{what}. See {command} --help"
+    return f"{as_sentence(' '.join(str(describe()).split()))} See {command} --help"
 
 
 def _system_message(error: Exception) -> str | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minitx.config.checks import parse_bias, require
+from minitx.config.checks import parse_bias, require, require_range
 from minitx.config.options import (
     COUNT,
     COUNT_OR_NONE,
@@ -19,6 +19,8 @@ from minitx.config.options import (
     Config,
     option,
 )
+
+_LARGEST_BIAS = 1e9
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class SamplingConfig(Config):
     )
     temperature: float = option(
         0.8, "Below 1 less random, above 1 more, 0 the most likely token each time.", DRAWING,
-        (0.0, 100.0), details="Logits are divided by it.",
+        (0.0, 100.0), details="Logits are divided by it; below 0.00001 it counts as 0.",
     )
     top_k: int | None = option(None, "Keep only the k most likely tokens.", DRAWING, (1, 2**24))
     top_p: float = option(
@@ -76,6 +78,16 @@ class SamplingConfig(Config):
         details="Every draw follows from it, the sample's index and the position alone.",
     )
     # fmt: on
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is taken: a logit over a smaller temperature is infinite."""
+        return self.temperature < 1e-5
+
+    def check(self) -> None:
+        """Refuse a bias that would make a logit infinite or NaN."""
+        for value in self.logit_bias.values():
+            require_range("logit_bias", value, -_LARGEST_BIAS, _LARGEST_BIAS)
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,8 @@ def beam_search(
                 steps[:, tokenizer.unknown_id] = -torch.inf
             candidates = (totals[:, None] + steps).flatten()
             kept = int(min(beams, int((candidates > -torch.inf).sum())))
+            if not kept:
+                raise BadInputError("the model gives NaN logits", "Use another checkpoint")
             totals, best = candidates.topk(kept)
             rows = (best // vocab_size).tolist()
             tokens = (best % vocab_size).tolist()

@@ -26,15 +26,16 @@ class Row:
     Args:
         prompt_ids: at least one, at most the context.
         config: how to draw; `num_samples` is ignored.
-        sample: which continuation of its prompt; the draws follow from it, the seed and the
-            position.
+        sample: its position among all that are asked for at once; the draws follow from it, the
+            seed and the token's position.
         record: note a `Chosen` of each token.
 
     Attributes:
         ids, stream, chosen: the new tokens, their text, and their records if asked for.
         piece: text that is certain since its newest token; may be empty.
         finish_reason: `stop`, `length`, or None while it goes on.
-        forced: tokens of required strings that are still to be written.
+        failure: what ended it instead.
+        forced: the tokens of required strings that it ends with; empty while there is other room.
         counts: how often the text has each token, `(vocab_size,)`; None if no setting asks.
         distribution: equal for rows whose logits are reshaped alike.
         plain: temperature and top-k are all that shapes its distribution.
@@ -51,6 +52,7 @@ class Row:
     chosen: list[Chosen] = field(default_factory=list, init=False)
     piece: str = field(default="", init=False)
     finish_reason: str | None = field(default=None, init=False)
+    failure: Exception | None = field(default=None, init=False)
     forced: list[int] = field(default_factory=list, init=False)
     counts: Tensor | None = field(default=None, init=False)
     distribution: Hashable = field(init=False)

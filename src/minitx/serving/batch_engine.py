@@ -18,7 +18,7 @@ from typing import cast
 import torch
 
 from minitx.config import Limits, SamplingConfig
-from minitx.errors import BadInputError
+from minitx.errors import BadInputError, as_sentence
 from minitx.generation import Row, TextBatch
 from minitx.model import Transformer
 from minitx.serving.api_errors import APIError, broken, stopping
@@ -144,7 +144,7 @@ class Engine:
                 began = time.perf_counter()
                 rows = self._batch.step()
                 self._metrics.step(time.perf_counter() - began, len(rows))
-                self._send(map(self._update, rows))
+                self._send(map(self._told, rows))
         except Exception:
             _log.exception("a step failed; the requests in it are answered with 500")
             lost = {choice.job for choice in (*self._running, *joining)}
@@ -152,8 +152,7 @@ class Engine:
             self._batch.clear()
             self._forget(lost)
             self._send(Update(job, failure=broken()) for job in lost)
-            # One bad request must not end the service; a broken model raises here, and does.
-            self._batch.add([Row([0], SamplingConfig(max_new_tokens=1))])
+            self._require_working_model()
 
     def _take_from_queue(self) -> list[Choice]:
         # From the front: as many as there are slots for, and as one pass should read.
@@ -180,25 +179,51 @@ class Engine:
             job, request = choice.job, choice.job.request
             if job in refused:
                 continue
-            if request.echo and request.logprobs is not None:
-                ids = choice.prompt_ids
-                tokens = prompt_tokens(self.model, self.tokenizer, ids, choice.echoed)
-                updates.append(Update(job, choice.index, tokens=tokens))
-            if request.max_tokens == 0:
-                updates.append(Update(job, choice.index, finish_reason="length"))
-                continue
             try:
+                if request.echo and request.logprobs is not None:
+                    ids = choice.prompt_ids
+                    tokens = prompt_tokens(self.model, self.tokenizer, ids, choice.echoed)
+                    updates.append(Update(job, choice.index, tokens=tokens))
+                if request.max_tokens == 0:
+                    updates.append(Update(job, choice.index, finish_reason="length"))
+                    continue
                 self._batch.check(choice)
-            except BadInputError as error:
+            except Exception as error:
                 refused.add(job)
-                updates.append(Update(job, failure=APIError(400, f"{error.what}.")))
+                if isinstance(error, BadInputError):
+                    updates.append(Update(job, failure=APIError(400, as_sentence(error.what))))
+                else:
+                    updates.append(_failed(job, error))
                 continue
             rows.append(choice)
         self._forget(refused)
-        added = self._batch.add([choice for choice in rows if choice.job not in refused])
+        added = self._add([choice for choice in rows if choice.job not in refused])
         self._metrics.tokens(len(added))
-        updates += map(self._update, added)
+        updates += map(self._told, added)
         return updates
+
+    def _add(self, rows: Sequence[Row]) -> list[Row]:
+        try:
+            return self._batch.add(rows)
+        except Exception as error:
+            if len(rows) == 1:
+                rows[0].failure = error
+                self._require_working_model()
+                return list(rows)
+            # The others join as if that one were not beside them.
+            return [row for index in range(len(rows)) for row in self._add(rows[index : index + 1])]
+
+    def _require_working_model(self) -> None:
+        # One bad request must not end the service; a broken model raises here, and does.
+        self._batch.add([Row([0], SamplingConfig(max_new_tokens=1))])
+
+    def _told(self, row: Row) -> Update:
+        try:
+            if row.failure is not None:
+                raise row.failure
+            return self._update(row)
+        except Exception as error:
+            return _failed(cast(Choice, row).job, error)
 
     def _update(self, row: Row) -> Update:
         choice = cast(Choice, row)
@@ -241,3 +266,8 @@ class Engine:
         self._batch.clear()
         self._active = 0
         self._deliver([Update(job, failure=failure) for job in jobs])
+
+
+def _failed(job: Job, error: Exception) -> Update:
+    _log.error("a request failed, and was answered with 500", exc_info=error)
+    return Update(job, failure=broken())

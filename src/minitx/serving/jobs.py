@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from minitx.errors import BadInputError
+from minitx.errors import BadInputError, as_sentence
 from minitx.generation import Row
 from minitx.generation.filters import check_settings
 from minitx.model import Transformer
@@ -140,9 +140,9 @@ def make_job(
         raise APIError(400, _sentence(error.what)) from None
     job = Job(request, sum(map(len, ids)))
     for index in range(request.n_choices):
-        number, sample = divmod(index, request.n)
-        prompt, record = request.prompts[number], request.logprobs is not None
-        choice = Choice(ids[number], request.sampling, sample, record, job=job, index=index)
+        number, record = index // request.n, request.logprobs is not None
+        prompt = request.prompts[number]
+        choice = Choice(ids[number], request.sampling, index, record, job=job, index=index)
         if request.echo:
             choice.echoed = prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
         job.choices.append(choice)
@@ -192,4 +192,4 @@ def _longest_token(tokenizer: Tokenizer) -> int:
 
 
 def _sentence(what: str) -> str:
-    return f"{what[:1].upper()}{what[1:]}."
+    return as_sentence(what[:1].upper() + what[1:])

@@ -107,4 +107,5 @@ def in_batches(
         BadInputError: as in `sample`, after the results before it.
     """
     for start in range(0, len(prompts), size):
-        yield from model.sample(prompts[start : start + size], config, record_probabilities=True)
+        turn = prompts[start : start + size]
+        yield from model.sample(turn, config, record_probabilities=True, first=start)

@@ -113,7 +113,7 @@ def changed(config: SamplingConfig, line: str) -> SamplingConfig:
     name = key.replace("_", "-")
     if key not in _SETTINGS:
         near = difflib.get_close_matches(key, _SETTINGS, n=1)
-        fix = f"Did you mean /{near[0].replace('_', '-')}" if near else "See /settings"
+        fix = f"Did you mean /{near[0].replace('_', '-')}?" if near else "See /settings"
         raise BadInputError(f"there is no setting /{name}", fix)
     if not value:
         return config

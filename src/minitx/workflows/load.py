@@ -52,9 +52,12 @@ class LoadedModel:
         config: SamplingConfig,
         on_text: OnText | None = None,
         record_probabilities: bool = False,
+        first: int = 0,
     ) -> list[Generation]:
         """Continue texts: see `minitx.generation.generate`."""
-        return generate(self.model, self.tokenizer, prompts, config, on_text, record_probabilities)
+        return generate(
+            self.model, self.tokenizer, prompts, config, on_text, record_probabilities, first
+        )
 
     def beam_search(self, prompt: str, beams: int, max_new_tokens: int) -> list[Generation]:
         """Find the most likely continuations: see `minitx.generation.beam.beam_search`."""
