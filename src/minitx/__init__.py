@@ -20,8 +20,8 @@ from minitx.errors import (
     MinitxError,
     RunLockedError,
 )
+from minitx.shown import Shown as _Shown
 from minitx.shown import Views as _Views
-from minitx.shown import show_with as _show_with
 
 __all__ = [
     "BadInputError",
@@ -61,4 +61,4 @@ def _views() -> _Views:
 
 
 # The package is the top floor: it tells results, which know no view, how they are shown.
-_show_with(_views)
+_Shown.views = _views

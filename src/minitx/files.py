@@ -148,6 +148,24 @@ def json_bytes(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode()
 
 
+def possible_path(path: Path) -> Path:
+    """The same path, there or not.
+
+    Raises:
+        BadInputError: no file can have it, or it lies where this user may not look.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        name = str(path)
+        shown = name if len(name) <= 200 else f"{name[:60]}… of {len(name):,} characters"
+        reason = describe_damage(error)
+        raise BadInputError(f"{shown} can't be looked up ({reason})", "Name another file") from None
+    return path
+
+
 def describe_damage(error: Exception) -> str:
     """What is wrong with a file, from the error that reading or parsing it raised."""
     if isinstance(error, OSError):

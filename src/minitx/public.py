@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,11 +13,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from minitx.checkpoint.new_run import RUNS
 from minitx.config import EvaluationSettings, SamplingConfig
-from minitx.config.overrides import config_from_options, merged, tables_from_options
-from minitx.errors import BadInputError
+from minitx.config.overrides import (
+    config_from_options,
+    merged,
+    require_known,
+    tables_from_options,
+)
 from minitx.evaluation.holdout_figures import HoldoutReport
+from minitx.files import possible_path
 from minitx.generation import stream
 from minitx.inspection.attention_maps import AttentionMaps, read_attention, require_fits
 from minitx.model import evaluating
@@ -108,7 +111,7 @@ class Model(LoadedModel):
         settings = EvaluationSettings(
             context, stride, max_tokens, baselines, quick, unknown=unknown
         )
-        source = None if text is None else str(text)
+        source = None if text is None else str(_path(text))
         if not progress:
             return evaluate_model(self, source, settings)
         with EvaluationProgress(sys.stderr) as shown:
@@ -162,7 +165,7 @@ def load(
         BadInputError: there is no such run, or an option can't be used.
         DamagedFileError: the checkpoint is damaged.
     """
-    loaded = open_model(_run_path(path), checkpoint, device, dtype, quantize)
+    loaded = open_model(_path(path), checkpoint, device, dtype, quantize)
     return Model(loaded.directory, loaded.model, loaded.tokenizer)
 
 
@@ -192,11 +195,11 @@ def train(
     """
     if corpus:
         options["corpus"] = corpus
-    tables = merged(None if config is None else Path(config), tables_from_options(**options))
+    tables = merged(_path(config), tables_from_options(**options))
     refuse_too_large(tables["model"])
-    directory = None if tokenizer is None else Path(tokenizer)
-    run = None if out is None else Path(out)
-    request = TrainRequest(**tables, tokenizer_directory=directory, out=run, loggers=tuple(loggers))
+    request = TrainRequest(
+        **tables, tokenizer_directory=_path(tokenizer), out=_path(out), loggers=tuple(loggers)
+    )
     with _watching(observers, progress) as watching:
         return train_run(request, watching)
 
@@ -227,7 +230,7 @@ def resume(
     # Of all tables: the workflow says which keys can be changed.
     changes = {key: value for table in tables_from_options(**options).values()
                for key, value in table.items()}  # fmt: skip
-    request = ResumeRequest(_run_path(run), changes, allow_changed_corpus, tuple(loggers))
+    request = ResumeRequest(_path(run), changes, allow_changed_corpus, tuple(loggers))
     with _watching(observers, progress) as watching:
         return resume_run(request, watching)
 
@@ -243,18 +246,10 @@ def _watching(
         yield [*observers, view]
 
 
-def _run_path(path: str | Path | None) -> Path | None:
-    if path is None:
-        return None
-    in_runs = RUNS / path
-    return in_runs if not Path(path).exists() and in_runs.is_dir() else Path(path)
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else possible_path(Path(path))
 
 
 def _sampling(options: SamplingOptions) -> SamplingConfig:
-    known = SamplingOptions.__annotations__
-    for word in options:
-        if word not in known:
-            near = difflib.get_close_matches(word, known, cutoff=0.5)
-            hint = f"Did you mean {' or '.join(near)}?" if near else "See minitx generate --help"
-            raise BadInputError(f"there is no option {word}", hint)
+    require_known(options, SamplingOptions.__annotations__, "generate")
     return config_from_options(SamplingConfig, dict(options))

@@ -7,7 +7,7 @@ What they look like is decided in `report/`, which nothing below it imports: the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -24,26 +24,14 @@ class Views(Protocol):
 
 
 class Shown:
-    """A result that shows itself, with the views that `show_with` was told of."""
+    """A result that shows itself; `views` is called for what draws it."""
+
+    views: ClassVar[Callable[[], Views]]
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
     ) -> Iterator[RenderableType]:
-        yield from _views().view(self, console, options.max_width)
+        yield from Shown.views().view(self, console, options.max_width)
 
     def _repr_html_(self) -> str:
-        return _views().as_html(self)
-
-
-def show_with(load: Callable[[], Views]) -> None:
-    """Say where views come from; `load` is called whenever something is shown."""
-    global _load
-    _load = load
-
-
-def _views() -> Views:
-    assert _load is not None, "minitx/__init__.py says where views come from"
-    return _load()
-
-
-_load: Callable[[], Views] | None = None
+        return Shown.views().as_html(self)

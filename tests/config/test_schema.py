@@ -7,8 +7,7 @@ import pytest
 
 from minitx.config import DataConfig, ModelConfig, TokenizerConfig, TrainConfig
 from minitx.config.options import options_of
-from minitx.config.run_config import TABLES
-from minitx.config.schema import config_schema
+from minitx.config.run_config import TABLES, config_schema
 from minitx.config.toml import build, dump_toml, parse_toml
 from minitx.errors import BadInputError
 

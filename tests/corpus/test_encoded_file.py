@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitx.corpus import encode_file, encoded_file
+from minitx.corpus import encode_file
 from minitx.corpus.encoded_file import release
+from minitx.corpus.readers import plain_text
 from minitx.corpus.readers.plain_text import decoded
 from minitx.errors import BadInputError
 from minitx.tokenizer import base, train_tokenizer
@@ -25,7 +26,7 @@ TOKENIZERS = {
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_a_file_in_blocks_is_the_text_at_once(kind, mark, tmp_path, monkeypatch):
-    monkeypatch.setattr(encoded_file, "_BLOCK", 101)
+    monkeypatch.setattr(plain_text, "_BLOCK", 101)
     monkeypatch.setattr(base, "_CHUNK", 30)
     tokenizer = TOKENIZERS[kind]
     path = tmp_path / "text.txt"
@@ -71,7 +72,7 @@ def test_characters_may_be_cut_anywhere(text, size):
     ],
 )
 def test_what_is_no_text_is_refused_with_its_place(content, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(encoded_file, "_BLOCK", 3)
+    monkeypatch.setattr(plain_text, "_BLOCK", 3)
     path = tmp_path / "text.txt"
     path.write_bytes(content)
     with pytest.raises(BadInputError, match=message):

@@ -112,6 +112,35 @@ def test_gpt2_s_kind_is_bpe(tmp_path, monkeypatch):
     assert load_tokenizer(tmp_path / "again").digest == tokenizer.digest
 
 
+@pytest.mark.parametrize("between", ["", " ", "\n"])
+def test_gpt2_s_kind_is_cut_within_a_line_and_never_within_an_added_token(
+    tmp_path, monkeypatch, between
+):
+    from minitx.tokenizer import base
+
+    backend = gpt2_like()
+    backend.add_special_tokens(["<|a|b|c|d|>"])
+    tokenizer = load_tokenizer(write(tmp_path, json.loads(backend.to_str())))
+    text = between.join(
+        ["it's", "a<|a|b|c|d|>b,", "naïve中文", "<|endoftext|>", "we'll", "!!!"] * 30
+    )
+    whole = backend.encode(text).ids
+    for size in range(12, 40):
+        monkeypatch.setattr(base, "_CHUNK", size)
+        assert tokenizer.encode(text).tolist() == whole
+    assert len(list(tokenizer.encode_parts(text[i : i + 9] for i in range(0, len(text), 9)))) > 9
+
+
+def test_a_token_with_a_space_in_it_is_never_cut(tmp_path, monkeypatch):
+    from minitx.tokenizer import base
+
+    backend = gpt2_like()
+    backend.add_special_tokens(["to be"])
+    tokenizer = load_tokenizer(write(tmp_path, json.loads(backend.to_str())))
+    monkeypatch.setattr(base, "_CHUNK", 2)
+    assert tokenizer.encode("or to be or to be").tolist() == backend.encode("or to be or to be").ids
+
+
 def test_tokenizers_that_can_t_be_cut_are_encoded_whole(tmp_path, monkeypatch):
     from minitx.tokenizer import base
 

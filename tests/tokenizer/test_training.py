@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitx.errors import BadInputError
-from minitx.tokenizer import char, chunks, train_tokenizer
+from minitx.tokenizer import chunks, train_tokenizer
 from minitx.tokenizer.chunks import LINE_END, LINE_START
 
 TEXT = "".join(
@@ -109,6 +109,57 @@ def test_gpt2_s_cut_never_crosses_a_lone_line_end(text):
     assert apart == [piece for piece, _ in cut(text)]
 
 
+@pytest.mark.parametrize("kind", ["bpe", "word", "gpt2"])
+@given(pieces, st.integers(4, 40))
+@settings(deadline=None, max_examples=300)
+def test_a_text_without_breaks_is_cut_where_a_piece_starts(kind, text, size):
+    from tokenizers import pre_tokenizers
+
+    border, cut = LINE_END, pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if kind != "gpt2":
+        border, cut = LINE_START, TRAINED[kind].backend.pre_tokenizer
+
+    def starts(part):
+        return [start for _, (start, _) in cut.pre_tokenize_str(part)]
+
+    parts = chunks.chunks(text, size, border, starts)
+    apart = [piece for part in parts for piece, _ in cut.pre_tokenize_str(part)]
+    assert apart == [piece for piece, _ in cut.pre_tokenize_str(text)]
+    assert "".join(parts) == text
+
+
+ONE_LINE = {
+    "words": "the cat, 12 dogs and a naïve fox (don't!) " * 4000,
+    "no spaces": "thecat,12dogsandanaïvefox(don't!)" * 4000,
+    "one run": "ab" * 60_000,
+    "chinese": "中文没有空格。只有字和句号，" * 8000,
+    "spaces": "  x" * 40_000,
+    "empty lines": "\n" * 120_000,
+}
+
+
+@pytest.mark.parametrize("kind", ["bpe", "char", "word"])
+@pytest.mark.parametrize("name", ONE_LINE)
+def test_one_long_line_is_never_encoded_as_a_whole(kind, name, monkeypatch):
+    from minitx.tokenizer import base
+
+    text = ONE_LINE[name]
+    tokenizer = TRAINED[kind]
+    given = []
+    real = type(tokenizer)._ids_of
+    monkeypatch.setattr(
+        type(tokenizer), "_ids_of", lambda self, texts: given.extend(texts) or real(self, texts)
+    )
+    whole = tokenizer.backend.encode(text, add_special_tokens=False).ids
+    blocks = [text[i : i + 5000] for i in range(0, len(text), 5000)]
+    parts = list(tokenizer.encode_parts(iter(blocks), "replace"))
+    assert [int(i) for part in parts for i in part] == whole
+    assert max(map(len, given)) <= 2 * base._CHUNK
+    assert "".join(given) == text
+    trained = chunks.training_chunks([text], TRAINED["bpe"].backend.pre_tokenizer)
+    assert max(map(len, trained)) <= 2 * chunks._TRAINING_CHUNK
+
+
 def test_a_border_elsewhere_would_be_noticed():
     # So that the two tests above can fail: cutting at any character does change pieces.
     text = "one two\n\n\nthree"
@@ -132,7 +183,6 @@ def test_encoding_in_parts_is_encoding_at_once(kind, monkeypatch):
     whole = tokenizer.backend.encode(TEXT, add_special_tokens=False).ids
     monkeypatch.setattr(base, "_CHUNK", 40)
     monkeypatch.setattr(base, "_CHUNKS_AT_ONCE", 3)
-    monkeypatch.setattr(char, "_AT_ONCE", 101)
     parts = list(tokenizer.encode_parts(TEXT))
     assert len(parts) > 50
     assert [int(i) for part in parts for i in part] == whole

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from minitx.checkpoint.weights import model_tensors, read_weights
-from minitx.config import ModelConfig
+from minitx.config import ModelConfig, SamplingConfig
 from minitx.config.toml import build
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.files import (
@@ -87,16 +87,20 @@ def model_files(model: Transformer, tokenizer: Tokenizer) -> dict[str, bytes]:
         "dropout": model.config.dropout,
         "tokenizer_digest": tokenizer.digest,
     }
-    # Greedy unless asked otherwise. No padding token is named: transformers would hide it in
-    # prompts, and each of our ids is text.
-    generation: dict[str, Any] = {"do_sample": False, "max_new_tokens": 256}
+    # No token for padding or the end is named here: transformers would hide the one in prompts,
+    # and stop at the other. Its tokenizer knows them.
+    generation: dict[str, Any] = {
+        "do_sample": True, "temperature": SamplingConfig.temperature, "top_k": 0,
+        "max_length": model.config.context_length,
+        "bos_token_id": tokenizer.backend.token_to_id(tokenizer.special_token),
+    }  # fmt: skip
     if tokenizer.unknown_id is not None:
         # It stands for what is not there, and says nothing.
         generation["suppress_tokens"] = [tokenizer.unknown_id]
     return {
         "config.json": json_bytes(config),
         "generation_config.json": json_bytes(generation),
-        **tokenizer.files,
+        **tokenizer.files(model.config.context_length),
     }
 
 
@@ -153,7 +157,8 @@ def config_to_huggingface(config: ModelConfig) -> dict[str, Any]:
     }  # fmt: skip
     if config.architecture == "gpt2":
         dropout = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), config.dropout)
-        return {**common, "activation_function": "gelu_new", **dropout}
+        length = config.context_length  # Older readers look for it under this name.
+        return {**common, "n_ctx": length, "activation_function": "gelu_new", **dropout}
     return {
         **common,
         "hidden_act": "silu",
@@ -238,7 +243,7 @@ def _require_same_tokenizer(
     directory: Path, values: dict[str, Any], config: ModelConfig, tokenizer: Tokenizer
 ) -> None:
     expected = values.get("minitx", {}).get("tokenizer_digest")
-    if expected is not None and expected != tokenizer.digest:
+    if expected is not None and not tokenizer.has_digest(expected):
         raise DamagedFileError(
             f"{directory / 'tokenizer.json'} is not the tokenizer that this model was trained with",
             "Restore it: with another one, every id would mean something else",

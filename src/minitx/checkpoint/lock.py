@@ -30,8 +30,8 @@ def run_lock(path: Path) -> Iterator[None]:
     fix = "Choose a directory you may write to"
     with os_errors_as_bad_input(f"{path.parent} can't be written", fix):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        os.lseek(handle, _PID_STARTS, os.SEEK_SET)  # A pipe has no places.
     try:
-        os.lseek(handle, _PID_STARTS, os.SEEK_SET)
         owner = os.read(handle, 32).decode("ascii", "replace").strip()
         if not _try_lock(handle, owner):
             named = f"process {owner}" if owner.isdigit() else "another process"

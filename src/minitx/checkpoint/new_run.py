@@ -13,8 +13,12 @@ from minitx.files import sync_directory
 RUNS = Path("runs")
 """Where new runs go, and where the newest is looked for; relative to the working directory."""
 
-_UNBEGUN = re.compile(r"\.step-\d{6,12}\.part")
-_DATA = re.compile(r"\.?((train|holdout)\.(ids|txt)|corpus\.json)(\.part)?")
+_UNBEGUN = re.compile(
+    r"lock|\.?(metrics\.jsonl|run\.toml)(\.part)?"
+    r"|checkpoints(/\.step-\d{6,12}\.part(/.*)?)?"
+    r"|data(/\.?((train|holdout)\.(ids|txt)|corpus\.json)(\.part)?)?"
+)
+"""Names in a run that never began. A person's own directory may have such folders, with more in."""
 
 
 def make_run_directory(path: Path | None, name: str) -> Path:
@@ -51,31 +55,13 @@ def _cleared_of_a_run_that_never_began(path: Path) -> bool:
         with run_lock(path / "lock"):
             pass
     # `checkpoints` is made first and removed last: a kill between leaves it alone, and empty.
-    root, data = path / "checkpoints", path / "data"
-    if not root.is_dir() or not _only_unbegun(path, root, data):
+    root = path / "checkpoints"
+    inside = (entry.relative_to(path).as_posix() for entry in path.rglob("*"))
+    if not root.is_dir() or not all(map(_UNBEGUN.fullmatch, inside)):
         return False
-    for entry in [*root.iterdir(), *path.iterdir()]:
-        if entry not in (root, data):
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    if data.exists():
-        shutil.rmtree(data)
-    root.rmdir()
+    for entry in sorted(path.iterdir(), key=root.__eq__):
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     return True
-
-
-def _only_unbegun(path: Path, root: Path, data: Path) -> bool:
-    # A person's own directory may have folders of these names, too: all in them must be known.
-    names = {
-        re.sub(r"^\.(.*)\.part$", r"\1", entry.name)
-        for entry in path.iterdir()
-        if entry not in (root, data)
-    }
-    inside = [entry.name for entry in data.iterdir()] if data.is_dir() else []
-    return (
-        names <= {"lock", "metrics.jsonl", "run.toml"}
-        and all(_UNBEGUN.fullmatch(entry.name) for entry in root.iterdir())
-        and all(_DATA.fullmatch(name) for name in inside)
-    )
 
 
 def _next_free(parent: Path, name: str) -> Path:

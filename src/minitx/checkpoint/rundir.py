@@ -13,31 +13,30 @@ runs/shakespeare-001/
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
+import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from minitx.checkpoint.lock import run_lock
 from minitx.checkpoint.manifest import MANIFEST, read_manifest, verify
 from minitx.checkpoint.new_run import RUNS, make_run_directory
 from minitx.config import RunConfig
-from minitx.config.checks import require_one_of, toml_tables
-from minitx.config.run_config import TABLES
-from minitx.config.toml import build, dump_toml
-from minitx.errors import BadInputError, DamagedFileError
+from minitx.config.checks import require_one_of
+from minitx.config.toml import config_bytes, read_config
+from minitx.errors import BadInputError, DamagedFileError, MinitxError
 from minitx.files import (
-    describe_damage,
     os_errors_as_bad_input,
-    read_bounded,
+    possible_path,
     sync_directory,
     write_atomically,
 )
 
+T = TypeVar("T")
 Which = Literal["best", "last"]
 
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
@@ -46,8 +45,8 @@ MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_
 CONFIG_COPY = "run_copy.toml"
 """In a checkpoint: `run.toml` as it stood, for when that is damaged."""
 
-_CONFIG_DIGEST = "# sha256 of the lines above: "
 _CHECKPOINT = re.compile(r"step-(\d{6,12})")
+_RESTORE = "Restore it from a copy, or train again"
 _log = logging.getLogger("minitx")
 
 
@@ -59,6 +58,9 @@ class RunDirectory:
         self.config_file = path / "run.toml"
         self.metrics_file = path / "metrics.jsonl"
         self.data = path / "data"
+        # Another encoded corpus waits there until nothing can be refused any more.
+        self.new_data = path / ".data.new"
+        self._old_data = path / ".data.old"
         self.checkpoint_root = path / "checkpoints"
 
     @classmethod
@@ -72,13 +74,14 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path | None) -> RunDirectory:
-        """Use an existing run, by its path or that of a checkpoint; None takes the newest.
+        """Use an existing run, by its path, its name or a checkpoint; None takes the newest.
 
         Raises:
             BadInputError: there is none, or it is not a run.
         """
         if path is None:
             return cls(newest_run())
+        path = named_run(path)
         run = find_run(path)
         if run is None:
             raise _not_a_run(path, "a run directory")
@@ -93,12 +96,10 @@ class RunDirectory:
         try:
             return read_config(self.config_file)
         except DamagedFileError as error:
-            for step in self.candidates("last"):
-                copy = self.checkpoint(step) / CONFIG_COPY
+            for copy in self._whole((CONFIG_COPY,)):
                 with contextlib.suppress(DamagedFileError):
-                    verify(copy.parent, (CONFIG_COPY,), step=step)
-                    config = read_config(copy)
-                    _log.warning("warning: %s; using %s instead", error.what, copy)
+                    config = read_config(copy / CONFIG_COPY)
+                    _log.warning("warning: %s; using %s instead", error.what, copy / CONFIG_COPY)
                     return config
             raise
 
@@ -172,30 +173,43 @@ class RunDirectory:
             BadInputError: the run has no checkpoint yet.
             DamagedFileError: all of them are damaged.
         """
-        candidates = self.candidates(which)
-        if not candidates:
+        damaged: list[str] = []
+        for directory, damage in self._checked(which, names, required):
+            if damage is None:
+                if damaged:
+                    _log.warning("warning: using %s instead", directory)
+                return directory
+            _log.warning("warning: %s", damage.what)
+            damaged.append(damage.what)
+        if not damaged:
             raise BadInputError(
                 f"run {self.path} has no checkpoint yet",
                 "Wait for its first checkpoint, or train again: minitx train",
             )
-        failure: DamagedFileError | None = None
-        for step in candidates:
+        raise DamagedFileError(
+            f"none of the {len(damaged)} checkpoints of {self.path} is whole; first: {damaged[0]}",
+            "Restore the run from a copy, or train again",
+        )
+
+    def _checked(
+        self, which: Which, names: Sequence[str] | None = None, required: Sequence[str] = ()
+    ) -> Iterator[tuple[Path, DamagedFileError | None]]:
+        """Directories of the candidates, each with what is wrong with its files."""
+        for step in self.candidates(which):
             directory = self.checkpoint(step)
             try:
                 verify(directory, names, required=required, step=step)
             except DamagedFileError as error:
-                _log.warning("warning: %s", error.what)
-                failure = failure or error
-                continue
-            if failure is not None:
-                _log.warning("warning: using %s instead", directory)
-            return directory
-        assert failure is not None
-        raise DamagedFileError(
-            f"none of the {len(candidates)} checkpoints of {self.path} is whole; first: "
-            f"{failure.what}",
-            "Restore the run from a copy, or train again",
-        )
+                if not os.path.lexists(directory):  # Pruned since it was listed: look again.
+                    yield from self._checked(which, names, required)
+                    return
+                yield directory, error
+            else:
+                yield directory, None
+
+    def _whole(self, names: Sequence[str]) -> Iterator[Path]:
+        """Directories of checkpoints in which these files are as written, newest first."""
+        return (path for path, damage in self._checked("last", names) if damage is None)
 
     def prune(self, keep: int) -> None:
         """Remove all but the newest `keep` checkpoints and the best.
@@ -224,15 +238,6 @@ class RunDirectory:
         for entry in (self.new_data, self._old_data):
             shutil.rmtree(entry, ignore_errors=True)
 
-    @property
-    def new_data(self) -> Path:
-        """Where another encoded corpus waits until nothing can be refused any more."""
-        return self.path / ".data.new"
-
-    @property
-    def _old_data(self) -> Path:
-        return self.path / ".data.old"
-
     def adopt_new_data(self) -> None:
         """Let what is in `new_data` be the run's corpus; killed in between, the old one is."""
         if self.data.exists():
@@ -251,39 +256,14 @@ class RunDirectory:
         shutil.rmtree(doomed, ignore_errors=True)
 
 
-def config_bytes(config: RunConfig) -> bytes:
-    """Content of `run.toml`: four tables, and a digest that tells a damaged file."""
-    content = dump_toml(vars(config)).encode()
-    return content + f"{_CONFIG_DIGEST}{hashlib.sha256(content).hexdigest()}\n".encode()
-
-
-def read_config(path: Path) -> RunConfig:
-    """Parse what `config_bytes` wrote.
+def named_run(path: Path) -> Path:
+    """The path that a person means: `name` is `runs/name` where there is no such path.
 
     Raises:
-        DamagedFileError: it is missing, or not as it was written.
+        BadInputError: no file can have that path.
     """
-    fix = "Restore it, or start a new run with minitx train"
-    try:
-        content = read_bounded(path)
-        tables_end = content.rfind(_CONFIG_DIGEST.encode())
-        digest = hashlib.sha256(content[: max(0, tables_end)]).hexdigest()
-        if content[tables_end:] != f"{_CONFIG_DIGEST}{digest}\n".encode():
-            raise ValueError("its digest differs")
-        tables = toml_tables(content.decode("utf-8"))
-        parts: dict[str, Any] = {
-            name: build(kind, tables[name], f"{path} [{name}]") for name, kind in TABLES.items()
-        }
-        return RunConfig(**parts)
-    except OSError as error:
-        raise DamagedFileError(f"{path} can't be read ({error.strerror})", fix) from None
-    except BadInputError as error:
-        raise DamagedFileError(error.what, fix) from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedFileError(
-            f"{path} was changed since it was written: {describe_damage(error)}",
-            "Restore it; settings of a run are changed with flags of minitx resume",
-        ) from None
+    in_runs = RUNS / possible_path(path)
+    return in_runs if not os.path.lexists(path) and in_runs.is_dir() else path
 
 
 def find_run(path: Path) -> RunDirectory | None:
@@ -315,6 +295,27 @@ def newest_run(parent: Path = RUNS) -> Path:
     return max(runs, key=lambda run: (_last_trained(run), run.name))
 
 
+def use_checkpoints(
+    find: Callable[[], list[Path]], use: Callable[[list[Path]], T], looks: int = 10
+) -> T:
+    """What `use` makes of the checkpoints that `find` gives.
+
+    Both are called again, so many times in all, where training pruned one of them meanwhile.
+    """
+    directories = find()
+    try:
+        return use(directories)
+    except (MinitxError, OSError):
+        if looks == 1 or all(map(os.path.lexists, directories)):
+            raise
+    return use_checkpoints(find, use, looks - 1)
+
+
+def use_checkpoint(find: Callable[[], Path], use: Callable[[Path], T]) -> T:
+    """As `use_checkpoints`, of one."""
+    return use_checkpoints(lambda: [find()], lambda directories: use(directories[0]))
+
+
 def resolve_checkpoint(path: Path | None, which: Which = "best") -> Path:
     """The checkpoint directory that a person means; its model files fit their digests.
 
@@ -326,8 +327,7 @@ def resolve_checkpoint(path: Path | None, which: Which = "best") -> Path:
         DamagedFileError: a checkpoint named directly is damaged, or all of a run are.
     """
     require_one_of("checkpoint", which, get_args(Which))
-    if path is None:
-        path = newest_run()
+    path = newest_run() if path is None else named_run(path)
     if _is_run(path):
         return RunDirectory(path).usable_checkpoint(which, MODEL_FILES)
     run, match = find_run(path), _CHECKPOINT.fullmatch(path.absolute().name)
@@ -339,20 +339,10 @@ def resolve_checkpoint(path: Path | None, which: Which = "best") -> Path:
         try:
             verify(path, MODEL_FILES, step=step)
         except DamagedFileError as error:
-            raise DamagedFileError(error.what, _advice(path)) from None
+            other = next(run._whole(MODEL_FILES), None) if run is not None else None
+            fix = f"Use {other} instead, which is whole" if other is not None else _RESTORE
+            raise DamagedFileError(error.what, fix) from None
     return path
-
-
-def _advice(damaged: Path) -> str:
-    run = find_run(damaged)
-    for step in [] if run is None else run.candidates("last"):
-        assert run is not None
-        other = run.checkpoint(step)
-        if other.name != damaged.name:
-            with contextlib.suppress(DamagedFileError):
-                verify(other, MODEL_FILES, step=step)
-                return f"Use {other} instead, which is whole"
-    return "Restore it from a copy, or train again"
 
 
 def _not_a_run(path: Path, wanted: str) -> BadInputError:

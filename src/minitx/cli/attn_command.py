@@ -36,13 +36,16 @@ def attn(
     request = config_from_options(AttentionRequest, options)
     load = config_from_options(LoadConfig, options)
     with many_imports():
-        from minitx.checkpoint.rundir import resolve_checkpoint
+        from minitx.checkpoint.rundir import resolve_checkpoint, use_checkpoint
         from minitx.report.attention.attention_json import attention_json
         from minitx.report.attention.attention_output import print_study, write_study
         from minitx.workflows.attend import PAGE_PROMPT, SHORT_PROMPT, open_study
 
-    checkpoint = resolve_checkpoint(run, load.checkpoint)
-    study = open_study(checkpoint, prompt, PAGE_PROMPT if html else SHORT_PROMPT, load.device)
+    n_tokens = PAGE_PROMPT if html else SHORT_PROMPT
+    study = use_checkpoint(
+        lambda: resolve_checkpoint(run, load.checkpoint),
+        lambda checkpoint: open_study(checkpoint, prompt, n_tokens, load.device),
+    )
     for path in write_study(study, request, html=html, png=png, npz=npz):
         typer.echo(f"Wrote {path}", err=True)
     if json:

@@ -18,7 +18,7 @@ def _print_schema(wanted: bool) -> None:
     if wanted:
         import json
 
-        from minitx.config.schema import config_schema
+        from minitx.config.run_config import config_schema
 
         typer.echo(json.dumps(config_schema(), indent=2))
         raise typer.Exit

@@ -3,19 +3,22 @@
 All that is known of a setting stands at its field: see `minitx.config.options`.
 """
 
-from minitx.config.attention_config import AttentionRequest, Index, MapKind
-from minitx.config.load_config import (
+from minitx.config.model_config import ModelConfig
+from minitx.config.requests import (
     WEIGHT_FORMATS,
+    AttentionRequest,
     EvaluationSettings,
+    Index,
+    Limits,
     LoadConfig,
+    MapKind,
     ReportSettings,
+    ServeRequest,
+    TokenizeRequest,
     WeightFormat,
 )
-from minitx.config.model_config import ModelConfig
 from minitx.config.run_config import DataConfig, RunConfig, TokenizerConfig
 from minitx.config.sampling_config import GenerationRequest, SamplingConfig
-from minitx.config.serving_config import Limits, ServeRequest
-from minitx.config.tokenize_config import TokenizeRequest
 from minitx.config.train_config import TrainConfig
 
 __all__ = [

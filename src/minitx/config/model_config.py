@@ -95,14 +95,13 @@ class ModelConfig(Config):
     @property
     def n_parameters(self) -> int:
         """Number of trainable numbers, a shared embedding counted once."""
-        d, qkv = self.d_model, (self.n_heads + 2 * self.n_kv_heads) * self.head_dim
-        attention = d * qkv + self.n_heads * self.head_dim * d
+        d, block = self.d_model, self._block_matrices
         embeddings = self.vocab_size * d * (1 if self.tie_embeddings else 2)
         if self.architecture == "gpt2":
-            biases = qkv + d + self.d_ff + d
-            block = attention + 2 * d * self.d_ff + biases + 4 * d
+            biases = 3 * d + d + self.d_ff + d
+            block += biases + 4 * d
             return self.n_layers * block + embeddings + self.context_length * d + 2 * d
-        block = attention + 3 * d * self.d_ff + 2 * d + 2 * self.head_dim
+        block += 2 * d + 2 * self.head_dim
         return self.n_layers * block + embeddings + d
 
     @property
@@ -112,12 +111,16 @@ class ModelConfig(Config):
         Six for each matrix weight (forward 2, backward 4) and the attention products, as counted
         in PaLM (Chowdhery et al. 2022, appendix B), with the causal half of the square.
         """
-        d, qkv = self.d_model, (self.n_heads + 2 * self.n_kv_heads) * self.head_dim
-        mlp = (2 if self.architecture == "gpt2" else 3) * d * self.d_ff
-        matrices = self.n_layers * (d * qkv + self.n_heads * self.head_dim * d + mlp)
-        matrices += self.vocab_size * d
+        matrices = self.n_layers * self._block_matrices + self.vocab_size * self.d_model
         attention = self.n_layers * self.n_heads * self.head_dim * self.context_length
         return 6.0 * matrices + 6.0 * attention
+
+    @property
+    def _block_matrices(self) -> int:
+        """Number of weights in the matrices of one block."""
+        heads = 2 * self.n_heads + 2 * self.n_kv_heads  # query, output, key, value
+        mlp = 2 if self.architecture == "gpt2" else 3
+        return self.d_model * (heads * self.head_dim + mlp * self.d_ff)
 
 
 def derive_head_dim(d_model: int, n_heads: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,12 +35,18 @@ def tables_from_options(**options: Any) -> Tables:
         BadInputError: a word is not known, or its value can't be read.
     """
     known = [option.word for config in TABLES.values() for option in options_of(config)]
-    for word in options:
-        if word not in known:
-            near = difflib.get_close_matches(word, filter(None, known), cutoff=0.5)
-            hint = f"Did you mean {' or '.join(near)}?" if near else "See minitx train --help"
-            raise BadInputError(f"there is no option {word}", hint)
+    require_known(options, filter(None, known), "train")
     return {name: values_of(config, options) for name, config in TABLES.items()}
+
+
+def require_known(words: Iterable[str], known: Iterable[str], command: str) -> None:
+    """Refuse words that are no options of a command, with those that look alike."""
+    known = list(known)
+    for word in words:
+        if word not in known:
+            near = difflib.get_close_matches(word, known, cutoff=0.5)
+            hint = f"Did you mean {' or '.join(near)}?" if near else f"See minitx {command} --help"
+            raise BadInputError(f"there is no option {word}", hint)
 
 
 def config_from_options(config: type[C], options: dict[str, Any], **more: Any) -> C:

@@ -1,14 +1,16 @@
-"""A whole run: corpus, tokenizer, model and training, as written to `run.toml`."""
+"""A whole run: corpus, tokenizer, model and training, as written to `run.toml`; and its schema."""
 
 # ruff: noqa: RUF009 (`option` makes a dataclass field)
 
 from __future__ import annotations
 
+import dataclasses
+import typing
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from minitx.config.model_config import ModelConfig
-from minitx.config.options import TEXT, Config, option
+from minitx.config.options import TEXT, Config, Option, option, options_of
 from minitx.config.train_config import TrainConfig
 
 TokenizerKind = Literal["bpe", "char", "word"]
@@ -63,3 +65,45 @@ TABLES: dict[str, type[Config]] = {
     "train": TrainConfig,
 }
 """The tables of `run.toml`."""
+
+_TYPES = {int: "integer", float: "number", str: "string", bool: "boolean"}
+
+
+def config_schema() -> dict[str, Any]:
+    """The schema (draft 2020-12): four tables, in which no key is required."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "run.toml of minitx",
+        **_object(
+            {
+                name: {"description": config.__doc__.split("\n")[0]}  # type: ignore[union-attr]
+                | _object({option.name: _of_option(option) for option in options_of(config)})
+                for name, config in TABLES.items()
+            }
+        ),
+    }
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _of_option(option: Option) -> dict[str, Any]:
+    schema = {"description": option.description, **_of_type(option.kind)}
+    if option.within is not None:
+        schema["minimum"], schema["maximum"] = option.within
+    if option.default is not dataclasses.MISSING and option.default is not None:
+        schema["default"] = option.default
+    return schema
+
+
+def _of_type(kind: Any) -> dict[str, Any]:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return {"enum": list(arguments)}
+    if origin is tuple:
+        return {"type": "array", "items": _of_type(arguments[0])}
+    if origin is dict:
+        types = [_TYPES[value] for value in typing.get_args(arguments[1])]
+        return {"type": "object", "additionalProperties": {"type": types}}
+    return {"type": _TYPES[kind]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,10 +12,12 @@ import tomli_w
 
 from minitx.config.checks import toml_tables
 from minitx.config.options import Config, options_of
-from minitx.errors import BadInputError
-from minitx.files import SMALL_FILE, TooLargeError, read_bounded
+from minitx.config.run_config import TABLES, RunConfig
+from minitx.errors import BadInputError, DamagedFileError
+from minitx.files import SMALL_FILE, TooLargeError, describe_damage, read_bounded
 
 C = TypeVar("C", bound=Config)
+_DIGEST = "# sha256 of the lines above: "
 
 
 def parse_toml(path: Path) -> dict[str, Any]:
@@ -53,6 +56,41 @@ def dump_toml(tables: dict[str, Any]) -> str:
             for name, value in tables.items()
         }
     )
+
+
+def config_bytes(config: RunConfig) -> bytes:
+    """Content of `run.toml`: four tables, and a digest that tells a damaged file."""
+    content = dump_toml(vars(config)).encode()
+    return content + f"{_DIGEST}{hashlib.sha256(content).hexdigest()}\n".encode()
+
+
+def read_config(path: Path) -> RunConfig:
+    """Parse what `config_bytes` wrote.
+
+    Raises:
+        DamagedFileError: it is missing, or not as it was written.
+    """
+    fix = "Restore it, or start a new run with minitx train"
+    try:
+        content = read_bounded(path)
+        tables_end = content.rfind(_DIGEST.encode())
+        digest = hashlib.sha256(content[: max(0, tables_end)]).hexdigest()
+        if content[tables_end:] != f"{_DIGEST}{digest}\n".encode():
+            raise ValueError("its digest differs")
+        tables = toml_tables(content.decode("utf-8"))
+        parts: dict[str, Any] = {
+            name: build(kind, tables[name], f"{path} [{name}]") for name, kind in TABLES.items()
+        }
+        return RunConfig(**parts)
+    except OSError as error:
+        raise DamagedFileError(f"{path} can't be read ({error.strerror})", fix) from None
+    except BadInputError as error:
+        raise DamagedFileError(error.what, fix) from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedFileError(
+            f"{path} was changed since it was written: {describe_damage(error)}",
+            "Restore it; settings of a run are changed with flags of minitx resume",
+        ) from None
 
 
 def build(config: type[C], values: dict[str, Any], where: str) -> C:

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +26,7 @@ from minitx.files import (
     json_bytes,
     os_errors_as_bad_input,
     read_json,
+    replacing,
     write_atomically,
 )
 from minitx.tokenizer import Tokenizer
@@ -151,7 +151,9 @@ def describe_change(directory: Path, split: Split) -> str:
         except OSError:
             continue
         if old != new:
-            start = _first_difference(old, new)
+            n = min(len(old), len(new))
+            differs = np.frombuffer(old, np.uint8, n) != np.frombuffer(new, np.uint8, n)
+            start = int(differs.argmax()) if differs.any() else n
             size = "" if len(old) == len(new) else f"{len(new):,} bytes instead of {len(old):,}, "
             line = old.count(b"\n", 0, start) + 1
             return f"its {name} has {size}other text from line {line:,} on (byte {start:,})"
@@ -170,17 +172,18 @@ def load_encoded(directory: Path) -> EncodedCorpus:
         if description["format"] != _FORMAT or description["dtype"] not in ("<u2", "<u4"):
             raise ValueError("its format is unknown")
         dtype = np.dtype(description["dtype"])
+        no_ids: IdArray = np.empty(0, dtype)
         parts: list[tuple[IdArray, PartCounts]] = []
         for part in _PARTS:
             counts = PartCounts(**description[part])
             if not all(type(n) is int and n >= 0 for n in asdict(counts).values()):
                 raise ValueError(f"the counts of {part} are not whole numbers")
-            _require_size(directory / f"{part}.txt", counts.bytes)
-            _require_size(directory / f"{part}.ids", counts.tokens * dtype.itemsize)
+            sizes = {"txt": counts.bytes, "ids": counts.tokens * dtype.itemsize}
+            for kind, size in sizes.items():
+                if (actual := (directory / f"{part}.{kind}").stat().st_size) != size:
+                    raise ValueError(f"{part}.{kind} has {actual:,} bytes instead of {size:,}")
             # An empty file can't be mapped.
-            ids: IdArray = np.empty(0, dtype)
-            if counts.tokens:
-                ids = np.memmap(directory / f"{part}.ids", dtype, "r", shape=(counts.tokens,))
+            ids = np.memmap(directory / f"{part}.ids", dtype, "r") if counts.tokens else no_ids
             parts.append((ids, counts))
         for kind, noted in (("txt", "digest"), ("ids", "ids_digest")):
             if _digest_of(directory, kind) != description[noted]:
@@ -198,23 +201,35 @@ def _digest_of(directory: Path, kind: str) -> str:
 
 
 def _encode_part(directory: Path, part: str, text: str, tokenizer: Tokenizer) -> PartCounts:
-    content, counts = text.encode("utf-8"), Counter[str]()
-    ids = tokenizer.encode_parts(text, unknown="replace")
-    write_atomically(directory / f"{part}.txt", content)
-    write_atomically(directory / f"{part}.ids", id_bytes(ids, tokenizer, counts))
-    return PartCounts(counts["tokens"], len(content), len(text), counts["unknown"])
+    with (
+        replacing(directory / f"{part}.txt") as text_path,
+        replacing(directory / f"{part}.ids") as ids_path,
+        text_path.open("wb") as text_file,
+        ids_path.open("wb") as ids_file,
+    ):
+        return write_encoded([text], tokenizer, text_file, ids_file)
 
 
-def id_bytes(
-    parts: Iterable[IdArray], tokenizer: Tokenizer, counts: Counter[str]
-) -> Iterator[bytes]:
-    """Ids as they are kept; the `tokens` and the `unknown` ones are added to `counts`."""
+def write_encoded(
+    texts: Iterable[str], tokenizer: Tokenizer, text_file: IO[bytes], ids_file: IO[bytes]
+) -> PartCounts:
+    """Write a text that comes in parts, in UTF-8, and its ids, unknown ones included."""
+    n_tokens = n_bytes = n_characters = n_unknown = 0
+
+    def kept() -> Iterator[str]:
+        nonlocal n_bytes, n_characters
+        for text in texts:
+            n_characters += len(text)
+            n_bytes += text_file.write(text.encode("utf-8"))
+            yield text
+
     dtype = ids_type(tokenizer.vocab_size)
-    for ids in parts:
-        counts["tokens"] += len(ids)
+    for ids in tokenizer.encode_parts(kept(), "replace"):
+        n_tokens += len(ids)
         if tokenizer.unknown_id is not None:
-            counts["unknown"] += int(np.count_nonzero(ids == tokenizer.unknown_id))
-        yield ids.astype(dtype).tobytes()
+            n_unknown += int(np.count_nonzero(ids == tokenizer.unknown_id))
+        ids_file.write(ids.astype(dtype).tobytes())
+    return PartCounts(n_tokens, n_bytes, n_characters, n_unknown)
 
 
 def _linked(source: Path, directory: Path) -> EncodedCorpus:
@@ -229,15 +244,3 @@ def _linked(source: Path, directory: Path) -> EncodedCorpus:
             # Another file system, or one without links.
             write_atomically(target, (source / name).read_bytes())
     return load_encoded(directory)
-
-
-def _first_difference(old: bytes, new: bytes) -> int:
-    n = min(len(old), len(new))
-    differs = np.frombuffer(old, np.uint8, n) != np.frombuffer(new, np.uint8, n)
-    return int(differs.argmax()) if differs.any() else n
-
-
-def _require_size(path: Path, size: int) -> None:
-    actual = path.stat().st_size
-    if actual != size:
-        raise ValueError(f"{path.name} has {actual:,} bytes instead of {size:,}")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -54,7 +53,8 @@ def read_corpus(sources: Sequence[str], stdin: BinaryIO | None = None) -> Corpus
     named = ", ".join("standard input" if source == "-" else source for source in sources)
     if not any(part.strip() for part in parts):
         raise BadInputError(f"{named} has no text in it", "Give a file with some text")
-    return Corpus(_joined(parts), _name(sources[0]))
+    ended = (part if not part or part.endswith("\n") else f"{part}\n" for part in parts[:-1])
+    return Corpus("".join([*ended, parts[-1]]), _name(sources[0]))
 
 
 def default_text() -> str:
@@ -70,16 +70,6 @@ def default_text() -> str:
             "this Python comes without the reference that is the default corpus", "Name a text file"
         ) from None
     return "\n".join(topics[name].strip("\n") + "\n" for name in sorted(topics))
-
-
-def _joined(parts: Iterable[str]) -> str:
-    """The texts of several files, each on lines of its own."""
-    pieces: list[str] = []
-    for part in parts:
-        if pieces and pieces[-1] and not pieces[-1].endswith("\n"):
-            pieces.append("\n")
-        pieces.append(part)
-    return "".join(pieces)
 
 
 def _name(source: str) -> str:
@@ -132,20 +122,18 @@ def _files(source: str) -> list[Path]:
 def _read(path: Path | None, stdin: BinaryIO | None) -> str:
     """Text of a file, or of standard input if there is no path."""
     if path is not None:
-        with open_text(path) as file:
-            return "".join(choose_reader(str(path), file.peek(BEGINNING)).texts(file, str(path)))
+        return "".join(texts_of(path))
     if stdin is None:
         raise BadInputError("there is no standard input to read", "Name a file")
     content, name = stdin.read(), "standard input"
     return "".join(choose_reader(name, content).texts(io.BytesIO(content), name))
 
 
-@contextlib.contextmanager
-def open_text(path: Path) -> Iterator[io.BufferedReader]:
-    """Open a file of text for reading; what goes wrong meanwhile is told in one line.
+def texts_of(path: Path) -> Iterator[str]:
+    """The text of a file in parts, cut anywhere.
 
     Raises:
-        BadInputError: it is missing, a device, or can't be read.
+        BadInputError: it is missing, a device, can't be read, or is no text.
     """
     fix = "Name a text file you may read"
     with os_errors_as_bad_input(f"corpus {path} can't be read", fix):
@@ -154,4 +142,5 @@ def open_text(path: Path) -> Iterator[io.BufferedReader]:
         if not path.exists():
             raise BadInputError(f"corpus {path} does not exist", "Name a text file")
         with path.open("rb") as file:
-            yield file
+            reader = choose_reader(str(path), file.peek(BEGINNING))
+            yield from reader.texts(file, str(path))

@@ -154,7 +154,7 @@ def _step(losses: LossDetector, record: dict[str, Any], config: RunConfig) -> li
 def _tokenizer(
     tokenizer: Tokenizer, corpus: EncodedCorpus, step: int
 ) -> tuple[list[Finding], Check]:
-    if tokenizer.digest == corpus.tokenizer_digest:
+    if tokenizer.has_digest(corpus.tokenizer_digest):
         return [], Check("tokenizer", "the one that encoded the corpus")
     evidence = (
         f"the checkpoint's tokenizer has the digest {tokenizer.digest[:12]}, and the corpus was "

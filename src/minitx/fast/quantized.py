@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from minitx.config.checks import require_one_of
-from minitx.config.load_config import WEIGHT_FORMATS, WeightFormat
+from minitx.config.requests import WEIGHT_FORMATS, WeightFormat
 from minitx.model import Transformer, matrix_parameters
 
 _LARGEST_INT8 = 127

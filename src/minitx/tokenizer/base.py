@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -25,6 +26,7 @@ Ids = npt.NDArray[np.int32]
 Unknown = Literal["error", "replace"]
 
 TOKENIZER_FILE = "tokenizer.json"
+SETTINGS_FILE = "tokenizer_config.json"
 
 UNKNOWN = "<unk>"
 """How `char` and `word` vocabularies name the unknown token. No text encodes to it by that name:
@@ -32,7 +34,7 @@ their pieces hold a punctuation mark alone."""
 
 # Small enough that the work of a batch is a few MB, large enough to be worth a batch.
 _CHUNK = 16_384
-_CHUNKS_AT_ONCE = 64
+_CHUNKS_AT_ONCE = 16
 _NAMED = 5
 
 
@@ -43,35 +45,50 @@ class Tokenizer(ABC):
         backend: the `tokenizers` object that does the work.
         vocab_size: number of ids; every id is below it.
         json_bytes: content of `tokenizer.json`, the same bytes for the same tokenizer.
-        digest: SHA-256 of `json_bytes`, in hexadecimal.
+        digest: SHA-256 of `json_bytes`, in hexadecimal: of what decides ids, however another
+            program has written it down.
         unknown_id: the id for what the vocabulary lacks; None where nothing can be lacking.
     """
 
     kind: ClassVar[TokenizerKind]
 
     def __init__(self, definition: dict[str, Any]) -> None:
-        self.json_bytes = json_bytes(definition)
+        self.json_bytes = json_bytes(_in_our_form(definition))
         self.digest = sha256(self.json_bytes).hexdigest()
+        self._file_digest = sha256(json_bytes(definition)).hexdigest()
         self.backend = Backend.from_str(self.json_bytes.decode("utf-8"))
-        # A file may ask for these; our ids are those of the text, all of it and nothing else.
-        self.backend.no_truncation()
-        self.backend.no_padding()
-        self.backend.post_processor = None
         self.vocab_size = self.backend.get_vocab_size()
         self.unknown_id: int | None = None
 
-    @property
-    def files(self) -> dict[str, bytes]:
-        """What a directory needs, by name, to be opened by `load_tokenizer` and `AutoTokenizer`."""
-        return {
-            TOKENIZER_FILE: self.json_bytes,
-            "tokenizer_config.json": json_bytes(
-                {
-                    "clean_up_tokenization_spaces": False,
-                    "tokenizer_class": "PreTrainedTokenizerFast",
-                }
-            ),
+    def has_digest(self, digest: str) -> bool:
+        """Whether it is the tokenizer of a digest; earlier versions took that of the file."""
+        return digest in (self.digest, self._file_digest)
+
+    def files(self, context_length: int | None = None) -> dict[str, bytes]:
+        """What a directory needs, by name, to be opened by `load_tokenizer` and `AutoTokenizer`.
+
+        The latter is told of a token for padding, the beginning and the end, which a model is
+        never asked to write, and of the model's context.
+        """
+        special = self.special_token
+        config = {
+            "clean_up_tokenization_spaces": False,
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            **dict.fromkeys(("bos_token", "eos_token", "pad_token"), special),
+            # So that its name in a text is read as text.
+            "split_special_tokens": not self.backend.get_added_tokens_decoder(),
+            "padding_side": "left",
         }
+        if context_length is not None:
+            config["model_max_length"] = context_length
+        return {TOKENIZER_FILE: self.json_bytes, SETTINGS_FILE: json_bytes(config)}
+
+    @property
+    def special_token(self) -> str:
+        """The entry that stands for no text: a special one, the unknown token, or the byte FF."""
+        added = self.backend.get_added_tokens_decoder().values()
+        fallback = UNKNOWN if self.unknown_id is not None else "\u00ff"
+        return next((token.content for token in added if token.special), fallback)
 
     def encode(self, text: str, unknown: Unknown = "error") -> Ids:
         """Turn a text into ids, (tokens,) of int32.
@@ -85,35 +102,21 @@ class Tokenizer(ABC):
         parts = list(self.encode_parts(text, unknown))
         return np.concatenate(parts) if parts else np.empty(0, np.int32)
 
-    def encode_parts(self, text: str, unknown: Unknown = "error") -> Iterator[Ids]:
-        """Give the ids of `encode` in several arrays, so that a long text needs little memory.
+    def encode_parts(self, texts: str | Iterable[str], unknown: Unknown = "error") -> Iterator[Ids]:
+        """Give the ids of a text, which may come in parts, cut anywhere, in several arrays.
 
-        Raises:
-            BadInputError: as in `encode`, after the parts before.
-        """
-        waiting: list[str] = []
-        for chunk in chunks(text, _CHUNK, self._border):
-            waiting.append(chunk)
-            if len(waiting) == _CHUNKS_AT_ONCE:
-                yield self._encode_chunks(waiting, unknown)
-                waiting = []
-        if waiting:
-            yield self._encode_chunks(waiting, unknown)
-
-    def encode_stream(self, texts: Iterable[str], unknown: Unknown = "error") -> Iterator[Ids]:
-        """Give the ids of a text that comes in parts, cut anywhere; few of them are in memory.
-
-        The ids are those of the whole. A text without a line end, or of a tokenizer that may be
-        cut nowhere, is gathered up first.
+        They are those of the text as a whole. Few of them are in memory at once.
 
         Raises:
             BadInputError: as in `encode`, after the parts before.
         """
         rest = ""
-        for text in texts:
-            *whole, rest = ["", *chunks(rest + text, _CHUNK, self._border)]
-            yield from self.encode_parts("".join(whole), unknown)
-        yield from self.encode_parts(rest, unknown)
+        for text in [texts] if isinstance(texts, str) else texts:
+            *whole, rest = chunks(rest + text, _CHUNK, self._border, self._starts) or [""]
+            for start in range(0, len(whole), _CHUNKS_AT_ONCE):
+                yield self._encode_chunks(whole[start : start + _CHUNKS_AT_ONCE], unknown)
+        if rest:
+            yield self._encode_chunks([rest], unknown)
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """Turn ids into text; bytes that are no UTF-8 become U+FFFD, as do unknown tokens.
@@ -164,7 +167,7 @@ class Tokenizer(ABC):
         what = f"the tokenizer can't be written to {directory}"
         with os_errors_as_bad_input(what, "Choose a directory where you may write"):
             directory.mkdir(parents=True, exist_ok=True)
-            for name, content in self.files.items():
+            for name, content in self.files().items():
                 write_atomically(directory / name, content)
 
     @property
@@ -181,38 +184,81 @@ class Tokenizer(ABC):
         """Where a text may be cut without changing its ids; None for nowhere."""
         return None
 
+    def _starts(self, text: str) -> list[int]:
+        """Where pieces start of which all tokens are known, whatever text follows."""
+        added = self.backend.get_added_tokens_decoder().values()
+        known = len(text) - max((len(token.content) for token in added), default=0)
+        # A lone surrogate is refused where the ids are made.
+        sound = text.encode("utf-8", "replace").decode("utf-8")
+        encoding = self.backend.encode(sound, add_special_tokens=False)
+        starts: dict[int | None, int] = {}
+        for word, (start, _) in zip(encoding.word_ids, encoding.offsets, strict=True):
+            starts.setdefault(word, start)
+        return [start for start in starts.values() if start <= known]
+
     def _encode_chunks(self, texts: list[str], unknown: Unknown) -> Ids:
+        ids = self._ids_of(texts)
+        if unknown == "error" and self.unknown_id is not None and (ids == self.unknown_id).any():
+            lacking = _named(self.unknown_characters("".join(texts)))
+            raise BadInputError(
+                f"the {self.kind} tokenizer never saw {lacking} in its training text",
+                "Leave it out, or train with --kind bpe",
+            )
+        return ids
+
+    def _ids_of(self, texts: list[str]) -> Ids:
         try:
             encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
         except TypeError:
-            raise _surrogate_error(texts) from None
-        ids = np.concatenate([np.asarray(encoding.ids, np.int32) for encoding in encodings])
-        if unknown == "error" and self.unknown_id is not None and (ids == self.unknown_id).any():
-            self._require_known("".join(texts))
-        return ids
-
-    def _require_known(self, text: str) -> None:
-        if unknown := self.unknown_characters(text):
+            lone = next(c for text in texts for c in text if "\ud800" <= c <= "\udfff")
             raise BadInputError(
-                f"the {self.kind} tokenizer never saw {_named(unknown)} in its training text",
-                "Leave it out, or train with --kind bpe",
-            )
+                f"the text has a lone surrogate (U+{ord(lone):04X}), which is not valid Unicode",
+                "Give the text as UTF-8",
+            ) from None
+        return np.concatenate([np.asarray(encoding.ids, np.int32) for encoding in encodings])
 
     def _checked(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        fix = f"Use ids from 0 to {self.vocab_size - 1}"
         try:
             array = np.asarray(ids, dtype=np.int64).reshape(-1)
         except OverflowError:
+            raise BadInputError("a token id is too large for any vocabulary", fix) from None
+        outside = array[(array < 0) | (array >= self.vocab_size)]
+        if len(outside):
             raise BadInputError(
-                "a token id is too large for any vocabulary",
-                f"Use ids from 0 to {self.vocab_size - 1}",
-            ) from None
-        if array.size and not 0 <= array.min() <= array.max() < self.vocab_size:
-            wrong = array[(array < 0) | (array >= self.vocab_size)][0]
-            raise BadInputError(
-                f"token id {wrong} is not in the vocabulary of {self.vocab_size:,}",
-                f"Use ids from 0 to {self.vocab_size - 1}",
+                f"token id {outside[0]} is not in the vocabulary of {self.vocab_size:,}", fix
             )
         return array
+
+
+def _in_our_form(definition: dict[str, Any]) -> dict[str, Any]:
+    """A `tokenizer.json` as we write it, from any that means the same ids.
+
+    Other programs and versions leave out defaults, and write a merge as one text. What adds to the
+    ids of a text, or cuts them, is not in it.
+    """
+    model = {**_MODEL_KEYS[definition["model"]["type"]], **definition["model"]}
+    model["vocab"] = dict(sorted(model["vocab"].items(), key=itemgetter(1)))
+    if "merges" in model:
+        model["merges"] = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+    unused = dict.fromkeys(("truncation", "padding", "post_processor"))
+    return {**_KEYS, **definition, **unused, "model": model}
+
+
+_KEYS = {
+    "version": "1.0",
+    **dict.fromkeys(("truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer")),
+    **dict.fromkeys(("post_processor", "decoder", "model")),
+}
+_MODEL_KEYS: dict[str, dict[str, Any]] = {
+    "BPE": {
+        **dict.fromkeys(("type", "dropout", "unk_token")),
+        **dict.fromkeys(("continuing_subword_prefix", "end_of_word_suffix")),
+        **dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), False),
+        **dict.fromkeys(("vocab", "merges")),
+    },
+    "WordLevel": dict.fromkeys(("type", "vocab", "unk_token")),
+}
 
 
 def _named(unknown: list[str]) -> str:
@@ -222,11 +268,3 @@ def _named(unknown: list[str]) -> str:
     ]
     more = len(unknown) - len(shown)
     return ", ".join(shown) + (f" and {more:,} more" if more else "")
-
-
-def _surrogate_error(texts: Sequence[str]) -> BadInputError:
-    lone = next(c for text in texts for c in text if "\ud800" <= c <= "\udfff")
-    return BadInputError(
-        f"the text has a lone surrogate (U+{ord(lone):04X}), which is not valid Unicode",
-        "Give the text as UTF-8",
-    )

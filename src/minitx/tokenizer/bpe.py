@@ -66,7 +66,7 @@ class BytePairTokenizer(Tokenizer):
     @cached_property
     def _border(self) -> Border | None:
         content = json.loads(self.json_bytes)
-        if content["normalizer"] or not all(map(_stays_in_line, content["added_tokens"])):
+        if content["normalizer"] or not all(map(_stays_in_word, content["added_tokens"])):
             return None
         first = content["pre_tokenizer"]
         if first["type"] == "Sequence":
@@ -79,10 +79,10 @@ class BytePairTokenizer(Tokenizer):
         return LINE_END if cut_by_bytes and not first["add_prefix_space"] else None
 
 
-def _stays_in_line(added: dict[str, Any]) -> bool:
-    """Whether an added token, which is found before anything is cut, leaves line ends alone."""
+def _stays_in_word(added: dict[str, Any]) -> bool:
+    """Whether an added token, which is found before anything is cut, leaves white space alone."""
     reaches = any(added.get(flag) for flag in ("lstrip", "rstrip", "single_word"))
-    return not reaches and "\n" not in added["content"]
+    return not reaches and not any(map(str.isspace, added["content"]))
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> BytePairTokenizer:
@@ -110,6 +110,6 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BytePairTokenizer:
         initial_alphabet=list(CHARACTER_OF_BYTE.values()),
         show_progress=False,
     )
-    backend.train_from_iterator(training_chunks(texts), trainer)
+    backend.train_from_iterator(training_chunks(texts, backend.pre_tokenizer), trainer)
     definition: dict[str, Any] = json.loads(backend.to_str())
     return BytePairTokenizer(definition)

@@ -7,20 +7,18 @@ unknown token, for characters that the train part never had.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from minitx.tokenizer.base import UNKNOWN, Ids, Tokenizer, Unknown
-from minitx.tokenizer.chunks import ANYWHERE, Border
+from minitx.tokenizer.base import UNKNOWN, Ids, Tokenizer
+from minitx.tokenizer.chunks import ANYWHERE
 from minitx.tokenizer.word import require_room, word_level_definition
 
 PATTERN = r"[\s\S]"
-
-_AT_ONCE = 1 << 20
 
 
 class CharTokenizer(Tokenizer):
@@ -43,33 +41,22 @@ class CharTokenizer(Tokenizer):
         self._id_of = np.full(highest + 2, unknown_id, dtype=np.int32)
         self._id_of[self._code_of[known]] = known
 
-    def encode_parts(self, text: str, unknown: Unknown = "error") -> Iterator[Ids]:
-        """As in `Tokenizer`."""
-        for start in range(0, len(text), _AT_ONCE):
-            part = text[start : start + _AT_ONCE]
-            ids = self._look_up(part)
-            if unknown == "error" and (ids == self.unknown_id).any():
-                self._require_known(text)
-            yield ids
-
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """As in `Tokenizer`."""
         return self._code_of[self._checked(ids)].tobytes().decode("utf-32-le")
 
     def unknown_characters(self, text: str) -> list[str]:
         """As in `Tokenizer`."""
-        return [c for c in dict.fromkeys(text) if self._look_up(c)[0] == self.unknown_id]
+        return [c for c in dict.fromkeys(text) if self._ids_of([c])[0] == self.unknown_id]
 
-    @property
-    def _border(self) -> Border:
-        return ANYWHERE
+    _border = ANYWHERE
 
     @cached_property
     def _bytes_of(self) -> list[bytes]:
         return [chr(code).encode("utf-8") for code in self._code_of]
 
-    def _look_up(self, text: str) -> Ids:
-        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    def _ids_of(self, texts: list[str]) -> Ids:
+        codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype="<u4")
         ids: Ids = self._id_of[np.minimum(codes, len(self._id_of) - 1)]
         return ids
 

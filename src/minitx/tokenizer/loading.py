@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 from minitx.errors import BadInputError, DamagedFileError
-from minitx.files import os_errors_as_bad_input, read_bounded
+from minitx.files import os_errors_as_bad_input, read_bounded, read_json
 from minitx.tokenizer import char, word
-from minitx.tokenizer.base import TOKENIZER_FILE, UNKNOWN, Tokenizer
+from minitx.tokenizer.base import SETTINGS_FILE, TOKENIZER_FILE, UNKNOWN, Tokenizer
 from minitx.tokenizer.bpe import BYTE_OF_CHARACTER, CHARACTER_OF_BYTE, BytePairTokenizer
 from minitx.tokenizer.char import CharTokenizer
 from minitx.tokenizer.word import WordTokenizer
@@ -34,6 +35,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     path = directory / TOKENIZER_FILE
     content = _parse(path, _read(path, directory))
     try:
+        _drop_names(content, directory)
         model = content["model"]
         # Files from before the library wrote types have none for BPE, which alone has merges.
         model.setdefault("type", "BPE" if "merges" in model else None)
@@ -86,6 +88,17 @@ def _parse(path: Path, raw: bytes) -> Content:
         content.setdefault(key, None)
     content["added_tokens"] = content.get("added_tokens") or []
     return content
+
+
+def _drop_names(content: Content, directory: Path) -> None:
+    """Leave out special tokens that no text is cut at: transformers writes them down as added."""
+    settings: Content = {}
+    with contextlib.suppress(OSError, ValueError):
+        settings = read_json(directory / SETTINGS_FILE)
+    if settings.get("split_special_tokens") is True:
+        content["added_tokens"] = [
+            token for token in content["added_tokens"] if not token.get("special")
+        ]
 
 
 def _require_vocabulary(content: Content) -> None:

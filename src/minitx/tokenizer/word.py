@@ -17,7 +17,7 @@ from tokenizers import Tokenizer as Backend
 from minitx.errors import BadInputError
 from minitx.tokenizer.base import UNKNOWN, Tokenizer
 from minitx.tokenizer.bpe import LONGEST_PIECE
-from minitx.tokenizer.chunks import LINE_START, Border, training_chunks
+from minitx.tokenizer.chunks import LINE_START, training_chunks
 
 _RUN = f"{{1,{LONGEST_PIECE}}}"
 
@@ -30,6 +30,7 @@ class WordTokenizer(Tokenizer):
     """One id a word, a run of white space or a punctuation mark."""
 
     kind = "word"
+    _border = LINE_START
 
     def __init__(self, definition: dict[str, Any]) -> None:
         super().__init__(definition)
@@ -37,13 +38,10 @@ class WordTokenizer(Tokenizer):
 
     def unknown_characters(self, text: str) -> list[str]:
         """As in `Tokenizer`: the words that have no id."""
-        found: dict[str, None] = {}
-        for chunk in training_chunks([text]):
-            encoding = self.backend.encode(chunk, add_special_tokens=False)
-            for i, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-                if i == self.unknown_id:
-                    found[chunk[start:end]] = None
-        return list(found)
+        cut = self.backend.pre_tokenizer
+        chunks = training_chunks([text], cut)
+        words = (word for chunk in chunks for word, _ in cut.pre_tokenize_str(chunk))
+        return [word for word in dict.fromkeys(words) if self.backend.token_to_id(word) is None]
 
     @cached_property
     def _bytes_of(self) -> list[bytes]:
@@ -51,10 +49,6 @@ class WordTokenizer(Tokenizer):
             ("\ufffd" if i == self.unknown_id else token).encode("utf-8")
             for i, token in enumerate(self._vocabulary())
         ]
-
-    @property
-    def _border(self) -> Border | None:
-        return LINE_START
 
 
 def train_word(texts: Iterable[str], vocab_size: int) -> WordTokenizer:
@@ -71,7 +65,7 @@ def train_word(texts: Iterable[str], vocab_size: int) -> WordTokenizer:
     trainer = trainers.WordLevelTrainer(
         vocab_size=(vocab_size or _EVERY_WORD) - 1, min_frequency=1, show_progress=False
     )
-    backend.train_from_iterator(training_chunks(texts), trainer)
+    backend.train_from_iterator(training_chunks(texts, backend.pre_tokenizer), trainer)
     learned: dict[str, int] = json.loads(backend.to_str())["model"]["vocab"]
     return WordTokenizer(word_level_definition(sorted(learned, key=learned.__getitem__), PATTERN))
 

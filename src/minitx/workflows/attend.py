@@ -171,7 +171,9 @@ def open_study(
 
     Prompt and errors are those of `study_model`.
     """
-    return study_model(open_checkpoint(checkpoint, device), prompt, prompt_tokens)
+    # Also one that broke: what became of it is to be seen.
+    loaded = open_checkpoint(checkpoint, device, allow_nonfinite=True)
+    return study_model(loaded, prompt, prompt_tokens)
 
 
 def study_model(

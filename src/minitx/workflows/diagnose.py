@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from minitx.checkpoint import load_model
-from minitx.checkpoint.rundir import RunDirectory
+from minitx.checkpoint.rundir import RunDirectory, use_checkpoint
 from minitx.compute import choose_compute
 from minitx.corpus import load_encoded
 from minitx.diagnosis.results import Check, Diagnosis, Seen
@@ -27,7 +28,7 @@ def diagnose(path: Path | None) -> Diagnosis:
     findings: list[Seen] = []
     checks: list[Check] = []
     finished = False
-    if run.metrics_file.exists():
+    if os.path.lexists(run.metrics_file):
         records = list(read_metrics(run.metrics_file))
         findings, checks = review_metrics(records, config)
         finished = any(
@@ -38,12 +39,12 @@ def diagnose(path: Path | None) -> Diagnosis:
         checks.append(Check("metrics", "there are none"))
     checkpoint: Path | None = None
     try:
-        checkpoint = run.usable_checkpoint("last")
-        loaded = load_model(checkpoint)
+        loaded = use_checkpoint(lambda: run.usable_checkpoint("last"), load_model)
+        checkpoint = loaded.directory
         corpus = load_encoded(run.data)
     except MinitxError as error:
         # A run that broke before its first checkpoint still has metrics to look at.
-        if not run.metrics_file.exists():
+        if not os.path.lexists(run.metrics_file):
             raise BadInputError(
                 f"{run.path} has nothing to look at: {error.what}", "Train it first, or resume it"
             ) from None

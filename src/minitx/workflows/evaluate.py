@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minitx import engine
-from minitx.checkpoint.rundir import Which, resolve_checkpoint
+from minitx.checkpoint.rundir import Which, named_run, resolve_checkpoint, use_checkpoints
 from minitx.config import EvaluationSettings
 from minitx.errors import BadInputError
 from minitx.evaluation.baselines import MOST_BYTES, measure_baselines
@@ -68,22 +68,29 @@ def evaluate_targets(
     Raises:
         BadInputError: a target does not exist, or as in `evaluate_holdout` and its like.
     """
+    targets = [named_run(target) for target in targets]
     models: list[Path | None] = [target for target in targets if target.is_dir()]
     texts = [target for target in targets if not target.is_dir()]
     for text in texts:
         if not text.exists():
             raise BadInputError(f"{text} does not exist", "Name a run, a checkpoint or a text file")
-    first, *others = [resolve_checkpoint(model, which) for model in models or [None]]
     sources: list[str | None] = [None] if holdout or not texts else []
-    reports: list[Report] = []
-    for source in [*sources, *map(str, texts)]:
-        if others:
-            reports.append(compare_checkpoints([first, *others], source, settings, progress))
-        elif settings.quantize is not None:
-            reports.append(compare_with_quantized(first, source, settings, progress))
-        else:
-            reports.append(evaluate_model(_open(first, settings), source, settings, progress))
-    return reports
+
+    def measure(checkpoints: list[Path]) -> list[Report]:
+        first, *others = checkpoints
+        reports: list[Report] = []
+        for source in [*sources, *map(str, texts)]:
+            if others:
+                reports.append(compare_checkpoints(checkpoints, source, settings, progress))
+            elif settings.quantize is not None:
+                reports.append(compare_with_quantized(first, source, settings, progress))
+            else:
+                reports.append(evaluate_model(_open(first, settings), source, settings, progress))
+        return reports
+
+    return use_checkpoints(
+        lambda: [resolve_checkpoint(model, which) for model in models or [None]], measure
+    )
 
 
 def evaluate_holdout(

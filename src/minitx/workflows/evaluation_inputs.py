@@ -57,7 +57,7 @@ class Subject:
 
     def holdout_losses(self) -> list[tuple[int, float]]:
         """Step and holdout loss of each evaluation during training."""
-        if self.run is None or not self.run.metrics_file.is_file():
+        if self.run is None:
             return []
         return [
             (int(line["step"]), float(line["holdout_loss"]))
@@ -86,18 +86,16 @@ def find_subject(
         BadInputError: the model has no holdout where one is needed, or the device lacks the format.
         DamagedFileError: the run's data was encoded with another tokenizer.
     """
-    run: RunDirectory | None
-    corpus: EncodedCorpus | None
+    run = find_run(loaded.directory)
+    corpus: EncodedCorpus | None = None
     if with_holdout:
         run, corpus = _holdout_of(loaded.directory)
-    else:
-        run = find_run(loaded.directory)
-        corpus = None if run is None or not run.data.is_dir() else load_encoded(run.data)
-    if corpus is not None and corpus.tokenizer_digest != loaded.tokenizer.digest:
+    elif run is not None and run.data.is_dir():
+        corpus = load_encoded(run.data)
+    if corpus is not None and not loaded.tokenizer.has_digest(corpus.tokenizer_digest):
+        what = f"was encoded with another tokenizer than that of {loaded.directory}"
         raise DamagedFileError(
-            f"{corpus.directory} was encoded with another tokenizer than that of "
-            f"{loaded.directory}",
-            "Restore the data directory of the run",
+            f"{corpus.directory} {what}", "Restore the data directory of the run"
         )
     device = next(loaded.model.parameters()).device
     compute = choose_compute(device.type, "float32" if dtype == "auto" else dtype)

@@ -14,10 +14,11 @@ import torch
 
 from minitx import engine
 from minitx.checkpoint import load_model
-from minitx.checkpoint.rundir import Which, find_run, resolve_checkpoint
+from minitx.checkpoint.rundir import Which, find_run, resolve_checkpoint, use_checkpoint
 from minitx.compute import choose_device
 from minitx.config import SamplingConfig
 from minitx.config.checks import require_one_of
+from minitx.diagnosis.nonfinite import broken_weight
 from minitx.errors import BadInputError
 from minitx.generation import Generation, generate
 from minitx.generation.beam import beam_search
@@ -81,14 +82,22 @@ def load(
         quantize: `int8` keeps weights in 8 bits, `bfloat16` in 16; None as `dtype` says.
 
     Raises:
-        BadInputError: there is no such run, or the device does not go with the format.
+        BadInputError: there is no such run, the device does not go with the format, or a weight is
+            NaN or infinite.
         DamagedFileError: the checkpoint, or each of the run, is damaged.
     """
-    return open_checkpoint(resolve_checkpoint(path, which), device, dtype, quantize)
+    return use_checkpoint(
+        lambda: resolve_checkpoint(path, which),
+        lambda directory: open_checkpoint(directory, device, dtype, quantize),
+    )
 
 
 def open_checkpoint(
-    directory: Path, device: str = "auto", dtype: str = "auto", quantize: str | None = None
+    directory: Path,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: str | None = None,
+    allow_nonfinite: bool = False,
 ) -> LoadedModel:
     """Open a checkpoint directory, for example from `resolve_checkpoint`; else as `load`."""
     require_one_of("dtype", dtype, ("auto", "float32", "bfloat16"))
@@ -103,6 +112,12 @@ def open_checkpoint(
         )
     half = where.type != "cpu" and stored == "bfloat16"
     loaded = load_model(directory, where, torch.bfloat16 if half else torch.float32)
+    weight = None if allow_nonfinite else broken_weight(loaded.model)
+    if weight is not None:
+        raise BadInputError(
+            f"{directory / 'model.safetensors'} holds NaN or infinity: {weight}",
+            "Use another checkpoint; of a run, minitx diagnose says what happened",
+        )
     if stored is not None and where.type == "cpu":
         engine.quantize(loaded.model, stored)
     return LoadedModel(directory, loaded.model, loaded.tokenizer)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minitx.checkpoint import load_model
-from minitx.checkpoint.rundir import RunDirectory
+from minitx.checkpoint.rundir import RunDirectory, use_checkpoint
 from minitx.compute import choose_compute, keep_freed_memory, matmul_rate
 from minitx.config import RunConfig
 from minitx.config.checks import require_range
@@ -43,7 +43,10 @@ def profile_run(
     train = config.train
     compute = choose_compute(device, dtype or train.dtype, train.threads)
     keep_freed_memory()
-    model = load_model(run.usable_checkpoint("last"), device=compute.device).model
+    model = use_checkpoint(
+        lambda: run.usable_checkpoint("last"),
+        lambda checkpoint: load_model(checkpoint, device=compute.device),
+    ).model
     ids, context_length = load_encoded(run.data).train_ids, config.model.context_length
     batches = Batches(ids, context_length, train.batch_size, train.seed, compute.device)
     optimizer = make_optimizer(model, train, compute.dtype)

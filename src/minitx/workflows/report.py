@@ -115,7 +115,7 @@ def gather_run(
         DamagedFileError: its config can't be read.
     """
     config = run.read_config()
-    history = read_history(read_metrics(run.metrics_file) if run.metrics_file.is_file() else ())
+    history = read_history(read_metrics(run.metrics_file))
     checkpoint: Path | None = None
     left_out: dict[str, str] = {}
     try:
@@ -143,6 +143,8 @@ def gather_run(
         try:
             holdout = evaluate_holdout(checkpoint, how, progress)
         except MinitxError as error:
+            if not checkpoint.is_dir():  # Pruned since it was found: look again.
+                return gather_run(run, settings, progress)
             left_out["eval"] = error.what
     else:
         left_out["eval"] = "--no-eval was given"
@@ -150,6 +152,8 @@ def gather_run(
         try:
             study = open_study(checkpoint, settings.prompt, ATTENTION_TOKENS, settings.device)
         except MinitxError as error:
+            if not checkpoint.is_dir():
+                return gather_run(run, settings, progress)
             if settings.prompt is not None:
                 raise
             left_out["attn"] = error.what

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from minitx.checkpoint import load_model
-from minitx.checkpoint.rundir import CONFIG_COPY, MODEL_FILES, RunDirectory
+from minitx.checkpoint.rundir import CONFIG_COPY, MODEL_FILES, RunDirectory, named_run
 from minitx.checkpoint.weights import require_sound_header
 from minitx.compute import choose_compute
 from minitx.config import RunConfig, TrainConfig
@@ -36,7 +36,7 @@ from minitx.engine import choose_engine
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.files import read_bounded, read_json
 from minitx.tokenizer import Tokenizer
-from minitx.training.logging.metrics_file import read_metrics
+from minitx.training.logging.metrics_file import read_metrics, require_metrics
 from minitx.training.observer import Observers, Phase, TrainingObserver
 from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
@@ -87,7 +87,7 @@ def resume(request: ResumeRequest, observers: Sequence[TrainingObserver]) -> Fin
     told = Observers(observers)
     with StopRequest() as stop:
         run = RunDirectory.open(request.run)
-        _refuse_older_checkpoint(run, request.run)
+        _refuse_older_checkpoint(run, request.run and named_run(request.run))
         fix = f"The run is as it was; go on with: minitx resume {shlex.quote(str(run.path))}"
         with interrupted_before_steps(stop, fix), run.lock():
             run.clear_leftovers()
@@ -102,6 +102,7 @@ def resume(request: ResumeRequest, observers: Sequence[TrainingObserver]) -> Fin
 
 
 def _open_session(run: RunDirectory, request: ResumeRequest) -> Session:
+    require_metrics(run.metrics_file)
     checkpoint = run.usable_checkpoint("last", required=RESUME_FILES)
     config = run.read_config()
     state_file = checkpoint / STATE_FILE
@@ -193,7 +194,7 @@ def _corpus(
     run: RunDirectory, config: RunConfig, tokenizer: Tokenizer, checkpoint: Path, changed_ok: bool
 ) -> EncodedCorpus:
     noted = read_description(checkpoint)
-    if noted.tokenizer_digest != tokenizer.digest:
+    if not tokenizer.has_digest(noted.tokenizer_digest):
         raise DamagedFileError(
             f"{checkpoint} was trained on a corpus encoded with another tokenizer", _FIX
         )
@@ -208,7 +209,7 @@ def _corpus(
         return encode_corpus(split, tokenizer, run.new_data)
     try:
         kept = load_encoded(run.data)
-        if kept.tokenizer_digest != tokenizer.digest or kept.digest != noted.digest:
+        if not tokenizer.has_digest(kept.tokenizer_digest) or kept.digest != noted.digest:
             other = "tokenizer" if kept.digest == noted.digest else "text"
             raise DamagedFileError(
                 f"{run.data} was encoded with another {other} than the checkpoint was trained on",
@@ -247,8 +248,6 @@ def _refuse_older_checkpoint(run: RunDirectory, named: Path | None) -> None:
 
 
 def _has_end(run: RunDirectory, step: int) -> bool:
-    if not run.metrics_file.is_file():
-        return False
     return any(
         record["kind"] == "end" and record["step"] == step and record.get("reason") != "interrupted"
         for record in read_metrics(run.metrics_file)

@@ -9,10 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from minitx.checkpoint.huggingface import model_files
-from minitx.checkpoint.rundir import CONFIG_COPY, config_bytes
+from minitx.checkpoint.rundir import CONFIG_COPY
 from minitx.checkpoint.weights import model_tensors
 from minitx.checkpoint.writer import CheckpointWriter, Snapshot
 from minitx.config import TrainConfig
+from minitx.config.toml import config_bytes
 from minitx.corpus.encoded import DESCRIPTION
 from minitx.errors import DamagedFileError
 from minitx.files import describe_damage, json_bytes

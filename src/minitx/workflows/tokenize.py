@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 
-from minitx.checkpoint.rundir import resolve_checkpoint
+from minitx.checkpoint.rundir import named_run, resolve_checkpoint, use_checkpoint
 from minitx.config import DataConfig, TokenizeRequest
 from minitx.config.overrides import Overrides
 from minitx.corpus import Split, read_corpus, split_corpus
@@ -155,10 +155,7 @@ def train_on(
 ) -> tuple[Tokenizer, Split, dict[str, str]]:
     """Train a tokenizer on the train part of a corpus, as `minitx train` would.
 
-    Args:
-        sources, stdin: of the corpus; see `read_corpus`.
-        given: keys of `TokenizerConfig` that are fixed.
-        data: keys of `DataConfig` that are fixed, beside the sources.
+    `given` and `data` are keys of `TokenizerConfig` and `DataConfig` that are fixed.
 
     Returns:
         The tokenizer, both parts of the text, and a reason for each key that was planned.
@@ -178,9 +175,9 @@ def open_tokenizer(path: Path | None) -> Tokenizer:
     Raises:
         BadInputError: there is none.
     """
-    if path is not None and (path / "tokenizer.json").is_file():
-        return load_tokenizer(path)
-    return load_tokenizer(resolve_checkpoint(path, "last"))
+    if path is not None and (named_run(path) / "tokenizer.json").is_file():
+        return load_tokenizer(named_run(path))
+    return use_checkpoint(lambda: resolve_checkpoint(path, "last"), load_tokenizer)
 
 
 def tokenization(tokenizer: Tokenizer, text: str, unknown: Unknown = "error") -> Tokenization:

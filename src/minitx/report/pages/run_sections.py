@@ -15,7 +15,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from minitx.checkpoint.rundir import config_bytes
+from minitx.config.toml import config_bytes
 from minitx.evaluation.holdout_figures import SurprisingText
 from minitx.report.evaluation.holdout_report import holdout_report
 from minitx.report.evaluation.surprise import LEGEND_LOSSES, LOSS_SCALE

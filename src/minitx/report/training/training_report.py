@@ -58,10 +58,9 @@ class TrainingRecord(TrainingObserver):
         """Remember the run; if it is resumed, read what happened before."""
         self.start = start
         if start.first_step:
-            with contextlib.suppress(OSError):
-                for record in read_metrics(start.run / "metrics.jsonl"):
-                    if record["step"] <= start.first_step:
-                        self._recall(record)
+            for record in read_metrics(start.run / "metrics.jsonl"):
+                if record["step"] <= start.first_step:
+                    self._recall(record)
 
     def on_step(self, report: StepReport) -> None:
         """Add to the curve."""

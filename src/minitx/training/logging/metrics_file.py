@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -32,9 +33,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from minitx.errors import BadInputError
-from minitx.files import write_atomically
+from minitx.files import describe_damage, open_plain_file, write_atomically
 from minitx.training.logging import LOGGERS
 from minitx.training.observer import CheckpointSaved, TrainingEvent, TrainingObserver
+
+_MOST_DIGITS = 18
+_log = logging.getLogger("minitx")
 
 
 class MetricsFile(TrainingObserver):
@@ -54,7 +58,7 @@ class MetricsFile(TrainingObserver):
         try:
             repair_metrics(path, first_step)
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._fail(error)
 
     def observe(self, event: TrainingEvent) -> None:
@@ -91,9 +95,9 @@ class MetricsFile(TrainingObserver):
             if self._file is not None:
                 os.fsync(self._file)
 
-    def _fail(self, error: OSError) -> NoReturn:
+    def _fail(self, error: OSError | ValueError) -> NoReturn:
         raise BadInputError(
-            f"{self._path} can't be written: {error.strerror or error}",
+            f"{self._path} can't be written: {describe_damage(error)}",
             "Free some space or choose another run directory, then resume the run",
         ) from error
 
@@ -114,14 +118,28 @@ def metrics_line(record: dict[str, Any]) -> bytes:
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of a `metrics.jsonl`; what can't be read (a torn line) is left out.
 
-    Raises:
-        OSError: if the file can't be opened.
+    A missing file has none. Neither has one that can't be read, or is none; that is warned of.
     """
-    with path.open("rb") as file:
-        for line in file:
-            record = _parse(line)
-            if record is not None:
-                yield record
+    try:
+        with open_plain_file(path) as file:
+            yield from filter(None, map(_parse, file))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        _log.warning("warning: %s can't be read: %s", path, describe_damage(error))
+
+
+def require_metrics(path: Path) -> None:
+    """Refuse a metrics file that can't be gone on with, before anything of the run is changed.
+
+    Raises:
+        BadInputError: it is there, and is no plain file that this user may read and write.
+    """
+    if os.path.lexists(path) and not (path.is_file() and os.access(path, os.R_OK | os.W_OK)):
+        raise BadInputError(
+            f"{path} is no file that can be read and added to",
+            "Restore it, or move it away: the run goes on without it",
+        )
 
 
 def repair_metrics(path: Path, step: int) -> int:
@@ -134,8 +152,9 @@ def repair_metrics(path: Path, step: int) -> int:
 
     Raises:
         OSError: if the file can't be read or replaced.
+        ValueError: it is no plain file.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         return 0
     dropped = size = 0
     for line in _kept_lines(path, step):
@@ -148,7 +167,7 @@ def repair_metrics(path: Path, step: int) -> int:
 
 def _kept_lines(path: Path, step: int) -> Iterator[bytes]:
     """The lines of a run that has done `step` steps, each whole; empty for one that is dropped."""
-    with path.open("rb") as file:
+    with open_plain_file(path) as file:
         for line in file:
             record = _parse(line)
             is_kept = record is not None and record["step"] <= step and record["kind"] != "end"
@@ -157,13 +176,20 @@ def _kept_lines(path: Path, step: int) -> Iterator[bytes]:
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
-        record = json.loads(line)
+        record = json.loads(line, parse_int=_count)
     except (ValueError, RecursionError):
         return None
     if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
         return None
     step = record.get("step")
-    return record if isinstance(step, int) and not isinstance(step, bool) else None
+    return record if type(step) is int and step >= 0 else None
+
+
+def _count(digits: str) -> int:
+    # No column of figures holds larger ones, and no run gets there.
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits):,} digits")
+    return int(digits)
 
 
 def _plain(value: Any) -> Any:
