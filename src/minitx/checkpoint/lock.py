@@ -53,6 +53,21 @@ def run_lock(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def is_held(path: Path) -> bool:
+    """Whether another process holds the lock; nobody who wants it meanwhile is refused."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        os.lseek(handle, _PID_STARTS, os.SEEK_SET)
+        owner = os.read(handle, 32).decode("ascii", "replace").strip()
+        # Tried only if its process is there, since to try is to hold it for a moment.
+        return owner.isdigit() and _is_running(int(owner)) and not _try_lock(handle, owner)
+    finally:
+        os.close(handle)
+
+
 def _try_lock(handle: int, owner: str) -> bool:
     # Imported where it is needed: commands that only read a run start sooner without.
     from filelock import lock_descriptor

@@ -22,7 +22,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
-from minitx.checkpoint.lock import run_lock
+from minitx.checkpoint.lock import is_held, run_lock
 from minitx.checkpoint.manifest import MANIFEST, read_manifest, verify
 from minitx.checkpoint.new_run import RUNS, make_run_directory
 from minitx.config import RunConfig
@@ -142,16 +142,22 @@ class RunDirectory:
         write_atomically(self.path / which, f"{self.checkpoint(step).name}\n".encode())
 
     def best_step(self) -> int | None:
-        """Step of the best checkpoint, as the newest manifest that can be read tells it.
+        """Step of the best checkpoint; None if there was no evaluation yet, or it is gone."""
+        best = self.noted_best()
+        return best if best in self.steps() else None
 
-        None if there was no evaluation yet, or the best is no longer on disk.
-        """
-        steps = self.steps()
-        for step in reversed(steps):
+    def noted_best(self) -> int | None:
+        """Step of the best checkpoint, there or not, as the newest readable manifest tells it."""
+        for step in reversed(self.steps()):
             with contextlib.suppress(DamagedFileError):
                 best: int | None = read_manifest(self.checkpoint(step))["best_step"]
-                return best if best in steps else None
+                return best
         return None
+
+    @property
+    def is_training(self) -> bool:
+        """Whether another process trains it now."""
+        return is_held(self.path / "lock")
 
     def candidates(self, which: Which) -> list[int]:
         """Steps to try in turn, damaged ones too: the best if asked for, then newest first."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from minitx.cli import many_imports
+from minitx.cli import many_imports, say_used
 from minitx.cli.flags import Json, Run, takes
 from minitx.config import AttentionRequest, LoadConfig
 
@@ -52,5 +52,6 @@ def attn(
         typer.echo(attention_json(study, request))
     elif not (html or png or npz):
         print_study(study, request, ascii_only)
+    say_used([study.checkpoint])
     if request.check_mask and not study.mask_check.passed:
         raise typer.Exit(1)

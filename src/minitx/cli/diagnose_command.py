@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from minitx.cli import say_used
 from minitx.cli.flags import Json, RunDirectory
 
 
@@ -19,6 +20,7 @@ def diagnose(run: RunDirectory = None, json: Json = False) -> None:
     from minitx.workflows.diagnose import diagnose as diagnose_run
 
     diagnosis = diagnose_run(run)
+    say_used([diagnosis.checkpoint])
     if json:
         typer.echo(json_line(diagnosis.to_json()))
     else:

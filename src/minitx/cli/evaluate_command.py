@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from minitx.cli import many_imports
+from minitx.cli import many_imports, say_used
 from minitx.cli.flags import Json, takes
 from minitx.config import EvaluationSettings, LoadConfig
 
@@ -55,6 +55,8 @@ def evaluate(
 
     with EvaluationProgress(sys.stderr) as progress:
         reports = evaluate_targets(targets or [], holdout, checkpoint, settings, progress.update)
+    models = [one.model for report in reports for one in getattr(report, "reports", [report])]
+    say_used(model.checkpoint for model in models)
     if json:
         typer.echo(json_line({"reports": [report.to_json() for report in reports]}))
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from minitx.cli import many_imports
+from minitx.cli import many_imports, say_used
 from minitx.cli.flags import Run, takes
 from minitx.config import GenerationRequest, LoadConfig, SamplingConfig
 
@@ -20,16 +20,18 @@ def generate(run: Run = None, **options: Any) -> None:
     how = config_from_options(LoadConfig, options)
     with many_imports():
         from minitx.report.generation.generation_screen import GenerationScreen, read_lines
-        from minitx.workflows.generate import in_batches, prompts_of
+        from minitx.workflows.generate import in_batches, prompts_of, refuse_text
         from minitx.workflows.interactive import Conversation, continue_text
         from minitx.workflows.load import load
 
+    refuse_text(run)
     model = load(run, how.checkpoint, how.device, how.dtype, how.quantize)
     prompts = prompts_of(request, sys.stdin)
-    screen = GenerationScreen(sys.stdout)
+    screen = GenerationScreen(sys.stdout, lambda: say_used([model.directory]))
     if request.interactive:
         conversation = Conversation(model, screen, sampling, request.show_probs)
-        read_lines(conversation.answer, str(model.directory))
+        screen.begin()
+        read_lines(conversation.answer)
     elif request.beams:
         for prompt in prompts:
             beams = model.beam_search(prompt, request.beams, sampling.max_new_tokens)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from minitx.cli import say_used
 from minitx.cli.flags import Json, RunDirectory
 
 
@@ -29,6 +30,7 @@ def profile(
     from minitx.workflows.profile import profile_run
 
     profile = profile_run(run, steps, device, dtype)
+    say_used([profile.checkpoint])
     if json:
         typer.echo(json_line(profile_json(profile)))
     else:

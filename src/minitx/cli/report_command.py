@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from minitx.cli import say_used
 from minitx.cli.flags import takes
 from minitx.config import ReportSettings
 
@@ -53,4 +54,5 @@ def report(
         stories = gather(runs or [], settings, progress.update)
         path = out or page_path(stories)
         save_run_page(stories, path)
+    say_used(run.checkpoint for run in stories.runs if run.holdout or run.study)
     typer.echo(f"Wrote {path}", err=True)

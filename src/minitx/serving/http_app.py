@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import anyio.to_thread
 from starlette.datastructures import Headers
@@ -45,13 +46,13 @@ class ServedModel:
     """The model that is served, in eval mode, under the name by which clients know it.
 
     Attributes:
-        checkpoint: name of its directory.
+        checkpoint: its directory.
         created: when its weights were written, in seconds since 1970.
         fingerprint: of the weights; None if they have no manifest.
     """
 
     name: str
-    checkpoint: str
+    checkpoint: Path
     model: Transformer
     tokenizer: Tokenizer
     created: int

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from minitx.checkpoint.rundir import named_run
 from minitx.config import GenerationRequest, SamplingConfig
 from minitx.corpus.readers.plain_text import PlainText, piped_text
 from minitx.errors import BadInputError
@@ -16,6 +20,22 @@ from minitx.tokenizer import Tokenizer
 from minitx.workflows.load import LoadedModel
 
 _LARGEST_PROMPT_FILE = 1 << 30
+
+
+def refuse_text(run: Path | None) -> None:
+    """Refuse a text that stands where a run is named: ``minitx generate "Once upon"``.
+
+    Raises:
+        BadInputError: there is no such path nor run, and it can be no name of one.
+    """
+    if run is None or os.path.lexists(named_run(run)):
+        return
+    text = str(run)
+    if not re.fullmatch(r"[^\s!?,;:\"]*[^\s!?,;:.\"]", text):
+        raise BadInputError(
+            f"there is no run {text!r}",
+            f"If it is a text to continue, write --prompt {shlex.quote(text)}",
+        )
 
 
 def prompts_of(request: GenerationRequest, stdin: TextIO | None) -> list[str]:

@@ -23,12 +23,12 @@ _SETTINGS = [option.name for option in options_of(SamplingConfig) if option.kind
 
 HELP = """\
 Write a text, and the model continues it. A line that begins with / is a command:
-  /temperature 0.5      change a setting; also /top-k 40, /top-k off, /seed 7
+  /temperature 0.5      change a setting; also /set temperature 0.5, /top-k off, /seed 7
   /temperature          show one setting
   /settings             show all settings
   /probs                show each token's probability, or stop showing it
   /help                 show this help
-  /quit                 leave (or Ctrl-D; Ctrl-C stops a text)
+  /quit                 leave (or quit, exit, Ctrl-D; Ctrl-C stops a text)
 """
 
 
@@ -87,17 +87,18 @@ class Conversation:
         Raises:
             BadInputError: there is no such command, or the text can't be continued.
         """
-        if line in ("/quit", "/exit"):
+        command = line.strip()
+        if command in ("/quit", "/exit", "quit", "exit"):
             return False
-        if line == "/help":
+        if command == "/help":
             self.view.message(HELP)
-        elif line == "/settings":
+        elif command in ("/settings", "/set"):
             self.view.message(settings_text(self.config))
-        elif line == "/probs":
+        elif command == "/probs":
             self.with_probabilities = not self.with_probabilities
         elif line.startswith("/"):
-            self.config = changed(self.config, line)
-            self.view.message(settings_text(self.config, _key(line)))
+            self.config = changed(self.config, command)
+            self.view.message(settings_text(self.config, _key_and_value(command)[0]))
         elif line:
             continue_text(self.model, self.view, line, self.config, self.with_probabilities)
         return True
@@ -109,7 +110,7 @@ def changed(config: SamplingConfig, line: str) -> SamplingConfig:
     Raises:
         BadInputError: there is no such setting, or its value can't be.
     """
-    key, value = _key(line), line.partition(" ")[2].strip()
+    key, value = _key_and_value(line)
     name = key.replace("_", "-")
     if key not in _SETTINGS:
         near = difflib.get_close_matches(key, _SETTINGS, n=1)
@@ -135,6 +136,8 @@ def settings_text(config: SamplingConfig, only: str | None = None) -> str:
     )
 
 
-def _key(line: str) -> str:
-    # The field that a line like "/top-k 40" names.
-    return line[1:].strip().partition(" ")[0].replace("-", "_")
+def _key_and_value(line: str) -> tuple[str, str]:
+    # "/top-k 40", "/set top-k 40" and "/set top-k = 40" name a field and its value.
+    words = line[1:].replace("=", " ", 1).removeprefix("set ").split(maxsplit=1)
+    key, value = (*words, "", "")[:2]
+    return key.replace("-", "_"), value.strip()

@@ -121,3 +121,20 @@ def open_checkpoint(
     if stored is not None and where.type == "cpu":
         engine.quantize(loaded.model, stored)
     return LoadedModel(directory, loaded.model, loaded.tokenizer)
+
+
+def used_checkpoint(directory: Path) -> str:
+    """In one line: which run, step and checkpoint a directory is, and whether it is the best."""
+    run, number = find_run(directory), directory.absolute().name.removeprefix("step-")
+    if run is None or not number.isdecimal():
+        return f"model {directory}"
+    step, best = int(number), run.noted_best()
+    facts = ["last"] if step == max(run.steps(), default=step) else []
+    if best == step:
+        facts.insert(0, "best")
+    elif best is not None:
+        facts.append(f"the best, step {best:,}, is {'kept' if best in run.steps() else 'missing'}")
+    if run.is_training:
+        facts.append("still training")
+    told = f" ({'; '.join(facts)})" if facts else ""
+    return f"run {run.path.absolute().name}, step {step:,}{told}: {directory}"

@@ -50,4 +50,4 @@ def describe(loaded: LoadedModel, name: str | None = None) -> ServedModel:
     digest = weights_digest(directory)
     fingerprint = None if digest is None else f"fp_{digest[:12]}"
     created = int((directory / "model.safetensors").stat().st_mtime)
-    return ServedModel(name, directory.name, loaded.model, loaded.tokenizer, created, fingerprint)
+    return ServedModel(name, directory, loaded.model, loaded.tokenizer, created, fingerprint)
