@@ -59,6 +59,21 @@ def replacing(path: Path) -> Iterator[Path]:
     sync_directory(path.parent)
 
 
+@contextlib.contextmanager
+def writing_where_asked(path: Path) -> Iterator[Path]:
+    """`replacing` for a file that a person named, which may be a link, or a device or a pipe.
+
+    Raises:
+        BadInputError: it can't be written.
+    """
+    with os_errors_as_bad_input(f"{path} can't be written", "Choose another file"):
+        if path.exists() and not path.is_file():
+            yield path
+        else:
+            with replacing(path.resolve()) as beside:
+                yield beside
+
+
 def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
     """Replace a file in one rename, after its content (or the blocks of it) is on disk.
 

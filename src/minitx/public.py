@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from minitx.config import EvaluationSettings, SamplingConfig
+from minitx.config import EvaluationSettings, LoadConfig, SamplingConfig
+from minitx.config.options import options_of
 from minitx.config.overrides import (
     config_from_options,
     merged,
     require_known,
     tables_from_options,
 )
+from minitx.config.run_config import TABLES
+from minitx.errors import BadInputError, MinitxError
 from minitx.evaluation.holdout_figures import HoldoutReport
 from minitx.files import possible_path
 from minitx.generation import stream
@@ -42,6 +48,60 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["FinishedRun", "Model", "load", "resume", "train"]
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS = {
+    option.word: option
+    for config in (*TABLES.values(), LoadConfig, EvaluationSettings, SamplingConfig)
+    for option in options_of(config)
+    if option.word is not None
+}
+# A whole command stays as it is; what stands behind a flag may be its value.
+_FLAG = re.compile(r"minitx [a-z]+ [^,;]*|--([a-z][a-z-]*)(?: (\w+(?:\.\d+)?))?")
+
+
+def _in_python_words(function: F) -> F:
+    """Let errors name what a script wrote: `top_k` for `--top-k`, `layers` for `n_layers`."""
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        def told(text: str) -> str:
+            text = _FLAG.sub(_python_word, text)
+            for word in options.keys() & _OPTIONS.keys():
+                text = re.sub(rf"\b{_OPTIONS[word].name}\b", word, text)
+            return text
+
+        try:
+            return function(*arguments, **options)
+        except MinitxError as error:
+            error.what, error.fix = told(error.what), told(error.fix)
+            error.args = (f"{error.what}. {error.fix}",)
+            raise
+
+    return cast(F, call)
+
+
+def _python_word(flag: re.Match[str]) -> str:
+    if flag[1] is None:
+        return flag[0]
+    word, behind = flag[1].replace("-", "_"), flag[2] or ""
+    if word in _OPTIONS and behind in _OPTIONS[word].choices:
+        return f"{word}={behind!r}"
+    return f"{word}{'=' if behind[:1].isdigit() else ' '}{behind}".rstrip()
+
+
+def _require(kind: Any, words: str, **values: object) -> None:
+    for name, value in values.items():
+        if value is not None and not isinstance(value, kind):
+            raise BadInputError(f"{name} is {value!r}, not {words}", f"Give {words}")
+
+
+def _path(**named: str | Path | None) -> Path | None:
+    _require((str, os.PathLike), "a path", **named)
+    (path,) = named.values()
+    return None if path is None else possible_path(Path(path))
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -76,6 +136,7 @@ class Model(LoadedModel):
         run, step: that it was saved in and after; None if the directory does not say.
     """
 
+    @_in_python_words
     def generate(self, prompt: str, **options: Unpack[SamplingOptions]) -> str:
         """Continue a text, and return what was added. The same seed gives the same text.
 
@@ -83,12 +144,16 @@ class Model(LoadedModel):
             prompt: at least one token, at most the context.
             options: as for `minitx generate`, for example ``temperature=0.5, top_k=40``.
         """
+        _require(str, "a text", prompt=prompt)
         return self.sample([prompt], _sampling(options))[0].text
 
+    @_in_python_words
     def stream(self, prompt: str, **options: Unpack[SamplingOptions]) -> Iterator[str]:
         """The pieces of what `generate` returns, each as soon as it can no longer change."""
+        _require(str, "a text", prompt=prompt)
         return stream(self.model, self.tokenizer, prompt, _sampling(options))
 
+    @_in_python_words
     def evaluate(
         self,
         text: str | Path | None = None,
@@ -108,15 +173,19 @@ class Model(LoadedModel):
             context, stride, max_tokens, baselines, quick, unknown: as for `minitx eval`.
             progress: show on stderr what is being done.
         """
-        settings = EvaluationSettings(
-            context, stride, max_tokens, baselines, quick, unknown=unknown
-        )
-        source = None if text is None else str(_path(text))
+        options = {
+            "context": context, "stride": stride, "max_tokens": max_tokens,
+            "baselines": baselines, "quick": quick, "unknown": unknown,
+        }  # fmt: skip
+        settings = config_from_options(EvaluationSettings, options)
+        path = _path(text=text)
+        source = None if path is None else str(path)
         if not progress:
             return evaluate_model(self, source, settings)
         with EvaluationProgress(sys.stderr) as shown:
             return evaluate_model(self, source, settings, shown.update)
 
+    @_in_python_words
     def attention(self, text: str) -> AttentionMaps:
         """Attention of every head on a text: maps that show themselves.
 
@@ -124,13 +193,16 @@ class Model(LoadedModel):
         """
         return read_attention(self.model, self.tokenizer, self._ids(text))
 
+    @_in_python_words
     def study(self, text: str | None = None) -> AttentionStudy:
         """Maps, head roles, logit lens, ablation, mask check: all that `minitx attn` measures.
 
         Without a text, it is the beginning of the holdout that is looked at.
         """
+        _require(str, "a text", text=text)
         return study_model(self, text)
 
+    @_in_python_words
     def logits(self, text: str) -> Tensor:
         """Logits of the token after each token of a text, (tokens, vocab_size).
 
@@ -142,11 +214,13 @@ class Model(LoadedModel):
         return logits
 
     def _ids(self, text: str) -> npt.NDArray[np.int64]:
+        _require(str, "a text", text=text)
         ids = self.tokenizer.encode(text).astype(np.int64)
         require_fits(len(ids), self.model.config)
         return ids
 
 
+@_in_python_words
 def load(
     path: str | Path | None = None,
     *,
@@ -165,10 +239,13 @@ def load(
         BadInputError: there is no such run, or an option can't be used.
         DamagedFileError: the checkpoint is damaged.
     """
-    loaded = open_model(_path(path), checkpoint, device, dtype, quantize)
+    options = {"checkpoint": checkpoint, "device": device, "dtype": dtype, "quantize": quantize}
+    how = config_from_options(LoadConfig, options)
+    loaded = open_model(_path(path=path), how.checkpoint, how.device, how.dtype, how.quantize)
     return Model(loaded.directory, loaded.model, loaded.tokenizer)
 
 
+@_in_python_words
 def train(
     *corpus: str | Path,
     config: str | Path | None = None,
@@ -195,15 +272,17 @@ def train(
     """
     if corpus:
         options["corpus"] = corpus
-    tables = merged(_path(config), tables_from_options(**options))
+    tables = merged(_path(config=config), tables_from_options(**options))
     refuse_too_large(tables["model"])
     request = TrainRequest(
-        **tables, tokenizer_directory=_path(tokenizer), out=_path(out), loggers=tuple(loggers)
-    )
+        **tables, tokenizer_directory=_path(tokenizer=tokenizer), out=_path(out=out),
+        loggers=_loggers(loggers),
+    )  # fmt: skip
     with _watching(observers, progress) as watching:
         return train_run(request, watching)
 
 
+@_in_python_words
 def resume(
     run: str | Path | None = None,
     *,
@@ -230,7 +309,7 @@ def resume(
     # Of all tables: the workflow says which keys can be changed.
     changes = {key: value for table in tables_from_options(**options).values()
                for key, value in table.items()}  # fmt: skip
-    request = ResumeRequest(_path(run), changes, allow_changed_corpus, tuple(loggers))
+    request = ResumeRequest(_path(run=run), changes, allow_changed_corpus, _loggers(loggers))
     with _watching(observers, progress) as watching:
         return resume_run(request, watching)
 
@@ -239,6 +318,9 @@ def resume(
 def _watching(
     observers: Sequence[TrainingObserver], progress: bool
 ) -> Iterator[Sequence[TrainingObserver]]:
+    _require((list, tuple), "a list of observers", observers=observers)
+    if not all(hasattr(observer, "observe") for observer in observers):
+        raise BadInputError(f"observers is {observers!r}", "Give objects with a method `observe`")
     if not progress:
         yield observers
         return
@@ -246,8 +328,11 @@ def _watching(
         yield [*observers, view]
 
 
-def _path(path: str | Path | None) -> Path | None:
-    return None if path is None else possible_path(Path(path))
+def _loggers(loggers: Sequence[str]) -> tuple[str, ...]:
+    _require((list, tuple), "a list of names", loggers=loggers)
+    for name in loggers:
+        _require(str, "a name", logger=name)
+    return tuple(loggers)
 
 
 def _sampling(options: SamplingOptions) -> SamplingConfig:

@@ -157,7 +157,7 @@ def test_bans_that_leave_no_token_are_named(model, temperature):
         generate(model, TOKENIZER, ["b"], config)
 
 
-@pytest.mark.parametrize("bias", [math.nan, math.inf, -math.inf, 1e39])
+@pytest.mark.parametrize("bias", [math.nan, math.inf, 1e39])
 def test_a_bias_that_is_no_number_is_refused(bias):
     with pytest.raises(BadInputError, match="logit_bias is"):
         SamplingConfig(logit_bias={3: bias})

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from minitx.compute import Compute
+from minitx.compute import Compute, EngineChoice
 from minitx.config import ModelConfig
 from minitx.engine import choose_engine, decoder
 from minitx.inspection import mask_check
@@ -38,9 +38,10 @@ def make_model(config=CONFIG):
 
 
 KERNELS = choose_engine(make_model(), Compute(torch.device("cpu"), torch.float32)).engine
+FASTER = decoder(make_model().eval())
 ENGINES = (
     f"as it is trained, {KERNELS} engine",
-    f"as it generates, {'plain' if decoder(make_model().eval()) is None else 'native'} engine",
+    f"as it generates, {'plain' if FASTER is None else FASTER.engine} engine",
 )
 
 
@@ -51,6 +52,23 @@ def test_sound_model_passes_every_way_through_it(config):
     assert [path.path for path in check.paths] == [*WAYS, *ENGINES]
     assert all(path.cuts == 23 and path.logits > 20 * 23 for path in check.paths[: len(WAYS)])
     assert all(path.cuts == 8 and path.logits >= 8 for path in check.paths[len(WAYS) :])
+
+
+def test_each_decoder_is_called_what_it_is(monkeypatch):
+    decoding = pytest.importorskip("minitx.fast.decoding")
+    for kernels, name in ((object(), "native"), (None, "NumPy (several texts: plain)")):
+        monkeypatch.setattr(decoding, "library", lambda kernels=kernels: kernels)
+        assert decoding.Decoder(make_model().eval()).engine == name
+    path = check_mask(make_model()).paths[-1].path
+    assert path in ("as it generates, NumPy (several texts: plain) engine", ENGINES[-1])
+
+
+def test_what_is_checked_in_place_of_the_engine_is_said(monkeypatch):
+    chosen = EngineChoice("torch-compile", "as asked")
+    monkeypatch.setattr(mask_check, "choose_engine", lambda *_: chosen)
+    path = check_mask(make_model()).paths[-2]
+    assert path.path == "as it is trained, plain engine, in place of torch-compile"
+    assert path.leak is None
 
 
 def test_model_is_left_as_it_was():

@@ -141,12 +141,86 @@ def test_a_text_file_is_measured_too(model, verses, tmp_path):
         (lambda model: model.evaluate(context=10**6), "context"),
         (lambda model: minitx.load("nowhere"), "nowhere"),
         (lambda model: minitx.train("corpus.txt", laiers=2), "Did you mean layers"),
-        (lambda model: minitx.resume(model.run, layers=2), "n_layers can't be changed"),
+        (lambda model: minitx.resume(model.run, layers=2), "^layers can't be changed"),
     ],
 )
 def test_what_can_not_be_done_is_an_exception(model, call, message):
     with pytest.raises(minitx.BadInputError, match=message):
         call(model)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model: minitx.train("a.txt", steps="x"), "steps is 'x', not a whole number"),
+        (lambda model: minitx.train("a.txt", layers="x"), "options: layers is 'x'"),
+        (lambda model: minitx.train(5), "corpus is 5, not a text"),
+        (lambda model: minitx.train("a.txt", config=5), "config is 5, not a path"),
+        (lambda model: minitx.train("a.txt", out=5), "out is 5, not a path"),
+        (lambda model: minitx.train("a.txt", tokenizer=5), "tokenizer is 5, not a path"),
+        (lambda model: minitx.train("a.txt", loggers="tb"), "loggers is 'tb', not a list"),
+        (lambda model: minitx.train("a.txt", loggers=[5]), "logger is 5, not a name"),
+        (lambda model: minitx.train("a.txt", observers=5), "observers is 5"),
+        (lambda model: minitx.train("a.txt", observers=["x"]), "observers is .'x'."),
+        (lambda model: minitx.resume(3), "run is 3, not a path"),
+        (lambda model: minitx.resume(model.run, steps=2.5), "steps is 2.5, not a whole number"),
+        (lambda model: minitx.load(3), "path is 3, not a path"),
+        (lambda model: minitx.load(model.run, device=3), "device is 3"),
+        (lambda model: minitx.load(model.run, quantize=8), "quantize is 8"),
+        (lambda model: model.generate(5), "prompt is 5, not a text"),
+        (lambda model: model.generate(["1"]), "prompt is .'1'., not a text"),
+        (lambda model: model.generate("1", temperature="hot"), "temperature is 'hot', not a num"),
+        (lambda model: model.generate("1", logit_bias={"a": 1}), "logit_bias is .'a': 1."),
+        (lambda model: model.generate("1", logit_bias={1: "a"}), "logit_bias is .1: 'a'."),
+        (lambda model: model.generate("1", stop=5), "stop is 5, not a list"),
+        (lambda model: model.stream(5), "prompt is 5"),
+        (lambda model: model.evaluate(5), "text is 5, not a path"),
+        (lambda model: model.evaluate(context="x"), "context is 'x', not a whole number"),
+        (lambda model: model.attention(5), "text is 5"),
+        (lambda model: model.logits(b"1"), "text is b'1'"),
+        (lambda model: model.study(5), "text is 5"),
+    ],
+)
+def test_a_wrong_type_is_one_clear_error(model, verses, inside, call, message):
+    (inside / "a.txt").write_text(verses.read_text())
+    with pytest.raises(minitx.BadInputError, match=message):
+        call(model)
+    assert not (inside / "runs").exists()
+
+
+SHAPE = {"layers": 1, "d_model": 16, "heads": 2, "context": 16, "batch_size": 2, "threads": 1}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: minitx.resume("a-001"), "Lengthen it with steps=4, or use it with minitx gen"),
+        (lambda: minitx.resume("a-001", layers=2), "layers can't be changed"),
+        (lambda: minitx.train("a.txt", **SHAPE | {"layers": 0}), "^layers is 0, outside"),
+        (lambda: minitx.train("a.txt", **SHAPE | {"heads": 3}), "Use d_model=15, or a number of"),
+        (
+            lambda: minitx.train("a.txt", **SHAPE, architecture="gpt2", kv_heads=1),
+            "Leave out kv_heads, or use architecture='qwen3'",
+        ),
+        (lambda: minitx.load("a-001").generate("1", top_k=10**6), "top_k from 1 to"),
+        (lambda: minitx.load("a-001").generate(""), "Give one with prompt"),
+    ],
+)
+def test_an_error_names_what_the_script_wrote(verses, inside, call, message):
+    (inside / "a.txt").write_text(verses.read_text())
+    if not (inside / "runs/a-001").exists():
+        minitx.train("a.txt", steps=2, **SHAPE)
+    with pytest.raises(minitx.BadInputError, match=message) as caught:
+        call()
+    assert "--" not in str(caught.value)
+
+
+def test_a_command_in_an_error_stays_a_command():
+    from minitx.public import _FLAG, _python_word
+
+    text = "Go on with: minitx resume run --steps 9, or give --steps 9 and --dtype float32"
+    told = _FLAG.sub(_python_word, text)
+    assert told == ("Go on with: minitx resume run --steps 9, or give steps=9 and dtype='float32'")
 
 
 def test_the_typed_options_are_those_of_the_command_line():

@@ -2,12 +2,15 @@
 
 import hashlib
 import shutil
+import sys
 
 import pytest
 from small_runs import TINY_MODEL, TINY_TRAIN
 
+from minitx.checkpoint.manifest import MANIFEST, manifest_bytes
 from minitx.checkpoint.rundir import RunDirectory
-from minitx.errors import MinitxError
+from minitx.errors import BadInputError, MinitxError
+from minitx.training.logging import LOGGERS
 from minitx.workflows.resume import ResumeRequest, resume
 from minitx.workflows.train import TrainRequest, train
 
@@ -51,6 +54,58 @@ def last(run):
     return sorted((run / "checkpoints").iterdir())[-1]
 
 
+def each(*names):
+    """Damage these files of all checkpoints."""
+
+    def spoil(run):
+        for checkpoint in (run / "checkpoints").iterdir():
+            for name in names:
+                damage(name)(checkpoint)
+
+    return spoil
+
+
+def forged(name, content):
+    """Another content of a file of all checkpoints, with its digest in the manifest."""
+
+    def spoil(run):
+        for checkpoint in (run / "checkpoints").iterdir():
+            (checkpoint / name).write_text(content)
+            step = int(checkpoint.name.removeprefix("step-"))
+            (checkpoint / MANIFEST).write_bytes(manifest_bytes(checkpoint, step, step))
+
+    return spoil
+
+
+def all_of(*spoils):
+    def spoil(run):
+        for each_spoil in spoils:
+            each_spoil(run)
+
+    return spoil
+
+
+def as_directory(name):
+    def spoil(run):
+        (run / name).unlink()
+        (run / name).mkdir()
+
+    return spoil
+
+
+def without(name):
+    return lambda run: (run / name).unlink()
+
+
+def later_checkpoint_damaged(run):
+    """A checkpoint after the last whole one, which a resume would remove."""
+    shutil.copytree(last(run), run / "checkpoints" / "step-000009")
+    damage("model.safetensors")(run / "checkpoints" / "step-000009")
+
+
+FASTER = {"steps": 6, "learning_rate": 0.5}
+
+
 REFUSALS = {
     "another key": ({"train": {"steps": 6, "batch_size": 3}}, None, None),
     "out of range": ({"train": {"steps": 6, "learning_rate": -1.0}}, None, None),
@@ -68,11 +123,46 @@ REFUSALS = {
         damage("data/train.txt"),
     ),
     "older checkpoint": ({"run": "checkpoints/step-000002", "train": {"steps": 6}}, None, None),
+    "no such run": ({"run": "nowhere", "train": {"steps": 6}}, None, None),
+    "too many threads": ({"train": {"steps": 6, "threads": 10**6}}, None, None),
+    "no tensorboard": ({"train": FASTER, "loggers": ("tensorboard",)}, None, None),
+    "no tensorboard, damage": (
+        {"train": FASTER, "loggers": ("tensorboard",)}, None, later_checkpoint_damaged
+    ),
+    "no tensorboard, another text": (
+        {"train": FASTER, "loggers": ("tensorboard",), "allow_changed_corpus": True},
+        TEXT + "and the dog\n", None,
+    ),
+    "a logger that refuses": ({"train": FASTER, "loggers": ("refusing",)}, None, None),
+    "metrics not writable": ({"train": FASTER}, None, as_directory("metrics.jsonl")),
+    "no whole checkpoint": ({"train": FASTER}, None, each("model.safetensors")),
+    "no state": ({"train": FASTER}, None, each("training_state.json")),
+    "no config": ({"train": FASTER}, None, all_of(damage("run.toml"), each("run_copy.toml"))),
+    "state of another kind": ({"train": FASTER}, None, forged("training_state.json", "{}")),
+    "optimizer of another kind": ({"train": FASTER}, None, forged("optimizer.safetensors", "x")),
+    "diagnosis of another kind": (
+        {"train": {"learning_rate": 0.5}}, None,
+        all_of(forged("diagnosis.json", '{"watch": {"losses": 5}}'), without("metrics.jsonl")),
+    ),
+    "good states of another kind": (
+        {"train": {**FASTER, "on_spike": "rollback"}}, None,
+        forged("diagnosis.json", '{"good_states": [{"step": 2}]}'),
+    ),
+    "no data": (
+        {"train": FASTER}, b"\xff\xfe\x00",
+        all_of(damage("data/train.ids"), damage("data/train.txt")),
+    ),
 }  # fmt: skip
 
 
+@LOGGERS.register("refusing")
+def refusing(run, first_step):
+    raise BadInputError("this logger refuses", "Leave it out")
+
+
 @pytest.mark.parametrize("name", REFUSALS)
-def test_a_refusal_leaves_every_file_as_it_was(trained, tmp_path, name):
+def test_a_refusal_leaves_every_file_as_it_was(trained, tmp_path, name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     original, text = trained
     options, changed_text, spoil = REFUSALS[name]
     run = tmp_path / "run"

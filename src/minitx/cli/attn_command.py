@@ -46,10 +46,13 @@ def attn(
         lambda: resolve_checkpoint(run, load.checkpoint),
         lambda checkpoint: open_study(checkpoint, prompt, n_tokens, load.device),
     )
+    if json:
+        # Before a file is written: it may be refused.
+        text = attention_json(study, request)
     for path in write_study(study, request, html=html, png=png, npz=npz):
         typer.echo(f"Wrote {path}", err=True)
     if json:
-        typer.echo(attention_json(study, request))
+        typer.echo(text)
     elif not (html or png or npz):
         print_study(study, request, ascii_only)
     say_used([study.checkpoint])

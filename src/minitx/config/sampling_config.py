@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minitx.config.checks import parse_bias, require, require_range
+from minitx.config.checks import parse_bias, require
 from minitx.config.options import (
     COUNT,
     COUNT_OR_NONE,
@@ -19,8 +19,6 @@ from minitx.config.options import (
     Config,
     option,
 )
-
-_LARGEST_BIAS = 1e9
 
 
 @dataclass(frozen=True)
@@ -85,9 +83,14 @@ class SamplingConfig(Config):
         return self.temperature < 1e-5
 
     def check(self) -> None:
-        """Refuse a bias that would make a logit infinite or NaN."""
-        for value in self.logit_bias.values():
-            require_range("logit_bias", value, -_LARGEST_BIAS, _LARGEST_BIAS)
+        """Refuse biases that are no numbers, or with which a logit would be infinite."""
+        for token, bias in self.logit_bias.items():
+            numbers = type(token) is int and isinstance(bias, (int, float)) and bias <= 1e9
+            require(
+                numbers,
+                f"logit_bias is {self.logit_bias}",
+                "Give token ids, and finite numbers up to 1e9",
+            )
 
 
 @dataclass(frozen=True)

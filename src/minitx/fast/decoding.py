@@ -28,6 +28,11 @@ class Decoder:
         self._one: OneTextDecoder | NumpyDecoder | None = None
         self._batch: BatchDecoder | None = None
 
+    @property
+    def engine(self) -> str:
+        """What computes, in words."""
+        return "NumPy (several texts: plain)" if library() is None else "native"
+
     def feed(self, tokens: Sequence[int], cache: DecodingCache) -> Tensor:
         """Append a token to each row of a cache that has room for it.
 

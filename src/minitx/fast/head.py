@@ -8,7 +8,6 @@ bfloat16; tests compare both with float64.
 from __future__ import annotations
 
 import ctypes
-import functools
 import time
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from minitx.fast.library import declare, library, pointers
+from minitx.fast.library import pointers, training_kernels
 from minitx.fast.profiling import running_clock
 from minitx.model.transformer import IGNORED, Transformer
 
@@ -32,13 +31,6 @@ class _Head(ctypes.Structure):
         *pointers("x", "gain", "weight", "targets", "scratch", "loss"),
         *pointers("grad_input", "grad_gain", "grad_weight"),
     )
-
-
-@functools.cache
-def _kernels() -> ctypes.CDLL:
-    call = ctypes.POINTER(_Head)
-    arguments = {"head_scratch": [call], "head_loss": [call]}
-    return declare(library(), arguments, head_scratch=ctypes.c_size_t, head_loss=ctypes.c_long)
 
 
 def loss(model: Transformer, x: Tensor, targets: Tensor) -> Tensor:
@@ -70,10 +62,11 @@ class _HeadLoss(Function):
             targets.numel(), x.size(-1), weight.size(0), eps, torch.get_num_threads(), ignored,
             x.data_ptr(), gain.data_ptr(), weight.data_ptr(), targets.data_ptr(),
         )  # fmt: skip
-        scratch = torch.empty(_kernels().minitx_head_scratch(call), dtype=torch.uint8)
+        kernels, address = training_kernels(), ctypes.byref(call)
+        scratch = torch.empty(kernels.minitx_head_scratch(address), dtype=torch.uint8)
         call.scratch, call.loss = scratch.data_ptr(), mean.data_ptr()
         call.grad_input, call.grad_gain, call.grad_weight = (g.data_ptr() for g in gradients)
-        wrong = _kernels().minitx_head_loss(call)
+        wrong = kernels.minitx_head_loss(address)
         if wrong:
             raise IndexError(f"{wrong:,} targets are not among the {weight.size(0):,} tokens")
         ctx.save_for_backward(*gradients)

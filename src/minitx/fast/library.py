@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 KERNELS = Path(__file__).parent / "kernels"
 """Where their sources are, and the libraries that `hatch_build.py` makes of them."""
@@ -54,6 +55,74 @@ def declare(kernels: ctypes.CDLL | None, arguments: Arguments, **results: Any) -
         # Looked up by name each time, it would be another object, without the types.
         setattr(kernels, f"minitx_{name}", kernel)
     return kernels
+
+
+_TYPES = {
+    "p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_long, "q": ctypes.c_int64,
+    "f": ctypes.c_float, "d": ctypes.c_double,
+}  # fmt: skip
+
+_ATTENTION = "pi pppp f lllll"
+_TRAINING = {
+    # train_rows.c
+    "norm_forward": "pipf ll pp ip i",
+    "norm_backward": "ppi pp ll pip p i",
+    "swiglu_forward": "pi ll p i",
+    "swiglu_backward": "ppi ll p i",
+    "loss_forward": "pip q ll ppp i > l",
+    "loss_backward": "pip q ll pppp i",
+    # train_attention.c
+    "attention_scratch": "ll > l",
+    "attention_forward": f"{_ATTENTION} ppp i",
+    "attention_backward": f"{_ATTENTION} ppppppp i",
+    # train_block.c, train_head.c
+    "block_kept": "p > l",
+    "block_scratch": "pi > l",
+    "block_forward": "p",
+    "block_backward": "p",
+    "head_scratch": "p > l",
+    "head_loss": "p > l",
+    # train_update.c, train_muon.c
+    "norms": "l ppp i",
+    "scale": "l pp f i",
+    "adamw": "l pppppp ddddd i",
+    "muon_ahead": "l ppp ip f i",
+    "muon_apply": "l pp ipp f i",
+    "orthogonalize": "l pppp l fp i",
+    "orthogonalize_scratch": "l pp > l",
+}
+"""The arguments of what trains, in letters of `_TYPES`, and what some of them give back."""
+
+
+@functools.cache
+def training_kernels() -> ctypes.CDLL:
+    """The library, which must be there, ready to be called in training."""
+    types, results = {}, {}
+    for name, letters in _TRAINING.items():
+        arguments, _, result = letters.replace(" ", "").partition(">")
+        types[name], results[name] = [_TYPES[letter] for letter in arguments], _TYPES.get(result)
+    return declare(library(), types, **results)
+
+
+def call(name: str, *arguments: Any, threads: int | None = None) -> Any:
+    """Call a training kernel, whose last argument is how many threads; as many as torch has."""
+    kernel = getattr(training_kernels(), f"minitx_{name}")
+    return kernel(*map(as_c, arguments), threads or torch.get_num_threads())
+
+
+def as_c(argument: Any) -> Any:
+    """What a kernel takes for an argument: the address of a tensor, an array of the addresses or
+    numbers in a list, and for a format whether it is bfloat16; else the argument.
+    """
+    if isinstance(argument, Tensor):
+        return argument.data_ptr()
+    if isinstance(argument, torch.dtype):
+        return argument == torch.bfloat16
+    if isinstance(argument, Sequence):
+        numbers = [as_c(each) for each in argument]
+        kind = ctypes.c_float if isinstance(numbers[0], float) else ctypes.c_int64
+        return (kind * len(numbers))(*numbers)
+    return argument
 
 
 def pointers(*names: str) -> list[tuple[str, type]]:

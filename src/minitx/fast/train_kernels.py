@@ -7,46 +7,12 @@ numbers do not depend on how many threads share the work.
 
 from __future__ import annotations
 
-import ctypes
-import functools
-
 import torch
 from torch import Tensor
 
-from minitx.fast.library import Arguments, declare, library
+from minitx.fast.library import call, training_kernels
 
 _SLICE = 64  # as SLICE in rows.h
-
-_POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
-_ATTENTION = [_POINTER, _INT, *[_POINTER] * 4, _FLOAT, *[_LONG] * 5]
-_ARGUMENTS: Arguments = {
-    "norm_forward": [
-        _POINTER, _INT, _POINTER, _FLOAT, *[_LONG] * 2, *[_POINTER] * 2, _INT, _POINTER, _INT,
-    ],
-    "norm_backward": [
-        *[_POINTER] * 2, _INT, *[_POINTER] * 2, *[_LONG] * 2, _POINTER, _INT, *[_POINTER] * 2, _INT,
-    ],
-    "swiglu_forward": [_POINTER, _INT, _LONG, _LONG, _POINTER, _INT],
-    "swiglu_backward": [_POINTER, _POINTER, _INT, _LONG, _LONG, _POINTER, _INT],
-    "loss_forward": [
-        _POINTER, _INT, _POINTER, ctypes.c_int64, _LONG, _LONG, _POINTER, _POINTER, _POINTER, _INT,
-    ],
-    "loss_backward": [
-        _POINTER, _INT, _POINTER, ctypes.c_int64, _LONG, _LONG, *[_POINTER] * 4, _INT,
-    ],
-    "attention_scratch": [_LONG, _LONG],
-    "attention_forward": [*_ATTENTION, *[_POINTER] * 3, _INT],
-    "attention_backward": [*_ATTENTION, *[_POINTER] * 7, _INT],
-}  # fmt: skip
-
-
-@functools.cache
-def _kernels() -> ctypes.CDLL:
-    return declare(library(), _ARGUMENTS, loss_forward=_LONG, attention_scratch=_LONG)
-
-
-def _half(dtype: torch.dtype) -> int:
-    return int(dtype == torch.bfloat16)
 
 
 def norm_forward(
@@ -63,10 +29,7 @@ def norm_forward(
     out = torch.empty(x.shape, dtype=dtype)
     unit = torch.empty(x.shape, dtype=dtype)
     scales = torch.empty(rows)
-    _kernels().minitx_norm_forward(
-        x.data_ptr(), _half(x.dtype), gain.data_ptr(), eps, rows, width,
-        out.data_ptr(), unit.data_ptr(), _half(dtype), scales.data_ptr(), torch.get_num_threads(),
-    )  # fmt: skip
+    call("norm_forward", x, x.dtype, gain, eps, rows, width, out, unit, dtype, scales)
     return out, unit, scales
 
 
@@ -79,10 +42,9 @@ def norm_backward(
     grad_input = torch.empty(unit.shape, dtype=dtype)
     grad_gain = torch.empty_like(gain)
     partial = torch.empty(-(-rows // _SLICE), width)
-    _kernels().minitx_norm_backward(
-        grad.data_ptr(), unit.data_ptr(), _half(unit.dtype), scales.data_ptr(), gain.data_ptr(),
-        rows, width, grad_input.data_ptr(), _half(dtype), grad_gain.data_ptr(), partial.data_ptr(),
-        torch.get_num_threads(),
+    call(
+        "norm_backward", grad, unit, unit.dtype, scales, gain, rows, width, grad_input, dtype,
+        grad_gain, partial,
     )  # fmt: skip
     return grad_input, grad_gain
 
@@ -91,10 +53,7 @@ def swiglu_forward(gate_up: Tensor) -> Tensor:
     """silu(gate) * up of the halves of `(..., 2 * width)`: `(..., width)`."""
     width = gate_up.size(-1) // 2
     out = torch.empty((*gate_up.shape[:-1], width), dtype=gate_up.dtype)
-    _kernels().minitx_swiglu_forward(
-        gate_up.data_ptr(), _half(gate_up.dtype), out.numel() // width, width, out.data_ptr(),
-        torch.get_num_threads(),
-    )  # fmt: skip
+    call("swiglu_forward", gate_up, gate_up.dtype, out.numel() // width, width, out)
     return out
 
 
@@ -102,10 +61,8 @@ def swiglu_backward(grad: Tensor, gate_up: Tensor) -> Tensor:
     """The gradient of `gate_up`."""
     width = gate_up.size(-1) // 2
     grad_input = torch.empty_like(gate_up)
-    _kernels().minitx_swiglu_backward(
-        grad.data_ptr(), gate_up.data_ptr(), _half(gate_up.dtype), grad.numel() // width, width,
-        grad_input.data_ptr(), torch.get_num_threads(),
-    )  # fmt: skip
+    rows = grad.numel() // width
+    call("swiglu_backward", grad, gate_up, gate_up.dtype, rows, width, grad_input)
     return grad_input
 
 
@@ -121,10 +78,9 @@ def loss_forward(logits: Tensor, targets: Tensor, ignored: int) -> tuple[Tensor,
     """
     rows, vocab = logits.shape
     log_sums, losses, mean_and_count = torch.empty(rows), torch.empty(rows), torch.empty(2)
-    wrong = _kernels().minitx_loss_forward(
-        logits.data_ptr(), _half(logits.dtype), targets.data_ptr(), ignored, rows, vocab,
-        log_sums.data_ptr(), losses.data_ptr(), mean_and_count.data_ptr(),
-        torch.get_num_threads(),
+    wrong = call(
+        "loss_forward", logits, logits.dtype, targets, ignored, rows, vocab, log_sums, losses,
+        mean_and_count,
     )  # fmt: skip
     if wrong:
         raise IndexError(f"{wrong:,} targets are not among the {vocab:,} tokens")
@@ -141,10 +97,9 @@ def loss_backward(
 ) -> Tensor:
     """The gradient of the logits; `grad` is a float32 scalar."""
     grad_input = torch.empty_like(logits)
-    _kernels().minitx_loss_backward(
-        logits.data_ptr(), _half(logits.dtype), targets.data_ptr(), ignored, *logits.shape,
-        log_sums.data_ptr(), mean_and_count.data_ptr(), grad.data_ptr(), grad_input.data_ptr(),
-        torch.get_num_threads(),
+    call(
+        "loss_backward", logits, logits.dtype, targets, ignored, *logits.shape, log_sums,
+        mean_and_count, grad, grad_input,
     )  # fmt: skip
     return grad_input
 
@@ -166,13 +121,9 @@ class CausalAttention:
         batch, seq, width = qkv.shape
         self._like = qkv
         self._shape = (batch, seq, heads, kv_heads, width // (heads + 2 * kv_heads))
-        self._threads = torch.get_num_threads()
-        self._given = (
-            qkv.data_ptr(), _half(qkv.dtype),
-            *(0 if t is None else t.data_ptr() for t in tables_and_gains), eps, *self._shape,
-        )  # fmt: skip
-        per_thread = _kernels().minitx_attention_scratch(seq, self._shape[-1])
-        self._scratch = torch.empty(self._threads * per_thread)
+        self._given = (qkv, qkv.dtype, *tables_and_gains, eps, *self._shape)
+        per_thread = training_kernels().minitx_attention_scratch(seq, self._shape[-1])
+        self._scratch = torch.empty(torch.get_num_threads() * per_thread)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """The heads' outputs `(batch, seq, heads * head_dim)`; the logarithms of the sums of
@@ -181,10 +132,7 @@ class CausalAttention:
         batch, seq, heads, _, head_dim = self._shape
         out = torch.empty((batch, seq, heads * head_dim), dtype=self._like.dtype)
         log_sums = torch.empty(batch, heads, seq)
-        _kernels().minitx_attention_forward(
-            *self._given, out.data_ptr(), log_sums.data_ptr(), self._scratch.data_ptr(),
-            self._threads,
-        )  # fmt: skip
+        call("attention_forward", *self._given, out, log_sums, self._scratch)
         return out, log_sums
 
     def backward(self, grad: Tensor, out: Tensor, log_sums: Tensor) -> tuple[Tensor, Tensor]:
@@ -193,9 +141,8 @@ class CausalAttention:
         grad_input = torch.empty_like(self._like)
         grad_gains = torch.empty(2, head_dim)
         partial = torch.empty(batch * kv_heads, 2 * head_dim)
-        _kernels().minitx_attention_backward(
-            *self._given, out.data_ptr(), log_sums.data_ptr(), grad.data_ptr(),
-            grad_input.data_ptr(), grad_gains.data_ptr(), partial.data_ptr(),
-            self._scratch.data_ptr(), self._threads,
+        call(
+            "attention_backward", *self._given, out, log_sums, grad, grad_input, grad_gains,
+            partial, self._scratch,
         )  # fmt: skip
         return grad_input, grad_gains

@@ -11,9 +11,8 @@ both with float64.
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from minitx.fast.layers import rotary_tables
-from minitx.fast.library import Arguments, declare, library, pointers
+from minitx.fast.library import pointers, training_kernels
 from minitx.fast.profiling import running_clock
 from minitx.model.transformer import Block, SwiGLU, Transformer
 
@@ -48,18 +47,6 @@ class _Block(ctypes.Structure):
     )
 
 
-@functools.cache
-def _kernels() -> ctypes.CDLL:
-    pointer = ctypes.POINTER(_Block)
-    arguments: Arguments = {
-        "block_kept": [pointer],
-        "block_scratch": [pointer, ctypes.c_int],
-        "block_forward": [pointer],
-        "block_backward": [pointer],
-    }
-    return declare(library(), arguments, block_kept=ctypes.c_size_t, block_scratch=ctypes.c_size_t)
-
-
 def run(model: Transformer, x: Tensor) -> Tensor:
     """The residual stream `(B, T, D)` after all blocks; where `support.takes_whole_blocks`."""
     tables = rotary_tables(model, x)
@@ -70,11 +57,10 @@ def run(model: Transformer, x: Tensor) -> Tensor:
     seeds = torch.zeros(config.n_layers, dtype=torch.int64)
     if dropout:
         seeds.random_()
-    shape = (config.n_heads, config.n_kv_heads, config.head_dim, config.d_ff, config.norm_eps)
+    sizes = (config.n_heads, config.n_kv_heads, config.head_dim, config.d_model, config.d_ff)
+    settings = _Settings((*x.shape[:2], *sizes), config.norm_eps, dropout, seeds.tolist())
     weights = [weight for block in model.blocks for weight in _weights(block)]
-    out: Tensor = _RunBlocks.apply(  # type: ignore[no-untyped-call]
-        x, *tables, shape, dropout, seeds.tolist(), *weights
-    )
+    out: Tensor = _RunBlocks.apply(settings, x, *tables, *weights)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -92,58 +78,63 @@ def _weights(block: object) -> tuple[Tensor, ...]:
     )  # fmt: skip
 
 
+class _Settings(NamedTuple):
+    sizes: tuple[int, ...]  # In the order of `_SIZES`.
+    eps: float
+    dropout: float
+    seeds: list[int]  # One for each block.
+
+    def call(self, number: int, x: Tensor, weights: Sequence[Tensor], *tables: Tensor) -> _Block:
+        # What both ways through block `number` share.
+        return _Block(
+            *self.sizes, self.eps, self.dropout, self.seeds[number], torch.get_num_threads(),
+            *(t.data_ptr() for t in (x, *_of_block(number, weights), *tables)),
+        )  # fmt: skip
+
+
 class _RunBlocks(Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        cosine: Tensor,
-        sine: Tensor,
-        shape: tuple[int, int, int, int, float],
-        dropout: float,
-        seeds: list[int],
-        *weights: Tensor,
+        ctx: Any, settings: _Settings, x: Tensor, cosine: Tensor, sine: Tensor, *weights: Tensor
     ) -> Tensor:
-        kernels = _kernels()
+        kernels = training_kernels()
         streams, kept = [x.contiguous()], []
         scratch = None
-        for number, seed in enumerate(seeds):
-            own = weights[number * len(_WEIGHTS) : (number + 1) * len(_WEIGHTS)]
-            call = _call(streams[-1], cosine, sine, shape, dropout, seed, own)
+        for number in range(len(settings.seeds)):
+            call = settings.call(number, streams[-1], weights, cosine, sine)
+            address = ctypes.byref(call)
             if scratch is None:
-                scratch = _bytes(kernels.minitx_block_scratch(call, 0))
+                scratch = _bytes(kernels.minitx_block_scratch(address, 0))
             streams.append(torch.empty_like(streams[-1]))
-            kept.append(_bytes(kernels.minitx_block_kept(call)))
+            kept.append(_bytes(kernels.minitx_block_kept(address)))
             call.out, call.kept = streams[-1].data_ptr(), kept[-1].data_ptr()
             call.scratch = scratch.data_ptr()
             if clock := running_clock():
                 call.seconds, clock.blocks = ctypes.addressof(clock.forward), True
-            kernels.minitx_block_forward(call)
+            kernels.minitx_block_forward(address)
         ctx.save_for_backward(cosine, sine, *streams[:-1], *kept, *weights)
-        ctx.shape, ctx.dropout, ctx.seeds = shape, dropout, seeds
+        ctx.settings = settings
         return streams[-1]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        kernels = _kernels()
+        kernels = training_kernels()
         cosine, sine, *saved = ctx.saved_tensors
-        n = len(ctx.seeds)
-        streams, kept, all_weights = saved[:n], saved[n : 2 * n], saved[2 * n :]
+        n = len(ctx.settings.seeds)
+        streams, kept, weights = saved[:n], saved[n : 2 * n], saved[2 * n :]
         grad = grad.contiguous()
         scratch = None
         gradients: list[Tensor] = []
         for number in reversed(range(n)):
-            weights = all_weights[number * len(_WEIGHTS) : (number + 1) * len(_WEIGHTS)]
             grad_input = torch.empty_like(grad)
-            grad_head_gains = torch.empty(2, ctx.shape[2])
-            grad_weights = [torch.empty_like(weight) for weight in weights]
+            grad_head_gains = torch.empty(2, len(weights[1]))
+            grad_weights = [torch.empty_like(weight) for weight in _of_block(number, weights)]
             grad_weights[1:3] = grad_head_gains.unbind(0)
-            call = _call(
-                streams[number], cosine, sine, ctx.shape, ctx.dropout, ctx.seeds[number], weights
-            )
+            call = ctx.settings.call(number, streams[number], weights, cosine, sine)
+            address = ctypes.byref(call)
             if scratch is None:
-                scratch = _bytes(kernels.minitx_block_scratch(call, 1))
+                scratch = _bytes(kernels.minitx_block_scratch(address, 1))
             call.kept, call.scratch = kept[number].data_ptr(), scratch.data_ptr()
             call.grad, call.grad_input = grad.data_ptr(), grad_input.data_ptr()
             for name, gradient in zip(
@@ -152,27 +143,14 @@ class _RunBlocks(Function):
                 setattr(call, name, gradient.data_ptr())
             if clock := running_clock():
                 call.seconds = ctypes.addressof(clock.backward)
-            kernels.minitx_block_backward(call)
+            kernels.minitx_block_backward(address)
             grad, gradients = grad_input, grad_weights + gradients
-        return grad, None, None, None, None, None, *gradients
+        return None, grad, None, None, *gradients
 
 
 def _bytes(count: int) -> Tensor:
     return torch.empty(count, dtype=torch.uint8)
 
 
-def _call(
-    x: Tensor,
-    cosine: Tensor,
-    sine: Tensor,
-    shape: tuple[int, int, int, int, float],
-    dropout: float,
-    seed: int,
-    weights: Sequence[Tensor],
-) -> _Block:
-    heads, kv_heads, head_dim, d_ff, eps = shape
-    batch, seq, d_model = x.shape
-    return _Block(
-        batch, seq, heads, kv_heads, head_dim, d_model, d_ff, eps, dropout, seed,
-        torch.get_num_threads(), *(t.data_ptr() for t in (x, *weights, cosine, sine)),
-    )  # fmt: skip
+def _of_block(number: int, weights: Sequence[Tensor]) -> Sequence[Tensor]:
+    return weights[number * len(_WEIGHTS) : (number + 1) * len(_WEIGHTS)]

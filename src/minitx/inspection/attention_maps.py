@@ -28,9 +28,7 @@ class AttentionMaps(Shown):
         weights: (n_layers, n_heads, seq, seq); `weights[l, h, i, j]` is how much of its attention
             head h of layer l gives at position i to position j. Rows sum to 1; entries above the
             diagonal are 0.
-        value_lengths: (n_layers, n_heads, seq) length of the vector that a head would add to the
-            residual stream if it looked at that position alone: the norm of its value after the
-            head's part of the output matrix (Kobayashi et al. 2020, equation 5).
+        value_lengths: (n_layers, n_heads, seq), see the function of that name.
     """
 
     tokens: tuple[str, ...]
@@ -67,10 +65,7 @@ class AttentionMaps(Shown):
         return np.asarray(self.weights[layer].mean(axis=0))
 
     def norms(self, layer: int, head: int) -> FloatArray:
-        """Value-weighted norms of one head, (seq, seq): weight times length of what it fetches.
-
-        A large weight on a token whose value is short moves nothing (Kobayashi et al. 2020).
-        """
+        """Value-weighted norms of one head, (seq, seq): weight times length of what it fetches."""
         return np.asarray(self.head(layer, head) * self.value_lengths[layer, head][None, :])
 
     def rollout(self) -> FloatArray:

@@ -159,15 +159,13 @@ def read_roles(
 def _patterns(
     model: Transformer, probe: RepeatProbe | None, windows: IntArray
 ) -> list[LayerPatterns]:
-    nothing: list[None] = [None] * model.config.n_layers
-    text = _weights(model, windows) if len(windows) else nothing
-    if probe is None:
-        return [LayerPatterns(text=of_text) for of_text in text]
-    repeated, control = _weights(model, probe.repeated), _weights(model, probe.control)
-    return [
-        LayerPatterns(repeated=of_repeated, control=of_control, period=probe.period, text=of_text)
-        for of_repeated, of_control, of_text in zip(repeated, control, text, strict=True)
-    ]
+    repeats = (probe.repeated, probe.control) if probe else (None, None)
+    repeated, control, text = (
+        [None] * model.config.n_layers if ids is None or not len(ids) else _weights(model, ids)
+        for ids in (*repeats, windows)
+    )
+    period = probe.period if probe else 0
+    return [LayerPatterns(repeated[i], control[i], period, text[i]) for i in range(len(text))]
 
 
 def _weights(model: Transformer, ids: IntArray) -> list[FloatArray]:

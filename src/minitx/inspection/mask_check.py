@@ -104,6 +104,12 @@ class CutTexts:
         """Some of the pairs."""
         return CutTexts(self.base[rows], self.changed[rows], self.cuts[rows])
 
+    def after_cut(self, most: int) -> tuple[Tensor, Tensor]:
+        """Positions behind the cut, at most so many, and the unchanged tokens there, (rows, n)."""
+        n_tokens = min(most, self.base.size(1) - 1 - int(self.cuts.max()))
+        positions = self.cuts[:, None] + 1 + torch.arange(n_tokens, device=self.base.device)
+        return positions, self.base.gather(1, positions)
+
 
 @dataclass(frozen=True, eq=False)
 class _Pass:
@@ -182,10 +188,11 @@ def _draw_texts(
 def check_training(model: Transformer, texts: CutTexts, compute: Compute, engine: str) -> PathCheck:
     """Whether what trains a model lets the loss of a target, at the cut, depend on later tokens."""
     device = texts.base.device
-    choice = choose_engine(model, compute, engine).engine
+    choice = chosen = choose_engine(model, compute, engine).engine
     if choice == "torch-compile" or device.type != "cpu":
         # To compile or to record a pass takes longer than all else here.
         choice = "plain"
+    instead = "" if choice == chosen else f", in place of {chosen}"
     loss = loss_function(model, compute, choice)
 
     def losses(model: Transformer, ids: Tensor, texts: CutTexts) -> _Pass:
@@ -199,7 +206,8 @@ def check_training(model: Transformer, texts: CutTexts, compute: Compute, engine
         return _Pass(torch.stack(by_row)[:, None, None], positions, positions >= 0)
 
     was_training = model.training
-    name, place = f"as it is trained, {choice} engine", f"in what trains it, the {choice} engine"
+    name = f"as it is trained, {choice} engine{instead}"
+    place = f"in what trains it, the {choice} engine"
     with torch.enable_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         model.train()
         check = _check(model, name, losses, texts, [slice(None)], place)
@@ -218,17 +226,16 @@ def check_generating(model: Transformer, texts: CutTexts) -> PathCheck:
         reader = TextReader(model)
         reader.read(ids.tolist())
         reader.cache.truncate(texts.cuts + 1)
-        n_fed = min(_FED, ids.size(1) - 1 - int(texts.cuts.max()))
-        positions = texts.cuts[:, None] + 1 + torch.arange(n_fed, device=ids.device)
-        tokens = texts.base.gather(1, positions).T.tolist()
-        logits = torch.stack([reader.feed(column).clone() for column in tokens], dim=1)
-        return _Pass(logits, positions, positions >= 0)
+        positions, tokens = texts.after_cut(_FED)
+        logits = [reader.feed(column).clone() for column in tokens.T.tolist()]
+        return _Pass(torch.stack(logits, dim=1), positions, positions >= 0)
 
     last = len(texts.cuts)
     parts: list[slice | list[int]] = [[0], [last // 2], slice(last)]
     place = "in what generates, beyond the end of the cache"
     with torch.inference_mode(), evaluating(model):
-        name = f"as it generates, {'plain' if decoder(model) is None else 'native'} engine"
+        faster = decoder(model)
+        name = f"as it generates, {'plain' if faster is None else faster.engine} engine"
         return _check(model, name, fed, texts, parts, place)
 
 
@@ -263,14 +270,6 @@ def _check(
     return PathCheck(name, len(texts.cuts), compared, None)
 
 
-def _whole(model: Transformer, ids: Tensor, texts: CutTexts) -> _Pass:
-    return _continued(model, model(ids), texts)
-
-
-def _traced(model: Transformer, ids: Tensor, texts: CutTexts) -> _Pass:
-    return _continued(model, model(ids, trace=Trace()), texts)
-
-
 def _pieces(model: Transformer, ids: Tensor, texts: CutTexts) -> _Pass:
     """Pieces of 1, 2, 3, ... tokens, so that a piece starts and ends in many places."""
     cache = _empty_cache(model, ids)
@@ -289,8 +288,7 @@ def _rewound(model: Transformer, ids: Tensor, texts: CutTexts) -> _Pass:
     cache = _empty_cache(model, ids)
     logits = model(ids, cache=cache)
     cache.truncate(texts.cuts + 1)
-    n_more = min(_FED, ids.size(1) - 1 - int(texts.cuts.max()))
-    return _continued(model, logits, texts, cache, n_more)
+    return _continued(model, logits, texts, cache, _FED)
 
 
 def _ragged(model: Transformer, ids: Tensor, texts: CutTexts) -> _Pass:
@@ -301,8 +299,10 @@ def _ragged(model: Transformer, ids: Tensor, texts: CutTexts) -> _Pass:
 
 
 _WAYS: dict[str, _Way] = {
-    "whole text": _whole,
-    "whole text, with its attention weights visible": _traced,
+    "whole text": lambda model, ids, texts: _continued(model, model(ids), texts),
+    "whole text, with its attention weights visible": lambda model, ids, texts: _continued(
+        model, model(ids, trace=Trace()), texts
+    ),
     "in pieces through the cache": _pieces,
     "after rewinding the cache": _rewound,
     "beside rows of other lengths": _ragged,
@@ -314,13 +314,12 @@ def _continued(
     logits: Tensor,
     texts: CutTexts,
     cache: KVCache | None = None,
-    n_more: int = 0,
+    most: int = 0,
 ) -> _Pass:
-    """Logits of a text, and of the `n_more` unchanged tokens that are fed behind the cut."""
+    """Logits of a text, and of at most so many unchanged tokens, fed behind the cut."""
     positions = torch.arange(logits.size(1), device=logits.device).expand(logits.shape[:2])
-    more = texts.cuts[:, None] + 1 + torch.arange(n_more, device=logits.device)
-    tokens = texts.base.gather(1, more).unbind(1)
-    parts = [logits, *(model(token[:, None], cache=cache) for token in tokens)]
+    more, tokens = texts.after_cut(most)
+    parts = [logits, *(model(token[:, None], cache=cache) for token in tokens.unbind(1))]
     still = torch.cat([positions <= texts.cuts[:, None], more >= 0], dim=1)
     return _Pass(torch.cat(parts, dim=1), torch.cat([positions, more], dim=1), still)
 
@@ -336,27 +335,27 @@ def _entry(
     """Go that way again, listening inside: layer, heads and name of the first that moved."""
     base = _inside(model, way, texts.base, texts)
     changed = _inside(model, way, texts.changed, texts)
-    n_layers, n_heads = model.config.n_layers, model.config.n_heads
-    for layer in range(n_layers):
-        if (moved_bits(base[layer, "input"], changed[layer, "input"]) & still[..., None]).any():
-            if layer == 0:
-                return None, (), "before layer 0, in the embedding"
-            return layer - 1, (), f"layer {layer - 1}, outside its attention heads"
-        moved = moved_bits(base[layer, "heads"], changed[layer, "heads"]) & still[..., None]
-        if moved.any():
+    n_heads = model.config.n_heads
+    for (layer, part), before in base.items():
+        moved = moved_bits(before, changed[layer, part]) & still[..., None]
+        if not moved.any():
+            continue
+        if part == "heads":
             by_head = moved.view(*moved.shape[:2], n_heads, -1).any(dim=-1)
             heads = tuple(by_head.flatten(0, 1).any(dim=0).nonzero()[:, 0].tolist())
-            plural = "s" if len(heads) > 1 else ""
-            names = f"head{plural} {', '.join(map(str, heads))}"
+            names = f"head{'s' if len(heads) > 1 else ''} {', '.join(map(str, heads))}"
             names = "all heads" if len(heads) == n_heads > 1 else names
             return layer, heads, f"layer {layer}, {names}"
-    return None, (), f"after the heads of layer {n_layers - 1}, the last"
+        if layer == 0:
+            return None, (), "before layer 0, in the embedding"
+        return layer - 1, (), f"layer {layer - 1}, outside its attention heads"
+    return None, (), f"after the heads of layer {model.config.n_layers - 1}, the last"
 
 
 def _inside(
     model: Transformer, way: _Way, ids: Tensor, texts: CutTexts
 ) -> dict[tuple[int, str], Tensor]:
-    """What enters each layer, and what its heads hand to their output matrix."""
+    """What enters each layer, and what its heads hand to their output matrix, in this order."""
     heard: dict[tuple[int, str], list[Tensor]] = defaultdict(list)
 
     def note(key: tuple[int, str]) -> Callable[[torch.nn.Module, tuple[Tensor, ...]], None]:

@@ -9,10 +9,11 @@ Each figure is measured when it is first asked for, and kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from minitx.checkpoint.rundir import find_run
 from minitx.compute import choose_compute
 from minitx.config import Index, MapKind
 from minitx.errors import BadInputError
+from minitx.files import writing_where_asked
 from minitx.inspection.ablation import Ablation, ablate_heads
 from minitx.inspection.attention_maps import (
     AttentionMaps,
@@ -28,7 +30,7 @@ from minitx.inspection.attention_maps import (
     require_existing,
     require_fits,
 )
-from minitx.inspection.head_roles import HeadRole, HeadRoles, read_roles
+from minitx.inspection.head_roles import HeadRoles, read_roles
 from minitx.inspection.logit_lens import LogitLens, read_logit_lens
 from minitx.inspection.mask_check import MaskCheck, check_mask
 from minitx.model import Transformer
@@ -136,29 +138,41 @@ class AttentionStudy(Shown):
         compute = choose_compute(self.model.embedding.weight.device.type, train.dtype)
         return check_mask(self.model, self.ids, compute=compute, engine=train.engine)
 
-    def choose(self, layer: int | None = None, head: int | None = None) -> HeadChoice:
-        """The head asked for; where layer or head is None, the most telling one that fits.
+    def choose(self, layer: Index = None, head: Index = None) -> HeadChoice:
+        """The head asked for; where layer or head is no number, the most telling one that fits.
 
         Raises:
             BadInputError: when there is no such layer or head.
         """
-        config = self.model.config
-        if layer is not None:
-            require_existing("layer", layer, config.n_layers)
-        if head is not None:
-            require_existing("head", head, config.n_heads)
+        self.require_heads(layer, head)
+        layer = layer if isinstance(layer, int) else None
+        head = head if isinstance(head, int) else None
         if layer is not None and head is not None:
             return HeadChoice(layer, head, None)
-        fitting = tuple(
-            one
-            for one in self.roles.heads
-            if layer in (None, one.layer) and head in (None, one.head)
+        where = "" if head is None else f" among the heads {head}"
+        where = where if layer is None else f" of layer {layer}"
+        fitting = (
+            each
+            for each in self.roles.heads
+            if layer in (None, each.layer) and head in (None, each.head)
         )
-        best = HeadRoles(fitting, self.roles.measured_on).most_telling()
+        best = HeadRoles(tuple(fitting), self.roles.measured_on).most_telling()
         if best is None:
-            too_short = "the first; its context is too short for roles"
-            return HeadChoice(layer or 0, head or 0, too_short)
-        return HeadChoice(best.layer, best.head, _reason(best, layer, head))
+            reason = "the first; its context is too short for roles"
+            return HeadChoice(layer or 0, head or 0, reason)
+        if best.role is None:
+            reason = f"no head{where} has a role that stands out; this is the first"
+        else:
+            reason = f"the strongest {best.role} head{where}"
+        return HeadChoice(best.layer, best.head, reason)
+
+    def require_heads(self, layer: Index, head: Index) -> None:
+        """Refuse the number of a layer or a head that the model does not have."""
+        config = self.model.config
+        if isinstance(layer, int):
+            require_existing("layer", layer, config.n_layers)
+        if isinstance(head, int):
+            require_existing("head", head, config.n_heads)
 
 
 def open_study(
@@ -189,10 +203,10 @@ def study_model(
     """
     directory, model, tokenizer = loaded.directory, loaded.model, loaded.tokenizer
     holdout = _holdout(directory)
-    sample_ids = _as_ids(tokenizer.encode(holdout, unknown="replace")) if holdout else None
+    sample_ids = tokenizer.encode(holdout, unknown="replace").astype(np.int64) if holdout else None
     prompt_from = None
     if prompt is not None:
-        ids = _as_ids(tokenizer.encode(prompt))
+        ids = tokenizer.encode(prompt).astype(np.int64)
     elif sample_ids is not None and len(sample_ids):
         limit = min(prompt_tokens, model.config.context_length)
         start = _line_start(sample_ids, tokenizer.piece)
@@ -226,37 +240,30 @@ def choose_maps(
         BadInputError: when there is no such layer or head, or a head is given to an average or
             a rollout, which have none.
     """
+    study.require_heads(layer, head)
     n_layers, n_heads = study.model.config.n_layers, study.model.config.n_heads
-    if isinstance(layer, int):
-        require_existing("layer", layer, n_layers)
-    if isinstance(head, int):
-        require_existing("head", head, n_heads)
+    layers: Sequence[int | None] = [layer] if isinstance(layer, int) else range(n_layers)
+    heads: Sequence[int | None] = [head] if isinstance(head, int) else range(n_heads)
+    reason = None
     if kind in ("average", "rollout"):
         if head is not None:
             raise BadInputError(f"--{kind} takes all heads together", "Leave out --head")
-        return ChosenMaps(_over_heads(study, kind, layer))
-    reason = None
-    if "all" not in (layer, head):
-        choice = study.choose(
-            layer if isinstance(layer, int) else None, head if isinstance(head, int) else None
-        )
-        layer, head, reason = choice.layer, choice.head, choice.reason
-    layers = [layer] if isinstance(layer, int) else range(n_layers)
-    heads = [head] if isinstance(head, int) else range(n_heads)
-    read = study.maps.norms if kind == "norm" else study.maps.head
-    tokens = study.maps.tokens
-    chosen = tuple(ChosenMap(kind, i, j, read(i, j), tokens) for i in layers for j in heads)
-    return ChosenMaps(chosen, reason)
-
-
-def _over_heads(study: AttentionStudy, kind: MapKind, layer: Index) -> tuple[ChosenMap, ...]:
-    n_layers, maps = study.model.config.n_layers, study.maps
-    if kind == "average" and layer is None:
-        return (ChosenMap(kind, None, None, maps.average(), maps.tokens),)
-    last = n_layers - 1 if layer is None else layer
-    layers = range(n_layers) if isinstance(last, str) else [last]
-    values = [maps.average(i) for i in range(n_layers)] if kind == "average" else maps.rollout()
-    return tuple(ChosenMap(kind, i, None, values[i], maps.tokens) for i in layers)
+        heads = [None]
+        if layer is None:
+            layers = [None] if kind == "average" else [n_layers - 1]
+    elif "all" not in (layer, head):
+        choice = study.choose(layer, head)
+        layers, heads, reason = [choice.layer], [choice.head], choice.reason
+    maps = study.maps
+    rollout = maps.rollout() if kind == "rollout" else ()
+    read: Callable[[Any, Any], FloatArray] = {
+        "weight": maps.head,
+        "norm": maps.norms,
+        "average": lambda i, _: maps.average(i),
+        "rollout": lambda i, _: rollout[i],
+    }[kind]
+    chosen = (ChosenMap(kind, i, j, read(i, j), maps.tokens) for i in layers for j in heads)
+    return ChosenMaps(tuple(chosen), reason)
 
 
 def save_maps(study: AttentionStudy, path: Path) -> None:
@@ -267,27 +274,11 @@ def save_maps(study: AttentionStudy, path: Path) -> None:
     """
     maps = study.maps
     norms, tokens = maps.weights * maps.value_lengths[:, :, None, :], np.array(maps.tokens, np.str_)
-    try:
-        with path.open("wb") as file:
-            np.savez_compressed(
-                file, weights=maps.weights, norms=norms, rollout=maps.rollout(), ids=maps.ids,
-                tokens=tokens,
-            )  # fmt: skip
-    except OSError as error:
-        raise BadInputError(
-            f"{path} can't be written ({error.strerror})", "Choose another file"
-        ) from None
-
-
-def _reason(best: HeadRole, layer: int | None, head: int | None) -> str:
-    where = ""
-    if layer is not None:
-        where = f" of layer {layer}"
-    elif head is not None:
-        where = f" among the heads {head}"
-    if best.role is None:
-        return f"no head{where} has a role that stands out; this is the first"
-    return f"the strongest {best.role} head{where}"
+    with writing_where_asked(path) as whole, whole.open("wb") as file:
+        np.savez_compressed(
+            file, weights=maps.weights, norms=norms, rollout=maps.rollout(), ids=maps.ids,
+            tokens=tokens,
+        )  # fmt: skip
 
 
 def _holdout(checkpoint: Path) -> str | None:
@@ -314,7 +305,3 @@ def _whole_words(ids: IntArray, piece: Callable[[int], str]) -> IntArray:
         if piece(int(ids[length]))[:1].isspace():
             return ids[:length]
     return ids
-
-
-def _as_ids(ids: npt.NDArray[np.integer]) -> IntArray:
-    return np.asarray(ids, dtype=np.int64)

@@ -1,8 +1,4 @@
-"""Open a run or a checkpoint, to use the model in it.
-
-model = load(Path("runs/shakespeare-001"))
-print(model.sample(["To be or not"], SamplingConfig(top_k=40))[0].text)
-"""
+"""Open a run or a checkpoint, to use the model in it."""
 
 from __future__ import annotations
 

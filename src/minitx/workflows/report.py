@@ -20,12 +20,9 @@ from minitx.evaluation.holdout_figures import ComparisonReport, HoldoutReport
 from minitx.files import read_json
 from minitx.training.history import RunHistory, read_history
 from minitx.training.logging.metrics_file import read_metrics
-from minitx.workflows.attend import AttentionStudy, open_study
+from minitx.workflows.attend import PAGE_PROMPT, AttentionStudy, open_study
 from minitx.workflows.evaluate import Progress, compare_checkpoints, evaluate_holdout, no_progress
 from minitx.workflows.session_checkpoint import MADE_WITH_FILE
-
-ATTENTION_TOKENS = 128
-"""Tokens of the holdout whose attention is shown, where no prompt is given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +147,7 @@ def gather_run(
         left_out["eval"] = "--no-eval was given"
     if settings.attn:
         try:
-            study = open_study(checkpoint, settings.prompt, ATTENTION_TOKENS, settings.device)
+            study = open_study(checkpoint, settings.prompt, PAGE_PROMPT, settings.device)
         except MinitxError as error:
             if not checkpoint.is_dir():
                 return gather_run(run, settings, progress)

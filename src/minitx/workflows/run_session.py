@@ -47,14 +47,17 @@ def run_session(
             compute.device,
         )  # fmt: skip
         batches = stack.enter_context(prefetched)
-        session = session.committed()
         corpus = session.corpus
-        observer = _observers(session, observers, stack)
+        told = _observers(session, observers, stack)
+        observer = Observers(told)
         detector = LiveDiagnosis(
             model, config, compute, batches, corpus.train_ids, corpus.holdout_ids, observer
         )
         restore_detector(session, detector)
         good_states = restored_good_states(session, optimizer, detector)
+        # This cuts the file, so it is the last that may refuse.
+        told.insert(len(observers), _logger("metrics", session, stack))
+        session = session.committed()
         saver = SessionSaver(session, optimizer, detector, good_states, writer)
         trainer = Trainer(
             model=model,
@@ -85,16 +88,19 @@ def _finish(writer: CheckpointWriter) -> Callable[..., None]:
 
 def _observers(
     session: Session, given: Sequence[TrainingObserver], stack: contextlib.ExitStack
-) -> Observers:
-    # Those that were given, the loggers of the run, and those that see every run.
-    observers = [*given]
-    for name in ("metrics", *session.loggers):
-        observers.append(LOGGERS.get(name)(session.run.path, session.state.step))
-        stack.callback(observers[-1].close)
+) -> list[TrainingObserver]:
+    # Those that were given, loggers that were asked for, and those that see every run.
+    observers = [*given, *(_logger(name, session, stack) for name in session.loggers)]
     for name in OBSERVERS.names():
         observers.append(OBSERVERS.get(name)())
         stack.callback(observers[-1].close)
-    return Observers(observers)
+    return observers
+
+
+def _logger(name: str, session: Session, stack: contextlib.ExitStack) -> TrainingObserver:
+    logger = LOGGERS.get(name)(session.run.path, session.state.step)
+    stack.callback(logger.close)
+    return logger
 
 
 def _hooks(

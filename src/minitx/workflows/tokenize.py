@@ -131,15 +131,16 @@ def tokenize(request: TokenizeRequest, stdin: TextIO) -> Tokenized:
         if request.corpus:
             corpus = read_corpus(request.corpus, stdin.buffer)
             parts = {corpus.name: tokenization(tokenizer, corpus.text, "replace")}
-    if request.out is not None:
-        tokenizer.save(request.out)
+    decoded = None
     if request.decode is not None:
         ids = parse_ids(_piped(stdin) if request.decode == "-" else request.decode)
-        return Tokenized(tokenizer, parts, (ids, tokenizer.decode(ids)))
-    text = _piped(stdin) if request.text is None and not parts else request.text
-    if text is not None:
+        decoded = (ids, tokenizer.decode(ids))
+    elif request.text is not None or not parts:
+        text = _piped(stdin) if request.text is None else request.text
         parts = {"text": tokenization(tokenizer, text)}
-    return Tokenized(tokenizer, parts)
+    if request.out is not None:
+        tokenizer.save(request.out)
+    return Tokenized(tokenizer, parts, decoded)
 
 
 def _piped(stdin: TextIO) -> str:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from minitx.config import AttentionRequest
 from minitx.report.attention.attention_png import save_png
-from minitx.report.attention.attention_screen import attention_screen
+from minitx.report.attention.attention_screen import attention_screen, position_of
 from minitx.report.pages.attention_page import study_page
 from minitx.report.pages.templates import write_page
 from minitx.report.terminal.heatmap import shading_for
@@ -41,13 +41,17 @@ def write_study(
     Raises:
         BadInputError: there is no such layer or head, or a file can't be written.
     """
-    if npz is not None:
-        save_maps(study, npz)
-        yield npz
+    # What can be refused is refused before a file is written.
+    position_of(study, request)
+    study.require_heads(request.layer, request.head)
+    page = "" if html is None else study_page(study, request)
     if png is not None:
         chosen = choose_maps(study, request.kind, request.layer, request.head)
         save_png(chosen.maps, study.maps.tokens, png)
         yield png
+    if npz is not None:
+        save_maps(study, npz)
+        yield npz
     if html is not None:
-        write_page(study_page(study, request), html)
+        write_page(page, html)
         yield html

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from minitx.errors import BadInputError
+from minitx.files import writing_where_asked
 from minitx.report.attention.attention_screen import map_name, scale_of
 from minitx.report.terminal.token_labels import cut_label, token_label
 from minitx.workflows.attend import ChosenMap
@@ -65,12 +66,8 @@ def save_png(maps: Sequence[ChosenMap], tokens: Sequence[str], path: Path) -> No
     label = "weight" if scale.quantity == "weight" else "weight x value norm"
     assert image is not None
     figure.colorbar(image, ax=axes, shrink=0.6, label=label)
-    try:
-        figure.savefig(path, format="png", dpi=160)
-    except OSError as error:
-        raise BadInputError(
-            f"{path} can't be written ({error.strerror})", "Choose another file"
-        ) from None
+    with writing_where_asked(path) as file:
+        figure.savefig(file, format="png", dpi=160)
 
 
 def _brief(one: ChosenMap) -> str:

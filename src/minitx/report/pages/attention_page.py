@@ -85,8 +85,7 @@ def study_page(study: AttentionStudy, request: AttentionRequest) -> str:
     """
     config = study.model.config
     require_page_fits(len(study.ids), config.n_layers, config.n_heads)
-    wanted = (at if isinstance(at, int) else None for at in (request.layer, request.head))
-    choice = study.choose(*wanted)
+    choice = study.choose(request.layer, request.head)
     about = (
         f"{study.checkpoint}: {config.architecture}, {config.n_layers} layers of "
         f"{config.n_heads} heads, {count(config.n_parameters)} parameters; "

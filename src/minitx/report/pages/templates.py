@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from minitx.errors import BadInputError
+from minitx.files import writing_where_asked
 from minitx.report.terminal.printable import visible
 
 
@@ -34,13 +34,9 @@ def write_page(page: str, path: Path) -> None:
     Raises:
         BadInputError: when it can't be written.
     """
-    try:
+    with writing_where_asked(path) as file:
         # A lone surrogate has no UTF-8 form; a page shows such text with a question mark.
-        path.write_text(page, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise BadInputError(
-            f"{path} can't be written ({error.strerror})", "Choose another file"
-        ) from None
+        file.write_text(page, encoding="utf-8", errors="replace")
 
 
 @cache

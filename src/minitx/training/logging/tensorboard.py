@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minitx.errors import BadInputError
+from minitx.files import os_errors_as_bad_input
 from minitx.training.logging import LOGGERS
 from minitx.training.observer import (
     EvaluationReport,
@@ -41,9 +42,9 @@ class TensorBoardLogger(TrainingObserver):
                 "TensorBoard files need the package tensorboard, which is not installed",
                 'Install it with: pip install "minitx[tensorboard]"',
             ) from error
-        self._writer: SummaryWriter = SummaryWriter(
-            str(directory), purge_step=first_step + 1 if first_step else None
-        )
+        purge_step = first_step + 1 if first_step else None
+        with os_errors_as_bad_input(f"{directory} can't be written", "Leave out --tensorboard"):
+            self._writer: SummaryWriter = SummaryWriter(str(directory), purge_step=purge_step)
 
     def on_step(self, report: StepReport) -> None:
         """Write the step's figures."""
