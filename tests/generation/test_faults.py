@@ -46,7 +46,7 @@ def failing(function, is_bad):
 # Of each stage: the settings of the bad row, whether it is recorded, and what fails for it.
 STAGES = {
     "filters": (
-        {"temperature": 0.77}, False, chooser, "reshape",
+        {"temperature": 0.77, "top_p": 0.9}, False, chooser, "reshape",
         lambda logits, config: config.temperature == 0.77,
     ),
     "draw": ({}, False, chooser, "number", lambda origin, _: origin == source(BAD_SEED, 0)),

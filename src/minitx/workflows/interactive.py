@@ -23,7 +23,7 @@ _SETTINGS = [option.name for option in options_of(SamplingConfig) if option.kind
 
 HELP = """\
 Write a text, and the model continues it. A line that begins with / is a command:
-  /temperature 0.5      change a setting; also /set temperature 0.5, /top-k off, /seed 7
+  /temperature 0.5      change a setting (or /set temperature 0.5); /top-k off
   /temperature          show one setting
   /settings             show all settings
   /probs                show each token's probability, or stop showing it
