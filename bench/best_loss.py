@@ -51,7 +51,7 @@ def _result(run: Path, seconds: float, given: argparse.Namespace, flags: list[st
     from minitx.checkpoint.huggingface import load_model
     from minitx.checkpoint.rundir import RunDirectory
     from minitx.corpus import load_encoded
-    from minitx.evaluation import score
+    from minitx.evaluation import score, windows_for
 
     directory = RunDirectory.open(run)
     config = directory.read_config()
@@ -59,7 +59,7 @@ def _result(run: Path, seconds: float, given: argparse.Namespace, flags: list[st
     ids = load_encoded(directory.data).holdout_ids
     context = config.model.context_length
     plain = score(model, ids).loss
-    overlapping = score(model, ids, stride=context // 4).loss
+    overlapping = score(model, ids, windows_for(model, stride=context // 4)).loss
     part = "a tenth of the train part" if given.validate else "the holdout"
     shape = f"{config.model.n_layers} layers, {config.model.d_model} wide"
     rows = [

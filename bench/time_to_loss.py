@@ -24,7 +24,7 @@ from minitx.checkpoint.rundir import resolve_checkpoint
 from minitx.compute import choose_device
 from minitx.config.train_config import DeviceName
 from minitx.corpus import load_encoded
-from minitx.evaluation import score
+from minitx.evaluation import score, windows_for
 
 
 @dataclass(frozen=True)
@@ -168,10 +168,11 @@ def _minitx(setting: Setting, corpus: Path, budget: str, run: Path) -> Whole:
     seconds = _timed([sys.executable, *command], run.parent)
     model = load_model(resolve_checkpoint(run)).model.to(choose_device(setting.device))
     ids = load_encoded(run / "data").holdout_ids
+    context = min(setting.context, model.config.context_length)
     return Whole(
         f"minitx train --kind char --budget {budget}",
         seconds,
-        score(model, ids, context_length=min(setting.context, model.config.context_length)).loss,
+        score(model, ids, windows_for(model, context)).loss,
         score(model, ids).loss,
         model.config.context_length,
     )

@@ -1,4 +1,4 @@
-"""Kinds of a thing that register themselves: optimizers, loggers, corpus readers, head roles.
+"""Kinds of a thing that register themselves: optimizers, loggers, readers, roles, diagnoses.
 
 A kind is one file in a package. Its class or function carries `@REGISTRY.register("name")`, and
 from then on the name works wherever one is asked for. A package installed beside minitx adds its

@@ -428,6 +428,14 @@ def test_report_writes_where_it_says(minitx, inside, tiny_run):
 def test_eval_as_json_and_on_files(minitx, inside, verses, tiny_run, tiny_gpt2_run):
     values = json.loads(minitx("eval", tiny_run, "--json").out)
     assert values
+    assert json.loads(minitx("eval", tiny_run, "--json", "--full").out) == values
+    short, full = (minitx("eval", tiny_run, *flags).out for flags in ([], ["--full"]))
+    assert len(short.splitlines()) < 45 < 60 < len(full.splitlines())
+    verdict = values["reports"][0]["verdict"]["fit"].capitalize()
+    for shown in (short, full, minitx("eval", tiny_run, "--quick").out):
+        assert f"{verdict}: holdout loss" in " ".join(shown.split())
+    assert "stride 8" in minitx("eval", tiny_run, "--stride", 8).out
+    assert "stride" not in short
 
 
 # tokenize

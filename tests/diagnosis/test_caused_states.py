@@ -13,8 +13,9 @@ from diagnosis import recipes
 from minitx.checkpoint.rundir import RunDirectory
 from minitx.corpus import encoded
 from minitx.diagnosis.curves import CurveDetector
-from minitx.diagnosis.losses import bigram_loss, uniform_loss
+from minitx.diagnosis.losses import uniform_loss
 from minitx.errors import InstabilityError
+from minitx.evaluation.ngrams import bigram_loss
 from minitx.model import transformer
 from minitx.tokenizer import train_tokenizer
 from minitx.workflows.diagnose import diagnose

@@ -15,6 +15,7 @@ from small_runs import TINY_MODEL
 from minitx.compute import Compute
 from minitx.config import ModelConfig, TrainConfig
 from minitx.diagnosis.curves import CurveDetector
+from minitx.diagnosis.findings import KINDS, Kind
 from minitx.diagnosis.inside import InsideDetector
 from minitx.diagnosis.live import LiveDiagnosis
 from minitx.diagnosis.losses import FEWEST, LEVEL, LossDetector
@@ -178,6 +179,29 @@ def test_what_a_probe_shows_is_told_once():
     assert detector.on_probe(probed(leaks=True))
     assert not detector.on_probe(probed(leaks=True))
     assert detector.on_probe(probed(leaks=True, dead_activations=(0.9, 0.0)))
+
+
+def test_a_diagnosis_from_outside_needs_no_other_change():
+    @Kind("loud-logits", "warning", "they shout", "Whisper", looks_at="probes")
+    def loud(report):
+        return f"a logit of {report.output_logit}" if report.output_logit > 100 else None
+
+    @Kind("odd-step", "error", "chance", "Wait", looks_at="evaluations")
+    def odd(curves, moment):
+        return "odd" if curves.steps[-1] == 200 and moment.uniform_loss == 4.0 else None
+
+    try:
+        assert names(probed()) == []
+        (shouting,) = InsideDetector().on_probe(probed(output_logit=101.0))
+        event = shouting.to_event()
+        assert (event.name, event.severity, event.cause) == ("loud-logits", "warning", "they shout")
+        assert (event.message, event.fix) == ("a logit of 101.0", "Whisper")
+        assert curve([3.0, 2.9, 2.8], [3.0, 2.9, 2.8]) == [(200, "odd-step")]
+        with pytest.raises(ValueError, match="already a finding called 'odd-step'"):
+            Kind("odd-step", "error", "", "")(lambda: None)
+    finally:
+        for name in ("loud-logits", "odd-step"):
+            del KINDS._kinds[name]
 
 
 def test_dead_units_are_counted():

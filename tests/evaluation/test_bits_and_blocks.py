@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitx.evaluation import bits
-from minitx.evaluation.bits import TextSize, bits_per, ids_within, token_sizes
+from minitx.evaluation.bits import bits_per, ids_within, token_sizes
 from minitx.evaluation.blocks import MOST_BLOCKS, SMALLEST_BLOCK, BlockSums
+from minitx.evaluation.holdout_figures import TextFigures
+from minitx.evaluation.text_score import ScoredText
 from minitx.tokenizer import train_tokenizer
 
 
@@ -18,12 +21,19 @@ def test_bits():
     assert math.isnan(bits_per(1.0, 0))
 
 
-def test_the_first_token_is_not_counted():
-    size = TextSize(n_bytes=10, n_characters=8)
-    assert size.without("é".encode()) == TextSize(8, 7)
-    # Part of a character is no character.
-    assert size.without(b"\xc3") == TextSize(9, 8)
-    assert TextSize(1, 1).without(b"abc") == TextSize(0, 0)
+@pytest.mark.parametrize(
+    ("n_bytes", "n_characters", "first", "left"),
+    [
+        (10, 8, "é".encode(), (8, 7)),
+        # Part of a character is no character.
+        (10, 8, b"\xc3", (9, 8)),
+        (1, 1, b"abc", (0, 0)),
+    ],
+)
+def test_the_first_token_is_not_counted(n_bytes, n_characters, first, left):
+    figures = TextFigures("text", 3, n_bytes, n_characters, 0)
+    text = ScoredText(figures, np.zeros(3, np.int64), np.empty(0, np.uint8), is_holdout=True)
+    assert text.scored_size(SimpleNamespace(token_bytes=lambda _: first)) == left
 
 
 @pytest.mark.parametrize(("kind", "size"), [("char", 0), ("bpe", 270), ("word", 0)])

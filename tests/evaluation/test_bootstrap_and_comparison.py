@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from minitx.evaluation.blocks import Blocks
-from minitx.evaluation.bootstrap import FEWEST_BLOCKS, bootstrap_interval
-from minitx.evaluation.comparison import compare
+from minitx.evaluation.comparison import FEWEST_BLOCKS, bootstrap_interval, compare
 
 
 def blocks(nats, n_bytes=None, number=None):

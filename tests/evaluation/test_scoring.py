@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from minitx.config import ModelConfig
 from minitx.errors import BadInputError
-from minitx.evaluation.scoring import count_targets, score, token_losses
+from minitx.evaluation.scoring import score, token_losses
+from minitx.evaluation.scoring_windows import Windows, count_targets, windows_for
 from minitx.model import Transformer
 
 CONFIG = ModelConfig(
@@ -53,7 +54,8 @@ def test_each_target_once_with_the_context_that_the_stride_promises(n, context_l
     batch_size = data.draw(st.sampled_from([None, 1, 3]))
     model, ids = build(), random_ids(n)
     expected = brute_force(model, ids, context_length, stride)
-    chunks = list(token_losses(model, ids, context_length, stride, batch_size))
+    windows = Windows(context_length, stride, batch_size=batch_size)
+    chunks = list(token_losses(model, ids, windows))
     index = np.concatenate([chunk.index for chunk in chunks])
     losses = np.concatenate([chunk.losses for chunk in chunks])
     position = np.concatenate([chunk.position for chunk in chunks])
@@ -62,8 +64,8 @@ def test_each_target_once_with_the_context_that_the_stride_promises(n, context_l
     enough = np.minimum(index - 1, context_length - stride)
     assert (position >= enough).all()
     assert (position < context_length).all()
-    found = score(model, ids, context_length, stride, batch_size)
-    assert found.n_tokens == n - 1 == count_targets(n, context_length, stride)
+    found = score(model, ids, windows)
+    assert found.n_tokens == n - 1 == count_targets(n, windows)
     assert found.loss == pytest.approx(np.mean(expected), rel=2e-5)
     assert found.perplexity == pytest.approx(math.exp(np.mean(expected)), rel=1e-4)
 
@@ -73,12 +75,13 @@ def test_each_target_once_with_the_context_that_the_stride_promises(n, context_l
 def test_a_part_is_spread_evenly_and_never_counts_twice(n, context_length, max_tokens, data):
     stride = data.draw(st.integers(1, context_length))
     ids = random_ids(n)
-    chunks = list(token_losses(build(), ids, context_length, stride, max_tokens=max_tokens))
+    windows = Windows(context_length, stride, max_tokens)
+    chunks = list(token_losses(build(), ids, windows))
     index = np.concatenate([chunk.index for chunk in chunks])
     assert (np.diff(index) > 0).all()
     assert index[0] >= 1
     assert index[-1] < n
-    assert len(index) == count_targets(n, context_length, stride, max_tokens)
+    assert len(index) == count_targets(n, windows)
     if max_tokens == 0 or max_tokens >= n - 1:
         assert len(index) == n - 1
     else:
@@ -103,8 +106,9 @@ def test_the_sum_is_double_precision():
 
 def test_confidence_comes_with_the_same_losses():
     model, ids = build(), random_ids(50)
-    plain = next(token_losses(model, ids))
-    chunk = next(token_losses(model, ids, with_confidence=True))
+    windows = windows_for(model)
+    plain = next(token_losses(model, ids, windows))
+    chunk = next(token_losses(model, ids, windows, with_confidence=True))
     assert chunk.losses == pytest.approx(plain.losses, abs=1e-6)
     assert plain.confidence.size == 0 == plain.correct.size
     seen = torch.tensor(ids[:8].astype(np.int64))[None]
@@ -134,14 +138,15 @@ def test_the_model_can_be_trained_after_being_scored():
 
 def test_bfloat16_is_close_and_not_the_same():
     model, ids = build(), random_ids(60)
-    exact, rounded = score(model, ids), score(model, ids, autocast_dtype=torch.bfloat16)
+    exact = score(model, ids)
+    rounded = score(model, ids, windows_for(model, autocast_dtype=torch.bfloat16))
     assert rounded.loss == pytest.approx(exact.loss, rel=0.02)
     assert rounded.loss != exact.loss
 
 
 def test_progress_adds_up():
     told = []
-    score(build(), random_ids(100), batch_size=2, progress=told.append)
+    score(build(), random_ids(100), Windows(8, 8, batch_size=2), told.append)
     assert sum(told) == 99
     assert len(told) == 7
 
@@ -160,7 +165,7 @@ def test_progress_adds_up():
 )
 def test_what_cannot_be_scored_is_refused_at_once(n, options, word):
     with pytest.raises(BadInputError, match=word):
-        token_losses(build(), random_ids(n), **options)
+        token_losses(build(), random_ids(n), windows_for(build(), **options))
 
 
 def test_a_memory_map_streams(tmp_path):
@@ -169,7 +174,7 @@ def test_a_memory_map_streams(tmp_path):
     random_ids(n).tofile(path)
     ids = np.memmap(path, dtype="<u2", mode="r")
     tracemalloc.start()
-    found = score(build(), ids, batch_size=64)
+    found = score(build(), ids, Windows(8, 8, batch_size=64))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found.n_tokens == n - 1

@@ -21,7 +21,7 @@ from minitx.fast.quantized import (
     round_to_int8,
 )
 from minitx.generation.text_reader import TextReader
-from minitx.workflows.evaluate import EvaluationSettings, compare_with_quantized
+from minitx.workflows.evaluate import EvaluationSettings, compare_checkpoints
 
 
 def small(**changes):
@@ -107,7 +107,7 @@ def test_generate_in_bfloat16(minitx, tiny_run):
 
 def test_rounding_the_weights_is_measured_beside_the_model(tiny_run):
     settings = EvaluationSettings(quick=True, quantize="bfloat16")
-    report = compare_with_quantized(resolve_checkpoint(tiny_run), None, settings)
+    report = compare_checkpoints([resolve_checkpoint(tiny_run)], None, settings)
     assert report.reports[1].model.checkpoint.endswith("(bfloat16 weights)")
     assert abs(report.tests[0].comparison.difference) < 0.05
 

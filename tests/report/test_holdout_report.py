@@ -7,10 +7,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from minitx.evaluation.bootstrap import Interval
 from minitx.evaluation.calibration import CalibrationCurve, ReliabilityBin
 from minitx.evaluation.classes import ClassLoss
-from minitx.evaluation.comparison import Comparison
+from minitx.evaluation.comparison import Comparison, Interval
 from minitx.evaluation.compressors import Compressed
 from minitx.evaluation.copying import Copied
 from minitx.evaluation.holdout_figures import (
@@ -21,10 +20,10 @@ from minitx.evaluation.holdout_figures import (
     ModelFigures,
     NGramFigures,
     PairedTest,
-    SurprisingText,
     TextFigures,
 )
 from minitx.evaluation.positions import ContextUse, PositionBucket
+from minitx.evaluation.surprising import SurprisingText
 from minitx.evaluation.verdict import judge
 from minitx.report.evaluation.holdout_report import holdout_report
 from minitx.report.evaluation.surprise import passage_lines
@@ -41,9 +40,9 @@ def report(**given):
     return HoldoutReport(**{"model": MODEL, "text": TEXT, "plain": figures(), **given})
 
 
-def printed(shown, shading="blocks", width=80):
+def printed(shown, shading="blocks", width=80, full=True):
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    for part in holdout_report(shown, shading, width):
+    for part in holdout_report(shown, shading, width, full):
         console.print(part)
     text = console.file.getvalue()
     assert max(cell_len(line) for line in text.splitlines()) <= width
@@ -95,7 +94,8 @@ def test_unknown_tokens_are_counted_and_their_cost_told():
 
 
 @pytest.mark.parametrize(
-    ("train", "word"), [(1.49, "Underfitted"), (1.35, "Well fitted"), (0.9, "Overfitted")]
+    ("train", "word"),
+    [(1.49, "Underfitted"), (1.35, "Well fitted"), (0.9, "Memorizing, still improving")],
 )
 def test_the_verdict_comes_with_reason_and_advice(train, word):
     verdict = judge(train, 1.5)
@@ -189,6 +189,59 @@ def test_a_comparison_says_better_worse_or_neither():
     assert "2 against 1: no clear difference (+0.0100" in text
     text = compared(Comparison(0.01, None, None, 2))
     assert "too short for a significance test" in text
+
+
+def named(name, bits_per_byte, digest, loss=1.5):
+    model = dataclasses.replace(MODEL, checkpoint=f"runs/{name}", tokenizer_digest=digest)
+    plain = dataclasses.replace(figures(loss), bits_per_byte=bits_per_byte)
+    return report(model=model, plain=plain)
+
+
+def test_models_of_other_tokenizers_are_ranked_by_bytes():
+    """The lowest loss per token is the worst model: its tokens are short."""
+    reports = (named("short", 2.5, "a", 1.0), named("long", 2.0, "b", 3.0),
+               named("middle", 2.2, "c", 2.0))  # fmt: skip
+    sure = Comparison(-0.3, Interval(-0.4, -0.2), 0.0002, 40)
+    tests = tuple(PairedTest(f"runs/{name}", "runs/short", sure) for name in ("long", "middle"))
+    text = printed(ComparisonReport(reports, tests))
+    names = ["2 runs/long", "3 runs/middle", "1 runs/short"]
+    assert sorted(names, key=text.index) == names
+    assert "bits per byte 2.0000 2.2000 2.5000" in text
+    assert "losses and perplexities don't compare" in text
+    assert "Best: runs/long, with 2.0000 bits per byte" in text
+    same = tuple(dataclasses.replace(one, model=dataclasses.replace(one.model, tokenizer_digest=""))
+                 for one in reports)  # fmt: skip
+    assert "don't compare" not in printed(ComparisonReport(same, tests))
+
+
+def test_a_winner_by_chance_is_no_winner():
+    reports = named("one", 2.0, "a"), named("two", 2.01, "a")
+    unsure = PairedTest("runs/two", "runs/one", Comparison(0.01, Interval(-0.1, 0.1), 0.8, 40))
+    for order in (reports, reports[::-1]):
+        text = printed(ComparisonReport(order, (unsure,)))
+        assert "Lowest: runs/one, with 2.0000 bits per byte, but chance may have decided" in text
+
+
+def test_the_short_form_has_a_verdict_six_figures_and_the_baselines():
+    verdict = judge(1.35, 1.5)
+    long = report(
+        strided=figures(1.4, 32), train_loss=1.2, verdict=verdict, baselines=baselines(),
+        context_use=ContextUse((bucket(1, 1, 3.0),), 64, 64), samples=Copied(100, 0.02, "the", 3),
+        surprising=(PASSAGE,),
+    )  # fmt: skip
+    text = printed(long, full=False)
+    rows = ("loss, nats per token", "perplexity", "bits per byte", "bits per character",
+            "tokens scored", "train loss")  # fmt: skip
+    for shown in ("Well fitted", *rows, "this model", "--full"):
+        assert shown in text
+    for left_out in ("tokens in context", "unknown tokens", "95 %", "Copied", "surprising"):
+        assert left_out not in text
+    assert "unknown tokens 9" in printed(
+        report(text=dataclasses.replace(TEXT, unknown_tokens=9)), full=False
+    )
+    copied = dataclasses.replace(TEXT, shared_with_train=Copied(100, 0.9, "x", 100))
+    assert "More than half of this text" in printed(report(text=copied), full=False)
+    assert "Copied" in printed(long)
 
 
 def test_models_of_different_contexts_are_told_apart():

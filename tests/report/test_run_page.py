@@ -85,6 +85,22 @@ def hostile_story(run):
     )
 
 
+def test_what_is_no_problem_is_one_quiet_line(tiny_run, tmp_path):
+    run = RunDirectory(shutil.copytree(tiny_run, tmp_path / "run"))
+    for step in (20, 40, 60, 80, 100):
+        event = {"kind": "event", "step": step, "name": "steps-settled", "severity": "info"}
+        event |= {"message": f"{step + 20} steps fit the time budget", "cause": "", "fix": ""}
+        with run.metrics_file.open("ab") as file:
+            file.write(metrics_line(event))
+    history = read_history(read_metrics(run.metrics_file))
+    text = run_page(Stories((RunStory(run, run.read_config(), history),)))
+    shown = re.search(r'<section id="diagnosis".*?</section>', text, re.DOTALL)[0]
+    assert "No problems were diagnosed" in shown
+    assert shown.count("steps fit the time budget") == 1
+    assert "At step 100: 120 steps fit the time budget" in shown
+    assert "steps-settled" not in shown
+
+
 def test_text_of_a_run_stays_text(runs):
     story = hostile_story(RunDirectory.open(runs / "one"))
     for stories in (Stories((story,)), Stories((story, story), left_out=HOSTILE)):

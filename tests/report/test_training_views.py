@@ -648,6 +648,18 @@ def test_summaries():
     assert summary_lines(end_report(), 111_540) == summary_lines(end_report())
     part = summary_lines(end_report(), 5_000_000)
     assert part[2] == "last holdout loss  1.8000, perplexity 6.05, on 112 k of 5.00 M tokens"
+    # Of different tokens, for one step or not: each says of which.
+    sampled = dataclasses.replace(end_report(), final_holdout_tokens=111_539, best_step=200)
+    sampled = dataclasses.replace(sampled, best_holdout_tokens=20_480)
+    assert summary_lines(sampled, 111_540)[2:] == [
+        "last holdout loss  1.8000, perplexity 6.05, on all 112 k tokens",
+        "best holdout loss  1.7000, perplexity 5.47, on 20.5 k of 112 k tokens, at step 200",
+    ]
+    same = dataclasses.replace(sampled, best_holdout_tokens=111_539)
+    assert summary_lines(same, 111_540)[2:] == [
+        "last holdout loss  1.8000, perplexity 6.05",
+        "best holdout loss  1.7000, perplexity 5.47, at step 200",
+    ]
     none = dataclasses.replace(
         end_report(reason="interrupted"),
         best_holdout_loss=math.inf,

@@ -1,6 +1,7 @@
 """Measuring runs against each other, and what can't be measured."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -10,8 +11,8 @@ from minitx.training.logging.metrics_file import metrics_line
 from minitx.workflows.evaluate import (
     EvaluationSettings,
     compare_checkpoints,
-    evaluate_file,
     evaluate_holdout,
+    evaluate_targets,
 )
 from minitx.workflows.train import TrainRequest, train
 
@@ -30,6 +31,11 @@ def word_run(tmp_path_factory, verses):
         out=tmp_path_factory.mktemp("word") / "run",
     )
     return train(request, []).run
+
+
+def evaluate_file(checkpoint, source, settings):
+    (report,) = evaluate_targets([checkpoint, Path(source)], False, "best", settings)
+    return report
 
 
 @pytest.fixture

@@ -27,13 +27,20 @@ def evaluate(
     holdout: Annotated[
         bool, typer.Option("--holdout", help="Score the run's holdout, also beside text files.")
     ] = False,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full",
+            help="Show all: where the loss comes from, calibration, copying, surprising passages.",
+        ),
+    ] = False,
     json: Json = False,
     **options: Any,
 ) -> None:
     """Measure loss, perplexity and bits per byte, over the whole text, each token once.
 
-    With them: what it must beat, where the loss comes from, what surprised the model, and whether
-    it copies.
+    Before them a verdict on the fit, after them what the model must beat. With --full also where
+    the loss comes from, what surprised the model, and whether it copies.
 
     minitx eval --holdout                  the newest run on its holdout
 
@@ -60,4 +67,4 @@ def evaluate(
     if json:
         typer.echo(json_line({"reports": [report.to_json() for report in reports]}))
     else:
-        print_reports(reports)
+        print_reports(reports, full, with_stride=settings.stride is not None)

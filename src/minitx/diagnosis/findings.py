@@ -1,30 +1,59 @@
-"""What can go wrong in training, by name, with its cause and fix (`docs/diagnosis.md`)."""
+"""What can go wrong in training, by name (`docs/diagnosis.md`).
+
+A kind of finding is one function, decorated with its cause and its fix. One that looks at
+evaluations or at probes is called with each of them, and so needs no other change.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 
 from minitx.config import TrainConfig
+from minitx.registry import Registry
 from minitx.training.anomalies import LOWER_RATE
 from minitx.training.observer import Event
 
 Severity = Literal["warning", "error"]
+Look = TypeVar("Look", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True)
+@dataclass
 class Kind:
-    """One thing that can go wrong.
+    """One thing that can go wrong: decorates the function that looks for it.
 
     Attributes:
+        name: unlike any other.
         severity: `error` if what comes after it is worthless, else `warning`.
         cause: what most likely leads to it.
         fix: what to try.
+        looks_at: `evaluations` for a function of a `CurveDetector` and a `Moment`, `probes` for
+            one of a `ProbeReport`; both return the evidence, or None. `steps` is called by name.
     """
 
+    name: str
     severity: Severity
     cause: str
     fix: str
+    looks_at: Literal["steps", "evaluations", "probes"] = "steps"
+    look: Callable[..., Any] = field(init=False)
+
+    def __call__(self, look: Look) -> Look:
+        """Register the function."""
+        self.look = look
+        KINDS.register(self.name)(self)
+        return look
+
+
+KINDS: Registry[Kind] = Registry("finding", "minitx.diagnosis")
+"""Everything that has a name."""
+
+
+def looks(looks_at: str) -> dict[str, Callable[..., str | None]]:
+    """All functions that look at one thing, by the name of what they find."""
+    kinds = map(KINDS.get, KINDS.names())
+    return {kind.name: kind.look for kind in kinds if kind.looks_at == looks_at}
 
 
 @dataclass(frozen=True)
@@ -45,80 +74,19 @@ class Finding:
     @property
     def severity(self) -> Severity:
         """`warning` or `error`."""
-        return KINDS[self.name].severity
+        return KINDS.get(self.name).severity
 
     def to_event(self) -> Event:
         """As observers are told of it."""
         return Event(self.step, self.name, self.severity, self.evidence, self.fix, self.cause)
 
 
-KINDS = {
-    "not-a-number": Kind(
-        "error",
-        "a value overflowed its format: the learning rate is too high, or a weight is broken",
-        LOWER_RATE,
-    ),
-    "loss-spike": Kind(
-        "warning",
-        "a batch unlike the others (damaged text), or a learning rate that is barely stable",
-        "Look at the text of that batch; train with --on-spike rollback to skip such batches",
-    ),
-    "divergence": Kind("error", "the learning rate is too high for this model", LOWER_RATE),
-    "plateau": Kind(
-        "warning",
-        "the learning rate is too low to move the weights, or the model has learned what it can "
-        "at this rate",
-        "Raise --learning-rate and --muon-learning-rate if the loss is still high; otherwise let "
-        "the rate fall (--decay linear), or train a larger model",
-    ),
-    "overfitting": Kind(
-        "warning",
-        "the model memorizes the train part: too many parameters or too many steps for so little "
-        "text",
-        "Use the best checkpoint (it is kept); train with --early-stopping 3, --dropout 0.2, more "
-        "text or a smaller model",
-    ),
-    "underfitting": Kind(
-        "warning",
-        "too few steps, a rate too low, or a model too small for the text",
-        "Train longer (minitx resume --steps N), with a higher --learning-rate, or with a larger "
-        "--d-model and more --layers",
-    ),
-    "attention-collapse": Kind(
-        "warning",
-        "queries and keys have grown until each softmax picks a single position and no longer "
-        "learns: the learning rate is too high for attention without query/key norm",
-        "Lower --learning-rate, clip gradients (--grad-clip 1), or use --architecture qwen3, "
-        "which bounds queries and keys",
-    ),
-    "dead-activations": Kind(
-        "warning",
-        "too large a step has pushed MLP units to where their output and gradient are zero",
-        "Lower --learning-rate or lengthen --warmup-steps; train again, since dead units rarely "
-        "recover",
-    ),
-    "leaky-mask": Kind(
-        "error",
-        "the attention mask lets positions see later tokens, so the model copies its targets",
-        "Repair the model's mask and train again; minitx attn --check-mask says where it leaks",
-    ),
-    "mismatched-tokenizer": Kind(
-        "error",
-        "token ids mean something else in the holdout than in the train part: it was encoded with "
-        "another tokenizer, or is a very different kind of text",
-        "Encode both parts with the same tokenizer: train again with --tokenizer, or name another "
-        "--holdout",
-    ),
-}
-"""Everything that has a name."""
-
-
 def finding(
     name: str, step: int, evidence: str, cause: str | None = None, fix: str | None = None
 ) -> Finding:
     """A finding; its cause and fix are those of its kind unless given."""
-    kind = KINDS[name]
-    return Finding(name, step, evidence, cause or kind.cause, fix or kind.fix)
+    usual = KINDS.get(name)
+    return Finding(name, step, evidence, cause or usual.cause, fix or usual.fix)
 
 
 def instability(name: str, step: int, evidence: str, config: TrainConfig) -> Finding:

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from minitx.diagnosis.findings import Finding, finding
+from minitx.diagnosis.findings import Finding, Kind, finding, looks
 from minitx.training.observer import ProbeReport
 
+# A head has collapsed if its entropy is below this part of the uniform one (Zhai et al. 2023 see
+# attention at such entropies stop learning), and its layer's scores have grown to this size, at
+# which a softmax has one answer. One such head may be what the text asks for; half of all are not.
 COLLAPSED = 0.03
-"""A head has collapsed if its entropy is below this part of the uniform one (Zhai et al. 2023 see
-attention at such entropies stop learning), ..."""
-
 LARGE_SCORE = 30.0
-"""... and its layer's scores have grown to this size, at which a softmax has one answer."""
-
 COLLAPSED_PART = 0.5
-"""One such head may be what the text asks for; half of all are not."""
 
 DEAD_PART = 0.5
 """Part of a layer's units that must be dead."""
-
-_LEAK = "logits of the first half of a window change when only the tokens after it are replaced"
 
 
 @dataclass
@@ -31,16 +26,37 @@ class InsideDetector:
 
     def on_probe(self, report: ProbeReport) -> list[Finding]:
         """Look at one more probe."""
-        seen = {
-            "leaky-mask": _LEAK if report.leaks else None,
-            "attention-collapse": _collapse(report),
-            "dead-activations": _dead(report),
-        }
-        new = [name for name, evidence in seen.items() if evidence and name not in self.told]
-        self.told += new
-        return [finding(name, report.step, seen[name] or "") for name in new]
+        findings: list[Finding] = []
+        for name, look in looks("probes").items():
+            evidence = look(report)
+            if evidence is not None and name not in self.told:
+                self.told.append(name)
+                findings.append(finding(name, report.step, evidence))
+        return findings
 
 
+@Kind(
+    "leaky-mask",
+    "error",
+    "the attention mask lets positions see later tokens, so the model copies its targets",
+    "Repair the model's mask and train again; minitx attn --check-mask says where it leaks",
+    looks_at="probes",
+)
+def _leak(report: ProbeReport) -> str | None:
+    if not report.leaks:
+        return None
+    return "logits of the first half of a window change when only the tokens after it are replaced"
+
+
+@Kind(
+    "attention-collapse",
+    "warning",
+    "queries and keys have grown until each softmax picks a single position and no longer "
+    "learns: the learning rate is too high for attention without query/key norm",
+    "Lower --learning-rate, clip gradients (--grad-clip 1), or use --architecture qwen3, "
+    "which bounds queries and keys",
+    looks_at="probes",
+)
 def _collapse(report: ProbeReport) -> str | None:
     collapsed = [
         (layer, head)
@@ -60,6 +76,14 @@ def _collapse(report: ProbeReport) -> str | None:
     )
 
 
+@Kind(
+    "dead-activations",
+    "warning",
+    "too large a step has pushed MLP units to where their output and gradient are zero",
+    "Lower --learning-rate or lengthen --warmup-steps; train again, since dead units rarely "
+    "recover",
+    looks_at="probes",
+)
 def _dead(report: ProbeReport) -> str | None:
     parts = report.dead_activations
     layer = max(range(len(parts)), key=parts.__getitem__)

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from minitx.compute import Compute
@@ -17,16 +15,18 @@ from minitx.config import TrainConfig
 from minitx.diagnosis.curves import CurveDetector
 from minitx.diagnosis.findings import Finding, instability
 from minitx.diagnosis.inside import InsideDetector
-from minitx.diagnosis.losses import LEVEL, LossDetector, bigram_loss, uniform_loss
+from minitx.diagnosis.losses import LEVEL, LossDetector, uniform_loss
 from minitx.diagnosis.nonfinite import first_nonfinite
 from minitx.diagnosis.probes import probe, probe_windows
 from minitx.diagnosis.updates import UpdateMeter
+from minitx.evaluation.arrays import IdArray
+from minitx.evaluation.holdout_figures import as_plain
+from minitx.evaluation.ngrams import bigram_loss
 from minitx.model import Transformer
 from minitx.training.anomalies import Anomaly, AnomalyDetector
 from minitx.training.batches import Batches
 from minitx.training.observer import TrainingObserver
 
-Ids = npt.NDArray[np.integer[Any]]
 Detector = TypeVar("Detector", LossDetector, CurveDetector, InsideDetector)
 
 
@@ -46,8 +46,8 @@ class LiveDiagnosis(AnomalyDetector):
         config: TrainConfig,
         compute: Compute,
         batches: Batches,
-        train_ids: Ids,
-        holdout_ids: Ids,
+        train_ids: IdArray,
+        holdout_ids: IdArray,
         observer: TrainingObserver,
     ) -> None:
         self._model, self._config, self._compute = model, config, compute
@@ -65,10 +65,12 @@ class LiveDiagnosis(AnomalyDetector):
 
     def on_loss(self, step: int, loss: float, gradient_norm: float) -> Anomaly | None:
         """Look for spikes, divergence and NaN."""
-        if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
-            nonfinite = self._nonfinite(step, loss, gradient_norm)
+        anomaly = super().on_loss(step, loss, gradient_norm)
+        if anomaly is not None:
+            evidence = f"{anomaly.what}; {self._first_nonfinite(step)}"
+            nonfinite = instability("not-a-number", step, evidence, self._config)
             self._tell([nonfinite])
-            return Anomaly(nonfinite.evidence, nonfinite.fix, step, is_fatal=True)
+            return Anomaly(evidence, nonfinite.fix, step, is_fatal=True)
         finding = self._losses.on_loss(step, loss, gradient_norm, self._config)
         if finding is None:
             return None
@@ -109,11 +111,14 @@ class LiveDiagnosis(AnomalyDetector):
 
     def state(self) -> dict[str, Any]:
         """The fields of each detector."""
-        return {
-            "losses": _fields(self._losses),
-            "curves": _fields(self._curves),
-            "inside": _fields(self._inside),
+        state = {
+            "losses": dataclasses.asdict(self._losses),
+            "curves": dataclasses.asdict(self._curves),
+            "inside": dataclasses.asdict(self._inside),
         }
+        # JSON has no word for NaN and infinity.
+        kept: dict[str, Any] = as_plain(state)
+        return kept
 
     def restore(self, state: dict[str, Any]) -> None:
         """Give each detector the fields that it had."""
@@ -124,37 +129,23 @@ class LiveDiagnosis(AnomalyDetector):
         except (KeyError, TypeError) as error:
             raise ValueError(f"the state of the diagnosis lacks {error}") from None
 
-    def _nonfinite(self, step: int, loss: float, norm: float) -> Finding:
-        name, value = ("gradient norm", norm) if math.isfinite(loss) else ("loss", loss)
+    def _first_nonfinite(self, step: int) -> str:
         passes = self._config.accumulation
         batches = (self._batches[i] for i in range((step - 1) * passes, step * passes))
         first = first_nonfinite(self._model, batches, self._compute)
-        where = f"the first NaN or infinity is in {first}" if first else "every tensor is finite"
-        return instability(
-            "not-a-number", step, f"the {name} of step {step:,} is {value}; {where}", self._config
-        )
+        return f"the first NaN or infinity is in {first}" if first else "every tensor is finite"
 
     def _tell(self, findings: Sequence[Finding]) -> None:
         for finding in findings:
             self._observer.observe(finding.to_event())
 
 
-def _fields(detector: LossDetector | CurveDetector | InsideDetector) -> dict[str, Any]:
-    fields = dataclasses.asdict(detector)
-    for key, value in fields.items():
-        if isinstance(value, list):
-            # JSON has no word for NaN and infinity.
-            fields[key] = [
-                None if isinstance(item, float) and not math.isfinite(item) else item
-                for item in value
-            ]
-    return fields
-
-
 def _restored(kind: type[Detector], fields: dict[str, Any]) -> Detector:
     # Copies, so that a state can be restored more than once.
-    fields = dict(fields)
-    for key, value in fields.items():
-        if isinstance(value, list):
-            fields[key] = [math.nan if item is None else item for item in value]
+    fields = {
+        key: [math.nan if item is None else item for item in value]
+        if isinstance(value, list)
+        else value
+        for key, value in fields.items()
+    }
     return kind(**fields)

@@ -8,37 +8,25 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from minitx.config import TrainConfig
-from minitx.diagnosis.findings import Finding, instability
-from minitx.evaluation.ngrams import NGrams
+from minitx.diagnosis.findings import Finding, Kind, instability
+from minitx.training.anomalies import LOWER_RATE
 
-Ids = npt.NDArray[np.integer[Any]]
-
+# Steps before, with which a loss is compared, and how many there must be to report anything.
 WINDOW = 48
-"""Steps before, with which a loss is compared."""
-
 FEWEST = 16
-"""Steps before anything is reported."""
 
+# A spike is so many robust standard deviations above the median of the window, at least so many
+# nats, and at least this part of the median. For so many steps after it no other is reported.
 SCATTERS = 8.0
-"""A spike is so many robust standard deviations above the median of the window, ..."""
-
 SMALLEST_SPIKE = 0.3
-"""... and at least so many nats, and at least this part of the median: see `_is_spike`."""
-
-LEVEL = 16
-"""Steps from which the present level of the loss is taken."""
-
-RISE = 0.5
-"""Divergence is a level this many nats above the lowest before, and a fifth of it."""
-
 PAUSE = 20
-"""Steps after a spike in which no other is reported."""
+
+# Divergence: the level of the loss, over so many steps, is this many nats above the lowest before,
+# and a fifth of it.
+LEVEL = 16
+RISE = 0.5
 
 
 @dataclass
@@ -71,6 +59,12 @@ class LossDetector:
             self.told.append(finding.name)
         return finding
 
+    @Kind(
+        "loss-spike",
+        "warning",
+        "a batch unlike the others (damaged text), or a learning rate that is barely stable",
+        "Look at the text of that batch; train with --on-spike rollback to skip such batches",
+    )
     def _spike(self, step: int, loss: float, norm: float, config: TrainConfig) -> Finding | None:
         if len(self.losses) < FEWEST or step < self.quiet_until:
             return None
@@ -86,6 +80,12 @@ class LossDetector:
         )
         return instability("loss-spike", step, evidence, config)
 
+    @Kind(
+        "divergence",
+        "error",
+        "the learning rate is too high for this model",
+        LOWER_RATE,
+    )
     def _divergence(self, step: int, config: TrainConfig) -> Finding | None:
         if len(self.losses) < LEVEL:
             return None
@@ -106,21 +106,6 @@ class LossDetector:
         return instability("divergence", step, evidence, config)
 
 
-MOST_COUNTED, MOST_SCORED = 1_000_000, 200_000
-"""Tokens that `bigram_loss` counts and scores: more would take longer and change little."""
-
-
 def uniform_loss(vocab_size: int) -> float:
     """Loss of a model for which every token is equally likely, nats."""
     return math.log(vocab_size)
-
-
-def bigram_loss(train_ids: Ids, holdout_ids: Ids, vocab_size: int) -> float:
-    """Loss of an interpolated bigram of the train part on the holdout, nats per token.
-
-    A model must beat it to have learned more than which token follows which. Without a holdout of
-    two tokens it is that on the train part itself.
-    """
-    text = holdout_ids if len(holdout_ids) > 1 else train_ids
-    counts = NGrams(train_ids[:MOST_COUNTED], vocab_size, max_order=2)
-    return float(counts.losses(text[:MOST_SCORED])[1].mean())

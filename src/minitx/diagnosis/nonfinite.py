@@ -13,11 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from minitx.compute import Compute
+from minitx.diagnosis.findings import Kind
 from minitx.model import Transformer
+from minitx.training.anomalies import LOWER_RATE
 
 Batch = tuple[Tensor, Tensor]
 
 
+@Kind(
+    "not-a-number",
+    "error",
+    "a value overflowed its format: the learning rate is too high, or a weight is broken",
+    LOWER_RATE,
+)
 def first_nonfinite(model: Transformer, batches: Iterable[Batch], compute: Compute) -> str | None:
     """Name the first tensor that holds a NaN or an infinity.
 

@@ -7,14 +7,12 @@ what generates with it. It is done with each evaluation, never in between.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from minitx.compute import Compute
+from minitx.evaluation.arrays import IdArray
 from minitx.inspection.mask_check import CutTexts, check_generating, check_training, moved_bits
 from minitx.inspection.probe_texts import text_windows
 from minitx.model import Trace, Transformer, evaluating
@@ -30,7 +28,7 @@ DEAD = 0.01
 """A unit is dead if its largest magnitude is below this part of its layer's mean largest one."""
 
 
-def probe_windows(ids: npt.NDArray[np.integer[Any]], context_length: int) -> Tensor | None:
+def probe_windows(ids: IdArray, context_length: int) -> Tensor | None:
     """Windows to look at, `(batch, seq)`, the same each time; None if the text has fewer than
     two tokens."""
     length = min(LENGTH, context_length, len(ids))

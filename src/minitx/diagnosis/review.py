@@ -7,7 +7,9 @@ all the same, since a run may have been cut before its end, or written by an old
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from minitx.compute import Compute
@@ -16,11 +18,14 @@ from minitx.corpus import EncodedCorpus
 from minitx.diagnosis.curves import CurveDetector
 from minitx.diagnosis.findings import KINDS, Finding, finding
 from minitx.diagnosis.inside import InsideDetector
-from minitx.diagnosis.losses import LossDetector, bigram_loss, uniform_loss
+from minitx.diagnosis.losses import LossDetector, uniform_loss
 from minitx.diagnosis.nonfinite import broken_weight
 from minitx.diagnosis.probes import probe, probe_windows
-from minitx.diagnosis.results import Check, Seen
+from minitx.evaluation.arrays import IdArray
+from minitx.evaluation.ngrams import bigram_loss
 from minitx.evaluation.scoring import score
+from minitx.evaluation.scoring_windows import windows_for
+from minitx.evaluation.verdict import judge
 from minitx.inspection.mask_check import check_mask
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
@@ -28,14 +33,62 @@ from minitx.tokenizer import Tokenizer
 _SCORED_TOKENS = 20_000
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A finding as it was the first time, how often it was found, and the step of the last time."""
+
+    finding: Finding
+    times: int
+    last_step: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something that was checked, and the result in words and figures."""
+
+    what: str
+    result: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found in a run (errors first), and everything that was checked.
+
+    Attributes:
+        checkpoint: looked into; None if there is none.
+    """
+
+    run: Path
+    checkpoint: Path | None
+    findings: tuple[Seen, ...]
+    checks: tuple[Check, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As `minitx diagnose --json` prints it."""
+        return {
+            "run": str(self.run),
+            "checkpoint": None if self.checkpoint is None else str(self.checkpoint),
+            "findings": [
+                {
+                    **asdict(seen.finding),
+                    "severity": seen.finding.severity,
+                    "times": seen.times,
+                    "last_step": seen.last_step,
+                }
+                for seen in self.findings
+            ],
+            "watched": sorted(KINDS.names()),
+            "checks": {check.what: check.result for check in self.checks},
+        }
+
+
 def review_metrics(
     records: Iterable[dict[str, Any]], config: RunConfig
-) -> tuple[list[Seen], list[Check]]:
-    """Collect what was found while a run trained, and check its losses again.
+) -> tuple[list[Finding], list[Finding], list[Check], CurveDetector]:
+    """What was found while a run trained, what is found now in its losses, and what was checked.
 
-    Args:
-        records: lines of `metrics.jsonl`, in order; what does not fit is passed over.
-        config: of the run.
+    Of `records`, the lines of `metrics.jsonl`, what does not fit is passed over. The curves are
+    those of its evaluations.
     """
     told: list[Finding] = []
     recomputed: list[Finding] = []
@@ -44,11 +97,12 @@ def review_metrics(
     curves = CurveDetector()
     rollbacks: list[int] = []
     health: list[Check] = []
+    evaluations: list[tuple[int, float, float, float]] = []
     rate, n_steps, last_step = 1.0, 0, 0
     for record in records:
         try:
             step = record["step"]
-            if record["kind"] == "event" and record["name"] in KINDS:
+            if record["kind"] == "event" and record["name"] in KINDS.names():
                 texts = [str(record.get(key, "")) for key in ("message", "cause", "fix")]
                 told.append(Finding(str(record["name"]), int(step), *texts))
             elif record["kind"] == "event" and record["name"] == "rollback":
@@ -62,10 +116,13 @@ def review_metrics(
                 recomputed += _step(losses, record, config)
             elif record["kind"] == "evaluation":
                 pair = (float(record["train_loss"]), float(record["holdout_loss"]))
-                recomputed += curves.on_evaluation(step, *pair, rate, uniform, None)
+                evaluations.append((int(step), *pair, rate))
         except (AttributeError, KeyError, TypeError, ValueError):
             # A line written by another version.
             continue
+    for number, evaluation in enumerate(evaluations, start=1):
+        is_last = number == len(evaluations)
+        recomputed += curves.on_evaluation(*evaluation, uniform, None, is_last)
     logged = f"{n_steps:,} logged step{'s' if n_steps != 1 else ''}"
     checks = [
         Check("metrics", f"{logged}, to step {last_step:,}"),
@@ -74,59 +131,19 @@ def review_metrics(
     ]
     if rollbacks:
         checks.append(Check("rollbacks", f"{len(rollbacks):,}, the last at step {rollbacks[-1]:,}"))
-    return merged([*told, *recomputed], len(told)), [*checks, *health]
+    return told, recomputed, [*checks, *health], curves
 
 
-def review_model(
-    model: Transformer,
-    tokenizer: Tokenizer,
-    corpus: EncodedCorpus,
-    step: int,
-    compute: Compute,
-    engine: str,
-    judge_fit: bool,
-) -> tuple[list[Seen], list[Check]]:
-    """Look inside a checkpoint.
-
-    Args:
-        model, tokenizer, step: of the checkpoint; left as they were.
-        corpus: what the run learned from.
-        compute: device and number format in which the run trained.
-        engine: that trained it.
-        judge_fit: it is the end of a run in which nothing went wrong, so that it should have
-            learned by now.
-    """
-    weight = broken_weight(model)
-    if weight is not None:
-        broken = finding("not-a-number", step, f"{weight} of the checkpoint")
-        return merged([broken]), [Check("weights", f"{weight} is NaN or infinite")]
-    looks = [
-        _tokenizer(tokenizer, corpus, step),
-        _holdout(model, corpus, step),
-        _mask(model, corpus, step, compute, engine),
-        _inside(model, corpus, step, compute, engine),
-    ]
-    if judge_fit and not any(findings for findings, _ in looks):
-        looks.append(_underfitting(model, corpus, step))
-    checks = [Check("weights", "all are finite"), *(check for _, check in looks)]
-    return merged([finding for findings, _ in looks for finding in findings]), checks
-
-
-def merged(findings: list[Finding], n_told: int | None = None) -> list[Seen]:
-    """One entry for each name, errors first; the first `n_told` count, others only add names."""
+def merged(told: Iterable[Finding], others: Iterable[Finding]) -> tuple[Seen, ...]:
+    """One entry for each name, errors first; the others only add names."""
     by_name: dict[str, Seen] = {}
-    for index, new in enumerate(findings):
-        seen = by_name.setdefault(new.name, Seen(new, 0, new.step))
-        if n_told is None or index < n_told or not seen.times:
-            by_name[new.name] = Seen(seen.finding, seen.times + 1, new.step)
-    return merged_seen(list(by_name.values()), [])
-
-
-def merged_seen(first: list[Seen], second: list[Seen]) -> list[Seen]:
-    """Both, errors first; what is in both is as in `first`."""
-    by_name = {seen.finding.name: seen for seen in [*second, *first]}
-    return sorted(
-        by_name.values(), key=lambda seen: (seen.finding.severity != "error", seen.finding.step)
+    for new in told:
+        seen = by_name.get(new.name, Seen(new, 0, new.step))
+        by_name[new.name] = Seen(seen.finding, seen.times + 1, new.step)
+    for other in others:
+        by_name.setdefault(other.name, Seen(other, 1, other.step))
+    return tuple(
+        sorted(by_name.values(), key=lambda s: (s.finding.severity != "error", s.finding.step))
     )
 
 
@@ -151,79 +168,131 @@ def _step(losses: LossDetector, record: dict[str, Any], config: RunConfig) -> li
     return [] if new is None else [new]
 
 
-def _tokenizer(
-    tokenizer: Tokenizer, corpus: EncodedCorpus, step: int
-) -> tuple[list[Finding], Check]:
-    if tokenizer.has_digest(corpus.tokenizer_digest):
-        return [], Check("tokenizer", "the one that encoded the corpus")
-    evidence = (
-        f"the checkpoint's tokenizer has the digest {tokenizer.digest[:12]}, and the corpus was "
-        f"encoded with {corpus.tokenizer_digest[:12]}"
-    )
-    cause = "tokenizer.json or the data directory was replaced after training"
-    fix = "Restore them from a copy of the run, or train again"
-    mismatch = finding("mismatched-tokenizer", step, evidence, cause, fix)
-    return [mismatch], Check("tokenizer", "not the one that encoded the corpus")
+@dataclass(eq=False)
+class CheckpointReview:
+    """Looks inside a checkpoint, and notes what it finds and what it checked.
 
+    Attributes:
+        model, tokenizer, step: of the checkpoint; left as they were.
+        corpus: what the run learned from.
+        compute: device and number format in which the run trained.
+        engine: that trained it.
+        history: step and holdout loss of each evaluation of the run.
+    """
 
-def _holdout(model: Transformer, corpus: EncodedCorpus, step: int) -> tuple[list[Finding], Check]:
-    if len(corpus.holdout_ids) < 2:
-        return [], Check("holdout", "there is none")
-    loss = score(model, corpus.holdout_ids, max_tokens=_SCORED_TOKENS).loss
-    train = score(model, corpus.train_ids, max_tokens=_SCORED_TOKENS).loss
-    uniform = uniform_loss(model.config.vocab_size)
-    pairs = bigram_loss(corpus.train_ids, corpus.holdout_ids, model.config.vocab_size)
-    # One evaluation: only what needs no history can be found.
-    findings = CurveDetector().on_evaluation(step, train, loss, 0.0, uniform, lambda: pairs)
-    losses = f"loss {loss:.4g} nats, on the train part {train:.4g}; a uniform guess has "
-    return findings, Check("holdout", f"{losses}{uniform:.4g}, a bigram {pairs:.4g}")
+    model: Transformer
+    tokenizer: Tokenizer
+    corpus: EncodedCorpus
+    step: int
+    compute: Compute
+    engine: str
+    history: Sequence[tuple[int, float]]
+    findings: list[Finding] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
 
+    def look(self, judge_fit: bool) -> None:
+        """Do all of it.
 
-def _mask(
-    model: Transformer, corpus: EncodedCorpus, step: int, compute: Compute, engine: str
-) -> tuple[list[Finding], Check]:
-    checked = check_mask(model, corpus.train_ids, compute=compute, engine=engine)
-    for path in checked.paths:
-        if path.leak is not None:
-            leak = path.leak
-            evidence = (
-                f"{path.path}: with only the tokens after {leak.cut} changed, a logit at "
-                f"{leak.position} moved by {leak.largest_change:.3g}; first in {leak.place}"
-            )
-            return [finding("leaky-mask", step, evidence)], Check("mask", f"leaks: {leak.place}")
-    compared = sum(path.logits for path in checked.paths)
-    return [], Check("mask", f"none of {compared:,} logits depends on a later token")
+        With `judge_fit`, it is the end of a run in which nothing went wrong, so that it should
+        have learned by now.
+        """
+        weight = broken_weight(self.model)
+        if weight is not None:
+            self._find("not-a-number", f"{weight} of the checkpoint")
+            self._check("weights", f"{weight} is NaN or infinite")
+            return
+        self._check("weights", "all are finite")
+        self._look_at_tokenizer()
+        self._look_at_holdout()
+        self._look_at_mask()
+        self._look_inside()
+        if judge_fit and not self.findings:
+            self._look_for_underfitting()
 
+    def _find(self, name: str, evidence: str, *cause_and_fix: str) -> None:
+        self.findings.append(finding(name, self.step, evidence, *cause_and_fix))
 
-def _inside(
-    model: Transformer, corpus: EncodedCorpus, step: int, compute: Compute, engine: str
-) -> tuple[list[Finding], Check]:
-    text = corpus.holdout_ids if len(corpus.holdout_ids) > 1 else corpus.train_ids
-    windows = probe_windows(text, model.config.context_length)
-    if windows is None:
-        return [], Check("attention", "the text is too short")
-    report = probe(model, windows, step, compute, engine)
-    entropies = [entropy for heads in report.attention_entropy for entropy in heads]
-    check = Check(
-        "attention",
-        f"entropy of heads {min(entropies):.2f} to {max(entropies):.2f} nats, uniform "
-        f"{report.uniform_entropy:.2f}; scores up to {max(report.attention_score):.3g}; output "
-        f"logits up to {report.output_logit:.3g}; dead MLP units at most "
-        f"{max(report.dead_activations):.0%} of a layer",
-    )
-    return InsideDetector().on_probe(report), check
+    def _check(self, what: str, result: str) -> None:
+        self.checks.append(Check(what, result))
 
+    def _look_at_tokenizer(self) -> None:
+        own, encoded_with = self.tokenizer.digest, self.corpus.tokenizer_digest
+        if self.tokenizer.has_digest(encoded_with):
+            self._check("tokenizer", "the one that encoded the corpus")
+            return
+        self._check("tokenizer", "not the one that encoded the corpus")
+        self._find(
+            "mismatched-tokenizer",
+            f"the checkpoint's tokenizer has the digest {own[:12]}, and the corpus "
+            f"was encoded with {encoded_with[:12]}",
+            "tokenizer.json or the data directory was replaced after training",
+            "Restore them from a copy of the run, or train again",
+        )
 
-def _underfitting(
-    model: Transformer, corpus: EncodedCorpus, step: int
-) -> tuple[list[Finding], Check]:
-    has_holdout = len(corpus.holdout_ids) > 1
-    part = corpus.holdout_ids if has_holdout else corpus.train_ids
-    loss = score(model, part, max_tokens=_SCORED_TOKENS).loss
-    holdout = loss if has_holdout else math.nan
-    uniform = uniform_loss(model.config.vocab_size)
-    pairs = bigram_loss(corpus.train_ids, corpus.holdout_ids, model.config.vocab_size)
-    findings = CurveDetector().on_evaluation(
-        step, loss, holdout, 0.0, uniform, lambda: pairs, is_last=True
-    )
-    return findings, Check("bigram", f"counting which token follows which reaches {pairs:.4g}")
+    def _look_at_holdout(self) -> None:
+        if len(self.corpus.holdout_ids) < 2:
+            self._check("holdout", "there is none")
+            return
+        loss, train = self._loss(self.corpus.holdout_ids), self._loss(self.corpus.train_ids)
+        uniform, pairs = self._evaluate(train, loss, is_last=False)
+        losses = f"loss {loss:.4g} nats, on the train part {train:.4g}; a uniform guess has "
+        self._check("holdout", f"{losses}{uniform:.4g}, a bigram {pairs:.4g}")
+        beaten_by = "counting 2-grams" if loss > pairs else None
+        verdict = judge(train, loss, self.history, self.step, beaten_by)
+        self._check("fit", f"{verdict.fit}: {verdict.reason}")
+
+    def _look_at_mask(self) -> None:
+        train_ids = self.corpus.train_ids
+        checked = check_mask(self.model, train_ids, compute=self.compute, engine=self.engine)
+        leaking = next((path for path in checked.paths if path.leak is not None), None)
+        if leaking is None or leaking.leak is None:
+            compared = sum(path.logits for path in checked.paths)
+            self._check("mask", f"none of {compared:,} logits depends on a later token")
+            return
+        leak = leaking.leak
+        self._check("mask", f"leaks: {leak.place}")
+        self._find(
+            "leaky-mask",
+            f"{leaking.path}: with only the tokens after {leak.cut} changed, a logit at "
+            f"{leak.position} moved by {leak.largest_change:.3g}; first in {leak.place}",
+        )
+
+    def _look_inside(self) -> None:
+        windows = probe_windows(self._text(), self.model.config.context_length)
+        if windows is None:
+            self._check("attention", "the text is too short")
+            return
+        report = probe(self.model, windows, self.step, self.compute, self.engine)
+        entropies = [entropy for heads in report.attention_entropy for entropy in heads]
+        self._check(
+            "attention",
+            f"entropy of heads {min(entropies):.2f} to {max(entropies):.2f} nats, uniform "
+            f"{report.uniform_entropy:.2f}; scores up to {max(report.attention_score):.3g}; "
+            f"output logits up to {report.output_logit:.3g}; dead MLP units at most "
+            f"{max(report.dead_activations):.0%} of a layer",
+        )
+        self.findings += InsideDetector().on_probe(report)
+
+    def _look_for_underfitting(self) -> None:
+        loss = self._loss(self._text())
+        holdout = loss if len(self.corpus.holdout_ids) > 1 else math.nan
+        _, pairs = self._evaluate(loss, holdout, is_last=True)
+        self._check("bigram", f"counting which token follows which reaches {pairs:.4g}")
+
+    def _text(self) -> IdArray:
+        """The holdout, or the train part without one."""
+        has_holdout = len(self.corpus.holdout_ids) > 1
+        return self.corpus.holdout_ids if has_holdout else self.corpus.train_ids
+
+    def _loss(self, ids: IdArray) -> float:
+        return score(self.model, ids, windows_for(self.model, max_tokens=_SCORED_TOKENS)).loss
+
+    def _evaluate(self, train: float, holdout: float, is_last: bool) -> tuple[float, float]:
+        """Find what needs no history; give the loss of a uniform guess and of a bigram."""
+        corpus, vocab_size = self.corpus, self.model.config.vocab_size
+        uniform = uniform_loss(vocab_size)
+        pairs = bigram_loss(corpus.train_ids, corpus.holdout_ids, vocab_size)
+        self.findings += CurveDetector().on_evaluation(
+            self.step, train, holdout, 0.0, uniform, lambda: pairs, is_last
+        )
+        return uniform, pairs

@@ -4,5 +4,6 @@
 """
 
 from minitx.evaluation.scoring import LossChunk, Score, score, token_losses
+from minitx.evaluation.scoring_windows import Windows, count_targets, windows_for
 
-__all__ = ["LossChunk", "Score", "score", "token_losses"]
+__all__ = ["LossChunk", "Score", "Windows", "count_targets", "score", "token_losses", "windows_for"]

@@ -55,7 +55,7 @@ def measure_baselines(
     n_bytes = float(sizes[ids[scored.index]].sum())
     if n_tokens == len(ids) - 1:
         # What unknown tokens stand for is known for the text as a whole.
-        n_bytes = text.size.without(tokenizer.token_bytes(int(ids[0]))).n_bytes
+        n_bytes = text.scored_size(tokenizer)[0]
     losses = [math.log(tokenizer.vocab_size)]
     if len(train):
         losses += _ngram_losses(NGrams(train, tokenizer.vocab_size), part, scored.index)

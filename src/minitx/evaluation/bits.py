@@ -11,7 +11,6 @@ the true figure of a model that had to spell them out would be higher.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,21 +18,6 @@ from minitx.evaluation.arrays import IdArray, IntArray
 from minitx.tokenizer import Tokenizer
 
 _AT_ONCE = 1 << 20
-
-
-@dataclass(frozen=True)
-class TextSize:
-    """How much text some tokens stand for; bytes are those of UTF-8."""
-
-    n_bytes: int
-    n_characters: int
-
-    def without(self, first_token: bytes) -> TextSize:
-        """The size less a token at the start, which is not scored."""
-        return TextSize(
-            max(0, self.n_bytes - len(first_token)),
-            max(0, self.n_characters - len(first_token.decode("utf-8", "ignore"))),
-        )
 
 
 def bits_per(total_nats: float, n: float) -> float:

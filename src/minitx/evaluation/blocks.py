@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minitx.corpus.encoded_file import release
-from minitx.evaluation.arrays import Float32Array, FloatArray, IdArray, IntArray
+from minitx.evaluation.arrays import Float32Array, FloatArray, GroupedSums, IdArray, IntArray
 
 _AT_ONCE = 1 << 20
 
@@ -45,9 +45,7 @@ class BlockSums:
         self._sizes = sizes
         self.n_blocks = max(1, min(MOST_BLOCKS, n_bytes // SMALLEST_BLOCK))
         self._block_bytes = max(1.0, n_bytes / self.n_blocks)
-        self._nats = np.zeros(self.n_blocks)
-        self._tokens = np.zeros(self.n_blocks)
-        self._bytes = np.zeros(self.n_blocks)
+        self._blocks = GroupedSums(self.n_blocks, 2)
         self._read_ids = 0
         self._read_bytes = 0
 
@@ -66,13 +64,11 @@ class BlockSums:
         here = index - self._read_ids
         starts = ends[here] - sizes[here]
         block = np.minimum((starts / self._block_bytes).astype(np.int64), self.n_blocks - 1)
-        n = self.n_blocks
-        self._nats += np.bincount(block, losses.astype(np.float64), n)
-        self._tokens += np.bincount(block, minlength=n)
-        self._bytes += np.bincount(block, sizes[here], n)
+        self._blocks.add(block, losses, sizes[here])
         self._read_ids, self._read_bytes = end, int(ends[-1])
 
     def result(self) -> Blocks:
         """The sums so far."""
-        number = np.flatnonzero(self._tokens)
-        return Blocks(self._nats[number], self._tokens[number], self._bytes[number], number)
+        number = np.flatnonzero(self._blocks.counts)
+        nats, n_bytes = self._blocks.sums[:, number]
+        return Blocks(nats, self._blocks.counts[number], n_bytes, number)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minitx.evaluation.arrays import BoolArray, Float32Array
+from minitx.evaluation.arrays import BoolArray, Float32Array, GroupedSums
 
 BINS = 10
 
@@ -48,33 +48,30 @@ class Calibration:
     """Counts predictions as they stream by."""
 
     def __init__(self) -> None:
-        self._tokens = np.zeros(BINS)
-        self._confidence = np.zeros(BINS)
-        self._correct = np.zeros(BINS)
+        self._bins = GroupedSums(BINS, 2)
 
     def add(self, confidence: Float32Array, correct: BoolArray) -> None:
         """Add predictions: `(n,)` probability of the likeliest token, and whether it was right."""
-        bins = np.minimum((confidence.astype(np.float64) * BINS).astype(np.int64), BINS - 1)
-        self._tokens += np.bincount(bins, minlength=BINS)
-        self._confidence += np.bincount(bins, confidence.astype(np.float64), BINS)
-        self._correct += np.bincount(bins, correct.astype(np.float64), BINS)
+        number = np.minimum((confidence.astype(np.float64) * BINS).astype(np.int64), BINS - 1)
+        self._bins.add(number, confidence, correct)
 
     def result(self) -> CalibrationCurve:
         """The curve of all predictions so far."""
-        n = max(1.0, float(self._tokens.sum()))
+        tokens, (confidence, correct) = self._bins.counts, self._bins.sums
+        n = max(1.0, float(tokens.sum()))
         bins = tuple(
             ReliabilityBin(
                 low=i / BINS,
                 high=(i + 1) / BINS,
-                tokens=int(self._tokens[i]),
-                confidence=float(self._confidence[i] / self._tokens[i]),
-                accuracy=float(self._correct[i] / self._tokens[i]),
+                tokens=int(tokens[i]),
+                confidence=float(confidence[i] / tokens[i]),
+                accuracy=float(correct[i] / tokens[i]),
             )
-            for i in np.flatnonzero(self._tokens).tolist()
+            for i in np.flatnonzero(tokens).tolist()
         )
         return CalibrationCurve(
-            accuracy=float(self._correct.sum() / n),
-            confidence=float(self._confidence.sum() / n),
-            expected_calibration_error=float(np.abs(self._correct - self._confidence).sum() / n),
+            accuracy=float(correct.sum() / n),
+            confidence=float(confidence.sum() / n),
+            expected_calibration_error=float(np.abs(correct - confidence).sum() / n),
             bins=bins,
         )

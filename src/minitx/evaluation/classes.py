@@ -8,13 +8,13 @@ otherwise. By how often the train part has it, every token is in one of five gro
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from minitx.corpus.encoded_file import release
-from minitx.evaluation.arrays import Float32Array, IdArray, IntArray
+from minitx.evaluation.arrays import GroupedSums, IdArray, IntArray
 from minitx.tokenizer import Tokenizer
 
 CLASSES = ("space", "new word", "in-word", "digit", "punctuation", "other")
@@ -22,6 +22,13 @@ LETTER_KINDS = ("new word", "in-word")
 
 _COUNTED_AT_ONCE = 1 << 22
 _SPACE, _NEW_WORD, _IN_WORD, _DIGIT, _PUNCTUATION, _OTHER = range(len(CLASSES))
+
+CLASS_GROUPS: dict[str, tuple[int, ...]] = {
+    "space": (_SPACE,),
+    "letter": (_NEW_WORD, _IN_WORD),
+    **{name: (i,) for i, name in enumerate(CLASSES) if i != _SPACE},
+}
+"""What is shown: each class, and before those of letters the two together."""
 
 FREQUENCIES = (
     ("the commonest half", 0.5),
@@ -31,6 +38,8 @@ FREQUENCIES = (
     ("never seen", 1.0),
 )
 """Groups of tokens by the part of the train text that they and all commoner ones make up."""
+
+FREQUENCY_GROUPS = {name: (i,) for i, (name, _) in enumerate(FREQUENCIES)}
 
 
 @dataclass(frozen=True)
@@ -50,52 +59,18 @@ class ClassLoss:
     share_of_loss: float
 
 
-class GroupLosses:
-    """Sums losses by group as they stream by."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
-        self._tokens = np.zeros(len(names))
-        self._nats = np.zeros(len(names))
-
-    def add(self, group: IdArray, losses: Float32Array) -> None:
-        """Add losses and the group of each."""
-        self._tokens += np.bincount(group, minlength=len(self._names))
-        self._nats += np.bincount(group, losses.astype(np.float64), len(self._names))
-
-    def result(self) -> list[ClassLoss]:
-        """The groups that have tokens, in order of their names' list."""
-        tokens, nats = self._tokens.sum(), self._nats.sum()
-        return [
-            ClassLoss(
-                name=name,
-                tokens=int(self._tokens[i]),
-                share=float(self._tokens[i] / tokens),
-                loss=float(self._nats[i] / self._tokens[i]),
-                share_of_loss=float(self._nats[i] / nats) if nats else 0.0,
+def group_losses(sums: GroupedSums, groups: Mapping[str, Sequence[int]]) -> tuple[ClassLoss, ...]:
+    """The groups that have tokens, each made of some of those by which losses were summed."""
+    all_tokens, all_nats = sums.counts.sum(), sums.sums[0].sum()
+    losses: list[ClassLoss] = []
+    for name, members in groups.items():
+        tokens, nats = (float(row[list(members)].sum()) for row in (sums.counts, sums.sums[0]))
+        if tokens:
+            share, share_of_loss = tokens / all_tokens, nats / all_nats if all_nats else 0.0
+            losses.append(
+                ClassLoss(name, int(tokens), float(share), nats / tokens, float(share_of_loss))
             )
-            for i, name in enumerate(self._names)
-            if self._tokens[i]
-        ]
-
-
-def with_letters(classes: Sequence[ClassLoss]) -> list[ClassLoss]:
-    """The classes with `letter`, which is `new word` and `in-word` together, before these two."""
-    kinds = [group for group in classes if group.name in LETTER_KINDS]
-    shown: list[ClassLoss] = []
-    for group in classes:
-        if kinds and group is kinds[0]:
-            tokens = sum(kind.tokens for kind in kinds)
-            letter = ClassLoss(
-                name="letter",
-                tokens=tokens,
-                share=sum(kind.share for kind in kinds),
-                loss=sum(kind.loss * kind.tokens for kind in kinds) / tokens,
-                share_of_loss=sum(kind.share_of_loss for kind in kinds),
-            )
-            shown.append(letter)
-        shown.append(group)
-    return shown
+    return tuple(losses)
 
 
 class TokenClasses:

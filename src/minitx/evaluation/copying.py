@@ -65,22 +65,25 @@ def find_copied(texts: Sequence[str], train: ByteArray, least: int = COPY_BYTES)
         train: `(bytes,)` UTF-8 of the train part; a memory map is read in pieces.
         least: bytes from which on a shared stretch counts as copied.
     """
-    parts = [np.frombuffer(text.encode("utf-8", "replace"), np.uint8) for text in texts]
-    text = _Text(parts)
-    covered = np.zeros(len(text.content), np.bool_)
+    # UTF-8 has no such byte, so that no shared stretch runs from one text into the next.
+    content = b"\xff".join(text.encode("utf-8", "replace") for text in texts)
+    n_bytes = len(content) - max(0, len(texts) - 1)
+    longest_text = max((len(text) for text in content.split(b"\xff")), default=0)
+    text = _Hashes(np.frombuffer(content, np.uint8))
+    covered = np.zeros(len(content), np.bool_)
     longest, start = 0, 0
     for begin in range(0, max(1, len(train)), _AT_ONCE):
         # Pieces of the train part overlap, so that no shared stretch is cut.
-        hashes = _Hashes(np.asarray(train[begin : begin + _AT_ONCE + text.longest]))
+        piece = _Hashes(np.asarray(train[begin : begin + _AT_ONCE + longest_text]))
         edges = np.zeros(len(covered) + 1, np.int64)
-        shared = text.shared_with(hashes, least)
+        shared = _shared(text, piece, least)
         edges[shared] += 1
         edges[shared + least] -= 1
         covered |= np.cumsum(edges[:-1]) > 0
-        longest, start = _longest(text, hashes, longest, start)
-    longest_text = text.content[start : start + longest].tobytes().decode("utf-8", "ignore")
-    share = float(covered.mean()) if len(covered) else 0.0
-    return Copied(len(covered), share, longest_text, longest)
+        longest, start = _longest(text, piece, longest, start, longest_text)
+    share = float(covered.sum() / n_bytes) if n_bytes else 0.0
+    longest_copy = content[start : start + longest].decode("utf-8", "ignore")
+    return Copied(n_bytes, share, longest_copy, longest)
 
 
 def stretches(tokenizer: Tokenizer, ids: IdArray, length: int = _STRETCH_TOKENS) -> list[str]:
@@ -128,46 +131,35 @@ class _Hashes:
         return sums
 
 
-class _Text:
-    """Several texts in a row; no stretch runs from one into the next."""
-
-    def __init__(self, parts: Sequence[ByteArray]) -> None:
-        self.content = np.concatenate([*parts, np.empty(0, np.uint8)])
-        self.longest = max(map(len, parts), default=0)
-        self._ends = np.repeat(np.cumsum([len(part) for part in parts]), [len(p) for p in parts])
-        self._hashes = _Hashes(self.content)
-
-    def shared_with(self, train: _Hashes, n: int) -> IntArray:
-        """Where stretches of n bytes begin that the other bytes have too."""
-        mine = self._hashes.of_length(n)
-        in_one_text = np.arange(len(mine)) + n <= self._ends[: len(mine)]
-        theirs = train.of_length(n)
-        if not in_one_text.any() or not len(theirs):
-            return np.empty(0, np.int64)
-        known, which = np.unique(mine[in_one_text], return_inverse=True)
-        nearest = np.minimum(np.searchsorted(known, theirs), len(known) - 1)
-        hits = np.flatnonzero(known[nearest] == theirs)
-        # Where each of our hashes is found over there; -1 where it is not.
-        positions = np.full(len(known), -1)
-        positions[nearest[hits]] = hits
-        starts = np.flatnonzero(in_one_text)
-        positions = positions[which.reshape(-1)]
-        starts, positions = starts[positions >= 0], positions[positions >= 0]
-        same = [
-            np.array_equal(self.content[s : s + n], train.content[p : p + n])
-            for s, p in zip(starts.tolist(), positions.tolist(), strict=True)
-        ]
-        return starts[np.array(same, dtype=np.bool_)] if same else starts
+def _shared(text: _Hashes, train: _Hashes, n: int) -> IntArray:
+    """Where stretches of n bytes begin in a text that the train part has too."""
+    own, theirs = text.of_length(n), train.of_length(n)
+    if not len(own) or not len(theirs):
+        return np.empty(0, np.int64)
+    known, which = np.unique(own, return_inverse=True)
+    nearest = np.minimum(np.searchsorted(known, theirs), len(known) - 1)
+    hits = np.flatnonzero(known[nearest] == theirs)
+    # Where each of our hashes is found over there; -1 where it is not.
+    positions = np.full(len(known), -1)
+    positions[nearest[hits]] = hits
+    positions = positions[which.reshape(-1)]
+    starts = np.flatnonzero(positions >= 0)
+    same = [
+        np.array_equal(text.content[s : s + n], train.content[p : p + n])
+        for s, p in zip(starts.tolist(), positions[starts].tolist(), strict=True)
+    ]
+    return starts[np.array(same, dtype=np.bool_)]
 
 
-def _longest(text: _Text, train: _Hashes, longest: int, start: int) -> tuple[int, int]:
+def _longest(
+    text: _Hashes, train: _Hashes, longest: int, start: int, limit: int
+) -> tuple[int, int]:
     """The longest shared stretch and where it begins, if longer than the one known."""
-    low, high = longest, text.longest
-    step = 16
+    low, high, step = longest, limit, 16
     while low < high:
         # Most stretches are short: look near the known length first, then further away.
         n = min(low + step, high, (low + high + 1) // 2)
-        shared = text.shared_with(train, n)
+        shared = _shared(text, train, n)
         if len(shared):
             low, start = n, int(shared[0])
             step *= 2

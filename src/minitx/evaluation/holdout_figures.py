@@ -6,13 +6,13 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from minitx.evaluation.bootstrap import Interval
 from minitx.evaluation.calibration import CalibrationCurve
 from minitx.evaluation.classes import ClassLoss
-from minitx.evaluation.comparison import Comparison
+from minitx.evaluation.comparison import Comparison, Interval
 from minitx.evaluation.compressors import Compressed
 from minitx.evaluation.copying import Copied
 from minitx.evaluation.positions import ContextUse
+from minitx.evaluation.surprising import SurprisingText
 from minitx.evaluation.verdict import Verdict
 from minitx.shown import Shown
 
@@ -52,7 +52,7 @@ class ModelFigures:
 
     Attributes:
         architecture: `qwen3` or `gpt2`.
-        tokenizer: `bpe`, `char` or `word`.
+        tokenizer, tokenizer_digest: `bpe`, `char` or `word`; what decides its ids.
         context_length: the model's own.
         device, dtype: of the matrix products.
     """
@@ -65,6 +65,7 @@ class ModelFigures:
     context_length: int
     device: str
     dtype: str
+    tokenizer_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,19 +134,6 @@ class Baselines:
 
 
 @dataclass(frozen=True)
-class SurprisingText:
-    """A passage that surprised the model: text and loss (nats) of each token, and their mean.
-
-    It begins at the token of index `start` of the text.
-    """
-
-    start: int
-    loss: float
-    tokens: tuple[str, ...]
-    losses: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class HoldoutReport(Shown):
     """All that is found out about a model on a text.
 
@@ -198,6 +186,23 @@ class ComparisonReport(Shown):
 
     reports: tuple[HoldoutReport, ...]
     tests: tuple[PairedTest, ...]
+
+    @property
+    def same_tokens(self) -> bool:
+        """Whether all have one tokenizer: only then do losses per token compare."""
+        return len({report.model.tokenizer_digest for report in self.reports}) == 1
+
+    @property
+    def has_clear_winner(self) -> bool:
+        """Whether the tests tell the model of the lowest bits per byte from the others tested."""
+        best = self.ranked()[0]
+        tests = self.tests[best - 1 : best] if best else self.tests
+        return all(test.comparison.is_significant for test in tests)
+
+    def ranked(self) -> list[int]:
+        """Index of each report, by rising bits per byte, which compare whatever the tokenizer."""
+        numbers = range(len(self.reports))
+        return sorted(numbers, key=lambda number: self.reports[number].plain.bits_per_byte)
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object; a figure that is no number is None."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minitx.evaluation.arrays import Float32Array, IntArray
+from minitx.evaluation.arrays import Float32Array, GroupedSums, IntArray
 
 NOTABLE = 0.01
 """Part of the loss by which more context must lower it to count as used."""
@@ -54,45 +54,41 @@ class PositionLosses:
     """Sums losses by position as they stream by."""
 
     def __init__(self, context_length: int) -> None:
-        self._tokens = np.zeros(context_length)
-        self._nats = np.zeros(context_length)
-        self._squares = np.zeros(context_length)
+        self._sums = GroupedSums(context_length, 2)
 
     def add(self, position: IntArray, losses: Float32Array) -> None:
         """Add losses of the targets at these positions of their windows, from 0."""
-        n, nats = len(self._tokens), losses.astype(np.float64)
-        self._tokens += np.bincount(position, minlength=n)
-        self._nats += np.bincount(position, nats, n)
-        self._squares += np.bincount(position, nats * nats, n)
+        nats = losses.astype(np.float64)
+        self._sums.add(position, nats, nats * nats)
 
     def result(self) -> ContextUse:
         """Loss by tokens seen, so far."""
-        n = len(self._tokens)
+        n = len(self._sums.counts)
         buckets, first = [], 0
         while first < n:
             last = min(n, 2 * first or 1)
             # What is left over joins its neighbour, rather than being a bucket of a few.
             if n - last < (last - first) // 2:
                 last = n
-            if self._tokens[first:last].sum():
+            if self._sums.counts[first:last].sum():
                 buckets.append(self._bucket(first, last))
             first = last
         return ContextUse(tuple(buckets), self._used_length(buckets), n)
 
     def _bucket(self, first: int, last: int) -> PositionBucket:
-        tokens = float(self._tokens[first:last].sum())
-        mean = float(self._nats[first:last].sum()) / tokens
-        variance = max(0.0, float(self._squares[first:last].sum()) / tokens - mean * mean)
+        tokens = float(self._sums.counts[first:last].sum())
+        mean, square = (self._sums.sums[:, first:last].sum(1) / tokens).tolist()
+        variance = max(0.0, square - mean * mean)
         return PositionBucket(first + 1, last, int(tokens), mean, math.sqrt(variance / tokens))
 
     def _used_length(self, buckets: list[PositionBucket]) -> int:
         # The first bucket than which neither any later one nor all later ones are clearly better.
         for bucket in buckets[:-1]:
             later = [other for other in buckets if other.first > bucket.last]
-            rest = self._bucket(bucket.last, len(self._tokens))
+            rest = self._bucket(bucket.last, len(self._sums.counts))
             if not any(_is_better(other, bucket) for other in (*later, rest)):
                 return bucket.last
-        return len(self._tokens)
+        return len(self._sums.counts)
 
 
 def _is_better(later: PositionBucket, bucket: PositionBucket) -> bool:

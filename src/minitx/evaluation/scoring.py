@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from minitx.compute import Compute
 from minitx.corpus.encoded_file import release
 from minitx.errors import BadInputError
 from minitx.evaluation.arrays import BoolArray, Float32Array, IdArray, IntArray
-from minitx.evaluation.scoring_windows import Window, spaced_windows
+from minitx.evaluation.scoring_windows import Window, Windows, spaced_windows, windows_for
 from minitx.model import Transformer, evaluating
 from minitx.training.observer import perplexity
 
@@ -63,18 +63,14 @@ class LossChunk:
     index: IntArray
     position: IntArray
     losses: Float32Array
-    confidence: Float32Array
-    correct: BoolArray
+    confidence: Float32Array = field(default_factory=lambda: np.empty(0, np.float32))
+    correct: BoolArray = field(default_factory=lambda: np.empty(0, np.bool_))
 
 
 def score(
     model: Transformer,
     ids: IdArray,
-    context_length: int | None = None,
-    stride: int | None = None,
-    batch_size: int | None = None,
-    max_tokens: int = 0,
-    autocast_dtype: torch.dtype | None = None,
+    windows: Windows | None = None,
     progress: Progress | None = None,
 ) -> Score:
     """Score every id but the first, each exactly once.
@@ -82,23 +78,14 @@ def score(
     Args:
         model: left in the mode it was in.
         ids: `(n,)` at least 2, any integer type; a memory map is read in pieces.
-        context_length: most ids that a prediction sees; None for the model's.
-        stride: targets scored by each window after the first. None, or the context length, puts
-            windows side by side; less makes them overlap, so that contexts are fuller.
-        batch_size: windows in one pass; None chooses.
-        max_tokens: score about as many targets in evenly spaced windows, the same ones each
-            time; 0 scores all.
-        autocast_dtype: format of the matrix products; None or float32 for that of the weights.
+        windows: how they are cut; side by side in the model's context if left out.
         progress: called with the number of targets that each batch scored.
 
     Raises:
-        BadInputError: fewer than 2 ids, or a context length or stride out of range.
+        BadInputError: fewer than 2 ids.
     """
     total, n_tokens = 0.0, 0
-    chunks = token_losses(
-        model, ids, context_length, stride, batch_size, max_tokens, autocast_dtype
-    )
-    for chunk in chunks:
+    for chunk in token_losses(model, ids, windows or windows_for(model)):
         total += float(chunk.losses.sum(dtype=np.float64))
         n_tokens += len(chunk.losses)
         if progress is not None:
@@ -107,14 +94,7 @@ def score(
 
 
 def token_losses(
-    model: Transformer,
-    ids: IdArray,
-    context_length: int | None = None,
-    stride: int | None = None,
-    batch_size: int | None = None,
-    max_tokens: int = 0,
-    autocast_dtype: torch.dtype | None = None,
-    with_confidence: bool = False,
+    model: Transformer, ids: IdArray, windows: Windows, with_confidence: bool = False
 ) -> Iterator[LossChunk]:
     """The losses that `score` sums up, batch by batch, in the order of the text.
 
@@ -124,56 +104,41 @@ def token_losses(
     Raises:
         BadInputError: as in `score`, when it is called.
     """
-    context_length = chosen_context(model, context_length)
     if len(ids) < 2:
         raise BadInputError(
             f"{len(ids)} token{'s' if len(ids) != 1 else ''} can't be scored, since the first has "
             "nothing before it",
             "Give a text of at least 2 tokens",
         )
-    windows = spaced_windows(
-        len(ids), context_length, context_length if stride is None else stride, max_tokens
-    )
-    # Raises before the first loss is asked for.
-    first = next(windows)
-    if batch_size is None:
-        device = next(model.parameters()).device.type
-        tokens = _BATCH_TOKENS.get(device, _BATCH_TOKENS_ELSEWHERE)
-        tokens = min(tokens, _BATCH_LOGITS // model.config.vocab_size)
-        batch_size = max(1, tokens // context_length)
-    batches = _batches(itertools.chain([first], windows), batch_size)
-    return _losses(model, ids, batches, autocast_dtype, with_confidence)
-
-
-def count_targets(n_ids: int, context_length: int, stride: int, max_tokens: int = 0) -> int:
-    """How many targets `score` scores: all but the first id, or about `max_tokens`.
-
-    Raises:
-        BadInputError: the stride is out of range.
-    """
-    if max_tokens <= 0 or max_tokens >= n_ids - 1:
-        return max(0, n_ids - 1)
-    windows = spaced_windows(n_ids, context_length, stride, max_tokens)
-    return sum(window.length - window.skip for window in windows)
+    return _losses(model, ids, windows, with_confidence)
 
 
 def _losses(
-    model: Transformer,
-    ids: IdArray,
-    batches: Iterator[list[Window]],
-    autocast_dtype: torch.dtype | None,
-    with_confidence: bool,
+    model: Transformer, ids: IdArray, windows: Windows, with_confidence: bool
 ) -> Iterator[LossChunk]:
-    compute = Compute(next(model.parameters()).device, autocast_dtype or torch.float32)
+    compute = Compute(next(model.parameters()).device, windows.autocast_dtype or torch.float32)
+    batch_size = windows.batch_size
+    if batch_size is None:
+        most_tokens = _BATCH_TOKENS.get(compute.device.type, _BATCH_TOKENS_ELSEWHERE)
+        most_tokens = min(most_tokens, _BATCH_LOGITS // model.config.vocab_size)
+        batch_size = max(1, most_tokens // windows.context_length)
     with evaluating(model):
-        for batch in batches:
+        for batch in _batches(spaced_windows(len(ids), windows), batch_size):
             length = batch[0].length
             rows = np.stack([ids[w.start : w.start + length + 1] for w in batch]).astype(np.int64)
             tokens = torch.from_numpy(rows).to(compute.device)
             # Not inference mode: tables that the model makes and keeps here serve training later.
             with torch.no_grad(), compute.autocast():
                 measured = _measure(model, tokens[:, :-1], tokens[:, 1:], with_confidence)
-            yield _chunk(batch, *(array.cpu().numpy() for array in measured))
+            starts = np.array([window.start for window in batch])[:, None]
+            offsets = np.arange(length)
+            kept = offsets >= np.array([window.skip for window in batch])[:, None]
+            position = np.broadcast_to(offsets, kept.shape)[kept]
+            yield LossChunk(
+                (starts + offsets + 1)[kept],
+                position,
+                *(array.cpu().numpy()[kept] for array in measured),
+            )
             release(ids)
 
 
@@ -188,49 +153,8 @@ def _measure(
     return losses, highest.exp(), likeliest == targets
 
 
-def _chunk(
-    batch: list[Window],
-    losses: Float32Array,
-    confidence: Float32Array | None = None,
-    correct: BoolArray | None = None,
-) -> LossChunk:
-    offsets = np.arange(batch[0].length)
-    starts = np.array([window.start for window in batch])
-    skips = np.array([window.skip for window in batch])
-    kept = offsets >= skips[:, None]
-    return LossChunk(
-        index=(starts[:, None] + offsets + 1)[kept],
-        position=np.broadcast_to(offsets, kept.shape)[kept],
-        losses=losses[kept],
-        confidence=np.empty(0, np.float32) if confidence is None else confidence[kept],
-        correct=np.empty(0, np.bool_) if correct is None else correct[kept],
-    )
-
-
 def _batches(windows: Iterator[Window], batch_size: int) -> Iterator[list[Window]]:
     # Windows of one length share a batch; only the last of a text may be shorter.
-    batch: list[Window] = []
-    for window in windows:
-        if batch and (len(batch) == batch_size or window.length != batch[0].length):
+    for _, same_length in itertools.groupby(windows, lambda window: window.length):
+        while batch := list(itertools.islice(same_length, batch_size)):
             yield batch
-            batch = []
-        batch.append(window)
-    if batch:
-        yield batch
-
-
-def chosen_context(model: Transformer, context_length: int | None) -> int:
-    """The context to score with; the model's where None is asked for.
-
-    Raises:
-        BadInputError: it is out of range.
-    """
-    longest = model.config.context_length
-    if context_length is None:
-        return longest
-    if not 1 <= context_length <= longest:
-        raise BadInputError(
-            f"context length is {context_length:,}, and this model was trained with {longest:,}",
-            f"Choose a --context from 1 to {longest}",
-        )
-    return context_length

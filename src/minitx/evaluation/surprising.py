@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,30 +14,31 @@ PASSAGES = 10
 
 
 @dataclass(frozen=True)
-class Passage:
-    """Some tokens in a row, from index `start` of the text on; losses in nats."""
+class SurprisingText:
+    """A passage that surprised the model: text and loss (nats) of each token, and their mean.
+
+    It begins at the token of index `start` of the text.
+    """
 
     start: int
-    ids: tuple[int, ...]
+    loss: float
+    tokens: tuple[str, ...]
     losses: tuple[float, ...]
-
-    @property
-    def loss(self) -> float:
-        """Nats per token."""
-        return sum(self.losses) / len(self.losses)
 
 
 class SurprisingPassages:
     """Keeps the worst passages as losses stream by; they don't overlap.
 
-    They have `length` tokens, an even number, and begin at every half of that.
+    They have `length` tokens, an even number, and begin at every half of that; `piece` gives the
+    text of a token.
     """
 
-    def __init__(self, length: int, count: int = PASSAGES) -> None:
+    def __init__(self, length: int, piece: Callable[[int], str], count: int = PASSAGES) -> None:
         self._half = max(1, length // 2)
+        self._piece = piece
         self._count = count
         # One that is chosen rules out its two neighbours at most, so three times as many suffice.
-        self._heap: list[tuple[float, int, Passage]] = []
+        self._heap: list[tuple[float, int, SurprisingText]] = []
         self._index = np.empty(0, np.int64)
         self._ids = np.empty(0, np.int64)
         self._losses = np.empty(0, np.float32)
@@ -63,9 +65,9 @@ class SurprisingPassages:
         self._index, self._ids = self._index[kept:], self._ids[kept:]
         self._losses = self._losses[kept:]
 
-    def result(self) -> list[Passage]:
+    def result(self) -> list[SurprisingText]:
         """The worst passages that don't overlap, the worst first."""
-        chosen: list[Passage] = []
+        chosen: list[SurprisingText] = []
         for _, _, passage in sorted(self._heap, key=lambda entry: (-entry[0], -entry[1])):
             apart = all(abs(passage.start - other.start) >= 2 * self._half for other in chosen)
             if apart and len(chosen) < self._count:
@@ -79,11 +81,10 @@ class SurprisingPassages:
         if mean <= self._worst_kept():
             return
         end = first + 2 * self._half
-        passage = Passage(
-            int(self._index[first]),
-            tuple(self._ids[first:end].tolist()),
-            tuple(self._losses[first:end].tolist()),
-        )
+        losses = tuple(self._losses[first:end].tolist())
+        tokens = tuple(map(self._piece, self._ids[first:end].tolist()))
+        loss = sum(losses) / len(losses)
+        passage = SurprisingText(int(self._index[first]), loss, tokens, losses)
         heapq.heappush(self._heap, (mean, -passage.start, passage))
         if len(self._heap) > 3 * self._count:
             heapq.heappop(self._heap)

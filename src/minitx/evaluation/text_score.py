@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
-from minitx.evaluation.arrays import ByteArray, IdArray, IntArray
-from minitx.evaluation.bits import TextSize, bits_per, token_sizes
+from minitx.evaluation.arrays import ByteArray, GroupedSums, IdArray, IntArray
+from minitx.evaluation.bits import bits_per, token_sizes
 from minitx.evaluation.blocks import Blocks, BlockSums
-from minitx.evaluation.bootstrap import bootstrap_interval
-from minitx.evaluation.calibration import Calibration, CalibrationCurve
+from minitx.evaluation.calibration import Calibration
 from minitx.evaluation.classes import (
+    CLASS_GROUPS,
     CLASSES,
-    FREQUENCIES,
-    ClassLoss,
-    GroupLosses,
+    FREQUENCY_GROUPS,
     TokenClasses,
     frequency_groups,
-    with_letters,
+    group_losses,
 )
-from minitx.evaluation.holdout_figures import Figures, SurprisingText, TextFigures
-from minitx.evaluation.positions import ContextUse, PositionLosses
+from minitx.evaluation.comparison import bootstrap_interval
+from minitx.evaluation.holdout_figures import Figures, HoldoutReport, TextFigures
+from minitx.evaluation.positions import PositionLosses
 from minitx.evaluation.scoring import LossChunk, token_losses
+from minitx.evaluation.scoring_windows import Windows
 from minitx.evaluation.surprising import SurprisingPassages
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
@@ -48,37 +47,11 @@ class ScoredText:
     content: ByteArray
     is_holdout: bool
 
-    @property
-    def size(self) -> TextSize:
-        """Of all of it."""
-        return TextSize(self.figures.bytes, self.figures.characters)
-
-
-@dataclass(frozen=True)
-class Windows:
-    """How a text is cut into windows.
-
-    Attributes:
-        context_length: most tokens that a prediction sees.
-        stride: targets scored by each window after the first.
-        max_tokens, autocast_dtype: as in `score`.
-    """
-
-    context_length: int
-    stride: int
-    max_tokens: int = 0
-    autocast_dtype: torch.dtype | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Details:
-    """What is known of single tokens, beyond the total: see `HoldoutReport`."""
-
-    context_use: ContextUse
-    classes: tuple[ClassLoss, ...]
-    frequencies: tuple[ClassLoss, ...]
-    calibration: CalibrationCurve
-    surprising: tuple[SurprisingText, ...]
+    def scored_size(self, tokenizer: Tokenizer) -> tuple[int, int]:
+        """Bytes and characters of all but the first token, which is not scored."""
+        first = tokenizer.token_bytes(int(self.ids[0]))
+        n_characters = self.figures.characters - len(first.decode("utf-8", "ignore"))
+        return max(0, self.figures.bytes - len(first)), max(0, n_characters)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,12 +71,11 @@ class Beginning:
 
 @dataclass(frozen=True, eq=False)
 class TextScore:
-    """The result of a pass over a text; `beginning` and `details` are None where not asked for."""
+    """The result of a pass over a text; `beginning` is None where not asked for."""
 
     figures: Figures
     blocks: Blocks
     beginning: Beginning | None
-    details: Details | None
 
 
 def score_text(
@@ -111,8 +83,7 @@ def score_text(
     tokenizer: Tokenizer,
     text: ScoredText,
     windows: Windows,
-    with_details: bool = False,
-    train_counts: IdArray | None = None,
+    details: Details | None = None,
     beginning: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> TextScore:
@@ -122,24 +93,18 @@ def score_text(
         model, tokenizer: that belong together.
         text: whose ids, if a memory map, are read in pieces.
         windows: how it is cut.
-        with_details: fill `TextScore.details`.
-        train_counts: `(vocab_size,)` how often the train part has each id.
+        details: told of each token.
         beginning: number of ids that `TextScore.beginning` covers; 0 for none.
         progress: called with the number of targets that each batch scored.
 
     Raises:
         BadInputError: as `token_losses`.
     """
-    ids, size = text.ids, text.size
-    sums = BlockSums(size.n_bytes, token_sizes(tokenizer))
-    details = _Details(tokenizer, windows, text, train_counts) if with_details else None
+    ids = text.ids
+    sums = BlockSums(text.figures.bytes, token_sizes(tokenizer))
     index: list[IntArray] = []
     nats = 0.0
-    chunks = token_losses(
-        model, ids, windows.context_length, windows.stride, max_tokens=windows.max_tokens,
-        autocast_dtype=windows.autocast_dtype, with_confidence=with_details,
-    )  # fmt: skip
-    for chunk in chunks:
+    for chunk in token_losses(model, ids, windows, with_confidence=details is not None):
         sums.add(ids, chunk.index, chunk.losses)
         if chunk.index[0] < beginning:
             inside = chunk.index < beginning
@@ -150,23 +115,20 @@ def score_text(
         if progress is not None:
             progress(len(chunk.losses))
     blocks = sums.result()
-    first = tokenizer.token_bytes(int(ids[0]))
     return TextScore(
-        figures=_figures(blocks, windows, size, first, len(ids)),
+        figures=_figures(blocks, windows, text, tokenizer),
         blocks=blocks,
         beginning=Beginning(beginning, np.concatenate(index), nats) if index else None,
-        details=None if details is None else details.result(),
     )
 
 
-def _figures(blocks: Blocks, windows: Windows, size: TextSize, first: bytes, n_ids: int) -> Figures:
+def _figures(blocks: Blocks, windows: Windows, text: ScoredText, tokenizer: Tokenizer) -> Figures:
     nats, tokens = float(blocks.nats.sum()), int(blocks.tokens.sum())
     n_bytes = float(blocks.bytes.sum())
-    n_characters = n_bytes * size.n_characters / size.n_bytes
-    if tokens == n_ids - 1:
+    n_characters = n_bytes * text.figures.characters / text.figures.bytes
+    if tokens == len(text.ids) - 1:
         # What unknown tokens stand for is known for the text as a whole.
-        scored_size = size.without(first)
-        n_bytes, n_characters = scored_size.n_bytes, scored_size.n_characters
+        n_bytes, n_characters = text.scored_size(tokenizer)
     loss = nats / tokens
     return Figures(
         context_length=windows.context_length,
@@ -184,8 +146,11 @@ def _figures(blocks: Blocks, windows: Windows, size: TextSize, first: bytes, n_i
     )
 
 
-class _Details:
-    """Sums up what is known of single tokens."""
+class Details:
+    """Sums up what is known of single tokens, beyond the total.
+
+    `train_counts`, `(vocab_size,)`, says how often the train part has each id, if there is one.
+    """
 
     def __init__(
         self,
@@ -194,20 +159,20 @@ class _Details:
         text: ScoredText,
         train_counts: IdArray | None,
     ) -> None:
-        self.tokenizer = tokenizer
         self.positions = PositionLosses(windows.context_length)
         self.class_of = TokenClasses(tokenizer)
-        self.classes = GroupLosses(CLASSES)
+        self.classes = GroupedSums(len(CLASSES))
         self.group_of = None if train_counts is None else frequency_groups(train_counts)
-        self.frequencies = GroupLosses([name for name, _ in FREQUENCIES])
+        self.frequencies = GroupedSums(len(FREQUENCY_GROUPS))
         self.calibration = Calibration()
         n_ids = len(text.ids)
-        length = round(_PASSAGE_BYTES * n_ids / max(1, text.size.n_bytes) / 2) * 2
+        length = round(_PASSAGE_BYTES * n_ids / max(1, text.figures.bytes) / 2) * 2
         # A short text has few passages if they are long.
         longest = max(2, n_ids // 8 * 2)
-        self.passages = SurprisingPassages(min(max(8, length), longest))
+        self.passages = SurprisingPassages(min(max(8, length), longest), tokenizer.piece)
 
     def add(self, ids: IdArray, chunk: LossChunk) -> None:
+        """Add a chunk of the losses of `ids`, with confidence."""
         targets, before = ids[chunk.index].astype(np.int64), ids[chunk.index - 1]
         self.positions.add(chunk.position, chunk.losses)
         self.classes.add(self.class_of.of(targets, before), chunk.losses)
@@ -216,19 +181,13 @@ class _Details:
         self.calibration.add(chunk.confidence, chunk.correct)
         self.passages.add(chunk.index, targets, chunk.losses)
 
-    def result(self) -> Details:
-        return Details(
+    def added_to(self, report: HoldoutReport) -> HoldoutReport:
+        """A report with all that is known."""
+        return replace(
+            report,
             context_use=self.positions.result(),
-            classes=tuple(with_letters(self.classes.result())),
-            frequencies=tuple(self.frequencies.result()) if self.group_of is not None else (),
+            classes=group_losses(self.classes, CLASS_GROUPS),
+            frequencies=group_losses(self.frequencies, FREQUENCY_GROUPS),
             calibration=self.calibration.result(),
-            surprising=tuple(
-                SurprisingText(
-                    passage.start,
-                    passage.loss,
-                    tuple(map(self.tokenizer.piece, passage.ids)),
-                    passage.losses,
-                )
-                for passage in self.passages.result()
-            ),
+            surprising=tuple(self.passages.result()),
         )

@@ -2,7 +2,8 @@
 
 The loss on text that was trained on is compared with the loss on text that was not, on as many
 tokens of each. If they hardly differ, the model could still learn more from this text; if they
-differ much, it has learned things that hold for the train part alone.
+differ much, it has learned things that hold for the train part alone. It is overfitted only if the
+holdout loss rises, by the rule that training and diagnosis go by, too.
 """
 
 from __future__ import annotations
@@ -11,16 +12,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Fit = Literal["underfitted", "well fitted", "overfitted"]
+Fit = Literal[
+    "underfitted",
+    "well fitted",
+    "memorizing, still improving",
+    "memorizing, at its best",
+    "overfitted",
+]
 
 SMALL_GAP = 0.03
 """Gap, as part of the train loss, up to which a model is underfitted."""
 
 LARGE_GAP = 0.20
-"""Gap from which on it is overfitted."""
+"""Gap from which on it memorizes the train part."""
 
-RISE = 0.01
-"""Rise of the holdout loss above its best, as part of it, that tells overfitting by itself."""
+RISE = 0.02
+"""Rise of the holdout loss above its best, as part of it: evaluations vary by a percent."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,8 @@ def judge(
     Args:
         train_loss, holdout_loss: nats per token.
         history: steps and holdout losses of the run's evaluations, in order.
-        step: of the checkpoint; evaluations after it don't count.
-        beaten_by: a baseline that does better than the model.
+        step: of the checkpoint; a rise after it is not its own.
+        beaten_by: counting which token follows which, if that does better than the model.
     """
     gap = holdout_loss - train_loss
     share = gap / train_loss if train_loss > 0 else 0.0
@@ -61,18 +68,24 @@ def judge(
         if gap > 0
         else "holdout loss is no higher than train loss"
     )
-    rise = _rise(history, step)
-    less_capacity = "More text, fewer steps, more dropout or a smaller model would help"
+    best = rise([entry for entry in history if step is None or entry[0] <= step])
+    best_of_all = rise(history)
+    less_capacity = "more text, more dropout or a smaller model would help"
     fit: Fit
-    if beaten_by is not None and share < LARGE_GAP:
+    if best is not None and gap > 0:
+        fit, advice = "overfitted", f"Use the best checkpoint; fewer steps, {less_capacity}"
+        reason = f"{apart}; it was lower, {best[1]:.3f}, at step {best[0]:,} and has risen since"
+    elif beaten_by is not None and share < LARGE_GAP:
         fit, advice = "underfitted", "Train for more steps"
         reason = f"{apart}, and {beaten_by} does better"
-    elif rise is not None:
-        fit = "overfitted"
-        reason = f"{apart}; it was lower, {rise[1]:.3f}, at step {rise[0]:,} and has risen since"
-        advice = f"Use the best checkpoint; {less_capacity[0].lower()}{less_capacity[1:]}"
+    elif share >= LARGE_GAP and best_of_all is not None and best_of_all[0] <= (step or 0):
+        fit, advice = "memorizing, at its best", f"Use this checkpoint; {less_capacity}"
+        reason = f"{apart}, and rose after step {best_of_all[0]:,}"
     elif share >= LARGE_GAP:
-        fit, reason, advice = "overfitted", apart, less_capacity
+        fit, advice = "memorizing, still improving", f"{less_capacity.capitalize()} most"
+        reason = (
+            f"{apart}, but does not rise: much of what it learns is of use on the train part alone"
+        )
     elif share <= SMALL_GAP:
         fit, advice = "underfitted", "More steps or a larger model would lower both"
         reason = f"{apart}: it has not yet learned what this text can teach"
@@ -82,11 +95,9 @@ def judge(
     return Verdict(fit, reason, advice, gap, share)
 
 
-def _rise(history: Sequence[tuple[int, float]], step: int | None) -> tuple[int, float] | None:
-    """Best step and its loss, if the last loss up to a step is notably above it."""
-    so_far = [entry for entry in history if step is None or entry[0] <= step]
-    if not so_far:
+def rise(history: Sequence[tuple[int, float]]) -> tuple[int, float] | None:
+    """Step and holdout loss of the best evaluation, if the last is notably above it."""
+    if not history:
         return None
-    best = min(so_far, key=lambda entry: entry[1])
-    last = so_far[-1][1]
-    return best if last > best[1] * (1 + RISE) else None
+    best = min(history, key=lambda entry: entry[1])
+    return best if history[-1][1] > best[1] * (1 + RISE) else None

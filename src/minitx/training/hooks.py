@@ -12,10 +12,14 @@ from minitx.training.state import TrainingState
 
 @dataclass(frozen=True)
 class HoldoutLoss:
-    """What an evaluation measured: nats per token, and the same in bits per byte of the text."""
+    """What an evaluation measured: nats per token, and the same in bits per byte of the text.
+
+    `n_tokens` were scored; None where that is not known.
+    """
 
     loss: float
     bits_per_byte: float
+    n_tokens: int | None = None
 
 
 class StopEvaluation(Exception):  # noqa: N818
@@ -34,7 +38,7 @@ class RunHooks:
         saved: checkpoints that reached the disk since the last call.
         save_config: called when the number of steps was decided; returns when that is on disk.
         n_holdout: tokens of the holdout; 0 if there is none to score.
-        n_scored: how many of them an evaluation scores.
+        n_scored: how many of them an evaluation scores; never the first, which has no context.
         n_closing: how many of them are scored after the last step.
     """
 

@@ -262,6 +262,7 @@ class Trainer:
                 train_loss=state.train_loss,
                 holdout_loss=measured.loss,
                 holdout_bits_per_byte=measured.bits_per_byte,
+                holdout_tokens=measured.n_tokens,
                 is_best=is_best,
                 sample=sample,
                 sample_prompt=prompt,
@@ -298,7 +299,7 @@ class Trainer:
     def _end(self, reason: str) -> RunEnd:
         final, hooks = self.state.holdout_loss, self.hooks
         if not hooks.closes_with_evaluation:
-            is_whole = hooks.n_closing == hooks.n_holdout
+            is_whole = hooks.n_closing >= hooks.n_holdout - 1
             part = "the whole" if is_whole else f"{hooks.n_closing:,} tokens of the"
             self.observer.observe(Phase(f"scoring {part} holdout"))
             try:
@@ -322,6 +323,7 @@ class Trainer:
             elapsed_seconds=self._clock.elapsed(),
             tokens=state.tokens,
             final_holdout_tokens=n_scored if self.hooks.n_holdout else 0,
+            best_holdout_tokens=self.hooks.n_scored if self.hooks.n_holdout else None,
         )
 
     def _is_due(self, every: int) -> bool:

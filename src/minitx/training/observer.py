@@ -43,9 +43,11 @@ class TrainingEvent:
     logged: ClassVar[tuple[str, ...]] = ()
 
     def to_line(self) -> dict[str, Any]:
-        """As a line of `metrics.jsonl` has it."""
+        """As a line of `metrics.jsonl` has it: without what is None, which is not known."""
         names = self.logged or tuple(field.name for field in dataclasses.fields(self))
-        return {"kind": self.kind, **{name: getattr(self, name) for name in names}}
+        values = {name: getattr(self, name) for name in names}
+        known = {name: value for name, value in values.items() if value is not None}
+        return {"kind": self.kind, **known}
 
 
 @dataclass(frozen=True)
@@ -177,13 +179,14 @@ class EvaluationReport(TrainingEvent):
     Attributes:
         train_loss: mean since the evaluation before.
         holdout_bits_per_byte: the holdout loss in bits per byte of its text.
+        holdout_tokens: of the holdout that were scored; None where that was not noted.
         sample: a short continuation of `sample_prompt` drawn from the model; empty for none.
     """
 
     kind = "evaluation"
     logged = (
         "step", "train_loss", "holdout_loss", "holdout_perplexity", "holdout_bits_per_byte",
-        "is_best", "sample_prompt", "sample",
+        "is_best", "sample_prompt", "sample", "holdout_tokens",
     )  # fmt: skip
 
     step: int
@@ -193,6 +196,7 @@ class EvaluationReport(TrainingEvent):
     is_best: bool
     sample: str
     sample_prompt: str
+    holdout_tokens: int | None = None
 
     @property
     def holdout_perplexity(self) -> float:
@@ -206,6 +210,7 @@ class EvaluationReport(TrainingEvent):
         Raises:
             KeyError, TypeError, ValueError: another version wrote it, and something is missing.
         """
+        scored = line.get("holdout_tokens")
         return cls(
             step=line["step"],
             train_loss=float(line["train_loss"]),
@@ -214,6 +219,7 @@ class EvaluationReport(TrainingEvent):
             is_best=bool(line["is_best"]),
             sample=str(line["sample"]),
             sample_prompt=str(line["sample_prompt"]),
+            holdout_tokens=None if scored is None else int(scored),
         )
 
 
@@ -257,15 +263,15 @@ class RunEnd(TrainingEvent):
 
     Attributes:
         reason: ``finished``, ``early-stopping`` or ``interrupted``.
-        best_step, best_holdout_loss: of the best checkpoint.
-        final_holdout_loss: after the last step, of about `final_holdout_tokens`.
+        best_step, best_holdout_loss: of the best checkpoint, on `best_holdout_tokens`.
+        final_holdout_loss: after the last step, on `final_holdout_tokens`.
         tokens: trained on.
     """
 
     kind = "end"
     logged = (
         "step", "reason", "best_step", "best_holdout_loss", "final_holdout_loss",
-        "final_holdout_tokens", "tokens", "timing",
+        "final_holdout_tokens", "best_holdout_tokens", "tokens", "timing",
     )  # fmt: skip
 
     step: int
@@ -276,6 +282,7 @@ class RunEnd(TrainingEvent):
     elapsed_seconds: float
     tokens: int
     final_holdout_tokens: int
+    best_holdout_tokens: int | None = None
 
     @property
     def timing(self) -> dict[str, float]:

@@ -9,8 +9,9 @@ from minitx.checkpoint import load_model
 from minitx.checkpoint.rundir import RunDirectory, use_checkpoint
 from minitx.compute import choose_compute
 from minitx.corpus import load_encoded
-from minitx.diagnosis.results import Check, Diagnosis, Seen
-from minitx.diagnosis.review import merged_seen, review_metrics, review_model
+from minitx.diagnosis.curves import CurveDetector
+from minitx.diagnosis.findings import Finding
+from minitx.diagnosis.review import Check, CheckpointReview, Diagnosis, merged, review_metrics
 from minitx.errors import BadInputError, MinitxError
 from minitx.training.logging.metrics_file import read_metrics
 
@@ -25,12 +26,14 @@ def diagnose(path: Path | None) -> Diagnosis:
     """
     run = RunDirectory.open(path)
     config = run.read_config()
-    findings: list[Seen] = []
+    told: list[Finding] = []
+    others: list[Finding] = []
     checks: list[Check] = []
+    curves = CurveDetector()
     finished = False
     if os.path.lexists(run.metrics_file):
         records = list(read_metrics(run.metrics_file))
-        findings, checks = review_metrics(records, config)
+        told, others, checks, curves = review_metrics(records, config)
         finished = any(
             record["kind"] == "end" and record.get("reason") in ("finished", "early-stopping")
             for record in records
@@ -53,9 +56,10 @@ def diagnose(path: Path | None) -> Diagnosis:
         step = int(checkpoint.name.removeprefix("step-"))
         checks.append(Check("checkpoint", f"step {step:,}"))
         compute, engine = choose_compute("cpu", config.train.dtype), config.train.engine
-        judge_fit = finished and not findings
-        inside, looked = review_model(
-            loaded.model, loaded.tokenizer, corpus, step, compute, engine, judge_fit=judge_fit
-        )
-        findings, checks = merged_seen(findings, inside), [*checks, *looked]
-    return Diagnosis(run.path, checkpoint, tuple(findings), tuple(checks))
+        review = CheckpointReview(
+            loaded.model, loaded.tokenizer, corpus, step, compute, engine,
+            list(zip(curves.steps, curves.holdout, strict=True)), checks=checks,
+        )  # fmt: skip
+        review.look(judge_fit=finished and not told and not others)
+        others += review.findings
+    return Diagnosis(run.path, checkpoint, merged(told, others), tuple(checks))

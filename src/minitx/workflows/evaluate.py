@@ -7,7 +7,7 @@ print(report.plain.perplexity, report.plain.bits_per_byte)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from minitx import engine
@@ -28,12 +28,12 @@ from minitx.evaluation.holdout_figures import (
     PairedTest,
     Report,
 )
-from minitx.evaluation.scoring import chosen_context, count_targets, score
-from minitx.evaluation.scoring_windows import require_stride
-from minitx.evaluation.text_score import ScoredText, TextScore, Windows, score_text
+from minitx.evaluation.ngrams import bigram_loss
+from minitx.evaluation.scoring import score
+from minitx.evaluation.scoring_windows import Windows, count_targets, windows_for
+from minitx.evaluation.text_score import Details, TextScore, score_text
 from minitx.evaluation.verdict import Verdict, judge
 from minitx.workflows.evaluation_inputs import (
-    Subject,
     file_text,
     find_subject,
     holdout_text,
@@ -42,8 +42,7 @@ from minitx.workflows.evaluation_inputs import (
 from minitx.workflows.load import LoadedModel, open_checkpoint
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, and how much of how much is done; of 0 where that is not known.
-"""
+"""Called with what is being done, and how much of how much is done; of 0 if that is not known."""
 
 
 def no_progress(name: str, done: int, total: int) -> None:
@@ -63,10 +62,12 @@ def evaluate_targets(
         targets: runs or checkpoints (the newest run if none), and text files. Several models are
             compared; with `quantize`, one is compared with itself.
         holdout: measure on the run's holdout, too, where text files are named.
-        which, settings, progress: which checkpoint of a run; how; called with what is being done.
+        which: checkpoint of a run.
 
     Raises:
-        BadInputError: a target does not exist, or as in `evaluate_holdout` and its like.
+        BadInputError: a target does not exist, a text can't be read, is too short, or has
+            characters that the model does not know, or as in `evaluate_holdout` and
+            `compare_checkpoints`.
     """
     targets = [named_run(target) for target in targets]
     models: list[Path | None] = [target for target in targets if target.is_dir()]
@@ -77,15 +78,13 @@ def evaluate_targets(
     sources: list[str | None] = [None] if holdout or not texts else []
 
     def measure(checkpoints: list[Path]) -> list[Report]:
-        first, *others = checkpoints
         reports: list[Report] = []
         for source in [*sources, *map(str, texts)]:
-            if others:
+            if len(checkpoints) > 1 or settings.quantize is not None:
                 reports.append(compare_checkpoints(checkpoints, source, settings, progress))
-            elif settings.quantize is not None:
-                reports.append(compare_with_quantized(first, source, settings, progress))
             else:
-                reports.append(evaluate_model(_open(first, settings), source, settings, progress))
+                loaded = _open(checkpoints[0], settings)
+                reports.append(evaluate_model(loaded, source, settings, progress))
         return reports
 
     return use_checkpoints(
@@ -98,28 +97,12 @@ def evaluate_holdout(
 ) -> HoldoutReport:
     """Measure a model on the holdout of the run that it belongs to.
 
-    Args:
-        checkpoint: for example from `resolve_checkpoint`.
-        settings, progress: how; called with what is being done.
-
     Raises:
         BadInputError: the checkpoint is in no run, the run has no holdout or one that its
             tokenizer does not know, or a setting does not fit the model.
         DamagedFileError: the run's data does not belong to the model.
     """
     return evaluate_model(_open(checkpoint, settings), None, settings, progress)
-
-
-def evaluate_file(
-    checkpoint: Path, source: str, settings: EvaluationSettings, progress: Progress = no_progress
-) -> HoldoutReport:
-    """Measure a model on a text file of any size, or on a pipe.
-
-    Raises:
-        BadInputError: it can't be read, is too short, or has text that the model does not know;
-            or a setting does not fit the model.
-    """
-    return evaluate_model(_open(checkpoint, settings), source, settings, progress)
 
 
 def compare_checkpoints(
@@ -133,43 +116,25 @@ def compare_checkpoints(
     Baselines and details are left out.
 
     Args:
-        checkpoints: at least two.
+        checkpoints: one alone is compared with itself, its weights rounded to
+            `settings.quantize`.
         source: a text file; None for the holdout, which must be the same for all.
-        settings, progress: how; called with what is being done.
 
     Raises:
         BadInputError: as above, or the models have different holdouts, or `max_tokens` would have
-            them score different parts of the text.
+            them score different parts of the text, or there is no such format.
     """
     if source is None:
         require_same_holdout(checkpoints)
-    return _compare([(checkpoint, settings) for checkpoint in checkpoints], source, progress)
-
-
-def compare_with_quantized(
-    checkpoint: Path,
-    source: str | None,
-    settings: EvaluationSettings,
-    progress: Progress = no_progress,
-) -> ComparisonReport:
-    """Measure what rounding the weights costs: a model as it is, and as `settings.quantize` says.
-
-    Raises:
-        BadInputError: as above, or there is no such format.
-    """
-    exact = replace(settings, quantize=None)
-    return _compare([(checkpoint, exact), (checkpoint, settings)], source, progress)
-
-
-def _compare(
-    variants: Sequence[tuple[Path, EvaluationSettings]], source: str | None, progress: Progress
-) -> ComparisonReport:
+    settings = replace(settings, quick=True)
+    variants = [(checkpoint, settings) for checkpoint in checkpoints]
+    if len(variants) == 1:
+        variants.insert(0, (checkpoints[0], replace(settings, quantize=None)))
     reports: list[HoldoutReport] = []
     blocks: list[Blocks] = []
     same_tokens: set[tuple[str, int]] = set()
-    for checkpoint, settings in variants:
-        quick = replace(settings, quick=True)
-        evaluation = _prepare(_open(checkpoint, quick), source, quick, progress)
+    for checkpoint, how in variants:
+        evaluation = _Evaluation(_open(checkpoint, how), source, how, progress)
         same_tokens.add(
             (evaluation.subject.loaded.tokenizer.digest, evaluation.windows.context_length)
         )
@@ -203,7 +168,9 @@ def evaluate_model(
     Raises:
         BadInputError, DamagedFileError: as above.
     """
-    return _prepare(loaded, source, settings, progress).measure()[0]
+    evaluation = _Evaluation(loaded, source, settings, progress)
+    report, _ = evaluation.measure()
+    return replace(report, verdict=evaluation.verdict(report))
 
 
 def _open(checkpoint: Path, settings: EvaluationSettings) -> LoadedModel:
@@ -213,42 +180,42 @@ def _open(checkpoint: Path, settings: EvaluationSettings) -> LoadedModel:
     return loaded
 
 
-def _prepare(
-    loaded: LoadedModel, source: str | None, settings: EvaluationSettings, progress: Progress
-) -> _Evaluation:
-    subject = find_subject(loaded, settings.dtype, settings.quantize, with_holdout=source is None)
-    context = chosen_context(loaded.model, settings.context_length)
-    stride = max(1, context // 2) if settings.stride is None else settings.stride
-    require_stride(stride, context)
-    if source is None:
-        text = holdout_text(subject, settings.unknown)
-    else:
-        progress(f"encoding {source}", 0, 0)
-        text = file_text(subject, source, settings.unknown)
-    windows = Windows(context, context, settings.max_tokens, subject.compute.dtype)
-    return _Evaluation(subject, text, settings, windows, stride, progress)
-
-
-@dataclass(frozen=True, eq=False)
 class _Evaluation:
-    """One model on one text.
+    """One model on one text."""
 
-    Attributes:
-        windows: side by side, for the plain figure.
-        stride: of the overlapping windows, for the second figure.
-    """
-
-    subject: Subject
-    text: ScoredText
-    settings: EvaluationSettings
-    windows: Windows
-    stride: int
-    progress: Progress
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        source: str | None,
+        settings: EvaluationSettings,
+        progress: Progress,
+    ) -> None:
+        self.settings, self.progress = settings, progress
+        has_holdout = source is None
+        self.subject = find_subject(loaded, settings.dtype, settings.quantize, has_holdout)
+        # Side by side, for the plain figure.
+        self.windows = windows_for(
+            loaded.model,
+            settings.context_length,
+            max_tokens=settings.max_tokens,
+            autocast_dtype=self.subject.compute.dtype,
+        )
+        context = self.windows.context_length
+        stride = max(1, context // 2) if settings.stride is None else settings.stride
+        # Overlapping, for the second figure.
+        self.overlapping = windows_for(
+            loaded.model, context, stride, settings.max_tokens, self.subject.compute.dtype
+        )
+        if source is None:
+            self.text = holdout_text(self.subject, settings.unknown)
+        else:
+            progress(f"encoding {source}", 0, 0)
+            self.text = file_text(self.subject, source, settings.unknown)
 
     def measure(self) -> tuple[HoldoutReport, Blocks]:
         """The report, and what was summed in each block of the text."""
-        detailed = not self.settings.quick
-        scored = self._score(self.windows, detailed)
+        details = None if self.settings.quick else self._details()
+        scored = self._score(self.windows, details)
         report = HoldoutReport(
             model=self.subject.figures(),
             text=self.text.figures,
@@ -256,35 +223,37 @@ class _Evaluation:
             strided=self._strided(),
             train_loss=self._train_loss(scored.figures.tokens_scored),
         )
-        if detailed:
-            baselines = self._baselines(scored)
-            verdict = self._verdict(report, baselines)
-            report = replace(report, baselines=baselines, verdict=verdict, **vars(scored.details))
+        if details is not None:
+            report = replace(details.added_to(report), baselines=self._baselines(scored))
             report = self._with_copying(report)
         return report, scored.blocks
 
-    def _score(self, windows: Windows, detailed: bool = False) -> TextScore:
-        loaded, ids, train_ids = self.subject.loaded, self.text.ids, self.subject.train_ids
-        counts, n_beginning = None, 0
-        if detailed and len(train_ids):
+    def _details(self) -> Details:
+        tokenizer, train_ids = self.subject.loaded.tokenizer, self.subject.train_ids
+        counts = None
+        if len(train_ids):
             self._tell("counting tokens")
-            counts = count_ids(train_ids, loaded.tokenizer.vocab_size)
-        if detailed and self.settings.baselines:
+            counts = count_ids(train_ids, tokenizer.vocab_size)
+        return Details(tokenizer, self.windows, self.text, counts)
+
+    def _score(self, windows: Windows, details: Details | None = None) -> TextScore:
+        loaded, ids, n_beginning = self.subject.loaded, self.text.ids, 0
+        if details is not None and self.settings.baselines:
             n_beginning = ids_within(ids, token_sizes(loaded.tokenizer), MOST_BYTES)
         name = f"scoring {self.text.figures.name}"
         if windows.stride != windows.context_length:
             name += f", stride {windows.stride}"
         told = self._counter(name, len(ids), windows)
         return score_text(
-            loaded.model, loaded.tokenizer, self.text, windows, detailed, counts, n_beginning, told
+            loaded.model, loaded.tokenizer, self.text, windows, details, n_beginning, told
         )
 
     def _strided(self) -> Figures | None:
         # A quick evaluation leaves it out, unless it was asked for.
         left_out = self.settings.quick and self.settings.stride is None
-        if left_out or self.stride == self.windows.context_length:
+        if left_out or self.overlapping == self.windows:
             return None
-        return self._score(replace(self.windows, stride=self.stride)).figures
+        return self._score(self.overlapping).figures
 
     def _train_loss(self, n_scored: int) -> float | None:
         """Loss on as much of the train part as was scored of the holdout."""
@@ -293,10 +262,7 @@ class _Evaluation:
             return None
         windows = replace(self.windows, max_tokens=min(n_scored, len(ids) - 1))
         told = self._counter("scoring as much of the train part", len(ids), windows)
-        return score(
-            self.subject.loaded.model, ids, windows.context_length, windows.stride, None,
-            windows.max_tokens, windows.autocast_dtype, told,
-        ).loss  # fmt: skip
+        return score(self.subject.loaded.model, ids, windows, told).loss
 
     def _baselines(self, scored: TextScore) -> Baselines | None:
         if scored.beginning is None:
@@ -307,16 +273,17 @@ class _Evaluation:
             subject.train_content(), self._tell,
         )  # fmt: skip
 
-    def _verdict(self, report: HoldoutReport, baselines: Baselines | None) -> Verdict | None:
+    def verdict(self, report: HoldoutReport) -> Verdict | None:
+        """Whether the model fits; None where the text is not the run's holdout."""
         if report.train_loss is None or self.subject.run is None:
             return None
-        beaten_by = None
-        if baselines is not None and len(baselines.ngrams) > 1:
-            best = min(baselines.ngrams, key=lambda ngram: ngram.bits_per_byte)
-            if best.bits_per_byte < baselines.model_bits_per_byte:
-                beaten_by = f"counting {best.order}-grams"
+        # As diagnosis does, and whatever baselines were asked for: no option decides the verdict.
+        vocab_size = self.subject.loaded.tokenizer.vocab_size
+        pairs = bigram_loss(self.subject.train_ids, self.text.ids, vocab_size)
+        loss = report.plain.loss
+        beaten_by = "counting 2-grams" if loss > pairs else None
         history, step = self.subject.holdout_losses(), self.subject.loaded.step
-        return judge(report.train_loss, report.plain.loss, history, step, beaten_by)
+        return judge(report.train_loss, loss, history, step, beaten_by)
 
     def _with_copying(self, report: HoldoutReport) -> HoldoutReport:
         train = self.subject.train_content()[-MOST_TRAIN_BYTES:]
@@ -334,7 +301,7 @@ class _Evaluation:
 
     def _counter(self, name: str, n_ids: int, windows: Windows) -> Callable[[int], None]:
         """Turn counts of newly scored tokens into progress."""
-        total = count_targets(n_ids, windows.context_length, windows.stride, windows.max_tokens)
+        total = count_targets(n_ids, windows)
         done = 0
         self.progress(name, 0, total)
 

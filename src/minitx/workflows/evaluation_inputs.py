@@ -53,6 +53,7 @@ class Subject:
             context_length=config.context_length,
             device=self.compute.description,
             dtype=self.compute.dtype_name,
+            tokenizer_digest=tokenizer.digest,
         )
 
     def holdout_losses(self) -> list[tuple[int, float]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from minitx.checkpoint.writer import CheckpointWriter
 from minitx.compute import keep_freed_memory
 from minitx.diagnosis.live import LiveDiagnosis
+from minitx.evaluation import count_targets, windows_for
 from minitx.training.batches import PrefetchedBatches
 from minitx.training.hooks import RunHooks
 from minitx.training.logging import LOGGERS
@@ -107,6 +108,10 @@ def _hooks(
     session: Session, saver: SessionSaver, writer: CheckpointWriter, stop: StopRequest
 ) -> RunHooks:
     config, n_holdout = session.config.train, len(session.corpus.holdout_ids)
+
+    def scored(max_tokens: int) -> int:
+        return count_targets(n_holdout, windows_for(session.model, max_tokens=max_tokens))
+
     return RunHooks(
         run=session.run.path,
         evaluate=holdout_scorer(session, stop),
@@ -115,6 +120,6 @@ def _hooks(
         saved=writer.written,
         save_config=saver.save_config,
         n_holdout=n_holdout if n_holdout > 1 else 0,
-        n_scored=min(config.evaluation_tokens or n_holdout, n_holdout),
-        n_closing=min(config.closing_tokens or n_holdout, n_holdout),
+        n_scored=scored(config.evaluation_tokens),
+        n_closing=scored(config.closing_tokens),
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from minitx.config import SamplingConfig
+from minitx.evaluation.bits import bits_per
 from minitx.evaluation.scoring import score
+from minitx.evaluation.scoring_windows import windows_for
 from minitx.generation import generate
 from minitx.training.hooks import HoldoutLoss, StopEvaluation
 from minitx.training.signals import StopRequest
@@ -20,21 +21,23 @@ _SAMPLE_TOKENS_ELSEWHERE = 64
 def holdout_scorer(session: Session, stop: StopRequest) -> Callable[[bool], HoldoutLoss]:
     """Give a function that scores the holdout; see `RunHooks.evaluate`."""
     corpus, config = session.corpus, session.config.train
-    bytes_per_token = corpus.holdout.bytes / max(1, len(corpus.holdout_ids))
+    # The first token is never scored, so its bytes are not counted.
+    unscored = sum(len(session.tokenizer.token_bytes(int(i))) for i in corpus.holdout_ids[:1])
+    n_targets = max(1, len(corpus.holdout_ids) - 1)
+    bytes_per_token = max(1, corpus.holdout.bytes - unscored) / n_targets
 
     def evaluate(closing: bool) -> HoldoutLoss:
         def check_stop(_: int) -> None:
             if closing and stop.signal_number is not None:
                 raise StopEvaluation
 
-        scored = score(
-            session.model,
-            corpus.holdout_ids,
-            max_tokens=config.closing_tokens if closing else config.evaluation_tokens,
-            autocast_dtype=session.compute.dtype,
-            progress=check_stop,
+        n_tokens = config.closing_tokens if closing else config.evaluation_tokens
+        windows = windows_for(
+            session.model, max_tokens=n_tokens, autocast_dtype=session.compute.dtype
         )
-        return HoldoutLoss(scored.loss, scored.loss / math.log(2) / bytes_per_token)
+        scored = score(session.model, corpus.holdout_ids, windows, check_stop)
+        bits = bits_per(scored.loss, bytes_per_token)
+        return HoldoutLoss(scored.loss, bits, scored.n_tokens)
 
     return evaluate
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from minitx.evaluation.bootstrap import Interval
 from minitx.evaluation.calibration import CalibrationCurve
 from minitx.evaluation.classes import LETTER_KINDS, ClassLoss
+from minitx.evaluation.comparison import Interval
 from minitx.evaluation.copying import COPY_BYTES, Copied
 from minitx.evaluation.holdout_figures import (
     Baselines,
@@ -30,58 +31,44 @@ from minitx.report.terminal.token_labels import cut_label, text_label
 from minitx.report.terminal.units import bytes_, count, fixed, percent
 
 _MODEL = "this model"
-_FIT_STYLES = {"well fitted": "green", "underfitted": "yellow", "overfitted": "yellow"}
 _PASSAGES = 10
 
 
-def print_reports(reports: Sequence[Report]) -> None:
-    """Print reports, one below the other."""
+def print_reports(reports: Sequence[Report], full: bool = True, with_stride: bool = True) -> None:
+    """Print reports, one below the other; short ones have overlapping windows if asked for."""
     console = Console(highlight=False)
     for number, report in enumerate(reports):
         if number:
             console.print(Text())
-        for part in holdout_report(report, shading_for(console), console.width):
+        if isinstance(report, HoldoutReport) and not (full or with_stride):
+            report = replace(report, strided=None)
+        for part in holdout_report(report, shading_for(console), console.width, full):
             console.print(part)
 
 
-def holdout_report(report: Report, shading: Shading, width: int) -> Iterator[RenderableType]:
-    """Lay a report out, one renderable after the other, `width` columns wide."""
+def holdout_report(
+    report: Report, shading: Shading, width: int, full: bool = True
+) -> Iterator[RenderableType]:
+    """Lay a report out, one renderable after the other, `width` columns wide.
+
+    Unless it is `full`, of one model's report only the verdict, the main figures and the baselines.
+    """
     if isinstance(report, ComparisonReport):
         yield from _comparison(report)
         return
     yield _about(report)
-    yield _figures_table([report])
-    yield from _notes(report)
     if report.verdict is not None:
         yield Text()
         yield _verdict(report.verdict)
-    if report.baselines is not None:
-        yield from _heading("Baselines on the same text")
-        yield _baselines_table(report.baselines, shading, width)
-        yield from _baseline_notes(report, report.baselines)
-    if report.context_use is not None:
-        yield from _heading("Loss by number of tokens in context")
-        yield from _positions(report.context_use, shading, width)
-    if report.classes:
-        yield from _heading("Loss by kind of token")
-        yield _classes_table(report.classes, shading, width)
-    if report.frequencies:
-        yield from _heading("Loss by frequency of the token in the train part")
-        yield _classes_table(report.frequencies, shading, width)
-    if report.calibration is not None:
-        yield from _heading("Calibration: how confident the model is, and how often it is right")
-        yield from _calibration(report.calibration, shading, width)
-    if report.samples is not None:
-        yield from _heading("Copied from the train part")
-        yield from _copying(report.samples, report.text.shared_with_train, shading, width)
-    if report.surprising:
-        yield from _heading("Most surprising passages, in nats per token")
-        yield from passage_lines(report.surprising[:_PASSAGES], shading, width)
-
-
-def _heading(text: str) -> Iterator[Text]:
-    yield Text()
-    yield Text(text, style="bold")
+    yield _figures_table([report], full)
+    yield from _notes(report, full)
+    for title, section in _Sections(report, shading, width).sections(full):
+        yield Text()
+        yield Text(title, style="bold")
+        yield from section
+    if not full and report.context_use is not None:
+        yield Text()
+        yield _note("Where the loss comes from, calibration, copying, passages: --full")
 
 
 def _note(text: str) -> Text:
@@ -104,10 +91,17 @@ def _about(report: HoldoutReport) -> Text:
     return about.append(f"\n{visible(text.name)}: {size}", "not bold dim")
 
 
-def _figures_table(reports: Sequence[HoldoutReport]) -> Table:
+_SHORT = ("loss, nats per token", "perplexity", "bits per byte", "bits per character",
+          "tokens scored", "train loss")  # fmt: skip
+
+
+def _figures_table(
+    reports: Sequence[HoldoutReport], full: bool = True, order: Sequence[int] = (0,)
+) -> Table:
     columns: list[tuple[str, HoldoutReport, Figures]] = []
-    for number, report in enumerate(reports, start=1):
-        columns.append((f"{number}" if len(reports) > 1 else "plain", report, report.plain))
+    for number in order:
+        report = reports[number]
+        columns.append((f"{number + 1}" if len(reports) > 1 else "plain", report, report.plain))
         if report.strided is not None:
             columns.append((f"stride {report.strided.stride:,}", report, report.strided))
     figures = [one for _, _, one in columns]
@@ -127,6 +121,10 @@ def _figures_table(reports: Sequence[HoldoutReport]) -> Table:
     if any(report.train_loss is not None for report in reports):
         plain = [report.train_loss if one.is_plain else None for _, report, one in columns]
         rows.append(("train loss", ["" if loss is None else fixed(loss, 4) for loss in plain]))
+    if not full:
+        has_unknown = any(report.text.unknown_tokens for report in reports)
+        shown = (*_SHORT, "unknown tokens") if has_unknown else _SHORT
+        rows = [row for row in rows if row[0] in shown]
     return table(
         ["", *(name for name, _, _ in columns)],
         [(name, *values) for name, values in rows],
@@ -148,7 +146,7 @@ def _interval(interval: Interval | None) -> str:
     return "-" if interval is None else f"{interval.low:.4f} to {interval.high:.4f}"
 
 
-def _notes(report: HoldoutReport) -> Iterator[Text]:
+def _notes(report: HoldoutReport, full: bool) -> Iterator[Text]:
     text, scored = report.text, report.plain.tokens_scored
     if scored < text.tokens - 1:
         note = f"Scored: {scored:,} of {text.tokens:,} tokens, in windows spread over the text."
@@ -162,7 +160,13 @@ def _notes(report: HoldoutReport) -> Iterator[Text]:
         )
     if report.plain.loss_interval is None:
         note += " The text is too short for a confidence interval."
-    yield _note(note)
+    if full:
+        yield _note(note)
+    if text.shared_with_train is not None and text.shared_with_train.copied_share > 0.5:
+        yield _warning(
+            "More than half of this text is in the train part: its loss says little about unseen "
+            "text."
+        )
     if text.unknown_tokens:
         yield _warning(
             f"{percent(text.unknown_rate)} of the tokens are unknown: they stand for text outside "
@@ -171,32 +175,131 @@ def _notes(report: HoldoutReport) -> Iterator[Text]:
 
 
 def _verdict(verdict: Verdict) -> Text:
-    text = Text().append(verdict.fit.capitalize(), f"bold {_FIT_STYLES[verdict.fit]}")
+    color = "green" if verdict.fit == "well fitted" else "yellow"
+    text = Text().append(verdict.fit.capitalize(), f"bold {color}")
     return text.append(f": {verdict.reason}. {verdict.advice}.")
 
 
-def _baselines_table(baselines: Baselines, shading: Shading, width: int) -> Table:
-    rows: list[tuple[str, float, float | None]] = [
-        (_ngram_name(one.order), one.bits_per_byte, one.loss) for one in baselines.ngrams
-    ]
-    rows += [(tool.name, tool.bits_per_byte, None) for tool in baselines.compressors]
-    rows.append((_MODEL, baselines.model_bits_per_byte, baselines.model_loss))
-    rows.sort(key=lambda row: row[1])
-    longest = rows[-1][1]
-    ascii_only = shading == "ascii"
-    room = max(8, min(30, width - 50))
-    pointer = "> " if ascii_only else "▶ "
-    made = table(["", "bits per byte", "loss", ""], numbers=(1, 2))
-    for name, value, loss in rows:
-        is_model = name == _MODEL
-        made.add_row(
-            Text((pointer if is_model else "  ") + name),
-            fixed(value, 4),
-            "" if loss is None else fixed(loss, 4),
-            Text(bar(value / longest, room, ascii_only), "green" if is_model else "cyan"),
-            style="bold" if is_model else "",
+class _Sections:
+    """What a report has below its figures; `shading` and `width` are the terminal's."""
+
+    def __init__(self, report: HoldoutReport, shading: Shading, width: int) -> None:
+        self._report, self._shading, self._width = report, shading, width
+        self._ascii_only: bool = shading == "ascii"
+
+    def sections(self, full: bool) -> Iterator[tuple[str, Iterable[RenderableType]]]:
+        """Heading and content of each section that there is something to say for."""
+        report = self._report
+        if report.baselines is not None:
+            yield "Baselines on the same text", self._baselines(report.baselines)
+        if not full:
+            return
+        if report.context_use is not None:
+            yield "Loss by number of tokens in context", self._positions(report.context_use)
+        if report.classes:
+            yield "Loss by kind of token", [self._classes(report.classes)]
+        if report.frequencies:
+            title = "Loss by frequency of the token in the train part"
+            yield title, [self._classes(report.frequencies)]
+        if report.calibration is not None:
+            title = "Calibration: how confident the model is, and how often it is right"
+            yield title, self._calibration(report.calibration)
+        if report.samples is not None:
+            yield "Copied from the train part", self._copying(report.samples)
+        if report.surprising:
+            passages = report.surprising[:_PASSAGES]
+            title = "Most surprising passages, in nats per token"
+            yield title, passage_lines(passages, self._shading, self._width)
+
+    def _bar(self, value: float, longest: float, least: int, most: int, beside: int) -> Text:
+        """A bar for a value, of `least` to `most` columns, with `beside` columns next to it."""
+        room = max(least, min(most, self._width - beside))
+        return Text(bar(value / (longest or 1.0), room, self._ascii_only), "cyan")
+
+    def _baselines(self, baselines: Baselines) -> Iterator[RenderableType]:
+        rows: list[tuple[str, float, float | None]] = [
+            (_ngram_name(ngram.order), ngram.bits_per_byte, ngram.loss)
+            for ngram in baselines.ngrams
+        ]
+        rows += [(tool.name, tool.bits_per_byte, None) for tool in baselines.compressors]
+        rows.append((_MODEL, baselines.model_bits_per_byte, baselines.model_loss))
+        rows.sort(key=lambda row: row[1])
+        made = table(["", "bits per byte", "loss", ""], numbers=(1, 2))
+        for name, value, loss in rows:
+            drawn = self._bar(value, rows[-1][1], 8, 30, beside=50)
+            pointer, style = "  ", ""
+            if name == _MODEL:
+                pointer, style, drawn.style = "> " if self._ascii_only else "▶ ", "bold", "green"
+            loss_shown = "" if loss is None else fixed(loss, 4)
+            made.add_row(Text(pointer + name), fixed(value, 4), loss_shown, drawn, style=style)
+        yield made
+        yield from _baseline_notes(self._report, baselines)
+
+    def _positions(self, use: ContextUse) -> Iterator[RenderableType]:
+        highest = max(bucket.loss for bucket in use.buckets)
+        made = table(["in context", "loss", "tokens", ""], numbers=range(3))
+        for bucket in use.buckets:
+            last = f" to {bucket.last:,}" if bucket.last > bucket.first else ""
+            figures = f"{bucket.first:,}{last}", fixed(bucket.loss, 3), f"{bucket.tokens:,}"
+            made.add_row(*figures, self._bar(bucket.loss, highest, 8, 40, beside=38))
+        yield made
+        if use.used_length >= use.context_length:
+            yield _note("The loss falls to the end: the model uses all of its context.")
+        else:
+            yield _note(
+                f"Beyond {use.used_length:,} token{'s' if use.used_length != 1 else ''} the loss "
+                "no longer falls: the model makes little use of the rest of its "
+                f"{use.context_length:,}."
+            )
+
+    def _classes(self, classes: Sequence[ClassLoss]) -> Table:
+        highest = max(group.loss for group in classes)
+        made = table(["", "loss", "tokens", "of all", "of the loss", ""], numbers=range(1, 5))
+        for group in classes:
+            made.add_row(
+                f"  {group.name}" if group.name in LETTER_KINDS else group.name,
+                fixed(group.loss, 3),
+                f"{group.tokens:,}",
+                percent(group.share),
+                percent(group.share_of_loss),
+                self._bar(group.loss, highest, 6, 24, beside=66),
+            )
+        return made
+
+    def _calibration(self, curve: CalibrationCurve) -> Iterator[RenderableType]:
+        mark = "|" if self._ascii_only else "│"
+        room = max(10, min(40, self._width - 40))
+        made = table(["confidence", "accuracy", "tokens", ""], numbers=range(3))
+        for level in curve.bins:
+            drawn = bar(level.accuracy, room, self._ascii_only).ljust(room)
+            column = min(room - 1, round(level.confidence * room))
+            reliability = Text(drawn[:column], "cyan").append(mark, "bold")
+            reliability.append(drawn[column + 1 :], "cyan")
+            figures = percent(level.confidence), percent(level.accuracy), f"{level.tokens:,}"
+            made.add_row(*figures, reliability)
+        yield made
+        bias = "overconfident" if curve.confidence > curve.accuracy else "underconfident"
+        yield _note(
+            f"Bar: how often the top guess was right; {mark} marks how confident the model was. "
+            f"Top guess right {percent(curve.accuracy)} of the time; {bias} overall; expected "
+            f"calibration error {100 * curve.expected_calibration_error:.1f} %."
         )
-    return made
+
+    def _copying(self, samples: Copied) -> Iterator[RenderableType]:
+        control = self._report.text.shared_with_train
+        room = max(10, self._width - 48)
+        made = table(["", "copied", "longest", ""], numbers=(1, 2))
+        for name, copied in (("samples of the model", samples), ("this text (control)", control)):
+            if copied is not None:
+                label = text_label(copied.longest, self._ascii_only)
+                longest = _note(cut_label(label, room, self._ascii_only))
+                size = f"{copied.longest_bytes} bytes"
+                made.add_row(name, percent(copied.copied_share), size, longest)
+        yield made
+        yield _note(
+            f"Copied: share of the text in stretches of at least {COPY_BYTES} bytes that occur "
+            "word for word in the train part."
+        )
 
 
 def _ngram_name(order: int) -> str:
@@ -228,99 +331,32 @@ def _baseline_notes(report: HoldoutReport, baselines: Baselines) -> Iterator[Tex
         )
 
 
-def _positions(use: ContextUse, shading: Shading, width: int) -> Iterator[RenderableType]:
-    highest = max(bucket.loss for bucket in use.buckets) or 1.0
-    room = max(8, min(40, width - 38))
-    made = table(["in context", "loss", "tokens", ""], numbers=range(3))
-    for bucket in use.buckets:
-        last = f" to {bucket.last:,}" if bucket.last > bucket.first else ""
-        drawn = Text(bar(bucket.loss / highest, room, shading == "ascii"), "cyan")
-        made.add_row(f"{bucket.first:,}{last}", fixed(bucket.loss, 3), f"{bucket.tokens:,}", drawn)
-    yield made
-    if use.used_length >= use.context_length:
-        yield _note("The loss falls to the end: the model uses all of its context.")
-    else:
-        yield _note(
-            f"Beyond {use.used_length:,} token{'s' if use.used_length != 1 else ''} the loss no "
-            f"longer falls: the model makes little use of the rest of its {use.context_length:,}."
-        )
-
-
-def _classes_table(classes: Sequence[ClassLoss], shading: Shading, width: int) -> Table:
-    highest = max(one.loss for one in classes) or 1.0
-    room = max(6, min(24, width - 66))
-    return table(
-        ["", "loss", "tokens", "of all", "of the loss", ""],
-        [
-            (
-                f"  {one.name}" if one.name in LETTER_KINDS else one.name,
-                fixed(one.loss, 3),
-                f"{one.tokens:,}",
-                percent(one.share),
-                percent(one.share_of_loss),
-                Text(bar(one.loss / highest, room, shading == "ascii"), "cyan"),
-            )
-            for one in classes
-        ],
-        numbers=range(1, 5),
-    )
-
-
-def _calibration(curve: CalibrationCurve, shading: Shading, width: int) -> Iterator[RenderableType]:
-    ascii_only = shading == "ascii"
-    mark = "|" if ascii_only else "│"
-    room = max(10, min(40, width - 40))
-    made = table(["confidence", "accuracy", "tokens", ""], numbers=range(3))
-    for one in curve.bins:
-        drawn = bar(one.accuracy, room, ascii_only).ljust(room)
-        at = min(room - 1, round(one.confidence * room))
-        reliability = Text(drawn[:at], "cyan").append(mark, "bold").append(drawn[at + 1 :], "cyan")
-        figures = percent(one.confidence), percent(one.accuracy), f"{one.tokens:,}"
-        made.add_row(*figures, reliability)
-    yield made
-    bias = "overconfident" if curve.confidence > curve.accuracy else "underconfident"
-    yield _note(
-        f"Bar: how often the top guess was right; {mark} marks how confident the model was. Top "
-        f"guess right {percent(curve.accuracy)} of the time; {bias} overall; expected calibration "
-        f"error {100 * curve.expected_calibration_error:.1f} %."
-    )
-
-
-def _copying(
-    samples: Copied, control: Copied | None, shading: Shading, width: int
-) -> Iterator[RenderableType]:
-    ascii_only = shading == "ascii"
-    room = max(10, width - 48)
-    made = table(["", "copied", "longest", ""], numbers=(1, 2))
-    for name, one in (("samples of the model", samples), ("this text (control)", control)):
-        if one is not None:
-            longest = cut_label(text_label(one.longest, ascii_only), room, ascii_only)
-            size = f"{one.longest_bytes} bytes"
-            made.add_row(name, percent(one.copied_share), size, _note(longest))
-    yield made
-    yield _note(
-        f"Copied: share of the text in stretches of at least {COPY_BYTES} bytes that occur word "
-        "for word in the train part."
-    )
-    if control is not None and control.copied_share > 0.5:
-        yield _warning(
-            "More than half of this text is in the train part: its loss says little about "
-            "unseen text."
-        )
-
-
 def _comparison(report: ComparisonReport) -> Iterator[RenderableType]:
     first = report.reports[0]
     size = f"{first.text.characters:,} characters, {bytes_(first.text.bytes)}"
     yield _note(f"{visible(first.text.name)}: {size}")
-    for number, one in enumerate(report.reports, start=1):
-        name = visible(run_path(one.model.checkpoint))
-        yield Text(f"{number}  ", "bold").append(name, "not bold")
-    yield _figures_table(report.reports)
-    if len({one.plain.context_length for one in report.reports}) > 1:
+    best, *_ = ranked = report.ranked()
+    for number in ranked:
+        name = visible(run_path(report.reports[number].model.checkpoint))
+        row = Text(f"{number + 1}  ", "bold").append(name, "not bold")
+        yield row.append("  lowest bits per byte", "green") if number == best else row
+    yield _figures_table(report.reports, order=ranked)
+    if not report.same_tokens:
+        yield _warning(
+            "The tokenizers differ, and with them what one token stands for: losses and "
+            "perplexities don't compare, and nor do train losses. Bits per byte do, since all "
+            "were scored on the same bytes; the ranking goes by them."
+        )
+    if len({compared.plain.context_length for compared in report.reports}) > 1:
         yield _note("The context lengths differ: a longer one sees more of the text.")
     for number, test in enumerate(report.tests, start=2):
         yield _paired_test(number, test)
+    name = visible(run_path(report.reports[best].model.checkpoint))
+    bits = f"{report.reports[best].plain.bits_per_byte:.4f} bits per byte"
+    if report.has_clear_winner:
+        yield Text("Best: ", "bold green").append(f"{name}, with {bits}", "not bold")
+    else:
+        yield Text(f"Lowest: {name}, with {bits}, but chance may have decided.")
 
 
 def _paired_test(number: int, test: PairedTest) -> Text:

@@ -16,7 +16,7 @@ from typing import Any
 from markupsafe import Markup
 
 from minitx.config.toml import config_bytes
-from minitx.evaluation.holdout_figures import SurprisingText
+from minitx.evaluation.surprising import SurprisingText
 from minitx.report.evaluation.holdout_report import holdout_report
 from minitx.report.evaluation.surprise import LEGEND_LOSSES, LOSS_SCALE
 from minitx.report.pages.elements import Cell, Grid, Run, elements, text_cell, text_grid
@@ -55,6 +55,8 @@ def run_values(story: RunStory, number: int) -> dict[str, Any]:
         "facts": _facts(story),
         "evaluations": _evaluations(story),
         "events": story.history.events,
+        "has_problems": any(event.severity != "info" for event in story.history.events),
+        "notes": _notes(story),
         "samples": [
             (report, fixed(report.holdout_loss, 4))
             for report in spread_evaluations(drawn, MOST_SAMPLES)
@@ -64,6 +66,12 @@ def run_values(story: RunStory, number: int) -> dict[str, Any]:
         "made_from": _made_from(story),
         "config": config_bytes(story.config).decode(),
     }
+
+
+def _notes(story: RunStory) -> list[str]:
+    """What happened and is no problem: the newest of each kind, on one line."""
+    newest = {event.name: event for event in story.history.events if event.severity == "info"}
+    return [f"At step {event.step:,}: {event.message}" for event in newest.values()]
 
 
 def _about(story: RunStory) -> str:
@@ -80,10 +88,21 @@ def _facts(story: RunStory) -> dict[str, str]:
     history, best = story.history, story.history.best
     steps = history.last_step
     tokens = history.at("tokens", steps)
+    loss = bits_per_byte = math.nan
+    scored: int | None = None
+    if best is not None:
+        loss, bits_per_byte = best.holdout_loss, best.holdout_bits_per_byte
+        scored = best.holdout_tokens
+        if story.holdout is not None and story.checkpoint == story.run.checkpoint(best.step):
+            # Measured anew, on all of the holdout: the figure that the page has below, too.
+            measured = story.holdout.plain
+            loss, bits_per_byte = measured.loss, measured.bits_per_byte
+            scored = measured.tokens_scored
     return {
-        "best holdout loss": fixed(best.holdout_loss, 4) if best else _NOT_KNOWN,
-        "perplexity": fixed(perplexity(best.holdout_loss), 2) if best else _NOT_KNOWN,
-        "bits per byte": fixed(best.holdout_bits_per_byte, 4) if best else _NOT_KNOWN,
+        "best holdout loss": fixed(loss, 4) if best else _NOT_KNOWN,
+        "perplexity": fixed(perplexity(loss), 2) if best else _NOT_KNOWN,
+        "bits per byte": fixed(bits_per_byte, 4) if best else _NOT_KNOWN,
+        "on holdout tokens": f"{scored:,}" if scored else _NOT_KNOWN,
         "at step": f"{best.step:,}" if best else _NOT_KNOWN,
         "steps": f"{steps:,}",
         "training time": duration(history.at("elapsed_seconds", steps)),
@@ -179,7 +198,9 @@ def comparison(stories: Stories) -> dict[str, Any]:
                 equal.append([key, values[0]])
             else:
                 differing.append([key, *values])
+    tokenizers = {story.corpus.tokenizer_digest for story in stories.runs if story.corpus}
     return {
+        "tokenizers_differ": len(tokenizers) > 1,
         "results": text_grid(["run", *facts[0]], rows, numbers=range(1, len(facts[0]))),
         "differing": text_grid(["", *swatches], differing),
         "equal": text_grid([], equal),

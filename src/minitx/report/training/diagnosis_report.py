@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from minitx.diagnosis.findings import KINDS
-from minitx.diagnosis.results import Diagnosis, Seen
+from minitx.diagnosis.review import Diagnosis, Seen
 from minitx.report.terminal.printable import run_path, visible
 from minitx.report.terminal.tables import labelled
 from minitx.report.training.training_report import SEVERITY_STYLES
@@ -24,7 +24,11 @@ def diagnosis_report(diagnosis: Diagnosis) -> Group:
         parts += [Text(), *_finding(seen)]
     if not n:
         # Without trouble, what could have been found is the news.
-        parts += [Text(), Text("watched for", style="dim"), _indented(Text(", ".join(KINDS)))]
+        parts += [
+            Text(),
+            Text("watched for", style="dim"),
+            _indented(Text(", ".join(sorted(KINDS.names())))),
+        ]
     checks = labelled((check.what, visible(check.result)) for check in diagnosis.checks)
     return Group(*parts, Text(), Text("checks", style="dim"), _indented(checks))
 

@@ -6,14 +6,14 @@ It holds one JSON object a line, in the order in which things happened:
 | ------------ | -------------------------------------------------------------------------------- |
 | `step`       | `loss perplexity gradient_norm learning_rate tokens timing`                      |
 | `evaluation` | `train_loss holdout_loss holdout_perplexity holdout_bits_per_byte is_best`       |
-|              | `sample_prompt sample`                                                           |
+|              | `sample_prompt sample holdout_tokens`                                            |
 | `health`     | `gradient_norms update_ratios`, each an object by layer; at some of the steps    |
 | `probe`      | `attention_entropy` (a list of heads for each layer) `uniform_entropy`           |
 |              | `attention_score` (by layer) `output_logit` `dead_activations` (by layer)        |
 |              | `leaks`; with each evaluation                                                    |
 | `event`      | `name severity message cause fix`                                                |
 | `end`        | `reason best_step best_holdout_loss final_holdout_loss final_holdout_tokens`     |
-|              | `tokens timing`                                                                  |
+|              | `best_holdout_tokens tokens timing`                                              |
 
 What the clock decides stands under `timing` (`tokens_per_second`, `elapsed_seconds`); all else
 follows from the seed. Floats are written in full, so that they are read back to the bit. JSON has
