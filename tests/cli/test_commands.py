@@ -199,7 +199,7 @@ def test_progress_is_told_and_then_wiped(minitx, inside, tiny_run, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     done = minitx("generate", tiny_run, *flags)
     assert "2 of 3, " in done.err
-    assert done.err.endswith("\r\x1b[K")
+    assert re.search(r"\r\x1b\[Krun verses-001, step 120 .*\n\Z", done.err)
     assert len(done.out.splitlines()) == 3
 
 
@@ -383,13 +383,15 @@ def test_every_command_names_the_checkpoint_that_it_used(minitx, inside, tiny_ru
 
 def test_what_is_said_of_a_checkpoint(inside, tiny_run, monkeypatch):
     run = shutil.copytree(tiny_run, inside / "verses-001")
-    monkeypatch.setattr(RunDirectory, "noted_best", lambda self: 40)
-    assert used_checkpoint(resolve_checkpoint(run)).startswith("run verses-001, step 40 (best):")
-    last = resolve_checkpoint(run, "last")
-    assert "step 120 (last; the best, step 40, is kept): " in used_checkpoint(last)
-    shutil.rmtree(run / "checkpoints/step-000040")
+    first = RunDirectory(run).steps()[0]
+    assert first < 120
+    monkeypatch.setattr(RunDirectory, "noted_best", lambda self: first)
+    best, last = resolve_checkpoint(run), resolve_checkpoint(run, "last")
+    assert used_checkpoint(best) == f"run verses-001, step {first} (best): {best}"
+    assert f"step 120 (last; the best, step {first}, is kept): " in used_checkpoint(last)
+    shutil.rmtree(best)
     taken = used_checkpoint(resolve_checkpoint(run))
-    assert "step 120 (last; the best, step 40, is missing): " in taken
+    assert f"step 120 (last; the best, step {first}, is missing): " in taken
     model = shutil.copytree(last, inside / "elsewhere")
     assert used_checkpoint(model) == f"model {model}"
 
@@ -498,7 +500,7 @@ def test_help_of_each_command_fits_80_columns(minitx, name, monkeypatch):
 def test_no_traceback_when_the_reader_goes_away(tiny_run):
     command = f"{sys.executable} -m minitx generate {tiny_run} --prompt 1 | head -c 1"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
-    assert re.fullmatch(r"(run verses-001, step 120 .*\n)?", done.stderr)
+    assert done.stderr == ""
 
 
 def test_errors_are_one_line_on_stderr_in_a_real_process(minitx_process, inside):

@@ -55,17 +55,11 @@ def run_lock(path: Path) -> Iterator[None]:
 
 def is_held(path: Path) -> bool:
     """Whether another process holds the lock; nobody who wants it meanwhile is refused."""
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        os.lseek(handle, _PID_STARTS, os.SEEK_SET)
-        owner = os.read(handle, 32).decode("ascii", "replace").strip()
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        owner = file.read(32)[_PID_STARTS:].decode("ascii", "replace").strip()
         # Tried only if its process is there, since to try is to hold it for a moment.
-        return owner.isdigit() and _is_running(int(owner)) and not _try_lock(handle, owner)
-    finally:
-        os.close(handle)
+        return owner.isdigit() and _is_running(int(owner)) and not _try_lock(file.fileno(), owner)
+    return False
 
 
 def _try_lock(handle: int, owner: str) -> bool:

@@ -22,7 +22,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
-from minitx.checkpoint.lock import is_held, run_lock
+from minitx.checkpoint.lock import run_lock
 from minitx.checkpoint.manifest import MANIFEST, read_manifest, verify
 from minitx.checkpoint.new_run import RUNS, make_run_directory
 from minitx.config import RunConfig
@@ -153,11 +153,6 @@ class RunDirectory:
                 best: int | None = read_manifest(self.checkpoint(step))["best_step"]
                 return best
         return None
-
-    @property
-    def is_training(self) -> bool:
-        """Whether another process trains it now."""
-        return is_held(self.path / "lock")
 
     def candidates(self, which: Which) -> list[int]:
         """Steps to try in turn, damaged ones too: the best if asked for, then newest first."""

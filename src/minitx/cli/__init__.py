@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import sys
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 
 @contextlib.contextmanager
@@ -26,14 +25,3 @@ def many_imports() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
-
-
-def say_used(checkpoints: Iterable[Path | str | None]) -> None:
-    """Say on stderr which run, step and checkpoint were used, each in one line."""
-    from minitx.report.terminal.printable import visible
-    from minitx.workflows.load import used_checkpoint
-
-    for checkpoint in dict.fromkeys(filter(None, checkpoints)):
-        line = " ".join(visible(used_checkpoint(Path(checkpoint))).splitlines())
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(f"{line}\n")

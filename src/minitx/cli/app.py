@@ -95,8 +95,9 @@ def main() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
     log = logging.getLogger("minitx")
+    log.setLevel(logging.INFO)
     if not log.handlers:
-        log.addHandler(_WarningLine())
+        log.addHandler(_LogLine())
     try:
         code = app(prog_name="minitx", standalone_mode=False)
         sys.stdout.flush()
@@ -161,10 +162,13 @@ def _system_message(error: Exception) -> str | None:
     return None
 
 
-class _WarningLine(logging.Handler):
-    """Prints a warning of the library on what stderr is at that time, in one line."""
+class _LogLine(logging.Handler):
+    """Prints what the library tells on what stderr is at that time, in one line."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.INFO:
+            # Of output: it is told once that is where it should be.
+            sys.stdout.flush()
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.write(f"{_one_line(record.getMessage())}\n")
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from minitx.cli import many_imports, say_used
+from minitx.cli import many_imports
 from minitx.cli.flags import Json, Run, takes
 from minitx.config import AttentionRequest, LoadConfig
 
@@ -40,6 +40,7 @@ def attn(
         from minitx.report.attention.attention_json import attention_json
         from minitx.report.attention.attention_output import print_study, write_study
         from minitx.workflows.attend import PAGE_PROMPT, SHORT_PROMPT, open_study
+        from minitx.workflows.load import say_used
 
     n_tokens = PAGE_PROMPT if html else SHORT_PROMPT
     study = use_checkpoint(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from minitx.cli import many_imports, say_used
+from minitx.cli import many_imports
 from minitx.cli.flags import Json, takes
 from minitx.config import EvaluationSettings, LoadConfig
 
@@ -59,12 +59,13 @@ def evaluate(
         from minitx.report.evaluation.holdout_report import print_reports
         from minitx.report.terminal.printable import json_line
         from minitx.workflows.evaluate import evaluate_targets
+        from minitx.workflows.load import say_used
 
     with EvaluationProgress(sys.stderr) as progress:
         reports = evaluate_targets(targets or [], holdout, checkpoint, settings, progress.update)
-    models = [one.model for report in reports for one in getattr(report, "reports", [report])]
-    say_used(model.checkpoint for model in models)
     if json:
         typer.echo(json_line({"reports": [report.to_json() for report in reports]}))
     else:
         print_reports(reports, full, with_stride=settings.stride is not None)
+    models = [one.model for report in reports for one in getattr(report, "reports", [report])]
+    say_used(model.checkpoint for model in models)

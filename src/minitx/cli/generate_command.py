@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from minitx.cli import many_imports, say_used
+from minitx.cli import many_imports
 from minitx.cli.flags import Run, takes
 from minitx.config import GenerationRequest, LoadConfig, SamplingConfig
 
@@ -22,15 +22,17 @@ def generate(run: Run = None, **options: Any) -> None:
         from minitx.report.generation.generation_screen import GenerationScreen, read_lines
         from minitx.workflows.generate import in_batches, prompts_of, refuse_text
         from minitx.workflows.interactive import Conversation, continue_text
-        from minitx.workflows.load import load
+        from minitx.workflows.load import load, say_used
 
     refuse_text(run)
     model = load(run, how.checkpoint, how.device, how.dtype, how.quantize)
     prompts = prompts_of(request, sys.stdin)
-    screen = GenerationScreen(sys.stdout, lambda: say_used([model.directory]))
+    screen = GenerationScreen(sys.stdout)
+    # A person knows before the first word; for a program an error, or a text, stands alone.
+    if is_watched := request.interactive or sys.stdout.isatty():
+        say_used([model.directory])
     if request.interactive:
         conversation = Conversation(model, screen, sampling, request.show_probs)
-        screen.begin()
         read_lines(conversation.answer)
     elif request.beams:
         for prompt in prompts:
@@ -41,3 +43,5 @@ def generate(run: Run = None, **options: Any) -> None:
         screen.json_lines(texts, len(prompts) * sampling.num_samples, model.tokenizer)
     else:
         continue_text(model, screen, prompts[0], sampling, request.show_probs)
+    if not is_watched:
+        say_used([model.directory])

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from minitx.cli import say_used
 from minitx.cli.flags import Json, RunDirectory
 
 
@@ -27,11 +26,12 @@ def profile(
 
     from minitx.report.terminal.printable import json_line
     from minitx.report.training.profile_report import profile_json, profile_report
+    from minitx.workflows.load import say_used
     from minitx.workflows.profile import profile_run
 
     profile = profile_run(run, steps, device, dtype)
-    say_used([profile.checkpoint])
     if json:
         typer.echo(json_line(profile_json(profile)))
     else:
         Console(highlight=False).print(profile_report(profile))
+    say_used([profile.checkpoint])

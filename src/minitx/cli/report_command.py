@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from minitx.cli import say_used
 from minitx.cli.flags import takes
 from minitx.config import ReportSettings
 
@@ -48,6 +47,7 @@ def report(
 
     from minitx.report.evaluation.evaluation_progress import EvaluationProgress
     from minitx.report.pages.run_page import page_path, save_run_page
+    from minitx.workflows.load import say_used
     from minitx.workflows.report import gather
 
     with EvaluationProgress(sys.stderr) as progress:

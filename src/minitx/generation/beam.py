@@ -10,7 +10,7 @@ import torch
 
 from minitx.errors import BadInputError
 from minitx.generation.generate_text import prompt_ids
-from minitx.generation.generated import Generation
+from minitx.generation.row import Generation
 from minitx.model import KVCache, Transformer, evaluating
 from minitx.tokenizer import Tokenizer
 

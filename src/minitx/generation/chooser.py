@@ -20,8 +20,7 @@ from minitx.generation.filters import (
     reads_text,
     reshape,
 )
-from minitx.generation.generated import ALTERNATIVES, Chosen
-from minitx.generation.row import Row
+from minitx.generation.row import ALTERNATIVES, Chosen, Row
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
 

@@ -10,8 +10,7 @@ import torch
 from minitx.config import SamplingConfig
 from minitx.errors import BadInputError
 from minitx.generation.batch import TextBatch
-from minitx.generation.generated import Generation
-from minitx.generation.row import Row
+from minitx.generation.row import Generation, Row
 from minitx.model import Transformer, evaluating
 from minitx.tokenizer import Tokenizer
 

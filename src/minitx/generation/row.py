@@ -1,4 +1,4 @@
-"""One continuation under way: what it continues, how it is drawn, what it has said."""
+"""One continuation: what it continues, how it is drawn, what it has said, and how it ended."""
 
 from __future__ import annotations
 
@@ -10,13 +10,58 @@ from torch import Tensor
 from minitx.config import SamplingConfig
 from minitx.generation.draws import source
 from minitx.generation.filters import is_plain
-from minitx.generation.generated import Chosen
 from minitx.generation.text_stream import TextStream
+
+ALTERNATIVES = 5
+"""Likeliest tokens noted at each position that is recorded."""
 
 _NOT_OF_THE_DISTRIBUTION = {
     "seed", "num_samples", "max_new_tokens", "min_new_tokens", "stop_strings", "required_strings",
     "logit_bias",
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One generated token and what stood beside it.
+
+    Attributes:
+        log_probability: under the model's own distribution, nats.
+        sampled_log_probability: under the distribution it was drawn from, after all settings.
+        entropy: of the model's own distribution, nats.
+        kept: tokens that the settings left to draw from.
+        alternatives: the likeliest tokens and their probabilities in the model's distribution.
+    """
+
+    id: int
+    log_probability: float
+    sampled_log_probability: float
+    entropy: float
+    kept: int
+    alternatives: tuple[tuple[int, float], ...]
+
+
+@dataclass
+class Generation:
+    """One continuation.
+
+    Attributes:
+        sample: which continuation of the prompt, from 0.
+        ids, text: the new tokens, and what they say, a stop string left out.
+        finish_reason: `stop` at a stop string, `length` at `max_new_tokens`.
+        chosen: a record of each new token; empty unless asked for.
+        seconds_to_first_token, seconds: from the start of its batch, the latter to its end.
+    """
+
+    prompt: str
+    prompt_ids: list[int]
+    sample: int
+    ids: list[int]
+    text: str
+    finish_reason: str = "length"
+    chosen: list[Chosen] = field(default_factory=list)
+    seconds_to_first_token: float = 0.0
+    seconds: float = 0.0
 
 
 @dataclass(eq=False)

@@ -23,19 +23,11 @@ _LARGEST_PROMPT_FILE = 1 << 30
 
 
 def refuse_text(run: Path | None) -> None:
-    """Refuse a text that stands where a run is named: ``minitx generate "Once upon"``.
-
-    Raises:
-        BadInputError: there is no such path nor run, and it can be no name of one.
-    """
-    if run is None or os.path.lexists(named_run(run)):
-        return
-    text = str(run)
-    if not re.fullmatch(r"[^\s!?,;:\"]*[^\s!?,;:.\"]", text):
-        raise BadInputError(
-            f"there is no run {text!r}",
-            f"If it is a text to continue, write --prompt {shlex.quote(text)}",
-        )
+    """Raise BadInputError for a text where a run is named: ``minitx generate "Once upon"``."""
+    is_text = run is not None and re.search(r"\s|[!?,;:.\"]$", str(run)) is not None
+    if run is not None and is_text and not os.path.lexists(named_run(run)):
+        fix = f"If it is a text to continue, write --prompt {shlex.quote(str(run))}"
+        raise BadInputError(f"there is no run {str(run)!r}", fix)
 
 
 def prompts_of(request: GenerationRequest, stdin: TextIO | None) -> list[str]:

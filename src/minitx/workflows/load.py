@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from minitx import engine
 from minitx.checkpoint import load_model
+from minitx.checkpoint.lock import is_held
 from minitx.checkpoint.rundir import Which, find_run, resolve_checkpoint, use_checkpoint
 from minitx.compute import choose_device
 from minitx.config import SamplingConfig
@@ -21,6 +23,8 @@ from minitx.generation.beam import beam_search
 from minitx.generation.generate_text import OnText
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
+
+_log = logging.getLogger("minitx")
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +134,13 @@ def used_checkpoint(directory: Path) -> str:
         facts.insert(0, "best")
     elif best is not None:
         facts.append(f"the best, step {best:,}, is {'kept' if best in run.steps() else 'missing'}")
-    if run.is_training:
+    if is_held(run.path / "lock"):
         facts.append("still training")
     told = f" ({'; '.join(facts)})" if facts else ""
     return f"run {run.path.absolute().name}, step {step:,}{told}: {directory}"
+
+
+def say_used(directories: Iterable[Path | str | None]) -> None:
+    """Log which run, step and checkpoint were used, each in one line."""
+    for directory in dict.fromkeys(filter(None, directories)):
+        _log.info(used_checkpoint(Path(directory)))

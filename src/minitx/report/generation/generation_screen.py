@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import shutil
 import sys
 import textwrap
@@ -27,24 +26,19 @@ _CLEAR_LINE = "\r\x1b[K"
 
 
 class GenerationScreen:
-    """Prints generations; nothing in them reaches the terminal as a control sequence.
+    """Prints generations; nothing in them reaches the terminal as a control sequence."""
 
-    `begin` is called once, before the first of them, so that an error stands alone.
-    """
-
-    def __init__(self, out: TextIO, begin: Callable[[], None] = lambda: None) -> None:
-        self._out, self.begin = out, functools.cache(begin)
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
         self._console = Console(file=out, highlight=False, soft_wrap=True)
 
     def stream(self, prompt: str, pieces: Iterable[str]) -> None:
         """Print a text as it comes, behind its prompt."""
         before = Text().append(visible(prompt), "dim")
         for piece in pieces:
-            self.begin()
             self._console.print(before + Text(visible(piece)), end="")
             self._out.flush()
             before = Text()
-        self.begin()
         self.message("\n")
 
     def message(self, text: str) -> None:
@@ -54,14 +48,12 @@ class GenerationScreen:
 
     def samples(self, generations: Sequence[Generation]) -> None:
         """Print complete texts, one after the other."""
-        self.begin()
         for one in generations:
             self._heading(f"sample {one.sample + 1} of {len(generations)}")
             self._text(one)
 
     def probabilities(self, generations: Sequence[Generation], tokenizer: Tokenizer) -> None:
         """Print each continuation coloured by probability, and a table of its tokens."""
-        self.begin()
         for one in generations:
             if len(generations) > 1:
                 self._heading(f"sample {one.sample + 1} of {len(generations)}")
@@ -78,7 +70,6 @@ class GenerationScreen:
         began = told = time.monotonic()
         shows = sys.stderr.isatty() and not self._out.isatty()
         for done, one in enumerate(generations, start=1):
-            self.begin()
             self._out.write(json_line(as_json(one, tokenizer)) + "\n")
             now = time.monotonic()
             if shows and now - told > _PROGRESS_SECONDS:
@@ -93,7 +84,6 @@ class GenerationScreen:
 
     def beams(self, generations: Iterable[Generation], as_json: bool) -> None:
         """Print the likeliest continuations of a prompt, best first."""
-        self.begin()
         for one in generations:
             if as_json:
                 values = {
