@@ -36,7 +36,8 @@ class Engine:
     """Generates for many requests at once, in a thread of its own, with a model in eval mode.
 
     `deliver` is called in that thread with the updates of a step, and must return quickly. The
-    engine has stopped by itself, because the model no longer works, if it `gave_up`.
+    engine has stopped by itself, because the model no longer works, if it `gave_up`. `active`
+    continuations are being generated.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Engine:
         # Guards the attributes below, which other threads use.
         self._changed = threading.Condition()
         self._waiting: deque[Choice] = deque()
-        self._active = 0
+        self.active = 0
         self._cancelled: set[Job] = set()
         self._closing = False
         self._row_seconds = 1.0
@@ -73,11 +74,6 @@ class Engine:
         self._thread.join()
 
     @property
-    def active(self) -> int:
-        """Continuations that are being generated."""
-        return self._active
-
-    @property
     def waiting(self) -> int:
         """Continuations that wait for a slot."""
         return len(self._waiting)
@@ -91,7 +87,7 @@ class Engine:
         with self._changed:
             if self._closing or self.gave_up:
                 raise stopping() if self._closing else broken()
-            n_present = self._active + len(self._waiting)
+            n_present = self.active + len(self._waiting)
             if n_present + len(job.choices) > self._limits.max_concurrent + self._limits.max_queue:
                 wait = len(self._waiting) * self._row_seconds / self._limits.max_concurrent
                 full = "The queue of this server is full. Try again later."
@@ -168,7 +164,7 @@ class Engine:
                 if taken and len(different) * longest > self._prompt_tokens_a_step:
                     break
                 taken.append(self._waiting.popleft())
-            self._active = len(self._running) + len(taken)
+            self.active = len(self._running) + len(taken)
         return taken
 
     def _join(self, joining: Sequence[Choice]) -> list[Update]:
@@ -255,7 +251,7 @@ class Engine:
 
     def _send(self, updates: Iterable[Update]) -> None:
         sent = list(updates)
-        self._active = len(self._running)
+        self.active = len(self._running)
         if sent:
             self._deliver(sent)
 
@@ -264,7 +260,7 @@ class Engine:
             jobs = {choice.job for choice in (*self._waiting, *self._running)}
             self._waiting.clear()
         self._batch.clear()
-        self._active = 0
+        self.active = 0
         self._deliver([Update(job, failure=failure) for job in jobs])
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from minitx.config import Limits
+
 _SPARE_SECONDS = 2.0
 _PROBE_SECONDS = 1.0
 _PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -24,17 +26,12 @@ class BoundedProtocol(H11Protocol):
     A client that closes its sending half gets its answer. One that has left looks the same until
     something is sent to it, so after a while it gets interim responses, which clients skip.
 
-    Attributes:
-        client_timeout: seconds.
-        max_connections: a further one takes the place of the one that has been idle longest.
+    One more than `limits.max_connections` takes the place of the one that has been idle longest.
     """
 
-    # Set on a subclass, by `bounded`.
-    client_timeout: float
-    max_connections: int
-
-    def __init__(self, *args: Any, **named: Any) -> None:
+    def __init__(self, limits: Limits, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
+        self._limits = limits
         self._receiving: asyncio.TimerHandle | None = None
         self._sending: asyncio.TimerHandle | None = None
         self._probing: asyncio.TimerHandle | None = None
@@ -49,7 +46,7 @@ class BoundedProtocol(H11Protocol):
             for other in self.connections
             if isinstance(other, BoundedProtocol) and not other.transport.is_closing()
         ]
-        if len(opened) > self.max_connections:
+        if len(opened) > self._limits.max_connections:
             idle = [other for other in opened if other is not self and not other._is_answering]
             min(idle, key=lambda other: other._idle_since, default=self)._abort()
         self._await_request()
@@ -89,7 +86,7 @@ class BoundedProtocol(H11Protocol):
         """The send buffer is full: start the timer for the client to read."""
         super().pause_writing()
         self._stop_timer("_sending")
-        self._sending = self.loop.call_later(self.client_timeout, self._abort)
+        self._sending = self.loop.call_later(self._limits.client_timeout, self._abort)
 
     def resume_writing(self) -> None:
         """The client has read enough."""
@@ -110,7 +107,9 @@ class BoundedProtocol(H11Protocol):
         self._stop_timer("_sending")
 
     def _await_request(self) -> None:
-        self._receiving = self.loop.call_later(self.client_timeout + _SPARE_SECONDS, self._abort)
+        self._receiving = self.loop.call_later(
+            self._limits.client_timeout + _SPARE_SECONDS, self._abort
+        )
 
     def _stop_timer(self, name: str) -> None:
         timer = getattr(self, name)
@@ -121,9 +120,3 @@ class BoundedProtocol(H11Protocol):
     def _abort(self) -> None:
         if self.transport is not None:
             self.transport.abort()
-
-
-def bounded(client_timeout: float, max_connections: int) -> type[BoundedProtocol]:
-    """The protocol with these limits, as a class, since uvicorn makes the connections itself."""
-    limits = {"client_timeout": client_timeout, "max_connections": max_connections}
-    return type("_Bounded", (BoundedProtocol,), limits)

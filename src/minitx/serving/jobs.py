@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -180,15 +181,10 @@ def _too_long(n_tokens: str, longest: int) -> APIError:
     )
 
 
-_longest_tokens: dict[str, int] = {}
-
-
+@functools.lru_cache(4)
 def _longest_token(tokenizer: Tokenizer) -> int:
     # Characters that one token can stand for, at most.
-    if tokenizer.digest not in _longest_tokens:
-        lengths = (len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size))
-        _longest_tokens[tokenizer.digest] = max(1, *lengths)
-    return _longest_tokens[tokenizer.digest]
+    return max(1, *(len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)))
 
 
 def _sentence(what: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
 import socket
 import sys
@@ -15,7 +16,7 @@ from typing import Protocol
 import uvicorn
 
 from minitx.errors import BadInputError
-from minitx.serving.connection import bounded
+from minitx.serving.connection import BoundedProtocol
 from minitx.serving.http_app import Listening, Service
 from minitx.serving.metrics import RequestRecord
 from minitx.training.signals import StopRequest
@@ -124,7 +125,7 @@ def run(listening: Listening, screen: Screen, stop: ServerStop) -> ExitReport:
         server = _Server(
             uvicorn.Config(
                 service,
-                http=bounded(limits.client_timeout, limits.max_connections),
+                http=functools.partial(BoundedProtocol, limits),  # type: ignore[arg-type]
                 loop="asyncio",
                 ws="none",
                 lifespan="off",

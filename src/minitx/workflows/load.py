@@ -142,5 +142,5 @@ def used_checkpoint(directory: Path) -> str:
 
 def say_used(directories: Iterable[Path | str | None]) -> None:
     """Log which run, step and checkpoint were used, each in one line."""
-    for directory in dict.fromkeys(filter(None, directories)):
-        _log.info(used_checkpoint(Path(directory)))
+    for directory in dict.fromkeys(Path(path) for path in directories if path is not None):
+        _log.info(used_checkpoint(directory))
