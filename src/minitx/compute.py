@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from minitx.config.checks import require_one_of
 from minitx.config.train_config import DeviceName, DTypeName, EngineName
 from minitx.errors import BadInputError
 
@@ -122,8 +124,9 @@ def choose_dtype(name: DTypeName | str, device: torch.device) -> torch.dtype:
         device: where.
 
     Raises:
-        BadInputError: the device lacks bfloat16.
+        BadInputError: there is no such format, or the device lacks it.
     """
+    require_one_of("dtype", name, get_args(DTypeName))
     if name == "float32":
         return torch.float32
     has_bfloat16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)

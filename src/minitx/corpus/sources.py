@@ -138,7 +138,7 @@ def texts_of(path: Path) -> Iterator[str]:
     fix = "Name a text file you may read"
     with os_errors_as_bad_input(f"corpus {path} can't be read", fix):
         if path.is_char_device() or path.is_block_device():
-            raise BadInputError(f"corpus {path} is a device", "Name a text file, or - for a pipe")
+            raise BadInputError(f"corpus {path} is a device", "Name a text file")
         if not path.exists():
             raise BadInputError(f"corpus {path} does not exist", "Name a text file")
         with path.open("rb") as file:

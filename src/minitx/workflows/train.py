@@ -31,7 +31,7 @@ from minitx.corpus import (
     split_corpus,
 )
 from minitx.engine import choose_engine, plan_engine
-from minitx.errors import BadInputError
+from minitx.errors import BadInputError, InstabilityError, RunLockedError
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from minitx.training.memory import Workload, free_memory, require_memory
@@ -113,9 +113,10 @@ def train(
                 )
                 told.observe(Phase(""))
                 end = run_session(session, observers, stop)
-        except (BadInputError, KeyboardInterrupt):
-            # A run that never began is not worth a directory; one with a checkpoint is kept.
-            if not run.steps():
+        except BaseException as error:
+            # A run that never began is not worth a directory; one with a checkpoint is kept, and
+            # one that went wrong has something to look at.
+            if not run.steps() and not isinstance(error, (InstabilityError, RunLockedError)):
                 shutil.rmtree(run.path, ignore_errors=True)
             raise
     return FinishedRun(run.path, end)

@@ -135,16 +135,13 @@ def _one_map(
 def _grid(
     study: AttentionStudy, maps: Sequence[ChosenMap], shading: Shading, width: int
 ) -> Iterator[RenderableType]:
-    first = maps[0]
-    scale = scale_of(maps)
-    per_layer = sum(one.layer == first.layer for one in maps)
-    named = [(_short_name(study, one), one.values) for one in maps]
-    yield Text(_CAPTIONS[first.kind], style="dim")
+    per_layer = sum(shown.layer == maps[0].layer for shown in maps)
+    named = [(_short_name(study, shown), shown.values) for shown in maps]
+    yield Text(_CAPTIONS[maps[0].kind], style="dim")
     yield Text()
     # One map a layer would stand in a column of its own: let them share lines.
     in_line = per_layer if per_layer > 1 else len(maps)
-    yield from attention_view.maps_grid(named, in_line, scale, shading, width)
-    yield scale.legend(shading)
+    yield from attention_view.maps_grid(named, in_line, scale_of(maps), shading, width)
 
 
 def _short_name(study: AttentionStudy, shown: ChosenMap) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -15,6 +13,7 @@ from rich.text import Text
 from minitx.report.terminal.curve import LossSeries, Point
 from minitx.report.terminal.printable import run_path, visible
 from minitx.report.terminal.units import count, duration, fixed
+from minitx.training.history import read_history
 from minitx.training.logging.metrics_file import read_metrics
 from minitx.training.observer import (
     EvaluationReport,
@@ -22,7 +21,6 @@ from minitx.training.observer import (
     RunEnd,
     RunStart,
     StepReport,
-    TrainingEvent,
     TrainingObserver,
     perplexity,
 )
@@ -37,7 +35,6 @@ class TrainingRecord(TrainingObserver):
         train: losses of the logged steps, thinned.
         evaluations: all of them; a resumed run starts with those of its `metrics.jsonl`.
         events: the newest event of each name, the most recent last, with how often it came.
-        changes: counts what was told, so that a view knows when to draw anew.
     """
 
     def __init__(self) -> None:
@@ -47,20 +44,19 @@ class TrainingRecord(TrainingObserver):
         self.evaluations: list[EvaluationReport] = []
         self.events: dict[str, tuple[Event, int]] = {}
         self.end: RunEnd | None = None
-        self.changes = 0
-
-    def observe(self, event: TrainingEvent) -> None:
-        """Count what is told."""
-        self.changes += 1
-        super().observe(event)
 
     def on_start(self, start: RunStart) -> None:
         """Remember the run; if it is resumed, read what happened before."""
         self.start = start
         if start.first_step:
-            for record in read_metrics(start.run / "metrics.jsonl"):
-                if record["step"] <= start.first_step:
-                    self._recall(record)
+            before = read_history(
+                record
+                for record in read_metrics(start.run / "metrics.jsonl")
+                if record["step"] <= start.first_step
+            )
+            for step, loss in zip(before.steps.step, before.steps.columns["loss"], strict=True):
+                self.train.add(int(step), float(loss))
+            self.evaluations += before.evaluations
 
     def on_step(self, report: StepReport) -> None:
         """Add to the curve."""
@@ -79,14 +75,6 @@ class TrainingRecord(TrainingObserver):
     def on_end(self, end: RunEnd) -> None:
         """Remember how it ended."""
         self.end = end
-
-    def _recall(self, line: dict[str, Any]) -> None:
-        # A line written by another version may lack a key: then it is not shown.
-        with contextlib.suppress(KeyError, ValueError, TypeError):
-            if line["kind"] == "step":
-                self.train.add(line["step"], float(line["loss"]))
-            elif line["kind"] == "evaluation":
-                self.evaluations.append(EvaluationReport.from_line(line))
 
     @property
     def last_step(self) -> int:
