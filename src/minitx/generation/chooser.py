@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from minitx import engine
+from minitx.errors import BadInputError
 from minitx.generation.constraints import BannedStrings, RequiredStrings
 from minitx.generation.draws import draw, number
 from minitx.generation.filters import (
@@ -88,13 +89,13 @@ class Chooser:
         config, recorded = rows[0].config, any(row.record for row in rows)
         numbers = [number(row.source, len(row.ids)) for row in rows]
         is_plain = rows[0].plain and own.is_cpu and own.dtype == torch.float32 and not recorded
-        chosen: list[int] = []
         if is_plain and self._draw_kernel is not None:
             temperature = 0.0 if config.is_greedy else config.temperature
-            chosen = self._draw_kernel(own, temperature, config.top_k, numbers)
-        if not chosen or _has_nan(own, chosen):
+            chosen: list[int] = self._draw_kernel(own, temperature, config.top_k, numbers)
+        else:
             logits = self._shaped(rows, own)
             chosen = draw(logits, numbers)
+        _require_tokens(own, chosen)
         for index, row in enumerate(rows):
             if row.config.required_strings:
                 chosen[index] = self._forced(row, chosen[index])
@@ -176,10 +177,19 @@ def describe(own: Tensor, tokens: Sequence[int], drawn_from: Tensor | None = Non
     ]
 
 
-def _has_nan(own: Tensor, chosen: Sequence[int]) -> bool:
-    # The kernel gives an id that there is not, or one whose own logit is NaN.
-    lines, size = own.numpy(), own.size(1)
-    return any(token >= size or math.isnan(lines[row, token]) for row, token in enumerate(chosen))
+def _require_tokens(own: Tensor, chosen: Sequence[int]) -> None:
+    # A row without a distribution gets an id that there is not, or one whose own logit is NaN.
+    size, lines = own.size(1), own.numpy() if own.is_cpu else None
+    if all(
+        token < size and (lines is None or math.isfinite(lines[row, token]))
+        for row, token in enumerate(chosen)
+    ):
+        return
+    if bool(own.isfinite().all()):
+        raise BadInputError("the settings rule out every token that could follow", "Ban less")
+    raise BadInputError(
+        "the model gives NaN or infinite logits", "Use another checkpoint; this one diverged"
+    )
 
 
 def _silent(model: Transformer, tokenizer: Tokenizer, device: torch.device) -> Tensor | None:
