@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,14 +49,18 @@ def dump_toml(tables: dict[str, Any]) -> str:
     """Write dataclasses, one table each, with a key per field; None and {} are left out.
 
     Raises:
+        BadInputError: a name can't be written, since it is not UTF-8.
         TypeError: a value has no form in TOML.
     """
-    return tomli_w.dumps(
+    text = tomli_w.dumps(
         {
             name: {key: item for key, item in vars(value).items() if item not in (None, {})}
             for name, value in tables.items()
         }
     )
+    if wrong := re.search(".*[\ud800-\udfff].*", text):
+        raise BadInputError(f"{wrong[0].strip()} is not UTF-8, as run.toml is", "Give another name")
+    return text
 
 
 def config_bytes(config: RunConfig) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor
 from minitx.compute import Compute
 from minitx.config import TrainConfig
 from minitx.errors import InstabilityError, InterruptedRunError
+from minitx.files import shell_word
 from minitx.model import Transformer
 from minitx.training.anomalies import Anomaly, AnomalyDetector
 from minitx.training.batches import Batches
@@ -292,7 +292,7 @@ class Trainer:
         )
         raise InterruptedRunError(
             f"stopped after step {self.state.step:,} of {self.state.steps:,}, which is saved",
-            f"Go on with: minitx resume {shlex.quote(str(self.hooks.run))}",
+            f"Go on with: minitx resume {shell_word(self.hooks.run)}",
             number,
         )
 

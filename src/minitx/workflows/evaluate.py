@@ -69,7 +69,7 @@ def evaluate_targets(
             characters that the model does not know, or as in `evaluate_holdout` and
             `compare_checkpoints`.
     """
-    targets = [named_run(target) for target in targets]
+    targets = [target if target.is_file() else named_run(target) for target in targets]
     models: list[Path | None] = [target for target in targets if target.is_dir()]
     texts = [target for target in targets if not target.is_dir()]
     for text in texts:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,7 +33,7 @@ from minitx.corpus import (
 from minitx.corpus.encoded import DESCRIPTION, describe_change, kept_split, read_description
 from minitx.engine import choose_engine
 from minitx.errors import BadInputError, DamagedFileError
-from minitx.files import read_bounded, read_json
+from minitx.files import read_bounded, read_json, shell_word
 from minitx.tokenizer import Tokenizer
 from minitx.training.logging.metrics_file import read_metrics, require_metrics
 from minitx.training.observer import Observers, Phase, TrainingObserver
@@ -88,7 +87,7 @@ def resume(request: ResumeRequest, observers: Sequence[TrainingObserver]) -> Fin
     with StopRequest() as stop:
         run = RunDirectory.open(request.run)
         _refuse_older_checkpoint(run, request.run and named_run(request.run))
-        fix = f"The run is as it was; go on with: minitx resume {shlex.quote(str(run.path))}"
+        fix = f"The run is as it was; go on with: minitx resume {shell_word(run.path)}"
         with interrupted_before_steps(stop, fix), run.lock():
             run.clear_leftovers()
             told.observe(Phase("reading the checkpoint"))
@@ -243,7 +242,7 @@ def _refuse_older_checkpoint(run: RunDirectory, named: Path | None) -> None:
         raise BadInputError(
             f"{named} is not the last checkpoint of {run.path}, and going on from it would "
             f"overwrite later ones",
-            f"Name the run: minitx resume {run.path}",
+            f"Name the run: minitx resume {shell_word(run.path)}",
         )
 
 

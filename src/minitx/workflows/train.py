@@ -14,13 +14,13 @@ from typing import BinaryIO
 
 import torch
 
-from minitx.checkpoint.new_run import RUNS
+from minitx.checkpoint.new_run import RUNS, require_name
 from minitx.checkpoint.rundir import RunDirectory
 from minitx.compute import Compute, choose_compute, matmul_rate
 from minitx.config import DataConfig, RunConfig, TokenizerConfig
 from minitx.config.checks import require_range
 from minitx.config.overrides import Overrides
-from minitx.config.toml import build
+from minitx.config.toml import build, dump_toml
 from minitx.config.train_config import MOST_THREADS
 from minitx.corpus import (
     EncodedCorpus,
@@ -95,6 +95,10 @@ def train(
         )
         told.observe(Phase("reading the corpus"))
         data = build(DataConfig, request.data, "data")
+        # What can't be noted is refused before time is spent on it.
+        dump_toml({"data": data})
+        if request.out is not None:
+            require_name(request.out)
         corpus = read_corpus(data.corpus, stdin)
         split = split_corpus(corpus, data)
         told.observe(Phase("measuring the device"))

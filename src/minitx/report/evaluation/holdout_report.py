@@ -25,7 +25,7 @@ from minitx.evaluation.positions import ContextUse
 from minitx.evaluation.verdict import Verdict
 from minitx.report.evaluation.surprise import passage_lines
 from minitx.report.terminal.heatmap import Shading, shading_for
-from minitx.report.terminal.printable import run_path, visible
+from minitx.report.terminal.printable import printed_name, run_path
 from minitx.report.terminal.tables import bar, table
 from minitx.report.terminal.token_labels import cut_label, text_label
 from minitx.report.terminal.units import bytes_, count, fixed, percent
@@ -81,14 +81,14 @@ def _warning(text: str) -> Text:
 
 def _about(report: HoldoutReport) -> Text:
     model, text = report.model, report.text
-    about = Text(visible(run_path(model.checkpoint)), style="bold")
+    about = Text(run_path(model.checkpoint), style="bold")
     about.append(
         f"\n{model.architecture}, {count(model.n_parameters)} parameters; {model.tokenizer} "
         f"tokenizer of {model.vocab_size:,}; {model.device}, {model.dtype}",
         "not bold dim",
     )
     size = f"{text.tokens:,} tokens, {bytes_(text.bytes)}"
-    return about.append(f"\n{visible(text.name)}: {size}", "not bold dim")
+    return about.append(f"\n{printed_name(text.name)}: {size}", "not bold dim")
 
 
 _SHORT = ("loss, nats per token", "perplexity", "bits per byte", "bits per character",
@@ -334,10 +334,10 @@ def _baseline_notes(report: HoldoutReport, baselines: Baselines) -> Iterator[Tex
 def _comparison(report: ComparisonReport) -> Iterator[RenderableType]:
     first = report.reports[0]
     size = f"{first.text.characters:,} characters, {bytes_(first.text.bytes)}"
-    yield _note(f"{visible(first.text.name)}: {size}")
+    yield _note(f"{printed_name(first.text.name)}: {size}")
     best, *_ = ranked = report.ranked()
     for number in ranked:
-        name = visible(run_path(report.reports[number].model.checkpoint))
+        name = run_path(report.reports[number].model.checkpoint)
         row = Text(f"{number + 1}  ", "bold").append(name, "not bold")
         yield row.append("  lowest bits per byte", "green") if number == best else row
     yield _figures_table(report.reports, order=ranked)
@@ -351,7 +351,7 @@ def _comparison(report: ComparisonReport) -> Iterator[RenderableType]:
         yield _note("The context lengths differ: a longer one sees more of the text.")
     for number, test in enumerate(report.tests, start=2):
         yield _paired_test(number, test)
-    name = visible(run_path(report.reports[best].model.checkpoint))
+    name = run_path(report.reports[best].model.checkpoint)
     bits = f"{report.reports[best].plain.bits_per_byte:.4f} bits per byte"
     if report.has_clear_winner:
         yield Text("Best: ", "bold green").append(f"{name}, with {bits}", "not bold")

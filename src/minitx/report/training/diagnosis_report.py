@@ -18,7 +18,7 @@ def diagnosis_report(diagnosis: Diagnosis) -> Group:
     """Everything found, and everything looked at."""
     n = len(diagnosis.findings)
     count = f"{n} finding{'s' if n != 1 else ''}" if n else "no problems found"
-    title = Text().append(visible(run_path(diagnosis.run)), "bold").append(f"  ·  {count}", "dim")
+    title = Text().append(run_path(diagnosis.run), "bold").append(f"  ·  {count}", "dim")
     parts: list[Text | Padding | Table] = [title]
     for seen in diagnosis.findings:
         parts += [Text(), *_finding(seen)]

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from minitx.report.terminal.curve import LossSeries, Point
-from minitx.report.terminal.printable import run_path, visible
+from minitx.report.terminal.printable import run_path, run_word, visible
 from minitx.report.terminal.units import count, duration, fixed
 from minitx.training.history import read_history
 from minitx.training.logging.metrics_file import read_metrics
@@ -96,7 +96,7 @@ class TrainingRecord(TrainingObserver):
 
 def title_line(start: RunStart, width: int) -> Text:
     """Name the run and, as far as they fit, what is trained where."""
-    line = Text().append(visible(run_path(start.run)), "bold")
+    line = Text().append(run_path(start.run), "bold")
     for fact in (
         f"{count(start.n_parameters)} parameters",
         f"{start.device}, {start.dtype}",
@@ -311,7 +311,7 @@ def next_steps(
     The first words of `prompt` are used, a text that the run's tokenizer knows; `steps` are those
     to offer for `resume`, None writes ``N``.
     """
-    run = shlex.quote(run_path(run_dir))
+    run = run_word(run_dir)
     start = shlex.quote(_short(prompt))
     commands = [
         f"minitx generate {run} --prompt {start} --top-k 40",
