@@ -236,7 +236,7 @@ class Engine:
             tokens = (TokenInfo(token, len(choice.echoed) + offset, choice.chosen[-1]),)
         if row.finish_reason is not None:
             self._row_seconds += 0.1 * (now - job.arrived - self._row_seconds)
-        return Update(job, choice.index, row.piece, tokens, 1, row.finish_reason)
+        return Update(job, choice.index, row.piece, tokens, row.finish_reason)
 
     def _forget(self, jobs: set[Job]) -> None:
         """Remove jobs from the queue and the batch."""

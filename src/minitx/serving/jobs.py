@@ -62,7 +62,6 @@ class Update:
         choice: index of the continuation.
         text: new text that can no longer change.
         tokens: new tokens, if log-probabilities were asked for; once, those of an echoed prompt.
-        n_new: how many tokens were generated.
         finish_reason: `stop` or `length` with the last update of a continuation.
         failure: ends the job instead.
     """
@@ -71,7 +70,6 @@ class Update:
     choice: int = 0
     text: str = ""
     tokens: tuple[TokenInfo, ...] = ()
-    n_new: int = 0
     finish_reason: str | None = None
     failure: APIError | None = None
 
@@ -87,7 +85,6 @@ class UpdateQueue:
     def __init__(self, max_tokens: int | None, on_failure: Callable[[], None]) -> None:
         self._max_tokens, self._on_failure = max_tokens, on_failure
         self._updates: list[Update] = []
-        self._n_tokens = 0
         self._failure: Exception | None = None
         self._ready = asyncio.Event()
 
@@ -99,9 +96,8 @@ class UpdateQueue:
             self.fail(update.failure)
             return
         self._updates.append(update)
-        self._n_tokens += update.n_new
         self._ready.set()
-        if self._max_tokens is not None and self._n_tokens > self._max_tokens:
+        if self._max_tokens is not None and len(self._updates) > self._max_tokens:
             self.fail(APIError(408, "The stream was not read fast enough.", code="slow_client"))
 
     def fail(self, failure: Exception) -> None:
@@ -118,7 +114,7 @@ class UpdateQueue:
         if self._failure is not None:
             raise self._failure
         self._ready.clear()
-        updates, self._updates, self._n_tokens = self._updates, [], 0
+        updates, self._updates = self._updates, []
         return updates
 
 
