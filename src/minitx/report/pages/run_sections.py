@@ -103,9 +103,17 @@ def _evaluations(story: RunStory) -> Grid:
 
 
 def _commands(story: RunStory) -> list[str]:
+    prompts = [report.sample_prompt for report in story.history.evaluations]
+    steps = next_steps(
+        story.run.path,
+        prompts[-1] if prompts else "",
+        has_prompt=bool(prompts) and prompts[-1].isprintable(),
+        has_holdout=bool(prompts),
+        has_unknown=story.holdout is None or story.holdout.text.unknown_tokens > 0,
+    )
     return [
         f"minitx train --config {run_word(story.run.config_file)}",
-        *(line for line in next_steps(story.run.path) if " eval " in line or " attn " in line),
+        *(line for line in steps if " eval " in line or " attn " in line),
     ]
 
 

@@ -40,7 +40,7 @@ def _finding(seen: Seen) -> list[Text | Padding]:
         when += f", and {seen.times} times in all, to step {seen.last_step:,}"
     heading = Text(f"{finding.severity} {visible(finding.name)}")
     heading.stylize(SEVERITY_STYLES.get(finding.severity, ""))
-    rows = (("evidence", finding.evidence), ("likely cause", finding.cause), ("try", finding.fix))
+    rows = (("evidence", finding.message), ("likely cause", finding.cause), ("try", finding.fix))
     body = labelled((label, visible(words)) for label, words in rows if words)
     return [heading.append(when, "dim"), _indented(body)]
 
