@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from minitx import engine
-from minitx.checkpoint import load_model
+from minitx.checkpoint import SavedModel, load_model
 from minitx.checkpoint.lock import is_held
 from minitx.checkpoint.rundir import Which, find_run, resolve_checkpoint, use_checkpoint
 from minitx.compute import choose_device
@@ -21,19 +20,12 @@ from minitx.errors import BadInputError
 from minitx.generation import Generation, generate
 from minitx.generation.beam import beam_search
 from minitx.generation.generate_text import OnText
-from minitx.model import Transformer
-from minitx.tokenizer import Tokenizer
 
 _log = logging.getLogger("minitx")
 
 
-@dataclass(frozen=True, eq=False)
-class LoadedModel:
-    """A model that is ready for use, in eval mode, and the directory of its checkpoint."""
-
-    directory: Path
-    model: Transformer
-    tokenizer: Tokenizer
+class LoadedModel(SavedModel):
+    """A model of a checkpoint, ready for use."""
 
     @property
     def run(self) -> Path | None:
