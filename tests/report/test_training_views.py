@@ -472,6 +472,22 @@ def test_control_sequences_of_the_model_never_reach_the_terminal():
     assert "[bold]kept[/bold]" in terminal.text
 
 
+@pytest.mark.parametrize("width", [80, 200])
+def test_decided_steps_are_one_quiet_line(width):
+    record = recorded(200)
+    for step in (20, 60, 120):
+        message = (
+            f"{step + 900} steps fit the time budget; the learning rate falls faster from here"
+        )
+        record.on_event(Event(step, "steps-settled", "info", message))
+    console = Console(file=io.StringIO(), width=width, height=40)
+    for lines in (training_screen(record, console)[0], final_lines(record, console)):
+        (line,) = (line for line in lines if "fit the time budget" in line.plain)
+        assert line.plain.startswith("At step 120: 1020 steps fit")
+        assert line.style == "dim"
+        assert not any("info" in line.plain for line in lines)
+
+
 # Plain lines
 
 
