@@ -11,6 +11,7 @@ from minitx.config import AttentionRequest, MapKind
 from minitx.inspection.attention_maps import most_looked_at, require_existing
 from minitx.report.attention import attention_view
 from minitx.report.terminal.heatmap import Heatmap, Quantity, Scale, Shading
+from minitx.report.terminal.printable import printed_name
 from minitx.report.terminal.token_labels import cut_label, text_label, token_label
 from minitx.report.terminal.units import count
 from minitx.workflows.attend import AttentionStudy, ChosenMap, ChosenMaps, choose_maps
@@ -110,7 +111,7 @@ def _about(study: AttentionStudy, shading: Shading, width: int) -> Text:
     name = f"text of {count(len(study.ids))} tokens{source}: "
     prompt = text_label(study.prompt, ascii_only).strip()
     quoted = cut_label(prompt, max(10, width - len(name)), ascii_only)
-    text = Text(f"{study.checkpoint}", style="bold").append(shape, "not bold")
+    text = Text(printed_name(study.checkpoint), style="bold").append(shape, "not bold")
     return text.append(name, "not bold dim").append(quoted, "not bold")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shlex
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +20,7 @@ from minitx.report.evaluation.holdout_report import holdout_report
 from minitx.report.evaluation.surprise import LEGEND_LOSSES, LOSS_SCALE
 from minitx.report.pages.elements import Cell, Grid, Run, elements
 from minitx.report.pages.run_curves import problems
-from minitx.report.terminal.printable import run_path
+from minitx.report.terminal.printable import run_path, run_word
 from minitx.report.terminal.units import count, duration
 from minitx.report.training.training_report import (
     EVALUATION_COLUMNS,
@@ -104,9 +103,17 @@ def _evaluations(story: RunStory) -> Grid:
 
 
 def _commands(story: RunStory) -> list[str]:
+    prompts = [report.sample_prompt for report in story.history.evaluations]
+    steps = next_steps(
+        story.run.path,
+        prompts[-1] if prompts else "",
+        has_prompt=bool(prompts) and prompts[-1].isprintable(),
+        has_holdout=bool(prompts),
+        has_unknown=story.holdout is None or story.holdout.text.unknown_tokens > 0,
+    )
     return [
-        f"minitx train --config {shlex.quote(run_path(story.run.config_file))}",
-        *(line for line in next_steps(story.run.path) if " eval " in line or " attn " in line),
+        f"minitx train --config {run_word(story.run.config_file)}",
+        *(line for line in steps if " eval " in line or " attn " in line),
     ]
 
 

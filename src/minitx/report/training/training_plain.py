@@ -49,7 +49,7 @@ class PlainTrainingView(observer.TrainingObserver):
 
     def on_start(self, start: observer.RunStart) -> None:
         """Print the plan."""
-        self._line(f"run {visible(run_path(start.run))}")
+        self._line(f"run {run_path(start.run)}")
         for line in self._console.render_lines(plan_table(start), pad=False):
             self._line("".join(segment.text for segment in line).rstrip())
 
