@@ -230,15 +230,13 @@ def event_lines(
 
 def _event_block(event: Event, times: int, console: Console, width: int) -> list[Text]:
     room = max(2, width - 2)
-    if event.severity == "info":
-        # No problem: what holds now, said quietly, however often it changed before.
-        return list(
-            Text(f"At step {event.step:,}: {_shown(event.message)}", "dim").wrap(console, room)
-        )
     style = SEVERITY_STYLES.get(event.severity, "")
     often = f" ({times} times)" if times > 1 else ""
-    text = Text().append(f"{event.severity} {visible(event.name)}", style)
-    text.append(f" at step {event.step:,}{often}: {_shown(event.message)}".replace("\n", " "))
+    text = Text().append(f"{event.severity} {visible(event.name)} ", style)
+    if event.severity == "info":
+        # Nothing to act on: one quiet line.
+        text = Text(style="dim")
+    text.append(f"at step {event.step:,}{often}: {_shown(event.message)}".replace("\n", " "))
     lines = list(text.wrap(console, room))
     for heading, words in (("likely cause: ", event.cause), ("try: ", event.fix)):
         if words:
