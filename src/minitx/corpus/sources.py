@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import io
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ def read_corpus(sources: Sequence[str], stdin: BinaryIO | None = None) -> Corpus
     seen: set[Path | None] = set()
     for source in sources:
         for path in [None] if source == "-" else _files(source):
-            where = path and path.resolve()
+            where = path and Path(os.path.realpath(path))
             if where not in seen:
                 parts.append(_read(path, stdin))
             seen.add(where)
