@@ -60,6 +60,7 @@ class RunStart(TrainingEvent):
         dtype: format of the matrix products, ``float32`` or ``bfloat16``.
         engine: what computes, ``plain``, ``native`` or ``torch-compile``; `reasons` says why.
         first_step: steps already done, 0 for a new run.
+        n_holdout_unknown: holdout tokens that stand for what the vocabulary lacks.
     """
 
     kind = "start"
@@ -75,6 +76,7 @@ class RunStart(TrainingEvent):
     dtype: str
     engine: str
     first_step: int
+    n_holdout_unknown: int = 0
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,7 @@ class _Evaluation:
             loaded.model, context, stride, settings.max_tokens, self.subject.compute.dtype
         )
         if source is None:
-            self.text = holdout_text(self.subject, settings.unknown)
+            self.text = holdout_text(self.subject)
         else:
             progress(f"encoding {source}", 0, 0)
             self.text = file_text(self.subject, source, settings.unknown)

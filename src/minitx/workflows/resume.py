@@ -198,12 +198,14 @@ def _corpus(
         raise DamagedFileError(
             f"{checkpoint} was trained on a corpus encoded with another tokenizer", _FIX
         )
-    split = _present_split(config)
+    split = _present_split(config, noted.digest)
     if split is not None and split.digest != noted.digest:
         if not changed_ok:
+            more = f" and {len(split.files) - 1:,} more" if len(split.files) > 1 else ""
+            compared = f"; compared with {split.files[0]}{more}" if split.files else ""
             raise BadInputError(
                 f"the corpus of {run.path} changed since training began: "
-                f"{describe_change(run.data, split)}",
+                f"{describe_change(run.data, split)}{compared}",
                 "Restore it, or go on with the new text: --allow-changed-corpus",
             )
         return encode_corpus(split, tokenizer, run.new_data)
@@ -225,14 +227,24 @@ def _corpus(
         return encode_corpus(split, tokenizer, run.new_data)
 
 
-def _present_split(config: RunConfig) -> Split | None:
-    # None where the sources are no longer what can be read: then the copy in the run serves.
-    if "-" in config.data.corpus:
+def _present_split(config: RunConfig, digest: str) -> Split | None:
+    """The text as it is now; of the ways to split it, the one with that digest, if it has it.
+
+    None where the sources are no longer what can be read: then the copy in the run serves.
+    """
+    data = config.data
+    if any(name == "-" or name.startswith(_STREAMS) for name in data.names):
         return None
     try:
-        return split_corpus(read_corpus(config.data.corpus), config.data)
+        corpus = read_corpus(data.corpus, None, data.working_directory, only_files=True)
+        split = split_corpus(corpus, data, only_files=True)
+        if split.left_out and split.digest != digest:
+            # Earlier versions trained on a holdout that was in the corpus, too.
+            earlier = split_corpus(corpus, data, only_files=True, leave_out=False)
+            split = earlier if earlier.digest == digest else split
     except BadInputError:
         return None
+    return split
 
 
 def _refuse_older_checkpoint(run: RunDirectory, named: Path | None) -> None:
@@ -281,3 +293,5 @@ def _damage_told(path: Path) -> Iterator[None]:
 
 
 _FIX = "Use another checkpoint of the run"
+_STREAMS = ("/dev/stdin", "/dev/fd/", "/proc/")
+"""Names that stand for another text in another process."""

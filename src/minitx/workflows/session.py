@@ -75,6 +75,7 @@ class Session:
             dtype=self.compute.dtype_name,
             engine=self.engine.engine,
             first_step=self.state.step,
+            n_holdout_unknown=self.corpus.holdout.unknown,
         )
 
     def made_with(self) -> dict[str, str]:
