@@ -27,7 +27,8 @@ def parse_toml(path: Path) -> dict[str, Any]:
         BadInputError: when the file is missing, too large, not UTF-8, or not TOML.
     """
     try:
-        return toml_tables(read_bounded(path, plain=False).decode("utf-8"))
+        content = read_bounded(path, plain=False).decode("utf-8")
+        return toml_tables(content.removeprefix("\ufeff"))
     except TooLargeError:
         raise BadInputError(
             f"config {path} has more than {SMALL_FILE:,} bytes", "Give a TOML file"

@@ -6,39 +6,26 @@ import codecs
 import contextlib
 import unicodedata
 
-from minitx.errors import BadInputError
+_PACKED = {
+    b"\x1f\x8b": "is compressed; unpack it with gzip -dc",
+    b"\x28\xb5\x2f\xfd": "is compressed; unpack it with zstd -dc",
+    b"\xfd7zXZ\0": "is compressed; unpack it with xz -dc",
+    b"BZh": "is compressed; unpack it with bzip2 -dc",
+    b"PK\x03\x04": "is a zip archive, as .docx and .epub are; export its text to a .txt file",
+    b"PAR1": "is a Parquet table; export its texts to a .txt file",
+    b"ARROW1": "is an Arrow table; export its texts to a .txt file",
+    b"%PDF-": "is a PDF document; export its text to a .txt file",
+}
+"""First bytes of what other programs pack texts into, and the way to the text."""
 
-# First bytes, what they are of, and a command that gives what is in it; longer ones come first.
-_PACKED = (
-    (b"\x1f\x8b", "compressed with gzip", "gzip -dc"),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd", "zstd -dc"),
-    (b"\xfd7zXZ\0", "compressed with xz", "xz -dc"),
-    (b"BZh", "compressed with bzip2", "bzip2 -dc"),
-    (b"PK\x03\x04", "a zip archive, as .docx and .epub are", ""),
-    (b"PAR1", "a Parquet table", ""),
-    (b"ARROW1", "an Arrow table", ""),
-    (b"%PDF-", "a PDF document", ""),
-)
-_MARKS = (
-    (codecs.BOM_UTF32_LE, "UTF-32"),
-    (codecs.BOM_UTF32_BE, "UTF-32"),
-    (codecs.BOM_UTF16_LE, "UTF-16"),
-    (codecs.BOM_UTF16_BE, "UTF-16"),
-)
+_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
 _LOOKED_AT = 4096
 _NO_TEXT = {"Cc", "Cn", "Co", "Cs"}
-
-
-def refuse_packed(beginning: bytes, name: str) -> None:
-    """Refuse what other programs pack texts into, by its first bytes.
-
-    Raises:
-        BadInputError: with the way to the text.
-    """
-    for mark, what, command in _PACKED:
-        if beginning.startswith(mark):
-            fix = f"Unpack it with {command}" if command else "Export its text to a .txt file"
-            raise BadInputError(f"{name} is {what}, not text", fix)
 
 
 def way_to_utf8(block: bytes, offset: int = 0, is_end: bool = False) -> str:
@@ -46,6 +33,9 @@ def way_to_utf8(block: bytes, offset: int = 0, is_end: bool = False) -> str:
 
     `offset` is that of the first bad byte in the file; with `is_end`, only the end is missing.
     """
+    for mark, way in _PACKED.items():
+        if block.startswith(mark):
+            return f"It {way}"
     if name := _wide_encoding(block):
         return f"It looks like {name}; convert it with iconv -f {name} -t utf-8"
     if b"\0" in block:
@@ -64,7 +54,7 @@ def way_to_utf8(block: bytes, offset: int = 0, is_end: bool = False) -> str:
 
 def _wide_encoding(block: bytes) -> str | None:
     """UTF-16 or UTF-32, if a block is that; with the order of its bytes where no mark tells it."""
-    for mark, name in _MARKS:
+    for mark, name in _MARKS.items():
         if block.startswith(mark):
             return name
     beginning = block[:_LOOKED_AT]

@@ -73,15 +73,13 @@ class Corpus:
 
     def warn_of_markup(self) -> None:
         """Warn of files in formats that hold texts among other things, all of which is read."""
-        paths = [part.path for part in self.parts if part.path is not None]
-        marked = [path for path in paths if path.suffix.lower() in _WITH_MARKUP]
+        paths = [Path(name) for name in self.files]
+        marked = [path.name for path in paths if path.suffix.lower() in _WITH_MARKUP]
         if marked:
             more = f" and {len(marked) - 1:,} more" if len(marked) > 1 else ""
             _log.warning(
-                "warning: %s%s: read as plain text, keys, quotes and separators included; to "
-                "train on the texts alone, write them to a .txt file",
-                marked[0],
-                more,
+                f"warning: {marked[0]}{more}: read as plain text, keys, quotes and separators "
+                "included; to train on the texts alone, write them to a .txt file"
             )
 
 
@@ -232,9 +230,8 @@ def texts_of(
 
 def _refuse_dataset(path: Path) -> None:
     """Refuse what `datasets.save_to_disk` notes beside its texts, which are in other files."""
-    pattern = {"dataset_dict.json": "*/*.arrow", "dataset_info.json": "*.arrow"}
-    pattern["state.json"] = pattern["dataset_info.json"]
-    if path.name in pattern and any(path.parent.glob(pattern[path.name])):
+    names = ("dataset_dict.json", "dataset_info.json", "state.json")
+    if path.name in names and any(path.parent.rglob("*.arrow")):
         raise BadInputError(
             f"{path.parent} is from datasets.save_to_disk, which keeps texts in .arrow files",
             "Write its texts to a .txt file, and train on that",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import BinaryIO
 
-from minitx.corpus.encodings import refuse_packed, way_to_utf8
+from minitx.corpus.encodings import way_to_utf8
 from minitx.corpus.readers import READERS, CorpusReader
 from minitx.errors import BadInputError
 
@@ -30,7 +30,6 @@ class PlainText(CorpusReader):
     def texts(self, file: BinaryIO, name: str) -> Iterator[str]:
         """As in `CorpusReader`."""
         first = file.read(_BLOCK)
-        refuse_packed(first, name)
         start = len(BOM) if first.startswith(BOM) else 0
         return decoded(chain([first[start:]], iter(lambda: file.read(_BLOCK), b"")), name, start)
 
