@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from minitx.config import TrainConfig
 from minitx.inspection.probe_texts import RepeatProbe, repeat_probe
 from minitx.inspection.roles import LayerPatterns
-from minitx.inspection.roles.positions import induction
+from minitx.inspection.roles.looked_at import induction
 from minitx.model import Trace, Transformer
 from minitx.training.optimizers import make_optimizer
 from minitx.training.schedule import rate_factor

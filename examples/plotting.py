@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.text import Text
 
 from minitx.report.terminal.curve import Point, curve_lines
 
@@ -28,7 +29,12 @@ def plot(
     """
     console = Console(highlight=False)
     ascii_only = console.options.ascii_only or console.legacy_windows
-    for row in curve_lines(
-        line, dots, WIDTH, height, ascii_only=ascii_only, title=title, names=names
-    ):
+    line_key, dot_key = ("...", "o") if ascii_only else ("⠤⠤", "●")
+    legend = Text.assemble(
+        (f"{title}   ", "dim"), (line_key, "cyan"), (f" {names[0]}  ", "dim"),
+        (dot_key, "bold yellow"), (f" {names[1]}", "dim"),
+    )  # fmt: skip
+    # The curve's own legend speaks of losses in training.
+    _, *rows = curve_lines(line, dots, WIDTH, height, ascii_only=ascii_only)
+    for row in (legend, *rows):
         console.print(row, soft_wrap=True)

@@ -38,11 +38,12 @@ def test_given_formats_are_kept():
     assert choose_dtype("bfloat16", CPU) == torch.bfloat16
 
 
-@pytest.mark.parametrize(("ratio", "chosen"), [(4.3, torch.bfloat16), (0.2, torch.float32)])
-def test_auto_takes_what_is_measured_to_be_faster(monkeypatch, ratio, chosen):
-    rates = {torch.bfloat16: ratio, torch.float32: 1.0}
-    monkeypatch.setattr(compute, "matmul_rate", lambda device, dtype: rates[dtype])
-    assert choose_dtype("auto", CPU) == chosen
+@pytest.mark.parametrize("fast", [(), ("_is_amx_tile_supported",), ("_is_avx512_bf16_supported",)])
+def test_auto_follows_from_the_processor_and_measures_nothing(monkeypatch, fast):
+    monkeypatch.setattr(compute, "matmul_rate", None)
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name in fast, raising=False)
+    assert choose_dtype("auto", CPU) == (torch.bfloat16 if fast else torch.float32)
 
 
 def test_rate_is_of_the_order_of_a_processor():

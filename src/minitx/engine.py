@@ -7,6 +7,7 @@ is run.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from minitx.compute import Compute, EngineChoice, LossFunction
 from minitx.config.train_config import EngineName
 from minitx.errors import BadInputError
+from minitx.files import file_digest
 from minitx.model import Transformer
 
 COMPILE_FROM_SECONDS = 120.0
@@ -83,6 +85,19 @@ def update_kernels(tensors: Iterable[Tensor]) -> Any:
     """The compiled updates of `minitx.fast.optimizer`; None where torch must update these."""
     fast = fast_room()
     return fast.optimizer if fast is not None and fast.optimizer.can_update(tensors) else None
+
+
+def kernel_build() -> tuple[str, str]:
+    """The processor family of the compiled kernels that compute here, and which build they are.
+
+    For example `avx2` and ``version 7, build 1f0c2a9b``; both are `none` where there are none.
+    """
+    fast = fast_room()
+    library = None if fast is None else fast.library.library()
+    if fast is None or library is None:
+        return "none", "none"
+    build = file_digest(Path(library._name))[:8]
+    return fast.library.family(), f"version {fast.library.ABI}, build {build}"
 
 
 def fast_room() -> Any:

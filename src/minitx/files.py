@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import stat
 from collections.abc import Iterable, Iterator
 from io import BufferedReader
@@ -175,11 +176,26 @@ def possible_path(path: Path) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError) as error:
-        name = str(path)
-        shown = name if len(name) <= 200 else f"{name[:60]}… of {len(name):,} characters"
-        reason = describe_damage(error)
-        raise BadInputError(f"{shown} can't be looked up ({reason})", "Name another file") from None
+        raise lookup_error(str(path), error) from None
     return path
+
+
+def lookup_error(name: str, error: Exception) -> BadInputError:
+    """What to tell of a name that the system refuses to look up."""
+    shown = name if len(name) <= 200 else f"{name[:60]}… of {len(name):,} characters"
+    reason = describe_damage(error).lower()
+    fix = "Name another file, or restore access"
+    return BadInputError(f"{shown} can't be looked up ({reason})", fix)
+
+
+def shell_word(name: Path | str) -> str:
+    """A name as a word of a command line; what a terminal would obey is written by its bytes."""
+    word = f"./{name}" if str(name).startswith("-") else str(name)
+    if word.isprintable():
+        return shlex.quote(word)
+    plain = (chr(byte) if chr(byte).isalnum() and byte < 128 else f"\\x{byte:02x}"
+             for byte in os.fsencode(word))  # fmt: skip
+    return f"$'{''.join(plain)}'"
 
 
 def describe_damage(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """A refusal leaves an existing output file as it was, and a failure leaves none half written."""
 
 import os
+import shutil
 import sys
 import threading
 
@@ -49,6 +50,31 @@ def test_tokenize(minitx, verses, inside, flags):
     done = minitx("tokenize", verses, "--kind", "char", "--out", "tokenizer", *flags)
     assert done.code == 2, done
     assert [path.read_bytes() for path in (inside / "tokenizer").iterdir()] == [OLD]
+
+
+def test_tokenize_into_a_model(minitx, verses, tiny_run, inside):
+    run = inside / "run"
+    shutil.copytree(tiny_run, run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for directory in (run, sorted((run / "checkpoints").iterdir())[-1]):
+        done = minitx("tokenize", verses, "--kind", "char", "--out", directory)
+        assert (done.code, done.out) == (2, ""), done
+        assert "Choose another directory" in done.err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError("out of memory"), OSError(28, "full")])
+def test_a_run_that_never_began_leaves_no_directory(minitx, verses, inside, monkeypatch, error):
+    from minitx.workflows import train
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(train, "_require_memory", fail)
+    done = minitx("train", verses, "--steps", 2, "--layers", 1, "--d-model", 16, "--context", 16)
+    assert done.code == 2, done
+    assert "Traceback" not in done.err
+    assert not any((inside / "runs").iterdir())
 
 
 @pytest.mark.parametrize("flags", [["--prompt", ""], ["--checkpoint", "worst"]])

@@ -64,6 +64,17 @@ def test_an_older_run_toml_is_understood(tmp_path):
     assert build(TrainConfig, values, "train").step_decisions == ((2, 4), (3, 5))
 
 
+@pytest.mark.parametrize("line", ["compile = 3", "compile = 'yes'", "cuda_graph = 1",
+                                  "attention = 3", "settlements = 4"])  # fmt: skip
+def test_values_of_older_keys_are_checked(tmp_path, line):
+    file = tmp_path / "run.toml"
+    file.write_text(f"[train]\n{line}\n")
+    with pytest.raises(BadInputError, match=r"\[train\].* is .*, not "):
+        merged(file, {})
+    file.write_text("[train]\ncompile = true\ncuda_graph = false\nattention = 'fused'\n")
+    assert merged(file, {})["train"] == {"engine": "torch-compile"}
+
+
 def test_words_are_sorted_into_tables():
     tables = tables_from_options(
         corpus="corpus.txt", steps=200, layers=2, d_model=64, budget="3m", kind="char", seed=None,
@@ -79,7 +90,7 @@ def test_words_are_sorted_into_tables():
             "optimizer_options": {"nesterov": True, "lr": 0.5, "form": "wide"},
         },
     }
-    same = tables_from_options(corpus=[Path("a"), "b"], optimizer_option={"lr": 1}, budget=90)
+    same = tables_from_options(corpus=[Path("a"), "b"], optimizer_option={"lr": 1}, budget="90s")
     assert same["data"] == {"corpus": ("a", "b")}
     assert same["train"] == {"optimizer_options": {"lr": 1}, "budget_seconds": 90.0}
 
@@ -93,6 +104,8 @@ def test_words_are_sorted_into_tables():
         ({"step_decisions": ()}, "there is no option step_decisions"),
         ({"layers": "two"}, "n_layers is 'two', not a whole number"),
         ({"budget": "soon"}, "--budget is 'soon'"),
+        ({"budget": 90}, "--budget is '90', which has no unit"),
+        ({"budget": 1.5}, "--budget is '1.5', which has no unit"),
         ({"optimizer_option": ["nesterov"]}, "--optimizer-option is 'nesterov'"),
         ({"optimizer_option": 3}, "optimizer_options is 3, not a table"),
         ({"corpus": 3}, "corpus is 3, not a list"),

@@ -28,7 +28,7 @@ def assert_named(run, name, also=()):
     assert event["cause"]
     assert event["fix"]
     seen = {seen.finding.name: seen for seen in diagnose(run).findings}
-    assert seen[name].finding.evidence == event["message"]
+    assert seen[name].finding.message == event["message"]
     assert set(recipes.events(run)) <= {name, *also}, "other names than expected"
     return event
 
@@ -181,7 +181,7 @@ def test_tokenizer_swapped_after_training(tmp_path):
     description["tokenizer_digest"] = "0" * 64
     path.write_text(json.dumps(description))
     found = {seen.finding.name: seen.finding for seen in diagnose(run).findings}
-    assert "digest" in found["mismatched-tokenizer"].evidence
+    assert "digest" in found["mismatched-tokenizer"].message
 
 
 SEEDS = range(20)

@@ -192,8 +192,7 @@ def test_a_diagnosis_from_outside_needs_no_other_change():
 
     try:
         assert names(probed()) == []
-        (shouting,) = InsideDetector().on_probe(probed(output_logit=101.0))
-        event = shouting.to_event()
+        (event,) = InsideDetector().on_probe(probed(output_logit=101.0))
         assert (event.name, event.severity, event.cause) == ("loud-logits", "warning", "they shout")
         assert (event.message, event.fix) == ("a logit of 101.0", "Whisper")
         assert curve([3.0, 2.9, 2.8], [3.0, 2.9, 2.8]) == [(200, "odd-step")]

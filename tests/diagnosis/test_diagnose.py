@@ -156,8 +156,8 @@ def test_broken_weight_is_named(copied):
     (checkpoint / MANIFEST).write_bytes(manifest_bytes(checkpoint, 400))
     (seen,) = diagnose(copied).findings
     assert seen.finding.name == "not-a-number"
-    assert "(1 of " in seen.finding.evidence
-    assert "of the checkpoint" in seen.finding.evidence
+    assert "(1 of " in seen.finding.message
+    assert "of the checkpoint" in seen.finding.message
 
 
 def test_without_a_usable_checkpoint_the_metrics_are_looked_at(copied):

@@ -11,6 +11,7 @@ from random_models import built, model_configs
 
 from minitx import engine
 from minitx.config import ModelConfig, SamplingConfig
+from minitx.fast import decode_batch
 from minitx.fast import decoding as decoder_module
 from minitx.fast.decode_batch import BatchDecoder
 from minitx.fast.decode_numpy import NumpyDecoder
@@ -81,14 +82,18 @@ class PlainTexts:
     leaving=st.lists(st.integers(0, 8), max_size=4),
     joining=st.integers(1, CONTEXT),
     has_kernels=st.booleans(),
+    at_once=st.sampled_from([1, 7, 256]),
 )
 @torch.no_grad()
-def test_logits_are_those_of_the_plain_model(config, seed, rows, leaving, joining, has_kernels):
+def test_logits_are_those_of_the_plain_model(
+    config, seed, rows, leaving, joining, has_kernels, at_once
+):
     """Texts of unequal lengths, which join, leave, fill the context and slide."""
     model = built(config, seed)
     rows = [([token % config.vocab_size for token in text], size) for text, size in rows]
     plain, reader = PlainTexts(model), TextReader(model)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decode_batch, "_TOKENS_AT_ONCE", at_once)
         if not has_kernels:
             without_kernels(patch)
         reader.read([text[:size] for text, size in rows])
@@ -135,9 +140,9 @@ def test_the_number_of_rows_chooses_the_kernel(monkeypatch):
         )
 
     def fed(rows):
-        calls.clear()
         reader = TextReader(model)
         reader.read([[1, 2, 3]] * rows)
+        calls.clear()
         return reader.feed([4] * rows).clone(), list(calls)
 
     if library() is not None:
@@ -152,6 +157,30 @@ def test_the_number_of_rows_chooses_the_kernel(monkeypatch):
     several, kinds = fed(3)
     assert kinds == []
     torch.testing.assert_close(several[1:2], one)
+
+
+@pytest.mark.skipif(library() is None, reason="no compiled kernels")
+@torch.no_grad()
+def test_a_prompt_is_read_by_the_kernels_to_the_same_logits_whatever_is_beside_it(monkeypatch):
+    model, prompt = built(SMALL), list(range(12))
+    monkeypatch.setattr(model, "residual_stream", None)  # the model itself can't read
+    kernels = decoder_module.Decoder(model)
+    monkeypatch.setattr(engine, "decoder", lambda model: kernels)
+    alone = TextReader(model).read([prompt])
+    beside = TextReader(model).read([[3] * 20, prompt, [5]])
+    assert torch.equal(beside[1:2], alone)
+    few = TextReader(model).read([prompt[:3]])
+    torch.testing.assert_close(few, TextReader(model).read([prompt[:3], prompt])[:1])
+
+
+@pytest.mark.skipif(library() is None, reason="no compiled kernels")
+@pytest.mark.parametrize("size", [1, 12])
+@pytest.mark.parametrize("wrong", [-1, SMALL.vocab_size])
+@torch.no_grad()
+def test_a_prompt_with_what_is_no_token_is_refused(size, wrong):
+    reader = TextReader(built(SMALL))
+    with pytest.raises(IndexError, match="not among the 17"):
+        reader.read([[1] * (size - 1) + [wrong]])
 
 
 @pytest.mark.parametrize("rows", [1, 2])

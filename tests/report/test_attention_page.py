@@ -23,7 +23,7 @@ from minitx.report.pages.attention_page import (
 TEXT = ["To", " be", ",", " or", " not", " to", " be", "</script><b>", "\n", "é", "{{data}}", " x"]
 
 
-def content(n_layers=2, n_heads=3, tokens=TEXT, lens=True):
+def content(n_layers=2, n_heads=3, tokens=TEXT):
     rng = np.random.default_rng(0)
     seq = len(tokens)
     weights = np.tril(rng.random((n_layers, n_heads, seq, seq)) ** 6 + 1e-7)
@@ -42,7 +42,7 @@ def content(n_layers=2, n_heads=3, tokens=TEXT, lens=True):
         rng.random((n_layers + 1, seq, 3)).astype(np.float32),
         rng.random((n_layers + 1, seq - 1)).astype(np.float32),
         rng.random(n_layers + 1).astype(np.float32),
-    )
+    ).named(np.arange(seq), lambda i: tokens[i])
     ablation = Ablation(1.5, tuple(HeadAblation(*at, 0.01, 0.002) for at in places), 4, 8, "a text")
     return SimpleNamespace(
         title="A <title>",
@@ -51,8 +51,7 @@ def content(n_layers=2, n_heads=3, tokens=TEXT, lens=True):
         layer=1,
         head=0,
         roles=HeadRoles(tuple(heads), "16 windows"),
-        lens=readings if lens else None,
-        piece=lambda i: tokens[i],
+        lens=readings,
         ablation=ablation,
     )
 

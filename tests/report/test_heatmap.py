@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from minitx.report.pages.notebook_grids import map_grid
+from minitx.report.notebook import map_grid
 from minitx.report.terminal.heatmap import Heatmap, Scale, shading_for, small_map
 
 

@@ -44,7 +44,7 @@ def test_paths_outside_the_working_directory_stay_as_given(tmp_path, monkeypatch
         ("\n\n  To be, or\nnot", "To be, or"),
         ("It's a 'quoted' one", "It's a 'quoted' one"),
         ("one two three four five six seven", "one two three four five"),
-        ("x" * 60, "x" * 24),
+        ("x" * 30 + " y", "x" * 30),
     ],
 )
 def test_prompts_are_short_and_quoted(prompt, shown):

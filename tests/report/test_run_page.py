@@ -93,6 +93,7 @@ def test_what_is_no_problem_is_one_quiet_line(tiny_run, tmp_path):
         with run.metrics_file.open("ab") as file:
             file.write(metrics_line(event))
     history = read_history(read_metrics(run.metrics_file))
+    assert curves([("a", history)])[0]["events"] == []
     text = run_page(Stories((RunStory(run, run.read_config(), history),)))
     shown = re.search(r'<section id="diagnosis".*?</section>', text, re.DOTALL)[0]
     assert "No problems were diagnosed" in shown
@@ -139,6 +140,7 @@ def test_the_page_reads_without_its_script(page, single):
     shown = re.sub(r"<[^>]+>", "", body)
     for one in story.history.evaluations:
         assert f"{one.holdout_loss:.4f}" in shown
+    assert f"Each scored {story.history.best.holdout_tokens:,} tokens of the holdout" in shown
     assert body.count("<li data-step=") == 3
     assert story.weights_digest in shown
     assert story.corpus.digest in shown

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from minitx.report.terminal.tokenization_view import figures_table, pieces_text
+from minitx.report.terminal.tokenization_view import TokenPieces, figures_table
 from minitx.tokenizer import train_tokenizer
 from minitx.workflows.tokenize import tokenization
 
@@ -23,7 +23,7 @@ def drawn(renderable, width, colours=None):
 @pytest.mark.parametrize("with_colour", [False, True])
 def test_every_token_stands_above_its_id_and_none_is_cut(width, with_colour):
     one = tokenization(TOKENIZER, TEXT[:200] + "\x1b[2J\r\u202e")
-    lines = drawn(pieces_text(TOKENIZER, one, 500, with_colour), width).splitlines()
+    lines = drawn(TokenPieces(TOKENIZER, one, 500, with_colour), width).splitlines()
     assert max(map(len, lines)) <= width
     assert [int(i) for line in lines[1::2] for i in line.split()] == one.ids.tolist()
     assert "\x1b" not in "".join(lines)
@@ -35,14 +35,14 @@ def test_every_token_stands_above_its_id_and_none_is_cut(width, with_colour):
 
 def test_pieces_can_be_read_back_without_colour():
     one = tokenization(TOKENIZER, "the cat\n\nsat")
-    above = drawn(pieces_text(TOKENIZER, one, 500, False), 200).splitlines()[0]
+    above = drawn(TokenPieces(TOKENIZER, one, 500, False), 200).splitlines()[0]
     shown = "".join(piece.strip() for piece in above.split("|"))
     assert shown == "the␣cat⏎⏎sat"
 
 
 def test_neighbours_differ_in_colour():
     one = tokenization(TOKENIZER, TEXT)
-    out = drawn(pieces_text(TOKENIZER, one, 9, True), 80, "standard")
+    out = drawn(TokenPieces(TOKENIZER, one, 9, True), 80, "standard")
     shades = [part.split("m")[0] for part in out.splitlines()[0].split("\x1b[")[1:]]
     shades = [shade for shade in shades if shade != "0"]
     assert len(shades) > 5
@@ -52,9 +52,9 @@ def test_neighbours_differ_in_colour():
 def test_what_is_left_out_is_counted():
     one = tokenization(TOKENIZER, TEXT)
     assert f"and {one.n_tokens - 4:,} more tokens" in drawn(
-        pieces_text(TOKENIZER, one, 4, False), 80
+        TokenPieces(TOKENIZER, one, 4, False), 80
     )
-    assert "more" not in drawn(pieces_text(TOKENIZER, one, one.n_tokens, False), 80)
+    assert "more" not in drawn(TokenPieces(TOKENIZER, one, one.n_tokens, False), 80)
 
 
 @pytest.mark.parametrize("width", [80, 200])

@@ -168,20 +168,20 @@ def end_report(step=200, reason="finished"):
 def tell(view, last=200, clock=None, with_end=True, sample=SAMPLE):
     view.observe(Phase("measuring the rate"))
     view.observe(Phase(""))
-    view.on_start(start_report())
+    view.observe(start_report())
     for step in range(1, last + 1):
         if clock:
             clock.now += 0.05
-        view.on_step(step_report(step))
+        view.observe(step_report(step))
         if step in (60, 61):
-            view.on_event(spike(step))
+            view.observe(spike(step))
         if step % 50 == 0:
             view.observe(Phase("evaluating the holdout"))
             view.observe(Phase(""))
-            view.on_evaluation(evaluation(step, 2.2 - step / 1000, sample=sample))
+            view.observe(evaluation(step, 2.2 - step / 1000, sample=sample))
             view.observe(CheckpointSaved(step, Path("runs/plays-0001/checkpoints")))
     if with_end:
-        view.on_end(end_report(last))
+        view.observe(end_report(last))
     view.close()
 
 
@@ -317,14 +317,14 @@ def test_a_whole_run_leaves_one_clean_final_screen():
 def test_frames_are_at_most_four_a_second():
     clock = Clock()
     view, _ = live_view(clock=clock)
-    view.on_start(start_report())
+    view.observe(start_report())
     before = view.frames
     for step in range(1, 2001):
         clock.now += 0.001
-        view.on_step(step_report(step, steps=2000))
+        view.observe(step_report(step, steps=2000))
         if step % 10 == 0:
-            view.on_event(spike(step))
-            view.on_evaluation(evaluation(step))
+            view.observe(spike(step))
+            view.observe(evaluation(step))
     assert 7 <= view.frames - before <= 8
     view.close()
 
@@ -339,11 +339,11 @@ def test_slow_frames_become_fewer(monkeypatch):
         clock.now += 0.01
 
     monkeypatch.setattr(view, "_show", slow_show)
-    view.on_start(start_report())
+    view.observe(start_report())
     before, started = view.frames, clock.now
     for step in range(1, 10_001):
         clock.now += 0.001
-        view.on_step(step_report(step, steps=10_000))
+        view.observe(step_report(step, steps=10_000))
     spent = (view.frames - before) * 0.01
     assert view.frames - before >= 8
     assert spent <= 0.011 * (clock.now - started)
@@ -352,10 +352,10 @@ def test_slow_frames_become_fewer(monkeypatch):
 
 def test_no_thread_draws_while_steps_are_done():
     view, _ = live_view()
-    view.on_start(start_report())
+    view.observe(start_report())
     view.observe(Phase("evaluating the holdout"))
     assert any(thread.name == "spinner" for thread in threading.enumerate())
-    view.on_step(step_report(1))
+    view.observe(step_report(1))
     assert not any(thread.name == "spinner" for thread in threading.enumerate())
     view.close()
 
@@ -380,12 +380,12 @@ def test_a_phase_turns_a_spinner_until_it_ends():
 def test_a_short_phase_between_steps_is_not_shown():
     clock = Clock()
     view, terminal = live_view(clock=clock)
-    view.on_start(start_report())
-    view.on_step(step_report(1))
+    view.observe(start_report())
+    view.observe(step_report(1))
     view.observe(Phase("evaluating the holdout"))
     view.observe(Phase(""))
     clock.now += 1
-    view.on_step(step_report(2))
+    view.observe(step_report(2))
     view.close()
     assert "evaluating" not in terminal.getvalue()
 
@@ -393,12 +393,12 @@ def test_a_short_phase_between_steps_is_not_shown():
 def test_a_new_window_size_starts_on_a_clean_screen():
     clock = Clock()
     view, terminal = live_view(100, 30, clock=clock)
-    view.on_start(start_report())
-    view.on_step(step_report(1))
+    view.observe(start_report())
+    view.observe(step_report(1))
     view._console.size = (72, 20)
     terminal.resize(72, 20)
     clock.now += 1
-    view.on_step(step_report(2))
+    view.observe(step_report(2))
     shown = terminal.text.splitlines()[-20:]
     assert sum("step" in line and "2/200" in line for line in shown) == 1
     assert not any("1/200" in line for line in shown)
@@ -410,8 +410,8 @@ def test_after_an_error_the_last_figures_stay_and_streams_are_given_back(monkeyp
     terminal = Terminal(24)
     monkeypatch.setattr(sys, "stdout", terminal)
     view, _ = live_view()
-    view.on_start(start_report())
-    view.on_step(step_report(7))
+    view.observe(start_report())
+    view.observe(step_report(7))
     assert sys.stdout is not terminal, "a print would tear the screen"
     view.close()
     assert sys.stdout is terminal
@@ -431,13 +431,13 @@ def test_a_terminal_that_goes_away_does_not_end_training(monkeypatch):
     def gone(text):
         raise OSError(5, "Input/output error")
 
-    view.on_start(start_report())
+    view.observe(start_report())
     terminal.write = gone
     for step in range(1, 100):
         clock.now += 1
-        view.on_step(step_report(step))
-    view.on_evaluation(evaluation(99))
-    view.on_end(end_report())
+        view.observe(step_report(step))
+    view.observe(evaluation(99))
+    view.observe(end_report())
     view.close()
     assert sys.stdout is stdout
 
@@ -455,13 +455,13 @@ def test_no_color_takes_colours_but_keeps_the_screen():
 def test_control_sequences_of_the_model_never_reach_the_terminal():
     clock = Clock()
     view, terminal = live_view(clock=clock)
-    view.on_start(start_report())
+    view.observe(start_report())
     for step in range(1, 10):
         clock.now += 1
-        view.on_step(step_report(step))
-        view.on_event(Event(step, "spike\x1b[5m", "warning", EVIL, EVIL))
-        view.on_evaluation(evaluation(step, sample=EVIL, prompt=EVIL))
-    view.on_end(end_report())
+        view.observe(step_report(step))
+        view.observe(Event(step, "spike\x1b[5m", "warning", EVIL, EVIL))
+        view.observe(evaluation(step, sample=EVIL, prompt=EVIL))
+    view.observe(end_report())
     view.close()
     raw = terminal.getvalue()
     assert "\x1b]" not in raw
@@ -478,14 +478,14 @@ def test_control_sequences_of_the_model_never_reach_the_terminal():
 def plain_run(clock, stream=None, steps=200, seconds_per_step=0.05, **changes):
     stream = stream or io.StringIO()
     view = PlainTrainingView(stream, clock)
-    view.on_start(start_report())
+    view.observe(start_report())
     for step in range(1, steps + 1):
         clock.now += seconds_per_step
         report = step_report(step, steps, seconds_per_step=seconds_per_step)
-        view.on_step(dataclasses.replace(report, **changes))
+        view.observe(dataclasses.replace(report, **changes))
         if step % (steps // 4) == 0:
-            view.on_evaluation(evaluation(step))
-    view.on_end(end_report(steps))
+            view.observe(evaluation(step))
+    view.observe(end_report(steps))
     view.close()
     return stream
 
@@ -564,11 +564,11 @@ def test_plain_output_in_another_encoding():
 def test_plain_output_strips_control_sequences():
     stream = io.StringIO()
     view = PlainTrainingView(stream, Clock())
-    view.on_start(start_report())
-    view.on_step(step_report(1))
-    view.on_event(Event(1, "odd", "error", EVIL, EVIL + "\nsecond line"))
-    view.on_evaluation(evaluation(1, sample=EVIL, prompt=EVIL))
-    view.on_end(end_report(1))
+    view.observe(start_report())
+    view.observe(step_report(1))
+    view.observe(Event(1, "odd", "error", EVIL, EVIL + "\nsecond line"))
+    view.observe(evaluation(1, sample=EVIL, prompt=EVIL))
+    view.observe(end_report(1))
     text = stream.getvalue()
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
     assert "[bold]kept[/bold]" in text

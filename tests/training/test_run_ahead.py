@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from minitx.training.run_ahead import STEPS, RunAhead
+from minitx.training.loop import STEPS_AHEAD, RunAhead
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_two_steps_may_be_under_way(waited):
     ahead = RunAhead(torch.device("cuda"))
     for step in range(1, 8):
         ahead.step_done()
-        assert waited == list(range(1, step - STEPS + 1))
+        assert waited == list(range(1, step - STEPS_AHEAD + 1))
 
 
 def test_a_processor_is_never_waited_for(waited):

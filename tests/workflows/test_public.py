@@ -197,7 +197,7 @@ SHAPE = {"layers": 1, "d_model": 16, "heads": 2, "context": 16, "batch_size": 2,
         (lambda: minitx.resume("a-001"), "Lengthen it with steps=4, or use it with minitx gen"),
         (lambda: minitx.resume("a-001", layers=2), "layers can't be changed"),
         (lambda: minitx.train("a.txt", **SHAPE | {"layers": 0}), "^layers is 0, outside"),
-        (lambda: minitx.train("a.txt", **SHAPE | {"heads": 3}), "Use d_model=15, or a number of"),
+        (lambda: minitx.train("a.txt", **SHAPE | {"heads": 3}), "Use d_model=18$"),
         (
             lambda: minitx.train("a.txt", **SHAPE, architecture="gpt2", kv_heads=1),
             "Leave out kv_heads, or use architecture='qwen3'",

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 from small_runs import TINY_MODEL, TINY_TRAIN
@@ -122,6 +123,7 @@ REFUSALS = {
         {"train": {"steps": 6}, "allow_changed_corpus": True}, b"\xff\xfe\x00",
         damage("data/train.txt"),
     ),
+    "text emptied": ({"train": {"steps": 6}, "allow_changed_corpus": True}, "", None),
     "older checkpoint": ({"run": "checkpoints/step-000002", "train": {"steps": 6}}, None, None),
     "no such run": ({"run": "nowhere", "train": {"steps": 6}}, None, None),
     "too many threads": ({"train": {"steps": 6, "threads": 10**6}}, None, None),
@@ -226,3 +228,46 @@ def test_a_text_of_characters_that_the_tokenizer_never_saw_is_no_late_refusal(tr
         assert resume(request, []).end.step == 6
     finally:
         text.write_text(TEXT)
+
+
+def test_a_text_that_cannot_be_used_is_told_of(trained, tmp_path, caplog):
+    original, text = trained
+    run = tmp_path / "run"
+    shutil.copytree(original, run, symlinks=True)
+    try:
+        text.write_text("")
+        with pytest.raises(BadInputError, match="no changed text to go on with") as caught:
+            resume(ResumeRequest(run, train={"steps": 6}, allow_changed_corpus=True), [])
+        assert "leave out --allow-changed-corpus" in caught.value.fix
+        assert resume(ResumeRequest(run, train={"steps": 6}), []).end.step == 6
+        assert "own copy of its text" in caplog.text
+    finally:
+        text.write_text(TEXT)
+
+
+def test_early_stopping_needs_a_holdout(trained, tmp_path):
+    _, text = trained
+    train_keys = {**TINY_TRAIN, "steps": 4, "early_stopping": 2}
+    request = TrainRequest(
+        data={"corpus": (str(text),), "holdout_fraction": 0.0},
+        model={**TINY_MODEL, "context_length": 16},
+        train=train_keys,
+        out=tmp_path / "run",
+    )
+    with pytest.raises(BadInputError, match="no holdout to score") as caught:
+        train(request, [])
+    assert not list(tmp_path.iterdir())
+    assert "--early-stopping 0" in caught.value.fix
+    one_token = replace(request, data={"corpus": (str(text),), "holdout_fraction": 0.001})
+    with pytest.raises(BadInputError, match="no holdout to score"):
+        train(one_token, [])
+    assert not list(tmp_path.iterdir())
+    run = train(replace(request, train={**train_keys, "early_stopping": 0}), []).run
+    before = contents(run)
+    with pytest.raises(BadInputError, match="no holdout to score"):
+        resume(ResumeRequest(run, train={"steps": 6, "early_stopping": 2}), [])
+    assert contents(run) == before
+    # One of an earlier version, which promised it, goes on as it would have.
+    config = RunDirectory(run).read_config()
+    RunDirectory(run).write_config(replace(config, train=replace(config.train, early_stopping=2)))
+    assert resume(ResumeRequest(run, train={"steps": 6}), []).end.step == 6

@@ -1,5 +1,6 @@
 """A run that was cut and resumed has the numbers of the uncut one, to the bit."""
 
+import itertools
 import json
 import os
 import re
@@ -18,7 +19,11 @@ from minitx.config.overrides import merged
 from minitx.corpus import split_corpus
 from minitx.errors import BadInputError, DamagedFileError, InterruptedRunError, RunLockedError
 from minitx.generation import generate
+from minitx.training import loop
+from minitx.training.clock import Clock
 from minitx.training.observer import TrainingObserver
+from minitx.workflows import session as session_module
+from minitx.workflows import train as train_module
 from minitx.workflows.resume import ResumeRequest, resume
 from minitx.workflows.train import TrainRequest, train
 
@@ -622,3 +627,68 @@ def test_rate_can_be_lowered(tmp_path, verses):
     resume(ResumeRequest(tmp_path / "run", train={"learning_rate": 1e-5}), [])
     last = [line for line in numbers(tmp_path / "run") if line["kind"] == "step"][6]
     assert last["learning_rate"] <= 1e-5
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Makes this one as fast, and its steps as long, as a test says."""
+
+    def pretend(rate, seconds):
+        ticks = itertools.count()
+        monkeypatch.setattr(train_module, "matmul_rate", lambda *_, **__: rate)
+        monkeypatch.setattr(
+            loop, "Clock", lambda earlier, _: Clock(earlier, lambda: seconds * next(ticks))
+        )
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    "model", [{}, {"n_layers": 1, "n_heads": 2, "d_model": 16, "context_length": 16}]
+)
+def test_a_busy_machine_trains_the_same_run(tmp_path, verses, machine, model):
+    runs = []
+    for name, rate, seconds in (("idle", 1e14, 1e-4), ("busy", 1e8, 30.0)):
+        machine(rate, seconds)
+        request = TrainRequest(
+            data={"corpus": (str(verses),)}, model=model, train={"steps": 9, "threads": 1},
+            out=tmp_path / name,
+        )  # fmt: skip
+        runs.append(train(request, []).run)
+    idle, busy = runs
+    assert (idle / "run.toml").read_bytes() == (busy / "run.toml").read_bytes()
+    assert_equal_runs(idle, busy)
+
+
+def made_with(run):
+    directory = RunDirectory(run)
+    path = directory.checkpoint(directory.steps()[-1]) / "made_with.json"
+    return json.loads(path.read_text())
+
+
+def test_other_kernels_are_noted_and_told_of(tmp_path, verses, monkeypatch, caplog):
+    monkeypatch.setattr(session_module, "kernel_build", lambda: ("avx9", "version 1, build 0"))
+    request = TrainRequest(
+        data={"corpus": (str(verses),)},
+        model={"n_layers": 1, "n_heads": 2, "d_model": 16, "context_length": 16},
+        train={"steps": 4, "threads": 1}, out=tmp_path / "run",
+    )  # fmt: skip
+    run = train(request, []).run
+    noted = made_with(run)
+    assert (noted["kernel_family"], noted["kernel_version"]) == ("avx9", "version 1, build 0")
+    assert noted["engine"]
+    resume(ResumeRequest(run, train={"steps": 5}), [])
+    assert "losses will differ" not in caplog.text
+    monkeypatch.undo()
+    resume(ResumeRequest(run, train={"steps": 6}), [])
+    (line,) = [line for line in caplog.text.splitlines() if "losses will differ" in line]
+    assert "avx9" in line
+    assert made_with(run)["kernel_family"] != "avx9"
+    caplog.clear()
+    # One that did not note them is gone on with as it was.
+    monkeypatch.setattr(session_module, "kernel_build", lambda: ("none", "none"))
+    monkeypatch.setattr(
+        "minitx.workflows.session_checkpoint.MADE_WITH_FILE", "made_with_nothing.json"
+    )
+    resume(ResumeRequest(run, train={"steps": 7}), [])
+    assert "losses will differ" not in caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import unicodedata
 from pathlib import Path
 
 from minitx.checkpoint.lock import run_lock
@@ -19,6 +20,14 @@ _UNBEGUN = re.compile(
     r"|data(/\.?((train|holdout)\.(ids|txt)|corpus\.json)(\.part)?)?"
 )
 """Names in a run that never began. A person's own directory may have such folders, with more in."""
+
+
+def require_name(path: Path) -> None:
+    """Refuse a directory for a run that a terminal or a UTF-8 file can't name."""
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in str(path)):
+        raise BadInputError(
+            f"run directory {str(path)!r} has characters that are no text", "Choose another --out"
+        )
 
 
 def make_run_directory(path: Path | None, name: str) -> Path:

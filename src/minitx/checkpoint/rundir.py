@@ -260,8 +260,11 @@ def named_run(path: Path) -> Path:
     """The path that a person means: `name` is `runs/name` where there is no such path.
 
     Raises:
-        BadInputError: no file can have that path.
+        BadInputError: no file can have that path, or it is not UTF-8, as safetensors asks.
     """
+    if any("\ud800" <= character <= "\udfff" for character in str(path)):
+        fix = "Rename it, or go to that directory and name what is in it"
+        raise BadInputError(f"{path} is not UTF-8, and its files can't be opened so", fix)
     in_runs = RUNS / possible_path(path)
     return in_runs if not os.path.lexists(path) and in_runs.is_dir() else path
 

@@ -29,6 +29,7 @@ from minitx.cli.serve_command import serve
 from minitx.cli.tokenize_command import tokenize
 from minitx.cli.train_command import train
 from minitx.errors import MinitxError
+from minitx.files import lookup_error
 from minitx.report.terminal.printable import visible
 
 # A full disk or quota (Windows has none), the largest file allowed, a terminal that is gone.
@@ -156,9 +157,7 @@ def _system_message(error: Exception) -> str | None:
     # Asking whether a file exists says no to most bad names, but raises for one that is too long
     # or lies where this user may not look.
     if error.filename is not None and error.errno in (errno.ENAMETOOLONG, errno.EACCES):
-        shown = name if len(name) <= 200 else f"{name[:60]}… of {len(name):,} characters"
-        reason = (error.strerror or "refused").lower()
-        return f"{shown} can't be looked up ({reason}). Name another file, or restore access"
+        return str(lookup_error(name, error))
     return None
 
 

@@ -39,6 +39,7 @@ def attn(
         from minitx.checkpoint.rundir import resolve_checkpoint, use_checkpoint
         from minitx.report.attention.attention_json import attention_json
         from minitx.report.attention.attention_output import print_study, write_study
+        from minitx.report.terminal.printable import printed_name
         from minitx.workflows.attend import PAGE_PROMPT, SHORT_PROMPT, open_study
 
     n_tokens = PAGE_PROMPT if html else SHORT_PROMPT
@@ -50,7 +51,7 @@ def attn(
         # Before a file is written: it may be refused.
         text = attention_json(study, request)
     for path in write_study(study, request, html=html, png=png, npz=npz):
-        typer.echo(f"Wrote {path}", err=True)
+        typer.echo(f"Wrote {printed_name(path)}", err=True)
     if json:
         typer.echo(text)
     elif not (html or png or npz):

@@ -47,10 +47,11 @@ def report(
 
     from minitx.report.evaluation.evaluation_progress import EvaluationProgress
     from minitx.report.pages.run_page import page_path, save_run_page
+    from minitx.report.terminal.printable import printed_name
     from minitx.workflows.report import gather
 
     with EvaluationProgress(sys.stderr) as progress:
         stories = gather(runs or [], settings, progress.update)
         path = out or page_path(stories)
         save_run_page(stories, path)
-    typer.echo(f"Wrote {path}", err=True)
+    typer.echo(f"Wrote {printed_name(path)}", err=True)

@@ -25,10 +25,11 @@ def tokenize(**options: Any) -> None:
     fixed = values_of(TokenizerConfig, options)
     request = config_from_options(TokenizeRequest, options, fixed=fixed)
 
+    from minitx.report.terminal.printable import printed_name
     from minitx.report.terminal.tokenization_view import print_tokenized
     from minitx.workflows.tokenize import tokenize
 
     tokenized = tokenize(request, sys.stdin)
     if request.out is not None:
-        typer.echo(f"Wrote {request.out / 'tokenizer.json'}", err=True)
+        typer.echo(f"Wrote {printed_name(request.out / 'tokenizer.json')}", err=True)
     print_tokenized(tokenized, request.show, request.json)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+import typing
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,8 +20,9 @@ else:
     import tomli as tomllib
 
 _SPAN = re.compile(
-    r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?"
+    r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?"
 )
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 
@@ -52,11 +54,17 @@ def require_one_of(name: str, value: str, allowed: Sequence[str]) -> None:
 
 
 def parse_duration(name: str, text: str) -> float:
-    """Seconds in a time span like ``90s``, ``3m`` or ``1h30m``; a bare number is seconds.
+    """Seconds in a time span like ``90s``, ``3m`` or ``1h30m``.
 
     Raises:
-        BadInputError: it is not a time span, or one of no length.
+        BadInputError: it is not a time span, has no unit, or is of no length.
     """
+    number = text.strip()
+    if _NUMBER.fullmatch(number) and float(number) >= 1:
+        raise BadInputError(
+            f"{name} is {text!r}, which has no unit",
+            f"Use {name} {number}s or {number}m or {number}h",
+        )
     match = _SPAN.fullmatch(text.strip().lower())
     seconds = 0.0
     if match is not None:
@@ -106,3 +114,33 @@ def parse_bias(name: str, text: str) -> tuple[int, float]:
         raise BadInputError(
             f"{name} is {text!r}", "Write a token id and a number, like 12:-3.5"
         ) from None
+
+
+def coerced(kind: Any, value: Any, key: str, where: str) -> Any:
+    """A value as one of a kind: an int for a float becomes one, a list for a tuple.
+
+    Raises:
+        BadInputError: it is of another type.
+    """
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        if isinstance(value, (list, tuple)):
+            return tuple(coerced(typing.get_args(kind)[0], item, key, where) for item in value)
+        raise _wrong_type(key, value, "a list", where)
+    if origin is typing.Literal:
+        kind = str
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    plain = origin if origin is dict else kind
+    if isinstance(value, bool) != (plain is bool) or not isinstance(value, plain):
+        raise _wrong_type(key, value, _TYPE_WORDS.get(plain, plain.__name__), where)
+    return value
+
+
+_TYPE_WORDS = {
+    int: "a whole number", float: "a number", str: "a text", bool: "true or false", dict: "a table",
+}  # fmt: skip
+
+
+def _wrong_type(key: str, value: object, expected: str, where: str) -> BadInputError:
+    return BadInputError(f"{where}: {key} is {value!r}, not {expected}", "Correct its value")

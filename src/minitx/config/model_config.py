@@ -66,30 +66,33 @@ class ModelConfig(Config):
 
     def check(self) -> None:
         """Refuse shapes that can't be built, before any memory is allotted."""
-        require_range("n_kv_heads", self.n_kv_heads, 1, self.n_heads)
+        divisors = [n for n in range(1, self.n_heads + 1) if self.n_heads % n == 0]
         require(
-            self.n_heads % self.n_kv_heads == 0,
-            f"n_kv_heads {self.n_kv_heads} does not divide n_heads {self.n_heads}",
-            "Choose a number of key/value heads that divides the number of heads",
+            self.n_kv_heads in divisors,
+            f"n_kv_heads is {self.n_kv_heads}, more than n_heads {self.n_heads}"
+            if self.n_kv_heads > self.n_heads
+            else f"n_kv_heads {self.n_kv_heads} does not divide n_heads {self.n_heads}",
+            f"Use --kv-heads {max(n for n in divisors if n <= self.n_kv_heads)}",
         )
         if self.architecture == "gpt2":
+            other = ", or use --architecture qwen3" if self.head_dim % 2 == 0 else ""
             require(
                 self.n_kv_heads == self.n_heads,
                 f"architecture gpt2 has no grouped-query attention, got n_kv_heads "
                 f"{self.n_kv_heads} for n_heads {self.n_heads}",
-                "Leave out --kv-heads, or use --architecture qwen3",
+                f"Leave out --kv-heads{other}",
             )
             require(
                 self.head_dim * self.n_heads == self.d_model,
                 f"architecture gpt2 needs d_model = n_heads x head_dim, got {self.d_model} for "
                 f"{self.n_heads} x {self.head_dim}",
-                "Leave out --head-dim, or use --architecture qwen3",
+                f"Leave out --head-dim{other}",
             )
         else:
             require(
                 self.head_dim % 2 == 0,
                 f"head_dim {self.head_dim} is odd, and rotary embeddings turn pairs",
-                "Choose --d-model and --heads so that each head has an even width",
+                f"Use --head-dim {self.head_dim + 1}",
             )
 
     @property
@@ -126,10 +129,11 @@ class ModelConfig(Config):
 def derive_head_dim(d_model: int, n_heads: int) -> int:
     """Width of one head when the heads share the residual width evenly, or a BadInputError."""
     require_range("n_heads", n_heads, 1, 1024)
+    # Rotary embeddings turn pairs, so each head is to have an even width.
+    pairs = max(1, min(round(d_model / (2 * n_heads)), 2**16 // (2 * n_heads)))
     require(
         d_model % n_heads == 0,
         f"n_heads {n_heads} does not divide d_model {d_model}",
-        f"Use --d-model {max(1, round(d_model / n_heads)) * n_heads}, or a number of heads that "
-        f"divides {d_model}",
+        f"Use --d-model {pairs * 2 * n_heads}",
     )
     return d_model // n_heads

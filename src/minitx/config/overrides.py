@@ -125,6 +125,8 @@ def _table(file: Path, name: str, values: Any) -> Overrides:
 def _read(config: type[Config], option: Option, value: Any) -> Any:
     if option.parse is not None:
         flag = f"--{option.flag}"
+        if option.kind is float and isinstance(value, (int, float)):
+            value = str(value)
         if isinstance(value, str):
             return option.parse(flag, value)
         if isinstance(value, (list, tuple)):

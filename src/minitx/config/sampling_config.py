@@ -79,12 +79,21 @@ class SamplingConfig(Config):
     # fmt: on
 
     def check(self) -> None:
-        """Refuse biases that are no numbers."""
+        """Refuse biases that are no numbers, and to require what is banned."""
         for token, bias in self.logit_bias.items():
-            numbers = type(token) is int and isinstance(bias, (int, float)) and bias < math.inf
+            are_numbers = type(token) is int and isinstance(bias, (int, float))
             require(
-                numbers, f"logit_bias is {self.logit_bias}", "Give token ids and finite numbers"
+                are_numbers and (-1e30 <= bias <= 1e6 or bias == -math.inf),
+                f"logit_bias is {self.logit_bias}",
+                "Give token ids and numbers of at most a million",
             )
+        for text in self.required_strings:
+            for banned in self.banned_strings:
+                require(
+                    banned == "" or banned not in text,
+                    f"{text!r} is required, and {banned!r} is banned",
+                    "Leave out one of them",
+                )
 
 
 @dataclass(frozen=True)

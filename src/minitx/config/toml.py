@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tomli_w
 
-from minitx.config.checks import toml_tables
+from minitx.config.checks import coerced, toml_tables
 from minitx.config.options import Config, options_of
 from minitx.config.run_config import TABLES, RunConfig
 from minitx.errors import BadInputError, DamagedFileError
@@ -49,14 +50,18 @@ def dump_toml(tables: dict[str, Any]) -> str:
     """Write dataclasses, one table each, with a key per field; None and {} are left out.
 
     Raises:
+        BadInputError: a name can't be written, since it is not UTF-8.
         TypeError: a value has no form in TOML.
     """
-    return tomli_w.dumps(
+    text = tomli_w.dumps(
         {
             name: {key: item for key, item in vars(value).items() if item not in (None, {})}
             for name, value in tables.items()
         }
     )
+    if wrong := re.search(".*[\ud800-\udfff].*", text):
+        raise BadInputError(f"{wrong[0].strip()} is not UTF-8, as run.toml is", "Give another name")
+    return text
 
 
 def config_bytes(config: RunConfig) -> bytes:
@@ -148,29 +153,4 @@ def typed(config: type[Config], key: str, value: object, where: str) -> Any:
     option = next(option for option in options_of(config) if option.name == key)
     if value is None and option.default is None:
         return None
-    return _coerce(option.kind, value, key, where)
-
-
-def _coerce(kind: Any, value: Any, key: str, where: str) -> Any:
-    origin = typing.get_origin(kind)
-    if origin is tuple:
-        if isinstance(value, (list, tuple)):
-            return tuple(_coerce(typing.get_args(kind)[0], item, key, where) for item in value)
-        raise _wrong_type(key, value, "a list", where)
-    if origin is typing.Literal:
-        kind = str
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    plain = origin if origin is dict else kind
-    if isinstance(value, bool) != (plain is bool) or not isinstance(value, plain):
-        raise _wrong_type(key, value, _TYPE_WORDS.get(plain, plain.__name__), where)
-    return value
-
-
-_TYPE_WORDS = {
-    int: "a whole number", float: "a number", str: "a text", bool: "true or false", dict: "a table",
-}  # fmt: skip
-
-
-def _wrong_type(key: str, value: object, expected: str, where: str) -> BadInputError:
-    return BadInputError(f"{where}: {key} is {value!r}, not {expected}", "Correct its value")
+    return coerced(option.kind, value, key, where)

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from minitx.config.checks import parse_duration, parse_setting, require
+from minitx.config.checks import coerced, parse_duration, parse_setting, require
 from minitx.config.options import (
     COUNT,
     COUNT_OR_NONE,
@@ -40,16 +41,25 @@ RESUMABLE = (
 """Options that a resumed run may change; all but `steps` change its numbers from there on."""
 
 
+def _older(
+    key: str, kind: type, today: Callable[[Any], dict[str, Any]] = lambda _: {}
+) -> Callable[[Any], dict[str, Any]]:
+    # Reads a key of earlier versions, whose values were of a kind.
+    return lambda value: today(coerced(kind, value, key, "[train]"))
+
+
 @dataclass(frozen=True)
 class TrainConfig(Config):
     """Everything that decides how training goes, given a model and a corpus."""
 
     older_keys: ClassVar[OlderKeys] = {
         "settlements": lambda pairs: {"step_decisions": pairs},
-        "compile": lambda used: {"engine": "torch-compile"} if used else {},
+        "compile": _older(
+            "compile", bool, lambda used: {"engine": "torch-compile"} if used else {}
+        ),
         # Forms of one computation, of which the engine now takes the fastest.
-        "attention": lambda _: {},
-        "cuda_graph": lambda _: {},
+        "attention": _older("attention", str),
+        "cuda_graph": _older("cuda_graph", bool),
     }
 
     # fmt: off
@@ -143,7 +153,7 @@ class TrainConfig(Config):
         "auto", "Where to compute.", MACHINE, details="`auto` takes cuda, then mps, then cpu."
     )
     dtype: DTypeName = option(
-        "auto", "Number format of the matrix products; auto is measured.", MACHINE,
+        "auto", "Number format of the matrix products; auto follows from the processor.", MACHINE,
         details="Weights are kept in float32 regardless.",
     )
     engine: EngineName = option(

@@ -220,7 +220,7 @@ def texts_of(
     fix = "Name a text file you may read"
     with os_errors_as_bad_input(f"{what} {path} can't be read", fix):
         if path.is_char_device() or path.is_block_device():
-            raise BadInputError(f"{what} {path} is a device", "Name a text file, or - for a pipe")
+            raise BadInputError(f"{what} {path} is a device", "Name a text file")
         if only_files and not path.is_file():
             raise BadInputError(f"{what} {path} is not a plain file", fix)
         with open_plain_file(path) if only_files else path.open("rb") as file:

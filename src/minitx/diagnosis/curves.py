@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from minitx.diagnosis.findings import Finding, Kind, finding, looks
+from minitx.diagnosis.findings import Kind, look
 from minitx.evaluation.verdict import rise
+from minitx.training.observer import Event
 
 # A plateau: over this part of all steps done, the newest, of at least so many evaluations, the
 # second half of the train losses lies below the first by less than this part of the loss. Healthy
@@ -70,7 +71,7 @@ class CurveDetector:
         uniform_loss: float,
         pair_loss: Baseline | None,
         is_last: bool = False,
-    ) -> list[Finding]:
+    ) -> list[Event]:
         """Look at one more evaluation.
 
         Args:
@@ -84,16 +85,7 @@ class CurveDetector:
         self.train.append(train_loss)
         self.holdout.append(holdout_loss)
         moment = Moment(rate_factor, uniform_loss, pair_loss, is_last)
-        findings: list[Finding] = []
-        for name, look in looks("evaluations").items():
-            evidence = look(self, moment)
-            # Reported once, and again only after it was over.
-            if evidence is None and name in self.told:
-                self.told.remove(name)
-            elif evidence is not None and name not in self.told:
-                self.told.append(name)
-                findings.append(finding(name, step, evidence))
-        return findings
+        return look("evaluations", self.told, step, self, moment)
 
 
 @Kind(

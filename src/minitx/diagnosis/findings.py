@@ -50,46 +50,38 @@ KINDS: Registry[Kind] = Registry("finding", "minitx.diagnosis")
 """Everything that has a name."""
 
 
-def looks(looks_at: str) -> dict[str, Callable[..., str | None]]:
-    """All functions that look at one thing, by the name of what they find."""
-    kinds = map(KINDS.get, KINDS.names())
-    return {kind.name: kind.look for kind in kinds if kind.looks_at == looks_at}
+def look(looks_at: str, told: list[str], step: int, *seen: object) -> list[Event]:
+    """What all functions find that look at one thing.
 
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that went wrong in a run, after `step` optimizer steps.
-
-    Attributes:
-        name: one of `KINDS`.
-        evidence: one line with the figures.
+    Args:
+        looks_at: as in `Kind`; `seen` are the arguments of its functions.
+        told: names of the findings that hold and were told; kept up to date. A finding is told
+            once, and again only after it was over.
+        step: optimizer steps done.
     """
-
-    name: str
-    step: int
-    evidence: str
-    cause: str
-    fix: str
-
-    @property
-    def severity(self) -> Severity:
-        """`warning` or `error`."""
-        return KINDS.get(self.name).severity
-
-    def to_event(self) -> Event:
-        """As observers are told of it."""
-        return Event(self.step, self.name, self.severity, self.evidence, self.fix, self.cause)
+    findings: list[Event] = []
+    for name in KINDS.names():
+        kind = KINDS.get(name)
+        if kind.looks_at != looks_at:
+            continue
+        evidence = kind.look(*seen)
+        if evidence is None and name in told:
+            told.remove(name)
+        elif evidence is not None and name not in told:
+            told.append(name)
+            findings.append(finding(name, step, evidence))
+    return findings
 
 
 def finding(
     name: str, step: int, evidence: str, cause: str | None = None, fix: str | None = None
-) -> Finding:
-    """A finding; its cause and fix are those of its kind unless given."""
-    usual = KINDS.get(name)
-    return Finding(name, step, evidence, cause or usual.cause, fix or usual.fix)
+) -> Event:
+    """A finding, as observers are told of it; its cause and fix are those of its kind if empty."""
+    kind = KINDS.get(name)
+    return Event(step, name, kind.severity, evidence, fix or kind.fix, cause or kind.cause)
 
 
-def instability(name: str, step: int, evidence: str, config: TrainConfig) -> Finding:
+def instability(name: str, step: int, evidence: str, config: TrainConfig) -> Event:
     """A finding about a loss that rose or is NaN: the config may tell the cause."""
     if config.grad_clip > 0:
         return finding(name, step, evidence)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from minitx.diagnosis.findings import Finding, Kind, finding, looks
-from minitx.training.observer import ProbeReport
+from minitx.diagnosis.findings import Kind, look
+from minitx.training.observer import Event, ProbeReport
 
 # A head has collapsed if its entropy is below this part of the uniform one (Zhai et al. 2023 see
 # attention at such entropies stop learning), and its layer's scores have grown to this size, at
@@ -20,19 +20,13 @@ DEAD_PART = 0.5
 
 @dataclass
 class InsideDetector:
-    """Told each probe, in order. Its state is what was `told`; each finding is told once."""
+    """Told each probe, in order. Its state are the names of what holds and was `told`."""
 
     told: list[str] = field(default_factory=list)
 
-    def on_probe(self, report: ProbeReport) -> list[Finding]:
+    def on_probe(self, report: ProbeReport) -> list[Event]:
         """Look at one more probe."""
-        findings: list[Finding] = []
-        for name, look in looks("probes").items():
-            evidence = look(report)
-            if evidence is not None and name not in self.told:
-                self.told.append(name)
-                findings.append(finding(name, report.step, evidence))
-        return findings
+        return look("probes", self.told, report.step, report)
 
 
 @Kind(

@@ -13,7 +13,7 @@ from torch import Tensor
 from minitx.compute import Compute
 from minitx.config import TrainConfig
 from minitx.diagnosis.curves import CurveDetector
-from minitx.diagnosis.findings import Finding, instability
+from minitx.diagnosis.findings import instability
 from minitx.diagnosis.inside import InsideDetector
 from minitx.diagnosis.losses import LEVEL, LossDetector, uniform_loss
 from minitx.diagnosis.nonfinite import first_nonfinite
@@ -25,7 +25,7 @@ from minitx.evaluation.ngrams import bigram_loss
 from minitx.model import Transformer
 from minitx.training.anomalies import Anomaly, AnomalyDetector
 from minitx.training.batches import Batches
-from minitx.training.observer import TrainingObserver
+from minitx.training.observer import Event, TrainingObserver
 
 Detector = TypeVar("Detector", LossDetector, CurveDetector, InsideDetector)
 
@@ -76,7 +76,7 @@ class LiveDiagnosis(AnomalyDetector):
             return None
         self._tell([finding])
         since = step if finding.name == "loss-spike" else step - LEVEL + 1
-        return Anomaly(f"{finding.name}: {finding.evidence}", finding.fix, since, is_fatal=False)
+        return Anomaly(f"{finding.name}: {finding.message}", finding.fix, since, is_fatal=False)
 
     def before_update(self, step: int, gradient_norms: Tensor) -> None:
         """Remember the weights, now and then."""
@@ -92,7 +92,7 @@ class LiveDiagnosis(AnomalyDetector):
         self, step: int, train_loss: float, holdout_loss: float, rate_factor: float, is_last: bool
     ) -> None:
         """Look inside the model and at the curves."""
-        findings: list[Finding] = []
+        findings: list[Event] = []
         if self._windows is not None:
             report = probe(self._model, self._windows, step, self._compute, self._config.engine)
             self._observer.observe(report)
@@ -135,9 +135,9 @@ class LiveDiagnosis(AnomalyDetector):
         first = first_nonfinite(self._model, batches, self._compute)
         return f"the first NaN or infinity is in {first}" if first else "every tensor is finite"
 
-    def _tell(self, findings: Sequence[Finding]) -> None:
+    def _tell(self, findings: Sequence[Event]) -> None:
         for finding in findings:
-            self._observer.observe(finding.to_event())
+            self._observer.observe(finding)
 
 
 def _restored(kind: type[Detector], fields: dict[str, Any]) -> Detector:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from minitx.config import TrainConfig
-from minitx.diagnosis.findings import Finding, Kind, instability
+from minitx.diagnosis.findings import Kind, instability
 from minitx.training.anomalies import LOWER_RATE
+from minitx.training.observer import Event
 
 # Steps before, with which a loss is compared, and how many there must be to report anything.
 WINDOW = 48
@@ -49,7 +50,7 @@ class LossDetector:
     diverged: bool = False
     told: list[str] = field(default_factory=list)
 
-    def on_loss(self, step: int, loss: float, norm: float, config: TrainConfig) -> Finding | None:
+    def on_loss(self, step: int, loss: float, norm: float, config: TrainConfig) -> Event | None:
         """Look at one more step: loss and norm as in `AnomalyDetector.on_loss`, but finite."""
         spike = self._spike(step, loss, norm, config)
         self.losses = [*self.losses[1 - WINDOW :], loss]
@@ -65,7 +66,7 @@ class LossDetector:
         "a batch unlike the others (damaged text), or a learning rate that is barely stable",
         "Look at the text of that batch; train with --on-spike rollback to skip such batches",
     )
-    def _spike(self, step: int, loss: float, norm: float, config: TrainConfig) -> Finding | None:
+    def _spike(self, step: int, loss: float, norm: float, config: TrainConfig) -> Event | None:
         if len(self.losses) < FEWEST or step < self.quiet_until:
             return None
         usual = median(self.losses)
@@ -86,7 +87,7 @@ class LossDetector:
         "the learning rate is too high for this model",
         LOWER_RATE,
     )
-    def _divergence(self, step: int, config: TrainConfig) -> Finding | None:
+    def _divergence(self, step: int, config: TrainConfig) -> Event | None:
         if len(self.losses) < LEVEL:
             return None
         newest = sorted(self.losses[-LEVEL:])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from minitx.compute import Compute
 from minitx.config import RunConfig
 from minitx.corpus import EncodedCorpus
 from minitx.diagnosis.curves import CurveDetector
-from minitx.diagnosis.findings import KINDS, Finding, finding
+from minitx.diagnosis.findings import KINDS, finding
 from minitx.diagnosis.inside import InsideDetector
 from minitx.diagnosis.losses import LossDetector, uniform_loss
 from minitx.diagnosis.nonfinite import broken_weight
@@ -29,6 +29,7 @@ from minitx.evaluation.verdict import judge
 from minitx.inspection.mask_check import check_mask
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
+from minitx.training.observer import Event
 
 _SCORED_TOKENS = 20_000
 
@@ -37,7 +38,7 @@ _SCORED_TOKENS = 20_000
 class Seen:
     """A finding as it was the first time, how often it was found, and the step of the last time."""
 
-    finding: Finding
+    finding: Event
     times: int
     last_step: int
 
@@ -70,10 +71,14 @@ class Diagnosis:
             "checkpoint": None if self.checkpoint is None else str(self.checkpoint),
             "findings": [
                 {
-                    **asdict(seen.finding),
+                    "name": seen.finding.name,
                     "severity": seen.finding.severity,
+                    "step": seen.finding.step,
                     "times": seen.times,
                     "last_step": seen.last_step,
+                    "evidence": seen.finding.message,
+                    "cause": seen.finding.cause,
+                    "fix": seen.finding.fix,
                 }
                 for seen in self.findings
             ],
@@ -84,14 +89,14 @@ class Diagnosis:
 
 def review_metrics(
     records: Iterable[dict[str, Any]], config: RunConfig
-) -> tuple[list[Finding], list[Finding], list[Check], CurveDetector]:
+) -> tuple[list[Event], list[Event], list[Check], CurveDetector]:
     """What was found while a run trained, what is found now in its losses, and what was checked.
 
     Of `records`, the lines of `metrics.jsonl`, what does not fit is passed over. The curves are
     those of its evaluations.
     """
-    told: list[Finding] = []
-    recomputed: list[Finding] = []
+    told: list[Event] = []
+    recomputed: list[Event] = []
     uniform = uniform_loss(config.model.vocab_size)
     losses = LossDetector(uniform)
     curves = CurveDetector()
@@ -104,7 +109,7 @@ def review_metrics(
             step = record["step"]
             if record["kind"] == "event" and record["name"] in KINDS.names():
                 texts = [str(record.get(key, "")) for key in ("message", "cause", "fix")]
-                told.append(Finding(str(record["name"]), int(step), *texts))
+                told.append(finding(str(record["name"]), int(step), *texts))
             elif record["kind"] == "event" and record["name"] == "rollback":
                 rollbacks.append(step)
             elif record["kind"] == "health":
@@ -134,7 +139,7 @@ def review_metrics(
     return told, recomputed, [*checks, *health], curves
 
 
-def merged(told: Iterable[Finding], others: Iterable[Finding]) -> tuple[Seen, ...]:
+def merged(told: Iterable[Event], others: Iterable[Event]) -> tuple[Seen, ...]:
     """One entry for each name, errors first; the others only add names."""
     by_name: dict[str, Seen] = {}
     for new in told:
@@ -160,7 +165,7 @@ def _range(by_layer: dict[str, float]) -> str:
     return f"{low:.2g} ({least}) to {high:.2g} ({most})"
 
 
-def _step(losses: LossDetector, record: dict[str, Any], config: RunConfig) -> list[Finding]:
+def _step(losses: LossDetector, record: dict[str, Any], config: RunConfig) -> list[Event]:
     loss, norm = float(record["loss"]), float(record["gradient_norm"])
     if not (math.isfinite(loss) and math.isfinite(norm)):
         return [finding("not-a-number", record["step"], f"loss {loss}, gradient norm {norm}")]
@@ -187,7 +192,7 @@ class CheckpointReview:
     compute: Compute
     engine: str
     history: Sequence[tuple[int, float]]
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Event] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
 
     def look(self, judge_fit: bool) -> None:

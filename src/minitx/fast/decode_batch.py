@@ -1,4 +1,5 @@
-"""One token of each of several texts through the model in a single call, `kernels/batch.c`.
+"""Tokens of several texts through the model in a single call, `kernels/batch.c`: one of each, or
+prompts.
 
 Some thirty rows are too few for a general product, which first brings the weights into an order
 that suits it; here they are kept in that order.
@@ -10,6 +11,7 @@ import ctypes
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +28,9 @@ from minitx.fast.library import Arguments, declare, library
 from minitx.model import Transformer
 from minitx.model.transformer import SwiGLU
 
+_TOKENS_AT_ONCE = 256
+"""Of prompts in one call: enough for the products to run at full speed, in little memory."""
+
 _INTEGER, _POINTER, _MODEL = ctypes.c_int64, ctypes.c_void_p, ctypes.POINTER(ModelPointer)
 _ARGUMENTS: Arguments = {
     "batch_stride": [_INTEGER],
@@ -33,10 +38,13 @@ _ARGUMENTS: Arguments = {
     "batch_pack": [*[_POINTER] * 2, *[_INTEGER] * 3, _POINTER],
     "batch_room": [_MODEL, _INTEGER, ctypes.c_int],
     "batch_step": [
-        _MODEL, ctypes.POINTER(CachePointer), *[_POINTER] * 2, _INTEGER, *[_POINTER] * 2,
-        ctypes.c_int,
+        _MODEL, ctypes.POINTER(CachePointer), *[_POINTER] * 3, _INTEGER, _POINTER, _INTEGER,
+        *[_POINTER] * 2, ctypes.c_int,
     ],
 }  # fmt: skip
+
+
+_Integers = npt.NDArray[np.int64]
 
 
 def _kernels() -> ctypes.CDLL:
@@ -75,7 +83,7 @@ class PackedWeights(DecodingWeights):
 
 
 class BatchDecoder:
-    """Reads one token at a time of each of several texts; the weights must stay as they are."""
+    """Reads tokens of several texts; the weights must stay as they are."""
 
     def __init__(self, model: Transformer) -> None:
         self._kernels = _kernels()
@@ -86,16 +94,47 @@ class BatchDecoder:
 
     def feed(self, tokens: Sequence[int], cache: DecodingCache) -> Tensor:
         """See `Decoder.feed`."""
-        rows, model, threads = len(tokens), self._weights.pointer, torch.get_num_threads()
-        room = self._kernels.minitx_batch_room(model, rows, threads)
-        if len(self._room) < room or len(self._logits) < rows:
+        rows = np.arange(len(tokens))
+        logits = self._step(np.array(tokens, np.int64), cache.lengths.numpy(), rows, rows, cache)
+        cache.advance(1)
+        return logits
+
+    def read(self, texts: Sequence[Sequence[int]], cache: DecodingCache) -> Tensor:
+        """See `Decoder.read`."""
+        lengths = np.array([len(text) for text in texts])
+        starts = np.cumsum(lengths) - lengths
+        tokens = np.concatenate([np.array(text, np.int64) for text in texts])
+        rows = np.repeat(np.arange(len(texts)), lengths)
+        positions = np.arange(len(tokens)) + (cache.lengths.numpy() - starts)[rows]
+        last = starts + lengths - 1
+        logits = torch.empty(len(texts), self._vocab_size)
+        for start in range(0, len(tokens), _TOKENS_AT_ONCE):
+            part = slice(start, start + _TOKENS_AT_ONCE)
+            ends = (last >= part.start) & (last < part.stop)
+            logits[torch.from_numpy(ends)] = self._step(
+                tokens[part], positions[part], rows[part], last[ends] - start, cache
+            )
+        cache.advance(torch.from_numpy(lengths))
+        return logits
+
+    def _step(
+        self,
+        tokens: _Integers,
+        positions: _Integers,
+        rows: _Integers,
+        wanted: _Integers,
+        cache: DecodingCache,
+    ) -> Tensor:
+        # Logits after the tokens whose numbers are `wanted`, overwritten by the next call.
+        count, model, threads = len(tokens), self._weights.pointer, torch.get_num_threads()
+        room = self._kernels.minitx_batch_room(model, count, threads)
+        if len(self._room) < room or len(self._logits) < len(wanted):
             stride = self._kernels.minitx_batch_stride(self._vocab_size)
             self._room = aligned_zeros(room)
-            self._logits = torch.empty(rows, stride)
-        ids = np.array(tokens, np.int64)
+            self._logits = torch.empty(len(wanted), stride)
         self._kernels.minitx_batch_step(
-            model, CachePointer.of(cache), ids.ctypes.data, cache.lengths.data_ptr(), rows,
-            self._room.data_ptr(), self._logits.data_ptr(), threads,
+            model, CachePointer.of(cache), tokens.ctypes.data, positions.ctypes.data,
+            rows.ctypes.data, count, wanted.ctypes.data, len(wanted), self._room.data_ptr(),
+            self._logits.data_ptr(), threads,
         )  # fmt: skip
-        cache.advance(1)
-        return self._logits[:rows, : self._vocab_size]
+        return self._logits[: len(wanted), : self._vocab_size]

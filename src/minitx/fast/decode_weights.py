@@ -32,8 +32,8 @@ class DecodingCache(Protocol):
     def longest(self) -> int:
         """Positions held by the row that holds the most."""
 
-    def advance(self, tokens: int) -> None:
-        """Count positions just written to all rows."""
+    def advance(self, tokens: int | Tensor) -> None:
+        """Count positions just written: a number for all rows, or one for each `(rows,)`."""
 
 
 def _integers(*names: str) -> list[tuple[str, type]]:

@@ -1,4 +1,4 @@
-"""The door to decoding: a token of each text in, logits of what follows out, a cache in between.
+"""The door to decoding: tokens of each text in, logits of what follows out, a cache in between.
 
 All forms compute what `Transformer.forward` says; read that first.
 """
@@ -18,6 +18,9 @@ from minitx.fast.decode_weights import DecodingCache
 from minitx.fast.library import library
 from minitx.fast.support import reason_against_cpu
 from minitx.model import KVCache, Transformer
+
+_FEW = 4
+"""Tokens of one text up to which it is faster to read the weights for each than to pack them."""
 
 
 class Decoder:
@@ -46,9 +49,33 @@ class Decoder:
         if library() is None:
             logits: Tensor = self._model(torch.tensor(tokens)[:, None], cache=cast(KVCache, cache))
             return logits[:, -1]
+        return self._several().feed(tokens, cache)
+
+    def read(self, texts: Sequence[Sequence[int]], cache: DecodingCache) -> Tensor | None:
+        """Append the tokens of a text, at least one, to each row of a cache that has room for them.
+
+        Returns:
+            Logits of what follows each, `(rows, vocab_size)`, which the next call may overwrite;
+            None, and nothing is read, where the model itself reads as fast.
+
+        Raises:
+            IndexError: one is no token.
+        """
+        if library() is None:
+            return None
+        size = self._model.config.vocab_size
+        if not all(0 <= token < size for text in texts for token in text):
+            raise IndexError(f"a prompt has a token that is not among the {size:,}")
+        if len(texts) == 1 and len(texts[0]) <= _FEW:
+            for token in texts[0]:
+                logits = self.feed([token], cache)
+            return logits
+        return self._several().read(texts, cache)
+
+    def _several(self) -> BatchDecoder:
         if self._batch is None:
             self._batch = BatchDecoder(self._model)
-        return self._batch.feed(tokens, cache)
+        return self._batch
 
 
 def decoder(model: Transformer) -> Decoder | None:

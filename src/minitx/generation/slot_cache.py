@@ -23,12 +23,21 @@ class SlotCache(KVCache):
     head_dim)`, and more rows than the cache.
     """
 
-    def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+        rows: int = 0,
+        capacity: int | None = None,
+    ) -> None:
         self._context = config.context_length
-        capacity = min(_FIRST_CAPACITY, self._context)
+        if capacity is None:
+            capacity = min(_FIRST_CAPACITY, self._context)
         super().__init__(config, 0, capacity, device, dtype)
-        shape = (config.n_layers, 2, 0, config.n_kv_heads, capacity, config.head_dim)
-        self.store = torch.zeros(shape, device=device, dtype=dtype)
+        shape = (config.n_layers, 2, rows, config.n_kv_heads, capacity, config.head_dim)
+        self.store = _zeros(shape, device, dtype)
+        self._show(torch.zeros(rows, dtype=torch.int64))
 
     def reserve(self, positions: int) -> None:
         """Have room for at least so many positions in each row, as far as the context goes."""
@@ -75,7 +84,8 @@ class SlotCache(KVCache):
 
     def _grow(self, rows: int, capacity: int) -> None:
         layers, kinds, there, heads, positions, width = self.store.shape
-        larger = _zeros((layers, kinds, rows, heads, capacity, width), self.store)
+        shape = (layers, kinds, rows, heads, capacity, width)
+        larger = _zeros(shape, self.store.device, self.store.dtype)
         larger[:, :, :there, :, :positions] = self.store
         self.store, self.capacity = larger, capacity
 
@@ -86,7 +96,7 @@ class SlotCache(KVCache):
         self.set_lengths(lengths)
 
 
-def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    if like.device.type != "cpu":
-        return like.new_zeros(shape)
-    return aligned_zeros(math.prod(shape) * like.element_size()).view(like.dtype).view(shape)
+def _zeros(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    if device.type != "cpu":
+        return torch.zeros(shape, device=device, dtype=dtype)
+    return aligned_zeros(math.prod(shape) * dtype.itemsize).view(dtype).view(shape)

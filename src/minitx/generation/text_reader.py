@@ -9,13 +9,14 @@ rereading is spread over a quarter of the context's length in tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from minitx import engine
 from minitx.generation.slot_cache import SlotCache
-from minitx.model import KVCache, Transformer
+from minitx.model import Transformer
 
 
 def window_after_slide(context_length: int) -> int:
@@ -35,7 +36,7 @@ class TextReader:
         weight = model.embedding.weight
         self.device, self._dtype = weight.device, weight.dtype
         self.cache = SlotCache(model.config, self.device, self._dtype)
-        self._decoder = engine.decoder(model)
+        self._decoder: Any = None  # of the fast room; asked for at each prompt
 
     def read(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Let texts join behind the last row, each read in one pass; equal ones are read once.
@@ -45,16 +46,8 @@ class TextReader:
         """
         self._decoder = engine.decoder(self._model)
         different = list(dict.fromkeys(map(tuple, prompts)))
-        lengths = torch.tensor([len(prompt) for prompt in different])
-        ids = torch.zeros(len(different), int(lengths.max()), dtype=torch.int64)
-        for row, prompt in zip(ids, different, strict=True):
-            row[: len(prompt)] = torch.tensor(prompt)
-        cache = KVCache(self._model.config, len(different), ids.size(1), self.device, self._dtype)
-        are_equally_long = bool((lengths == lengths[0]).all())
-        unequal = None if are_equally_long else lengths
-        logits: Tensor = self._model(
-            ids.to(self.device), cache=cache, lengths=unequal, last_only=True
-        )[:, 0]
+        cache = self._new_cache(different)
+        logits = self._append(different, cache)
         row_of = {prompt: row for row, prompt in enumerate(different)}
         rows = [row_of[tuple(prompt)] for prompt in prompts]
         self.cache.join(cache, rows)
@@ -86,10 +79,29 @@ class TextReader:
 
         That is, the newest `window_after_slide` tokens without the one that is fed next.
         """
-        fresh = KVCache(self._model.config, 1, max(1, len(text)), self.device, self._dtype)
+        fresh = self._new_cache([text])
         if text:
-            self._model(torch.tensor([text], device=self.device), cache=fresh, last_only=True)
+            self._append([text], fresh)
         self.cache.rewrite(row, fresh)
+
+    def _new_cache(self, texts: Sequence[Sequence[int]]) -> SlotCache:
+        longest = max(1, *map(len, texts))
+        return SlotCache(self._model.config, self.device, self._dtype, len(texts), longest)
+
+    def _append(self, texts: Sequence[Sequence[int]], cache: SlotCache) -> Tensor:
+        if self._decoder is not None:
+            read: Tensor | None = self._decoder.read(texts, cache)
+            if read is not None:
+                return read
+        lengths = torch.tensor([len(text) for text in texts])
+        ids = torch.zeros(len(texts), int(lengths.max()), dtype=torch.int64)
+        for row, text in zip(ids, texts, strict=True):
+            row[: len(text)] = torch.tensor(text)
+        unequal = None if bool((lengths == lengths[0]).all()) else lengths
+        logits: Tensor = self._model(
+            ids.to(self.device), cache=cache, lengths=unequal, last_only=True
+        )
+        return logits[:, 0]
 
     def leave(self, row: int) -> None:
         """Let a row go; the last row becomes the one of this number."""

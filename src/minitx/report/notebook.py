@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
-from functools import singledispatch
 
 from rich.console import Console, RenderableType
 
@@ -19,75 +18,59 @@ from minitx.report.attention import attention_view
 from minitx.report.attention.attention_screen import attention_screen, map_name, quantity_of
 from minitx.report.evaluation.holdout_report import holdout_report
 from minitx.report.pages.attention_page import study_page
-from minitx.report.pages.notebook_grids import lens_grid, map_grid
+from minitx.report.pages.elements import Cell, Grid, Run
 from minitx.report.pages.templates import render
-from minitx.report.terminal.heatmap import Heatmap, Scale, Shading, shading_for
+from minitx.report.terminal.heatmap import Heatmap, Scale, shading_for
+from minitx.report.terminal.token_labels import token_label
 from minitx.shown import Shown
 from minitx.workflows.attend import AttentionStudy, ChosenMap
 
 _WIDTH = 100
+_MOST_TOKENS = 64
 
 
 def view(shown: Shown, console: Console, width: int) -> Iterable[RenderableType]:
-    """What rich prints of an object, in parts; the console's colours decide how maps are drawn."""
-    return _parts(shown, shading_for(console), width)
+    """What rich prints of an object, in parts; the console's colours decide how maps are drawn.
 
-
-@singledispatch
-def _parts(shown: Shown, shading: Shading, width: int) -> Iterable[RenderableType]:
+    Raises:
+        NotImplementedError: nobody said what objects of this class look like.
+    """
+    shading = shading_for(console)
+    match shown:
+        case AttentionStudy():
+            return attention_screen(shown, AttentionRequest(), shading, width)
+        case ChosenMap():
+            return [map_name(shown), _heatmap(shown)]
+        case AttentionMaps():
+            maps = [
+                (f"{layer}.{head}", shown.head(layer, head))
+                for layer in range(shown.n_layers)
+                for head in range(shown.n_heads)
+            ]
+            return attention_view.maps_grid(maps, shown.n_heads, Scale(1.0), shading, width)
+        case HeadRoles():
+            return [attention_view.roles_table(shown)]
+        case LogitLens():
+            return [attention_view.lens_table(shown, shown.top_ids.shape[1] - 1, shading)]
+        case Ablation():
+            return [attention_view.ablation_table(shown, width, shading)]
+        case MaskCheck():
+            return attention_view.mask_lines(shown, shading)
+        case HoldoutReport() | ComparisonReport():
+            return holdout_report(shown, shading, width)
     raise NotImplementedError(type(shown).__name__)
 
 
-@_parts.register
-def _(shown: AttentionStudy, shading: Shading, width: int) -> Iterable[RenderableType]:
-    return attention_screen(shown, AttentionRequest(), shading, width)
-
-
-@_parts.register
-def _(shown: ChosenMap, shading: Shading, width: int) -> Iterable[RenderableType]:
-    return [map_name(shown), _heatmap(shown)]
-
-
-@_parts.register
-def _(shown: AttentionMaps, shading: Shading, width: int) -> Iterable[RenderableType]:
-    scale = Scale(1.0)
-    maps = [
-        (f"{layer}.{head}", shown.head(layer, head))
-        for layer in range(shown.n_layers)
-        for head in range(shown.n_heads)
-    ]
-    lines = attention_view.maps_grid(maps, shown.n_heads, scale, shading, width)
-    return [*lines, scale.legend(shading)]
-
-
-@_parts.register
-def _(shown: HeadRoles, shading: Shading, width: int) -> Iterable[RenderableType]:
-    return [attention_view.roles_table(shown)]
-
-
-@_parts.register
-def _(shown: LogitLens, shading: Shading, width: int) -> Iterable[RenderableType]:
-    return [attention_view.lens_table(shown, shown.top_ids.shape[1] - 1, shading)]
-
-
-@_parts.register
-def _(shown: Ablation, shading: Shading, width: int) -> Iterable[RenderableType]:
-    return [attention_view.ablation_table(shown, width, shading)]
-
-
-@_parts.register
-def _(shown: MaskCheck, shading: Shading, width: int) -> Iterable[RenderableType]:
-    return attention_view.mask_lines(shown, shading)
-
-
-# One report, or several compared.
-_parts.register(HoldoutReport)(holdout_report)
-_parts.register(ComparisonReport)(holdout_report)
-
-
-@singledispatch
 def as_html(shown: Shown) -> str:
     """What a notebook shows of an object: what rich prints, in colour, unless there is better."""
+    match shown:
+        case AttentionStudy():
+            # The page of `minitx attn --html`, in a frame of its own.
+            return render("notebook_frame.html", page=study_page(shown, AttentionRequest()))
+        case ChosenMap():
+            return map_grid(_heatmap(shown), map_name(shown))
+        case LogitLens():
+            return lens_grid(shown)
     console = Console(
         file=io.StringIO(), record=True, width=_WIDTH, force_terminal=True,
         color_system="truecolor", no_color=False, legacy_windows=False, force_jupyter=False,
@@ -99,22 +82,58 @@ def as_html(shown: Shown) -> str:
     )
 
 
-@as_html.register
-def _(shown: AttentionStudy) -> str:
-    """The page of `minitx attn --html`, in a frame of its own."""
-    return render("notebook_frame.html", page=study_page(shown, AttentionRequest()))
-
-
-@as_html.register
-def _(shown: ChosenMap) -> str:
-    return map_grid(_heatmap(shown), map_name(shown))
-
-
-@as_html.register
-def _(shown: LogitLens) -> str:
-    return lens_grid(shown)
-
-
 def _heatmap(shown: ChosenMap) -> Heatmap:
     tokens = shown.tokens or tuple(map(str, range(len(shown.values))))
     return Heatmap(shown.values, tokens, quantity_of(shown.kind))
+
+
+def map_grid(heatmap: Heatmap, name: str | None = None) -> str:
+    """A map as an HTML table, each value in its cell's title; of a long text, the last tokens."""
+    labels = [token_label(token) for token in heatmap.tokens]
+    shown = range(max(0, len(labels) - _MOST_TOKENS), len(labels))
+    scale = heatmap.scale
+
+    def cell(i: int, j: int) -> Cell:
+        value = float(heatmap.values[i, j])
+        title = f"{i} {labels[i]} → {j} {labels[j]}: {value:.3g}"
+        return Cell([], style=f"background:{scale.color(value)}", title=title)
+
+    rows: list[list[str | Cell]] = [
+        [labels[i], *(cell(i, j) for j in shown if j <= i)] for i in shown
+    ]
+    grid = Grid(rows, ["", *(labels[j] for j in shown)])
+    note = f"The last {len(shown)} of {len(labels)} tokens." if shown[0] else None
+    return render("notebook_map.html", grid=grid, name=name, note=note)
+
+
+def lens_grid(lens: LogitLens) -> str:
+    """The logit lens: what every layer would say after every token.
+
+    Rows are the readings, the last layer on top; columns the tokens of the text. A cell has the
+    likeliest token that follows, coloured by its probability, and all that are kept in its title.
+    It is framed where that token does follow.
+    """
+    scale = Scale(1.0)
+    tokens = lens.tokens or tuple(map(str, range(lens.top_ids.shape[1])))
+
+    def cell(layer: int, position: int) -> Cell:
+        pieces = [lens.pieces.get(int(i), str(i)) for i in lens.top_ids[layer, position]]
+        chances = [float(p) for p in lens.top_probabilities[layer, position]]
+        title = ", ".join(
+            f"{token_label(piece)} {100 * chance:.0f} %"
+            for piece, chance in zip(pieces, chances, strict=True)
+        )
+        follows = tokens[position + 1 : position + 2] == (pieces[0],) and bool(lens.pieces)
+        classes = "next" if follows else None
+        return Cell([Run(token_label(pieces[0]))], classes, scale.css(chances[0]), title)
+
+    rows: list[list[str | Cell]] = [
+        [
+            lens.names[layer],
+            *(cell(layer, position) for position in range(len(tokens))),
+            f"{lens.loss[layer]:.3f}" if len(lens.loss) else "",
+        ]
+        for layer in reversed(range(len(lens.names)))
+    ]
+    grid = Grid(rows, ["layer", *map(token_label, tokens), "loss"])
+    return render("notebook_lens.html", grid=grid)

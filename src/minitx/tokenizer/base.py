@@ -237,28 +237,26 @@ def _in_our_form(definition: dict[str, Any]) -> dict[str, Any]:
     Other programs and versions leave out defaults, and write a merge as one text. What adds to the
     ids of a text, or cuts them, is not in it.
     """
-    model = {**_MODEL_KEYS[definition["model"]["type"]], **definition["model"]}
+    model = _ordered(definition["model"], _MODEL_KEYS[definition["model"]["type"]])
     model["vocab"] = dict(sorted(model["vocab"].items(), key=itemgetter(1)))
     if "merges" in model:
         model["merges"] = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
     unused = dict.fromkeys(("truncation", "padding", "post_processor"))
-    return {**_KEYS, **definition, **unused, "model": model}
+    return _ordered({"version": "1.0", **definition, "model": model, **unused}, _KEYS)
 
 
-_KEYS = {
-    "version": "1.0",
-    **dict.fromkeys(("truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer")),
-    **dict.fromkeys(("post_processor", "decoder", "model")),
-}
-_MODEL_KEYS: dict[str, dict[str, Any]] = {
-    "BPE": {
-        **dict.fromkeys(("type", "dropout", "unk_token")),
-        **dict.fromkeys(("continuing_subword_prefix", "end_of_word_suffix")),
-        **dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), False),
-        **dict.fromkeys(("vocab", "merges")),
-    },
-    "WordLevel": dict.fromkeys(("type", "vocab", "unk_token")),
-}
+def _ordered(content: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    return {**{key: False if key in _FLAGS else None for key in keys}, **content}
+
+
+_KEYS = ("version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
+         "post_processor", "decoder", "model")  # fmt: skip
+_FLAGS = ("fuse_unk", "byte_fallback", "ignore_merges")
+_MODEL_KEYS = {
+    "BPE": ("type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
+            *_FLAGS, "vocab", "merges"),
+    "WordLevel": ("type", "vocab", "unk_token"),
+}  # fmt: skip
 
 
 def _named(unknown: list[str]) -> str:

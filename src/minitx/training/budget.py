@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from minitx.config import TrainConfig
 from minitx.training.clock import UNTIMED_STEPS, Clock
 from minitx.training.hooks import RunHooks
-from minitx.training.observer import Event, Phase, TrainingObserver
+from minitx.training.observer import STEPS_DECIDED, Event, Phase, TrainingObserver
 from minitx.training.schedule import decay_start
 from minitx.training.state import TrainingState
 
@@ -180,7 +180,7 @@ class BudgetController:
             # Shown until it is decided, and no end before that.
             state.steps = max(state.step + 1, affordable)
         else:
-            self._decide(steps, "the learning rate falls from here")
+            self._decide(steps, "the learning rate starts to fall")
             self._note_check(left)
 
     def seconds_left(self) -> float:
@@ -216,7 +216,7 @@ class BudgetController:
         self.clock.forget()
         if steps is not None:
             speed = "more slowly" if steps > state.steps else "faster"
-            self._decide(steps, f"the learning rate falls {speed} from here")
+            self._decide(steps, f"from here on the learning rate falls {speed}")
         self._note_check(left)
 
     def _time_scoring(self, budget: float) -> None:
@@ -249,5 +249,5 @@ class BudgetController:
         decisions = (*self.config.step_decisions, (state.step, state.steps))
         self.config = replace(self.config, steps=state.steps, step_decisions=decisions)
         self.hooks.save_config(self.config)
-        message = f"{state.steps:,} steps fit the time budget; {consequence}"
-        self.observer.observe(Event(state.step, "steps-settled", "info", message))
+        message = f"at this speed, {state.steps:,} steps fit the time budget; {consequence}"
+        self.observer.observe(Event(state.step, STEPS_DECIDED, "info", message))

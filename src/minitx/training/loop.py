@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import shlex
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
@@ -14,14 +14,15 @@ from torch import Tensor
 
 from minitx.compute import Compute
 from minitx.config import TrainConfig
+from minitx.engine import loss_function
 from minitx.errors import InstabilityError, InterruptedRunError
+from minitx.files import shell_word
 from minitx.model import Transformer
 from minitx.training.anomalies import Anomaly, AnomalyDetector
 from minitx.training.batches import Batches
 from minitx.training.budget import BudgetController
 from minitx.training.clock import Clock
 from minitx.training.good_states import GoodStates
-from minitx.training.gradients import GradientPass
 from minitx.training.hooks import RunHooks, StopEvaluation
 from minitx.training.observer import (
     CheckpointSaved,
@@ -33,13 +34,63 @@ from minitx.training.observer import (
     TrainingObserver,
 )
 from minitx.training.optimizers.optimizer_base import Optimizer
-from minitx.training.run_ahead import RunAhead
 from minitx.training.schedule import rate_of_run
 from minitx.training.signals import StopRequest
 from minitx.training.state import TrainingState
 
 RATE_AFTER_ROLLBACK = 0.5
 """What the learning rate is multiplied by at each rollback."""
+
+STEPS_AHEAD = 2
+"""That may be under way on a GPU: while it does one, the next is prepared."""
+
+
+class GradientPass:
+    """Computes the loss of one batch, and adds its gradients to those in the parameters.
+
+    Args:
+        passes: of an optimizer step, whose gradients are averaged.
+        engine: that is asked for; see `minitx.engine.choose_engine`.
+
+    Raises:
+        BadInputError: torch.compile was asked for where it can't be used.
+    """
+
+    def __init__(
+        self, model: Transformer, compute: Compute, passes: int = 1, engine: str = "auto"
+    ) -> None:
+        self._loss = loss_function(model, compute, engine)
+        self._passes = passes
+
+    def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss of a batch, `(batch, seq)` ids: a scalar in nats per token."""
+        loss = self._loss(inputs, targets)
+        part = loss / self._passes if self._passes > 1 else loss
+        part.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+
+class RunAhead:
+    """Waits, after each step, until no more than `STEPS_AHEAD` are under way on a GPU.
+
+    A GPU is given work faster than it does it. Left alone, Python would hand out hundreds of steps
+    at once: a clock would measure how fast work is handed out, and a request to stop would come
+    late.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._under_way: deque[torch.cuda.Event] = deque()
+
+    def step_done(self) -> None:
+        """Called when everything of a step was handed to the device."""
+        if self._device.type != "cuda":
+            return
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        self._under_way.append(event)
+        if len(self._under_way) > STEPS_AHEAD:
+            self._under_way.popleft().synchronize()
 
 
 @dataclass(eq=False)
@@ -157,6 +208,9 @@ class Trainer:
             inputs, targets = self.batches[number]
             loss = self._pass(inputs, targets)
             total = loss if total is None else total + loss
+        # With several processes, each of which has read batches of its own, this is the one place
+        # to average the gradients (and this loss) over them: after the last backward pass, and
+        # before the norm that clipping and diagnosis look at.
         assert total is not None
         return total / passes if passes > 1 else total
 
@@ -292,7 +346,7 @@ class Trainer:
         )
         raise InterruptedRunError(
             f"stopped after step {self.state.step:,} of {self.state.steps:,}, which is saved",
-            f"Go on with: minitx resume {shlex.quote(str(self.hooks.run))}",
+            f"Go on with: minitx resume {shell_word(self.hooks.run)}",
             number,
         )
 

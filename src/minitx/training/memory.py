@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minitx.config import ModelConfig
+from minitx.config.options import options_of
 from minitx.config.overrides import Overrides
 from minitx.errors import BadInputError
 from minitx.training.planning import planned_d_ff, planned_shape
@@ -73,10 +74,9 @@ def refuse_too_large(given: Overrides) -> None:
     """
     if not {"n_layers", "d_model"} <= set(given):
         return
-    model, free = planned_shape(given), free_memory()
-    if free is not None and 4 * model.n_parameters > free:
-        what = f"the weights of {model.n_parameters:,} parameters take "
-        raise _too_large(what, model, Workload(), 4 * model.n_parameters, free)
+    model = planned_shape(given)
+    what = f"the weights of {model.n_parameters:,} parameters take"
+    _require(what, 4 * model.n_parameters, free_memory(), model, Workload())
 
 
 def require_memory(model: ModelConfig, workload: Workload, free: int | None) -> None:
@@ -85,25 +85,25 @@ def require_memory(model: ModelConfig, workload: Workload, free: int | None) -> 
     Raises:
         BadInputError: with sizes that would fit.
     """
-    needed = _needed(model, workload)
-    if free is not None and needed > free:
-        what = (
-            f"training {model.n_parameters:,} parameters with {workload.batch_size:,} x "
-            f"{model.context_length:,} tokens at once takes at least "
-        )
-        raise _too_large(what, model, workload, needed, free)
+    what = (
+        f"training {model.n_parameters:,} parameters with {workload.batch_size:,} x "
+        f"{model.context_length:,} tokens at once takes at least"
+    )
+    _require(what, _needed(model, workload), free, model, workload)
 
 
 def _needed(model: ModelConfig, workload: Workload) -> int:
     return weight_bytes(model, workload) + activation_bytes(model, workload)
 
 
-def _too_large(
-    what: str, model: ModelConfig, workload: Workload, needed: int, free: int
-) -> BadInputError:
+def _require(
+    what: str, needed: int, free: int | None, model: ModelConfig, workload: Workload
+) -> None:
+    if free is None or needed <= free:
+        return
     flags = alternative(model, workload, free)
-    return BadInputError(
-        f"{what}{_gigabytes(needed)} of memory, and {_gigabytes(free)} are free",
+    raise BadInputError(
+        f"{what} {_gigabytes(needed)} of memory, and {_gigabytes(free)} are free",
         f"This fits: {flags}" if flags else "Choose a smaller --vocab-size",
     )
 
@@ -111,7 +111,7 @@ def _too_large(
 def alternative(model: ModelConfig, workload: Workload, free: int) -> str:
     """Flags with which it fits into `free` bytes, as near to what was asked for as halving leads.
 
-    For example ``--layers 12 --d-model 768 --heads 12``; empty if no size is small enough.
+    For example ``--layers 12 --d-model 768``; empty if no size is small enough.
     """
     small, fewer = model, workload
     while _needed(small, fewer) > _COMFORTABLE * free:
@@ -126,23 +126,14 @@ def alternative(model: ModelConfig, workload: Workload, free: int) -> str:
             small = _narrower(small)
         else:
             return ""
-    changed = {
-        "--layers": (small.n_layers, model.n_layers),
-        "--d-model": (small.d_model, model.d_model),
-        "--heads": (small.n_heads, model.n_heads),
-        "--kv-heads": (small.n_kv_heads, model.n_kv_heads),
-        "--head-dim": (small.head_dim, model.head_dim),
-        "--d-ff": (small.d_ff, model.d_ff),
-        "--context": (small.context_length, model.context_length),
-        "--batch-size": (fewer.batch_size, workload.batch_size),
+    flags = {
+        option.flag: getattr(small, option.name)
+        for option in options_of(ModelConfig)
+        if getattr(small, option.name) != getattr(model, option.name)
     }
-    # What would be planned so anyhow.
-    if small.n_kv_heads == small.n_heads and model.n_kv_heads == model.n_heads:
-        del changed["--kv-heads"]
-    planned = [planned_d_ff(sizes.d_model, sizes.architecture) for sizes in (small, model)]
-    if [small.d_ff, model.d_ff] == planned:
-        del changed["--d-ff"]
-    return " ".join(f"{flag} {new}" for flag, (new, old) in changed.items() if new != old)
+    if fewer != workload:
+        flags["batch-size"] = fewer.batch_size
+    return " ".join(f"--{flag} {value}" for flag, value in flags.items())
 
 
 def _narrower(model: ModelConfig) -> ModelConfig:

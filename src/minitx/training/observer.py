@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from minitx.config import RunConfig
 from minitx.registry import Registry
@@ -23,6 +23,12 @@ def perplexity(loss: float) -> float:
         return math.exp(loss)
     except OverflowError:
         return math.inf
+
+
+E = TypeVar("E", bound="TrainingEvent")
+_FROM_JSON: dict[str, Callable[[Any], Any]] = {
+    "int": int, "int | None": int, "float": float, "str": str, "bool": bool,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,23 @@ class TrainingEvent:
         known = {name: value for name, value in values.items() if value is not None}
         return {"kind": self.kind, **known}
 
+    @classmethod
+    def from_line(cls: type[E], line: Mapping[str, Any]) -> E:
+        """The event that such a line was written of.
+
+        Raises:
+            TypeError, ValueError: another version wrote it, and something is missing.
+        """
+        fields = {field.name: field.type for field in dataclasses.fields(cls)}
+        values = {name: line[name] for name in fields if line.get(name) is not None}
+        return cls(**{name: _FROM_JSON[str(fields[name])](values[name]) for name in values})
+
+    @property
+    def timing(self) -> dict[str, float]:
+        """What the clock decides: it differs in a run that is repeated."""
+        names = ("tokens_per_second", "elapsed_seconds")
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+
 
 @dataclass(frozen=True)
 class RunStart(TrainingEvent):
@@ -60,7 +83,8 @@ class RunStart(TrainingEvent):
         dtype: format of the matrix products, ``float32`` or ``bfloat16``.
         engine: what computes, ``plain``, ``native`` or ``torch-compile``; `reasons` says why.
         first_step: steps already done, 0 for a new run.
-        n_holdout_unknown: holdout tokens that stand for what the vocabulary lacks.
+        n_unknown_tokens: of the holdout, which stand for what the tokenizer lacks.
+        prompt: a short one that the model reads; empty if there is none, None if it is not known.
     """
 
     kind = "start"
@@ -76,7 +100,8 @@ class RunStart(TrainingEvent):
     dtype: str
     engine: str
     first_step: int
-    n_holdout_unknown: int = 0
+    n_unknown_tokens: int = 0
+    prompt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,14 +147,6 @@ class StepReport(TrainingEvent):
     def perplexity(self) -> float:
         """Of the loss."""
         return perplexity(self.loss)
-
-    @property
-    def timing(self) -> dict[str, float]:
-        """What the clock decides: it differs in a run that is repeated."""
-        return {
-            "tokens_per_second": self.tokens_per_second,
-            "elapsed_seconds": self.elapsed_seconds,
-        }
 
 
 @dataclass(frozen=True)
@@ -205,24 +222,9 @@ class EvaluationReport(TrainingEvent):
         """Of the holdout loss."""
         return perplexity(self.holdout_loss)
 
-    @classmethod
-    def from_line(cls, line: Mapping[str, Any]) -> EvaluationReport:
-        """The report that an `evaluation` line of `metrics.jsonl` was written of.
 
-        Raises:
-            KeyError, TypeError, ValueError: another version wrote it, and something is missing.
-        """
-        scored = line.get("holdout_tokens")
-        return cls(
-            step=line["step"],
-            train_loss=float(line["train_loss"]),
-            holdout_loss=float(line["holdout_loss"]),
-            holdout_bits_per_byte=float(line["holdout_bits_per_byte"]),
-            is_best=bool(line["is_best"]),
-            sample=str(line["sample"]),
-            sample_prompt=str(line["sample_prompt"]),
-            holdout_tokens=None if scored is None else int(scored),
-        )
+STEPS_DECIDED = "steps-settled"
+"""Name of the event that says how many steps fit a time budget."""
 
 
 @dataclass(frozen=True)
@@ -285,11 +287,6 @@ class RunEnd(TrainingEvent):
     tokens: int
     final_holdout_tokens: int
     best_holdout_tokens: int | None = None
-
-    @property
-    def timing(self) -> dict[str, float]:
-        """What the clock decides: it differs in a run that is repeated."""
-        return {"elapsed_seconds": self.elapsed_seconds}
 
 
 class TrainingObserver:

@@ -1,7 +1,7 @@
 """Plan a run from its encoded corpus: sizes, batch, rates and steps, each with a reason.
 
-The rules are few, and each constant says where it was measured (`docs/plan.md`). Whatever a
-person gives is taken as it is; the rest is filled in around it.
+The rules are few, and `docs/plan.md` has what their constants were measured on. Whatever a person
+gives is taken as it is; the rest is filled in around it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, replace
 
 from minitx.config import DataConfig, ModelConfig, RunConfig, TokenizerConfig, TrainConfig
+from minitx.config.checks import duration_text
 from minitx.config.model_config import Architecture, derive_head_dim
 from minitx.config.overrides import Overrides
 from minitx.config.run_config import TokenizerKind
@@ -19,14 +20,16 @@ from minitx.training.optimizers import OPTIMIZERS
 DEFAULT_BUDGET_SECONDS = 300.0
 """Planned for when neither a budget nor a number of steps is given."""
 
+NOMINAL_RATES = {"cpu": 4e11, "mps": 4e12, "cuda": 5e13}
+"""Operations a second that a device of a kind is taken to do where the number of steps is given:
+such a run is the same whenever it is repeated, so nothing in it may follow from a measurement."""
+
 MOST_UNTIED = 1024
 """Largest vocabulary for which separate input and output embeddings are planned."""
 
 EMBEDDING_TO_BLOCKS = 0.75
-"""Most parameters of a planned vocabulary's embedding, over those of the blocks.
-
-Measured with 4 layers of 128 and a minute on 20 MB: with 4,096 ids the loss per byte is lowest;
-with 8,192 it is 16 % higher, and with 32,768 32 %, since most of a step goes into the head."""
+"""Most parameters of a planned vocabulary's embedding, over those of the blocks: with more, most of
+a step goes into the head."""
 
 MOST_STEPS = 10**9
 """Planned for, however fast the machine."""
@@ -35,13 +38,11 @@ WORK_FOR_CONTEXT_256 = 3e14
 """Operations at the device's peak rate from which twice the usual context is worth its steps."""
 
 MOST_PARAMETERS_PER_TOKEN = 5
-"""A larger model memorizes a short text: from 50,000 characters, 2 layers of 64 with dropout learn
-more than 3 of 96."""
+"""A larger model memorizes a short text."""
 
 DROPOUT = ((20.0, 0.1), (9.0, 0.05))
-"""Planned from so many epochs (passes over the text) on, times parameters per token, most first.
-
-A larger model memorizes a text in fewer epochs (docs/plan.md has the figures)."""
+"""Planned from so many epochs (passes over the text) on, times parameters per token, most first: a
+larger model memorizes a text in fewer epochs."""
 
 MOST_EPOCHS = 30
 """Further ones only make the holdout loss worse, dropout or not."""
@@ -51,24 +52,17 @@ PART_OF_PEAK = 0.4
 of it with 2 layers of 64, half with 6 of 256."""
 
 BATCH_TOKENS = 3072
-"""In a step. On some texts 2,048 is better by 1 or 2 %, on others 4,096."""
+"""In a step."""
 
 FAST = 1e13
 """Operations a second from which on a step of so few tokens is mostly launching kernels, so that
 more tokens in it cost little. ..."""
 
 FAST_BATCH_TOKENS = 8192
-"""... On an H100 (5e13) with 6 layers of 256, 3,072 take 3.8 ms and 8,192 take 5.9; after the same
-9 seconds on tiny Shakespeare, the loss is 1.457 and 1.438."""
+"""... On an H100 (5e13) with 6 layers of 256, 3,072 take 3.8 ms and 8,192 take 5.9."""
 
 NARROW = 128
-"""Width below which a step has half as many tokens, if they are word pieces.
-
-Measured with 3 layers of 96 and 35 s: so the loss per byte of Polish messages is 3 % lower, of our
-source and of 20 MB of source the same or lower; with 4 layers of 128 it is the same."""
-
-MOST_HEADS = 1024
-"""Tried for a given width, however absurd: `ModelConfig` allows no more."""
+"""Width below which a step has half as many tokens, if they are word pieces."""
 
 CLOSING_TOKENS = 150_000
 """Of the holdout, which are scored after the last step in any case. They come from everywhere in
@@ -90,9 +84,8 @@ SECONDS_BETWEEN_EVALUATIONS = 4.0
 WORK_FOR_SIZE = 40_000
 """Operations at the device's peak rate that a model of n parameters needs, over n^1.5.
 
-Measured on characters of tiny Shakespeare: with 3 10^12 operations 2 layers of 64 learn most, with
-10^13 3 of 96, with 4 10^13 4 of 128 (docs/plan.md). Word pieces come with an embedding that takes
-up to `EMBEDDING_TO_BLOCKS` as much work again; with it, training sees as many tokens as without."""
+Word pieces come with an embedding that takes up to `EMBEDDING_TO_BLOCKS` as much work again; with
+it, training sees as many tokens as without."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +123,8 @@ def plan_run(
 ) -> tuple[RunConfig, dict[str, str]]:
     """Choose everything that is not given, with a reason for each key that was chosen.
 
-    `matmul_rate` is that of the device, in floating-point operations a second.
+    `matmul_rate` is that of the device, in floating-point operations a second: measured, or of
+    `NOMINAL_RATES`.
 
     Raises:
         BadInputError: a given value is out of range, or two don't fit together.
@@ -214,16 +208,18 @@ def planned_d_ff(d_model: int, architecture: Architecture) -> int:
 def _plan_batch(
     kind: TokenizerKind, model: ModelConfig, rate: float, values: Overrides, reasons: dict[str, str]
 ) -> None:
-    if "batch_size" not in values and rate >= FAST:
+    values.setdefault("accumulation", 1)
+    if "batch_size" in values:
+        return
+    if rate >= FAST:
         values["batch_size"] = between(1, FAST_BATCH_TOKENS // model.context_length, 256)
-        reasons["batch_size"] = "about 8,000 tokens a step: fewer would hardly be faster here"
-    elif "batch_size" not in values:
+        reasons["batch_size"] = "about 8,000 tokens a step: smaller batches would hardly be faster"
+    else:
         half = kind != "char" and model.d_model < NARROW
         tokens = BATCH_TOKENS // 2 if half else BATCH_TOKENS
         values["batch_size"] = between(1, tokens // model.context_length, 64)
         about = f"about {round(tokens, -2):,} tokens a step"
-        reasons["batch_size"] = f"{about}: more steps help more than larger ones"
-    values.setdefault("accumulation", 1)
+        reasons["batch_size"] = f"{about}: more steps help more than larger batches"
 
 
 def _tokens_per_step(model: ModelConfig, train: Overrides) -> int:
@@ -261,7 +257,7 @@ def choose_shape(
 
     `rate` is that of the device's matrix products, in floating-point operations a second.
     """
-    best, why = LADDER[0], "the largest that this machine trains well in the time"
+    best, why = LADDER[0], f"the largest that trains well in {duration_text(budget)}"
     # The embedding of characters costs next to nothing.
     with_table = WORK_FOR_SIZE * (1.0 if kind == "char" else 1.0 + EMBEDDING_TO_BLOCKS)
     for shape in LADDER:
@@ -281,9 +277,9 @@ def _block_parameters(shape: Shape | ModelConfig) -> int:
 
 
 def _heads_of(d_model: int) -> tuple[int, str]:
-    for n_heads in range(between(1, round(d_model / 48), MOST_HEADS), 0, -1):
+    for n_heads in range(between(1, round(d_model / 48), 1024), 0, -1):
         if d_model % n_heads == 0 and (d_model // n_heads) % 2 == 0:
-            return n_heads, f"heads {d_model // n_heads} wide"
+            return n_heads, f"each head is {d_model // n_heads} wide"
     return 1, "no other number divides the width"
 
 
@@ -297,7 +293,7 @@ def _plan_train(
     values.setdefault("learning_rate", optimizer.planned_rate)
     if "steps" not in values:
         values["steps"] = between(10, int(values["budget_seconds"] / seconds_per_step), MOST_STEPS)
-        reasons["steps"] = "an estimate; decided by the measured speed before the decay"
+        reasons["steps"] = "an estimate; the measured speed decides before the learning rate falls"
         most = max(100, round(MOST_EPOCHS * tokens.n_train / tokens_per_step))
         if "max_steps" not in values and values["steps"] > most:
             values["max_steps"] = values["steps"] = most

@@ -12,12 +12,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from minitx.compute import Compute, LossFunction
+from minitx.compute import Compute, LossFunction, synchronize
 from minitx.config import ModelConfig
 from minitx.engine import choose_engine, fast_room, loss_function
 from minitx.model import Transformer
@@ -28,9 +28,7 @@ from minitx.training.optimizers.optimizer_base import Optimizer
 Part = Literal[
     "data", "embedding", "attention", "mlp", "norm", "residual", "head and loss", "optimizer"
 ]
-PARTS: tuple[Part, ...] = (
-    "data", "embedding", "attention", "mlp", "norm", "residual", "head and loss", "optimizer",
-)  # fmt: skip
+PARTS: tuple[Part, ...] = get_args(Part)
 Direction = Literal["forward", "backward", "step"]
 
 
@@ -62,9 +60,8 @@ class StepProfile:
     """The average step.
 
     Attributes:
-        parts: in the order of `PARTS`; their seconds add up to `seconds`.
-        seconds: of a step with the clock stopped at every border.
-        plain_seconds: of a step without.
+        parts: in the order of `PARTS`.
+        plain_seconds: of a step in which the clock is not stopped at borders.
         overhead_seconds: of forward and backward over a single token, whose arithmetic costs next
             to nothing: what Python and dispatching the operators take in every step.
         tokens: in a step.
@@ -76,7 +73,6 @@ class StepProfile:
     """
 
     parts: tuple[PartTime, ...]
-    seconds: float
     plain_seconds: float
     overhead_seconds: float
     tokens: int
@@ -84,6 +80,11 @@ class StepProfile:
     steps: int
     engine: str
     whole_blocks: bool
+
+    @property
+    def seconds(self) -> float:
+        """Of a step with the clock stopped at every border."""
+        return sum(part.seconds for part in self.parts)
 
     @property
     def flops(self) -> float:
@@ -101,11 +102,7 @@ class _Timeline:
         self.seconds: dict[tuple[Part, Direction], float] = defaultdict(float)
 
     def enter(self, part: Part, direction: Direction) -> None:
-        # A GPU works on its own: what it was given has to end before the clock is read.
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        elif self._device.type == "mps":
-            torch.mps.synchronize()
+        synchronize(self._device)
         now = time.perf_counter()
         self.seconds[self._current] += now - self._since
         self._current, self._since = (part, direction), now
@@ -134,17 +131,10 @@ def profile_steps(
     warmup: int = 3,
     engine: str = "auto",
 ) -> StepProfile:
-    """Train for a few steps and measure them.
+    """Train for a few steps, in place and at the peak learning rate, and measure them.
 
-    Args:
-        model: trained in place, at the peak learning rate.
-        optimizer: over its parameters.
-        batches: what it learns from.
-        compute: device and number format.
-        peak_rate: of matrix products there, for the record.
-        steps: to measure, once with the clock stopped at borders and once without.
-        warmup: steps before.
-        engine: that is asked for.
+    After `warmup` steps, `steps` are measured with the clock stopped at borders, and as many
+    without. `peak_rate` of matrix products there is for the record.
     """
     model.train()
     timeline = _Timeline(compute.device)
@@ -152,27 +142,24 @@ def profile_steps(
     # What is recorded or compiled as a whole has no borders.
     native = chosen == "native" and compute.device.type == "cpu"
     loss = loss_function(model, compute, "native" if native else "plain")
-
-    def quiet(part: Part, direction: Direction) -> None:
-        del part, direction
-
     for number in range(warmup):
-        _step(loss, optimizer, batches, number, quiet)
+        _step(loss, optimizer, batches, number)
     began = time.perf_counter()
     for number in range(steps):
-        _step(loss, optimizer, batches, number, quiet)
+        _step(loss, optimizer, batches, number)
     plain = (time.perf_counter() - began) / steps
-    whole = False
     with _borders(model, timeline, native) as clock:
         timeline.enter("data", "step")
         timeline.seconds.clear()
         for number in range(steps):
             _step(loss, optimizer, batches, number, timeline.enter)
         timeline.enter("data", "step")
-    if clock is not None and clock.blocks:
-        whole = True
+    whole_blocks = clock is not None and clock.blocks
+    if whole_blocks:
         timeline.divide(fast_room().profiling.BLOCK_PARTS, clock)
     inputs, _ = batches[0]
+    # As few tokens as take the same way through the model.
+    few = inputs[: torch.get_num_threads(), :2]
     flops = part_flops(model.config, inputs.numel(), optimizer.product_flops())
     parts = tuple(
         PartTime(
@@ -186,20 +173,14 @@ def profile_steps(
     )
     return StepProfile(
         parts=parts,
-        seconds=sum(part.seconds for part in parts),
         plain_seconds=plain,
-        overhead_seconds=_overhead(loss, optimizer, _few(inputs), steps),
+        overhead_seconds=_overhead(loss, optimizer, few, steps),
         tokens=inputs.numel(),
         peak_rate=peak_rate,
         steps=steps,
         engine="native" if native else "plain",
-        whole_blocks=whole,
+        whole_blocks=whole_blocks,
     )
-
-
-def _few(ids: Tensor) -> Tensor:
-    # As few tokens as take the same way through the model.
-    return ids[: torch.get_num_threads(), :2]
 
 
 def _step(
@@ -207,7 +188,7 @@ def _step(
     optimizer: Optimizer,
     batches: Batches,
     number: int,
-    enter: Callable[[Part, Direction], None],
+    enter: Callable[[Part, Direction], None] = lambda part, direction: None,
 ) -> None:
     # One step of `Trainer`, with borders.
     enter("data", "step")
@@ -238,42 +219,29 @@ def _borders(model: Transformer, timeline: _Timeline, native: bool) -> Iterator[
             (block.mlp_norm, "norm", "residual"),
             (block.mlp, "mlp", "residual"),
         ]
+
+    def entering(part: Part, direction: Direction) -> Callable[..., None]:
+        return lambda *_: timeline.enter(part, direction)
+
+    def leaving(part: Part, after: Part) -> Callable[..., None]:
+        def behind(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            del module, inputs
+            output.register_hook(entering(part, "backward"))  # type: ignore[no-untyped-call]
+            timeline.enter(after, "forward")
+
+        return behind
+
     handles = []
     for module, part, after in places:
-        before, behind = _border_hooks(timeline, part, after)
-        handles.append(module.register_forward_pre_hook(before))
-        handles.append(module.register_forward_hook(behind))
+        handles.append(module.register_forward_pre_hook(entering(part, "forward")))
+        handles.append(module.register_forward_hook(leaving(part, after)))
+        if module is not model.embedding:  # whose input has no gradient
+            handles.append(module.register_full_backward_hook(entering("residual", "backward")))
     try:
         yield None
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _border_hooks(
-    timeline: _Timeline, part: Part, after: Part
-) -> tuple[Callable[..., None], Callable[..., None]]:
-    def left_backward(gradient: Tensor) -> None:
-        del gradient
-        timeline.enter("residual", "backward")
-
-    def entered_backward(gradient: Tensor) -> None:
-        del gradient
-        timeline.enter(part, "backward")
-
-    def before(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        del module
-        if isinstance(inputs[0], Tensor) and inputs[0].requires_grad:
-            inputs[0].register_hook(left_backward)  # type: ignore[no-untyped-call]
-        timeline.enter(part, "forward")
-
-    def behind(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        del module, inputs
-        if output.requires_grad:
-            output.register_hook(entered_backward)  # type: ignore[no-untyped-call]
-        timeline.enter(after, "forward")
-
-    return before, behind
 
 
 def _overhead(loss_of: LossFunction, optimizer: Optimizer, token: Tensor, steps: int) -> float:
@@ -289,13 +257,9 @@ def _overhead(loss_of: LossFunction, optimizer: Optimizer, token: Tensor, steps:
 
 
 def part_flops(config: ModelConfig, tokens: int, update_flops: float = 0.0) -> dict[Part, float]:
-    """Floating-point operations of the matrix products of one step.
+    """Floating-point operations of the matrix products of a step of so many tokens.
 
-    Args:
-        config: of the model. Forward costs 2 for each weight and token, backward 4; attention's
-            products count the causal half of the square, as in `ModelConfig.flops_per_token`.
-        tokens: in the step.
-        update_flops: of the optimizer.
+    Counted as in `ModelConfig.flops_per_token`; `update_flops` are the optimizer's.
     """
     d, heads = config.d_model, config.n_heads * config.head_dim
     qkv = heads + 2 * config.n_kv_heads * config.head_dim

@@ -10,10 +10,10 @@ from minitx.checkpoint.rundir import RunDirectory, use_checkpoint
 from minitx.compute import choose_compute
 from minitx.corpus import load_encoded
 from minitx.diagnosis.curves import CurveDetector
-from minitx.diagnosis.findings import Finding
 from minitx.diagnosis.review import Check, CheckpointReview, Diagnosis, merged, review_metrics
 from minitx.errors import BadInputError, MinitxError
 from minitx.training.logging.metrics_file import read_metrics
+from minitx.training.observer import Event
 
 
 def diagnose(path: Path | None) -> Diagnosis:
@@ -26,8 +26,8 @@ def diagnose(path: Path | None) -> Diagnosis:
     """
     run = RunDirectory.open(path)
     config = run.read_config()
-    told: list[Finding] = []
-    others: list[Finding] = []
+    told: list[Event] = []
+    others: list[Event] = []
     checks: list[Check] = []
     curves = CurveDetector()
     finished = False

@@ -69,7 +69,7 @@ def evaluate_targets(
             characters that the model does not know, or as in `evaluate_holdout` and
             `compare_checkpoints`.
     """
-    targets = [named_run(target) for target in targets]
+    targets = [target if target.is_file() else named_run(target) for target in targets]
     models: list[Path | None] = [target for target in targets if target.is_dir()]
     texts = [target for target in targets if not target.is_dir()]
     for text in texts:
@@ -193,19 +193,12 @@ class _Evaluation:
         self.settings, self.progress = settings, progress
         has_holdout = source is None
         self.subject = find_subject(loaded, settings.dtype, settings.quantize, has_holdout)
-        # Side by side, for the plain figure.
-        self.windows = windows_for(
-            loaded.model,
-            settings.context_length,
-            max_tokens=settings.max_tokens,
-            autocast_dtype=self.subject.compute.dtype,
-        )
-        context = self.windows.context_length
-        stride = max(1, context // 2) if settings.stride is None else settings.stride
-        # Overlapping, for the second figure.
-        self.overlapping = windows_for(
-            loaded.model, context, stride, settings.max_tokens, self.subject.compute.dtype
-        )
+        context, how = settings.context_length, (settings.max_tokens, self.subject.compute.dtype)
+        # Side by side, for the plain figure; and overlapping, for the second one.
+        self.windows = windows_for(loaded.model, context, None, *how)
+        half = max(1, self.windows.context_length // 2)
+        stride = half if settings.stride is None else settings.stride
+        self.overlapping = windows_for(loaded.model, context, stride, *how)
         if source is None:
             self.text = holdout_text(self.subject)
         else:

@@ -25,7 +25,7 @@ from minitx.workflows.evaluate import Progress, compare_checkpoints, evaluate_ho
 from minitx.workflows.session_checkpoint import MADE_WITH_FILE
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class RunStory:
     """One run, as far as it can be told.
 
@@ -83,20 +83,19 @@ def gather(
             raise BadInputError(f"run {run.path} is named twice", "Name each run once")
     if len(runs) == 1:
         return Stories((gather_run(runs[0], settings, progress),))
-    told = ReportSettings(eval=False, attn=False, checkpoint=settings.checkpoint)
-    stories = tuple(gather_run(run, told, progress) for run in runs)
+    unmeasured = ReportSettings(eval=False, attn=False, checkpoint=settings.checkpoint)
+    stories = tuple(gather_run(run, unmeasured, progress) for run in runs)
     if not settings.eval:
         return Stories(stories, left_out="--no-eval was given")
-    checkpoints: list[Path] = []
-    for story in stories:
-        if story.checkpoint is None:
-            return Stories(stories, left_out=f"run {story.run.path} has no checkpoint yet")
-        checkpoints.append(story.checkpoint)
-    how = EvaluationSettings(max_tokens=settings.max_tokens, device=settings.device)
+    checkpoints = [story.checkpoint for story in stories if story.checkpoint is not None]
+    if len(checkpoints) < len(stories):
+        early = next(story for story in stories if story.checkpoint is None)
+        return Stories(stories, left_out=f"run {early.run.path} has no checkpoint yet")
     try:
-        return Stories(stories, compare_checkpoints(checkpoints, None, how, progress))
+        comparison = compare_checkpoints(checkpoints, None, _evaluation(settings), progress)
     except MinitxError as error:
         return Stories(stories, left_out=error.what)
+    return Stories(stories, comparison)
 
 
 def gather_run(
@@ -111,52 +110,43 @@ def gather_run(
         BadInputError: it has neither metrics nor a checkpoint, or the prompt does not fit.
         DamagedFileError: its config can't be read.
     """
-    config = run.read_config()
-    history = read_history(read_metrics(run.metrics_file))
-    checkpoint: Path | None = None
-    left_out: dict[str, str] = {}
+    story = RunStory(run, run.read_config(), read_history(read_metrics(run.metrics_file)))
+    with contextlib.suppress(MinitxError):
+        story.corpus = read_description(run.data)
     try:
-        checkpoint = resolve_checkpoint(run.path, settings.checkpoint)
+        story.checkpoint = checkpoint = resolve_checkpoint(run.path, settings.checkpoint)
     except MinitxError as error:
-        if not len(history.steps) and not history.evaluations:
+        if not len(story.history.steps) and not story.history.evaluations:
             raise BadInputError(
                 f"run {run.path} has nothing to report yet: {error.what}", "Train it for a while"
             ) from None
-        left_out = dict.fromkeys(("eval", "attn"), error.what)
-    corpus: Description | None = None
-    with contextlib.suppress(MinitxError):
-        corpus = read_description(run.data)
-    if checkpoint is None:
-        return RunStory(run, config, history, corpus, left_out=left_out)
-    made_with: dict[str, str] = {}
+        story.left_out = dict.fromkeys(("eval", "attn"), error.what)
+        return story
     # Runs of earlier versions have no such file; a report is no reason to refuse them.
     with contextlib.suppress(OSError, ValueError):
         content = read_json(checkpoint / MADE_WITH_FILE)
-        made_with = {key: str(value) for key, value in content.items()}
-    holdout: HoldoutReport | None = None
-    study: AttentionStudy | None = None
-    if settings.eval:
-        how = EvaluationSettings(max_tokens=settings.max_tokens, device=settings.device)
-        try:
-            holdout = evaluate_holdout(checkpoint, how, progress)
-        except MinitxError as error:
-            if not checkpoint.is_dir():  # Pruned since it was found: look again.
-                return gather_run(run, settings, progress)
-            left_out["eval"] = error.what
-    else:
-        left_out["eval"] = "--no-eval was given"
-    if settings.attn:
-        try:
-            study = open_study(checkpoint, settings.prompt, PAGE_PROMPT, settings.device)
-        except MinitxError as error:
-            if not checkpoint.is_dir():
-                return gather_run(run, settings, progress)
-            if settings.prompt is not None:
-                raise
-            left_out["attn"] = error.what
-    else:
-        left_out["attn"] = "--no-attn was given"
-    digest = weights_digest(checkpoint)
-    return RunStory(
-        run, config, history, corpus, checkpoint, digest, made_with, holdout, study, left_out
-    )
+        story.made_with = {key: str(value) for key, value in content.items()}
+    try:
+        if settings.eval:
+            story.holdout = evaluate_holdout(checkpoint, _evaluation(settings), progress)
+        else:
+            story.left_out["eval"] = "--no-eval was given"
+    except MinitxError as error:
+        story.left_out["eval"] = error.what
+    try:
+        if settings.attn:
+            story.study = open_study(checkpoint, settings.prompt, PAGE_PROMPT, settings.device)
+        else:
+            story.left_out["attn"] = "--no-attn was given"
+    except MinitxError as error:
+        if settings.prompt is not None and checkpoint.is_dir():
+            raise
+        story.left_out["attn"] = error.what
+    if story.left_out and not checkpoint.is_dir():  # Pruned since it was found: look again.
+        return gather_run(run, settings, progress)
+    story.weights_digest = weights_digest(checkpoint)
+    return story
+
+
+def _evaluation(settings: ReportSettings) -> EvaluationSettings:
+    return EvaluationSettings(max_tokens=settings.max_tokens, device=settings.device)

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from minitx.checkpoint import load_model
 from minitx.checkpoint.rundir import CONFIG_COPY, MODEL_FILES, RunDirectory, named_run
-from minitx.checkpoint.weights import require_sound_header
 from minitx.compute import choose_compute
 from minitx.config import RunConfig, TrainConfig
 from minitx.config.overrides import Overrides
@@ -34,7 +26,7 @@ from minitx.corpus import (
 from minitx.corpus.encoded import DESCRIPTION, describe_change, kept_split, read_description
 from minitx.engine import choose_engine
 from minitx.errors import BadInputError, DamagedFileError
-from minitx.files import read_bounded, read_json
+from minitx.files import shell_word
 from minitx.tokenizer import Tokenizer
 from minitx.training.logging.metrics_file import read_metrics, require_metrics
 from minitx.training.observer import Observers, Phase, TrainingObserver
@@ -43,12 +35,13 @@ from minitx.training.state import TrainingState
 from minitx.workflows.run_session import run_session
 from minitx.workflows.session import Session
 from minitx.workflows.session_checkpoint import (
-    DIAGNOSIS_FILE,
-    GOOD_STATES_FILE,
     OPTIMIZER_FILE,
     STATE_FILE,
+    USE_ANOTHER,
+    read_state,
+    tell_other_machine,
 )
-from minitx.workflows.train import FinishedRun
+from minitx.workflows.train import FinishedRun, require_holdout
 
 RESUME_FILES = (*MODEL_FILES, STATE_FILE, OPTIMIZER_FILE, CONFIG_COPY, DESCRIPTION)
 """What a checkpoint needs to be gone on from."""
@@ -88,7 +81,7 @@ def resume(request: ResumeRequest, observers: Sequence[TrainingObserver]) -> Fin
     with StopRequest() as stop:
         run = RunDirectory.open(request.run)
         _refuse_older_checkpoint(run, request.run and named_run(request.run))
-        fix = f"The run is as it was; go on with: minitx resume {shlex.quote(str(run.path))}"
+        fix = f"The run is as it was; go on with: minitx resume {shell_word(run.path)}"
         with interrupted_before_steps(stop, fix), run.lock():
             run.clear_leftovers()
             told.observe(Phase("reading the checkpoint"))
@@ -105,13 +98,9 @@ def _open_session(run: RunDirectory, request: ResumeRequest) -> Session:
     require_metrics(run.metrics_file)
     checkpoint = run.usable_checkpoint("last", required=RESUME_FILES)
     config = run.read_config()
-    state_file = checkpoint / STATE_FILE
-    with _damage_told(state_file):
-        state = TrainingState.from_json(read_bounded(state_file), str(state_file))
+    state = read_state(checkpoint)
     if checkpoint != run.checkpoint(state.step):
-        raise DamagedFileError(
-            f"{state_file} is of step {state.step:,}", "Use another checkpoint of the run"
-        )
+        raise DamagedFileError(f"{checkpoint / STATE_FILE} is of step {state.step:,}", USE_ANOTHER)
     config = _changed_config(run, config, state, request.train)
     compute = choose_compute(config.train.device, config.train.dtype, config.train.threads)
     loaded = load_model(checkpoint, device=compute.device)
@@ -121,16 +110,9 @@ def _open_session(run: RunDirectory, request: ResumeRequest) -> Session:
             "Restore run.toml, or resume from a copy of the run",
         )
     corpus = _corpus(run, config, loaded.tokenizer, checkpoint, request.allow_changed_corpus)
-    kept = checkpoint / GOOD_STATES_FILE
-
-    def commit() -> EncodedCorpus:
-        run.drop_after(state.step)
-        if corpus.directory == run.new_data:
-            run.adopt_new_data()
-        run.write_config(config)
-        return replace(corpus, directory=run.data)
-
-    return Session(
+    if "early_stopping" in request.train or corpus.directory == run.new_data:
+        require_holdout(config.train.early_stopping, len(corpus.holdout_ids))
+    session = Session(
         run=run,
         config=config,
         reasons={},
@@ -138,14 +120,15 @@ def _open_session(run: RunDirectory, request: ResumeRequest) -> Session:
         tokenizer=loaded.tokenizer,
         model=loaded.model,
         compute=compute,
-        commit=commit,
         engine=choose_engine(loaded.model, compute, config.train.engine),
         state=state,
-        optimizer_tensors=_load_tensors(checkpoint / OPTIMIZER_FILE),
-        diagnosis=_read_diagnosis(checkpoint / DIAGNOSIS_FILE),
-        good_state_tensors=_load_tensors(kept) if kept.exists() else {},
         loggers=request.loggers,
+        checkpoint=checkpoint,
     )
+    # The text of a device has its threads.
+    fixed = {"device" if key == "threads" else key for key in request.train}
+    tell_other_machine(session, fixed)
+    return session
 
 
 def _changed_config(
@@ -182,12 +165,10 @@ def _changed_config(
         state.steps, state.steps_decided = steps, True
         state.evaluations_since_best = 0
     changes["steps"] = state.steps
-    values = {**vars(config.train), **changes}
     if "device" in given:
         # The number format and the engine belong to the device.
-        values["dtype"] = "auto"
-        values["engine"] = changes.get("engine", "auto")
-    return replace(config, train=build(TrainConfig, values, "resume"))
+        changes = {"dtype": "auto", "engine": "auto", **changes}
+    return replace(config, train=build(TrainConfig, {**vars(config.train), **changes}, "resume"))
 
 
 def _corpus(
@@ -196,9 +177,9 @@ def _corpus(
     noted = read_description(checkpoint)
     if not tokenizer.has_digest(noted.tokenizer_digest):
         raise DamagedFileError(
-            f"{checkpoint} was trained on a corpus encoded with another tokenizer", _FIX
+            f"{checkpoint} was trained on a corpus encoded with another tokenizer", USE_ANOTHER
         )
-    split = _present_split(config, noted.digest)
+    split = _present_split(config, noted.digest, changed_ok)
     if split is not None and split.digest != noted.digest:
         if not changed_ok:
             more = f" and {len(split.files) - 1:,} more" if len(split.files) > 1 else ""
@@ -208,7 +189,14 @@ def _corpus(
                 f"{describe_change(run.data, split)}{compared}",
                 "Restore it, or go on with the new text: --allow-changed-corpus",
             )
-        return encode_corpus(split, tokenizer, run.new_data)
+        changed = encode_corpus(split, tokenizer, run.new_data)
+        n_ids, needed = len(changed.train_ids), config.model.context_length + 1
+        if n_ids < needed:
+            raise BadInputError(
+                f"the train part has {n_ids:,} tokens, and one context needs {needed:,}",
+                "Restore the corpus, or give a longer text",
+            )
+        return changed
     try:
         kept = load_encoded(run.data)
         if not tokenizer.has_digest(kept.tokenizer_digest) or kept.digest != noted.digest:
@@ -227,7 +215,7 @@ def _corpus(
         return encode_corpus(split, tokenizer, run.new_data)
 
 
-def _present_split(config: RunConfig, digest: str) -> Split | None:
+def _present_split(config: RunConfig, digest: str, changed_ok: bool) -> Split | None:
     """The text as it is now; of the ways to split it, the one with that digest, if it has it.
 
     None where the sources are no longer what can be read: then the copy in the run serves.
@@ -237,14 +225,17 @@ def _present_split(config: RunConfig, digest: str) -> Split | None:
         return None
     try:
         corpus = read_corpus(data.corpus, None, data.working_directory, only_files=True)
-        split = split_corpus(corpus, data, only_files=True)
-        if split.left_out and split.digest != digest:
-            # Earlier versions trained on a holdout that was in the corpus, too.
-            earlier = split_corpus(corpus, data, only_files=True, leave_out=False)
-            split = earlier if earlier.digest == digest else split
-    except BadInputError:
+        # Earlier versions trained on a holdout that was in the corpus, too.
+        split = split_corpus(corpus, data, only_files=True, leave_out=False)
+        return split if split.digest == digest else split_corpus(corpus, data, only_files=True)
+    except BadInputError as error:
+        if changed_ok:
+            raise BadInputError(
+                f"there is no changed text to go on with: {error.what}",
+                "Restore it, or leave out --allow-changed-corpus to go on with the run's own copy",
+            ) from None
+        _log.warning("warning: %s; going on with the run's own copy of its text", error.what)
         return None
-    return split
 
 
 def _refuse_older_checkpoint(run: RunDirectory, named: Path | None) -> None:
@@ -255,7 +246,7 @@ def _refuse_older_checkpoint(run: RunDirectory, named: Path | None) -> None:
         raise BadInputError(
             f"{named} is not the last checkpoint of {run.path}, and going on from it would "
             f"overwrite later ones",
-            f"Name the run: minitx resume {run.path}",
+            f"Name the run: minitx resume {shell_word(run.path)}",
         )
 
 
@@ -266,32 +257,5 @@ def _has_end(run: RunDirectory, step: int) -> bool:
     )
 
 
-def _load_tensors(path: Path) -> dict[str, Tensor]:
-    require_sound_header(path)
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise DamagedFileError(f"{path} can't be read: {error}", _FIX) from None
-
-
-def _read_diagnosis(path: Path) -> dict[str, Any]:
-    # Its manifest would name it as missing if it had been there.
-    if not path.exists():
-        return {}
-    with _damage_told(path):
-        return read_json(path)
-
-
-@contextlib.contextmanager
-def _damage_told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DamagedFileError(f"{path} can't be read ({error.strerror})", _FIX) from None
-    except ValueError as error:
-        raise DamagedFileError(f"{path} can't be used: {error}", _FIX) from None
-
-
-_FIX = "Use another checkpoint of the run"
 _STREAMS = ("/dev/stdin", "/dev/fd/", "/proc/")
 """Names that stand for another text in another process."""

@@ -21,9 +21,8 @@ from minitx.workflows.session_checkpoint import (
     SessionSaver,
     restore_detector,
     restore_optimizer,
-    restored_good_states,
 )
-from minitx.workflows.session_evaluation import holdout_scorer, sampler
+from minitx.workflows.session_evaluation import holdout_scorer, sampler, short_prompt
 
 
 def run_session(
@@ -54,12 +53,10 @@ def run_session(
         detector = LiveDiagnosis(
             model, config, compute, batches, corpus.train_ids, corpus.holdout_ids, observer
         )
-        restore_detector(session, detector)
-        good_states = restored_good_states(session, optimizer, detector)
+        good_states = restore_detector(session, optimizer, detector)
         # This cuts the file, so it is the last that may refuse.
         told.insert(len(observers), _logger("metrics", session, stack))
         session = session.committed()
-        saver = SessionSaver(session, optimizer, detector, good_states, writer)
         trainer = Trainer(
             model=model,
             optimizer=optimizer,
@@ -68,12 +65,14 @@ def run_session(
             compute=compute,
             state=session.state,
             observer=observer,
-            hooks=_hooks(session, saver, writer, stop),
+            hooks=_hooks(
+                session, SessionSaver(session, optimizer, detector, good_states, writer), stop
+            ),
             stop=stop,
             detector=detector,
             good_states=good_states,
         )
-        observer.observe(session.start())
+        observer.observe(session.start(short_prompt(session)))
         stop.defer()
         return trainer.run()
 
@@ -104,9 +103,7 @@ def _logger(name: str, session: Session, stack: contextlib.ExitStack) -> Trainin
     return logger
 
 
-def _hooks(
-    session: Session, saver: SessionSaver, writer: CheckpointWriter, stop: StopRequest
-) -> RunHooks:
+def _hooks(session: Session, saver: SessionSaver, stop: StopRequest) -> RunHooks:
     config, n_holdout = session.config.train, len(session.corpus.holdout_ids)
 
     def scored(max_tokens: int) -> int:
@@ -117,7 +114,7 @@ def _hooks(
         evaluate=holdout_scorer(session, stop),
         sample=sampler(session),
         save=saver.save,
-        saved=writer.written,
+        saved=saver.writer.written,
         save_config=saver.save_config,
         n_holdout=n_holdout if n_holdout > 1 else 0,
         n_scored=scored(config.evaluation_tokens),

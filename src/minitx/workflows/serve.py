@@ -43,6 +43,7 @@ def describe(loaded: LoadedModel, name: str | None = None) -> ServedModel:
     directory = loaded.directory
     if name is None:
         name = (loaded.run or directory).absolute().name
+        name = "".join(character if character.isprintable() else "?" for character in name)
     elif not (0 < len(name) <= 200 and all("!" <= character <= "~" for character in name)):
         raise BadInputError(
             "--model-name is not 1 to 200 visible ASCII characters", "Choose one like my-model"

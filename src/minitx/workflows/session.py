@@ -6,19 +6,18 @@ Both a new run and a resumed one are a session; they differ in where model and s
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from minitx import __version__
 from minitx.checkpoint.rundir import RunDirectory
 from minitx.compute import Compute, EngineChoice
 from minitx.config import RunConfig
 from minitx.corpus import EncodedCorpus
+from minitx.engine import kernel_build
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
 from minitx.training.observer import RunStart
@@ -33,10 +32,7 @@ class Session:
         run: its directory, locked by the caller.
         reasons: for each key that the plan chose.
         engine: what computes, and why.
-        optimizer_tensors: saved moments; None for a new run.
-        diagnosis: what `diagnosis.json` of the checkpoint says; empty for a new run.
-        good_state_tensors: of the states that a rollback may return to.
-        commit: changes the run's files, and gives the corpus where it is then.
+        checkpoint: that it goes on from; None for a new run.
         loggers: names of those that note the run beside `metrics.jsonl`.
     """
 
@@ -49,21 +45,22 @@ class Session:
     compute: Compute
     engine: EngineChoice
     state: TrainingState
-    optimizer_tensors: dict[str, Tensor] | None = None
-    diagnosis: dict[str, Any] = field(default_factory=dict)
-    good_state_tensors: dict[str, Tensor] = field(default_factory=dict)
     loggers: tuple[str, ...] = ()
-    commit: Callable[[], EncodedCorpus] | None = None
+    checkpoint: Path | None = None
 
     def committed(self) -> Session:
         """The session after the run's files were changed as it needs them.
 
         Called when nothing can be refused any more: a refusal leaves every file as it was.
         """
-        return self if self.commit is None else replace(self, corpus=self.commit(), commit=None)
+        self.run.drop_after(self.state.step)
+        if self.corpus.directory == self.run.new_data:
+            self.run.adopt_new_data()
+        self.run.write_config(self.config)
+        return replace(self, corpus=replace(self.corpus, directory=self.run.data))
 
-    def start(self) -> RunStart:
-        """What observers are told before the first step."""
+    def start(self, prompt: str) -> RunStart:
+        """What observers are told before the first step; `prompt` is one to try afterwards."""
         return RunStart(
             run=self.run.path,
             config=self.config,
@@ -75,21 +72,24 @@ class Session:
             dtype=self.compute.dtype_name,
             engine=self.engine.engine,
             first_step=self.state.step,
-            n_holdout_unknown=self.corpus.holdout.unknown,
+            n_unknown_tokens=self.corpus.holdout.unknown,
+            prompt=prompt,
         )
 
     def made_with(self) -> dict[str, str]:
         """What a run's numbers depend on beside its settings (docs/reproducible.md)."""
-        start = self.start()
+        family, version = kernel_build()
         return {
             "minitx": __version__,
             "torch": torch.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),
             "system": f"{platform.system()} {platform.machine()}",
-            "device": start.device,
+            "device": self.compute.description,
             "threads": str(torch.get_num_threads()),
-            "dtype": start.dtype,
-            "engine": start.engine,
+            "dtype": self.compute.dtype_name,
+            "engine": self.engine.engine,
             "kernels": self.engine.reason,
+            "kernel_family": family,
+            "kernel_version": version,
         }

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from minitx.checkpoint.huggingface import model_files
 from minitx.checkpoint.rundir import CONFIG_COPY
-from minitx.checkpoint.weights import model_tensors
+from minitx.checkpoint.weights import model_tensors, require_sound_header
 from minitx.checkpoint.writer import CheckpointWriter, Snapshot
 from minitx.config import TrainConfig
 from minitx.config.toml import config_bytes
 from minitx.corpus.encoded import DESCRIPTION
 from minitx.errors import DamagedFileError
-from minitx.files import describe_damage, json_bytes
+from minitx.files import describe_damage, json_bytes, read_bounded, read_json
 from minitx.training.anomalies import AnomalyDetector
 from minitx.training.good_states import GoodStates
 from minitx.training.optimizers.optimizer_base import Optimizer
@@ -30,52 +36,109 @@ GOOD_STATES_FILE = "good_states.safetensors"
 MADE_WITH_FILE = "made_with.json"
 
 
+_DECIDE_NUMBERS = (
+    "torch", "numpy", "system", "device", "engine", "kernel_family", "kernel_version",
+)  # fmt: skip
+"""Keys of `made_with.json` that the last digits of a run depend on."""
+
+_log = logging.getLogger("minitx")
+
+USE_ANOTHER = "Use another checkpoint of the run"
+
+
+def read_state(checkpoint: Path) -> TrainingState:
+    """Where the run stood at a checkpoint.
+
+    Raises:
+        DamagedFileError: its file can't be used.
+    """
+    path = checkpoint / STATE_FILE
+    with _damage_told(path):
+        return TrainingState.from_json(read_bounded(path), str(path))
+
+
+def tell_other_machine(session: Session, fixed: Collection[str]) -> None:
+    """Say in one line where the numbers of a resumed run will differ from those before, and why.
+
+    What a checkpoint of another version did not note, and what a person `fixed`, is passed over.
+    """
+    noted: dict[str, Any] = {}
+    if session.checkpoint is not None and (path := session.checkpoint / MADE_WITH_FILE).exists():
+        with _damage_told(path):
+            noted = read_json(path)
+    changes = [
+        f"{key.replace('_', ' ')} {value}, not {noted[key]}"
+        for key, value in session.made_with().items()
+        if key in _DECIDE_NUMBERS and key not in fixed and noted.get(key, value) != value
+    ]
+    if changes:
+        what = "; ".join(changes)
+        _log.warning("warning: losses will differ in their last digits from here on: %s", what)
+
+
 def restore_optimizer(session: Session, optimizer: Optimizer) -> None:
     """Give a new optimizer the state that was saved, if there is one.
 
     Raises:
         DamagedFileError: it is of another model.
     """
-    if session.optimizer_tensors is None:
+    if session.checkpoint is None:
         return
     try:
-        optimizer.load_state_tensors(session.optimizer_tensors)
+        optimizer.load_state_tensors(_load_tensors(session.checkpoint / OPTIMIZER_FILE))
     except (KeyError, RuntimeError) as error:
         reason = describe_damage(error).splitlines()[0]
         raise DamagedFileError(
             f"{OPTIMIZER_FILE} of step {session.state.step:,} does not fit the model: {reason}",
-            "Use another checkpoint of the run, or train again",
+            f"{USE_ANOTHER}, or train again",
         ) from None
 
 
-def restore_detector(session: Session, detector: AnomalyDetector) -> None:
-    """Give a new detector what it remembered.
+def restore_detector(
+    session: Session, optimizer: Optimizer, detector: AnomalyDetector
+) -> GoodStates | None:
+    """Give a new detector what it remembered, and return the states that a rollback may return to.
+
+    They are None if the policy is another.
 
     Raises:
         DamagedFileError: it is not what a detector remembers.
     """
-    # A run that is lengthened warms up anew: its losses are not compared with those before.
-    is_lengthened = session.state.step > 0 and session.state.rewarm_step == session.state.step
-    if not session.diagnosis or is_lengthened:
-        return
-    try:
-        detector.restore(session.diagnosis["watch"])
-    except (ValueError, LookupError, TypeError) as error:
-        raise DamagedFileError(
-            f"{DIAGNOSIS_FILE} can't be used: {error}", "Use another checkpoint of the run"
-        ) from None
-
-
-def restored_good_states(
-    session: Session, optimizer: Optimizer, detector: AnomalyDetector
-) -> GoodStates | None:
-    """The states that a rollback may return to; None if the policy is another."""
+    state, checkpoint = session.state, session.checkpoint
+    diagnosis: dict[str, Any] = {}
+    # Its manifest would name it as missing if it had been there.
+    if checkpoint is not None and (path := checkpoint / DIAGNOSIS_FILE).exists():
+        with _damage_told(path):
+            diagnosis = read_json(path)
+            # A run that is lengthened warms up anew: its losses are not compared with those before.
+            if not state.rewarm_step == state.step > 0:
+                detector.restore(diagnosis["watch"])
     if session.config.train.on_spike != "rollback":
         return None
+    tensors: dict[str, Tensor] = {}
+    if checkpoint is not None and (path := checkpoint / GOOD_STATES_FILE).exists():
+        tensors = _load_tensors(path)
     good_states = GoodStates(session.model, optimizer, detector)
-    saved = session.diagnosis.get("good_states", [])
-    good_states.load(saved, session.good_state_tensors, session.state.step)
+    good_states.load(diagnosis.get("good_states", []), tensors, state.step)
     return good_states
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    require_sound_header(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise DamagedFileError(f"{path} can't be read: {error}", USE_ANOTHER) from None
+
+
+@contextlib.contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DamagedFileError(f"{path} can't be read ({error.strerror})", USE_ANOTHER) from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DamagedFileError(f"{path} can't be used: {error}", USE_ANOTHER) from None
 
 
 @dataclass(eq=False)

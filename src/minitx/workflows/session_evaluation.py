@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 from minitx.config import SamplingConfig
@@ -44,7 +45,7 @@ def holdout_scorer(session: Session, stop: StopRequest) -> Callable[[bool], Hold
 
 def sampler(session: Session) -> Callable[[], tuple[str, str]]:
     """Give a function that draws a sample: prompt and continuation."""
-    prompt = _sample_prompt(session)
+    prompt = sample_prompt(session)
     config = SamplingConfig(
         temperature=0.8,
         top_k=min(40, session.model.config.vocab_size),
@@ -59,7 +60,23 @@ def sampler(session: Session) -> Callable[[], tuple[str, str]]:
     return sample
 
 
-def _sample_prompt(session: Session) -> str:
+def short_prompt(session: Session) -> str:
+    """A prompt to type, of at most 24 printable characters that the tokenizer knows.
+
+    Empty if no token of the vocabulary is such a text.
+    """
+    tokenizer, words = session.tokenizer, sample_prompt(session).split()
+    texts = (" ".join(words[:n]) for n in range(len(words), 0, -1))
+    tokens = (tokenizer.decode([token]) for token in range(tokenizer.vocab_size))
+    for text in itertools.chain(texts, tokens):
+        is_typed = text.isprintable() and text == text.strip() and len(text) <= 24
+        if text and is_typed and not tokenizer.unknown_characters(text):
+            return text
+    return ""
+
+
+def sample_prompt(session: Session) -> str:
+    """What each sample of a run continues."""
     # The first words of a line of the holdout: text like the corpus, but never trained on.
     text = session.corpus.holdout_beginning(4000)
     lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]

@@ -118,6 +118,12 @@ def tokenize(request: TokenizeRequest, stdin: TextIO) -> Tokenized:
     Raises:
         BadInputError: the corpus, the text, the ids or a setting can't be used.
     """
+    for name in ("config.json", "run.toml"):
+        if request.out is not None and (request.out / name).exists():
+            raise BadInputError(
+                f"{request.out} has a {name}: a tokenizer there would be taken for the model's",
+                "Choose another directory",
+            )
     parts: dict[str, Tokenization] = {}
     if request.tokenizer is None and (request.corpus or request.fixed or request.out):
         tokenizer, split, _ = train_on(request.corpus, request.fixed, stdin=stdin.buffer)

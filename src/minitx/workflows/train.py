@@ -15,13 +15,13 @@ from typing import BinaryIO
 
 import torch
 
-from minitx.checkpoint.new_run import RUNS
+from minitx.checkpoint.new_run import RUNS, require_name
 from minitx.checkpoint.rundir import RunDirectory
 from minitx.compute import Compute, choose_compute, matmul_rate
 from minitx.config import DataConfig, RunConfig, TokenizerConfig
 from minitx.config.checks import require_range
 from minitx.config.overrides import Overrides
-from minitx.config.toml import build
+from minitx.config.toml import build, dump_toml
 from minitx.config.train_config import MOST_THREADS
 from minitx.corpus import (
     EncodedCorpus,
@@ -33,13 +33,13 @@ from minitx.corpus import (
 )
 from minitx.corpus.training_windows import DATA_ORDER
 from minitx.engine import choose_engine, plan_engine
-from minitx.errors import BadInputError
+from minitx.errors import BadInputError, InstabilityError, RunLockedError
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from minitx.training.memory import Workload, free_memory, require_memory
 from minitx.training.observer import Observers, Phase, RunEnd, TrainingObserver
 from minitx.training.optimizers import OPTIMIZERS
-from minitx.training.planning import TokenFigures, plan_run
+from minitx.training.planning import NOMINAL_RATES, TokenFigures, plan_run
 from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
 from minitx.training.tokenizer_planning import TextSize, plan_capacity, plan_tokenizer
@@ -97,12 +97,20 @@ def train(
         )
         told.observe(Phase("reading the corpus"))
         data = build(DataConfig, request.data, "data")
+        # What can't be noted is refused before time is spent on it.
+        dump_toml({"data": data})
+        if request.out is not None:
+            require_name(request.out)
         corpus = read_corpus(data.corpus, stdin)
         corpus.warn_of_markup()
         split = split_corpus(corpus, data)
         data = replace(data, working_directory=_working_directory(data))
-        told.observe(Phase("measuring the device"))
-        rate = matmul_rate(compute.device, compute.dtype)
+        require_holdout(request.train.get("early_stopping", 0), len(split.holdout))
+        if "steps" in request.train:
+            rate = NOMINAL_RATES[compute.device_name]
+        else:
+            told.observe(Phase("measuring the device"))
+            rate = matmul_rate(compute.device, compute.dtype)
         told.observe(Phase("training the tokenizer"))
         tokenizer, tokenizer_config, reasons = _tokenizer(request, split, rate)
         if split.left_out:
@@ -114,14 +122,29 @@ def train(
                 encoded = encode_corpus(split, tokenizer, run.data, _earlier_data(run))
                 config, planned = _plan(request, data, tokenizer_config, encoded, compute, rate)
                 _require_memory(config, compute)
-                session = _new_session(
-                    request, run, config, reasons | planned, encoded, tokenizer, compute
+                torch.manual_seed(config.train.seed)
+                model = Transformer(config.model).to(compute.device)
+                engine = choose_engine(model, compute, config.train.engine)
+                config = replace(config, train=replace(config.train, engine=engine.engine))
+                settled = config.train.budget_seconds is None or "steps" in request.train
+                session = Session(
+                    run=run,
+                    config=config,
+                    reasons=reasons | planned,
+                    corpus=encoded,
+                    tokenizer=tokenizer,
+                    model=model,
+                    compute=compute,
+                    engine=engine,
+                    state=TrainingState(steps=config.train.steps, steps_decided=settled),
+                    loggers=request.loggers,
                 )
                 told.observe(Phase(""))
                 end = run_session(session, observers, stop)
-        except (BadInputError, KeyboardInterrupt):
-            # A run that never began is not worth a directory; one with a checkpoint is kept.
-            if not run.steps():
+        except BaseException as error:
+            # A run that never began is not worth a directory; one with a checkpoint is kept, and
+            # one that went wrong has something to look at.
+            if not run.steps() and not isinstance(error, (InstabilityError, RunLockedError)):
                 shutil.rmtree(run.path, ignore_errors=True)
             raise
     return FinishedRun(run.path, end)
@@ -134,6 +157,19 @@ def _working_directory(data: DataConfig) -> str | None:
     with contextlib.suppress(OSError, UnicodeEncodeError):
         return str(Path.cwd()).encode("utf-8").decode("utf-8")
     return None
+
+
+def require_holdout(early_stopping: int, n_holdout: int) -> None:
+    """Refuse to wait for a better loss on a holdout of so many tokens, if there is none to score.
+
+    Raises:
+        BadInputError: saying what to leave out.
+    """
+    if early_stopping and n_holdout < 2:
+        raise BadInputError(
+            "early stopping waits for a better holdout loss, and there is no holdout to score",
+            "Use --early-stopping 0, or hold out a longer text",
+        )
 
 
 def _tokenizer(
@@ -168,6 +204,7 @@ def _plan(
     )
     config, reasons = plan_run(data, tokenizer_config, tokens, rate, request.model, request.train)
     require_one_window(tokens.n_train, config.model.context_length, "the train part")
+    require_holdout(config.train.early_stopping, tokens.n_holdout)
     engine = config.train.engine
     if "engine" not in request.train:
         engine = plan_engine(compute.device, config.train.budget_seconds or 0.0)
@@ -189,35 +226,6 @@ def _require_memory(config: RunConfig, compute: Compute) -> None:
         require_memory(config.model, workload, torch.cuda.mem_get_info(compute.device)[0])
     elif compute.device.type == "cpu":
         require_memory(config.model, workload, free_memory())
-
-
-def _new_session(
-    request: TrainRequest,
-    run: RunDirectory,
-    config: RunConfig,
-    reasons: dict[str, str],
-    encoded: EncodedCorpus,
-    tokenizer: Tokenizer,
-    compute: Compute,
-) -> Session:
-    torch.manual_seed(config.train.seed)
-    model = Transformer(config.model).to(compute.device)
-    engine = choose_engine(model, compute, config.train.engine)
-    config = replace(config, train=replace(config.train, engine=engine.engine))
-    settled = config.train.budget_seconds is None or "steps" in request.train
-    run.write_config(config)
-    return Session(
-        run=run,
-        config=config,
-        reasons=reasons,
-        corpus=encoded,
-        tokenizer=tokenizer,
-        model=model,
-        compute=compute,
-        engine=engine,
-        state=TrainingState(steps=config.train.steps, steps_decided=settled),
-        loggers=request.loggers,
-    )
 
 
 def _earlier_data(run: RunDirectory) -> Iterator[Path]:

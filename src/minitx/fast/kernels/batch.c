@@ -1,7 +1,9 @@
-/* One token of each of many texts through the model: `Transformer.forward` without its gradients.
+/* Tokens of several texts through the model, one of each or a whole prompt: `Transformer.forward`
+   without its gradients.
 
-   Every row is computed by itself, its sums in an order that depends on nothing but the model. So a
-   row's numbers are the same whichever rows are beside it, and however many threads share them. */
+   Every token is a row that is computed by itself, its sums in an order that depends on nothing but
+   the model. So its numbers are the same whichever rows are beside it, and however many threads
+   share them. */
 
 #include "batch_attention.h"
 #include "batch_product.h"
@@ -75,15 +77,12 @@ static Product product_of(Matrix matrix, Then then) {
     return (Product){matrix.weights, matrix.rows, matrix.columns, then};
 }
 
-static void embed(
-    Thread thread, const Model *model, const int64_t *tokens, const int64_t *lengths, int64_t rows,
-    float *x
-) {
+static void embed(Thread thread, const Model *model, const Tokens *new, float *x) {
     int64_t size = model->d_model;
-    for (int64_t r = thread.number; r < rows; r += thread.of) {
+    for (int64_t r = thread.number; r < new->count; r += thread.of) {
         float *to = x + r * stride_of(size);
-        const float *token = model->embedding + tokens[r] * size;
-        const float *place = model->positions ? model->positions + lengths[r] * size : NULL;
+        const float *token = model->embedding + new->tokens[r] * size;
+        const float *place = model->positions ? model->positions + new->positions[r] * size : NULL;
         for (int64_t i = 0; i < size; i++) to[i] = token[i] + (place ? place[i] : 0.0f);
         for (int64_t i = size; i < stride_of(size); i++) to[i] = 0.0f;
     }
@@ -91,17 +90,17 @@ static void embed(
 }
 
 static void run(
-    Thread thread, const Model *model, const Cache *cache, const int64_t *tokens,
-    const int64_t *lengths, int64_t rows, char *buffer, float *logits
+    Thread thread, const Model *model, const Cache *cache, const Tokens *new, const int64_t *asked,
+    int64_t n_asked, char *buffer, float *logits
 ) {
+    int64_t rows = new->count, size = model->d_model, stride = stride_of(size);
     Room room = room_of(model, rows);
     float *x = (float *)buffer, *heads = (float *)(buffer += room.x);
     float *qkv = (float *)(buffer += room.heads), *hidden = (float *)(buffer += room.qkv);
     float *normed = (float *)(buffer += room.hidden + thread.number * room.own);
     float *scores = (float *)(buffer += room.normed);
-    int64_t size = model->d_model;
     Product head = product_of(model->head, PUT), first = product_of(model->layers->qkv, PUT);
-    embed(thread, model, tokens, lengths, rows, x);
+    embed(thread, model, new, x);
     for (const Layer *layer = model->layers; layer < model->layers + model->n_layers; layer++) {
         bool is_last = layer + 1 == model->layers + model->n_layers;
         Product qkv_product = product_of(layer->qkv, PUT);
@@ -112,27 +111,32 @@ static void run(
         here.start += (layer - model->layers) * cache->layer;
         norm(model, x, rows, layer->attention_norm, normed);
         multiply(thread, &qkv_product, normed, rows, qkv, stride_of(layer->qkv.rows), &output);
-        attend(thread, model, layer, &here, lengths, rows, qkv, scores, heads);
-        multiply(thread, &output, heads, rows, x, stride_of(size), &up);
+        attend(thread, model, layer, &here, new, qkv, scores, heads);
+        multiply(thread, &output, heads, rows, x, stride, &up);
         norm(model, x, rows, layer->mlp_norm, normed);
         multiply(thread, &up, normed, rows, hidden, stride_of(model->d_ff), &down);
-        multiply(thread, &down, hidden, rows, x, stride_of(size), &next);
+        multiply(thread, &down, hidden, rows, x, stride, &next);
     }
-    norm(model, x, rows, model->norm, normed);
-    multiply(thread, &head, normed, rows, logits, stride_of(head.rows), &first);
+    for (int64_t i = 0; i < n_asked; i++)
+        norm(model, x + asked[i] * stride, 1, model->norm, normed + i * stride);
+    if (n_asked) multiply(thread, &head, normed, n_asked, logits, stride_of(head.rows), &first);
 }
 
-/* Append a token to each row.
+/* Append tokens to texts.
 
-   tokens, lengths: (rows), lengths before.
+   tokens, positions, texts: (count), see `Tokens`.
+   asked: (n_asked), in order, maybe none: the tokens for which the logits of what follows are wanted.
    buffer: of `minitx_batch_room` bytes.
-   logits: (rows, `minitx_batch_stride` of the vocabulary). */
+   logits: (n_asked, `minitx_batch_stride` of the vocabulary). */
 EXPORT void minitx_batch_step(
-    const Model *model, const Cache *cache, const int64_t *tokens, const int64_t *lengths,
-    int64_t rows, char *buffer, float *logits, int threads
+    const Model *model, const Cache *cache, const int64_t *tokens, const int64_t *positions,
+    const int64_t *texts, int64_t count, const int64_t *asked, int64_t n_asked, char *buffer,
+    float *logits, int threads
 ) {
     if (threads > MOST_THREADS) threads = MOST_THREADS;
+    Tokens new = {tokens, positions, texts, count, 0};
+    for (int64_t r = 1; r < count; r++) new.is_shared |= texts[r] == texts[r - 1];
     Meeting meeting = {0};
 #pragma omp parallel num_threads(threads)
-    run(this_thread(&meeting), model, cache, tokens, lengths, rows, buffer, logits);
+    run(this_thread(&meeting), model, cache, &new, asked, n_asked, buffer, logits);
 }

@@ -135,39 +135,68 @@ static void norm_and_turn(
     }
 }
 
-/* Each row's queries, keys and values `qkv`, the last two into the cache; then what each head
-   gathers, `(rows, heads * head_dim)`. To be called by all threads. */
-static void attend(
-    Thread thread, const Model *model, const Layer *layer, const Cache *cache,
-    const int64_t *lengths, int64_t rows, float *qkv, float *scores, float *out
+/* New tokens of some texts: `tokens`, and for each the position it takes and the row of the cache that
+   its text has. The tokens of a text stand in order. `is_shared`: some text has several. */
+typedef struct {
+    const int64_t *tokens, *positions, *texts;
+    int64_t count, is_shared;
+} Tokens;
+
+/* Norm and rotation of a token's queries and key in one key/value head, and its key and value into
+   the cache. */
+static void place(
+    const Model *model, const Layer *layer, float *keys, int64_t kind, int64_t h, int64_t position,
+    float *qkv
 ) {
     int64_t width = model->head_dim, group = model->n_heads / model->n_kv_heads;
-    float eps = (float)model->eps;
-    int64_t qkv_stride = stride_of((model->n_heads + 2 * model->n_kv_heads) * width);
-    int64_t out_stride = stride_of(model->n_heads * width), last = rows * model->n_kv_heads;
+    float *queries = qkv + h * group * width, *key = qkv + (model->n_heads + h) * width;
+    float *value = key + model->n_kv_heads * width, *values = keys + kind;
+    if (model->cosine) {
+        const float *cosine = model->cosine + position * width;
+        const float *sine = model->sine + position * width;
+        norm_and_turn(key, width, layer->key_gain, (float)model->eps, cosine, sine);
+        for (int64_t q = 0; q < group; q++)
+            norm_and_turn(
+                queries + q * width, width, layer->query_gain, (float)model->eps, cosine, sine
+            );
+    }
+    memcpy(keys + position * width, key, (size_t)width * sizeof(float));
+    memcpy(values + position * width, value, (size_t)width * sizeof(float));
+}
+
+/* Queries, keys and values `qkv` of new tokens, the last two into the cache; then what each head
+   gathers, `(count, heads * head_dim)`. To be called by all threads. */
+static void attend(
+    Thread thread, const Model *model, const Layer *layer, const Cache *cache, const Tokens *new,
+    float *qkv, float *scores, float *out
+) {
+    int64_t width = model->head_dim, heads = model->n_kv_heads, group = model->n_heads / heads;
+    int64_t qkv_stride = stride_of((model->n_heads + 2 * heads) * width);
+    int64_t out_stride = stride_of(model->n_heads * width), last = new->count * heads;
+    if (new->is_shared) {
+        /* All keys of a text must be there before one of its tokens looks. */
+        for (int64_t one; (one = take(thread, last)) < last;) {
+            int64_t r = one / heads, h = one % heads;
+            place(
+                model, layer, keys_of(cache, new->texts[r], h), cache->kind, h, new->positions[r],
+                qkv + r * qkv_stride
+            );
+        }
+        wait_for_all(thread);
+    }
     for (int64_t one = take(thread, last), then; one < last; one = then) {
         then = take(thread, last);
-        int64_t r = one / model->n_kv_heads, h = one % model->n_kv_heads, place = lengths[r];
-        float *queries = qkv + r * qkv_stride + h * group * width;
-        float *key = qkv + r * qkv_stride + (model->n_heads + h) * width;
-        float *value = key + model->n_kv_heads * width;
-        float *keys = keys_of(cache, model, one), *values = keys + cache->kind;
-        const float *next = keys_of(cache, model, then < last ? then : one);
-        if (model->cosine) {
-            const float *cosine = model->cosine + place * width;
-            const float *sine = model->sine + place * width;
-            norm_and_turn(key, width, layer->key_gain, eps, cosine, sine);
-            for (int64_t q = 0; q < group; q++)
-                norm_and_turn(
-                    queries + q * width, width, layer->query_gain, eps, cosine, sine
-                );
-        }
-        memcpy(keys + place * width, key, (size_t)width * sizeof(float));
-        memcpy(values + place * width, value, (size_t)width * sizeof(float));
-        for (int64_t q = 0; q < group; q++)
+        int64_t r = one / heads, h = one % heads, after = then < last ? then : one;
+        float *keys = keys_of(cache, new->texts[r], h);
+        if (!new->is_shared)
+            place(
+                model, layer, keys, cache->kind, h, new->positions[r], qkv + r * qkv_stride
+            );
+        for (int64_t q = h * group; q < (h + 1) * group; q++)
             look_by_width(
-                width, queries + q * width, keys, values, next, place + 1, scores,
-                out + r * out_stride + (h * group + q) * width
+                width, qkv + r * qkv_stride + q * width, keys, keys + cache->kind,
+                keys_of(cache, new->texts[after / heads], after % heads), new->positions[r] + 1,
+                scores, out + r * out_stride + q * width
             );
     }
     wait_for_all(thread);

@@ -1,4 +1,4 @@
-/* A model as it reads one token of each of many texts, and how its buffers lie. */
+/* A model as it reads tokens of several texts, and how its buffers lie. */
 #pragma once
 
 #include "decode_model.h"
@@ -27,10 +27,9 @@ static inline void fetch(const void *line) { __builtin_prefetch(line, 0, 0); }
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-/* Keys of a row and head, numbered together; their values are `kind` further on. */
-static inline float *keys_of(const Cache *cache, const Model *model, int64_t one) {
-    return cache->start + one / model->n_kv_heads * cache->row +
-           one % model->n_kv_heads * cache->head;
+/* Keys of a row and head; their values are `kind` further on. */
+static inline float *keys_of(const Cache *cache, int64_t row, int64_t head) {
+    return cache->start + row * cache->row + head * cache->head;
 }
 
 static inline int64_t padded(int64_t columns) { return (columns + PANEL - 1) / PANEL * PANEL; }

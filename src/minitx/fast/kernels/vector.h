@@ -8,7 +8,7 @@
 #define EXPORT __attribute__((visibility("default")))
 
 /* Must equal `ABI` in library.py. */
-#define MINITX_ABI 7
+#define MINITX_ABI 8
 
 /* Where a file can be compiled for the processor's own products of bfloat16 (AVX512-BF16) beside
    files that are not. Whether it has them is asked when they are to run. */

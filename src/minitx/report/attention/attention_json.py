@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -47,7 +48,7 @@ def attention_json(study: AttentionStudy, request: AttentionRequest) -> str:
         }
     if request.lens:
         values["logit_lens"] = _lens(study.lens, study.tokenizer.piece)
-    values = _rounded(values)
+    values = json.loads(json.dumps(values), parse_float=lambda number: round(float(number), 6))
     if request.check_mask:
         check = study.mask_check
         values["mask_check"] = {
@@ -108,14 +109,3 @@ def _lens(lens: LogitLens, piece: Callable[[int], str]) -> list[dict[str, Any]]:
         }
         for layer, name in enumerate(lens.names)
     ]
-
-
-def _rounded(value: Any) -> Any:
-    """The same value with every number in it rounded."""
-    if isinstance(value, float):
-        return round(value, 6)
-    if isinstance(value, dict):
-        return {key: _rounded(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_rounded(part) for part in value]
-    return value

@@ -11,6 +11,7 @@ from minitx.config import AttentionRequest, MapKind
 from minitx.inspection.attention_maps import most_looked_at, require_existing
 from minitx.report.attention import attention_view
 from minitx.report.terminal.heatmap import Heatmap, Quantity, Scale, Shading
+from minitx.report.terminal.printable import printed_name
 from minitx.report.terminal.token_labels import cut_label, text_label, token_label
 from minitx.report.terminal.units import count
 from minitx.workflows.attend import AttentionStudy, ChosenMap, ChosenMaps, choose_maps
@@ -110,7 +111,7 @@ def _about(study: AttentionStudy, shading: Shading, width: int) -> Text:
     name = f"text of {count(len(study.ids))} tokens{source}: "
     prompt = text_label(study.prompt, ascii_only).strip()
     quoted = cut_label(prompt, max(10, width - len(name)), ascii_only)
-    text = Text(f"{study.checkpoint}", style="bold").append(shape, "not bold")
+    text = Text(printed_name(study.checkpoint), style="bold").append(shape, "not bold")
     return text.append(name, "not bold dim").append(quoted, "not bold")
 
 
@@ -135,16 +136,13 @@ def _one_map(
 def _grid(
     study: AttentionStudy, maps: Sequence[ChosenMap], shading: Shading, width: int
 ) -> Iterator[RenderableType]:
-    first = maps[0]
-    scale = scale_of(maps)
-    per_layer = sum(one.layer == first.layer for one in maps)
-    named = [(_short_name(study, one), one.values) for one in maps]
-    yield Text(_CAPTIONS[first.kind], style="dim")
+    per_layer = sum(shown.layer == maps[0].layer for shown in maps)
+    named = [(_short_name(study, shown), shown.values) for shown in maps]
+    yield Text(_CAPTIONS[maps[0].kind], style="dim")
     yield Text()
     # One map a layer would stand in a column of its own: let them share lines.
     in_line = per_layer if per_layer > 1 else len(maps)
-    yield from attention_view.maps_grid(named, in_line, scale, shading, width)
-    yield scale.legend(shading)
+    yield from attention_view.maps_grid(named, in_line, scale_of(maps), shading, width)
 
 
 def _short_name(study: AttentionStudy, shown: ChosenMap) -> str:

@@ -6,7 +6,7 @@ Each function lays out what the inspection found, for a width and a kind of shad
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
@@ -27,30 +27,32 @@ _BAD = "bold red"
 _TOO_SHORT = "The context is too short to tell the roles of the heads."
 
 
-def heads_overview(roles: HeadRoles, chosen: tuple[int | None, int | None], width: int) -> Text:
+def heads_overview(
+    roles: HeadRoles, chosen: tuple[int | None, int | None], width: int
+) -> RenderableType:
     """All heads in rows of layers: each with its role and that role's score in percent."""
     if not roles.heads:
         return Text(_TOO_SHORT, style="dim")
     n_layers = 1 + max(one.layer for one in roles.heads)
     n_heads = 1 + max(one.head for one in roles.heads)
-    cell = max(8, 2 + max(cell_len(_brief(one)) for one in roles.heads))
-    margin = len(f"layer {n_layers - 1}") + 2
-    columns = _balanced(n_heads, max(1, (width - margin) // cell))
-    lines = []
+    cell = max(6, *(cell_len(_brief(one)) for one in roles.heads))
+    columns = _balanced(n_heads, max(1, (width - len(f"layer {n_layers - 1}  ")) // (cell + 2)))
+    parts = []
     for start in range(0, n_heads, columns):
         shown = range(start, min(start + columns, n_heads))
-        header = " " * margin + "".join(f"{f'head {head}':<{cell}}" for head in shown)
-        lines.append(Text(header.rstrip(), style="dim"))
+        names = ["", *(f"head {head}" for head in shown)]
+        made = table(names, box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for column in made.columns[1:]:
+            column.width = cell
         for layer in range(n_layers):
-            line = Text().append(f"{f'layer {layer}':<{margin}}", "dim")
+            cells = [Text(f"layer {layer}", "dim")]
             for head in shown:
                 one = roles.heads[layer * n_heads + head]
-                brief = _brief(one)
                 style = "bold reverse" if (layer, head) == chosen else "" if one.role else "dim"
-                line.append(brief, style).append(" " * (cell - len(brief)))
-            line.rstrip()
-            lines.append(line)
-    return Text("\n").join(lines)
+                cells.append(Text().append(_brief(one), style))
+            made.add_row(*cells)
+        parts.append(made)
+    return Group(*parts)
 
 
 def _brief(one: HeadRole) -> str:
@@ -71,29 +73,30 @@ def roles_table(roles: HeadRoles, ablation: Ablation | None = None) -> Renderabl
     """
     if not roles.heads:
         return Text(_TOO_SHORT, style="dim")
-    measured = roles.measured
-    controls = {
-        role: {f"{100 * one.scores[role].control:.0f}" for one in roles.heads} for role in measured
+    columns: dict[str, list[RenderableType]] = {
+        "head": [f"{head.layer}.{head.head}" for head in roles.heads],
+        "role": [
+            HEAD_ROLES.get(head.role).short_name if head.role else "-" for head in roles.heads
+        ],
     }
-    shared = {role: values.pop() for role, values in controls.items() if len(values) == 1}
-    names = ["head", "role", *(HEAD_ROLES.get(role).column for role in measured)]
+    last_row = ["", "control"]
+    for role in roles.measured:
+        controls = {f"{100 * head.scores[role].control:.0f}" for head in roles.heads}
+        is_shared = len(controls) == 1
+        last_row.append(controls.pop() if is_shared else "")
+        columns[HEAD_ROLES.get(role).column] = [
+            _score(head, role, with_control=not is_shared) for head in roles.heads
+        ]
     if ablation is not None:
-        names.append("loss\nchange")
-    made = table(names, numbers=range(2, len(names)), padding=(0, 1, 0, 0))
-    for head in roles.heads:
-        role_name = HEAD_ROLES.get(head.role).short_name if head.role else "-"
-        scores = (_score(head, role, with_control=role not in shared) for role in measured)
-        cells = [Text(f"{head.layer}.{head.head}"), Text(role_name), *scores]
-        if ablation is not None:
-            without = ablation.of(head.layer, head.head)
-            cells.append(Text(f"{without.loss_change:+.4f}" if without else ""))
-        made.add_row(*cells)
+        without = [ablation.of(head.layer, head.head) for head in roles.heads]
+        columns["loss\nchange"] = [f"{off.loss_change:+.4f}" if off else "" for off in without]
+    rows = zip(*columns.values(), strict=True)
+    made = table(list(columns), rows, numbers=range(2, len(columns)), padding=(0, 1, 0, 0))
     made.add_section()
-    last_row = ["control", *(shared.get(role, "") for role in measured)]
-    made.add_row("", *(Text(control, "dim") for control in last_row))
+    made.add_row(*(Text(control, "dim") for control in last_row))
     note = (
         "Scores in percent. The control, in the last row or after a slash, is the score of a head "
-        f"without the role. Columns: {', '.join(measured)}. Measured on {roles.measured_on}."
+        f"without the role. Columns: {', '.join(roles.measured)}. Measured on {roles.measured_on}."
     )
     parts: list[RenderableType] = [made, Text(note, style="dim")]
     if ablation is not None:
@@ -154,29 +157,28 @@ def maps_grid(
     scale: Scale,
     shading: Shading,
     width: int,
-) -> list[Text]:
-    """Small maps side by side, each (seq, seq) under its name; a layer starts on a new line."""
+) -> Iterator[RenderableType]:
+    """Small maps side by side, each (seq, seq) under its name, and their scale.
+
+    A layer starts on a new line.
+    """
     gap, least, most = 2, 10, 24
     columns = _balanced(per_layer, max(1, (width + gap) // (least + gap)))
     side = max(2, min(most, (width + gap) // columns - gap))
-    lines: list[Text] = []
     for start in range(0, len(maps), per_layer):
         layer = maps[start : start + per_layer]
         for first in range(0, len(layer), columns):
             block = layer[first : first + columns]
             names = [cut_label(name, side, shading == "ascii") for name, _ in block]
-            header = "".join(pad_label(name, side + gap) for name in names)
-            lines.append(Text(header.rstrip(), style="dim"))
-            drawn = [small_map(values, side, shading, scale) for _, values in block]
-            for row in range(max(map(len, drawn))):
-                line = Text()
-                for picture in drawn:
-                    spots = picture[row] if row < len(picture) else Text()
-                    line.append_text(spots).append(" " * (side + gap - spots.cell_len))
-                line.rstrip()
-                lines.append(line)
-            lines.append(Text())
-    return lines
+            made = table(names, box=None, padding=(0, gap, 0, 0), header_style="dim")
+            for column in made.columns:
+                column.width = side
+            made.add_row(
+                *(Text("\n").join(small_map(values, side, shading, scale)) for _, values in block)
+            )
+            yield made
+            yield Text()
+    yield scale.legend(shading)
 
 
 def lens_table(lens: LogitLens, position: int, shading: Shading) -> RenderableType:
@@ -187,29 +189,27 @@ def lens_table(lens: LogitLens, position: int, shading: Shading) -> RenderableTy
     ascii_only = shading == "ascii"
     here = token_label(lens.tokens[position], ascii_only) if lens.tokens else ""
     following = lens.tokens[position + 1] if position + 1 < len(lens.tokens) else None
-    names = ["after"]
+    columns: dict[str, Sequence[RenderableType]] = {"after": lens.names}
     if len(lens.loss):
-        names.append("loss")
+        columns["loss"] = [f"{loss:.3f}" for loss in lens.loss]
     if following is not None:
         label = cut_label(token_label(following, ascii_only), 10, ascii_only)
-        names.append(f"next: {label}")
-    numbers = range(1, len(names))
-    names.append(f"likeliest after token {position}" + (f", {here}" if here else ""))
-    made = table(names, numbers=numbers, padding=(0, 1))
-    for layer, name in enumerate(lens.names):
+        chances = 100 * lens.next_probability[:, position]
+        columns[f"next: {label}"] = [f"{chance:.1f} %" for chance in chances]
+    numbers = range(1, len(columns))
+    likeliest = []
+    for ids, probabilities in zip(
+        lens.top_ids[:, position], lens.top_probabilities[:, position], strict=True
+    ):
         guesses = Text()
-        likeliest = lens.top_ids[layer, position], lens.top_probabilities[layer, position]
-        for token, probability in zip(*likeliest, strict=True):
+        for token, probability in zip(ids, probabilities, strict=True):
             piece = lens.pieces.get(int(token), str(token))
             label = cut_label(token_label(piece, ascii_only), 10, ascii_only)
             guesses.append(label, "bold green" if piece == following else "bold")
             guesses.append(f" {100 * probability:.0f}  ", "dim")
-        cells = [Text(name)]
-        if len(lens.loss):
-            cells.append(Text(f"{lens.loss[layer]:.3f}"))
-        if following is not None:
-            cells.append(Text(f"{100 * lens.next_probability[layer, position]:.1f} %"))
-        made.add_row(*cells, guesses)
+        likeliest.append(guesses)
+    columns[f"likeliest after token {position}" + (f", {here}" if here else "")] = likeliest
+    made = table(list(columns), zip(*columns.values(), strict=True), numbers, padding=(0, 1))
     note = (
         "The residual stream read with the model's last norm and output head; probabilities in "
         "percent. Loss: mean over this text, nats per token."

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -22,10 +23,11 @@ from minitx.evaluation.holdout_figures import (
     Report,
 )
 from minitx.evaluation.positions import ContextUse
+from minitx.evaluation.surprising import SurprisingText
 from minitx.evaluation.verdict import Verdict
 from minitx.report.evaluation.surprise import passage_lines
 from minitx.report.terminal.heatmap import Shading, shading_for
-from minitx.report.terminal.printable import run_path, visible
+from minitx.report.terminal.printable import printed_name, run_path
 from minitx.report.terminal.tables import bar, table
 from minitx.report.terminal.token_labels import cut_label, text_label
 from minitx.report.terminal.units import bytes_, count, fixed, percent
@@ -81,14 +83,14 @@ def _warning(text: str) -> Text:
 
 def _about(report: HoldoutReport) -> Text:
     model, text = report.model, report.text
-    about = Text(visible(run_path(model.checkpoint)), style="bold")
+    about = Text(run_path(model.checkpoint), style="bold")
     about.append(
         f"\n{model.architecture}, {count(model.n_parameters)} parameters; {model.tokenizer} "
         f"tokenizer of {model.vocab_size:,}; {model.device}, {model.dtype}",
         "not bold dim",
     )
     size = f"{text.tokens:,} tokens, {bytes_(text.bytes)}"
-    return about.append(f"\n{visible(text.name)}: {size}", "not bold dim")
+    return about.append(f"\n{printed_name(text.name)}: {size}", "not bold dim")
 
 
 _SHORT = ("loss, nats per token", "perplexity", "bits per byte", "bits per character",
@@ -104,22 +106,22 @@ def _figures_table(
         columns.append((f"{number + 1}" if len(reports) > 1 else "plain", report, report.plain))
         if report.strided is not None:
             columns.append((f"stride {report.strided.stride:,}", report, report.strided))
-    figures = [one for _, _, one in columns]
+    figures = [scored for _, _, scored in columns]
     rows: list[tuple[str, list[str]]] = [
-        ("loss, nats per token", [fixed(one.loss, 4) for one in figures]),
-        ("  95 % interval", [_interval(one.loss_interval) for one in figures]),
-        ("perplexity", [fixed(one.perplexity, 3) for one in figures]),
-        ("bits per byte", [fixed(one.bits_per_byte, 4) for one in figures]),
-        ("  95 % interval", [_interval(one.bits_per_byte_interval) for one in figures]),
-        ("bits per character", [fixed(one.bits_per_character, 4) for one in figures]),
-        ("tokens scored", [f"{one.tokens_scored:,}" for one in figures]),
-        ("tokens in context", [_seen(one) for one in figures]),
+        ("loss, nats per token", [fixed(scored.loss, 4) for scored in figures]),
+        ("  95 % interval", [_interval(scored.loss_interval) for scored in figures]),
+        ("perplexity", [fixed(scored.perplexity, 3) for scored in figures]),
+        ("bits per byte", [fixed(scored.bits_per_byte, 4) for scored in figures]),
+        ("  95 % interval", [_interval(scored.bits_per_byte_interval) for scored in figures]),
+        ("bits per character", [fixed(scored.bits_per_character, 4) for scored in figures]),
+        ("tokens scored", [f"{scored.tokens_scored:,}" for scored in figures]),
+        ("tokens in context", [_seen(scored) for scored in figures]),
         ("unknown tokens", [_unknown(report) for _, report, _ in columns]),
     ]
-    if all(one.loss_interval is None for one in figures):
+    if all(scored.loss_interval is None for scored in figures):
         rows = [row for row in rows if not row[0].startswith(" ")]
     if any(report.train_loss is not None for report in reports):
-        plain = [report.train_loss if one.is_plain else None for _, report, one in columns]
+        plain = [report.train_loss if scored.is_plain else None for _, report, scored in columns]
         rows.append(("train loss", ["" if loss is None else fixed(loss, 4) for loss in plain]))
     if not full:
         has_unknown = any(report.text.unknown_tokens for report in reports)
@@ -190,26 +192,22 @@ class _Sections:
     def sections(self, full: bool) -> Iterator[tuple[str, Iterable[RenderableType]]]:
         """Heading and content of each section that there is something to say for."""
         report = self._report
-        if report.baselines is not None:
-            yield "Baselines on the same text", self._baselines(report.baselines)
-        if not full:
-            return
-        if report.context_use is not None:
-            yield "Loss by number of tokens in context", self._positions(report.context_use)
-        if report.classes:
-            yield "Loss by kind of token", [self._classes(report.classes)]
-        if report.frequencies:
-            title = "Loss by frequency of the token in the train part"
-            yield title, [self._classes(report.frequencies)]
-        if report.calibration is not None:
-            title = "Calibration: how confident the model is, and how often it is right"
-            yield title, self._calibration(report.calibration)
-        if report.samples is not None:
-            yield "Copied from the train part", self._copying(report.samples)
-        if report.surprising:
-            passages = report.surprising[:_PASSAGES]
-            title = "Most surprising passages, in nats per token"
-            yield title, passage_lines(passages, self._shading, self._width)
+        sections: tuple[tuple[str, Any, Callable[[Any], Iterable[RenderableType]]], ...] = (
+            ("Baselines on the same text", report.baselines, self._baselines),
+            ("Loss by number of tokens in context", report.context_use, self._positions),
+            ("Loss by kind of token", report.classes, self._classes),
+            ("Loss by frequency of the token in the train part", report.frequencies, self._classes),
+            ("Calibration: how confident the model is, and how often it is right",
+             report.calibration, self._calibration),
+            ("Copied from the train part", report.samples, self._copying),
+            ("Most surprising passages, in nats per token", report.surprising, self._passages),
+        )  # fmt: skip
+        for title, figures, lay_out in sections if full else sections[:1]:
+            if figures:
+                yield title, lay_out(figures)
+
+    def _passages(self, passages: Sequence[SurprisingText]) -> Iterable[RenderableType]:
+        return passage_lines(passages[:_PASSAGES], self._shading, self._width)
 
     def _bar(self, value: float, longest: float, least: int, most: int, beside: int) -> Text:
         """A bar for a value, of `least` to `most` columns, with `beside` columns next to it."""
@@ -252,7 +250,7 @@ class _Sections:
                 f"{use.context_length:,}."
             )
 
-    def _classes(self, classes: Sequence[ClassLoss]) -> Table:
+    def _classes(self, classes: Sequence[ClassLoss]) -> Iterator[Table]:
         highest = max(group.loss for group in classes)
         made = table(["", "loss", "tokens", "of all", "of the loss", ""], numbers=range(1, 5))
         for group in classes:
@@ -264,7 +262,7 @@ class _Sections:
                 percent(group.share_of_loss),
                 self._bar(group.loss, highest, 6, 24, beside=66),
             )
-        return made
+        yield made
 
     def _calibration(self, curve: CalibrationCurve) -> Iterator[RenderableType]:
         mark = "|" if self._ascii_only else "│"
@@ -323,7 +321,7 @@ def _baseline_notes(report: HoldoutReport, baselines: Baselines) -> Iterator[Tex
     elif report.plain.tokens_scored < report.text.tokens - 1:
         note += " Compressors were given the whole text."
     yield _note(note)
-    best = min(baselines.ngrams, key=lambda one: one.bits_per_byte)
+    best = min(baselines.ngrams, key=lambda ngram: ngram.bits_per_byte)
     if report.verdict is None and best.bits_per_byte < baselines.model_bits_per_byte:
         yield _warning(
             f"Counting {best.order}-grams does better than this model: it is trained too little, "
@@ -334,10 +332,10 @@ def _baseline_notes(report: HoldoutReport, baselines: Baselines) -> Iterator[Tex
 def _comparison(report: ComparisonReport) -> Iterator[RenderableType]:
     first = report.reports[0]
     size = f"{first.text.characters:,} characters, {bytes_(first.text.bytes)}"
-    yield _note(f"{visible(first.text.name)}: {size}")
+    yield _note(f"{printed_name(first.text.name)}: {size}")
     best, *_ = ranked = report.ranked()
     for number in ranked:
-        name = visible(run_path(report.reports[number].model.checkpoint))
+        name = run_path(report.reports[number].model.checkpoint)
         row = Text(f"{number + 1}  ", "bold").append(name, "not bold")
         yield row.append("  lowest bits per byte", "green") if number == best else row
     yield _figures_table(report.reports, order=ranked)
@@ -351,7 +349,7 @@ def _comparison(report: ComparisonReport) -> Iterator[RenderableType]:
         yield _note("The context lengths differ: a longer one sees more of the text.")
     for number, test in enumerate(report.tests, start=2):
         yield _paired_test(number, test)
-    name = visible(run_path(report.reports[best].model.checkpoint))
+    name = run_path(report.reports[best].model.checkpoint)
     bits = f"{report.reports[best].plain.bits_per_byte:.4f} bits per byte"
     if report.has_clear_winner:
         yield Text("Best: ", "bold green").append(f"{name}, with {bits}", "not bold")

@@ -16,7 +16,7 @@ from rich.text import Text
 from minitx.errors import BadInputError
 from minitx.generation import Generation
 from minitx.report.generation.probability_view import coloured_text, legend, probability_table
-from minitx.report.terminal.printable import json_line, visible
+from minitx.report.terminal.printable import json_line, printed_name, visible
 from minitx.report.terminal.units import duration
 from minitx.tokenizer import Tokenizer
 from minitx.workflows.generate import as_json
@@ -109,7 +109,7 @@ def read_lines(answer: Callable[[str], bool], name: str) -> None:
     """
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (gives input() a history and editing keys)
-    print(visible(name))
+    print(printed_name(name))
     print("Write a text to continue, or /help")
     while True:
         try:

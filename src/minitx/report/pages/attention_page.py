@@ -8,7 +8,6 @@ map only the triangle that can be other than 0.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,16 +32,15 @@ _FRAME_BYTES = 60_000
 
 def attention_page(
     *, title: str, about: str, maps: AttentionMaps, layer: int, head: int, roles: HeadRoles,
-    lens: LogitLens | None, piece: Callable[[int], str], ablation: Ablation | None,
+    lens: LogitLens, ablation: Ablation | None,
 ) -> str:  # fmt: skip
     """The page as one HTML document; `layer` and `head` are shown first.
 
-    It has no lens or ablation where that is None; `piece` gives the text of a token id.
+    The lens has the text of its ids; it has no ablation where that is None.
 
     Raises:
         BadInputError: when it would be larger than `MAX_PAGE_BYTES`.
     """
-    require_page_fits(maps.seq, maps.n_layers, maps.n_heads)
     stack = np.concatenate(
         [
             maps.weights.reshape(-1, maps.seq, maps.seq),
@@ -62,7 +60,7 @@ def attention_page(
             "ablated_on": ablation.measured_on if ablation else "",
             "heads": [_head(one, ablation) for one in roles.heads],
         },
-        "lens": _lens(lens, piece),
+        "lens": _lens(lens),
     }
     page = render(
         "attention.html",
@@ -95,19 +93,21 @@ def study_page(study: AttentionStudy, request: AttentionRequest) -> str:
         title=f"Attention of {study.checkpoint.name}",
         about=f"{about}, {study.prompt_from}" if study.prompt_from else about,
         maps=study.maps, layer=choice.layer, head=choice.head, roles=study.roles,
-        lens=study.lens, piece=study.tokenizer.piece, ablation=study.ablation,
+        lens=study.lens, ablation=study.ablation,
     )  # fmt: skip
 
 
 def require_page_fits(seq: int, n_layers: int, n_heads: int) -> None:
     """Refuse, before any work, a text whose maps alone would make the page too large."""
-    n_maps = n_layers * (n_heads + 2)
-    size = _maps_bytes(seq, n_maps) + _FRAME_BYTES
-    if size > MAX_PAGE_BYTES:
-        longest = seq
-        while longest > 1 and _maps_bytes(longest, n_maps) + _FRAME_BYTES > MAX_PAGE_BYTES:
-            longest -= 1
-        raise _too_large(size, longest)
+
+    def size(seq: int) -> int:
+        return n_layers * (n_heads + 2) * (seq * (seq + 1) // 2) * 4 // 3 + _FRAME_BYTES
+
+    longest = seq
+    while longest > 1 and size(longest) > MAX_PAGE_BYTES:
+        longest -= 1
+    if size(seq) > MAX_PAGE_BYTES:
+        raise _too_large(size(seq), longest)
 
 
 def quantise(maps: FloatArray) -> npt.NDArray[np.uint8]:
@@ -136,24 +136,17 @@ def _head(one: HeadRole, ablation: Ablation | None) -> dict[str, Any]:
     }
 
 
-def _lens(lens: LogitLens | None, piece: Callable[[int], str]) -> dict[str, Any]:
-    if lens is None:
-        return {"pieces": [], "layers": []}
-    ids = np.unique(lens.top_ids)
-    place = {int(token): at for at, token in enumerate(ids)}
+def _lens(lens: LogitLens) -> dict[str, Any]:
+    place = {token: number for number, token in enumerate(lens.pieces)}
     layers = []
-    for at, name in enumerate(lens.names):
+    for layer, name in enumerate(lens.names):
         top = [
             [(place[int(token)], round(float(p), 3)) for token, p in zip(*of_token, strict=True)]
-            for of_token in zip(lens.top_ids[at], lens.top_probabilities[at], strict=True)
+            for of_token in zip(lens.top_ids[layer], lens.top_probabilities[layer], strict=True)
         ]
-        following = [round(float(p), 4) for p in lens.next_probability[at]]
+        following = [round(float(p), 4) for p in lens.next_probability[layer]]
         layers.append({"name": name, "top": top, "next": following})
-    return {"pieces": [piece(int(token)) for token in ids], "layers": layers}
-
-
-def _maps_bytes(seq: int, n_maps: int) -> int:
-    return n_maps * (seq * (seq + 1) // 2) * 4 // 3
+    return {"pieces": list(lens.pieces.values()), "layers": layers}
 
 
 def _too_large(size: int, longest: int) -> BadInputError:

@@ -7,7 +7,7 @@ block characters become boxes, which it passes over: it has the number beside th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,7 @@ from markupsafe import Markup
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.style import Style
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from minitx.report.pages.templates import render
@@ -35,7 +35,6 @@ class Run:
     words: str
     classes: str | None = None
     style: str | None = None
-    title: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,34 +50,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table: rows whose first cells name them, a header or none, and which rows stand out."""
+    """A table: rows whose first cells name them, and a header or none.
 
-    rows: Sequence[Sequence[Cell]]
-    head: Sequence[Cell] = ()
-    strong: frozenset[int] = frozenset()
+    A plain text may stand for a cell. The rows in `strong` stand out, the columns in `numbers`
+    are set flush right.
+    """
+
+    rows: Sequence[Sequence[Cell | str]]
+    head: Sequence[Cell | str] = ()
+    strong: Collection[int] = ()
+    numbers: Collection[int] = ()
 
 
 Element = tuple[Literal["h3", "p"], Sequence[Run]] | tuple[Literal["table"], Grid]
-
-
-def text_grid(
-    names: Sequence[str | Cell], rows: Iterable[Sequence[str | Cell]], numbers: Iterable[int] = ()
-) -> Grid:
-    """A table of plain texts; the columns in `numbers` are set flush right."""
-    right = set(numbers)
-
-    def cells(row: Sequence[str | Cell]) -> list[Cell]:
-        return [
-            cell if isinstance(cell, Cell) else text_cell(cell, "number" if i in right else None)
-            for i, cell in enumerate(row)
-        ]
-
-    return Grid([cells(row) for row in rows], cells(names))
-
-
-def text_cell(words: str, classes: str | None = None) -> Cell:
-    """A cell of plain text."""
-    return Cell([Run(words)], classes)
 
 
 def elements(renderables: Iterable[RenderableType]) -> Markup:
@@ -102,7 +86,7 @@ def _elements(renderable: RenderableType) -> Iterator[Element]:
         if str(renderable.style) == "bold" and not renderable.spans:
             yield "h3", [Run(renderable.plain)]
         else:
-            yield "p", text_runs(renderable)
+            yield "p", _text_runs(renderable)
     elif isinstance(renderable, Table):
         yield "table", _grid(renderable)
     elif isinstance(renderable, Padding):
@@ -114,14 +98,12 @@ def _elements(renderable: RenderableType) -> Iterator[Element]:
         raise TypeError(f"no HTML for a {type(renderable).__name__}")
 
 
-def text_runs(text: Text) -> list[Run]:
+def _text_runs(text: Text) -> list[Run]:
     """The stretches of a text that have one style, in order."""
-    ends = (place for span in text.spans for place in (span.start, span.end))
-    bounds = sorted({0, len(text.plain), *ends})
-    return [
-        _run(text.plain[start:end], text.get_style_at_offset(_CONSOLE, start))
-        for start, end in zip(bounds, bounds[1:], strict=False)
-    ]
+    text = text.copy()
+    # Rendering alone leaves the style of the whole text to the console.
+    text.stylize_before(text.style)
+    return [_run(words, style or Style()) for words, style, _ in text.render(_CONSOLE)]
 
 
 def _run(words: str, style: Style) -> Run:
@@ -139,23 +121,20 @@ def _run(words: str, style: Style) -> Run:
 
 def _grid(table: Table) -> Grid:
     columns = table.columns
-    head = []
-    if table.show_header and any(str(column.header) for column in columns):
-        head = [_cell(column.header, column) for column in columns]
-    by_column = ([_cell(content, column) for content in column.cells] for column in columns)
-    rows = list(zip(*by_column, strict=True))
-    strong = (i for i, row in enumerate(table.rows) if "bold" in str(row.style or ""))
-    return Grid(rows, head, frozenset(strong))
+    has_head = table.show_header and any(str(column.header) for column in columns)
+    return Grid(
+        rows=list(zip(*(map(_cell, column.cells) for column in columns), strict=True)),
+        head=[_cell(column.header) for column in columns] if has_head else (),
+        strong=[i for i, row in enumerate(table.rows) if "bold" in str(row.style or "")],
+        numbers=[i for i, column in enumerate(columns) if column.justify == "right"],
+    )
 
 
-def _cell(content: RenderableType, column: Column) -> Cell:
+def _cell(content: RenderableType) -> Cell:
     text = content if isinstance(content, Text) else Text.from_markup(str(content))
     if text.plain.strip() and set(text.plain) <= _BAR:
         return Cell(_bar(text), "bars", is_bar=True)
-    classes = ["number"] if column.justify == "right" else []
-    if text.plain.startswith("  "):
-        classes.append("inner")
-    return Cell(text_runs(text), " ".join(classes) or None)
+    return Cell(_text_runs(text), "inner" if text.plain.startswith("  ") else None)
 
 
 def _bar(text: Text) -> list[Run]:

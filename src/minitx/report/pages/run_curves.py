@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from minitx.errors import BadInputError
 from minitx.report.terminal.printable import visible
 from minitx.training.history import RunHistory, Series
-from minitx.training.observer import perplexity
+from minitx.training.observer import Event
 
 MOST_POINTS = 8_000
 """Logged steps of one run that are drawn; of more, so many evenly spaced ones and extremes."""
@@ -46,6 +43,11 @@ def plotting_library() -> tuple[str, str]:
     )
 
 
+def problems(history: RunHistory) -> list[Event]:
+    """The events that a page numbers and marks in its curves."""
+    return [event for event in history.events if event.severity != "info"]
+
+
 def curves(histories: Sequence[tuple[str, RunHistory]]) -> list[dict[str, Any]]:
     """What the page's script draws of each run, given by name and history."""
     return [
@@ -64,25 +66,22 @@ def curves(histories: Sequence[tuple[str, RunHistory]]) -> list[dict[str, Any]]:
 
 def _steps(history: RunHistory) -> dict[str, list[float | None]]:
     series = history.steps.thinned(MOST_POINTS, "loss")
-    columns = series.columns
+    names = ("tokens", "loss", "learning_rate", "gradient_norm")
     return {
         "step": series.step.tolist(),
-        "tokens": _plain(columns["tokens"]),
-        "seconds": _plain(columns["elapsed_seconds"]),
-        "loss": _plain(columns["loss"]),
-        "learning_rate": _plain(columns["learning_rate"]),
-        "gradient_norm": _plain(columns["gradient_norm"]),
+        "seconds": _plain(series.columns["elapsed_seconds"]),
+        **{name: _plain(series.columns[name]) for name in names},
     }
 
 
 def _evaluations(history: RunHistory) -> dict[str, list[float | None]]:
     shown = history.evaluations
     return {
-        **_axes(history, [one.step for one in shown]),
-        "train_loss": [_number(one.train_loss) for one in shown],
-        "holdout_loss": [_number(one.holdout_loss) for one in shown],
-        "perplexity": [_number(perplexity(one.holdout_loss)) for one in shown],
-        "bits_per_byte": [_number(one.holdout_bits_per_byte) for one in shown],
+        **_axes(history, [report.step for report in shown]),
+        "train_loss": _plain(report.train_loss for report in shown),
+        "holdout_loss": _plain(report.holdout_loss for report in shown),
+        "perplexity": _plain(report.holdout_perplexity for report in shown),
+        "bits_per_byte": _plain(report.holdout_bits_per_byte for report in shown),
     }
 
 
@@ -106,20 +105,20 @@ def _events(history: RunHistory) -> list[dict[str, Any]]:
             "name": visible(event.name),
             "severity": event.severity,
         }
-        for event in history.events
+        for event in problems(history)
     ]
 
 
 def _axes(history: RunHistory, steps: Sequence[int]) -> dict[str, list[float | None]]:
     return {
         "step": list(steps),
-        "tokens": [_number(history.at("tokens", step)) for step in steps],
-        "seconds": [_number(history.at("elapsed_seconds", step)) for step in steps],
+        "tokens": _plain(history.at("tokens", step) for step in steps),
+        "seconds": _plain(history.at("elapsed_seconds", step) for step in steps),
     }
 
 
-def _plain(values: npt.NDArray[np.float64]) -> list[float | None]:
-    return [_number(value) for value in values.tolist()]
+def _plain(values: Iterable[float]) -> list[float | None]:
+    return [_number(float(value)) for value in values]
 
 
 def _number(value: float) -> float | None:

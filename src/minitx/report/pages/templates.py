@@ -11,14 +11,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from minitx.files import writing_where_asked
-from minitx.report.terminal.printable import visible
+from minitx.report.terminal.printable import run_path, visible
+from minitx.report.terminal.token_labels import text_label
+from minitx.report.terminal.units import count, fixed
 
 
 def render(template: str, **values: Any) -> str:
     """A template, filled in.
 
     Every string among the values stands as text, with control characters made visible; scripts and
-    styles come from `asset`, data for scripts through the filter `tojson`.
+    styles come from `asset`, data for scripts through the filter `tojson`. Numbers, names and
+    tokens are written by the same functions as in a terminal.
     """
     return _environment().get_template(template).render(values)
 
@@ -49,7 +52,9 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_text,
     )
-    environment.globals["asset"] = asset
+    environment.globals.update(
+        asset=asset, count=count, fixed=fixed, run_path=run_path, text_label=text_label
+    )
     environment.policies["json.dumps_kwargs"] = {
         "ensure_ascii": False,
         "separators": (",", ":"),

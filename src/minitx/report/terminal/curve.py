@@ -77,8 +77,6 @@ def curve_lines(
     height: int,
     last_step: int = 0,
     ascii_only: bool = False,
-    title: str = "loss by step, nats per token",
-    names: tuple[str, str] = ("train", "holdout"),
 ) -> list[Text]:
     """Draw training loss as a line and holdout loss as dots, with axes, labels and a legend.
 
@@ -94,8 +92,6 @@ def curve_lines(
         last_step: right end of the axis if beyond the last point, so that the curve grows into
             the space it will fill.
         ascii_only: for terminals that can't show Braille.
-        title: what is drawn; up to " by " where there is little room.
-        names: of the line and of the dots.
     """
     width, height = max(width, _MIN_WIDTH), max(height, _MIN_HEIGHT)
     rows = height - 3
@@ -110,7 +106,7 @@ def curve_lines(
 
     label_at = {plot.row_of(tick): label for tick, label in zip(ticks, labels, strict=True)}
     tee, bar = ("+", "|") if ascii_only else ("┤", "│")
-    lines = [_legend(names if holdout else names[:1], title, width, ascii_only)]
+    lines = [_legend(bool(holdout), width, ascii_only)]
     for row in range(rows):
         label = label_at.get(row, "")
         line = Text().append(f"{label:>{label_width}} {tee if label else bar}", _AXIS_STYLE)
@@ -237,16 +233,15 @@ def _labels(ticks: Sequence[float]) -> list[str]:
     return [f"{tick:.{decimals}f}" for tick in ticks]
 
 
-def _legend(names: Sequence[str], title: str, width: int, ascii_only: bool) -> Text:
-    legend = Text()
-    legend.append("... " if ascii_only else "⠤⠤ ", _TRAIN_STYLE).append(names[0], _AXIS_STYLE)
-    if len(names) > 1:
-        legend.append("  o " if ascii_only else "  ● ", _HOLDOUT_STYLE)
-        legend.append(names[1], _AXIS_STYLE)
-    for name in (f"{title}   ", f"{title.partition(' by ')[0]}   "):
-        if len(name) + legend.cell_len <= width:
-            return Text().append(name, _AXIS_STYLE).append_text(legend)
-    return legend
+def _legend(with_holdout: bool, width: int, ascii_only: bool) -> Text:
+    line, dot = ("...", "o") if ascii_only else ("⠤⠤", "●")
+    legend = Text().append(f"{line} ", _TRAIN_STYLE).append("train", _AXIS_STYLE)
+    if with_holdout:
+        legend.append(f"  {dot} ", _HOLDOUT_STYLE).append("holdout", _AXIS_STYLE)
+    for title in ("loss by step, nats per token   ", "loss   ", ""):
+        if len(title) + legend.cell_len <= width:
+            break
+    return Text().append(title, _AXIS_STYLE).append_text(legend)
 
 
 def _step_axis(columns: int, indent: int, right: float, ascii_only: bool) -> list[Text]:

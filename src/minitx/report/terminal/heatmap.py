@@ -241,11 +241,10 @@ def small_map(values: FloatArray, side: int, shading: Shading, scale: Scale) -> 
     """
     seq = len(values)
     side = min(max(2, side), seq)
-    edges = np.linspace(0, seq, side + 1).round().astype(int)
+    starts = np.linspace(0, seq, side + 1).round().astype(int)[:-1]
+    blocks = np.maximum.reduceat(np.maximum.reduceat(values, starts, axis=0), starts, axis=1)
     spots = np.full((side + side % 2, side), np.nan)
-    for i in range(side):
-        for j in range(i + 1):
-            spots[i, j] = values[edges[i] : edges[i + 1], edges[j] : edges[j + 1]].max()
+    spots[:side] = np.where(np.tri(side) > 0, blocks, np.nan)
     pairs = list(zip(spots[::2], spots[1::2], strict=True))
     if shading == "color":
         return [_half_blocks(upper, lower, scale) for upper, lower in pairs]

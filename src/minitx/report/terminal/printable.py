@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from minitx.files import shell_word
+
 _KEPT = "\n\t"
 _REPLACEMENT = "\ufffd"
 
@@ -40,8 +42,22 @@ def visible(text: str) -> str:
     return text.translate(_STAND_INS)
 
 
+def printed_name(name: Path | str) -> str:
+    """A name of a file or run as it is printed: on one line, without control characters."""
+    return visible(str(name)).replace("\n", "\u240a").replace("\t", "\u2409")
+
+
 def run_path(path: Path | str) -> str:
     """Write a path for people: relative where it is below the working directory."""
+    return printed_name(_relative(path))
+
+
+def run_word(path: Path) -> str:
+    """The same as a word of a command line, which names the path whatever is in it."""
+    return shell_word(_relative(path))
+
+
+def _relative(path: Path | str) -> str:
     # resolve() would follow links, and show a name the person never typed.
     absolute = Path(os.path.abspath(path))  # noqa: PTH100
     with contextlib.suppress(ValueError):

@@ -6,15 +6,24 @@ import unicodedata
 
 from rich.cells import cell_len
 
-_VISIBLE = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍", "\x7f": "␡", "\xa0": "⍽"}
+from minitx.report.terminal.printable import visible
+
+_VISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", "\xa0": "⍽"})
 _VISIBLE_ASCII = {" ": "_", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
 def token_label(token: str, ascii_only: bool = False) -> str:
     """Text of a token with white space and control characters made visible."""
-    return "".join(_shown(character, ascii_only) for character in token) or (
-        "?" if ascii_only else "∅"
+    if ascii_only:
+        shown = (_VISIBLE_ASCII.get(c, c if " " < c <= "~" else "?") for c in token)
+        return "".join(shown) or "?"
+    # Format characters turn writing direction around, and unassigned ones have no known width.
+    unsafe = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs")
+    shown = (
+        "\ufffd" if unicodedata.category(c) in unsafe else c
+        for c in visible(token.translate(_VISIBLE))
     )
+    return "".join(shown) or "∅"
 
 
 def text_label(text: str, ascii_only: bool = False) -> str:
@@ -52,18 +61,3 @@ def pad_label(label: str, width: int, right: bool = False) -> str:
     """Fill a label with spaces to `width` columns, counting wide characters as two."""
     fill = " " * max(0, width - cell_len(label))
     return fill + label if right else label + fill
-
-
-def _shown(character: str, ascii_only: bool) -> str:
-    if ascii_only:
-        if character in _VISIBLE_ASCII:
-            return _VISIBLE_ASCII[character]
-        return character if " " < character <= "~" else "?"
-    if character in _VISIBLE:
-        return _VISIBLE[character]
-    if character < " ":
-        return chr(0x2400 + ord(character))
-    # Format characters turn writing direction around, and unassigned ones have no known width.
-    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"):
-        return "�"
-    return character

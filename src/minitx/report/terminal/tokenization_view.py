@@ -29,50 +29,36 @@ def print_tokenized(tokenized: Tokenized, show: int, as_json: bool) -> None:
         first = next(iter(tokenized.parts.values()))
         with_colour = console.is_terminal and not console.no_color
         if show:
-            console.print(pieces_text(tokenized.tokenizer, first, show, with_colour))
+            console.print(TokenPieces(tokenized.tokenizer, first, show, with_colour))
         console.print(figures_table(tokenized.tokenizer, tokenized.parts))
 
 
-def pieces_text(
-    tokenizer: Tokenizer, shown: Tokenization, limit: int, with_colour: bool
-) -> RenderableType:
+class TokenPieces:
     """Each token as a piece of text with its id below it; those beyond `limit` are counted.
 
     Colours tell the pieces apart; without them, bars do.
     """
-    cells: list[tuple[Text, Text]] = []
-    for number, token in enumerate(shown.ids[:limit].tolist()):
-        label = cut_label(token_label(tokenizer.piece(token)), 24)
-        width = max(cell_len(label), len(str(token)))
-        style, bar, gap = (
-            (_STYLES[number % len(_STYLES)], "", "") if with_colour else ("", "|", " ")
-        )
-        piece = Text(bar + pad_label(label, width), style)
-        cells.append((piece, Text(f"{gap}{token:<{width}}", "dim")))
-    return _Flow(cells, max(0, shown.n_tokens - limit))
 
-
-class _Flow:
-    """Cells of two lines, side by side, wrapped to the width of the terminal."""
-
-    def __init__(self, cells: list[tuple[Text, Text]], hidden: int) -> None:
-        self._cells, self._hidden = cells, hidden
+    def __init__(
+        self, tokenizer: Tokenizer, shown: Tokenization, limit: int, with_colour: bool
+    ) -> None:
+        self._pieces = [(tokenizer.piece(token), token) for token in shown.ids[:limit].tolist()]
+        self._hidden = max(0, shown.n_tokens - limit)
+        self._with_colour = with_colour
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        width = options.max_width
         upper, lower = Text(no_wrap=True), Text(no_wrap=True)
-        for above, below in self._cells:
-            if upper.cell_len and upper.cell_len + above.cell_len > width:
-                yield upper
-                yield lower
+        bar, gap = ("", "") if self._with_colour else ("|", " ")
+        for number, (piece, token) in enumerate(self._pieces):
+            label = cut_label(token_label(piece), 24)
+            width = max(cell_len(label), len(str(token)))
+            if upper and upper.cell_len + len(bar) + width > options.max_width:
+                yield from (upper, lower)
                 upper, lower = Text(no_wrap=True), Text(no_wrap=True)
-            upper.append_text(above)
-            lower.append_text(below)
-            pad = upper.cell_len - lower.cell_len
-            lower.append(" " * max(0, pad) + " ")
-            upper.append(" " * (lower.cell_len - upper.cell_len))
-        yield upper
-        yield lower
+            style = _STYLES[number % len(_STYLES)] if self._with_colour else ""
+            upper.append(bar + pad_label(label, width), style).append(" ")
+            lower.append(f"{gap}{token:<{width}} ", "dim")
+        yield from (upper, lower)
         if self._hidden:
             yield Text(f"and {self._hidden:,} more tokens", style="dim")
 

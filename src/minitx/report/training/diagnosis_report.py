@@ -18,7 +18,7 @@ def diagnosis_report(diagnosis: Diagnosis) -> Group:
     """Everything found, and everything looked at."""
     n = len(diagnosis.findings)
     count = f"{n} finding{'s' if n != 1 else ''}" if n else "no problems found"
-    title = Text().append(visible(run_path(diagnosis.run)), "bold").append(f"  ·  {count}", "dim")
+    title = Text().append(run_path(diagnosis.run), "bold").append(f"  ·  {count}", "dim")
     parts: list[Text | Padding | Table] = [title]
     for seen in diagnosis.findings:
         parts += [Text(), *_finding(seen)]
@@ -40,7 +40,7 @@ def _finding(seen: Seen) -> list[Text | Padding]:
         when += f", and {seen.times} times in all, to step {seen.last_step:,}"
     heading = Text(f"{finding.severity} {visible(finding.name)}")
     heading.stylize(SEVERITY_STYLES.get(finding.severity, ""))
-    rows = (("evidence", finding.evidence), ("likely cause", finding.cause), ("try", finding.fix))
+    rows = (("evidence", finding.message), ("likely cause", finding.cause), ("try", finding.fix))
     body = labelled((label, visible(words)) for label, words in rows if words)
     return [heading.append(when, "dim"), _indented(body)]
 

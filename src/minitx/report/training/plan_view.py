@@ -43,8 +43,8 @@ def plan_table(start: RunStart, width: int = 80) -> RenderableType:
 def _rows(start: RunStart) -> list[_Row]:
     tokenizer, model, train = start.config.tokenizer, start.config.model, start.config.train
     parts = f"{count(start.n_train_tokens)} train, {count(start.n_holdout_tokens)} holdout tokens"
-    if start.n_holdout_unknown:
-        parts += f" ({start.n_holdout_unknown:,} unknown)"
+    if start.n_unknown_tokens:
+        parts += f" ({start.n_unknown_tokens:,} unknown to the tokenizer)"
     corpus = f"{_corpus_name(start.config.data.corpus)}: {parts}"
     tokens_per_step = train.batch_size * train.accumulation * model.context_length
     tokens = tokens_per_step * train.steps

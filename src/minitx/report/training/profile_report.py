@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from minitx.report.terminal.printable import run_path, visible
+from minitx.report.terminal.printable import run_path
 from minitx.report.terminal.tables import table
 from minitx.workflows.profile import RunProfile
 
@@ -16,7 +16,7 @@ def profile_report(found: RunProfile) -> Group:
     """Parts of the step with their time, share and rate, and what stands beside them."""
     profile = found.profile
     model = found.config.model
-    title = Text().append(visible(run_path(found.run)), "bold")
+    title = Text().append(run_path(found.run), "bold")
     title.append(
         f"  ·  {model.n_layers} layers, {model.d_model} wide, context {model.context_length}, "
         f"{profile.tokens:,} tokens a pass  ·  {found.device}, {found.dtype}, "

@@ -70,63 +70,51 @@ class LiveTrainingView(observer.TrainingObserver):
         self._gone = False
         self._next_frame = 0.0
         self._size = self._console.size
-        self._screen: tuple[list[Text], int] = ([], 0)
-        self._screen_of: object = None
+        # Laid out anew once something was told or the window changed; the spinner alone does not.
+        self._screen: tuple[list[Text], int] | None = None
         self._phase = ""
         self._phase_shown = False
         self._turns = 0
-        self._spinner: _Ticker | None = None
+        self._spinner: _Spinner | None = None
         self.frames = 0
+
+    def observe(self, event: observer.TrainingEvent) -> None:
+        """Take what is told, and show it at once or with the next frame that is due."""
+        if event.kind in ("start", "phase", "step", "end"):
+            # Before the lock is taken: the spinner draws under it.
+            self._end_phase()
+        with self._lock:
+            self._record.observe(event)
+            self._screen = None
+            super().observe(event)
 
     def on_start(self, start: observer.RunStart) -> None:
         """Print the plan, which scrolls away, and open the screen."""
-        self._end_phase()
-        with self._lock:
-            self._record.observe(start)
-            plan = plan_table(start, min(self._console.width, _WIDEST_PLAN))
-            self._write(lambda: self._console.print(plan, Text(), sep="\n"))
-            self._draw()
+        plan = plan_table(start, min(self._console.width, _WIDEST_PLAN))
+        self._write(lambda: self._console.print(plan, Text(), sep="\n"))
+        self._draw()
 
     def on_phase(self, phase: observer.Phase) -> None:
         """Turn a spinner beside the phase's name; an empty one ends it."""
-        was_shown = self._phase_shown
-        self._end_phase()
         self._phase = phase.name
-        if was_shown or (phase.name and self._record.latest is None):
-            with self._lock:
-                self._draw()
+        if self._phase_shown or (phase.name and self._record.latest is None):
+            self._draw()
         if phase.name:
             # After the first step, a phase that ends at once is never shown: a flash tells
             # nobody anything.
-            self._spinner = _Ticker(_SPINNER_PAUSE, self._turn)
+            self._spinner = _Spinner(self._turn)
 
-    def on_step(self, report: observer.StepReport) -> None:
-        """Take the figures; draw if the last frame is old enough."""
-        if self._phase:
-            self._end_phase()
-        self._record.observe(report)
-        self._draw_if_due()
+    def on_step(self, report: observer.TrainingEvent) -> None:
+        """Draw if the last frame is old enough."""
+        if self._clock() >= self._next_frame:
+            self._draw()
 
-    def on_evaluation(self, report: observer.EvaluationReport) -> None:
-        """Add to the table and the curve."""
-        with self._lock:
-            self._record.observe(report)
-            self._draw_if_due()
-
-    def on_event(self, event: observer.Event) -> None:
-        """Add the event, with its fix, to the foot of the screen."""
-        with self._lock:
-            self._record.observe(event)
-            self._draw_if_due()
+    on_evaluation = on_event = on_step
 
     def on_end(self, end: observer.RunEnd) -> None:
         """Replace the screen by what stays: curve, evaluations, sample, summary, next steps."""
-        self._end_phase()
-        with self._lock:
-            self._record.observe(end)
-            lines = final_lines(self._record, self._console)
-            lines += [Text(), *closing_lines(self._record)]
-            self._stop(lines)
+        lines = final_lines(self._record, self._console)
+        self._stop([*lines, Text(), *closing_lines(self._record)])
 
     def close(self) -> None:
         """Give the terminal back; after an error the last figures stay."""
@@ -141,33 +129,26 @@ class LiveTrainingView(observer.TrainingObserver):
             self._spinner.stop()
             self._spinner = None
         self._phase = ""
-        self._phase_shown = False
 
     def _turn(self) -> None:
         with self._lock:
             self._turns += 1
             self._draw()
 
-    def _draw_if_due(self) -> None:
-        if self._clock() >= self._next_frame:
-            with self._lock:
-                self._draw()
-
     def _draw(self) -> None:
         """Draw a frame now; then not again for a while."""
         before = self._clock()
         size = self._console.size
-        state = (self._record.changes, size)
-        if state != self._screen_of:
+        resized = size != self._size
+        if self._screen is None or resized:
             self._screen = training_screen(self._record, self._console)
-            self._screen_of = state
         lines, phase_line = self._screen
         if self._phase:
-            self._phase_shown = True
             spinner = _SPINNER[self._turns % len(_SPINNER)]
             lines = list(lines)
             lines[phase_line] = Text().append(f"{spinner} ", "cyan").append(self._phase, "dim")
-        self._write(lambda: self._show(lines, resized=size != self._size))
+        self._phase_shown = bool(self._phase)
+        self._write(lambda: self._show(lines, resized))
         self._size = size
         self.frames += 1
         cost = self._clock() - before
@@ -211,20 +192,19 @@ class LiveTrainingView(observer.TrainingObserver):
             self._gone = True
 
 
-class _Ticker:
+class _Spinner:
     """Calls a function at a steady pace from a thread until stopped."""
 
-    def __init__(self, pause: float, call: Callable[[], None]) -> None:
-        self._pause, self._call = pause, call
+    def __init__(self, turn: Callable[[], None]) -> None:
+        self._turn = turn
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="spinner", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._stopped.wait(self._pause):
-            self._call()
+        while not self._stopped.wait(_SPINNER_PAUSE):
+            self._turn()
 
     def stop(self) -> None:
         self._stopped.set()
-        if self._thread is not threading.current_thread():
-            self._thread.join()
+        self._thread.join()

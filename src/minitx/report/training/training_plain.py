@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.text import Text
 
 from minitx.report.terminal.printable import run_path, visible
@@ -42,11 +42,16 @@ class PlainTrainingView(observer.TrainingObserver):
         self._next_line = 0.0
         self._gone = False
 
+    def observe(self, event: observer.TrainingEvent) -> None:
+        """Take what is told, and print it."""
+        self._record.observe(event)
+        super().observe(event)
+
     def on_start(self, start: observer.RunStart) -> None:
         """Print the plan."""
-        self._record.observe(start)
-        self._line(f"run {visible(run_path(start.run))}")
-        self._render(plan_table(start))
+        self._line(f"run {run_path(start.run)}")
+        for line in self._console.render_lines(plan_table(start), pad=False):
+            self._line("".join(segment.text for segment in line).rstrip())
 
     def on_phase(self, phase: observer.Phase) -> None:
         """Name what takes the time before the first step."""
@@ -55,7 +60,6 @@ class PlainTrainingView(observer.TrainingObserver):
 
     def on_step(self, report: observer.StepReport) -> None:
         """Print the figures if the last line is old enough, or the step is the last."""
-        self._record.observe(report)
         now = self._clock()
         if now < self._next_line and report.step < report.steps:
             return
@@ -67,14 +71,12 @@ class PlainTrainingView(observer.TrainingObserver):
 
     def on_evaluation(self, report: observer.EvaluationReport) -> None:
         """Print the figures, and the sample indented below."""
-        self._record.observe(report)
         self._line(_evaluation_line(report))
         if report.sample:
             self._lines(sample_lines(report, self._console, _WIDTH, 10))
 
     def on_event(self, event: observer.Event) -> None:
         """Print what happened and what to try."""
-        self._record.observe(event)
         cause = f". Likely cause: {event.cause}" if event.cause else ""
         fix = f". Try: {event.fix}" if event.fix else ""
         message = f"{event.message}{cause}{fix}".replace("\n", " ")
@@ -82,7 +84,6 @@ class PlainTrainingView(observer.TrainingObserver):
 
     def on_end(self, end: observer.RunEnd) -> None:
         """Print curve, evaluations, summary and what to run next."""
-        self._record.observe(end)
         lines = final_lines(self._record, self._console, with_sample=False)
         self._lines([Text(), *lines, Text(), *closing_lines(self._record)])
 
@@ -103,10 +104,6 @@ class PlainTrainingView(observer.TrainingObserver):
     def _lines(self, lines: list[Text]) -> None:
         for line in lines:
             self._line(line.plain.rstrip())
-
-    def _render(self, renderable: RenderableType) -> None:
-        for line in self._console.render_lines(renderable, pad=False):
-            self._line("".join(segment.text for segment in line).rstrip())
 
 
 _STEP_WIDTHS = {"loss": 7, "perplexity": 8, "holdout loss": 7, "tokens/s": 6,

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import shlex
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from minitx.report.terminal.curve import LossSeries, Point
-from minitx.report.terminal.printable import run_path, visible
+from minitx.report.terminal.printable import run_path, run_word, visible
 from minitx.report.terminal.units import count, duration, fixed
+from minitx.training.history import read_history
 from minitx.training.logging.metrics_file import read_metrics
 from minitx.training.observer import (
     EvaluationReport,
@@ -22,7 +22,6 @@ from minitx.training.observer import (
     RunEnd,
     RunStart,
     StepReport,
-    TrainingEvent,
     TrainingObserver,
     perplexity,
 )
@@ -37,7 +36,6 @@ class TrainingRecord(TrainingObserver):
         train: losses of the logged steps, thinned.
         evaluations: all of them; a resumed run starts with those of its `metrics.jsonl`.
         events: the newest event of each name, the most recent last, with how often it came.
-        changes: counts what was told, so that a view knows when to draw anew.
     """
 
     def __init__(self) -> None:
@@ -47,20 +45,19 @@ class TrainingRecord(TrainingObserver):
         self.evaluations: list[EvaluationReport] = []
         self.events: dict[str, tuple[Event, int]] = {}
         self.end: RunEnd | None = None
-        self.changes = 0
-
-    def observe(self, event: TrainingEvent) -> None:
-        """Count what is told."""
-        self.changes += 1
-        super().observe(event)
 
     def on_start(self, start: RunStart) -> None:
         """Remember the run; if it is resumed, read what happened before."""
         self.start = start
         if start.first_step:
-            for record in read_metrics(start.run / "metrics.jsonl"):
-                if record["step"] <= start.first_step:
-                    self._recall(record)
+            before = read_history(
+                record
+                for record in read_metrics(start.run / "metrics.jsonl")
+                if record["step"] <= start.first_step
+            )
+            for step, loss in zip(before.steps.step, before.steps.columns["loss"], strict=True):
+                self.train.add(int(step), float(loss))
+            self.evaluations += before.evaluations
 
     def on_step(self, report: StepReport) -> None:
         """Add to the curve."""
@@ -79,14 +76,6 @@ class TrainingRecord(TrainingObserver):
     def on_end(self, end: RunEnd) -> None:
         """Remember how it ended."""
         self.end = end
-
-    def _recall(self, line: dict[str, Any]) -> None:
-        # A line written by another version may lack a key: then it is not shown.
-        with contextlib.suppress(KeyError, ValueError, TypeError):
-            if line["kind"] == "step":
-                self.train.add(line["step"], float(line["loss"]))
-            elif line["kind"] == "evaluation":
-                self.evaluations.append(EvaluationReport.from_line(line))
 
     @property
     def last_step(self) -> int:
@@ -108,7 +97,7 @@ class TrainingRecord(TrainingObserver):
 
 def title_line(start: RunStart, width: int) -> Text:
     """Name the run and, as far as they fit, what is trained where."""
-    line = Text().append(visible(run_path(start.run)), "bold")
+    line = Text().append(run_path(start.run), "bold")
     for fact in (
         f"{count(start.n_parameters)} parameters",
         f"{start.device}, {start.dtype}",
@@ -305,8 +294,16 @@ def closing_lines(record: TrainingRecord) -> list[Text]:
     lines = [Text(first, style="bold"), *map(Text, others)]
     if start is not None:
         sample = record.newest_sample
-        prompt = sample.sample_prompt if sample else ""
-        commands = next_steps(start.run, prompt, 2 * end.step, end.reason == "interrupted")
+        prompt = sample.sample_prompt if sample and start.prompt is None else start.prompt or ""
+        commands = next_steps(
+            start.run,
+            prompt,
+            2 * end.step,
+            end.reason == "interrupted",
+            has_prompt=start.prompt != "",
+            has_holdout=start.n_holdout_tokens > 1,
+            has_unknown=start.n_unknown_tokens > 0,
+        )
         lines += [Text(), Text("next", style="bold")]
         lines += [Text(f"  {command}", style="cyan") for command in commands]
     return lines
@@ -316,24 +313,32 @@ _LONGEST_PROMPT = 24
 
 
 def next_steps(
-    run_dir: Path, prompt: str = "", steps: int | None = None, interrupted: bool = False
+    run_dir: Path,
+    prompt: str = "",
+    steps: int | None = None,
+    interrupted: bool = False,
+    *,
+    has_prompt: bool = True,
+    has_holdout: bool = True,
+    has_unknown: bool = False,
 ) -> list[str]:
     """Command lines that go on from a run; one that was interrupted is finished first.
 
-    The first words of `prompt` are used, a text that the run's tokenizer knows; `steps` are those
-    to offer for `resume`, None writes ``N``.
+    Only those that work with it are given. The first words of `prompt` are used, a text that the
+    run's tokenizer knows; `steps` are those to offer for `resume`, None writes ``N``.
     """
-    run = shlex.quote(run_path(run_dir))
-    start = shlex.quote(_short(prompt))
-    commands = [
-        f"minitx generate {run} --prompt {start} --top-k 40",
-        f"minitx eval {run} --holdout",
-        f"minitx attn {run} --prompt {start}",
-        f"minitx report {run}",
-    ]
+    run, start = run_word(run_dir), shlex.quote(_short(prompt))
+    replaced = " --unknown replace" if has_unknown else ""
+    commands = {
+        f"minitx generate {run} --prompt {start} --top-k 40": has_prompt,
+        f"minitx eval {run} --holdout{replaced}": has_holdout,
+        f"minitx attn {run} --prompt {start}": has_prompt,
+        f"minitx report {run}": find_spec("uplot") is not None,
+    }
+    working = [command for command, works in commands.items() if works]
     if interrupted:
-        return [f"minitx resume {run}", *commands]
-    return [*commands, f"minitx resume {run} --steps {steps or 'N'}"]
+        return [f"minitx resume {run}", *working]
+    return [*working, f"minitx resume {run} --steps {steps or 'N'}"]
 
 
 def _short(prompt: str) -> str:
@@ -342,5 +347,5 @@ def _short(prompt: str) -> str:
         return "The"
     if len(line) <= _LONGEST_PROMPT:
         return line
-    cut = line[: _LONGEST_PROMPT + 1].rpartition(" ")[0].strip()
-    return cut or line[:_LONGEST_PROMPT]
+    # Never within a word, which a word tokenizer might not know then.
+    return line[: _LONGEST_PROMPT + 1].rpartition(" ")[0].strip() or line.split()[0]

@@ -1,0 +1,33 @@
+"""Input that nobody gives on purpose: each is one line of error, or a true answer."""
+
+import pytest
+
+GENERATE = ["generate", "--prompt", "1", "--max-new-tokens", 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([*GENERATE, "--logit-bias", "3:nan"], "logit_bias is {3: nan}"),
+        ([*GENERATE, "--logit-bias", "3:inf"], "logit_bias is {3: inf}"),
+        ([*GENERATE, "--logit-bias", "3:1e300"], "logit_bias is {3: 1e+300}"),
+        ([*GENERATE, "--logit-bias", "3:1e30"], "numbers of at most a million"),
+        ([*GENERATE, "--logit-bias", "3:-1e300"], "logit_bias is {3: -1e+300}"),
+        ([*GENERATE, "--ban", "ree", "--require", "green"], "'green' is required, and 'ree' is"),
+        (["profile", "--steps", 1, "--dtype", "float16"], "dtype is 'float16'. Choose one of auto"),
+        (["eval", "/dev/zero"], "/dev/zero is a device. Name a text file"),
+    ],
+)
+def test_it_is_refused(minitx, tiny_run, arguments, words):
+    command, *rest = arguments
+    done = minitx(command, tiny_run, *rest)
+    assert (done.code, done.out) == (2, ""), done
+    (line,) = done.err.splitlines()
+    assert words in line
+
+
+@pytest.mark.parametrize("bias", ["3:-inf", "3:-1e30", "3:1e6"])
+def test_a_bias_that_forbids_or_forces_is_taken(minitx, tiny_run, bias):
+    done = minitx("generate", tiny_run, *GENERATE[1:], "--logit-bias", bias, "--temperature", 1e-30)
+    assert done.code == 0, done
+    assert not done.err
