@@ -72,7 +72,7 @@ def writing_where_asked(path: Path) -> Iterator[Path]:
         if path.exists() and not path.is_file():
             yield path
         else:
-            with replacing(path.resolve()) as beside:
+            with replacing(Path(os.path.realpath(path))) as beside:
                 yield beside
 
 

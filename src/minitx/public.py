@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import os
 import re
 import sys
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from minitx.config import EvaluationSettings, LoadConfig, SamplingConfig
+from minitx.config import EvaluationSettings, SamplingConfig
 from minitx.config.options import options_of
 from minitx.config.overrides import (
     config_from_options,
@@ -52,28 +53,42 @@ __all__ = ["FinishedRun", "Model", "load", "resume", "train"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_OPTIONS = {
-    option.word: option
-    for config in (*TABLES.values(), LoadConfig, EvaluationSettings, SamplingConfig)
-    for option in options_of(config)
-    if option.word is not None
+_KINDS: dict[Any, tuple[Any, str]] = {
+    "int": (int, "a whole number"),
+    "int | None": (int, "a whole number"),
+    "str": (str, "a text"),
+    "str | None": (str, "a text"),
+    "str | Path | None": ((str, os.PathLike), "a path"),
+    "Sequence[str]": ((list, tuple), "a list"),
+    "Sequence[TrainingObserver]": ((list, tuple), "a list"),
 }
-# A whole command stays as it is; what stands behind a flag may be its value.
-_FLAG = re.compile(r"minitx [a-z]+ [^,;]*|--([a-z][a-z-]*)(?: (\w+(?:\.\d+)?))?")
+"""By the annotation of a parameter, what it may be beside None, and that in words."""
+
+_KEYS = {option.word: option.name for config in (*TABLES.values(), SamplingConfig)
+         for option in options_of(config) if option.word}  # fmt: skip
+# A whole command stays as it is.
+_FLAG = re.compile(r"minitx [a-z]+ [^,;]*|--([a-z][a-z-]*)")
 
 
-def _in_python_words(function: F) -> F:
-    """Let errors name what a script wrote: `top_k` for `--top-k`, `layers` for `n_layers`."""
+def _for_scripts(function: F) -> F:
+    """Refuse arguments of another type, and let errors name what a script wrote: `top_k` for
+    `--top-k`, `layers` for `n_layers`.
+    """
+    signature = inspect.signature(function)
 
     @functools.wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
         def told(text: str) -> str:
-            text = _FLAG.sub(_python_word, text)
-            for word in options.keys() & _OPTIONS.keys():
-                text = re.sub(rf"\b{_OPTIONS[word].name}\b", word, text)
+            text = _FLAG.sub(lambda m: m[1].replace("-", "_") if m[1] else m[0], text)
+            for word in options.keys() & _KEYS.keys():
+                text = re.sub(rf"\b{_KEYS[word]}\b", word, text)
             return text
 
         try:
+            for name, value in signature.bind(*arguments, **options).arguments.items():
+                kind, words = _KINDS.get(signature.parameters[name].annotation, (object, ""))
+                if value is not None and not isinstance(value, kind):
+                    raise BadInputError(f"{name} is {value!r}, not {words}", f"Give {words}")
             return function(*arguments, **options)
         except MinitxError as error:
             error.what, error.fix = told(error.what), told(error.fix)
@@ -81,27 +96,6 @@ def _in_python_words(function: F) -> F:
             raise
 
     return cast(F, call)
-
-
-def _python_word(flag: re.Match[str]) -> str:
-    if flag[1] is None:
-        return flag[0]
-    word, behind = flag[1].replace("-", "_"), flag[2] or ""
-    if word in _OPTIONS and behind in _OPTIONS[word].choices:
-        return f"{word}={behind!r}"
-    return f"{word}{'=' if behind[:1].isdigit() else ' '}{behind}".rstrip()
-
-
-def _require(kind: Any, words: str, **values: object) -> None:
-    for name, value in values.items():
-        if value is not None and not isinstance(value, kind):
-            raise BadInputError(f"{name} is {value!r}, not {words}", f"Give {words}")
-
-
-def _path(**named: str | Path | None) -> Path | None:
-    _require((str, os.PathLike), "a path", **named)
-    (path,) = named.values()
-    return None if path is None else possible_path(Path(path))
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -136,7 +130,7 @@ class Model(LoadedModel):
         run, step: that it was saved in and after; None if the directory does not say.
     """
 
-    @_in_python_words
+    @_for_scripts
     def generate(self, prompt: str, **options: Unpack[SamplingOptions]) -> str:
         """Continue a text, and return what was added. The same seed gives the same text.
 
@@ -144,16 +138,14 @@ class Model(LoadedModel):
             prompt: at least one token, at most the context.
             options: as for `minitx generate`, for example ``temperature=0.5, top_k=40``.
         """
-        _require(str, "a text", prompt=prompt)
         return self.sample([prompt], _sampling(options))[0].text
 
-    @_in_python_words
+    @_for_scripts
     def stream(self, prompt: str, **options: Unpack[SamplingOptions]) -> Iterator[str]:
         """The pieces of what `generate` returns, each as soon as it can no longer change."""
-        _require(str, "a text", prompt=prompt)
         return stream(self.model, self.tokenizer, prompt, _sampling(options))
 
-    @_in_python_words
+    @_for_scripts
     def evaluate(
         self,
         text: str | Path | None = None,
@@ -173,19 +165,16 @@ class Model(LoadedModel):
             context, stride, max_tokens, baselines, quick, unknown: as for `minitx eval`.
             progress: show on stderr what is being done.
         """
-        options = {
-            "context": context, "stride": stride, "max_tokens": max_tokens,
-            "baselines": baselines, "quick": quick, "unknown": unknown,
-        }  # fmt: skip
-        settings = config_from_options(EvaluationSettings, options)
-        path = _path(text=text)
-        source = None if path is None else str(path)
+        settings = EvaluationSettings(
+            context, stride, max_tokens, baselines, quick, unknown=unknown
+        )
+        source = None if text is None else str(_path(text))
         if not progress:
             return evaluate_model(self, source, settings)
         with EvaluationProgress(sys.stderr) as shown:
             return evaluate_model(self, source, settings, shown.update)
 
-    @_in_python_words
+    @_for_scripts
     def attention(self, text: str) -> AttentionMaps:
         """Attention of every head on a text: maps that show themselves.
 
@@ -193,16 +182,15 @@ class Model(LoadedModel):
         """
         return read_attention(self.model, self.tokenizer, self._ids(text))
 
-    @_in_python_words
+    @_for_scripts
     def study(self, text: str | None = None) -> AttentionStudy:
         """Maps, head roles, logit lens, ablation, mask check: all that `minitx attn` measures.
 
         Without a text, it is the beginning of the holdout that is looked at.
         """
-        _require(str, "a text", text=text)
         return study_model(self, text)
 
-    @_in_python_words
+    @_for_scripts
     def logits(self, text: str) -> Tensor:
         """Logits of the token after each token of a text, (tokens, vocab_size).
 
@@ -214,13 +202,12 @@ class Model(LoadedModel):
         return logits
 
     def _ids(self, text: str) -> npt.NDArray[np.int64]:
-        _require(str, "a text", text=text)
         ids = self.tokenizer.encode(text).astype(np.int64)
         require_fits(len(ids), self.model.config)
         return ids
 
 
-@_in_python_words
+@_for_scripts
 def load(
     path: str | Path | None = None,
     *,
@@ -239,13 +226,11 @@ def load(
         BadInputError: there is no such run, or an option can't be used.
         DamagedFileError: the checkpoint is damaged.
     """
-    options = {"checkpoint": checkpoint, "device": device, "dtype": dtype, "quantize": quantize}
-    how = config_from_options(LoadConfig, options)
-    loaded = open_model(_path(path=path), how.checkpoint, how.device, how.dtype, how.quantize)
+    loaded = open_model(_path(path), checkpoint, device, dtype, quantize)
     return Model(loaded.directory, loaded.model, loaded.tokenizer)
 
 
-@_in_python_words
+@_for_scripts
 def train(
     *corpus: str | Path,
     config: str | Path | None = None,
@@ -272,17 +257,16 @@ def train(
     """
     if corpus:
         options["corpus"] = corpus
-    tables = merged(_path(config=config), tables_from_options(**options))
+    tables = merged(_path(config), tables_from_options(**options))
     refuse_too_large(tables["model"])
     request = TrainRequest(
-        **tables, tokenizer_directory=_path(tokenizer=tokenizer), out=_path(out=out),
-        loggers=_loggers(loggers),
-    )  # fmt: skip
+        **tables, tokenizer_directory=_path(tokenizer), out=_path(out), loggers=tuple(loggers)
+    )
     with _watching(observers, progress) as watching:
         return train_run(request, watching)
 
 
-@_in_python_words
+@_for_scripts
 def resume(
     run: str | Path | None = None,
     *,
@@ -309,7 +293,7 @@ def resume(
     # Of all tables: the workflow says which keys can be changed.
     changes = {key: value for table in tables_from_options(**options).values()
                for key, value in table.items()}  # fmt: skip
-    request = ResumeRequest(_path(run=run), changes, allow_changed_corpus, _loggers(loggers))
+    request = ResumeRequest(_path(run), changes, allow_changed_corpus, tuple(loggers))
     with _watching(observers, progress) as watching:
         return resume_run(request, watching)
 
@@ -318,7 +302,6 @@ def resume(
 def _watching(
     observers: Sequence[TrainingObserver], progress: bool
 ) -> Iterator[Sequence[TrainingObserver]]:
-    _require((list, tuple), "a list of observers", observers=observers)
     if not all(hasattr(observer, "observe") for observer in observers):
         raise BadInputError(f"observers is {observers!r}", "Give objects with a method `observe`")
     if not progress:
@@ -328,11 +311,8 @@ def _watching(
         yield [*observers, view]
 
 
-def _loggers(loggers: Sequence[str]) -> tuple[str, ...]:
-    _require((list, tuple), "a list of names", loggers=loggers)
-    for name in loggers:
-        _require(str, "a name", logger=name)
-    return tuple(loggers)
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else possible_path(Path(path))
 
 
 def _sampling(options: SamplingOptions) -> SamplingConfig:

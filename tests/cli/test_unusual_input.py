@@ -31,3 +31,16 @@ def test_a_bias_that_forbids_or_forces_is_taken(minitx, tiny_run, bias):
     done = minitx("generate", tiny_run, *GENERATE[1:], "--logit-bias", bias, "--temperature", 1e-30)
     assert done.code == 0, done
     assert not done.err
+
+
+def test_a_link_to_itself_is_no_text(minitx, inside):
+    (inside / "loop").symlink_to("loop")
+    done = minitx("train", "loop", "--steps", 2)
+    assert (done.code, done.err) == (2, "error: corpus loop does not exist. Name a text file\n")
+
+
+def test_a_name_in_what_was_written_can_not_command_the_terminal(minitx, tiny_run, inside):
+    done = minitx("attn", tiny_run, "--npz", "a\x1b[2J\nb.npz")
+    assert done.code == 0
+    assert "\x1b" not in done.err
+    assert len(done.err.splitlines()) == 1

@@ -20,6 +20,7 @@ from minitx.report.training.training_live import LiveTrainingView
 from minitx.report.training.training_plain import PlainTrainingView
 from minitx.report.training.training_report import (
     TrainingRecord,
+    event_lines,
     latest_evaluations,
     sample_lines,
     spread_evaluations,
@@ -584,6 +585,16 @@ def test_plain_output_to_a_reader_that_went_away():
 
 
 # The record and its parts
+
+
+def test_what_is_no_problem_is_said_in_one_quiet_line():
+    record = TrainingRecord()
+    for step in range(20, 120, 20):
+        record.on_event(Event(step, "steps-settled", "info", f"{step + 20} steps fit the budget"))
+    console = Console(file=io.StringIO(), width=60)
+    (line,) = event_lines(record.events.values(), console, 60, 9)
+    assert line.plain == "at step 100 (5 times): 120 steps fit the budget"
+    assert str(line.style) == "dim"
 
 
 def test_a_resumed_run_starts_with_its_earlier_curve(tmp_path):

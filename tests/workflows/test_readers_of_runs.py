@@ -72,6 +72,14 @@ def test_a_report_measures_the_checkpoint_that_is_left(run, monkeypatch):
     assert story.checkpoint.is_dir()
 
 
+def test_a_checkpoint_that_is_pruned_once_loaded_is_served(run):
+    from minitx.workflows.serve import describe
+
+    loaded = library.load(run)
+    shutil.rmtree(loaded.directory)
+    assert describe(loaded).name == "verses-001"
+
+
 def test_a_run_that_goes_away_is_told_once(minitx, run, monkeypatch):
     from minitx.workflows import load
 

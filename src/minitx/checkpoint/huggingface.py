@@ -32,13 +32,13 @@ FORMAT = 1
 _FIX = "Use another checkpoint, or write this one again"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SavedModel:
     """A model (in eval mode), the tokenizer it was trained with, and where both came from."""
 
+    directory: Path
     model: Transformer
     tokenizer: Tokenizer
-    directory: Path
 
 
 def save_model(directory: Path, model: Transformer, tokenizer: Tokenizer) -> None:
@@ -76,7 +76,7 @@ def load_model(
     model = read_weights(directory / "model.safetensors", config, torch.device(device), dtype)
     tokenizer = load_tokenizer(directory)
     _require_same_tokenizer(directory, values, config, tokenizer)
-    return SavedModel(model.eval(), tokenizer, directory)
+    return SavedModel(directory, model.eval(), tokenizer)
 
 
 def model_files(model: Transformer, tokenizer: Tokenizer) -> dict[str, bytes]:

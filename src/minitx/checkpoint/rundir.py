@@ -1,13 +1,6 @@
-"""The run directory: everything of one run in one place.
+"""The run directory: everything of one run in one place, as `docs/files.md` draws it.
 
-runs/shakespeare-001/
-    run.toml            the resolved config
-    metrics.jsonl       loss, perplexity and the rest, line by line
-    data/               encoded ids and text of the train part and the holdout
-    checkpoints/
-        step-000250/    a Hugging Face model directory, with the training state beside it
-    last, best          names of checkpoints, for people: what counts stands in the manifests
-    lock                held by the process that trains
+`last` and `best` in it are for people: what counts stands in the manifests of its checkpoints.
 """
 
 from __future__ import annotations

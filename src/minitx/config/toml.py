@@ -60,7 +60,8 @@ def dump_toml(tables: dict[str, Any]) -> str:
         }
     )
     if wrong := re.search(".*[\ud800-\udfff].*", text):
-        raise BadInputError(f"{wrong[0].strip()} is not UTF-8, as run.toml is", "Give another name")
+        name = wrong[0].strip(" ,")
+        raise BadInputError(f"{name} is not UTF-8, and run.toml is", "Rename it")
     return text
 
 

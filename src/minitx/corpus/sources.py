@@ -6,6 +6,7 @@ import contextlib
 import glob
 import io
 import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ def read_corpus(
     seen: set[Path | None] = set()
     for source in sources:
         for path in [None] if source == "-" else _files(source, Path(directory or "")):
-            where = path and path.resolve()
+            where = path and Path(os.path.realpath(path))
             if where not in seen:
                 text = _standard_input(stdin) if path is None else texts_of(path, only_files)
                 parts.append(SourceText("".join(text), path))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from minitx import engine
-from minitx.checkpoint import load_model
+from minitx.checkpoint import SavedModel, load_model
 from minitx.checkpoint.rundir import Which, find_run, resolve_checkpoint, use_checkpoint
 from minitx.compute import choose_device
 from minitx.config import SamplingConfig
@@ -19,17 +18,10 @@ from minitx.errors import BadInputError
 from minitx.generation import Generation, generate
 from minitx.generation.beam import beam_search
 from minitx.generation.generate_text import OnText
-from minitx.model import Transformer
-from minitx.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True, eq=False)
-class LoadedModel:
-    """A model that is ready for use, in eval mode, and the directory of its checkpoint."""
-
-    directory: Path
-    model: Transformer
-    tokenizer: Tokenizer
+class LoadedModel(SavedModel):
+    """A model of a checkpoint, ready for use."""
 
     @property
     def run(self) -> Path | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+
 from minitx.checkpoint.manifest import weights_digest
 from minitx.config import ServeRequest
 from minitx.errors import BadInputError
@@ -50,5 +53,9 @@ def describe(loaded: LoadedModel, name: str | None = None) -> ServedModel:
         )
     digest = weights_digest(directory)
     fingerprint = None if digest is None else f"fp_{digest[:12]}"
-    created = int((directory / "model.safetensors").stat().st_mtime)
-    return ServedModel(name, directory.name, loaded.model, loaded.tokenizer, created, fingerprint)
+    created = time.time()
+    with contextlib.suppress(OSError):  # Training may have pruned it since it was loaded.
+        created = (directory / "model.safetensors").stat().st_mtime
+    return ServedModel(
+        name, directory.name, loaded.model, loaded.tokenizer, int(created), fingerprint
+    )

@@ -232,8 +232,11 @@ def _event_block(event: Event, times: int, console: Console, width: int) -> list
     room = max(2, width - 2)
     style = SEVERITY_STYLES.get(event.severity, "")
     often = f" ({times} times)" if times > 1 else ""
-    text = Text().append(f"{event.severity} {visible(event.name)}", style)
-    text.append(f" at step {event.step:,}{often}: {_shown(event.message)}".replace("\n", " "))
+    text = Text().append(f"{event.severity} {visible(event.name)} ", style)
+    if event.severity == "info":
+        # Nothing to act on: one quiet line.
+        text = Text(style="dim")
+    text.append(f"at step {event.step:,}{often}: {_shown(event.message)}".replace("\n", " "))
     lines = list(text.wrap(console, room))
     for heading, words in (("likely cause: ", event.cause), ("try: ", event.fix)):
         if words:

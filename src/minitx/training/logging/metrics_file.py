@@ -1,19 +1,7 @@
 """`metrics.jsonl`: written in every run, read by whoever looks back, repaired where one is resumed.
 
-It holds one JSON object a line, in the order in which things happened:
-
-| kind         | keys beside `kind` and `step`                                                    |
-| ------------ | -------------------------------------------------------------------------------- |
-| `step`       | `loss perplexity gradient_norm learning_rate tokens timing`                      |
-| `evaluation` | `train_loss holdout_loss holdout_perplexity holdout_bits_per_byte is_best`       |
-|              | `sample_prompt sample holdout_tokens`                                            |
-| `health`     | `gradient_norms update_ratios`, each an object by layer; at some of the steps    |
-| `probe`      | `attention_entropy` (a list of heads for each layer) `uniform_entropy`           |
-|              | `attention_score` (by layer) `output_logit` `dead_activations` (by layer)        |
-|              | `leaks`; with each evaluation                                                    |
-| `event`      | `name severity message cause fix`                                                |
-| `end`        | `reason best_step best_holdout_loss final_holdout_loss final_holdout_tokens`     |
-|              | `best_holdout_tokens tokens timing`                                              |
+It holds one JSON object a line, in the order in which things happened: `docs/files.md` lists the
+kinds and their keys, `logged` of an event in `minitx.training.observer` decides them.
 
 What the clock decides stands under `timing` (`tokens_per_second`, `elapsed_seconds`); all else
 follows from the seed. Floats are written in full, so that they are read back to the bit. JSON has
