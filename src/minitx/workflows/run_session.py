@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from minitx.checkpoint.writer import CheckpointWriter
 from minitx.compute import keep_freed_memory
 from minitx.diagnosis.live import LiveDiagnosis
-from minitx.evaluation import count_targets, windows_for
+from minitx.evaluation.scoring import count_targets, windows_for
 from minitx.training.batches import PrefetchedBatches
 from minitx.training.hooks import RunHooks
 from minitx.training.logging import LOGGERS
