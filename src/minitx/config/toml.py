@@ -28,7 +28,8 @@ def parse_toml(path: Path) -> dict[str, Any]:
         BadInputError: when the file is missing, too large, not UTF-8, or not TOML.
     """
     try:
-        return toml_tables(read_bounded(path, plain=False).decode("utf-8"))
+        content = read_bounded(path, plain=False).decode("utf-8")
+        return toml_tables(content.removeprefix("\ufeff"))
     except TooLargeError:
         why, fix = f"has more than {SMALL_FILE:,} bytes", "Give a TOML file"
     except OSError as error:
