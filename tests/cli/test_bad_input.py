@@ -1,6 +1,8 @@
 """Bad input: one line that names the thing and the fix, exit code 2, nothing left behind."""
 
+import json
 import os
+import re
 import shutil
 
 import pytest
@@ -322,10 +324,19 @@ def test_eval_of_a_text_with_unseen_characters(minitx, text, tiny_run):
 
 
 def test_eval_of_a_holdout_with_unseen_characters(minitx, inside, verses):
+    """They are counted in the plan and in the figures, and the next step that is printed works."""
     (inside / "new.txt").write_text("3 green bottles ☃ on the wall.\n" * 20)
-    assert minitx("train", verses, *SMALL, "--holdout", "new.txt", "--out", "run").code == 0
-    assert_refused(minitx("eval", "run"), "the holdout has 20 characters", "'☃' (u+2603)")
-    assert minitx("eval", "run", "--unknown", "replace", "--quick").code == 0
+    trained = minitx("train", verses, *SMALL, "--holdout", "new.txt", "--out", "run")
+    assert trained.code == 0
+    assert re.search(r"\(20\s[^)]*unknown", trained.out)
+    assert "minitx eval run --holdout" in trained.out
+    for flags in ([], ["--unknown", "error"], ["--unknown", "replace"]):
+        done = minitx("eval", "run", "--holdout", "--quick", *flags)
+        assert done.code == 0
+        assert re.search(r"unknown tokens +20 ", done.out)
+        assert "stand for text outside the vocabulary" in done.out
+    (report,) = json.loads(minitx("eval", "run", "--holdout", "--quick", "--json").out)["reports"]
+    assert report["text"]["unknown_tokens"] == 20
 
 
 @pytest.mark.parametrize(

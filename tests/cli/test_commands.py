@@ -157,6 +157,23 @@ def test_generate_from_files(minitx, inside, tiny_run):
     assert done.out.startswith("3 green")
 
 
+def test_a_byte_order_mark_is_no_part_of_a_prompt(minitx, inside, tiny_run):
+    mark, flags = b"\xef\xbb\xbf", ["--max-new-tokens", 3, "--json"]
+    (inside / "p.txt").write_bytes(mark + b"3 green")
+    done = minitx("generate", tiny_run, "--prompt-file", "p.txt", *flags)
+    assert json.loads(done.out)["prompt"] == "3 green"
+    done = minitx("generate", tiny_run, *flags, stdin="\ufeff3 green")
+    assert json.loads(done.out)["prompt"] == "3 green"
+    lines = '{"prompt": "1 green", "note": "\u2028 \x85"}\r\n{"prompt": "2"}\n'
+    (inside / "p.jsonl").write_bytes(mark + lines.encode())
+    done = minitx("generate", tiny_run, "--prompt-file", "p.jsonl", *flags)
+    assert [json.loads(line)["prompt"] for line in done.out.splitlines()] == ["1 green", "2"]
+    (inside / "p.txt").write_bytes(mark + b"3 \xff")
+    done = minitx("generate", tiny_run, "--prompt-file", "p.txt", *flags)
+    assert done.code == 2
+    assert "byte 5 is 0xff" in done.err
+
+
 def test_generate_beams_and_probabilities(minitx, tiny_run):
     flags = ["--prompt", "1 green", "--max-new-tokens", 5]
     done = minitx("generate", tiny_run, *flags, "--beams", 2)

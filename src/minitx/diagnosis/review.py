@@ -23,8 +23,7 @@ from minitx.diagnosis.nonfinite import broken_weight
 from minitx.diagnosis.probes import probe, probe_windows
 from minitx.evaluation.arrays import IdArray
 from minitx.evaluation.ngrams import bigram_loss
-from minitx.evaluation.scoring import score
-from minitx.evaluation.scoring_windows import windows_for
+from minitx.evaluation.scoring import score, windows_for
 from minitx.evaluation.verdict import judge
 from minitx.inspection.mask_check import check_mask
 from minitx.model import Transformer

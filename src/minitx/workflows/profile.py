@@ -50,7 +50,9 @@ def profile_run(
     )
     model = loaded.model
     ids, context_length = load_encoded(run.data).train_ids, config.model.context_length
-    batches = Batches(ids, context_length, train.batch_size, train.seed, compute.device)
+    batches = Batches(
+        ids, context_length, train.batch_size, train.seed, compute.device, train.data_order
+    )
     optimizer = make_optimizer(model, train, compute.dtype)
     rate = matmul_rate(compute.device, compute.dtype, seconds=0.5)
     profile = profile_steps(model, optimizer, batches, compute, rate, steps, engine=train.engine)
