@@ -106,10 +106,8 @@ def parse_setting(name: str, text: str) -> tuple[str, Any]:
 
 def parse_bias(name: str, text: str) -> tuple[int, float]:
     """A token id and what is added to its logit, or a BadInputError."""
-    token, colon, value = text.partition(":")
+    token, _, value = text.partition(":")
     try:
-        if not colon:
-            raise ValueError
         return int(token), float(value)
     except ValueError:
         raise BadInputError(
