@@ -198,7 +198,7 @@ class _Evaluation:
         stride = half if settings.stride is None else settings.stride
         self.overlapping = windows_for(loaded.model, context, stride, *how)
         if source is None:
-            self.text = holdout_text(self.subject, settings.unknown)
+            self.text = holdout_text(self.subject)
         else:
             progress(f"encoding {source}", 0, 0)
             self.text = file_text(self.subject, source, settings.unknown)

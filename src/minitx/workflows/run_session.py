@@ -44,7 +44,7 @@ def run_session(
         stack.push(_finish(writer))
         prefetched = PrefetchedBatches(
             session.corpus.train_ids, model.config.context_length, config.batch_size, config.seed,
-            compute.device,
+            compute.device, config.data_order,
         )  # fmt: skip
         batches = stack.enter_context(prefetched)
         corpus = session.corpus
