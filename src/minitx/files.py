@@ -14,8 +14,9 @@ import os
 import shlex
 import stat
 from collections.abc import Iterable, Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from minitx.errors import BadInputError
 
@@ -104,7 +105,7 @@ def sync_directory(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def open_plain_file(path: Path) -> Iterator[BinaryIO]:
+def open_plain_file(path: Path) -> Iterator[BufferedReader]:
     """Open a plain file for reading; a named pipe, whose writer may never come, is refused.
 
     Raises:

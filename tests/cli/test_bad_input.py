@@ -1,6 +1,8 @@
 """Bad input: one line that names the thing and the fix, exit code 2, nothing left behind."""
 
+import json
 import os
+import re
 import shutil
 
 import pytest
@@ -162,7 +164,8 @@ def test_model_of_another_kind(minitx, inside, tiny_run):
 
 GENERATE = [
     (["--prompt", "1", "--top-k", 0], ["top_k is 0", "1 to"]),
-    (["--prompt", "1", "--top-k", 1000], ["top-k is 1000", "vocabulary has"]),
+    (["--prompt", "1", "--logit-bias", "3:nan"], ["logit_bias is", "nan"]),
+    (["--prompt", "1", "--logit-bias", "3:1e39"], ["logit_bias is", "1e+39"]),
     (["--prompt", "1", "--temperature", -1], ["temperature is -1"]),
     (["--prompt", "1", "--top-p", 0], ["top_p is 0"]),
     (["--prompt", "1", "--min-p", 2], ["min_p is 2"]),
@@ -321,10 +324,19 @@ def test_eval_of_a_text_with_unseen_characters(minitx, text, tiny_run):
 
 
 def test_eval_of_a_holdout_with_unseen_characters(minitx, inside, verses):
+    """They are counted in the plan and in the figures, and the next step that is printed works."""
     (inside / "new.txt").write_text("3 green bottles ☃ on the wall.\n" * 20)
-    assert minitx("train", verses, *SMALL, "--holdout", "new.txt", "--out", "run").code == 0
-    assert_refused(minitx("eval", "run"), "the holdout has 20 characters", "'☃' (u+2603)")
-    assert minitx("eval", "run", "--unknown", "replace", "--quick").code == 0
+    trained = minitx("train", verses, *SMALL, "--holdout", "new.txt", "--out", "run")
+    assert trained.code == 0
+    assert re.search(r"\(20\s[^)]*unknown", trained.out)
+    assert "minitx eval run --holdout" in trained.out
+    for flags in ([], ["--unknown", "error"], ["--unknown", "replace"]):
+        done = minitx("eval", "run", "--holdout", "--quick", *flags)
+        assert done.code == 0
+        assert re.search(r"unknown tokens +20 ", done.out)
+        assert "stand for text outside the vocabulary" in done.out
+    (report,) = json.loads(minitx("eval", "run", "--holdout", "--quick", "--json").out)["reports"]
+    assert report["text"]["unknown_tokens"] == 20
 
 
 @pytest.mark.parametrize(

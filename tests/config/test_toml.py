@@ -105,3 +105,8 @@ def test_values_without_a_toml_form_are_refused():
 def test_a_file_without_an_end_is_not_read_to_it():
     with pytest.raises(BadInputError, match="/dev/zero has more than"):
         parse_toml(Path("/dev/zero"))
+
+
+def test_a_byte_order_mark_is_no_part_of_it(tmp_path):
+    (tmp_path / "a.toml").write_bytes(b"\xef\xbb\xbfa = 1")
+    assert parse_toml(tmp_path / "a.toml") == {"a": 1}

@@ -293,6 +293,30 @@ def test_order_and_phase_change_with_epoch_and_seed():
     assert tuple(WindowSampler(5000, 16, 8).starts(0, sampler.per_epoch)) not in epochs
 
 
+@pytest.mark.parametrize(("n", "context"), [(191, 64), (767, 256), (1535, 512), (40, 16), (17, 16)])
+@pytest.mark.parametrize("seed", range(3))
+def test_every_token_is_learned_and_in_one_epoch_at_most_once(n, context, seed):
+    sampler = WindowSampler(n, context, seed)
+    learned = np.zeros(n, np.int64)
+    last = 0
+    for epoch in range(1000):
+        starts = sampler.starts(epoch * sampler.per_epoch, sampler.per_epoch)
+        targets = (starts[:, None] + np.arange(1, context + 1)).ravel()
+        assert len(set(targets.tolist())) == len(targets)
+        learned[targets] += 1
+        last = max(last, int(starts.max()))
+    assert last + context == n - 1
+    assert learned[1:].min() > 20
+
+
+def test_the_order_of_earlier_versions_is_kept():
+    sampler = WindowSampler(100, 16, 7, data_order=1)
+    assert sampler.starts(0, 14).tolist() == [
+        34, 66, 18, 50, 2, 27, 75, 11, 59, 43, 16, 48, 64, 32
+    ]  # fmt: skip
+    assert sampler.starts(0, 90).tolist() != WindowSampler(100, 16, 7).starts(0, 90).tolist()
+
+
 def test_targets_follow_their_inputs():
     ids = np.arange(100, dtype=np.uint16)
     inputs, targets = gather(ids, np.array([3, 50]), 4)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from minitx.evaluation import bits
 from minitx.evaluation.bits import bits_per, ids_within, token_sizes
-from minitx.evaluation.blocks import MOST_BLOCKS, SMALLEST_BLOCK, BlockSums
+from minitx.evaluation.comparison import MOST_BLOCKS, SMALLEST_BLOCK, BlockSums
 from minitx.evaluation.holdout_figures import TextFigures
 from minitx.evaluation.text_score import ScoredText
 from minitx.tokenizer import train_tokenizer

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from minitx.evaluation.blocks import Blocks
-from minitx.evaluation.comparison import FEWEST_BLOCKS, bootstrap_interval, compare
+from minitx.evaluation.comparison import FEWEST_BLOCKS, Blocks, bootstrap_interval, compare
 
 
 def blocks(nats, n_bytes=None, number=None):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from minitx.evaluation.calibration import BINS, Calibration
+from minitx.evaluation.breakdown import BINS, Calibration
 
 
 def curve(confidence, correct, parts=1):

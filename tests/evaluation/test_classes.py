@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from minitx.evaluation.arrays import GroupedSums
-from minitx.evaluation.classes import (
+from minitx.evaluation.breakdown import (
     CLASS_GROUPS,
     CLASSES,
     FREQUENCIES,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from minitx.evaluation.positions import PositionLosses
+from minitx.evaluation.breakdown import PositionLosses
 
 
 def losses_of(context_length, mean_at, windows=400, seed=0, spread=0.5):

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from minitx.config import ModelConfig
 from minitx.errors import BadInputError
-from minitx.evaluation.scoring import score, token_losses
-from minitx.evaluation.scoring_windows import Windows, count_targets, windows_for
+from minitx.evaluation.scoring import Windows, count_targets, score, token_losses, windows_for
 from minitx.model import Transformer
 
 CONFIG = ModelConfig(

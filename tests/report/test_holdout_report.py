@@ -7,14 +7,19 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from minitx.evaluation.calibration import CalibrationCurve, ReliabilityBin
-from minitx.evaluation.classes import ClassLoss
+from minitx.evaluation.breakdown import (
+    CalibrationCurve,
+    ClassLoss,
+    ContextUse,
+    PositionBucket,
+    ReliabilityBin,
+)
 from minitx.evaluation.comparison import Comparison, Interval
-from minitx.evaluation.compressors import Compressed
 from minitx.evaluation.copying import Copied
 from minitx.evaluation.holdout_figures import (
     Baselines,
     ComparisonReport,
+    Compressed,
     Figures,
     HoldoutReport,
     ModelFigures,
@@ -22,7 +27,6 @@ from minitx.evaluation.holdout_figures import (
     PairedTest,
     TextFigures,
 )
-from minitx.evaluation.positions import ContextUse, PositionBucket
 from minitx.evaluation.surprising import SurprisingText
 from minitx.evaluation.verdict import judge
 from minitx.report.evaluation.holdout_report import holdout_report

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import threading
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,8 @@ from small_runs import TINY_MODEL, TINY_TRAIN
 from minitx.checkpoint import load_model
 from minitx.checkpoint.rundir import RunDirectory
 from minitx.config import SamplingConfig
+from minitx.config.overrides import merged
+from minitx.corpus import split_corpus
 from minitx.errors import BadInputError, DamagedFileError, InterruptedRunError, RunLockedError
 from minitx.generation import generate
 from minitx.training import loop
@@ -261,6 +264,103 @@ def test_changed_corpus_is_refused_unless_allowed(tmp_path, verses):
     assert "--allow-changed-corpus" in caught.value.fix
     end = resume(ResumeRequest(tmp_path / "run", allow_changed_corpus=True), []).end
     assert end.step == 30
+
+
+def test_names_are_those_of_where_training_began(tmp_path, verses, monkeypatch):
+    """Also from a directory with a stranger's file of the same name."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here/text.txt").write_text(verses.read_text())
+    (tmp_path / "here/held.txt").write_text("2 green bottles\n" * 9)
+    (tmp_path / "there/text.txt").write_text("a stranger's\n")
+    monkeypatch.chdir(tmp_path / "here")
+    names = {"corpus": ("text.txt",), "holdout": "held.txt"}
+    train(replace(request("", tmp_path / "run", steps=4), data=names), [])
+    data = RunDirectory(tmp_path / "run").read_config().data
+    assert (data.corpus, data.holdout) == (("text.txt",), "held.txt")
+    assert data.working_directory == str(tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "there")
+    assert resume(ResumeRequest(tmp_path / "run", {"steps": 6}), []).end.step == 6
+    # Its config is that of the same files, too; names of the command line are of here.
+    tables = merged(tmp_path / "run/run.toml", {"data": {"corpus": ("text.txt",)}})
+    assert tables["data"]["corpus"] == ("text.txt",)
+    assert tables["data"]["holdout"] == str(tmp_path / "here/held.txt")
+    again = merged(tmp_path / "run/run.toml", {})["data"]
+    assert again["corpus"] == (str(tmp_path / "here/text.txt"),)
+    (tmp_path / "here/text.txt").write_text(verses.read_text() + "more")
+    with pytest.raises(BadInputError, match="changed since training began") as caught:
+        resume(ResumeRequest(tmp_path / "run", {"steps": 8}), [])
+    assert f"compared with {tmp_path / 'here/text.txt'}" in str(caught.value)
+
+
+def forget(run, *keys):
+    """Make `run.toml` that of a version without some keys."""
+    lines = (run / "run.toml").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith(keys)]
+    assert len(kept) == len(lines) - len(keys)
+    (run / "run.toml").write_text("".join(kept))
+
+
+def test_a_run_of_an_earlier_version_keeps_its_names_and_its_order(tmp_path, verses, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text(verses.read_text()[:800])
+    # The order that such a run has throughout is that of version 1.
+    train(request("text.txt", tmp_path / "uncut", data_order=1), [])
+    with pytest.raises(InterruptedRunError):
+        train(request("text.txt", tmp_path / "run", data_order=1), [Cut(11)])
+    forget(tmp_path / "run", "data_order", "working_directory")
+    resume(ResumeRequest(tmp_path / "run"), [])
+    assert numbers(tmp_path / "run") == numbers(tmp_path / "uncut")
+    assert RunDirectory(tmp_path / "run").read_config().train.data_order == 1
+    train(request("text.txt", tmp_path / "new"), [])
+    assert RunDirectory(tmp_path / "new").read_config().train.data_order == 2
+    assert numbers(tmp_path / "new") != numbers(tmp_path / "uncut")
+
+
+def test_a_run_that_was_trained_on_its_holdout_goes_on_with_it(tmp_path, verses, monkeypatch):
+    """As earlier versions did; a new run leaves it out, and says so."""
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a.txt").write_text(verses.read_text())
+    (tmp_path / "texts/b.txt").write_text("2 green bottles\n" * 9)
+    data = {"corpus": (str(tmp_path / "texts"),), "holdout": str(tmp_path / "texts/b.txt")}
+    asked = replace(request("", tmp_path / "run", steps=4), data=data)
+
+    def split_as_before(corpus, data, **named):
+        return split_corpus(corpus, data, leave_out=False)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("minitx.workflows.train.split_corpus", split_as_before)
+        train(asked, [])
+    assert "2 green bottles\n2" in (tmp_path / "run/data/train.txt").read_text()
+    digest = (tmp_path / "run/data/train.txt").read_bytes()
+    assert resume(ResumeRequest(tmp_path / "run", {"steps": 6}), []).end.step == 6
+    assert (tmp_path / "run/data/train.txt").read_bytes() == digest
+    told = []
+
+    class Plan(TrainingObserver):
+        def on_start(self, start):
+            told.append(start.reasons["holdout"])
+
+    train(replace(asked, out=tmp_path / "new"), [Plan()])
+    assert told == [f"left out of the train part: {tmp_path / 'texts/b.txt'}"]
+    assert (tmp_path / "new/data/train.txt").read_text() == verses.read_text()
+    assert resume(ResumeRequest(tmp_path / "new", {"steps": 6}), []).end.step == 6
+
+
+@pytest.mark.parametrize("what", ["corpus", "holdout"])
+def test_a_pipe_that_a_run_was_trained_on_is_not_waited_for(tmp_path, verses, what):
+    """Of a named pipe, nobody writes to it any more; the copy in the run serves."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(verses.read_text(),))
+    writer.start()
+    data = {"corpus": (str(verses),), what: (str(pipe),) if what == "corpus" else str(pipe)}
+    if what == "holdout":
+        (tmp_path / "other.txt").write_text("2 green bottles of naïve foxes on the wall\n" * 30)
+        data["corpus"] = (str(tmp_path / "other.txt"),)
+    train(replace(request("", tmp_path / "run", steps=4), data=data), [])
+    writer.join()
+    assert resume(ResumeRequest(tmp_path / "run", {"steps": 6}), []).end.step == 6
 
 
 def test_corpus_that_is_gone_is_not_needed(tmp_path, verses):

@@ -81,6 +81,7 @@ def merged(file: Path | None, overrides: Tables) -> Tables:
     if file is not None:
         for name, values in parse_toml(file).items():
             tables[name] = _table(file, name, values)
+        _place(tables["data"])
         # The vocabulary follows from the tokenizer.
         tables["model"].pop("vocab_size", None)
     for name, values in overrides.items():
@@ -94,6 +95,18 @@ def merged(file: Path | None, overrides: Tables) -> Tables:
                     if values.get(_ALTERNATIVES[key]) is None:
                         tables[name].pop(_ALTERNATIVES[key], None)
     return tables
+
+
+def _place(data: Overrides) -> None:
+    """Give names that are relative to where another run began as they are everywhere."""
+    directory = data.pop("working_directory", None)
+    if directory is not None:
+        names = data.get("corpus", ())
+        data["corpus"] = tuple(
+            name if name == "-" else str(Path(directory, name)) for name in names
+        )
+        if data.get("holdout"):
+            data["holdout"] = str(Path(directory, data["holdout"]))
 
 
 def _table(file: Path, name: str, values: Any) -> Overrides:

@@ -60,8 +60,8 @@ class EvaluationSettings(Config, named_by_flags=True):
     unknown: UnknownPolicy = option(
         "replace",
         "Refuse characters that a char tokenizer lacks, or score them as the unknown token.",
-        details="The latter makes bits per byte too low. Words that a `word` tokenizer lacks are "
-        "always replaced, and counted.",
+        details="The latter makes bits per byte too low. In a run's own holdout they are always "
+        "scored so, as are words that a `word` tokenizer lacks; and counted.",
     )
     quantize: WeightFormat | None = option(
         None, "Round the weights, and show what it costs beside the model as it is.", LOADED

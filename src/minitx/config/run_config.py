@@ -31,6 +31,17 @@ class DataConfig(Config):
         0.1, "Part of the text, counted from its end, that is never trained on.", TEXT, (0.0, 0.9)
     )
     holdout: str | None = option(None, "File to hold out instead.", TEXT, metavar="FILE")
+    working_directory: str | None = option(
+        None,
+        "Where training began: the directory that relative names of the corpus and the holdout "
+        "start from.",
+        flag=None,
+    )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the corpus and the holdout, as given."""
+        return self.corpus if self.holdout is None else (*self.corpus, self.holdout)
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,10 @@ class TrainConfig(Config):
     seed: int = option(
         1337, "Random seed of weights, data order and dropout.", LENGTH, (0, 2**63 - 1)
     )
+    data_order: int = option(
+        1, "Version of the function from the seed to the order of the text.", within=(1, 2),
+        details="New runs have 2, by which the end of the text is learned, too.", flag=None,
+    )
     # Any name that an optimizer registered, so it is checked where the optimizer is looked up.
     optimizer: str = option(
         "muon", "Optimizer: muon, adamw, or one that an installed package adds.", LEARNING,
@@ -134,7 +138,7 @@ class TrainConfig(Config):
     )
     early_stopping: int = option(
         0, "Stop after this many evaluations without a better holdout loss; 0 is off.", LENGTH,
-        (0, 10**6),
+        (0, 10**6), details="Needs a holdout.",
     )
     on_spike: SpikePolicy = option(
         "warn", "After a loss spike or divergence: go on, go back and skip, or stop.", WATCHING,

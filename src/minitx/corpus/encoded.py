@@ -134,10 +134,12 @@ def read_description(directory: Path) -> Description:
 def kept_split(directory: Path, digest: str) -> Split | None:
     """The text in a directory, if it is the one of that digest; None if not."""
     try:
-        texts = [(directory / f"{part}.txt").read_bytes().decode("utf-8") for part in _PARTS]
+        train, holdout = (
+            (directory / f"{part}.txt").read_bytes().decode("utf-8") for part in _PARTS
+        )
     except (OSError, UnicodeDecodeError):
         return None
-    split = Split(*texts)
+    split = Split(train, holdout)
     return split if split.digest == digest else None
 
 

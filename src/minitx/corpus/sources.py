@@ -2,60 +2,122 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import io
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
-from minitx.corpus.readers import BEGINNING, choose_reader, known_suffixes
+from minitx.corpus.readers import BEGINNING, CorpusReader, choose_reader, known_suffixes
 from minitx.errors import BadInputError
-from minitx.files import os_errors_as_bad_input
+from minitx.files import open_plain_file, os_errors_as_bad_input
 
 DEFAULT_NAME = "python-reference"
 """Name of the embedded default corpus: the language reference that comes with Python."""
 
+_log = logging.getLogger("minitx")
+
 _SHOWN = 60
+_WITH_MARKUP = {".jsonl", ".ndjson", ".json", ".csv", ".tsv"}
+"""Suffixes of formats whose keys and separators are read as part of the text."""
+
+
+@dataclass(frozen=True)
+class SourceText:
+    """The text of one file; `path` is None where it was none."""
+
+    text: str
+    path: Path | None = None
+
+    @cached_property
+    def marks(self) -> set[object]:
+        """What it shares with the same file under another name, and with a copy."""
+        marks: set[object] = {self.text}
+        with contextlib.suppress(OSError):
+            if self.path is not None:
+                status = self.path.stat()
+                marks.add((status.st_dev, status.st_ino))
+        return marks
 
 
 @dataclass(frozen=True)
 class Corpus:
     """A text, in which files follow each other on lines of their own, and a short name for it."""
 
-    text: str
+    parts: tuple[SourceText, ...]
     name: str
 
+    @cached_property
+    def text(self) -> str:
+        """All of it."""
+        texts = [part.text for part in self.parts]
+        ended = (text if not text or text.endswith("\n") else f"{text}\n" for text in texts[:-1])
+        return "".join([*ended, *texts[-1:]])
 
-def read_corpus(sources: Sequence[str], stdin: BinaryIO | None = None) -> Corpus:
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Where its files are, in full."""
+        return tuple(str(part.path.absolute()) for part in self.parts if part.path is not None)
+
+    def without(self, other: Corpus) -> tuple[Corpus, list[SourceText]]:
+        """What is in none of another's files, by whatever name or as a copy; and what is."""
+        marks = set[object]().union(*(part.marks for part in other.parts))
+        shared = [part for part in self.parts if part.marks & marks]
+        kept = tuple(part for part in self.parts if not part.marks & marks)
+        return Corpus(kept, self.name), shared
+
+    def warn_of_markup(self) -> None:
+        """Warn of files in formats that hold texts among other things, all of which is read."""
+        paths = [Path(name) for name in self.files]
+        marked = [path.name for path in paths if path.suffix.lower() in _WITH_MARKUP]
+        if marked:
+            more = f" and {len(marked) - 1:,} more" if len(marked) > 1 else ""
+            _log.warning(
+                f"warning: {marked[0]}{more}: read as plain text, keys, quotes and separators "
+                "included; to train on the texts alone, write them to a .txt file"
+            )
+
+
+def read_corpus(
+    sources: Sequence[str],
+    stdin: BinaryIO | None = None,
+    directory: str | None = None,
+    only_files: bool = False,
+) -> Corpus:
     """Read a corpus; its characters are kept as they are, line ends included.
 
     Args:
         sources: files, directories (searched for text files, in order of their paths), globs, or
             ``-`` for `stdin`; none for the embedded default. A file is read once, however often
             it is named.
+        directory: that relative names start from; None for the current one.
+        only_files: refuse pipes and devices, whose text may never come.
 
     Raises:
         BadInputError: a source is missing, empty, unreadable, or not UTF-8 text.
     """
     if not sources:
-        return Corpus(default_text(), DEFAULT_NAME)
-    parts: list[str] = []
+        return Corpus((SourceText(default_text()),), DEFAULT_NAME)
+    parts: list[SourceText] = []
     # A text that is named twice, by its directory for example, would land on both sides of a split.
     seen: set[Path | None] = set()
     for source in sources:
-        for path in [None] if source == "-" else _files(source):
+        for path in [None] if source == "-" else _files(source, Path(directory or "")):
             where = path and Path(os.path.realpath(path))
             if where not in seen:
-                parts.append(_read(path, stdin))
+                text = _standard_input(stdin) if path is None else texts_of(path, only_files)
+                parts.append(SourceText("".join(text), path))
             seen.add(where)
     named = ", ".join("standard input" if source == "-" else source for source in sources)
-    if not any(part.strip() for part in parts):
+    if not any(part.text.strip() for part in parts):
         raise BadInputError(f"{named} has no text in it", "Give a file with some text")
-    ended = (part if not part or part.endswith("\n") else f"{part}\n" for part in parts[:-1])
-    return Corpus("".join([*ended, parts[-1]]), _name(sources[0]))
+    return Corpus(tuple(parts), _name(sources[0]))
 
 
 def default_text() -> str:
@@ -86,8 +148,8 @@ def _name(source: str) -> str:
     return re.sub(r"[^\w.-]+", "-", stem).strip("-.")[:60] or "corpus"
 
 
-def _files(source: str) -> list[Path]:
-    path = Path(source)
+def _files(source: str, directory: Path) -> list[Path]:
+    path = directory / source
     if not source:
         raise BadInputError("a corpus is named by an empty text", "Name a text file, or . for here")
     if "\0" in source:
@@ -95,7 +157,7 @@ def _files(source: str) -> list[Path]:
     # A name too long to be one is perhaps the text itself, given as an argument.
     shown = source if len(source) <= _SHOWN else f"{source[:_SHOWN]}..."
     with os_errors_as_bad_input(f"corpus {shown!r} can't be read", "Name a text file"):
-        is_directory = path.is_dir()
+        is_directory, exists = path.is_dir(), path.exists()
     if is_directory:
         suffixes = known_suffixes()
         files = sorted(
@@ -111,37 +173,67 @@ def _files(source: str) -> list[Path]:
                 "Name the files themselves",
             )
         return files
-    if path.exists() or not glob.has_magic(source):
+    if exists:
         return [path]
-    matches = sorted(Path(match) for match in glob.glob(source, recursive=True))  # noqa: PTH207
-    files = [match for match in matches if match.is_file()]
+    if not glob.has_magic(source):
+        raise BadInputError(f"corpus {source} does not exist", "Name a text file")
+    matches = glob.glob(source, root_dir=directory, recursive=True)  # noqa: PTH207
+    files = [path for path in sorted(map(directory.joinpath, matches)) if path.is_file()]
     if not files:
         raise BadInputError(f"no file matches {source}", "Check the pattern, or name a file")
     return files
 
 
-def _read(path: Path | None, stdin: BinaryIO | None) -> str:
-    """Text of a file, or of standard input if there is no path."""
-    if path is not None:
-        return "".join(texts_of(path))
+def piped_text(stdin: TextIO | None, missing: str, fix: str) -> str:
+    """The text that is piped in.
+
+    Raises:
+        BadInputError: nothing is, told as `missing` and `fix`, or it is not UTF-8 text.
+    """
+    if stdin is None or stdin.isatty():
+        raise BadInputError(missing, fix)
+    return "".join(_standard_input(stdin.buffer))
+
+
+def _standard_input(stdin: BinaryIO | None) -> Iterator[str]:
     if stdin is None:
         raise BadInputError("there is no standard input to read", "Name a file")
-    content, name = stdin.read(), "standard input"
-    return "".join(choose_reader(name, content).texts(io.BytesIO(content), name))
+    name = "standard input"
+    with os_errors_as_bad_input(f"{name} can't be read", "Name a file"):
+        content = stdin.read()
+    yield from choose_reader(name, content).texts(io.BytesIO(content), name)
 
 
-def texts_of(path: Path) -> Iterator[str]:
+def texts_of(
+    path: Path,
+    only_files: bool = False,
+    what: str = "corpus",
+    reader: CorpusReader | None = None,
+) -> Iterator[str]:
     """The text of a file in parts, cut anywhere.
+
+    Pipes are read, too, unless `only_files` are. `what` is for errors; `reader` None chooses.
 
     Raises:
         BadInputError: it is missing, a device, can't be read, or is no text.
     """
+    _refuse_dataset(path)
     fix = "Name a text file you may read"
-    with os_errors_as_bad_input(f"corpus {path} can't be read", fix):
+    with os_errors_as_bad_input(f"{what} {path} can't be read", fix):
         if path.is_char_device() or path.is_block_device():
-            raise BadInputError(f"corpus {path} is a device", "Name a text file")
-        if not path.exists():
-            raise BadInputError(f"corpus {path} does not exist", "Name a text file")
-        with path.open("rb") as file:
-            reader = choose_reader(str(path), file.peek(BEGINNING))
-            yield from reader.texts(file, str(path))
+            raise BadInputError(f"{what} {path} is a device", "Name a text file")
+        if only_files and not path.is_file():
+            raise BadInputError(f"{what} {path} is not a plain file", fix)
+        with open_plain_file(path) if only_files else path.open("rb") as file:
+            chosen = reader or choose_reader(str(path), file.peek(BEGINNING))
+            yield from chosen.texts(file, str(path))
+
+
+def _refuse_dataset(path: Path) -> None:
+    """Refuse what `datasets.save_to_disk` notes beside its texts, which are in other files."""
+    names = ("dataset_dict.json", "dataset_info.json", "state.json")
+    if path.name in names and any(path.parent.rglob("*.arrow")):
+        raise BadInputError(
+            f"{path.parent} is from datasets.save_to_disk, which keeps texts in .arrow files",
+            "Write its texts to a .txt file, and train on that",
+        )

@@ -18,6 +18,10 @@ class Split:
 
     train: str
     holdout: str
+    left_out: tuple[str, ...] = ()
+    """Files of the corpus that are in the holdout, and so not in the train part."""
+    files: tuple[str, ...] = ()
+    """Where both parts were read, in full."""
 
     @cached_property
     def digest(self) -> str:
@@ -31,21 +35,36 @@ def digest_of_parts(digests: Iterable[str]) -> str:
     return hashlib.sha256(bytes.fromhex("".join(digests))).hexdigest()
 
 
-def split_corpus(corpus: Corpus, data: DataConfig) -> Split:
+def split_corpus(
+    corpus: Corpus, data: DataConfig, only_files: bool = False, leave_out: bool = True
+) -> Split:
     """Cut off the tail of a corpus as its holdout, or read the holdout from its own file.
 
     A contiguous tail is harder than random lines, and more honest: neighbouring lines give each
     other away.
 
+    Args:
+        corpus, data: the text, and how to split it.
+        only_files: as in `read_corpus`.
+        leave_out: of the train part what is in the holdout file, too.
+
     Raises:
         BadInputError: the holdout file can't be read, or nothing is left to train on.
     """
     if data.holdout is not None:
-        return Split(corpus.text, read_corpus([data.holdout]).text)
+        held = read_corpus([data.holdout], None, data.working_directory, only_files)
+        kept, shared = corpus.without(held) if leave_out else (corpus, [])
+        if shared and not kept.text.strip():
+            raise BadInputError(
+                f"nothing is left to train on without the holdout {data.holdout}",
+                "Name more text, or leave out --holdout to hold out the end of the text",
+            )
+        names = tuple(str(part.path or "standard input") for part in shared)
+        return Split(kept.text, held.text, names, (*kept.files, *held.files))
     cut = int(len(corpus.text) * (1.0 - data.holdout_fraction))
     if cut == 0:
         raise BadInputError(
             f"a corpus of {len(corpus.text)} characters is too short to split",
             "Give a longer text, or --holdout-fraction 0",
         )
-    return Split(corpus.text[:cut], corpus.text[cut:])
+    return Split(corpus.text[:cut], corpus.text[cut:], (), corpus.files)

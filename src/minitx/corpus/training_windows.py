@@ -15,23 +15,39 @@ from minitx.errors import BadInputError
 
 Starts = npt.NDArray[np.int64]
 
+DATA_ORDER = 2
+"""The order of new runs; a run keeps the one that it began with."""
+
 
 class WindowSampler:
     """Every window once an epoch, in an order shuffled anew, at a new phase.
 
     Windows lie side by side; where the first begins is drawn for each epoch, so that over time a
-    token is seen at every position of a window. A window needs one token more than the context,
-    as its last target. There are `per_epoch` windows in an epoch.
+    token is seen at every position of a window, and every token but the first is a target. A
+    window needs one token more than the context, as its last target. There are `per_epoch` windows
+    in an epoch.
+
+    Args:
+        n_ids, context_length: of the text, and of a window.
+        seed: of order and phases.
+        data_order: 1 for that of earlier versions, to which the end of a text was no target.
+
+    Raises:
+        BadInputError: the text is too short for a window.
     """
 
-    def __init__(self, n_ids: int, context_length: int, seed: int) -> None:
+    def __init__(
+        self, n_ids: int, context_length: int, seed: int, data_order: int = DATA_ORDER
+    ) -> None:
         require_one_window(n_ids, context_length, "the train part")
         self._context_length = context_length
         self._seed = seed
+        self._data_order = data_order
         # The last id is a target only, and the phase may take up to a window less one.
-        slack = n_ids - 1 - context_length
-        self._phases = min(context_length, slack + 1)
-        self.per_epoch = (n_ids - 1 - (self._phases - 1)) // context_length
+        n_targets = n_ids - 1
+        self._phases = min(context_length, n_targets - context_length + 1)
+        self.per_epoch = (n_targets - (self._phases - 1)) // context_length
+        self._last_phase = n_targets - self.per_epoch * context_length
         self._epoch = -1
         self._order: Starts = np.empty(0, np.int64)
 
@@ -50,7 +66,14 @@ class WindowSampler:
     def _shuffled(self, epoch: int) -> Starts:
         # A generator of numbers by position: any epoch is reached without those before it.
         random = np.random.Generator(np.random.Philox(key=(self._seed, epoch)))
-        phase = int(random.integers(self._phases))
+        if self._data_order == 1:
+            phase = int(random.integers(self._phases))
+        else:
+            # The first target is in a window at one phase alone, the last at one other; with a
+            # margin on both sides, each of these two is drawn for a fair part of the epochs.
+            margin = self._context_length // 8
+            drawn = int(random.integers(-margin, self._last_phase + margin + 1))
+            phase = min(max(drawn, 0), self._last_phase)
         return phase + self._context_length * random.permutation(self.per_epoch).astype(np.int64)
 
 

@@ -6,12 +6,9 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from minitx.evaluation.calibration import CalibrationCurve
-from minitx.evaluation.classes import ClassLoss
+from minitx.evaluation.breakdown import CalibrationCurve, ClassLoss, ContextUse
 from minitx.evaluation.comparison import Comparison, Interval
-from minitx.evaluation.compressors import Compressed
 from minitx.evaluation.copying import Copied
-from minitx.evaluation.positions import ContextUse
 from minitx.evaluation.surprising import SurprisingText
 from minitx.evaluation.verdict import Verdict
 from minitx.shown import Shown
@@ -105,6 +102,15 @@ class NGramFigures:
     order: int
     loss: float
     bits_per_byte: float
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What a compressor needs for the holdout: added to a compressed train part, and alone."""
+
+    name: str
+    bits_per_byte: float
+    bits_per_byte_alone: float
 
 
 @dataclass(frozen=True)

@@ -9,21 +9,19 @@ import numpy as np
 
 from minitx.evaluation.arrays import ByteArray, GroupedSums, IdArray, IntArray
 from minitx.evaluation.bits import bits_per, token_sizes
-from minitx.evaluation.blocks import Blocks, BlockSums
-from minitx.evaluation.calibration import Calibration
-from minitx.evaluation.classes import (
+from minitx.evaluation.breakdown import (
     CLASS_GROUPS,
     CLASSES,
     FREQUENCY_GROUPS,
+    Calibration,
+    PositionLosses,
     TokenClasses,
     frequency_groups,
     group_losses,
 )
-from minitx.evaluation.comparison import bootstrap_interval
+from minitx.evaluation.comparison import Blocks, BlockSums, bootstrap_interval
 from minitx.evaluation.holdout_figures import Figures, HoldoutReport, TextFigures
-from minitx.evaluation.positions import PositionLosses
-from minitx.evaluation.scoring import LossChunk, token_losses
-from minitx.evaluation.scoring_windows import Windows
+from minitx.evaluation.scoring import LossChunk, Windows, token_losses
 from minitx.evaluation.surprising import SurprisingPassages
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer

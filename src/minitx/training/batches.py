@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from minitx.corpus import WindowSampler, gather
+from minitx.corpus.training_windows import DATA_ORDER
 
 Batch = tuple[Tensor, Tensor]
 
@@ -17,13 +18,19 @@ class Batches:
     """Windows of `ids`, `(tokens,)` and usually memory-mapped, drawn by `WindowSampler`."""
 
     def __init__(
-        self, ids: np.ndarray, context_length: int, batch_size: int, seed: int, device: torch.device
+        self,
+        ids: np.ndarray,
+        context_length: int,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        data_order: int = DATA_ORDER,
     ) -> None:
         self._ids = ids
         self._context_length = context_length
         self._batch_size = batch_size
         self._device = device
-        self._sampler = WindowSampler(len(ids), context_length, seed)
+        self._sampler = WindowSampler(len(ids), context_length, seed, data_order)
 
     def __getitem__(self, number: int) -> Batch:
         """Batch `number`: inputs and targets, each `(batch, seq)` of int64."""

@@ -16,9 +16,8 @@ from minitx.config import EvaluationSettings
 from minitx.errors import BadInputError
 from minitx.evaluation.baselines import MOST_BYTES, measure_baselines
 from minitx.evaluation.bits import ids_within, token_sizes
-from minitx.evaluation.blocks import Blocks
-from minitx.evaluation.classes import count_ids
-from minitx.evaluation.comparison import compare
+from minitx.evaluation.breakdown import count_ids
+from minitx.evaluation.comparison import Blocks, compare
 from minitx.evaluation.copying import MOST_TRAIN_BYTES, find_copied, sample_texts, stretches
 from minitx.evaluation.holdout_figures import (
     Baselines,
@@ -29,8 +28,7 @@ from minitx.evaluation.holdout_figures import (
     Report,
 )
 from minitx.evaluation.ngrams import bigram_loss
-from minitx.evaluation.scoring import score
-from minitx.evaluation.scoring_windows import Windows, count_targets, windows_for
+from minitx.evaluation.scoring import Windows, count_targets, score, windows_for
 from minitx.evaluation.text_score import Details, TextScore, score_text
 from minitx.evaluation.verdict import Verdict, judge
 from minitx.workflows.evaluation_inputs import (
@@ -200,7 +198,7 @@ class _Evaluation:
         stride = half if settings.stride is None else settings.stride
         self.overlapping = windows_for(loaded.model, context, stride, *how)
         if source is None:
-            self.text = holdout_text(self.subject, settings.unknown)
+            self.text = holdout_text(self.subject)
         else:
             progress(f"encoding {source}", 0, 0)
             self.text = file_text(self.subject, source, settings.unknown)

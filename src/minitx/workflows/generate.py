@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from minitx.checkpoint.rundir import named_run
 from minitx.config import GenerationRequest, SamplingConfig
-from minitx.corpus.readers.plain_text import PlainText, piped_text
+from minitx.corpus.readers.plain_text import PlainText
+from minitx.corpus.sources import piped_text, texts_of
 from minitx.errors import BadInputError
-from minitx.files import os_errors_as_bad_input
 from minitx.generation import Generation
 from minitx.tokenizer import Tokenizer
 from minitx.workflows.load import LoadedModel
 
 _LARGEST_PROMPT_FILE = 1 << 30
+
+
+def refuse_text(run: Path | None) -> None:
+    """Raise BadInputError for a text where a run is named: ``minitx generate "Once upon"``."""
+    is_text = run is not None and re.search(r"\s|[!?,;:.\"]$", str(run)) is not None
+    if run is not None and is_text and not os.path.lexists(named_run(run)):
+        fix = f"If it is a text to continue, write --prompt {shlex.quote(str(run))}"
+        raise BadInputError(f"there is no run {str(run)!r}", fix)
 
 
 def prompts_of(request: GenerationRequest, stdin: TextIO | None) -> list[str]:
@@ -36,19 +48,17 @@ def prompts_of(request: GenerationRequest, stdin: TextIO | None) -> list[str]:
 
 def _read_prompts(path: Path) -> list[str]:
     """Prompts of a file: each line's `prompt` in a ``.jsonl``, the whole text of any other."""
-    name = f"prompt file {path}"
-    with os_errors_as_bad_input(f"{name} can't be read", "Name a file that exists"):
-        # Some files (/dev/zero) tell no size and have no end.
-        if path.is_char_device() or path.is_block_device():
-            raise BadInputError(f"{name} is a device", "Name a text file")
-        if path.stat().st_size > _LARGEST_PROMPT_FILE:
+    parts: list[str] = []
+    for part in texts_of(path, what="prompt file", reader=PlainText()):
+        parts.append(part)
+        # A pipe tells no size, and some have no end.
+        if sum(map(len, parts)) > _LARGEST_PROMPT_FILE:
             raise BadInputError(f"{path} is larger than a gigabyte", "Split it")
-        with path.open("rb") as file:
-            text = "".join(PlainText().texts(file, name))
+    text = "".join(parts)
     if path.suffix != ".jsonl":
         return [text]
     prompts = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -107,4 +117,5 @@ def in_batches(
         BadInputError: as in `sample`, after the results before it.
     """
     for start in range(0, len(prompts), size):
-        yield from model.sample(prompts[start : start + size], config, record_probabilities=True)
+        turn = prompts[start : start + size]
+        yield from model.sample(turn, config, record_probabilities=True, first=start)

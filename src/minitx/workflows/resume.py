@@ -179,12 +179,14 @@ def _corpus(
         raise DamagedFileError(
             f"{checkpoint} was trained on a corpus encoded with another tokenizer", USE_ANOTHER
         )
-    split = _present_split(config, changed_ok)
+    split = _present_split(config, noted.digest, changed_ok)
     if split is not None and split.digest != noted.digest:
         if not changed_ok:
+            more = f" and {len(split.files) - 1:,} more" if len(split.files) > 1 else ""
+            compared = f"; compared with {split.files[0]}{more}" if split.files else ""
             raise BadInputError(
                 f"the corpus of {run.path} changed since training began: "
-                f"{describe_change(run.data, split)}",
+                f"{describe_change(run.data, split)}{compared}",
                 "Restore it, or go on with the new text: --allow-changed-corpus",
             )
         changed = encode_corpus(split, tokenizer, run.new_data)
@@ -213,12 +215,19 @@ def _corpus(
         return encode_corpus(split, tokenizer, run.new_data)
 
 
-def _present_split(config: RunConfig, changed_ok: bool) -> Split | None:
-    # None where the sources are no longer what can be read: then the copy in the run serves.
-    if "-" in config.data.corpus:
+def _present_split(config: RunConfig, digest: str, changed_ok: bool) -> Split | None:
+    """The text as it is now; of the ways to split it, the one with that digest, if it has it.
+
+    None where the sources are no longer what can be read: then the copy in the run serves.
+    """
+    data = config.data
+    if any(name == "-" or name.startswith(_STREAMS) for name in data.names):
         return None
     try:
-        return split_corpus(read_corpus(config.data.corpus), config.data)
+        corpus = read_corpus(data.corpus, None, data.working_directory, only_files=True)
+        # Earlier versions trained on a holdout that was in the corpus, too.
+        split = split_corpus(corpus, data, only_files=True, leave_out=False)
+        return split if split.digest == digest else split_corpus(corpus, data, only_files=True)
     except BadInputError as error:
         if changed_ok:
             raise BadInputError(
@@ -246,3 +255,7 @@ def _has_end(run: RunDirectory, step: int) -> bool:
         record["kind"] == "end" and record["step"] == step and record.get("reason") != "interrupted"
         for record in read_metrics(run.metrics_file)
     )
+
+
+_STREAMS = ("/dev/stdin", "/dev/fd/", "/proc/")
+"""Names that stand for another text in another process."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from minitx.checkpoint.writer import CheckpointWriter
 from minitx.compute import keep_freed_memory
 from minitx.diagnosis.live import LiveDiagnosis
-from minitx.evaluation import count_targets, windows_for
+from minitx.evaluation.scoring import count_targets, windows_for
 from minitx.training.batches import PrefetchedBatches
 from minitx.training.hooks import RunHooks
 from minitx.training.logging import LOGGERS
@@ -44,7 +44,7 @@ def run_session(
         stack.push(_finish(writer))
         prefetched = PrefetchedBatches(
             session.corpus.train_ids, model.config.context_length, config.batch_size, config.seed,
-            compute.device,
+            compute.device, config.data_order,
         )  # fmt: skip
         batches = stack.enter_context(prefetched)
         corpus = session.corpus

@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 from minitx.config import SamplingConfig
 from minitx.evaluation.bits import bits_per
-from minitx.evaluation.scoring import score
-from minitx.evaluation.scoring_windows import windows_for
+from minitx.evaluation.scoring import score, windows_for
 from minitx.generation import generate
 from minitx.training.hooks import HoldoutLoss, StopEvaluation
 from minitx.training.signals import StopRequest

@@ -18,7 +18,7 @@ from minitx.checkpoint.rundir import named_run, resolve_checkpoint, use_checkpoi
 from minitx.config import DataConfig, TokenizeRequest
 from minitx.config.overrides import Overrides
 from minitx.corpus import Split, read_corpus, split_corpus
-from minitx.corpus.readers.plain_text import piped_text
+from minitx.corpus.sources import piped_text
 from minitx.errors import BadInputError
 from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from minitx.tokenizer.base import Ids, Unknown
@@ -171,7 +171,9 @@ def train_on(
         BadInputError: the corpus or a setting can't be used.
     """
     config = DataConfig(tuple(sources), **(data or {}))
-    split = split_corpus(read_corpus(sources, stdin), config)
+    corpus = read_corpus(sources, stdin)
+    corpus.warn_of_markup()
+    split = split_corpus(corpus, config)
     planned, reasons = plan_tokenizer(TextSize.of(split.train), given)
     return train_tokenizer(split.train, planned.kind, planned.vocab_size), split, reasons
 

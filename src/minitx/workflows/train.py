@@ -6,6 +6,7 @@ run = train(request, [])
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,7 @@ from minitx.corpus import (
     require_one_window,
     split_corpus,
 )
+from minitx.corpus.training_windows import DATA_ORDER
 from minitx.engine import choose_engine, plan_engine
 from minitx.errors import BadInputError, InstabilityError, RunLockedError
 from minitx.model import Transformer
@@ -100,7 +102,9 @@ def train(
         if request.out is not None:
             require_name(request.out)
         corpus = read_corpus(data.corpus, stdin)
+        corpus.warn_of_markup()
         split = split_corpus(corpus, data)
+        data = replace(data, working_directory=_working_directory(data))
         require_holdout(request.train.get("early_stopping", 0), len(split.holdout))
         if "steps" in request.train:
             rate = NOMINAL_RATES[compute.device_name]
@@ -109,6 +113,8 @@ def train(
             rate = matmul_rate(compute.device, compute.dtype)
         told.observe(Phase("training the tokenizer"))
         tokenizer, tokenizer_config, reasons = _tokenizer(request, split, rate)
+        if split.left_out:
+            reasons["holdout"] = f"left out of the train part: {', '.join(split.left_out)}"
         run = RunDirectory.create(request.out, corpus.name)
         try:
             with run.lock():
@@ -142,6 +148,15 @@ def train(
                 shutil.rmtree(run.path, ignore_errors=True)
             raise
     return FinishedRun(run.path, end)
+
+
+def _working_directory(data: DataConfig) -> str | None:
+    """Where relative names start from; None if there are none, or `run.toml` can't hold it."""
+    if all(name == "-" or Path(name).is_absolute() for name in data.names):
+        return None
+    with contextlib.suppress(OSError, UnicodeEncodeError):
+        return str(Path.cwd()).encode("utf-8").decode("utf-8")
+    return None
 
 
 def require_holdout(early_stopping: int, n_holdout: int) -> None:
@@ -199,6 +214,7 @@ def _plan(
         engine=engine,
         dtype=compute.dtype_name,
         threads=torch.get_num_threads(),
+        data_order=request.train.get("data_order", DATA_ORDER),
     )
     return replace(config, train=resolved), reasons
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import BinaryIO, TextIO
+from typing import BinaryIO
 
+from minitx.corpus.encodings import way_to_utf8
 from minitx.corpus.readers import READERS, CorpusReader
 from minitx.errors import BadInputError
 
@@ -33,17 +34,6 @@ class PlainText(CorpusReader):
         return decoded(chain([first[start:]], iter(lambda: file.read(_BLOCK), b"")), name, start)
 
 
-def piped_text(stdin: TextIO | None, missing: str, fix: str) -> str:
-    """The text that is piped in.
-
-    Raises:
-        BadInputError: nothing is, told as `missing` and `fix`, or it is not UTF-8 text.
-    """
-    if stdin is None or stdin.isatty():
-        raise BadInputError(missing, fix)
-    return "".join(PlainText().texts(stdin.buffer, "standard input"))
-
-
 def decoded(blocks: Iterable[bytes], name: str, start: int = 0) -> Iterator[str]:
     """Decode UTF-8 that comes in blocks, cut anywhere; the first has this offset in its file.
 
@@ -54,17 +44,17 @@ def decoded(blocks: Iterable[bytes], name: str, start: int = 0) -> Iterator[str]
     for block in chain(blocks, [b""]):
         if (zero := block.find(b"\0")) >= 0:
             raise BadInputError(
-                f"{name} is binary, not text: byte {start + zero:,} is zero",
-                "Give UTF-8 text, for example from iconv -t utf-8",
+                f"{name} is binary, not text: byte {start + zero:,} is zero", way_to_utf8(block)
             )
         # What is left of a character that the last block cut.
         pending = len(decoder.getstate()[0])
         try:
             yield decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
+            bad = start - pending + error.start
             raise BadInputError(
-                f"{name} is not UTF-8: byte {start - pending + error.start:,} is "
+                f"{name} is not UTF-8: byte {bad:,} is "
                 f"0x{error.object[error.start]:02x} ({error.reason})",
-                "Convert it first, for example with iconv -f latin1 -t utf-8",
+                way_to_utf8(error.object, bad, not block),
             ) from None
         start += len(block)

@@ -10,8 +10,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from minitx.evaluation.calibration import CalibrationCurve
-from minitx.evaluation.classes import LETTER_KINDS, ClassLoss
+from minitx.evaluation.breakdown import LETTER_KINDS, CalibrationCurve, ClassLoss, ContextUse
 from minitx.evaluation.comparison import Interval
 from minitx.evaluation.copying import COPY_BYTES, Copied
 from minitx.evaluation.holdout_figures import (
@@ -22,7 +21,6 @@ from minitx.evaluation.holdout_figures import (
     PairedTest,
     Report,
 )
-from minitx.evaluation.positions import ContextUse
 from minitx.evaluation.surprising import SurprisingText
 from minitx.evaluation.verdict import Verdict
 from minitx.report.evaluation.surprise import passage_lines

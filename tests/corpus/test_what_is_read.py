@@ -1,0 +1,238 @@
+"""What may be read as a corpus, what is refused or warned of, and advice that works when done."""
+
+import gzip
+import io
+import logging
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from minitx.config import DataConfig
+from minitx.corpus import encode_file, read_corpus, split_corpus
+from minitx.errors import BadInputError
+from minitx.tokenizer import train_tokenizer
+
+TEXT = "Grüße aus dem Wald, naïve Füchse!\n" * 20
+CHINESE = "中文没有空格\n" * 20
+
+
+@pytest.fixture(autouse=True)
+def _inside(inside):
+    pass
+
+
+def refusal(content, name="text.txt"):
+    Path(name).write_bytes(content)
+    with pytest.raises(BadInputError) as caught:
+        read_corpus([name])
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+# Encodings
+
+
+def carried_out(fix, content):
+    """The output of the command that an advice names, with the file as its input."""
+    command = re.search(r"(iconv|gzip|xz|bzip2|zstd|head|tr) [^;,]*", fix)[0]
+    words = shlex.split(command)
+    if shutil.which(words[0]) is None:
+        pytest.skip(f"{words[0]} is not here")
+    return subprocess.run(words, input=content, capture_output=True, check=True).stdout
+
+
+@pytest.mark.parametrize("text", [TEXT, CHINESE, "a\n"], ids=["german", "chinese", "short"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
+)
+def test_advice_for_wide_encodings_works(text, encoding):
+    content = text.encode(encoding)
+    fix = refusal(content).fix
+    assert "latin1" not in fix
+    Path("fixed.txt").write_bytes(carried_out(fix, content))
+    assert read_corpus(["fixed.txt"]).text == text
+
+
+@pytest.mark.parametrize("mark", [b"\xff\xfe", b"\xfe\xff", b"\xff\xfe\x00\x00"])
+def test_a_mark_alone_tells_the_encoding(mark):
+    assert re.search(r"iconv -f UTF-(16|32) -t utf-8", refusal(mark).fix)
+
+
+@pytest.mark.parametrize("encoding", ["latin1", "cp1252"])
+def test_advice_for_western_text_works(encoding):
+    text = TEXT.replace("naïve", "naïve „so“ –" if encoding == "cp1252" else "naïve")
+    content = text.encode(encoding)
+    Path("fixed.txt").write_bytes(carried_out(refusal(content).fix, content))
+    assert read_corpus(["fixed.txt"]).text == text
+
+
+@pytest.mark.parametrize("text", [TEXT, CHINESE], ids=["german", "chinese"])
+def test_advice_for_a_file_that_was_cut_works(text):
+    encoded = text.encode()
+    last = max(i for i, byte in enumerate(encoded) if byte >= 0x80)
+    first = min(i for i, byte in enumerate(encoded) if 0x80 <= byte < 0xC0)
+    middle = encoded[: last - 1] + encoded[last:]
+    for content in (encoded[:last], encoded[first:], middle):
+        fix = refusal(content).fix
+        assert "latin1" not in fix
+        assert "cp1252" not in fix
+        Path("fixed.txt").write_bytes(carried_out(fix, content))
+        fixed = read_corpus(["fixed.txt"]).text
+        assert fixed[2:-40] in text
+        assert len(fixed) >= len(content.decode("utf-8", "ignore")) - 1
+
+
+def test_stray_zero_bytes_are_no_other_encoding():
+    content = b"abc\0defg" * 9
+    error = refusal(content)
+    assert "UTF-16" not in error.fix
+    assert carried_out(error.fix, content) == b"abcdefg" * 9
+
+
+def test_a_bad_byte_has_one_offset_in_every_command():
+    """Whatever a byte order mark, and whether a file, a part of it or a pipe is read."""
+    content = b"\xef\xbb\xbfhello\xff there"
+    told = {re.search("byte 8 is 0xff", str(refusal(content)))[0]}
+    with pytest.raises(BadInputError) as caught:
+        encode_file(Path("text.txt"), train_tokenizer("helo thr", "char", 0))
+    told.add(re.search(r"byte [\d,]+ is 0x..", str(caught.value))[0])
+    with pytest.raises(BadInputError) as caught:
+        read_corpus(["-"], io.BytesIO(content))
+    told.add(re.search(r"byte [\d,]+ is 0x..", str(caught.value))[0])
+    assert told == {"byte 8 is 0xff"}
+
+
+# What is packed, or full of markup
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (gzip.compress(TEXT.encode()), "unpack it with gzip -dc"),
+        (b"PK\x03\x04\0 and so on", "is a zip archive"),
+        (b"PAR1\x15\0 and so on PAR1", "is a Parquet table"),
+        (b"ARROW1\0\0 and so on", "is an Arrow table"),
+        (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3 and so on", "is a PDF document"),
+    ],
+)
+def test_packed_texts_are_refused_by_their_content(content, words):
+    for name in ("text.txt", "text.gz", "text.parquet"):
+        assert words in refusal(content, name).fix
+    with pytest.raises(BadInputError, match=words):
+        read_corpus(["-"], io.BytesIO(content))
+    Path("text.txt").write_text("BZhang and PAR1 are words, too.")
+    assert read_corpus(["text.txt"]).text == "BZhang and PAR1 are words, too."
+    if "gzip" in words:
+        assert carried_out(refusal(content).fix, content).decode() == TEXT
+
+
+def test_what_save_to_disk_writes_is_refused():
+    for name in ("one", "many/train", "many/test"):
+        Path(name).mkdir(parents=True)
+        Path(name, "data-00000-of-00001.arrow").write_bytes(b"ARROW1\0\0")
+        Path(name, "dataset_info.json").write_text('{"builder_name": "text"}')
+        Path(name, "state.json").write_text('{"_split": "train"}')
+    Path("many/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    for source in ("one", "many", "one/*.json", "one/state.json", "many/dataset_dict.json", "."):
+        with pytest.raises(BadInputError, match=r"is from datasets\.save_to_disk"):
+            read_corpus([source])
+    Path("own").mkdir()
+    Path("own/state.json").write_text("{}")
+    assert read_corpus(["own"]).text == "{}"
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".JSON", ".csv", ".tsv"])
+def test_markup_is_warned_of_where_it_is_trained_on(suffix, caplog):
+    from minitx.workflows.tokenize import train_on
+
+    Path("d").mkdir()
+    Path(f"d/x{suffix}").write_text("the cat\n" * 30)
+    Path("d/y.txt").write_text("the dog\n" * 30)
+    with caplog.at_level(logging.WARNING, "minitx"):
+        train_on(["d"], {})
+    assert f"x{suffix}" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "minitx"):
+        train_on(["d/y.txt"], {})
+    assert not caplog.text
+
+
+# The holdout
+
+
+def same_file(way):
+    match way:
+        case "name":
+            return "texts/valid.txt"
+        case "dots":
+            return "./texts/../texts/valid.txt"
+        case "full name":
+            return str(Path("texts/valid.txt").absolute())
+        case "link":
+            Path("link.txt").symlink_to("texts/valid.txt")
+            return "link.txt"
+        case "hard link":
+            os.link("texts/valid.txt", "hard.txt")
+            return "hard.txt"
+        case "copy":
+            shutil.copy("texts/valid.txt", "copy.txt")
+            return "copy.txt"
+        case "copy with a mark":
+            Path("copy.txt").write_bytes(b"\xef\xbb\xbf" + Path("texts/valid.txt").read_bytes())
+            return "copy.txt"
+        case "directory":
+            Path("valid").mkdir()
+            shutil.copy("texts/valid.txt", "valid/v.txt")
+            return "valid"
+        case _:
+            return "texts/v*.txt"
+
+
+WAYS = ("name", "dots", "full name", "link", "hard link", "copy", "copy with a mark", "directory",
+        "glob")  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "sources", [["texts"], ["texts/*.txt"], ["texts/a.txt", "texts/valid.txt"]]
+)
+def test_a_holdout_is_left_out_of_the_train_part(way, sources):
+    Path("texts").mkdir()
+    Path("texts/a.txt").write_text("the cat\n")
+    Path("texts/valid.txt").write_text("the dog\n")
+    data = DataConfig(tuple(sources), holdout=same_file(way))
+    split = split_corpus(read_corpus(sources), data)
+    assert (split.train, split.holdout) == ("the cat\n", "the dog\n")
+    assert [Path(name).name for name in split.left_out] == ["valid.txt"]
+    # Alone it leaves nothing to train on.
+    with pytest.raises(BadInputError, match="nothing is left to train on"):
+        split_corpus(read_corpus(["texts/valid.txt"]), data)
+    with pytest.raises(BadInputError, match="nothing is left to train on"):
+        split_corpus(read_corpus(["-"], io.BytesIO(b"the dog\n")), data)
+
+
+# Pipes
+
+
+def test_where_only_files_are_read_a_pipe_is_not_waited_for():
+    os.mkfifo("pipe.txt")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket.txt")
+        for name in ("pipe.txt", "socket.txt", "/dev/null", "/dev/zero"):
+            with pytest.raises(BadInputError):
+                read_corpus([name], only_files=True)
+            Path("text.txt").write_text("text")
+            data = DataConfig(("text.txt",), holdout=name)
+            with pytest.raises(BadInputError):
+                split_corpus(read_corpus(["text.txt"]), data, only_files=True)
+        with pytest.raises(BadInputError, match="can't be read"):
+            read_corpus(["socket.txt"])
+        # A directory and a pattern are searched for files alone.
+        assert read_corpus(["."]).text == "text"
+        assert read_corpus(["*.txt"]).text == "text"
