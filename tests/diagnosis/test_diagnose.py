@@ -55,7 +55,8 @@ def add_line(run, **record):
 def test_each_finding_says_all_four(run, columns, minitx, request, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(columns))
     done = minitx("diagnose", request.getfixturevalue(run))
-    assert (done.code, done.err) == (0, "")
+    assert done.code == 0
+    assert re.fullmatch(r"run \S+, step \d.*\n|", done.err)
     assert max(map(len, done.out.splitlines())) <= columns
     out = flat(done.out)
     events = recipes.events(request.getfixturevalue(run))
