@@ -173,6 +173,14 @@ def test_links_lead_somewhere():
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_each_row_of_an_index_leads_to_pages_of_its_own():
+    for page in (ROOT / "docs/index.md", ROOT / "docs/learn/index.md"):
+        rows = [line for line in page.read_text().splitlines() if line.startswith("|")]
+        targets = re.findall(r"\]\(([^)]+)\)", "\n".join(rows))
+        assert len(targets) > 10
+        assert sorted(set(targets)) == sorted(targets)
+
+
 def test_setup_commands_are_there():
     readme = (ROOT / "README.md").read_text()
     for script in ("examples/first-run.sh", "tests/run.sh"):

@@ -149,6 +149,30 @@ def served(site):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_no_code_is_cut_in_a_window_of_1280_pixels_and_no_page_scrolls_sideways(served, tmp_path):
+    cut = (
+        "[...document.querySelectorAll('pre > code')]"
+        ".filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.slice(0, 60))"
+    )
+    pages = sorted((ROOT / "docs").rglob("*.md"))
+    browser = Browser(tmp_path / "profile", f"{served}/index.html")
+    try:
+        for page in pages:
+            address = page.relative_to(ROOT / "docs").with_suffix(".html").as_posix()
+            browser.open(f"{served}/{address}")
+            browser.width(1280)
+            browser.until("innerWidth === 1280")
+            assert browser.run(cut) == [], address
+            browser.width(390)
+            browser.until("innerWidth === 390")
+            assert browser.run("document.documentElement.scrollWidth") <= 390, address
+            commands = cut.replace("pre > code", ".language-sh code")
+            assert browser.run(commands) == [], address
+    finally:
+        browser.close()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_in_a_browser(served, tmp_path):
     browser = Browser(tmp_path / "profile", f"{served}/index.html?q=perplexity")
     try:

@@ -126,3 +126,11 @@ def test_a_working_directory_of_any_name(minitx, inside, verses, monkeypatch):
         assert done.code == 0 or os.listdir() == ["a.txt"]
         for command in READERS[:-1] if done.code == 0 else []:
             assert_printed(minitx(*command))  # of the newest run
+
+
+def test_clients_of_a_served_run_read_its_name(inside, tiny_run):
+    from minitx.workflows.load import load
+    from minitx.workflows.serve import describe
+
+    shutil.copytree(tiny_run, inside / CONTROLS)
+    assert describe(load(inside / CONTROLS)).name.isprintable()

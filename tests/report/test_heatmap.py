@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.color import Color, ColorSystem
 from rich.console import Console
 
 from minitx.report.notebook import map_grid
@@ -100,6 +101,17 @@ def test_shades_rise_with_the_value_and_the_legend_tells_where():
     ]
     assert all(np.diff(brightness) > 0)
     assert "0.5" in Scale(2.0, "norm").legend("color").plain
+
+
+def test_brightness_rises_along_the_palette_in_256_colours_as_in_true_colour():
+    scale = Scale(1.0)
+    for system in (ColorSystem.TRUECOLOR, ColorSystem.EIGHT_BIT):
+        shown = [Color.parse(scale.color(v)).downgrade(system) for v in np.linspace(0, 1, 200) ** 2]
+        red, green, blue = np.array([color.get_truecolor() for color in shown]).T
+        brightness = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+        assert all(np.diff(brightness) >= 0)
+        assert len(set(brightness)) >= 12
+        assert brightness[-1] > brightness[0] + 200
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,10 @@ import pytest
 from rich.console import Console
 
 from minitx.checkpoint.rundir import resolve_checkpoint
+from minitx.config import AttentionRequest
+from minitx.inspection.head_roles import HeadRole, HeadRoles, RoleScore
 from minitx.inspection.logit_lens import LogitLens
+from minitx.report.attention.attention_screen import attention_screen
 from minitx.shown import Shown
 from minitx.workflows.attend import choose_maps, open_study
 from minitx.workflows.evaluate import EvaluationSettings, compare_checkpoints, evaluate_holdout
@@ -24,7 +27,7 @@ def display(value):
 
 
 def printed(value, **options):
-    console = Console(file=io.StringIO(), width=80, **options)
+    console = Console(file=io.StringIO(), width=100, **options)
     console.print(value)
     return console.file.getvalue()
 
@@ -90,6 +93,44 @@ def test_text_of_a_lens_is_escaped():
     shown = display(lens.named(np.array([7]), lambda i: '<b title="x">'))["text/html"]
     assert "<b" not in shown
     assert "&lt;b" in shown
+
+
+def test_a_token_that_looks_like_markup_is_printed_as_it_is():
+    lens = LogitLens(np.full((2, 2, 1), 7), np.ones((2, 2, 1)), np.ones((2, 1)), np.ones(2))
+    for piece in ("[/b]", "[red]x"):
+        named = lens.named(np.array([7, 7]), lambda _, piece=piece: piece)
+        assert f"likeliest after token 1, {piece}" in printed(named)
+
+
+def test_a_map_says_in_a_whole_sentence_why_it_is_shown(study):
+    def sentence(heads, request):
+        study.__dict__["roles"] = HeadRoles(heads, "16 windows")
+        shown = "\n".join(printed(part) for part in attention_screen(study, request, "blocks", 80))
+        return re.search(r"Shown because.*", shown)[0]
+
+    measured = study.roles
+    induction = {"induction": RoleScore(0.9, 0.1)}
+    named = tuple(HeadRole(i, j, "induction", induction) for i in (0, 1) for j in (0, 1))
+    nameless = tuple(HeadRole(i, j, None, induction) for i in (0, 1) for j in (0, 1))
+    whole, layer, head = AttentionRequest(), AttentionRequest(layer=1), AttentionRequest(head=1)
+    try:
+        assert [sentence(named, asked) for asked in (whole, layer, head)] == [
+            "Shown because it is the strongest induction head.",
+            "Shown because it is the strongest induction head of layer 1.",
+            "Shown because it is the strongest induction head numbered 1.",
+        ]
+        assert [sentence(nameless, asked) for asked in (whole, layer, head)] == [
+            "Shown because it is the first head; none has a role that stands out.",
+            "Shown because it is the first head of layer 1; none has a role that stands out.",
+            "Shown because it is the first head numbered 1; none has a role that stands out.",
+        ]
+        assert [sentence((), asked) for asked in (whole, layer)] == [
+            "Shown because it is the first head; the context is too short to tell what heads do.",
+            "Shown because it is the first head of layer 1; the context is too short to tell what "
+            "heads do.",
+        ]
+    finally:
+        study.__dict__["roles"] = measured
 
 
 def test_ablation_and_mask_check_are_what_attn_prints(study):

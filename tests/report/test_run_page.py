@@ -37,12 +37,14 @@ class Page(html.parser.HTMLParser):
             self.data += data
 
 
-def spiky(run, name="loss-spike"):
+SPIKE = {"kind": "event", "step": 60, "name": "loss-spike", "severity": "warning",
+         "message": f"it jumped {HOSTILE}", "cause": "a bad batch", "fix": HOSTILE}  # fmt: skip
+
+
+def spiky(run):
     """A copy of a run in which an event was noted."""
-    event = {"kind": "event", "step": 60, "name": name, "severity": "warning",
-             "message": f"it jumped {HOSTILE}", "cause": "a bad batch", "fix": HOSTILE}  # fmt: skip
     with (run / "metrics.jsonl").open("ab") as file:
-        file.write(metrics_line(event))
+        file.write(metrics_line(SPIKE))
     return run
 
 
@@ -100,6 +102,9 @@ def test_what_is_no_problem_is_one_quiet_line(tiny_run, tmp_path):
     assert shown.count("steps fit the time budget") == 1
     assert "At step 100: 120 steps fit the time budget" in shown
     assert "steps-settled" not in shown
+    # Nor is it numbered in the curves, where the buttons of problems look for their number.
+    (drawn,) = curves([("a", read_history([*read_metrics(run.metrics_file), SPIKE]))])
+    assert [event["name"] for event in drawn["events"]] == ["loss-spike"]
 
 
 def test_text_of_a_run_stays_text(runs):

@@ -97,23 +97,22 @@ def verify(
         if name not in entries:
             raise DamagedFileError(f"{directory / name} is not in the checkpoint's manifest", _FIX)
     for name in names:
-        try:
-            _verify_file(directory / name, entries[name])
-        except OSError as error:
-            raise DamagedFileError(
-                f"{directory / name} can't be read ({error.strerror or error})", _FIX
-            ) from None
+        if wrong := _difference(directory / name, entries[name]):
+            raise DamagedFileError(f"{directory / name} {wrong}", _FIX)
     return int(manifest["step"])
 
 
-def _verify_file(path: Path, entry: dict[str, Any]) -> None:
-    if path.is_symlink() or not path.is_file():
-        raise DamagedFileError(f"{path} is missing or not a plain file", _FIX)
-    size, expected = path.stat().st_size, entry["bytes"]
-    if size != expected:
-        raise DamagedFileError(f"{path} has {size:,} bytes instead of {expected:,}", _FIX)
-    if file_digest(path) != entry["sha256"]:
-        raise DamagedFileError(f"{path} was changed: its digest differs", _FIX)
+def _difference(path: Path, entry: dict[str, Any]) -> str | None:
+    """How a file differs from its entry; None if it does not."""
+    try:
+        if path.is_symlink() or not path.is_file():
+            return "is missing or not a plain file"
+        if path.stat().st_size != entry["bytes"]:
+            return f"has {path.stat().st_size:,} bytes instead of {entry['bytes']:,}"
+        same = file_digest(path) == entry["sha256"]
+        return None if same else "was changed: its digest differs"
+    except OSError as error:
+        return f"can't be read ({error.strerror or error})"
 
 
 def _own_digest(content: dict[str, Any]) -> str:

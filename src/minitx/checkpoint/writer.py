@@ -133,12 +133,10 @@ class CheckpointWriter:
 
 
 def _replace_directory(new: Path, final: Path) -> None:
+    old = final.with_name(f".{final.name}.old")
     if final.exists():
         # The same step again, after a resume: the old one makes room in one rename.
-        old = final.with_name(f".{final.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         final.rename(old)
-        new.rename(final)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        new.rename(final)
+    new.rename(final)
+    shutil.rmtree(old, ignore_errors=True)

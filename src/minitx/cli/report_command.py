@@ -48,10 +48,12 @@ def report(
     from minitx.report.evaluation.evaluation_progress import EvaluationProgress
     from minitx.report.pages.run_page import page_path, save_run_page
     from minitx.report.terminal.printable import printed_name
+    from minitx.workflows.load import say_used
     from minitx.workflows.report import gather
 
     with EvaluationProgress(sys.stderr) as progress:
         stories = gather(runs or [], settings, progress.update)
         path = out or page_path(stories)
         save_run_page(stories, path)
+    say_used(run.checkpoint for run in stories.runs if run.holdout or run.study)
     typer.echo(f"Wrote {printed_name(path)}", err=True)

@@ -31,19 +31,14 @@ def parse_toml(path: Path) -> dict[str, Any]:
         content = read_bounded(path, plain=False).decode("utf-8")
         return toml_tables(content.removeprefix("\ufeff"))
     except TooLargeError:
-        raise BadInputError(
-            f"config {path} has more than {SMALL_FILE:,} bytes", "Give a TOML file"
-        ) from None
+        why, fix = f"has more than {SMALL_FILE:,} bytes", "Give a TOML file"
     except OSError as error:
-        raise BadInputError(
-            f"config {path} can't be read ({error.strerror})", "Give a TOML file that exists"
-        ) from None
+        why, fix = f"can't be read ({error.strerror})", "Give a TOML file that exists"
     except UnicodeDecodeError as error:
-        raise BadInputError(
-            f"config {path} is not UTF-8 at byte {error.start}", "Save it as UTF-8 text"
-        ) from None
+        why, fix = f"is not UTF-8 at byte {error.start}", "Save it as UTF-8 text"
     except (ValueError, RecursionError) as error:
-        raise BadInputError(f"config {path} is not TOML: {error}", "Correct that line") from None
+        why, fix = f"is not TOML: {error}", "Correct that line"
+    raise BadInputError(f"config {path} {why}", fix)
 
 
 def dump_toml(tables: dict[str, Any]) -> str:

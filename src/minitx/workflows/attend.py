@@ -149,7 +149,7 @@ class AttentionStudy(Shown):
         head = head if isinstance(head, int) else None
         if layer is not None and head is not None:
             return HeadChoice(layer, head, None)
-        where = "" if head is None else f" among the heads {head}"
+        where = "" if head is None else f" numbered {head}"
         where = where if layer is None else f" of layer {layer}"
         fitting = (
             each
@@ -158,10 +158,10 @@ class AttentionStudy(Shown):
         )
         best = HeadRoles(tuple(fitting), self.roles.measured_on).most_telling()
         if best is None:
-            reason = "the first; its context is too short for roles"
+            reason = f"the first head{where}; the context is too short to tell what heads do"
             return HeadChoice(layer or 0, head or 0, reason)
         if best.role is None:
-            reason = f"no head{where} has a role that stands out; this is the first"
+            reason = f"the first head{where}; none has a role that stands out"
         else:
             reason = f"the strongest {best.role} head{where}"
         return HeadChoice(best.layer, best.head, reason)

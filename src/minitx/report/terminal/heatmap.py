@@ -28,8 +28,9 @@ _FROM = (0.02, 0.1, 0.3, 0.6)
 _CHARACTERS = {"blocks": "·░▒▓█", "ascii": ".-+#@"}
 
 # Colours of the scale, from nothing to the top, in equal steps of the square root: dark blue over
-# teal to pale yellow, each lighter than the last, so that order survives colour blindness.
-_STOPS = ((24, 27, 43), (40, 62, 117), (24, 117, 138), (76, 175, 118), (193, 220, 80),
+# teal to pale yellow. No part of red, green and blue ever falls, so that each is lighter than the
+# last for the colour-blind too, and in the nearest of 256 colours.
+_STOPS = ((24, 27, 43), (40, 62, 117), (40, 117, 138), (76, 175, 138), (193, 220, 138),
           (255, 246, 190))  # fmt: skip
 
 _MAX_LABEL = 12

@@ -22,12 +22,13 @@ def table(
     """A table with a line below its header; cells are cut where they do not fit.
 
     The columns in `numbers` are set flush right; `look` is passed on to `rich.table.Table`.
+    Names and cells that are plain strings stand as they are: a token is no markup of rich.
     """
     made = Table(**{"box": box.SIMPLE_HEAD, "pad_edge": False, **look})
     for i, name in enumerate(names):
-        made.add_column(name, justify="right" if i in numbers else "left", no_wrap=True)
+        made.add_column(Text(name), justify="right" if i in numbers else "left", no_wrap=True)
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     return made
 
 
