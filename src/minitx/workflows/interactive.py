@@ -1,6 +1,6 @@
 """Generate for somebody who watches: a text as it comes, or line after line at a prompt.
 
-What is written where is left to a view, such as `minitx.report.generation.generation_screen`.
+What is written where is left to a view, such as `minitx.report.generation_screen`.
 """
 
 from __future__ import annotations
