@@ -18,6 +18,11 @@ Every error minitx raises on purpose derives from `MinitxError`. The command lin
 from __future__ import annotations
 
 
+def as_sentence(text: str) -> str:
+    """A text with a full stop, unless it ends as a sentence does."""
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."
+
+
 class MinitxError(Exception):
     """An expected failure, told in one line.
 
@@ -29,7 +34,7 @@ class MinitxError(Exception):
     exit_code = 2
 
     def __init__(self, what: str, fix: str) -> None:
-        super().__init__(f"{what}. {fix}")
+        super().__init__(f"{as_sentence(what)} {fix}")
         self.what = what
         self.fix = fix
 

@@ -164,7 +164,8 @@ def test_model_of_another_kind(minitx, inside, tiny_run):
 
 GENERATE = [
     (["--prompt", "1", "--top-k", 0], ["top_k is 0", "1 to"]),
-    (["--prompt", "1", "--top-k", 1000], ["top-k is 1000", "vocabulary has"]),
+    (["--prompt", "1", "--logit-bias", "3:nan"], ["logit_bias is", "nan"]),
+    (["--prompt", "1", "--logit-bias", "3:1e39"], ["logit_bias is", "1e+39"]),
     (["--prompt", "1", "--temperature", -1], ["temperature is -1"]),
     (["--prompt", "1", "--top-p", 0], ["top_p is 0"]),
     (["--prompt", "1", "--min-p", 2], ["min_p is 2"]),

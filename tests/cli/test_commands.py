@@ -6,6 +6,8 @@ import json
 import os
 import re
 import select
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -14,9 +16,10 @@ import pytest
 from rich.console import Console
 
 from minitx import __version__
+from minitx.checkpoint.rundir import RunDirectory, resolve_checkpoint
 from minitx.config import SamplingConfig
 from minitx.report.generation_screen import probability_table
-from minitx.workflows.load import load
+from minitx.workflows.load import load, used_checkpoint
 
 SMALL = ["--layers", 1, "--heads", 2, "--d-model", 16, "--context", 16, "--batch-size", 2,
          "--steps", 6, "--dtype", "float32", "--threads", 1, "--evaluate-every", 3]  # fmt: skip
@@ -209,11 +212,11 @@ def test_progress_is_told_and_then_wiped(minitx, inside, tiny_run, monkeypatch):
     (inside / "p.jsonl").write_text('{"prompt": "1 green"}\n' * 3)
     monkeypatch.setattr("minitx.report.generation_screen._PROGRESS_SECONDS", -1.0)
     flags = ["--prompt-file", "p.jsonl", "--max-new-tokens", 3]
-    assert minitx("generate", tiny_run, *flags).err == ""
+    assert len(minitx("generate", tiny_run, *flags).err.splitlines()) == 1
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     done = minitx("generate", tiny_run, *flags)
     assert "2 of 3, " in done.err
-    assert done.err.endswith("\r\x1b[K")
+    assert re.search(r"\r\x1b\[Krun verses-001, step 120 .*\n\Z", done.err)
     assert len(done.out.splitlines()) == 3
 
 
@@ -338,6 +341,90 @@ def test_conversation_ends_cleanly(minitx, tiny_run, monkeypatch, end):
 
     monkeypatch.setattr("builtins.input", read)
     assert minitx("generate", tiny_run, "-i").code == 0
+
+
+def test_words_that_people_type_in_a_conversation(minitx, tiny_run, monkeypatch):
+    lines = iter(["/set temperature 0.2", "/set top-k=3", "/seed = 4", " /set", "quit", "1"])
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    done = minitx("generate", tiny_run, "-i", "--max-new-tokens", 5)
+    assert done.code == 0
+    assert "error" not in done.out
+    assert {"/temperature 0.2", "/top-k 3", "/seed 4"} <= set(done.out.splitlines())
+    assert next(lines) == "1"
+    lines = iter(["exit", "1"])
+    assert minitx("generate", tiny_run, "-i").code == 0
+    assert next(lines) == "1"
+
+
+@pytest.mark.parametrize("text", ["1 green", "green.", "1 green bottle"])
+def test_a_text_in_place_of_a_run_is_taken_for_a_prompt(minitx, inside, tiny_run, text):
+    done = minitx("generate", text)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"error: there is no run {text!r}. If it is a text to continue")
+    fix = shlex.split(done.err.rpartition("write ")[2])
+    assert minitx("generate", tiny_run, *fix).out.startswith(text)
+
+
+def test_a_guess_ends_as_a_question(minitx):
+    done = minitx("generat")
+    assert done.code == 2
+    assert "Did you mean 'generate'? See minitx --help\n" in done.err
+
+
+# Which checkpoint
+
+USED = r"run verses-001, step 120 \(best; last\): .*step-000120"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["generate", "--prompt", "1", "--max-new-tokens", 3],
+        ["generate", "--prompt", "1", "--max-new-tokens", 3, "--json"],
+        ["generate", "--prompt", "1", "--max-new-tokens", 3, "--show-probs"],
+        ["generate", "--prompt", "1", "--max-new-tokens", 3, "--num-samples", 2],
+        ["generate", "--prompt", "1", "--max-new-tokens", 3, "--beams", 2],
+        ["eval", "--quick", "--json"],
+        ["attn", "--prompt", "1 green", "--json"],
+        ["diagnose", "--json"],
+        ["profile", "--steps", 1, "--json"],
+        ["report", "--no-attn", "--max-tokens", 64, "--out", "page.html"],
+    ],
+    ids=lambda words: " ".join(map(str, words[:1] + words[-2:])),
+)
+def test_every_command_names_the_checkpoint_that_it_used(minitx, inside, tiny_run, command):
+    done = minitx(command[0], tiny_run, *command[1:])
+    assert done.code == 0
+    assert [bool(re.match(USED, line)) for line in done.err.splitlines()].count(True) == 1
+
+
+def test_what_is_said_of_a_checkpoint(inside, tiny_run, monkeypatch):
+    run = shutil.copytree(tiny_run, inside / "verses-001")
+    first = RunDirectory(run).steps()[0]
+    assert first < 120
+    monkeypatch.setattr(RunDirectory, "noted_best", lambda self: first)
+    best, last = resolve_checkpoint(run), resolve_checkpoint(run, "last")
+    assert used_checkpoint(best) == f"run verses-001, step {first} (best): {best}"
+    assert f"step 120 (last; the best, step {first}, is kept): " in used_checkpoint(last)
+    shutil.rmtree(best)
+    taken = used_checkpoint(resolve_checkpoint(run))
+    assert f"step 120 (last; the best, step {first}, is missing): " in taken
+    model = shutil.copytree(last, inside / "elsewhere")
+    assert used_checkpoint(model) == f"model {model}"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process ids there")
+def test_a_run_that_is_still_training_is_named_as_that(minitx, inside, tiny_run):
+    run = shutil.copytree(tiny_run, inside / "verses-001")
+    code = "import sys; from pathlib import Path; from minitx.checkpoint.lock import run_lock\n"
+    code += "with run_lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    flags = ["--prompt", "1", "--max-new-tokens", 3]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, run / "lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as trainer:
+        assert trainer.stdout.readline()
+        assert "(best; last; still training)" in minitx("generate", run, *flags).err
+    assert "(best; last)" in minitx("generate", run, *flags).err
 
 
 # report

@@ -14,6 +14,8 @@ from minitx.generation.filters import reshape
 from minitx.generation.text_reader import TextReader, window_after_slide
 from minitx.model import Transformer
 from minitx.tokenizer import train_tokenizer
+from minitx.workflows.generate import in_batches
+from minitx.workflows.load import load
 
 TEXT = "abcdefgh ijklmn\nopqrst uvwxyz.\n" * 4
 TOKENIZER = train_tokenizer(TEXT, "char", 0)
@@ -81,7 +83,7 @@ def test_same_seed_same_text_whatever_the_batch(dtype):
     together = generate(model, TOKENIZER, prompts, config)
     assert len(together) == 12
     for place, prompt in enumerate(prompts):
-        alone = generate(model, TOKENIZER, [prompt], config)
+        alone = generate(model, TOKENIZER, [prompt], config, first=place)
         assert [one.ids for one in alone] == [
             one.ids for one in together[3 * place : 3 * place + 3]
         ]
@@ -97,6 +99,24 @@ def test_more_rows_than_one_batch(monkeypatch):
     assert [one.ids for one in generate(MODEL, TOKENIZER, ["a", "b"], config)] == [
         one.ids for one in whole
     ]
+
+
+def test_each_text_of_a_list_draws_its_own_by_its_position():
+    config = SamplingConfig(temperature=1.0, max_new_tokens=30, seed=9)
+    listed = generate(MODEL, TOKENIZER, ["abc"] * 4, config)
+    sampled = generate(MODEL, TOKENIZER, ["abc"], dataclasses.replace(config, num_samples=4))
+    assert len({one.text for one in listed}) == 4
+    assert [one.text for one in listed] == [one.text for one in sampled]
+    assert [one.sample for one in listed] == [0] * 4
+    assert [one.sample for one in sampled] == [0, 1, 2, 3]
+
+
+def test_a_long_list_is_one_list_however_it_is_cut(tiny_run):
+    model = load(tiny_run, device="cpu")
+    config = SamplingConfig(temperature=3.0, max_new_tokens=12, seed=9)
+    cut = [one.text for one in in_batches(model, ["1 green"] * 9, config, size=4)]
+    assert cut == [one.text for one in model.sample(["1 green"] * 9, config)]
+    assert len(set(cut)) == 9
 
 
 def test_another_seed_is_another_text():
@@ -216,7 +236,6 @@ def test_model_keeps_its_mode():
         ("", SamplingConfig(), "prompt is empty"),
         (TEXT[:33], SamplingConfig(), "33 tokens, and the context of this model is 32"),
         ("É", SamplingConfig(), "never saw 'É'"),
-        ("a", SamplingConfig(top_k=999), "top-k is 999"),
         ("a", SamplingConfig(logit_bias={-1: 1.0}), "token -1"),
         ("a", SamplingConfig(required_strings=("abcdef",), max_new_tokens=5), "6 tokens"),
         ("a", SamplingConfig(banned_strings=tuple(set(TEXT) | {"\ufffd"})), "Ban less"),
@@ -227,6 +246,14 @@ def test_what_cannot_be_done_is_told_before_anything_is_said(prompt, config, tol
         generate(MODEL, TOKENIZER, [prompt], config)
     with pytest.raises(BadInputError, match=told):
         stream(MODEL, TOKENIZER, prompt, config)
+
+
+def test_top_k_above_the_vocabulary_cuts_nothing():
+    config = SamplingConfig(temperature=1.0, max_new_tokens=30)
+    cut = dataclasses.replace(config, top_k=TOKENIZER.vocab_size + 9)
+    for model in (MODEL, make_model(torch.float32)):
+        found = generate(model, TOKENIZER, ["abc"], cut, record_probabilities=True)
+        assert found[0].ids == generate(model, TOKENIZER, ["abc"], config)[0].ids
 
 
 # Beam search

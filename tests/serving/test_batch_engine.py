@@ -1,5 +1,6 @@
 """The engine by itself: who gets a place when, who goes on with whom, and what a failure does."""
 
+import pkgutil
 import threading
 
 import pytest
@@ -7,6 +8,7 @@ from small_server import until
 
 from minitx.config import Limits
 from minitx.generation import TextBatch
+from minitx.generation.draws import source
 from minitx.serving.api_errors import APIError
 from minitx.serving.batch_engine import Engine
 from minitx.serving.completion_request import parse_completion
@@ -216,3 +218,53 @@ def test_closing_fails_what_is_not_done(loaded):
     assert held.updates[-1].failure.status == 503
     with pytest.raises(APIError):
         held.submit()
+
+
+STAGES = {
+    "row": ("minitx.generation.chooser.number", {}, lambda origin, _: origin in BAD_SOURCES),
+    "update": (
+        "minitx.serving.batch_engine.text_offset", {"logprobs": 1}, lambda *_: True,
+    ),
+    "prompt": (
+        "minitx.serving.batch_engine.prompt_tokens", {"logprobs": 1, "echo": True},
+        lambda *_: True,
+    ),
+    "join": (
+        "minitx.generation.text_reader.TextReader.read", {"prompt": "9 green"},
+        lambda _, prompts: any(len(ids) == 7 and len(prompts) < 9 for ids in prompts),
+    ),
+}  # fmt: skip
+BAD_SOURCES = [source(13, index) for index in range(2)]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_fault_of_one_request_is_answered_to_it_alone(loaded, monkeypatch, caplog, stage):
+    name, asked, is_bad = STAGES[stage]
+    alone = Held(loaded)
+    good = [alone.submit(prompt="1", max_tokens=9, seed=seed) for seed in range(3)]
+    while not all(map(alone.finished, good)):
+        alone.turn()
+    place, _, attribute = name.rpartition(".")
+    held = Held(loaded)
+    original = pkgutil.resolve_name(name)
+
+    def planted(*arguments):
+        if is_bad(*arguments):
+            raise RuntimeError("a secret of the machine")
+        return original(*arguments)
+
+    monkeypatch.setattr(pkgutil.resolve_name(place), attribute, planted)
+    jobs = [held.submit(prompt="1", max_tokens=9, seed=seed) for seed in range(2)]
+    bad = held.submit(**{"prompt": "1", "max_tokens": 9, "seed": 13, "n": 2, **asked})
+    jobs.append(held.submit(prompt="1", max_tokens=9, seed=2))
+    while not all(map(held.finished, jobs)):
+        held.turn()
+        if any(one.failure for one in held.updates):
+            held.engine.cancel(bad)
+    failures = [one for one in held.updates if one.failure]
+    assert {one.job for one in failures} == {bad}
+    assert failures[0].failure.status == 500
+    assert "secret" not in str(failures[0].failure.body)
+    assert "secret" in caplog.text
+    assert texts(held, jobs) == texts(alone, good)
+    assert not held.engine.gave_up

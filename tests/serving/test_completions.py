@@ -69,7 +69,9 @@ def test_several_prompts_and_samples_are_numbered_as_by_openai(client, server):
     got = client.completions.create(model="verses-001", prompt=prompts, n=3, max_tokens=40, seed=7)
     assert [choice.index for choice in got.choices] == list(range(6))
     texts = [
-        one.text for prompt in prompts for one in expected(server.loaded, prompt, num_samples=3)
+        one.text
+        for place, prompt in enumerate(prompts)
+        for one in expected(server.loaded, prompt, num_samples=6)[3 * place : 3 * place + 3]
     ]
     assert [choice.text for choice in got.choices] == texts
     assert got.usage.completion_tokens == 240
@@ -89,6 +91,24 @@ def test_without_a_seed_texts_differ(client):
         for _ in range(4)
     }  # fmt: skip
     assert len(texts) == 4
+
+
+@pytest.mark.parametrize("seed", [{}, {"seed": 7}], ids=["no seed", "seed"])
+def test_every_choice_of_a_list_draws_its_own(server, seed):
+    asked = {"prompt": [PROMPT] * 4, "n": 2, "max_tokens": 60, "temperature": 2, **seed}
+    first, second = (
+        [choice["text"] for choice in server.complete(**asked).json["choices"]] for _ in range(2)
+    )
+    assert len(set(first)) == 8
+    assert (first == second) is bool(seed)
+
+
+@pytest.mark.parametrize("temperature", [9e-6, 1e-37, 1e-40, 1e-320])
+def test_a_tiny_temperature_is_greedy(server, temperature):
+    asked = {"prompt": [PROMPT, "3 green"], "max_tokens": 40, "logprobs": 2}
+    got = server.complete(**asked, temperature=temperature)
+    assert got.status == 200
+    assert got.json["choices"] == server.complete(**asked, temperature=0).json["choices"]
 
 
 def test_a_stop_string_ends_the_text_before_it(client, server):

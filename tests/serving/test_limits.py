@@ -1,5 +1,6 @@
 """What a server does not do for a client: the right status, and nothing of its insides told."""
 
+import http.client
 import json
 import re
 import socket
@@ -44,7 +45,6 @@ BAD_BODIES = {
     "long": (b'{"prompt": "' + b"1 green " * 9 + b'"}', "tokens"),
     "huge": (b'{"prompt": "' + b"1" * 900_000 + b'"}', "tokens"),
     "long ids": (json.dumps({"prompt": [1] * 99}).encode(), "tokens"),
-    "top_k": (b'{"prompt": "1", "top_k": 100000}', "top-k"),
     "bias": (b'{"prompt": "1", "logit_bias": {"100000": 1}}', "logit bias"),
     "choices": (b'{"prompt": ["1", "2"], "n": 64}', "64"),
     "surrogate model": (b'{"prompt": "1", "model": "\\ud800"}', "model"),
@@ -92,8 +92,17 @@ def test_large_bodies_with_and_without_a_length(loaded):
 def test_paths_methods_and_types(server):
     assert_refused(server.ask("GET", "/"), 404, "/v1/completions")
     assert_refused(server.ask("POST", "/v1/chat/completions", b"{}"), 404, "does not chat")
-    assert_refused(server.ask("GET", "/v1/completions"), 405)
-    assert_refused(server.ask("DELETE", "/v1/models"), 405)
+    for method, path, allowed in (
+        ("GET", "/v1/completions", {"POST"}),
+        ("PUT", "/v1/completions", {"POST"}),
+        ("DELETE", "/v1/models", {"GET", "HEAD"}),
+        ("POST", "/v1/models/x", {"GET", "HEAD"}),
+        ("OPTIONS", "/health", {"GET", "HEAD"}),
+        ("POST", "/metrics", {"GET", "HEAD"}),
+    ):
+        answered = server.ask(method, path)
+        assert_refused(answered, 405)
+        assert set(answered.headers["allow"].split(", ")) == allowed
     assert_refused(server.send(b"{}", **{"Content-Type": "text/plain"}), 415, "content-type")
     # What a form of a web page sends, without asking first.
     form = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -257,18 +266,49 @@ def test_a_slow_reader_is_dropped_and_holds_nobody_up(loaded):
 def test_many_connections_that_say_nothing(loaded):
     with serving(loaded, max_concurrent=1, max_queue=0) as server:
         many = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(90)]
-        closed = [client for client in many[70:] if client.recv(1) == b""]
-        assert len(closed) == 20
+        # Of those beyond the limit of 65, each took the place of the one that was idle longest.
+        assert all(client.recv(1) == b"" for client in many[:20])
+        assert server.ask("GET", "/health").status == 200
+        stream = server.open_stream(prompt="1", max_tokens=2000)
+        assert stream.recv(10)
+        many += [socket.create_connection(("127.0.0.1", server.port)) for _ in range(2000)]
+        assert server.ask("GET", "/health").status == 200
+        # One that waits for an answer is not idle.
+        assert _rest(stream).endswith(b"0\r\n\r\n")
         for client in many:
             client.close()
-        until(lambda: _answers(server))
 
 
-def _answers(server):
-    try:
-        return server.ask("GET", "/health").status == 200
-    except OSError:
-        return False
+def _rest(client):
+    received = b""
+    while not received.endswith(b"0\r\n\r\n") and (part := client.recv(1 << 16)):
+        received += part
+    return received
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("seconds", [1.0, 0.02])
+def test_a_client_that_sends_no_more_gets_its_answer(server, stream, seconds, monkeypatch):
+    monkeypatch.setattr("minitx.serving.connection._PROBE_SECONDS", seconds)
+    client = server.open_stream(prompt="1", max_tokens=900, seed=3, stream=stream)
+    client.shutdown(socket.SHUT_WR)
+    answered = http.client.HTTPResponse(client)
+    answered.begin()
+    assert answered.status == 200
+    body = answered.read()
+    assert b"[DONE]" in body if stream else json.loads(body)["usage"]["completion_tokens"] == 900
+    # Nothing can follow, so the connection is closed, also without keep-alive's patience.
+    assert client.recv(1) == b""
+
+
+def test_pipelined_requests_of_a_client_that_sends_no_more_are_answered(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3)
+        client.shutdown(socket.SHUT_WR)
+        received = b""
+        while part := client.recv(1 << 16):
+            received += part
+    assert received.count(b"HTTP/1.1 200") == 3
 
 
 def test_a_defect_tells_nothing_to_the_client(loaded, monkeypatch, caplog):

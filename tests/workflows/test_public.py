@@ -202,7 +202,7 @@ SHAPE = {"layers": 1, "d_model": 16, "heads": 2, "context": 16, "batch_size": 2,
             lambda: minitx.train("a.txt", **SHAPE, architecture="gpt2", kv_heads=1),
             "Leave out kv_heads, or use architecture qwen3",
         ),
-        (lambda: minitx.load("a-001").generate("1", top_k=10**6), "top_k from 1 to"),
+        (lambda: minitx.load("a-001").generate("1", top_k=0), "^top_k is 0, outside 1 to"),
         (lambda: minitx.load("a-001").generate(""), "Give one with prompt"),
     ],
 )

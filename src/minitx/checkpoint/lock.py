@@ -53,6 +53,15 @@ def run_lock(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def is_held(path: Path) -> bool:
+    """Whether another process holds the lock; nobody who wants it meanwhile is refused."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        owner = file.read(32)[_PID_STARTS:].decode("ascii", "replace").strip()
+        # Tried only if its process is there, since to try is to hold it for a moment.
+        return owner.isdigit() and _is_running(int(owner)) and not _try_lock(file.fileno(), owner)
+    return False
+
+
 def _try_lock(handle: int, owner: str) -> bool:
     # Imported where it is needed: commands that only read a run start sooner without.
     from filelock import lock_descriptor

@@ -135,15 +135,16 @@ class RunDirectory:
         write_atomically(self.path / which, f"{self.checkpoint(step).name}\n".encode())
 
     def best_step(self) -> int | None:
-        """Step of the best checkpoint, as the newest manifest that can be read tells it.
+        """Step of the best checkpoint; None if there was no evaluation yet, or it is gone."""
+        best = self.noted_best()
+        return best if best in self.steps() else None
 
-        None if there was no evaluation yet, or the best is no longer on disk.
-        """
-        steps = self.steps()
-        for step in reversed(steps):
+    def noted_best(self) -> int | None:
+        """Step of the best checkpoint, there or not, as the newest readable manifest tells it."""
+        for step in reversed(self.steps()):
             with contextlib.suppress(DamagedFileError):
                 best: int | None = read_manifest(self.checkpoint(step))["best_step"]
-                return best if best in steps else None
+                return best
         return None
 
     def candidates(self, which: Which) -> list[int]:

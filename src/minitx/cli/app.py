@@ -28,7 +28,7 @@ from minitx.cli.resume_command import resume
 from minitx.cli.serve_command import serve
 from minitx.cli.tokenize_command import tokenize
 from minitx.cli.train_command import train
-from minitx.errors import MinitxError
+from minitx.errors import MinitxError, as_sentence
 from minitx.files import lookup_error
 from minitx.report.terminal.printable import visible
 
@@ -96,8 +96,9 @@ def main() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
     log = logging.getLogger("minitx")
+    log.setLevel(logging.INFO)
     if not log.handlers:
-        log.addHandler(_WarningLine())
+        log.addHandler(_LogLine())
     try:
         code = app(prog_name="minitx", standalone_mode=False)
         sys.stdout.flush()
@@ -135,8 +136,7 @@ def _usage_message(error: Exception) -> str | None:
     if type(error).__name__ == "NoArgsIsHelpError":
         sys.stdout.write(context.get_help() + "\n" if context is not None else "")
         return "no command was given. Choose one of the commands above"
-    what = " ".join(str(describe()).split()).rstrip(".")
-    return f"{what}. See {command} --help"
+    return f"{as_sentence(' '.join(str(describe()).split()))} See {command} --help"
 
 
 def _system_message(error: Exception) -> str | None:
@@ -161,10 +161,13 @@ def _system_message(error: Exception) -> str | None:
     return None
 
 
-class _WarningLine(logging.Handler):
-    """Prints a warning of the library on what stderr is at that time, in one line."""
+class _LogLine(logging.Handler):
+    """Prints what the library tells on what stderr is at that time, in one line."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.INFO:
+            # Of output: it is told once that is where it should be.
+            sys.stdout.flush()
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.write(f"{_one_line(record.getMessage())}\n")
 

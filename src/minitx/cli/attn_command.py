@@ -41,6 +41,7 @@ def attn(
         from minitx.report.attention.attention_output import print_study, write_study
         from minitx.report.terminal.printable import printed_name
         from minitx.workflows.attend import PAGE_PROMPT, SHORT_PROMPT, open_study
+        from minitx.workflows.load import say_used
 
     n_tokens = PAGE_PROMPT if html else SHORT_PROMPT
     study = use_checkpoint(
@@ -56,5 +57,6 @@ def attn(
         typer.echo(text)
     elif not (html or png or npz):
         print_study(study, request, ascii_only)
+    say_used([study.checkpoint])
     if request.check_mask and not study.mask_check.passed:
         raise typer.Exit(1)

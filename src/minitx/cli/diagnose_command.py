@@ -17,9 +17,11 @@ def diagnose(run: RunDirectory = None, json: Json = False) -> None:
     from minitx.report.terminal.printable import json_line
     from minitx.report.training.diagnosis_report import diagnosis_report
     from minitx.workflows.diagnose import diagnose as diagnose_run
+    from minitx.workflows.load import say_used
 
     diagnosis = diagnose_run(run)
     if json:
         typer.echo(json_line(diagnosis.to_json()))
     else:
         Console(highlight=False).print(diagnosis_report(diagnosis))
+    say_used([diagnosis.checkpoint])

@@ -59,6 +59,7 @@ def evaluate(
         from minitx.report.evaluation.holdout_report import print_reports
         from minitx.report.terminal.printable import json_line
         from minitx.workflows.evaluate import evaluate_targets
+        from minitx.workflows.load import say_used
 
     with EvaluationProgress(sys.stderr) as progress:
         reports = evaluate_targets(targets or [], holdout, checkpoint, settings, progress.update)
@@ -66,3 +67,5 @@ def evaluate(
         typer.echo(json_line({"reports": [report.to_json() for report in reports]}))
     else:
         print_reports(reports, full, with_stride=settings.stride is not None)
+    models = [one.model for report in reports for one in getattr(report, "reports", [report])]
+    say_used(model.checkpoint for model in models)

@@ -19,17 +19,20 @@ def generate(run: Run = None, **options: Any) -> None:
     request = config_from_options(GenerationRequest, options, sampling=sampling)
     how = config_from_options(LoadConfig, options)
     with many_imports():
-        from minitx.report.generation_screen import GenerationScreen, read_lines
-        from minitx.workflows.generate import in_batches, prompts_of
+        from minitx.report.generation_screen import GenerationScreen, converse
+        from minitx.workflows.generate import in_batches, prompts_of, refuse_text
         from minitx.workflows.interactive import Conversation, continue_text
-        from minitx.workflows.load import load
+        from minitx.workflows.load import load, say_used
 
+    refuse_text(run)
     model = load(run, how.checkpoint, how.device, how.dtype, how.quantize)
     prompts = prompts_of(request, sys.stdin)
     screen = GenerationScreen(sys.stdout)
+    # A person knows before the first word; for a program an error, or a text, stands alone.
+    if is_watched := request.interactive or sys.stdout.isatty():
+        say_used([model.directory])
     if request.interactive:
-        conversation = Conversation(model, screen, sampling, request.show_probs)
-        read_lines(conversation.answer, str(model.directory))
+        converse(Conversation(model, sampling, request.show_probs), screen)
     elif request.beams:
         for prompt in prompts:
             beams = model.beam_search(prompt, request.beams, sampling.max_new_tokens)
@@ -38,4 +41,7 @@ def generate(run: Run = None, **options: Any) -> None:
         texts = in_batches(model, prompts, sampling)
         screen.json_lines(texts, len(prompts) * sampling.num_samples, model.tokenizer)
     else:
-        continue_text(model, screen, prompts[0], sampling, request.show_probs)
+        said = continue_text(model, prompts[0], sampling, request.show_probs)
+        screen.show(prompts[0], said, model.tokenizer)
+    if not is_watched:
+        say_used([model.directory])

@@ -26,6 +26,7 @@ def profile(
 
     from minitx.report.terminal.printable import json_line
     from minitx.report.training.profile_report import profile_json, profile_report
+    from minitx.workflows.load import say_used
     from minitx.workflows.profile import profile_run
 
     profile = profile_run(run, steps, device, dtype)
@@ -33,3 +34,4 @@ def profile(
         typer.echo(json_line(profile_json(profile)))
     else:
         Console(highlight=False).print(profile_report(profile))
+    say_used([profile.checkpoint])

@@ -50,7 +50,7 @@ class SamplingConfig(Config):
     )
     temperature: float = option(
         0.8, "Below 1 less random, above 1 more, 0 the most likely token each time.", DRAWING,
-        (0.0, 100.0), details="Logits are divided by it.",
+        (0.0, 100.0), details="Logits are divided by it; below 0.00001 it counts as 0.",
     )
     top_k: int | None = option(None, "Keep only the k most likely tokens.", DRAWING, (1, 2**24))
     top_p: float = option(
@@ -77,6 +77,11 @@ class SamplingConfig(Config):
         details="Every draw follows from it, the sample's index and the position alone.",
     )
     # fmt: on
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is taken: a logit over a smaller temperature is infinite."""
+        return self.temperature < 1e-5
 
     def check(self) -> None:
         """Refuse biases that are no numbers, and to require what is banned."""

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from minitx.compute import Compute
 from minitx.config import TrainConfig
-from minitx.diagnosis.curves import CurveDetector
+from minitx.diagnosis.curves import CurveDetector, Moment
 from minitx.diagnosis.findings import instability
-from minitx.diagnosis.inside import InsideDetector
-from minitx.diagnosis.losses import LEVEL, LossDetector, uniform_loss
+from minitx.diagnosis.inside import InsideDetector, probe, probe_windows
+from minitx.diagnosis.losses import LEVEL, LossDetector
 from minitx.diagnosis.nonfinite import first_nonfinite
-from minitx.diagnosis.probes import probe, probe_windows
 from minitx.diagnosis.updates import UpdateMeter
 from minitx.evaluation.arrays import IdArray
 from minitx.evaluation.holdout_figures import as_plain
@@ -52,7 +51,7 @@ class LiveDiagnosis(AnomalyDetector):
     ) -> None:
         self._model, self._config, self._compute = model, config, compute
         self._batches, self._observer = batches, observer
-        self._uniform_loss = uniform_loss(model.config.vocab_size)
+        self._uniform_loss = math.log(model.config.vocab_size)
         self._meter = UpdateMeter(model, config.log_every)
         text = holdout_ids if len(holdout_ids) > 1 else train_ids
         self._windows = probe_windows(text, model.config.context_length)
@@ -97,16 +96,10 @@ class LiveDiagnosis(AnomalyDetector):
             report = probe(self._model, self._windows, step, self._compute, self._config.engine)
             self._observer.observe(report)
             findings += self._inside.on_probe(report)
-        findings += self._curves.on_evaluation(
-            step,
-            train_loss,
-            holdout_loss,
-            rate_factor,
-            self._uniform_loss,
-            self._pair_loss,
-            # Where something worse happened, that is why little was learned.
-            is_last and not self._inside.told and "divergence" not in self._losses.told,
-        )
+        # Where something worse happened, that is why little was learned.
+        is_last = is_last and not self._inside.told and "divergence" not in self._losses.told
+        moment = Moment(rate_factor, self._uniform_loss, self._pair_loss, is_last)
+        findings += self._curves.on_evaluation(step, train_loss, holdout_loss, moment)
         self._tell(findings)
 
     def state(self) -> dict[str, Any]:

@@ -37,8 +37,7 @@ class SurprisingPassages:
         self._half = max(1, length // 2)
         self._piece = piece
         self._count = count
-        # One that is chosen rules out its two neighbours at most, so three times as many suffice.
-        self._heap: list[tuple[float, int, SurprisingText]] = []
+        self._worst: list[SurprisingText] = []
         self._index = np.empty(0, np.int64)
         self._ids = np.empty(0, np.int64)
         self._losses = np.empty(0, np.float32)
@@ -54,12 +53,14 @@ class SurprisingPassages:
             return
         in_halves = self._losses[: n_halves * half].astype(np.float64)
         sums = in_halves.reshape(n_halves, half).sum(1)
-        means = (sums[:-1] + sums[1:]) / (2 * half)
         # Only where tokens lie side by side: a part of a text is scored in pieces.
         starts = np.arange(n_halves - 1) * half
         joined = self._index[starts + 2 * half - 1] - self._index[starts] == 2 * half - 1
-        for i in np.flatnonzero(joined & (means > self._worst_kept())).tolist():
-            self._offer(float(means[i]), i * half)
+        # One that is chosen rules out its two neighbours at most, so three times as many suffice.
+        most = 3 * self._count
+        falling = np.argsort(-(sums[:-1] + sums[1:])[joined], kind="stable")[:most]
+        passages = map(self._passage, starts[joined][falling].tolist())
+        self._worst = heapq.nlargest(most, [*self._worst, *passages], key=lambda text: text.loss)
         # The last half may go on.
         kept = (n_halves - 1) * half
         self._index, self._ids = self._index[kept:], self._ids[kept:]
@@ -68,23 +69,13 @@ class SurprisingPassages:
     def result(self) -> list[SurprisingText]:
         """The worst passages that don't overlap, the worst first."""
         chosen: list[SurprisingText] = []
-        for _, _, passage in sorted(self._heap, key=lambda entry: (-entry[0], -entry[1])):
-            apart = all(abs(passage.start - other.start) >= 2 * self._half for other in chosen)
-            if apart and len(chosen) < self._count:
+        for passage in self._worst:
+            if all(abs(passage.start - other.start) >= 2 * self._half for other in chosen):
                 chosen.append(passage)
-        return chosen
+        return chosen[: self._count]
 
-    def _worst_kept(self) -> float:
-        return self._heap[0][0] if len(self._heap) >= 3 * self._count else -1.0
-
-    def _offer(self, mean: float, first: int) -> None:
-        if mean <= self._worst_kept():
-            return
-        end = first + 2 * self._half
-        losses = tuple(self._losses[first:end].tolist())
-        tokens = tuple(map(self._piece, self._ids[first:end].tolist()))
-        loss = sum(losses) / len(losses)
-        passage = SurprisingText(int(self._index[first]), loss, tokens, losses)
-        heapq.heappush(self._heap, (mean, -passage.start, passage))
-        if len(self._heap) > 3 * self._count:
-            heapq.heappop(self._heap)
+    def _passage(self, first: int) -> SurprisingText:
+        part = slice(first, first + 2 * self._half)
+        losses = tuple(self._losses[part].tolist())
+        tokens = tuple(map(self._piece, self._ids[part].tolist()))
+        return SurprisingText(int(self._index[first]), sum(losses) / len(losses), tokens, losses)

@@ -2,7 +2,6 @@
 
 from minitx.generation.batch import TextBatch
 from minitx.generation.generate_text import generate, stream
-from minitx.generation.generated import Chosen, Generation
-from minitx.generation.row import Row
+from minitx.generation.row import Chosen, Generation, Row
 
 __all__ = ["Chosen", "Generation", "Row", "TextBatch", "generate", "stream"]

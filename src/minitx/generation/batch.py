@@ -66,7 +66,7 @@ class TextBatch:
         return self._speak(rows, logits)
 
     def step(self) -> list[Row]:
-        """Draw the next token of every row: all are returned, and those that end with it leave."""
+        """Draw the next token of every row: all are returned, and those that end or fail leave."""
         if not self._rows:
             return []
         # To enter this mode takes as long as to draw a token, so callers in a hurry are in it.
@@ -94,10 +94,22 @@ class TextBatch:
         return self._speak(list(self._rows), logits)
 
     def _speak(self, rows: Sequence[Row], logits: Tensor) -> list[Row]:
-        for row, token in zip(rows, self._chooser.choose(rows, logits), strict=True):
-            self._append(row, token)
+        tokens: list[int] = []
+        try:
+            tokens = self._chooser.choose(rows, logits)
+        except Exception as error:
+            if len(rows) > 1:
+                # A row's fault is its own: the others speak as if it were not beside them.
+                turns = (slice(index, index + 1) for index in range(len(rows)))
+                return [row for turn in turns for row in self._speak(rows[turn], logits[turn])]
+            rows[0].failure = error
+        for row, token in zip(rows, tokens):  # noqa: B905 (there is no token of one that failed)
+            try:
+                self._append(row, token)
+            except Exception as error:
+                row.failure = error
         for row in rows:
-            if row.finish_reason is not None:
+            if row.finish_reason is not None or row.failure is not None:
                 self.remove(row)
         return list(rows)
 

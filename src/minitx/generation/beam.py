@@ -10,7 +10,7 @@ import torch
 
 from minitx.errors import BadInputError
 from minitx.generation.generate_text import prompt_ids
-from minitx.generation.generated import Generation
+from minitx.generation.row import Generation
 from minitx.model import KVCache, Transformer, evaluating
 from minitx.tokenizer import Tokenizer
 
@@ -56,6 +56,8 @@ def beam_search(
                 steps[:, tokenizer.unknown_id] = -torch.inf
             candidates = (totals[:, None] + steps).flatten()
             kept = int(min(beams, int((candidates > -torch.inf).sum())))
+            if not kept:
+                raise BadInputError("the model gives NaN logits", "Use another checkpoint")
             totals, best = candidates.topk(kept)
             rows = (best // vocab_size).tolist()
             tokens = (best % vocab_size).tolist()

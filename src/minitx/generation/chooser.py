@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Hashable, Sequence
 from functools import partial
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from minitx import engine
+from minitx.errors import BadInputError
 from minitx.generation.constraints import BannedStrings, RequiredStrings
 from minitx.generation.draws import draw, number
 from minitx.generation.filters import (
@@ -19,8 +21,7 @@ from minitx.generation.filters import (
     reads_text,
     reshape,
 )
-from minitx.generation.generated import ALTERNATIVES, Chosen
-from minitx.generation.row import Row
+from minitx.generation.row import ALTERNATIVES, Chosen, Row
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
 
@@ -89,11 +90,12 @@ class Chooser:
         numbers = [number(row.source, len(row.ids)) for row in rows]
         is_plain = rows[0].plain and own.is_cpu and own.dtype == torch.float32 and not recorded
         if is_plain and self._draw_kernel is not None:
-            chosen: list[int] = self._draw_kernel(own, config.temperature, config.top_k, numbers)
+            temperature = 0.0 if config.is_greedy else config.temperature
+            chosen: list[int] = self._draw_kernel(own, temperature, config.top_k, numbers)
         else:
             logits = self._shaped(rows, own)
-            is_greedy = config.temperature == 0.0
-            chosen = logits.argmax(dim=-1).tolist() if is_greedy else draw(logits, numbers)
+            chosen = draw(logits, numbers)
+        _require_tokens(own, chosen)
         for index, row in enumerate(rows):
             if row.config.required_strings:
                 chosen[index] = self._forced(row, chosen[index])
@@ -101,7 +103,8 @@ class Chooser:
             noted = [index for index, row in enumerate(rows) if row.record]
             records = describe(own[noted], [chosen[index] for index in noted], logits[noted])
             for index, record in zip(noted, records, strict=True):
-                rows[index].chosen.append(record)
+                # In place of what a step that failed has left.
+                rows[index].chosen[len(rows[index].ids) :] = [record]
         return chosen
 
     def _shaped(self, rows: Sequence[Row], logits: Tensor) -> Tensor:
@@ -140,7 +143,7 @@ class Chooser:
             missing = self._missing(row)
             if missing and row.config.max_new_tokens - len(row.ids) <= len(missing):
                 row.forced = missing
-        return row.forced.pop(0) if row.forced else token
+        return row.forced[len(row.ids) - row.config.max_new_tokens] if row.forced else token
 
 
 def describe(own: Tensor, tokens: Sequence[int], drawn_from: Tensor | None = None) -> list[Chosen]:
@@ -172,6 +175,21 @@ def describe(own: Tensor, tokens: Sequence[int], drawn_from: Tensor | None = Non
         )
         for position, token in enumerate(tokens)
     ]
+
+
+def _require_tokens(own: Tensor, chosen: Sequence[int]) -> None:
+    # A row without a distribution gets an id that there is not, or one whose own logit is NaN.
+    size, lines = own.size(1), own.numpy() if own.is_cpu else None
+    if all(
+        token < size and (lines is None or math.isfinite(lines[row, token]))
+        for row, token in enumerate(chosen)
+    ):
+        return
+    if bool(own.isfinite().all()):
+        raise BadInputError("the settings rule out every token that could follow", "Ban less")
+    raise BadInputError(
+        "the model gives NaN or infinite logits", "Use another checkpoint; this one diverged"
+    )
 
 
 def _silent(model: Transformer, tokenizer: Tokenizer, device: torch.device) -> Tensor | None:

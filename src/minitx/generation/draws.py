@@ -34,6 +34,9 @@ def draw(logits: Tensor, numbers: Sequence[float]) -> list[int]:
     Args:
         logits: `(rows, vocab_size)`; minus infinity rules a token out.
         numbers: one from [0, 1) for each row.
+
+    Returns:
+        Ids; `vocab_size` for a row with NaN or infinity, or in which every token is ruled out.
     """
     # How long the line is does not matter: numbers are taken as parts of it.
     wide = logits.double()

@@ -38,7 +38,7 @@ def penalize(
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Keep the k most likely tokens (and those as likely as the last of them)."""
+    """Keep the k most likely tokens (and those as likely as the last of them), or all there are."""
     if k >= logits.size(-1):
         return logits
     lowest = logits.topk(k, dim=-1).values[..., -1:]
@@ -82,11 +82,6 @@ def check_settings(config: SamplingConfig, vocab_size: int) -> None:
     Raises:
         BadInputError: naming the setting.
     """
-    if config.top_k is not None and config.top_k > vocab_size:
-        raise BadInputError(
-            f"top-k is {config.top_k}, and the vocabulary has {vocab_size:,} tokens",
-            f"Choose --top-k from 1 to {vocab_size}",
-        )
     for token in config.logit_bias:
         if not 0 <= token < vocab_size:
             raise BadInputError(
@@ -122,7 +117,7 @@ def is_plain(config: SamplingConfig) -> bool:
 
 def reshape(logits: Tensor, config: SamplingConfig) -> Tensor:
     """Temperature, then the cuts: `(rows, vocab_size)` to the same. Temperature 0 is greedy."""
-    if config.temperature == 0.0:
+    if config.is_greedy:
         # The first of the likeliest, where several are.
         best = logits.argmax(dim=-1, keepdim=True)
         return torch.full_like(logits, -math.inf).scatter(-1, best, logits.gather(-1, best))

@@ -10,8 +10,7 @@ import torch
 from minitx.config import SamplingConfig
 from minitx.errors import BadInputError
 from minitx.generation.batch import TextBatch
-from minitx.generation.generated import Generation
-from minitx.generation.row import Row
+from minitx.generation.row import Generation, Row
 from minitx.model import Transformer, evaluating
 from minitx.tokenizer import Tokenizer
 
@@ -49,6 +48,7 @@ def generate(
     config: SamplingConfig,
     on_text: OnText | None = None,
     record_probabilities: bool = False,
+    first: int = 0,
 ) -> list[Generation]:
     """Continue texts.
 
@@ -59,6 +59,8 @@ def generate(
         on_text: told each piece of text as soon as it is certain: which generation, and the text.
             Called in torch's inference mode.
         record_probabilities: fill `Generation.chosen`.
+        first: position of the first prompt in the list that these are of. Each continuation draws
+            its own numbers, which follow from the seed and its position.
 
     Returns:
         `len(prompts) * num_samples` generations, those of a prompt side by side.
@@ -68,16 +70,18 @@ def generate(
             setting does not fit the vocabulary.
     """
     rows: list[Row] = []
-    for prompt in prompts:
-        ids = prompt_ids(model, tokenizer, prompt)
-        rows += [Row(ids, config, i, record_probabilities) for i in range(config.num_samples)]
+    for position, prompt in enumerate(prompts, start=first):
+        ids, start = prompt_ids(model, tokenizer, prompt), position * config.num_samples
+        samples = range(start, start + config.num_samples)
+        rows += [Row(ids, config, sample, record_probabilities) for sample in samples]
     with evaluating(model):
         batch = TextBatch(model, tokenizer)
         for start in range(0, len(rows), ROWS_AT_ONCE):
             _run(batch, rows[start : start + ROWS_AT_ONCE], start, on_text)
     return [
         Generation(
-            prompts[index // config.num_samples], row.prompt_ids, row.sample, row.ids,
+            prompts[index // config.num_samples], row.prompt_ids,
+            index % config.num_samples, row.ids,
             row.stream.text, row.finish_reason or "length", row.chosen,
             row.seconds_to_first_token, row.seconds,
         )
@@ -106,9 +110,13 @@ def stream(
 
 
 def _steps(batch: TextBatch, rows: Sequence[Row]) -> Iterator[list[Row]]:
-    yield batch.add(rows)
-    while batch.rows:
-        yield batch.step()
+    spoken = batch.add(rows)
+    while spoken:
+        for row in spoken:
+            if row.failure is not None:
+                raise row.failure
+        yield spoken
+        spoken = batch.step()
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""One continuation under way: what it continues, how it is drawn, what it has said."""
+"""One continuation: what it continues, how it is drawn, what it has said, and how it ended."""
 
 from __future__ import annotations
 
@@ -10,13 +10,58 @@ from torch import Tensor
 from minitx.config import SamplingConfig
 from minitx.generation.draws import source
 from minitx.generation.filters import is_plain
-from minitx.generation.generated import Chosen
 from minitx.generation.text_stream import TextStream
+
+ALTERNATIVES = 5
+"""Likeliest tokens noted at each position that is recorded."""
 
 _NOT_OF_THE_DISTRIBUTION = {
     "seed", "num_samples", "max_new_tokens", "min_new_tokens", "stop_strings", "required_strings",
     "logit_bias",
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One generated token and what stood beside it.
+
+    Attributes:
+        log_probability: under the model's own distribution, nats.
+        sampled_log_probability: under the distribution it was drawn from, after all settings.
+        entropy: of the model's own distribution, nats.
+        kept: tokens that the settings left to draw from.
+        alternatives: the likeliest tokens and their probabilities in the model's distribution.
+    """
+
+    id: int
+    log_probability: float
+    sampled_log_probability: float
+    entropy: float
+    kept: int
+    alternatives: tuple[tuple[int, float], ...]
+
+
+@dataclass
+class Generation:
+    """One continuation.
+
+    Attributes:
+        sample: which continuation of the prompt, from 0.
+        ids, text: the new tokens, and what they say, a stop string left out.
+        finish_reason: `stop` at a stop string, `length` at `max_new_tokens`.
+        chosen: a record of each new token; empty unless asked for.
+        seconds_to_first_token, seconds: from the start of its batch, the latter to its end.
+    """
+
+    prompt: str
+    prompt_ids: list[int]
+    sample: int
+    ids: list[int]
+    text: str
+    finish_reason: str = "length"
+    chosen: list[Chosen] = field(default_factory=list)
+    seconds_to_first_token: float = 0.0
+    seconds: float = 0.0
 
 
 @dataclass(eq=False)
@@ -26,15 +71,16 @@ class Row:
     Args:
         prompt_ids: at least one, at most the context.
         config: how to draw; `num_samples` is ignored.
-        sample: which continuation of its prompt; the draws follow from it, the seed and the
-            position.
+        sample: its position among all that are asked for at once; the draws follow from it, the
+            seed and the token's position.
         record: note a `Chosen` of each token.
 
     Attributes:
         ids, stream, chosen: the new tokens, their text, and their records if asked for.
         piece: text that is certain since its newest token; may be empty.
         finish_reason: `stop`, `length`, or None while it goes on.
-        forced: tokens of required strings that are still to be written.
+        failure: what ended it instead.
+        forced: the tokens of required strings that it ends with; empty while there is other room.
         counts: how often the text has each token, `(vocab_size,)`; None if no setting asks.
         distribution: equal for rows whose logits are reshaped alike.
         plain: temperature and top-k are all that shapes its distribution.
@@ -51,6 +97,7 @@ class Row:
     chosen: list[Chosen] = field(default_factory=list, init=False)
     piece: str = field(default="", init=False)
     finish_reason: str | None = field(default=None, init=False)
+    failure: Exception | None = field(default=None, init=False)
     forced: list[int] = field(default_factory=list, init=False)
     counts: Tensor | None = field(default=None, init=False)
     distribution: Hashable = field(init=False)

@@ -8,7 +8,7 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
 from rich.cells import cell_len
@@ -17,13 +17,14 @@ from rich.text import Text
 
 from minitx.errors import BadInputError
 from minitx.generation import Chosen, Generation
-from minitx.report.terminal.printable import json_line, printed_name, visible
+from minitx.report.terminal.printable import json_line, visible
 from minitx.report.terminal.tables import table
 from minitx.report.terminal.token_labels import token_label
 from minitx.report.terminal.units import duration
 from minitx.tokenizer import Tokenizer
 from minitx.training.observer import perplexity
 from minitx.workflows.generate import as_json
+from minitx.workflows.interactive import Conversation, Said
 
 _PROGRESS_SECONDS = 1.0
 _CLEAR_LINE = "\r\x1b[K"
@@ -45,9 +46,19 @@ class GenerationScreen:
         self._out = out
         self._console = Console(file=out, highlight=False, soft_wrap=True)
 
+    def show(self, prompt: str, said: Said, tokenizer: Tokenizer) -> None:
+        """Print what became of a prompt, or of a line of a conversation."""
+        if isinstance(said, str):
+            self.message(said)
+        elif not isinstance(said, list):
+            self.stream(prompt, said)
+        elif said[0].chosen:
+            self.probabilities(said, tokenizer)
+        else:
+            self.samples(said)
+
     def stream(self, prompt: str, pieces: Iterable[str]) -> None:
         """Print a text as it comes, behind its prompt."""
-        # Not before the first piece, so that an error stands alone.
         before = Text().append(visible(prompt), "dim")
         for piece in pieces:
             self._console.print(before + Text(visible(piece)), end="")
@@ -120,19 +131,21 @@ def _sample_name(generation: Generation, generations: Sequence[Generation]) -> s
     return f"sample {generation.sample + 1} of {len(generations)}"
 
 
-def read_lines(answer: Callable[[str], bool], name: str) -> None:
-    """Give `answer` what a person types, line by line, until it says False or the input ends.
+def converse(conversation: Conversation, screen: GenerationScreen) -> None:
+    """Answer what a person types, line by line, until that is to leave or the input ends.
 
-    A `BadInputError` of it is printed, Ctrl-C stops it.
+    A `BadInputError` is printed, Ctrl-C stops an answer.
     """
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (gives input() a history and editing keys)
-    print(printed_name(name))
     print("Write a text to continue, or /help")
     while True:
         try:
-            if not answer(input("> ")):
+            line = input("> ")
+            said = conversation.answer(line)
+            if said is None:
                 return
+            screen.show(line, said, conversation.model.tokenizer)
         except BadInputError as error:
             width = shutil.get_terminal_size().columns
             # Between words; a terminal would break lines inside them.

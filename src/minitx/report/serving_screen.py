@@ -11,12 +11,13 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
-from minitx.report.terminal.printable import visible
+from minitx.report.terminal.printable import printed_name, visible
 from minitx.report.terminal.units import count, duration
 from minitx.serving.http_app import Listening
 from minitx.serving.metrics import CLIENT_LEFT, RequestRecord
 from minitx.serving.server import ExitReport
 from minitx.tokenizer import Tokenizer
+from minitx.workflows.load import used_checkpoint
 
 _LONGEST_PATH = 40
 _PROMPTS = ("The", "the", "a", "1")
@@ -45,9 +46,10 @@ class ServingScreen:
             command += ' -H "Authorization: Bearer $MINITX_SERVE_TOKEN"'
         body = '{"prompt": ' + _prompt_for(served.tokenizer) + ', "max_tokens": 60}'
         facts = {
-            "serving": f"{visible(served.name)}, {served.checkpoint}: "
+            "serving": f"{printed_name(served.name)}, {printed_name(served.checkpoint.name)}: "
             f"{count(size)} parameters, context {config.context_length:,}",
             "listening": f"{listening.url}  ({who}, {key})",
+            "checkpoint": printed_name(used_checkpoint(served.checkpoint)),
             "limits": f"{limits.max_concurrent:,} at once, {limits.max_queue:,} waiting, "
             f"{limits.max_tokens:,} tokens each",
             "try": f"{command} -d {shlex.quote(body)}",

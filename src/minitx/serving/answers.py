@@ -70,7 +70,7 @@ class Answer:
 
     def _usage(self) -> dict[str, int]:
         # The tokens of a stop string count, too.
-        read, new = self._job.n_prompt_tokens, sum(choice.n_new for choice in self._choices)
+        read, new = self._job.n_prompt_tokens, self._job.n_new
         return {"prompt_tokens": read, "completion_tokens": new, "total_tokens": read + new}
 
     def _event(self, choices: list[dict[str, Any]], usage: dict[str, int] | None) -> bytes:
@@ -87,14 +87,12 @@ class _UnsentText:
         self._tokenizer, self._logprobs = tokenizer, logprobs
         self._text, self._n_sent = text, 0
         self._tokens: list[TokenInfo] = []
-        self.n_new = 0
         self.finish_reason: str | None = None
         self._ended = False
 
     def take(self, update: Update) -> None:
         self._text += update.text
         self._tokens += update.tokens
-        self.n_new += update.n_new
         self.finish_reason = update.finish_reason
 
     def piece(self) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ class APIError(Exception):
         param: the field that is at fault.
         code: for programs.
         retry_after: seconds after which it may be tried again.
+        allow: methods that the path answers to.
         close: close the connection after this answer.
     """
 
@@ -25,6 +26,7 @@ class APIError(Exception):
     param: str | None = None
     code: str | None = None
     retry_after: float | None = None
+    allow: str | None = None
     close: bool = False
 
     @property
@@ -41,6 +43,8 @@ class APIError(Exception):
         headers = {}
         if self.retry_after is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
+        if self.allow is not None:
+            headers["allow"] = self.allow
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
         if self.close:

@@ -18,7 +18,7 @@ from typing import cast
 import torch
 
 from minitx.config import Limits, SamplingConfig
-from minitx.errors import BadInputError
+from minitx.errors import BadInputError, as_sentence
 from minitx.generation import Row, TextBatch
 from minitx.model import Transformer
 from minitx.serving.api_errors import APIError, broken, stopping
@@ -36,7 +36,8 @@ class Engine:
     """Generates for many requests at once, in a thread of its own, with a model in eval mode.
 
     `deliver` is called in that thread with the updates of a step, and must return quickly. The
-    engine has stopped by itself, because the model no longer works, if it `gave_up`.
+    engine has stopped by itself, because the model no longer works, if it `gave_up`. `active`
+    continuations are being generated.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Engine:
         # Guards the attributes below, which other threads use.
         self._changed = threading.Condition()
         self._waiting: deque[Choice] = deque()
-        self._active = 0
+        self.active = 0
         self._cancelled: set[Job] = set()
         self._closing = False
         self._row_seconds = 1.0
@@ -73,11 +74,6 @@ class Engine:
         self._thread.join()
 
     @property
-    def active(self) -> int:
-        """Continuations that are being generated."""
-        return self._active
-
-    @property
     def waiting(self) -> int:
         """Continuations that wait for a slot."""
         return len(self._waiting)
@@ -91,7 +87,7 @@ class Engine:
         with self._changed:
             if self._closing or self.gave_up:
                 raise stopping() if self._closing else broken()
-            n_present = self._active + len(self._waiting)
+            n_present = self.active + len(self._waiting)
             if n_present + len(job.choices) > self._limits.max_concurrent + self._limits.max_queue:
                 wait = len(self._waiting) * self._row_seconds / self._limits.max_concurrent
                 full = "The queue of this server is full. Try again later."
@@ -144,7 +140,7 @@ class Engine:
                 began = time.perf_counter()
                 rows = self._batch.step()
                 self._metrics.step(time.perf_counter() - began, len(rows))
-                self._send(map(self._update, rows))
+                self._send(map(self._told, rows))
         except Exception:
             _log.exception("a step failed; the requests in it are answered with 500")
             lost = {choice.job for choice in (*self._running, *joining)}
@@ -152,8 +148,7 @@ class Engine:
             self._batch.clear()
             self._forget(lost)
             self._send(Update(job, failure=broken()) for job in lost)
-            # One bad request must not end the service; a broken model raises here, and does.
-            self._batch.add([Row([0], SamplingConfig(max_new_tokens=1))])
+            self._require_working_model()
 
     def _take_from_queue(self) -> list[Choice]:
         # From the front: as many as there are slots for, and as one pass should read.
@@ -169,7 +164,7 @@ class Engine:
                 if taken and len(different) * longest > self._prompt_tokens_a_step:
                     break
                 taken.append(self._waiting.popleft())
-            self._active = len(self._running) + len(taken)
+            self.active = len(self._running) + len(taken)
         return taken
 
     def _join(self, joining: Sequence[Choice]) -> list[Update]:
@@ -180,25 +175,51 @@ class Engine:
             job, request = choice.job, choice.job.request
             if job in refused:
                 continue
-            if request.echo and request.logprobs is not None:
-                ids = choice.prompt_ids
-                tokens = prompt_tokens(self.model, self.tokenizer, ids, choice.echoed)
-                updates.append(Update(job, choice.index, tokens=tokens))
-            if request.max_tokens == 0:
-                updates.append(Update(job, choice.index, finish_reason="length"))
-                continue
             try:
+                if request.echo and request.logprobs is not None:
+                    ids = choice.prompt_ids
+                    tokens = prompt_tokens(self.model, self.tokenizer, ids, choice.echoed)
+                    updates.append(Update(job, choice.index, tokens=tokens))
+                if request.max_tokens == 0:
+                    updates.append(Update(job, choice.index, finish_reason="length"))
+                    continue
                 self._batch.check(choice)
-            except BadInputError as error:
+            except Exception as error:
                 refused.add(job)
-                updates.append(Update(job, failure=APIError(400, f"{error.what}.")))
+                if isinstance(error, BadInputError):
+                    updates.append(Update(job, failure=APIError(400, as_sentence(error.what))))
+                else:
+                    updates.append(_failed(job, error))
                 continue
             rows.append(choice)
         self._forget(refused)
-        added = self._batch.add([choice for choice in rows if choice.job not in refused])
+        added = self._add([choice for choice in rows if choice.job not in refused])
         self._metrics.tokens(len(added))
-        updates += map(self._update, added)
+        updates += map(self._told, added)
         return updates
+
+    def _add(self, rows: Sequence[Row]) -> list[Row]:
+        try:
+            return self._batch.add(rows)
+        except Exception as error:
+            if len(rows) == 1:
+                rows[0].failure = error
+                self._require_working_model()
+                return list(rows)
+            # The others join as if that one were not beside them.
+            return [row for index in range(len(rows)) for row in self._add(rows[index : index + 1])]
+
+    def _require_working_model(self) -> None:
+        # One bad request must not end the service; a broken model raises here, and does.
+        self._batch.add([Row([0], SamplingConfig(max_new_tokens=1))])
+
+    def _told(self, row: Row) -> Update:
+        try:
+            if row.failure is not None:
+                raise row.failure
+            return self._update(row)
+        except Exception as error:
+            return _failed(cast(Choice, row).job, error)
 
     def _update(self, row: Row) -> Update:
         choice = cast(Choice, row)
@@ -215,7 +236,7 @@ class Engine:
             tokens = (TokenInfo(token, len(choice.echoed) + offset, choice.chosen[-1]),)
         if row.finish_reason is not None:
             self._row_seconds += 0.1 * (now - job.arrived - self._row_seconds)
-        return Update(job, choice.index, row.piece, tokens, 1, row.finish_reason)
+        return Update(job, choice.index, row.piece, tokens, row.finish_reason)
 
     def _forget(self, jobs: set[Job]) -> None:
         """Remove jobs from the queue and the batch."""
@@ -230,7 +251,7 @@ class Engine:
 
     def _send(self, updates: Iterable[Update]) -> None:
         sent = list(updates)
-        self._active = len(self._running)
+        self.active = len(self._running)
         if sent:
             self._deliver(sent)
 
@@ -239,5 +260,10 @@ class Engine:
             jobs = {choice.job for choice in (*self._waiting, *self._running)}
             self._waiting.clear()
         self._batch.clear()
-        self._active = 0
+        self.active = 0
         self._deliver([Update(job, failure=failure) for job in jobs])
+
+
+def _failed(job: Job, error: Exception) -> Update:
+    _log.error("a request failed, and was answered with 500", exc_info=error)
+    return Update(job, failure=broken())

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import anyio.to_thread
 from starlette.datastructures import Headers
@@ -45,13 +46,13 @@ class ServedModel:
     """The model that is served, in eval mode, under the name by which clients know it.
 
     Attributes:
-        checkpoint: name of its directory.
+        checkpoint: its directory.
         created: when its weights were written, in seconds since 1970.
         fingerprint: of the weights; None if they have no manifest.
     """
 
     name: str
-    checkpoint: str
+    checkpoint: Path
     model: Transformer
     tokenizer: Tokenizer
     created: int
@@ -332,7 +333,8 @@ def _as_api_error(error: Exception, scope: Scope) -> APIError:
         return error
     if isinstance(error, HTTPException):
         if error.status_code == 405:
-            return APIError(405, "This path does not answer to that method.")
+            allow = (error.headers or {}).get("Allow")
+            return APIError(405, "This path does not answer to that method.", allow=allow)
         if scope["path"] == "/v1/chat/completions":
             return APIError(404, "This model continues text and does not chat: /v1/completions")
         return APIError(404, "There is nothing at this path. Completions are at /v1/completions")

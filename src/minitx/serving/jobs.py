@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from minitx.errors import BadInputError
+from minitx.errors import BadInputError, as_sentence
 from minitx.generation import Row
 from minitx.generation.filters import check_settings
 from minitx.model import Transformer
@@ -61,7 +62,6 @@ class Update:
         choice: index of the continuation.
         text: new text that can no longer change.
         tokens: new tokens, if log-probabilities were asked for; once, those of an echoed prompt.
-        n_new: how many tokens were generated.
         finish_reason: `stop` or `length` with the last update of a continuation.
         failure: ends the job instead.
     """
@@ -70,7 +70,6 @@ class Update:
     choice: int = 0
     text: str = ""
     tokens: tuple[TokenInfo, ...] = ()
-    n_new: int = 0
     finish_reason: str | None = None
     failure: APIError | None = None
 
@@ -86,7 +85,6 @@ class UpdateQueue:
     def __init__(self, max_tokens: int | None, on_failure: Callable[[], None]) -> None:
         self._max_tokens, self._on_failure = max_tokens, on_failure
         self._updates: list[Update] = []
-        self._n_tokens = 0
         self._failure: Exception | None = None
         self._ready = asyncio.Event()
 
@@ -98,9 +96,8 @@ class UpdateQueue:
             self.fail(update.failure)
             return
         self._updates.append(update)
-        self._n_tokens += update.n_new
         self._ready.set()
-        if self._max_tokens is not None and self._n_tokens > self._max_tokens:
+        if self._max_tokens is not None and len(self._updates) > self._max_tokens:
             self.fail(APIError(408, "The stream was not read fast enough.", code="slow_client"))
 
     def fail(self, failure: Exception) -> None:
@@ -117,7 +114,7 @@ class UpdateQueue:
         if self._failure is not None:
             raise self._failure
         self._ready.clear()
-        updates, self._updates, self._n_tokens = self._updates, [], 0
+        updates, self._updates = self._updates, []
         return updates
 
 
@@ -140,9 +137,9 @@ def make_job(
         raise APIError(400, _sentence(error.what)) from None
     job = Job(request, sum(map(len, ids)))
     for index in range(request.n_choices):
-        number, sample = divmod(index, request.n)
-        prompt, record = request.prompts[number], request.logprobs is not None
-        choice = Choice(ids[number], request.sampling, sample, record, job=job, index=index)
+        number, record = index // request.n, request.logprobs is not None
+        prompt = request.prompts[number]
+        choice = Choice(ids[number], request.sampling, index, record, job=job, index=index)
         if request.echo:
             choice.echoed = prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
         job.choices.append(choice)
@@ -180,16 +177,11 @@ def _too_long(n_tokens: str, longest: int) -> APIError:
     )
 
 
-_longest_tokens: dict[str, int] = {}
-
-
+@functools.lru_cache(4)
 def _longest_token(tokenizer: Tokenizer) -> int:
     # Characters that one token can stand for, at most.
-    if tokenizer.digest not in _longest_tokens:
-        lengths = (len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size))
-        _longest_tokens[tokenizer.digest] = max(1, *lengths)
-    return _longest_tokens[tokenizer.digest]
+    return max(1, *(len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)))
 
 
 def _sentence(what: str) -> str:
-    return f"{what[:1].upper()}{what[1:]}."
+    return as_sentence(what[:1].upper() + what[1:])

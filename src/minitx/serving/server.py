@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
 import socket
 import sys
@@ -15,13 +16,14 @@ from typing import Protocol
 import uvicorn
 
 from minitx.errors import BadInputError
-from minitx.serving.connection import bounded
+from minitx.serving.connection import BoundedProtocol
 from minitx.serving.http_app import Listening, Service
 from minitx.serving.metrics import RequestRecord
 from minitx.training.signals import StopRequest
 
 _TICK = 0.05
 _SEND_BUFFER = 1 << 16
+_BACKLOG = 512
 _CLOSING_SECONDS = 2
 _KEEP_ALIVE_SECONDS = 15
 
@@ -100,7 +102,7 @@ def listen(host: str, port: int) -> socket.socket:
         # Small, so that what a slow client has not read counts against its limit soon.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         listening.bind(address)
-        listening.listen(1024)
+        listening.listen(_BACKLOG)
     except OSError as error:
         listening.close()
         raise BadInputError(
@@ -123,7 +125,7 @@ def run(listening: Listening, screen: Screen, stop: ServerStop) -> ExitReport:
         server = _Server(
             uvicorn.Config(
                 service,
-                http=bounded(limits.client_timeout, limits.max_connections),
+                http=functools.partial(BoundedProtocol, limits),  # type: ignore[arg-type]
                 loop="asyncio",
                 ws="none",
                 lifespan="off",
@@ -133,6 +135,8 @@ def run(listening: Listening, screen: Screen, stop: ServerStop) -> ExitReport:
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
+                # As many are accepted at once, before those beyond the limit are closed.
+                backlog=_BACKLOG,
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=_CLOSING_SECONDS,
             )

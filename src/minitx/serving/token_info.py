@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from minitx.generation.chooser import describe
-from minitx.generation.generated import Chosen
+from minitx.generation.row import Chosen
 from minitx.generation.text_stream import TextStream
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer

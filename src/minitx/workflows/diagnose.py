@@ -10,7 +10,7 @@ from minitx.checkpoint.rundir import RunDirectory, use_checkpoint
 from minitx.compute import choose_compute
 from minitx.corpus import load_encoded
 from minitx.diagnosis.curves import CurveDetector
-from minitx.diagnosis.review import Check, CheckpointReview, Diagnosis, merged, review_metrics
+from minitx.diagnosis.review import CheckpointReview, Diagnosis, merged, review_metrics
 from minitx.errors import BadInputError, MinitxError
 from minitx.training.logging.metrics_file import read_metrics
 from minitx.training.observer import Event
@@ -28,7 +28,7 @@ def diagnose(path: Path | None) -> Diagnosis:
     config = run.read_config()
     told: list[Event] = []
     others: list[Event] = []
-    checks: list[Check] = []
+    checks: dict[str, str] = {}
     curves = CurveDetector()
     finished = False
     if os.path.lexists(run.metrics_file):
@@ -39,7 +39,7 @@ def diagnose(path: Path | None) -> Diagnosis:
             for record in records
         )
     else:
-        checks.append(Check("metrics", "there are none"))
+        checks["metrics"] = "there are none"
     checkpoint: Path | None = None
     try:
         loaded = use_checkpoint(lambda: run.usable_checkpoint("last"), load_model)
@@ -51,10 +51,10 @@ def diagnose(path: Path | None) -> Diagnosis:
             raise BadInputError(
                 f"{run.path} has nothing to look at: {error.what}", "Train it first, or resume it"
             ) from None
-        checks.append(Check("checkpoint", f"can't be looked at: {error.what}"))
+        checks["checkpoint"] = f"can't be looked at: {error.what}"
     else:
         step = int(checkpoint.name.removeprefix("step-"))
-        checks.append(Check("checkpoint", f"step {step:,}"))
+        checks["checkpoint"] = f"step {step:,}"
         compute, engine = choose_compute("cpu", config.train.dtype), config.train.engine
         review = CheckpointReview(
             loaded.model, loaded.tokenizer, corpus, step, compute, engine,
@@ -62,4 +62,4 @@ def diagnose(path: Path | None) -> Diagnosis:
         )  # fmt: skip
         review.look(judge_fit=finished and not told and not others)
         others += review.findings
-    return Diagnosis(run.path, checkpoint, merged(told, others), tuple(checks))
+    return Diagnosis(run.path, checkpoint, merged(told, others), checks)

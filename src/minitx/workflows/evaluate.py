@@ -124,6 +124,8 @@ def compare_checkpoints(
     """
     if source is None:
         require_same_holdout(checkpoints)
+    elif not Path(source).is_file():
+        raise BadInputError(f"{source} is a pipe, and can be read only once", "Save it to a file")
     settings = replace(settings, quick=True)
     variants = [(checkpoint, settings) for checkpoint in checkpoints]
     if len(variants) == 1:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from minitx.checkpoint.rundir import named_run
 from minitx.config import GenerationRequest, SamplingConfig
 from minitx.corpus.readers.plain_text import PlainText
 from minitx.corpus.sources import piped_text, texts_of
@@ -16,6 +20,14 @@ from minitx.tokenizer import Tokenizer
 from minitx.workflows.load import LoadedModel
 
 _LARGEST_PROMPT_FILE = 1 << 30
+
+
+def refuse_text(run: Path | None) -> None:
+    """Raise BadInputError for a text where a run is named: ``minitx generate "Once upon"``."""
+    is_text = run is not None and re.search(r"\s|[!?,;:.\"]$", str(run)) is not None
+    if run is not None and is_text and not os.path.lexists(named_run(run)):
+        fix = f"If it is a text to continue, write --prompt {shlex.quote(str(run))}"
+        raise BadInputError(f"there is no run {str(run)!r}", fix)
 
 
 def prompts_of(request: GenerationRequest, stdin: TextIO | None) -> list[str]:
@@ -105,4 +117,5 @@ def in_batches(
         BadInputError: as in `sample`, after the results before it.
     """
     for start in range(0, len(prompts), size):
-        yield from model.sample(prompts[start : start + size], config, record_probabilities=True)
+        turn = prompts[start : start + size]
+        yield from model.sample(turn, config, record_probabilities=True, first=start)

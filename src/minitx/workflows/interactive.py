@@ -1,72 +1,47 @@
-"""Generate for somebody who watches: a text as it comes, or line after line at a prompt.
-
-What is written where is left to a view, such as `minitx.report.generation_screen`.
-"""
+"""Generate for somebody who watches: a text as it comes, or line after line at a prompt."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 from minitx.config import SamplingConfig
 from minitx.config.options import options_of
 from minitx.config.toml import typed
 from minitx.errors import BadInputError
 from minitx.generation import Generation, stream
-from minitx.tokenizer import Tokenizer
 from minitx.workflows.load import LoadedModel
 
 _SETTINGS = [option.name for option in options_of(SamplingConfig) if option.kind in (int, float)]
 
 HELP = """\
 Write a text, and the model continues it. A line that begins with / is a command:
-  /temperature 0.5      change a setting; also /top-k 40, /top-k off, /seed 7
+  /temperature 0.5      change a setting (or /set temperature 0.5); /top-k off
   /temperature          show one setting
   /settings             show all settings
   /probs                show each token's probability, or stop showing it
   /help                 show this help
-  /quit                 leave (or Ctrl-D; Ctrl-C stops a text)
+  /quit                 leave (or quit, exit, Ctrl-D; Ctrl-C stops a text)
 """
 
 
-class GenerationView(Protocol):
-    """Shows what is generated."""
-
-    def stream(self, prompt: str, pieces: Iterator[str]) -> None:
-        """A text that comes in pieces."""
-
-    def samples(self, generations: Sequence[Generation]) -> None:
-        """Several complete texts of one prompt."""
-
-    def probabilities(self, generations: Sequence[Generation], tokenizer: Tokenizer) -> None:
-        """Complete texts with the probability of each token."""
-
-    def message(self, text: str) -> None:
-        """Lines that answer a command."""
+Said = str | Iterator[str] | list[Generation]
+"""Lines that answer a command, a text that comes in pieces, or complete texts of one prompt."""
 
 
 def continue_text(
-    model: LoadedModel,
-    view: GenerationView,
-    prompt: str,
-    config: SamplingConfig,
-    with_probabilities: bool = False,
-) -> None:
-    """Continue a prompt and show it: as it comes, if there is one text and no probabilities.
+    model: LoadedModel, prompt: str, config: SamplingConfig, with_probabilities: bool = False
+) -> Said:
+    """Continue a prompt: in pieces, if there is one text and no probabilities are asked for.
 
     Raises:
-        BadInputError: as in `generate`; nothing was shown then.
+        BadInputError: as in `generate`.
     """
-    if with_probabilities:
-        generations = model.sample([prompt], config, record_probabilities=True)
-        view.probabilities(generations, model.tokenizer)
-    elif config.num_samples > 1:
-        view.samples(model.sample([prompt], config))
-    else:
-        view.stream(prompt, stream(model.model, model.tokenizer, prompt, config))
+    if with_probabilities or config.num_samples > 1:
+        return model.sample([prompt], config, record_probabilities=with_probabilities)
+    return stream(model.model, model.tokenizer, prompt, config)
 
 
 @dataclass(eq=False)
@@ -77,30 +52,30 @@ class Conversation:
     """
 
     model: LoadedModel
-    view: GenerationView
     config: SamplingConfig
     with_probabilities: bool = False
 
-    def answer(self, line: str) -> bool:
-        """Continue a text, or obey a command; False if that was to leave.
+    def answer(self, line: str) -> Said | None:
+        """Continue a text, or obey a command; None if that was to leave.
 
         Raises:
             BadInputError: there is no such command, or the text can't be continued.
         """
-        if line in ("/quit", "/exit"):
-            return False
-        if line == "/help":
-            self.view.message(HELP)
-        elif line == "/settings":
-            self.view.message(settings_text(self.config))
-        elif line == "/probs":
+        command = line.strip()
+        if command in ("/quit", "/exit", "quit", "exit"):
+            return None
+        if command == "/help":
+            return HELP
+        if command in ("/settings", "/set"):
+            return settings_text(self.config)
+        if command == "/probs":
             self.with_probabilities = not self.with_probabilities
         elif line.startswith("/"):
-            self.config = changed(self.config, line)
-            self.view.message(settings_text(self.config, _key(line)))
+            self.config = changed(self.config, command)
+            return settings_text(self.config, _key_and_value(command)[0])
         elif line:
-            continue_text(self.model, self.view, line, self.config, self.with_probabilities)
-        return True
+            return continue_text(self.model, line, self.config, self.with_probabilities)
+        return ""
 
 
 def changed(config: SamplingConfig, line: str) -> SamplingConfig:
@@ -109,11 +84,11 @@ def changed(config: SamplingConfig, line: str) -> SamplingConfig:
     Raises:
         BadInputError: there is no such setting, or its value can't be.
     """
-    key, value = _key(line), line.partition(" ")[2].strip()
+    key, value = _key_and_value(line)
     name = key.replace("_", "-")
     if key not in _SETTINGS:
         near = difflib.get_close_matches(key, _SETTINGS, n=1)
-        fix = f"Did you mean /{near[0].replace('_', '-')}" if near else "See /settings"
+        fix = f"Did you mean /{near[0].replace('_', '-')}?" if near else "See /settings"
         raise BadInputError(f"there is no setting /{name}", fix)
     if not value:
         return config
@@ -135,6 +110,8 @@ def settings_text(config: SamplingConfig, only: str | None = None) -> str:
     )
 
 
-def _key(line: str) -> str:
-    # The field that a line like "/top-k 40" names.
-    return line[1:].strip().partition(" ")[0].replace("-", "_")
+def _key_and_value(line: str) -> tuple[str, str]:
+    # "/top-k 40", "/set top-k 40" and "/set top-k = 40" name a field and its value.
+    words = line[1:].replace("=", " ", 1).removeprefix("set ").split(maxsplit=1)
+    key, value = (*words, "", "")[:2]
+    return key.replace("-", "_"), value.strip()

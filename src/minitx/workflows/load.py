@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 
 from minitx import engine
 from minitx.checkpoint import SavedModel, load_model
+from minitx.checkpoint.lock import is_held
 from minitx.checkpoint.rundir import Which, find_run, resolve_checkpoint, use_checkpoint
 from minitx.compute import choose_device
 from minitx.config import SamplingConfig
@@ -18,6 +20,8 @@ from minitx.errors import BadInputError
 from minitx.generation import Generation, generate
 from minitx.generation.beam import beam_search
 from minitx.generation.generate_text import OnText
+
+_log = logging.getLogger("minitx")
 
 
 class LoadedModel(SavedModel):
@@ -41,9 +45,12 @@ class LoadedModel(SavedModel):
         config: SamplingConfig,
         on_text: OnText | None = None,
         record_probabilities: bool = False,
+        first: int = 0,
     ) -> list[Generation]:
         """Continue texts: see `minitx.generation.generate`."""
-        return generate(self.model, self.tokenizer, prompts, config, on_text, record_probabilities)
+        return generate(
+            self.model, self.tokenizer, prompts, config, on_text, record_probabilities, first
+        )
 
     def beam_search(self, prompt: str, beams: int, max_new_tokens: int) -> list[Generation]:
         """Find the most likely continuations: see `minitx.generation.beam.beam_search`."""
@@ -106,3 +113,26 @@ def open_checkpoint(
     if stored is not None and where.type == "cpu":
         engine.quantize(loaded.model, stored)
     return LoadedModel(directory, loaded.model, loaded.tokenizer)
+
+
+def used_checkpoint(directory: Path) -> str:
+    """In one line: which run, step and checkpoint a directory is, and whether it is the best."""
+    run, number = find_run(directory), directory.absolute().name.removeprefix("step-")
+    if run is None or not number.isdecimal():
+        return f"model {directory}"
+    step, best = int(number), run.noted_best()
+    facts = ["last"] if step == max(run.steps(), default=step) else []
+    if best == step:
+        facts.insert(0, "best")
+    elif best is not None:
+        facts.append(f"the best, step {best:,}, is {'kept' if best in run.steps() else 'missing'}")
+    if is_held(run.path / "lock"):
+        facts.append("still training")
+    told = f" ({'; '.join(facts)})" if facts else ""
+    return f"run {run.path.absolute().name}, step {step:,}{told}: {directory}"
+
+
+def say_used(directories: Iterable[Path | str | None]) -> None:
+    """Log which run, step and checkpoint were used, each in one line."""
+    for directory in dict.fromkeys(Path(path) for path in directories if path is not None):
+        _log.info(used_checkpoint(directory))

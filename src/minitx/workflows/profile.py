@@ -21,6 +21,7 @@ class RunProfile:
     """A profile of a run's steps, and where it was measured."""
 
     run: Path
+    checkpoint: Path
     config: RunConfig
     device: str
     dtype: str
@@ -43,10 +44,11 @@ def profile_run(
     train = config.train
     compute = choose_compute(device, dtype or train.dtype, train.threads)
     keep_freed_memory()
-    model = use_checkpoint(
+    loaded = use_checkpoint(
         lambda: run.usable_checkpoint("last"),
         lambda checkpoint: load_model(checkpoint, device=compute.device),
-    ).model
+    )
+    model = loaded.model
     ids, context_length = load_encoded(run.data).train_ids, config.model.context_length
     batches = Batches(
         ids, context_length, train.batch_size, train.seed, compute.device, train.data_order
@@ -54,4 +56,6 @@ def profile_run(
     optimizer = make_optimizer(model, train, compute.dtype)
     rate = matmul_rate(compute.device, compute.dtype, seconds=0.5)
     profile = profile_steps(model, optimizer, batches, compute, rate, steps, engine=train.engine)
-    return RunProfile(run.path, config, compute.description, compute.dtype_name, profile)
+    return RunProfile(
+        run.path, loaded.directory, config, compute.description, compute.dtype_name, profile
+    )

@@ -56,6 +56,4 @@ def describe(loaded: LoadedModel, name: str | None = None) -> ServedModel:
     created = time.time()
     with contextlib.suppress(OSError):  # Training may have pruned it since it was loaded.
         created = (directory / "model.safetensors").stat().st_mtime
-    return ServedModel(
-        name, directory.name, loaded.model, loaded.tokenizer, int(created), fingerprint
-    )
+    return ServedModel(name, directory, loaded.model, loaded.tokenizer, int(created), fingerprint)

@@ -73,7 +73,7 @@ def study_page(study: AttentionStudy, request: AttentionRequest) -> str:
     """
     config = study.model.config
     require_page_fits(len(study.ids), config.n_layers, config.n_heads)
-    choice = study.choose(request.layer, request.head)
+    layer, head, _ = study.choose(request.layer, request.head)
     about = (
         f"{study.checkpoint}: {config.architecture}, {config.n_layers} layers of "
         f"{config.n_heads} heads, {count(config.n_parameters)} parameters; "
@@ -82,7 +82,7 @@ def study_page(study: AttentionStudy, request: AttentionRequest) -> str:
     if study.prompt_from:
         about += f", {study.prompt_from}"
     title = f"Attention of {study.checkpoint.name}"
-    return attention_page(study, title, about, choice.layer, choice.head)
+    return attention_page(study, title, about, layer, head)
 
 
 def require_page_fits(seq: int, n_layers: int, n_heads: int) -> None:
