@@ -30,6 +30,11 @@ def test_a_bare_number_is_asked_for_its_unit(text, units):
     ]
 
 
+def test_no_unit_is_proposed_that_is_too_long():
+    with pytest.raises(BadInputError, match="Use --budget 2000s or 2000m$"):
+        parse_duration("--budget", "2000")
+
+
 @pytest.mark.parametrize("text", ["1h30", "3m20", "0.5"])
 def test_no_unit_is_guessed(text):
     with pytest.raises(BadInputError):

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import re
 from functools import partial
 
@@ -12,8 +13,7 @@ from diagnosis import recipes
 
 from minitx.checkpoint.rundir import RunDirectory
 from minitx.corpus import encoded
-from minitx.diagnosis.curves import CurveDetector
-from minitx.diagnosis.losses import uniform_loss
+from minitx.diagnosis.curves import CurveDetector, Moment
 from minitx.errors import InstabilityError
 from minitx.evaluation.ngrams import bigram_loss
 from minitx.model import transformer
@@ -158,12 +158,14 @@ def test_parts_of_one_text_match(length, kind):
         np.concatenate([np.asarray(ids) for ids in tokenizer.encode_parts(part, unknown="replace")])
         for part in (text[: length * 9 // 10], text[length * 9 // 10 :], inspect.getsource(recipes))
     )
-    uniform = uniform_loss(tokenizer.vocab_size)
+    uniform = math.log(tokenizer.vocab_size)
     own, other = (
         bigram_loss(train_ids, ids, tokenizer.vocab_size) for ids in (holdout_ids, other_ids)
     )
     foreign = [
-        CurveDetector().on_evaluation(9, train, holdout, 1.0, uniform, partial(float, pairs))
+        CurveDetector().on_evaluation(
+            9, train, holdout, Moment(1.0, uniform, partial(float, pairs), is_last=False)
+        )
         for pairs, train, holdout in (
             (own, 0.9 * uniform, uniform),
             (other, 0.9 * uniform, uniform),

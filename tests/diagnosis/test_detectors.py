@@ -14,14 +14,12 @@ from small_runs import TINY_MODEL
 
 from minitx.compute import Compute
 from minitx.config import ModelConfig, TrainConfig
-from minitx.diagnosis.curves import CurveDetector
+from minitx.diagnosis.curves import CurveDetector, Moment
 from minitx.diagnosis.findings import KINDS, Kind
-from minitx.diagnosis.inside import InsideDetector
-from minitx.diagnosis.live import LiveDiagnosis
+from minitx.diagnosis.inside import InsideDetector, dead_part
+from minitx.diagnosis.live import LiveDiagnosis, UpdateMeter
 from minitx.diagnosis.losses import FEWEST, LEVEL, LossDetector
 from minitx.diagnosis.nonfinite import first_nonfinite
-from minitx.diagnosis.probes import dead_part
-from minitx.diagnosis.updates import UpdateMeter
 from minitx.inspection import mask_check
 from minitx.model import Transformer
 from minitx.training.anomalies import AnomalyDetector
@@ -100,9 +98,8 @@ def curve(train, holdout, factor=1.0, pairs=2.0, end=False):
     detector, names = CurveDetector(), []
     for i, (one, other) in enumerate(zip(train, holdout, strict=True), 1):
         last = end and i == len(train)
-        found = detector.on_evaluation(
-            100 * i, one, other, factor, 4.0, partial(float, pairs), last
-        )
+        moment = Moment(factor, 4.0, partial(float, pairs), last)
+        found = detector.on_evaluation(100 * i, one, other, moment)
         names += [(100 * i, finding.name) for finding in found]
     return names
 

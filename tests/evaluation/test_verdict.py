@@ -1,6 +1,6 @@
 import pytest
 
-from minitx.diagnosis.curves import CurveDetector
+from minitx.diagnosis.curves import CurveDetector, Moment
 from minitx.evaluation.verdict import judge
 
 
@@ -64,7 +64,9 @@ def test_only_a_rise_of_the_holdout_is_overfitting(gap):
         found = [
             finding.name
             for step, before, after in zip(range(10, 70, 10), train, holdout, strict=True)
-            for finding in detector.on_evaluation(step, before, after, 1.0, 4.0, None, step == 60)
+            for finding in detector.on_evaluation(
+                step, before, after, Moment(1.0, 4.0, None, step == 60)
+            )
         ]
         verdict = judge(train[-1], holdout[-1], history, 60)
         assert (verdict.fit == "overfitted") is rises

@@ -1,5 +1,6 @@
 """Measuring runs against each other, and what can't be measured."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -162,3 +163,10 @@ def test_only_the_beginning_of_a_large_text_has_baselines(tiny_run, verses, monk
     report = evaluate_file(resolve_checkpoint(tiny_run), str(verses), EvaluationSettings())
     assert report.baselines.text_bytes <= 1_000
     assert report.baselines.tokens <= 1_000 < report.plain.tokens_scored
+
+
+def test_a_pipe_is_not_waited_for_a_second_time(tmp_path, tiny_run):
+    os.mkfifo(tmp_path / "pipe")
+    checkpoint = resolve_checkpoint(tiny_run)
+    with pytest.raises(BadInputError, match="is a pipe, and can be read only once"):
+        compare_checkpoints([checkpoint, checkpoint], str(tmp_path / "pipe"), PLAIN)

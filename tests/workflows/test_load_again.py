@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from small_runs import VERSES
 
@@ -15,7 +15,7 @@ from minitx.workflows import run_session
 from minitx.workflows.load import load
 from minitx.workflows.train import TrainRequest, train
 
-PROMPT = "7 green bottles"
+PROMPT = "green bottles hanging on the wall"
 FRESH = """
 import json, sys
 import minitx
@@ -75,7 +75,11 @@ def trained(directory, shape, how, tokenizer):
         return run, models[0].eval()(torch.from_numpy(ids).long()[None])[0].numpy()
 
 
-@settings(max_examples=1, deadline=None, suppress_health_check=list(HealthCheck))
+# Not made smaller when it fails: each try trains eight runs.
+@settings(
+    max_examples=1, deadline=None, suppress_health_check=list(HealthCheck),
+    phases=[Phase.generate],
+)  # fmt: skip
 @given(st.lists(requests(), min_size=8, max_size=8))
 def test_a_fresh_process_has_the_model_that_was_trained(tmp_path_factory, drawn):
     runs, expected = zip(

@@ -24,6 +24,8 @@ _SPAN = re.compile(
 )
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+_LONGEST = 1e6
+"""Seconds that are proposed; no option allows fewer."""
 
 
 def require(condition: bool, what: str, fix: str) -> None:
@@ -60,11 +62,10 @@ def parse_duration(name: str, text: str) -> float:
         BadInputError: it is not a time span, has no unit, or is of no length.
     """
     number = text.strip()
-    if _NUMBER.fullmatch(number) and float(number) >= 1:
-        raise BadInputError(
-            f"{name} is {text!r}, which has no unit",
-            f"Use {name} {number}s or {number}m or {number}h",
-        )
+    if _NUMBER.fullmatch(number) and 1 <= float(number) <= _LONGEST:
+        units = [unit for unit in "smh" if float(number) * _SECONDS[unit] <= _LONGEST]
+        spans = " or ".join(f"{number}{unit}" for unit in units)
+        raise BadInputError(f"{name} is {text!r}, which has no unit", f"Use {name} {spans}")
     match = _SPAN.fullmatch(text.strip().lower())
     seconds = 0.0
     if match is not None:

@@ -138,7 +138,7 @@ class TrainConfig(Config):
     )
     early_stopping: int = option(
         0, "Stop after this many evaluations without a better holdout loss; 0 is off.", LENGTH,
-        (0, 10**6),
+        (0, 10**6), details="Needs a holdout.",
     )
     on_spike: SpikePolicy = option(
         "warn", "After a loss spike or divergence: go on, go back and skip, or stop.", WATCHING,

@@ -58,7 +58,10 @@ def _wide_encoding(block: bytes) -> str | None:
         if block.startswith(mark):
             return name
     beginning = block[:_LOOKED_AT]
-    if 4 * beginning.count(0) < len(beginning) and _is_utf8(beginning.replace(b"\0", b"")):
+    others = beginning.replace(b"\0", b"")
+    # What was looked at may end inside a character.
+    is_utf8 = "\ufffd" not in others.decode("utf-8", "replace")[:-1]
+    if is_utf8 and 4 * len(others) > 3 * len(beginning):
         return None
     for name in ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE") if 0 in beginning else ():
         with contextlib.suppress(UnicodeDecodeError):
@@ -66,11 +69,3 @@ def _wide_encoding(block: bytes) -> str | None:
             if text and all(c.isspace() or unicodedata.category(c) not in _NO_TEXT for c in text):
                 return name
     return None
-
-
-def _is_utf8(content: bytes) -> bool:
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(content)
-    except UnicodeDecodeError:
-        return False
-    return True

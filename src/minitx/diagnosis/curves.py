@@ -36,15 +36,21 @@ LEARNED = 0.85
 UNDERFITTING_MARGIN = 0.02
 """Part by which the loss must exceed that of the bigram."""
 
-Baseline = Callable[[], float]
-
 
 class Moment(NamedTuple):
-    """What is known at an evaluation beside the losses: see `CurveDetector.on_evaluation`."""
+    """What is known at an evaluation beside the losses.
+
+    Attributes:
+        rate_factor: as in `AnomalyDetector.on_evaluation`.
+        uniform_loss: of a uniform guess, nats.
+        pair_loss: gives the loss on the holdout of a bigram of the train part, nats; None if the
+            tokens are not at hand.
+        is_last: no step follows, and nothing is known that would explain a high loss.
+    """
 
     rate_factor: float
     uniform_loss: float
-    pair_loss: Baseline | None
+    pair_loss: Callable[[], float] | None
     is_last: bool
 
 
@@ -63,28 +69,12 @@ class CurveDetector:
     told: list[str] = field(default_factory=list)
 
     def on_evaluation(
-        self,
-        step: int,
-        train_loss: float,
-        holdout_loss: float,
-        rate_factor: float,
-        uniform_loss: float,
-        pair_loss: Baseline | None,
-        is_last: bool = False,
+        self, step: int, train_loss: float, holdout_loss: float, moment: Moment
     ) -> list[Event]:
-        """Look at one more evaluation.
-
-        Args:
-            step, train_loss, holdout_loss, rate_factor: see `AnomalyDetector.on_evaluation`.
-            uniform_loss: of a uniform guess, nats.
-            pair_loss: gives the loss on the holdout of a bigram of the train part, nats; None if
-                the tokens are not at hand.
-            is_last: no step follows, and nothing is known that would explain a high loss.
-        """
+        """Look at one more evaluation: step and losses as in `AnomalyDetector.on_evaluation`."""
         self.steps.append(step)
         self.train.append(train_loss)
         self.holdout.append(holdout_loss)
-        moment = Moment(rate_factor, uniform_loss, pair_loss, is_last)
         return look("evaluations", self.told, step, self, moment)
 
 

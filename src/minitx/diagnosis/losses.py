@@ -5,7 +5,6 @@ Medians are used throughout: a few outliers, which are what is looked for, do no
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -105,8 +104,3 @@ class LossDetector:
             f"{median(self.norms[-LEVEL:]):.3g}"
         )
         return instability("divergence", step, evidence, config)
-
-
-def uniform_loss(vocab_size: int) -> float:
-    """Loss of a model for which every token is equally likely, nats."""
-    return math.log(vocab_size)

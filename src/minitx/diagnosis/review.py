@@ -9,18 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from minitx.compute import Compute
 from minitx.config import RunConfig
 from minitx.corpus import EncodedCorpus
-from minitx.diagnosis.curves import CurveDetector
+from minitx.diagnosis.curves import CurveDetector, Moment
 from minitx.diagnosis.findings import KINDS, finding
-from minitx.diagnosis.inside import InsideDetector
-from minitx.diagnosis.losses import LossDetector, uniform_loss
+from minitx.diagnosis.inside import InsideDetector, probe, probe_windows
+from minitx.diagnosis.losses import LossDetector
 from minitx.diagnosis.nonfinite import broken_weight
-from minitx.diagnosis.probes import probe, probe_windows
 from minitx.evaluation.arrays import IdArray
 from minitx.evaluation.ngrams import bigram_loss
 from minitx.evaluation.scoring import score, windows_for
@@ -43,25 +43,18 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Check:
-    """Something that was checked, and the result in words and figures."""
-
-    what: str
-    result: str
-
-
-@dataclass(frozen=True)
 class Diagnosis:
-    """What was found in a run (errors first), and everything that was checked.
+    """What was found in a run, errors first.
 
     Attributes:
         checkpoint: looked into; None if there is none.
+        checks: everything that was checked, with the result in words and figures.
     """
 
     run: Path
     checkpoint: Path | None
     findings: tuple[Seen, ...]
-    checks: tuple[Check, ...]
+    checks: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
         """As `minitx diagnose --json` prints it."""
@@ -82,13 +75,13 @@ class Diagnosis:
                 for seen in self.findings
             ],
             "watched": sorted(KINDS.names()),
-            "checks": {check.what: check.result for check in self.checks},
+            "checks": self.checks,
         }
 
 
 def review_metrics(
     records: Iterable[dict[str, Any]], config: RunConfig
-) -> tuple[list[Event], list[Event], list[Check], CurveDetector]:
+) -> tuple[list[Event], list[Event], dict[str, str], CurveDetector]:
     """What was found while a run trained, what is found now in its losses, and what was checked.
 
     Of `records`, the lines of `metrics.jsonl`, what does not fit is passed over. The curves are
@@ -96,11 +89,11 @@ def review_metrics(
     """
     told: list[Event] = []
     recomputed: list[Event] = []
-    uniform = uniform_loss(config.model.vocab_size)
+    uniform = math.log(config.model.vocab_size)
     losses = LossDetector(uniform)
     curves = CurveDetector()
     rollbacks: list[int] = []
-    health: list[Check] = []
+    health: dict[str, str] = {}
     evaluations: list[tuple[int, float, float, float]] = []
     rate, n_steps, last_step = 1.0, 0, 0
     for record in records:
@@ -124,18 +117,18 @@ def review_metrics(
         except (AttributeError, KeyError, TypeError, ValueError):
             # A line written by another version.
             continue
-    for number, evaluation in enumerate(evaluations, start=1):
-        is_last = number == len(evaluations)
-        recomputed += curves.on_evaluation(*evaluation, uniform, None, is_last)
+    for number, (step, train, holdout, rate) in enumerate(evaluations, start=1):
+        moment = Moment(rate, uniform, None, is_last=number == len(evaluations))
+        recomputed += curves.on_evaluation(step, train, holdout, moment)
     logged = f"{n_steps:,} logged step{'s' if n_steps != 1 else ''}"
-    checks = [
-        Check("metrics", f"{logged}, to step {last_step:,}"),
-        Check("evaluations", f"{len(curves.steps):,}"),
-        Check("alarms", f"{len(told):,} while it trained"),
-    ]
+    checks = {
+        "metrics": f"{logged}, to step {last_step:,}",
+        "evaluations": f"{len(curves.steps):,}",
+        "alarms": f"{len(told):,} while it trained",
+    }
     if rollbacks:
-        checks.append(Check("rollbacks", f"{len(rollbacks):,}, the last at step {rollbacks[-1]:,}"))
-    return told, recomputed, [*checks, *health], curves
+        checks["rollbacks"] = f"{len(rollbacks):,}, the last at step {rollbacks[-1]:,}"
+    return told, recomputed, checks | health, curves
 
 
 def merged(told: Iterable[Event], others: Iterable[Event]) -> tuple[Seen, ...]:
@@ -151,12 +144,12 @@ def merged(told: Iterable[Event], others: Iterable[Event]) -> tuple[Seen, ...]:
     )
 
 
-def _health(record: dict[str, Any]) -> list[Check]:
+def _health(record: dict[str, Any]) -> dict[str, str]:
     norms, ratios = (_range(record[key]) for key in ("gradient_norms", "update_ratios"))
-    return [
-        Check("gradients", f"norm by layer at step {int(record['step']):,}: {norms}"),
-        Check("updates", f"to weights by layer: {ratios}"),
-    ]
+    return {
+        "gradients": f"norm by layer at step {int(record['step']):,}: {norms}",
+        "updates": f"to weights by layer: {ratios}",
+    }
 
 
 def _range(by_layer: dict[str, float]) -> str:
@@ -192,7 +185,7 @@ class CheckpointReview:
     engine: str
     history: Sequence[tuple[int, float]]
     findings: list[Event] = field(default_factory=list)
-    checks: list[Check] = field(default_factory=list)
+    checks: dict[str, str] = field(default_factory=dict)
 
     def look(self, judge_fit: bool) -> None:
         """Do all of it.
@@ -203,9 +196,9 @@ class CheckpointReview:
         weight = broken_weight(self.model)
         if weight is not None:
             self._find("not-a-number", f"{weight} of the checkpoint")
-            self._check("weights", f"{weight} is NaN or infinite")
+            self.checks["weights"] = f"{weight} is NaN or infinite"
             return
-        self._check("weights", "all are finite")
+        self.checks["weights"] = "all are finite"
         self._look_at_tokenizer()
         self._look_at_holdout()
         self._look_at_mask()
@@ -216,15 +209,12 @@ class CheckpointReview:
     def _find(self, name: str, evidence: str, *cause_and_fix: str) -> None:
         self.findings.append(finding(name, self.step, evidence, *cause_and_fix))
 
-    def _check(self, what: str, result: str) -> None:
-        self.checks.append(Check(what, result))
-
     def _look_at_tokenizer(self) -> None:
         own, encoded_with = self.tokenizer.digest, self.corpus.tokenizer_digest
         if self.tokenizer.has_digest(encoded_with):
-            self._check("tokenizer", "the one that encoded the corpus")
+            self.checks["tokenizer"] = "the one that encoded the corpus"
             return
-        self._check("tokenizer", "not the one that encoded the corpus")
+        self.checks["tokenizer"] = "not the one that encoded the corpus"
         self._find(
             "mismatched-tokenizer",
             f"the checkpoint's tokenizer has the digest {own[:12]}, and the corpus "
@@ -234,16 +224,16 @@ class CheckpointReview:
         )
 
     def _look_at_holdout(self) -> None:
-        if len(self.corpus.holdout_ids) < 2:
-            self._check("holdout", "there is none")
+        if not self._has_holdout:
+            self.checks["holdout"] = "there is none"
             return
         loss, train = self._loss(self.corpus.holdout_ids), self._loss(self.corpus.train_ids)
-        uniform, pairs = self._evaluate(train, loss, is_last=False)
+        self._look_at_losses(train, loss, is_last=False)
         losses = f"loss {loss:.4g} nats, on the train part {train:.4g}; a uniform guess has "
-        self._check("holdout", f"{losses}{uniform:.4g}, a bigram {pairs:.4g}")
-        beaten_by = "counting 2-grams" if loss > pairs else None
+        self.checks["holdout"] = f"{losses}{self._uniform:.4g}, a bigram {self._pairs:.4g}"
+        beaten_by = "counting 2-grams" if loss > self._pairs else None
         verdict = judge(train, loss, self.history, self.step, beaten_by)
-        self._check("fit", f"{verdict.fit}: {verdict.reason}")
+        self.checks["fit"] = f"{verdict.fit}: {verdict.reason}"
 
     def _look_at_mask(self) -> None:
         train_ids = self.corpus.train_ids
@@ -251,10 +241,10 @@ class CheckpointReview:
         leaking = next((path for path in checked.paths if path.leak is not None), None)
         if leaking is None or leaking.leak is None:
             compared = sum(path.logits for path in checked.paths)
-            self._check("mask", f"none of {compared:,} logits depends on a later token")
+            self.checks["mask"] = f"none of {compared:,} logits depends on a later token"
             return
         leak = leaking.leak
-        self._check("mask", f"leaks: {leak.place}")
+        self.checks["mask"] = f"leaks: {leak.place}"
         self._find(
             "leaky-mask",
             f"{leaking.path}: with only the tokens after {leak.cut} changed, a logit at "
@@ -264,39 +254,46 @@ class CheckpointReview:
     def _look_inside(self) -> None:
         windows = probe_windows(self._text(), self.model.config.context_length)
         if windows is None:
-            self._check("attention", "the text is too short")
+            self.checks["attention"] = "the text is too short"
             return
         report = probe(self.model, windows, self.step, self.compute, self.engine)
         entropies = [entropy for heads in report.attention_entropy for entropy in heads]
-        self._check(
-            "attention",
+        self.checks["attention"] = (
             f"entropy of heads {min(entropies):.2f} to {max(entropies):.2f} nats, uniform "
             f"{report.uniform_entropy:.2f}; scores up to {max(report.attention_score):.3g}; "
             f"output logits up to {report.output_logit:.3g}; dead MLP units at most "
-            f"{max(report.dead_activations):.0%} of a layer",
+            f"{max(report.dead_activations):.0%} of a layer"
         )
         self.findings += InsideDetector().on_probe(report)
 
     def _look_for_underfitting(self) -> None:
         loss = self._loss(self._text())
-        holdout = loss if len(self.corpus.holdout_ids) > 1 else math.nan
-        _, pairs = self._evaluate(loss, holdout, is_last=True)
-        self._check("bigram", f"counting which token follows which reaches {pairs:.4g}")
+        self._look_at_losses(loss, loss if self._has_holdout else math.nan, is_last=True)
+        self.checks["bigram"] = f"counting which token follows which reaches {self._pairs:.4g}"
+
+    @cached_property
+    def _uniform(self) -> float:
+        """Loss of a uniform guess, nats per token."""
+        return math.log(self.model.config.vocab_size)
+
+    @cached_property
+    def _pairs(self) -> float:
+        """Loss of a bigram, nats per token."""
+        corpus, vocab_size = self.corpus, self.model.config.vocab_size
+        return bigram_loss(corpus.train_ids, corpus.holdout_ids, vocab_size)
+
+    @property
+    def _has_holdout(self) -> bool:
+        return len(self.corpus.holdout_ids) > 1
 
     def _text(self) -> IdArray:
         """The holdout, or the train part without one."""
-        has_holdout = len(self.corpus.holdout_ids) > 1
-        return self.corpus.holdout_ids if has_holdout else self.corpus.train_ids
+        return self.corpus.holdout_ids if self._has_holdout else self.corpus.train_ids
 
     def _loss(self, ids: IdArray) -> float:
         return score(self.model, ids, windows_for(self.model, max_tokens=_SCORED_TOKENS)).loss
 
-    def _evaluate(self, train: float, holdout: float, is_last: bool) -> tuple[float, float]:
-        """Find what needs no history; give the loss of a uniform guess and of a bigram."""
-        corpus, vocab_size = self.corpus, self.model.config.vocab_size
-        uniform = uniform_loss(vocab_size)
-        pairs = bigram_loss(corpus.train_ids, corpus.holdout_ids, vocab_size)
-        self.findings += CurveDetector().on_evaluation(
-            self.step, train, holdout, 0.0, uniform, lambda: pairs, is_last
-        )
-        return uniform, pairs
+    def _look_at_losses(self, train: float, holdout: float, is_last: bool) -> None:
+        """Find what needs no history."""
+        moment = Moment(0.0, self._uniform, lambda: self._pairs, is_last)
+        self.findings += CurveDetector().on_evaluation(self.step, train, holdout, moment)

@@ -8,15 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from minitx.evaluation.arrays import FloatArray, IdArray
 from minitx.inspection.probe_texts import text_windows, windows_in_words
 from minitx.model import Transformer, attention_layers, evaluating
 from minitx.shown import Shown
-
-FloatArray = npt.NDArray[np.float64]
 
 WINDOWS = 16
 WINDOW_LENGTH = 128
@@ -69,7 +67,7 @@ class Ablation(Shown):
 
 def ablate_heads(
     model: Transformer,
-    text_ids: npt.NDArray[np.integer],
+    text_ids: IdArray,
     text_name: str = "the holdout",
     progress: Callable[[int, int], None] | None = None,
 ) -> Ablation | None:

@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from minitx.config import ModelConfig
 from minitx.errors import BadInputError
+from minitx.evaluation.arrays import Float32Array, IdArray, IntArray
 from minitx.model import Trace, Transformer, attention_layers, evaluating
 from minitx.shown import Shown
 from minitx.tokenizer import Tokenizer
-
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +30,8 @@ class AttentionMaps(Shown):
 
     tokens: tuple[str, ...]
     ids: IntArray
-    weights: FloatArray
-    value_lengths: FloatArray
+    weights: Float32Array
+    value_lengths: Float32Array
 
     @property
     def n_layers(self) -> int:
@@ -51,24 +48,24 @@ class AttentionMaps(Shown):
         """Number of tokens."""
         return int(self.weights.shape[2])
 
-    def head(self, layer: int, head: int) -> FloatArray:
+    def head(self, layer: int, head: int) -> Float32Array:
         """Weights of one head, (seq, seq); BadInputError if there is no such layer or head."""
         require_existing("layer", layer, self.n_layers)
         require_existing("head", head, self.n_heads)
         return np.asarray(self.weights[layer, head])
 
-    def average(self, layer: int | None = None) -> FloatArray:
+    def average(self, layer: int | None = None) -> Float32Array:
         """Mean weights over the heads of a layer, or of all layers, (seq, seq)."""
         if layer is None:
             return np.asarray(self.weights.mean(axis=(0, 1)))
         require_existing("layer", layer, self.n_layers)
         return np.asarray(self.weights[layer].mean(axis=0))
 
-    def norms(self, layer: int, head: int) -> FloatArray:
+    def norms(self, layer: int, head: int) -> Float32Array:
         """Value-weighted norms of one head, (seq, seq): weight times length of what it fetches."""
         return np.asarray(self.head(layer, head) * self.value_lengths[layer, head][None, :])
 
-    def rollout(self) -> FloatArray:
+    def rollout(self) -> Float32Array:
         """Attention rollout after each layer, (n_layers, seq, seq)."""
         return attention_rollout(self.weights)
 
@@ -83,7 +80,7 @@ class Looked:
 
 
 def most_looked_at(
-    rows: FloatArray, tokens: tuple[str, ...], position: int, count: int
+    rows: Float32Array, tokens: tuple[str, ...], position: int, count: int
 ) -> list[Looked]:
     """What the token at `position` looked at most, the strongest first.
 
@@ -115,7 +112,7 @@ def read_attention(model: Transformer, tokenizer: Tokenizer, ids: IntArray) -> A
 
 
 @torch.inference_mode()
-def traced(model: Transformer, ids: npt.NDArray[np.integer]) -> Trace:
+def traced(model: Transformer, ids: IdArray) -> Trace:
     """What happens inside the plain model over a batch of texts, (batch, seq) ids."""
     trace = Trace()
     with evaluating(model):
@@ -123,7 +120,7 @@ def traced(model: Transformer, ids: npt.NDArray[np.integer]) -> Trace:
     return trace
 
 
-def attention_rollout(weights: FloatArray) -> FloatArray:
+def attention_rollout(weights: Float32Array) -> Float32Array:
     """Attention rollout: how much of each token's state traces back to each input token.
 
     One layer's attention says where a head looks in that layer's input, which is itself a mixture
@@ -148,7 +145,7 @@ def attention_rollout(weights: FloatArray) -> FloatArray:
 
 
 @torch.inference_mode()
-def value_lengths(model: Transformer, trace: Trace) -> FloatArray:
+def value_lengths(model: Transformer, trace: Trace) -> Float32Array:
     """Norm of what each head would add to the residual stream if it looked at one position alone.
 
     Weights alone mislead: a head may look hard at a token whose value is next to nothing. What it

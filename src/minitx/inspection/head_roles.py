@@ -9,16 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
+from minitx.evaluation.arrays import IdArray, IntArray
 from minitx.inspection.attention_maps import traced
 from minitx.inspection.probe_texts import RepeatProbe, repeat_probe, text_windows, windows_in_words
-from minitx.inspection.roles import FloatArray, LayerPatterns, Scores, all_roles
+from minitx.inspection.roles import LayerPatterns, Scores, all_roles
 from minitx.model import Transformer
 from minitx.shown import Shown
-
-IntArray = npt.NDArray[np.int64]
 
 NAMED_FROM = 0.3
 """A head is named after a role from this strength on; after one that names no place, from twice."""
@@ -121,7 +117,7 @@ def layer_scores(patterns: LayerPatterns) -> dict[str, Scores]:
 
 def read_roles(
     model: Transformer,
-    text_ids: npt.NDArray[np.integer],
+    text_ids: IdArray,
     text_name: str = "the holdout",
     seed: int = 0,
 ) -> HeadRoles:
@@ -151,7 +147,7 @@ def read_roles(
         [windows_in_words(len(windows), windows.shape[1], text_name)] if len(windows) else []
     )
     if probe is not None:
-        measured_on.append(f"{PROBES} texts of {probe.period} random tokens, twice")
+        measured_on.append(f"{PROBES} texts of {probe.period} random tokens, repeated")
     too_short = "nothing: the context is too short"
     return HeadRoles(tuple(heads), " and ".join(measured_on) or too_short)
 
@@ -159,15 +155,15 @@ def read_roles(
 def _patterns(
     model: Transformer, probe: RepeatProbe | None, windows: IntArray
 ) -> list[LayerPatterns]:
-    repeats = (probe.repeated, probe.control) if probe else (None, None)
-    repeated, control, text = (
-        [None] * model.config.n_layers if ids is None or not len(ids) else _weights(model, ids)
-        for ids in (*repeats, windows)
-    )
+    texts = {"text": windows} if len(windows) else {}
+    if probe is not None:
+        texts |= {"repeated": probe.repeated, "control": probe.control}
+    weights = {name: traced(model, ids).attention for name, ids in texts.items()}
     period = probe.period if probe else 0
-    return [LayerPatterns(repeated[i], control[i], period, text[i]) for i in range(len(text))]
-
-
-def _weights(model: Transformer, ids: IntArray) -> list[FloatArray]:
-    """Attention weights of a batch, one (batch, n_heads, seq, seq) array a layer."""
-    return [layer.float().cpu().numpy() for layer in traced(model, ids).attention]
+    return [
+        LayerPatterns(
+            **{name: layers[i].float().cpu().numpy() for name, layers in weights.items()},
+            period=period,
+        )
+        for i in range(model.config.n_layers)
+    ]

@@ -11,15 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from minitx.evaluation.arrays import Float32Array, IntArray
 from minitx.inspection.attention_maps import traced
 from minitx.model import Transformer, evaluating
 from minitx.shown import Shown
-
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +34,9 @@ class LogitLens(Shown):
     """
 
     top_ids: IntArray
-    top_probabilities: FloatArray
-    next_probability: FloatArray
-    loss: FloatArray
+    top_probabilities: Float32Array
+    next_probability: Float32Array
+    loss: Float32Array
     tokens: tuple[str, ...] = ()
     pieces: dict[int, str] = field(default_factory=dict)
 

@@ -20,12 +20,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from minitx.compute import Compute
 from minitx.engine import choose_engine, decoder, loss_function
+from minitx.evaluation.arrays import IdArray
 from minitx.generation.text_reader import TextReader
 from minitx.model import KVCache, Trace, Transformer, attention_layers, evaluating
 from minitx.model.transformer import IGNORED
@@ -126,7 +126,7 @@ _Way = Callable[[Transformer, Tensor, CutTexts], _Pass]
 
 def check_mask(
     model: Transformer,
-    text_ids: npt.NDArray[np.integer] | None = None,
+    text_ids: IdArray | None = None,
     seed: int = 0,
     compute: Compute | None = None,
     engine: str = "auto",
@@ -166,7 +166,7 @@ def check_mask(
 def _draw_texts(
     vocab_size: int,
     length: int,
-    text_ids: npt.NDArray[np.integer] | None,
+    text_ids: IdArray | None,
     seed: int,
     device: torch.device,
 ) -> CutTexts:

@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-IntArray = npt.NDArray[np.int64]
+from minitx.evaluation.arrays import IdArray, IntArray
 
 MAX_PERIOD = 64
 MIN_PERIOD = 4
@@ -53,7 +52,7 @@ def repeat_probe(vocab_size: int, context_length: int, batch: int, seed: int) ->
     return RepeatProbe(period, repeated.astype(np.int64), control.astype(np.int64))
 
 
-def text_windows(ids: npt.NDArray[np.integer], length: int, count: int) -> IntArray:
+def text_windows(ids: IdArray, length: int, count: int) -> IntArray:
     """At most `count` windows spread evenly over a text, (windows, length) ids.
 
     They never overlap, so a short text has fewer, and one shorter than a window has none.

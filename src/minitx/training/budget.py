@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from minitx.config import TrainConfig
 from minitx.training.clock import UNTIMED_STEPS, Clock
 from minitx.training.hooks import RunHooks
-from minitx.training.observer import STEPS_DECIDED, Event, Phase, TrainingObserver
+from minitx.training.observer import Event, Phase, TrainingObserver
 from minitx.training.schedule import decay_start
 from minitx.training.state import TrainingState
 
@@ -250,4 +250,4 @@ class BudgetController:
         self.config = replace(self.config, steps=state.steps, step_decisions=decisions)
         self.hooks.save_config(self.config)
         message = f"at this speed, {state.steps:,} steps fit the time budget; {consequence}"
-        self.observer.observe(Event(state.step, STEPS_DECIDED, "info", message))
+        self.observer.observe(Event(state.step, "steps-settled", "info", message))

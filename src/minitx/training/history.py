@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minitx.training.observer import STEPS_DECIDED, EvaluationReport, Event
+from minitx.training.observer import EvaluationReport, Event
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -130,10 +130,6 @@ def read_history(records: Iterable[Mapping[str, Any]]) -> RunHistory:
             elif kind == "end":
                 ending = str(line["reason"])
                 clock[step] = _with_timing(line)
-    decisions = [event for event in events if event.name == STEPS_DECIDED]
-    if len(decisions) > 1:
-        # One line tells them all.
-        events = [event for event in events if event not in decisions[:-1]]
     return RunHistory(
         _series(steps, STEP_COLUMNS),
         _series(clock, CLOCK_COLUMNS),

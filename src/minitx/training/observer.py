@@ -223,10 +223,6 @@ class EvaluationReport(TrainingEvent):
         return perplexity(self.holdout_loss)
 
 
-STEPS_DECIDED = "steps-settled"
-"""Name of the event that says how many steps fit a time budget."""
-
-
 @dataclass(frozen=True)
 class Event(TrainingEvent):
     """Something a person should know: a diagnosis, a changed plan, a rollback.

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from minitx.checkpoint.rundir import find_run
 from minitx.compute import choose_compute
 from minitx.config import Index, MapKind
-from minitx.errors import BadInputError
-from minitx.files import writing_where_asked
+from minitx.errors import BadInputError, DamagedFileError
+from minitx.evaluation.arrays import Float32Array, IntArray
+from minitx.files import describe_damage, writing_where_asked
 from minitx.inspection.ablation import Ablation, ablate_heads
 from minitx.inspection.attention_maps import (
     AttentionMaps,
@@ -38,9 +38,6 @@ from minitx.shown import Shown
 from minitx.tokenizer import Tokenizer
 from minitx.workflows.load import LoadedModel, open_checkpoint
 
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
-
 SHORT_PROMPT = 32
 """Tokens of the holdout that stand in for a prompt: so many fit a map 80 columns wide."""
 
@@ -50,15 +47,6 @@ PAGE_PROMPT = 128
 _HOLDOUT_CHARACTERS = 1_000_000
 # Tokens within which a line is expected to begin.
 _SEARCHED = 500
-
-
-@dataclass(frozen=True)
-class HeadChoice:
-    """The head to show, and why this one if none was asked for."""
-
-    layer: int
-    head: int
-    reason: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +62,7 @@ class ChosenMap(Shown):
     kind: MapKind
     layer: int | None
     head: int | None
-    values: FloatArray
+    values: Float32Array
     tokens: tuple[str, ...] = ()
 
 
@@ -138,8 +126,11 @@ class AttentionStudy(Shown):
         compute = choose_compute(self.model.embedding.weight.device.type, train.dtype)
         return check_mask(self.model, self.ids, compute=compute, engine=train.engine)
 
-    def choose(self, layer: Index = None, head: Index = None) -> HeadChoice:
+    def choose(self, layer: Index = None, head: Index = None) -> tuple[int, int, str | None]:
         """The head asked for; where layer or head is no number, the most telling one that fits.
+
+        Returns:
+            Its layer, its number, and why this one if it was not asked for.
 
         Raises:
             BadInputError: when there is no such layer or head.
@@ -148,7 +139,7 @@ class AttentionStudy(Shown):
         layer = layer if isinstance(layer, int) else None
         head = head if isinstance(head, int) else None
         if layer is not None and head is not None:
-            return HeadChoice(layer, head, None)
+            return layer, head, None
         where = "" if head is None else f" numbered {head}"
         where = where if layer is None else f" of layer {layer}"
         fitting = (
@@ -159,12 +150,12 @@ class AttentionStudy(Shown):
         best = HeadRoles(tuple(fitting), self.roles.measured_on).most_telling()
         if best is None:
             reason = f"the first head{where}; the context is too short to tell what heads do"
-            return HeadChoice(layer or 0, head or 0, reason)
+            return layer or 0, head or 0, reason
         if best.role is None:
             reason = f"the first head{where}; none has a role that stands out"
         else:
             reason = f"the strongest {best.role} head{where}"
-        return HeadChoice(best.layer, best.head, reason)
+        return best.layer, best.head, reason
 
     def require_heads(self, layer: Index, head: Index) -> None:
         """Refuse the number of a layer or a head that the model does not have."""
@@ -252,11 +243,11 @@ def choose_maps(
         if layer is None:
             layers = [None] if kind == "average" else [n_layers - 1]
     elif "all" not in (layer, head):
-        choice = study.choose(layer, head)
-        layers, heads, reason = [choice.layer], [choice.head], choice.reason
+        chosen_layer, chosen_head, reason = study.choose(layer, head)
+        layers, heads = [chosen_layer], [chosen_head]
     maps = study.maps
     rollout = maps.rollout() if kind == "rollout" else ()
-    read: Callable[[Any, Any], FloatArray] = {
+    read: Callable[[Any, Any], Float32Array] = {
         "weight": maps.head,
         "norm": maps.norms,
         "average": lambda i, _: maps.average(i),
@@ -286,8 +277,15 @@ def _holdout(checkpoint: Path) -> str | None:
     run = find_run(checkpoint.resolve())
     if run is None or not (run.data / "holdout.txt").is_file():
         return None
-    with (run.data / "holdout.txt").open(encoding="utf-8", newline="") as file:
-        return file.read(_HOLDOUT_CHARACTERS)
+    path = run.data / "holdout.txt"
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return file.read(_HOLDOUT_CHARACTERS)
+    except (OSError, ValueError) as error:
+        raise DamagedFileError(
+            f"{path} can't be used: {describe_damage(error)}",
+            "Restore the data directory of the run",
+        ) from None
 
 
 def _line_start(ids: IntArray, piece: Callable[[int], str]) -> int:

@@ -9,11 +9,9 @@ from minitx.checkpoint import load_model
 from minitx.checkpoint.rundir import RunDirectory, use_checkpoint
 from minitx.compute import choose_compute
 from minitx.corpus import load_encoded
-from minitx.diagnosis.curves import CurveDetector
-from minitx.diagnosis.review import Check, CheckpointReview, Diagnosis, merged, review_metrics
+from minitx.diagnosis.review import CheckpointReview, Diagnosis, merged, review_metrics
 from minitx.errors import BadInputError, MinitxError
 from minitx.training.logging.metrics_file import read_metrics
-from minitx.training.observer import Event
 
 
 def diagnose(path: Path | None) -> Diagnosis:
@@ -26,20 +24,15 @@ def diagnose(path: Path | None) -> Diagnosis:
     """
     run = RunDirectory.open(path)
     config = run.read_config()
-    told: list[Event] = []
-    others: list[Event] = []
-    checks: list[Check] = []
-    curves = CurveDetector()
-    finished = False
-    if os.path.lexists(run.metrics_file):
-        records = list(read_metrics(run.metrics_file))
-        told, others, checks, curves = review_metrics(records, config)
-        finished = any(
-            record["kind"] == "end" and record.get("reason") in ("finished", "early-stopping")
-            for record in records
-        )
-    else:
-        checks.append(Check("metrics", "there are none"))
+    has_metrics = os.path.lexists(run.metrics_file)
+    records = list(read_metrics(run.metrics_file)) if has_metrics else []
+    told, others, checks, curves = review_metrics(records, config)
+    if not has_metrics:
+        checks = {"metrics": "there are none"}
+    finished = any(
+        record["kind"] == "end" and record.get("reason") in ("finished", "early-stopping")
+        for record in records
+    )
     checkpoint: Path | None = None
     try:
         loaded = use_checkpoint(lambda: run.usable_checkpoint("last"), load_model)
@@ -47,14 +40,14 @@ def diagnose(path: Path | None) -> Diagnosis:
         corpus = load_encoded(run.data)
     except MinitxError as error:
         # A run that broke before its first checkpoint still has metrics to look at.
-        if not os.path.lexists(run.metrics_file):
+        if not has_metrics:
             raise BadInputError(
                 f"{run.path} has nothing to look at: {error.what}", "Train it first, or resume it"
             ) from None
-        checks.append(Check("checkpoint", f"can't be looked at: {error.what}"))
+        checks["checkpoint"] = f"can't be looked at: {error.what}"
     else:
         step = int(checkpoint.name.removeprefix("step-"))
-        checks.append(Check("checkpoint", f"step {step:,}"))
+        checks["checkpoint"] = f"step {step:,}"
         compute, engine = choose_compute("cpu", config.train.dtype), config.train.engine
         review = CheckpointReview(
             loaded.model, loaded.tokenizer, corpus, step, compute, engine,
@@ -62,4 +55,4 @@ def diagnose(path: Path | None) -> Diagnosis:
         )  # fmt: skip
         review.look(judge_fit=finished and not told and not others)
         others += review.findings
-    return Diagnosis(run.path, checkpoint, merged(told, others), tuple(checks))
+    return Diagnosis(run.path, checkpoint, merged(told, others), checks)

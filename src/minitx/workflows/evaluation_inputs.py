@@ -19,7 +19,6 @@ from minitx.evaluation.arrays import ByteArray, IdArray
 from minitx.evaluation.holdout_figures import ModelFigures, TextFigures
 from minitx.evaluation.text_score import ScoredText
 from minitx.files import file_digest
-from minitx.tokenizer import Tokenizer
 from minitx.training.logging.metrics_file import read_metrics
 from minitx.workflows.load import LoadedModel
 
@@ -172,22 +171,16 @@ def file_text(subject: Subject, source: str, unknown: str) -> ScoredText:
             f"{source} is 1 token long, which can't be scored: nothing comes before it",
             "Give a text of at least 2 tokens",
         )
-    figures = _figures(Path(source).name, counts)
-    text = ScoredText(figures, encoded.ids, encoded.content, is_holdout=False)
-    _require_known(tokenizer, source, text, unknown)
-    return text
-
-
-def _require_known(tokenizer: Tokenizer, name: str, text: ScoredText, unknown: str) -> None:
     # A vocabulary of words is never complete; one of characters is expected to be.
-    n_unknown = text.figures.unknown_tokens
-    if not n_unknown or unknown == "replace" or tokenizer.kind != "char":
-        return
-    for part in decoded(blocks_of(text.content), name):
-        if characters := tokenizer.unknown_characters(part):
-            break
-    raise BadInputError(
-        f"{name} has {n_unknown:,} character{'s' if n_unknown > 1 else ''} that the "
-        f"char tokenizer does not know, the first {characters[0]!r} (U+{ord(characters[0]):04X})",
-        "Give --unknown replace to score them as <unk>, or train with --kind bpe",
-    )
+    if counts.unknown and unknown == "error" and tokenizer.kind == "char":
+        parts = decoded(blocks_of(encoded.content), source)
+        first = next(
+            characters[0] for part in parts if (characters := tokenizer.unknown_characters(part))
+        )
+        raise BadInputError(
+            f"{source} has {counts.unknown:,} character{'s' if counts.unknown > 1 else ''} that "
+            f"the char tokenizer does not know, the first {first!r} (U+{ord(first):04X})",
+            "Give --unknown replace to score them as <unk>, or train with --kind bpe",
+        )
+    figures = _figures(Path(source).name, counts)
+    return ScoredText(figures, encoded.ids, encoded.content, is_holdout=False)

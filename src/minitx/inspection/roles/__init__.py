@@ -29,12 +29,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
+from minitx.evaluation.arrays import Float32Array, IdArray, IntArray
 from minitx.registry import Registry
 
-FloatArray = npt.NDArray[np.float32]
-Scores = tuple[FloatArray, FloatArray]
+Scores = tuple[Float32Array, Float32Array]
 """Score and control of the heads of a layer, each (n_heads,)."""
 
 
@@ -49,10 +48,10 @@ class LayerPatterns:
         text: (batch, n_heads, seq, seq) weights on windows of a real text.
     """
 
-    repeated: FloatArray | None = None
-    control: FloatArray | None = None
+    repeated: Float32Array | None = None
+    control: Float32Array | None = None
     period: int = 0
-    text: FloatArray | None = None
+    text: Float32Array | None = None
 
 
 Measure = TypeVar("Measure", bound=Callable[[LayerPatterns], Scores | None])
@@ -97,15 +96,13 @@ def all_roles() -> dict[str, Role]:
     return dict(sorted(roles.items(), key=lambda entry: entry[1].rank))
 
 
-def mean_weight(
-    weights: FloatArray, queries: npt.NDArray[np.integer], keys: npt.NDArray[np.integer]
-) -> FloatArray:
+def mean_weight(weights: Float32Array, queries: IdArray, keys: IdArray) -> Float32Array:
     """Mean over batch and queries of the weight on one key for each query, (n_heads,)."""
     picked = weights[:, :, queries, keys]
     return np.asarray(picked.mean(axis=(0, 2), dtype=np.float64), dtype=np.float32)
 
 
-def late_queries(weights: FloatArray) -> npt.NDArray[np.int64]:
+def late_queries(weights: Float32Array) -> IntArray:
     """The second half of the positions: near the start of a text every head is local."""
     seq = weights.shape[2]
     return np.arange(seq // 2, seq)

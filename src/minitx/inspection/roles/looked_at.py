@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
+from minitx.evaluation.arrays import IntArray
 from minitx.inspection.roles import LayerPatterns, Scores, head_role, late_queries, mean_weight
 
 LOCAL_SPAN = 8
@@ -55,7 +55,7 @@ def local(patterns: LayerPatterns) -> Scores | None:
 
 
 def _in_any_text(
-    patterns: LayerPatterns, *keys_of: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]]
+    patterns: LayerPatterns, *keys_of: Callable[[IntArray], IntArray]
 ) -> Scores | None:
     # The weight on a key, or on several together, that each function gives for the queries.
     if patterns.text is None:

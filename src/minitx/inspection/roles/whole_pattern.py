@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from minitx.inspection.roles import FloatArray, LayerPatterns, Scores, head_role, late_queries
+from minitx.evaluation.arrays import Float32Array
+from minitx.inspection.roles import LayerPatterns, Scores, head_role, late_queries
 
 _SHUFFLE_SEED = 0
 
@@ -41,7 +42,7 @@ def uniform(patterns: LayerPatterns) -> Scores | None:
     return score, np.full_like(score, (harmonic[queries] / largest).mean())
 
 
-def _predicted_share(weights: FloatArray) -> FloatArray:
+def _predicted_share(weights: Float32Array) -> Float32Array:
     batch, _, seq, _ = weights.shape
     queries = late_queries(weights)
     rows = weights[:, :, queries, :].astype(np.float64)
@@ -56,7 +57,7 @@ def _predicted_share(weights: FloatArray) -> FloatArray:
     return np.asarray(np.clip(share, 0.0, 1.0), dtype=np.float32)
 
 
-def _shuffled_rows(weights: FloatArray) -> FloatArray:
+def _shuffled_rows(weights: Float32Array) -> Float32Array:
     """Each row's weights in a random order among the positions it can see."""
     seq = weights.shape[-1]
     keys = np.random.default_rng(_SHUFFLE_SEED).random(weights.shape, dtype=np.float32)

@@ -83,7 +83,7 @@ def study_page(study: AttentionStudy, request: AttentionRequest) -> str:
     """
     config = study.model.config
     require_page_fits(len(study.ids), config.n_layers, config.n_heads)
-    choice = study.choose(request.layer, request.head)
+    layer, head, _ = study.choose(request.layer, request.head)
     about = (
         f"{study.checkpoint}: {config.architecture}, {config.n_layers} layers of "
         f"{config.n_heads} heads, {count(config.n_parameters)} parameters; "
@@ -92,7 +92,7 @@ def study_page(study: AttentionStudy, request: AttentionRequest) -> str:
     return attention_page(
         title=f"Attention of {study.checkpoint.name}",
         about=f"{about}, {study.prompt_from}" if study.prompt_from else about,
-        maps=study.maps, layer=choice.layer, head=choice.head, roles=study.roles,
+        maps=study.maps, layer=layer, head=head, roles=study.roles,
         lens=study.lens, ablation=study.ablation,
     )  # fmt: skip
 

@@ -29,7 +29,7 @@ def diagnosis_report(diagnosis: Diagnosis) -> Group:
             Text("watched for", style="dim"),
             _indented(Text(", ".join(sorted(KINDS.names())))),
         ]
-    checks = labelled((check.what, visible(check.result)) for check in diagnosis.checks)
+    checks = labelled((what, visible(result)) for what, result in diagnosis.checks.items())
     return Group(*parts, Text(), Text("checks", style="dim"), _indented(checks))
 
 

@@ -306,6 +306,7 @@ def closing_lines(record: TrainingRecord) -> list[Text]:
             has_prompt=start.prompt != "",
             has_holdout=start.n_holdout_tokens > 1,
             has_unknown=start.n_unknown_tokens > 0,
+            vocab_size=start.config.model.vocab_size,
         )
         lines += [Text(), Text("next", style="bold")]
         lines += [Text(f"  {command}", style="cyan") for command in commands]
@@ -324,6 +325,7 @@ def next_steps(
     has_prompt: bool = True,
     has_holdout: bool = True,
     has_unknown: bool = False,
+    vocab_size: int | None = None,
 ) -> list[str]:
     """Command lines that go on from a run; one that was interrupted is finished first.
 
@@ -332,8 +334,9 @@ def next_steps(
     """
     run, start = run_word(run_dir), shlex.quote(_short(prompt))
     replaced = " --unknown replace" if has_unknown else ""
+    cut = " --top-k 40" if vocab_size is None or vocab_size > 40 else ""
     commands = {
-        f"minitx generate {run} --prompt {start} --top-k 40": has_prompt,
+        f"minitx generate {run} --prompt {start}{cut}": has_prompt,
         f"minitx eval {run} --holdout{replaced}": has_holdout,
         f"minitx attn {run} --prompt {start}": has_prompt,
         f"minitx report {run}": find_spec("uplot") is not None,
