@@ -90,14 +90,14 @@ def update_kernels(tensors: Iterable[Tensor]) -> Any:
 def kernel_build() -> tuple[str, str]:
     """The processor family of the compiled kernels that compute here, and which build they are.
 
-    For example `avx2` and ``version 7, build 1f0c2a9b``; both are `none` where there are none.
+    For example `avx2` and ``7, build 1f0c2a9b``; both are `none` where there are none.
     """
     fast = fast_room()
     library = None if fast is None else fast.library.library()
     if fast is None or library is None:
         return "none", "none"
     build = file_digest(Path(library._name))[:8]
-    return fast.library.family(), f"version {fast.library.ABI}, build {build}"
+    return fast.library.family(), f"{fast.library.ABI}, build {build}"
 
 
 def fast_room() -> Any:

@@ -29,3 +29,16 @@ def test_ctrl_c_while_the_bar_appears_leaves_a_cursor(monkeypatch):
     shown = terminal.getvalue()
     assert terminal.interrupted
     assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_file_name_that_looks_like_markup_is_shown_as_it_is(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    terminal = Terminal()
+    with EvaluationProgress(terminal) as progress:
+        progress.update("encoding [/b].txt", 1, 2)
+    assert "encoding [/b].txt" in terminal.getvalue()

@@ -147,7 +147,7 @@ def read_roles(
         [windows_in_words(len(windows), windows.shape[1], text_name)] if len(windows) else []
     )
     if probe is not None:
-        measured_on.append(f"{PROBES} texts of {probe.period} random tokens, twice")
+        measured_on.append(f"{PROBES} texts of {probe.period} random tokens, repeated")
     too_short = "nothing: the context is too short"
     return HeadRoles(tuple(heads), " and ".join(measured_on) or too_short)
 

@@ -17,9 +17,9 @@ class EvaluationProgress:
     def __init__(self, stream: TextIO) -> None:
         console = Console(file=stream)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
-            TextColumn("{task.fields[amount]}"),
+            TextColumn("{task.fields[amount]}", markup=False),
             TimeRemainingColumn(),
             console=console,
             transient=True,
