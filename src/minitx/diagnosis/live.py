@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Sequence
 from functools import cache
 from typing import Any, TypeVar
 
@@ -72,12 +71,12 @@ class LiveDiagnosis(AnomalyDetector):
         if anomaly is not None:
             evidence = f"{anomaly.what}; {self._first_nonfinite(step)}"
             nonfinite = instability("not-a-number", step, evidence, self._config)
-            self._tell([nonfinite])
+            self._observer.observe(nonfinite)
             return Anomaly(evidence, nonfinite.fix, step, is_fatal=True)
         finding = self._losses.on_loss(step, loss, gradient_norm, self._config)
         if finding is None:
             return None
-        self._tell([finding])
+        self._observer.observe(finding)
         since = step if finding.name == "loss-spike" else step - LEVEL + 1
         return Anomaly(f"{finding.name}: {finding.message}", finding.fix, since, is_fatal=False)
 
@@ -104,7 +103,8 @@ class LiveDiagnosis(AnomalyDetector):
         is_last = is_last and not self._inside.told and "divergence" not in self._losses.told
         moment = Moment(rate_factor, self._uniform_loss, self._pair_loss, is_last)
         findings += self._curves.on_evaluation(step, train_loss, holdout_loss, moment)
-        self._tell(findings)
+        for finding in findings:
+            self._observer.observe(finding)
 
     def state(self) -> dict[str, Any]:
         """The fields of each detector."""
@@ -127,10 +127,6 @@ class LiveDiagnosis(AnomalyDetector):
         batches = (self._batches[i] for i in range((step - 1) * passes, step * passes))
         first = first_nonfinite(self._model, batches, self._compute)
         return f"the first NaN or infinity is in {first}" if first else "every tensor is finite"
-
-    def _tell(self, findings: Sequence[Event]) -> None:
-        for finding in findings:
-            self._observer.observe(finding)
 
 
 def _restored(kind: type[Detector], fields: dict[str, Any]) -> Detector:
