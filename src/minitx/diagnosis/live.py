@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import defaultdict
 from functools import cache
 from typing import Any, TypeVar
 
@@ -148,15 +147,11 @@ class UpdateMeter:
     def __init__(self, model: Transformer, log_every: int) -> None:
         self._parameters = [p.detach() for p in model.parameters()]
         self._every = log_every * max(1, -(-HEALTH_STEPS // log_every))
-        members: dict[str, list[int]] = defaultdict(list)
-        for index, (name, _) in enumerate(model.named_parameters()):
-            members[layer_of(name)].append(index)
-        self._layers = list(members)
+        layers = [layer_of(name) for name, _ in model.named_parameters()]
+        self._layers = list(dict.fromkeys(layers))
         # (layers, parameters), 1 where a parameter belongs to a layer: sums by one product.
-        self._belongs = torch.zeros(len(members), len(self._parameters))
-        for row, indices in enumerate(members.values()):
-            self._belongs[row, indices] = 1.0
-        self._belongs = self._belongs.to(self._parameters[0].device)
+        belongs = torch.tensor([[name == layer for name in layers] for layer in self._layers])
+        self._belongs = belongs.to(self._parameters[0].device, torch.float32)
         self._before: list[Tensor] | None = None
         self._gradient_norms = self._belongs[0]
 
