@@ -11,8 +11,7 @@ from minitx.config import AttentionRequest, MapKind
 from minitx.inspection.attention_maps import most_looked_at, require_existing
 from minitx.report.attention import attention_view
 from minitx.report.terminal.heatmap import Heatmap, Quantity, Scale, Shading
-from minitx.report.terminal.printable import printed_name
-from minitx.report.terminal.token_labels import cut_label, text_label, token_label
+from minitx.report.terminal.printable import cut_label, printed_name, text_label, token_label
 from minitx.report.terminal.units import count
 from minitx.workflows.attend import AttentionStudy, ChosenMap, ChosenMaps, choose_maps
 

@@ -20,8 +20,8 @@ from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.mask_check import MaskCheck
 from minitx.inspection.roles import HEAD_ROLES
 from minitx.report.terminal.heatmap import FloatArray, Scale, Shading, small_map
+from minitx.report.terminal.printable import cut_label, pad_label, token_label
 from minitx.report.terminal.tables import table
-from minitx.report.terminal.token_labels import cut_label, pad_label, token_label
 
 _BAD = "bold red"
 _TOO_SHORT = "The context is too short to tell the roles of the heads."
