@@ -91,11 +91,7 @@ def attention_json(study: AttentionStudy, request: AttentionRequest) -> str:
     values = json.loads(json.dumps(values), parse_float=lambda number: round(float(number), 6))
     if request.check_mask:
         check = study.mask_check
-        values["mask_check"] = {
-            "passed": check.passed,
-            "length": check.length,
-            "paths": [dataclasses.asdict(path) for path in check.paths],
-        }
+        values["mask_check"] = {"passed": check.passed, **dataclasses.asdict(check)}
     return json_line(values)
 
 
