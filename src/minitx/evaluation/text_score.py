@@ -10,13 +10,15 @@ import numpy as np
 from minitx.evaluation.arrays import ByteArray, GroupedSums, IdArray, IntArray
 from minitx.evaluation.bits import bits_per, token_sizes
 from minitx.evaluation.breakdown import (
+    BINS,
     CLASS_GROUPS,
     CLASSES,
     FREQUENCY_GROUPS,
-    Calibration,
-    PositionLosses,
     SurprisingPassages,
     TokenClasses,
+    calibration_curve,
+    confidence_bins,
+    context_use,
     frequency_groups,
     group_losses,
 )
@@ -60,14 +62,9 @@ def score_text(
     details: Details | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Figures, Blocks]:
-    """Score a text once, in bounded memory.
+    """Score a text once, in bounded memory; `details` are told of each token.
 
-    Args:
-        model, tokenizer: that belong together.
-        text: whose ids, if a memory map, are read in pieces.
-        windows: how it is cut.
-        details: told of each token.
-        progress: called with the number of targets that each batch scored.
+    `progress` is called with the number of targets that each batch scored.
 
     Raises:
         BadInputError: as `token_losses`.
@@ -145,12 +142,12 @@ class Details:
         n_beginning: int,
     ) -> None:
         self.beginning = Beginning(n_beginning)
-        self.positions = PositionLosses(windows.context_length)
+        self.positions = GroupedSums(windows.context_length, 2)
         self.class_of = TokenClasses(tokenizer)
         self.classes = GroupedSums(len(CLASSES))
         self.group_of = None if train_counts is None else frequency_groups(train_counts)
         self.frequencies = GroupedSums(len(FREQUENCY_GROUPS))
-        self.calibration = Calibration()
+        self.confidence = GroupedSums(BINS, 2)
         n_ids = len(text.ids)
         length = round(_PASSAGE_BYTES * n_ids / max(1, text.figures.bytes) / 2) * 2
         # A short text has few passages if they are long.
@@ -161,20 +158,21 @@ class Details:
         """Add a chunk of the losses of `ids`, with confidence."""
         self.beginning.add(chunk)
         targets, before = ids[chunk.index].astype(np.int64), ids[chunk.index - 1]
-        self.positions.add(chunk.position, chunk.losses)
+        nats = chunk.losses.astype(np.float64)
+        self.positions.add(chunk.position, nats, nats * nats)
         self.classes.add(self.class_of.of(targets, before), chunk.losses)
         if self.group_of is not None:
             self.frequencies.add(self.group_of[targets], chunk.losses)
-        self.calibration.add(chunk.confidence, chunk.correct)
+        self.confidence.add(confidence_bins(chunk.confidence), chunk.confidence, chunk.correct)
         self.passages.add(chunk.index, targets, chunk.losses)
 
     def added_to(self, report: HoldoutReport) -> HoldoutReport:
         """A report with all that is known."""
         return replace(
             report,
-            context_use=self.positions.result(),
+            context_use=context_use(self.positions),
             classes=group_losses(self.classes, CLASS_GROUPS),
             frequencies=group_losses(self.frequencies, FREQUENCY_GROUPS),
-            calibration=self.calibration.result(),
+            calibration=calibration_curve(self.confidence),
             surprising=tuple(self.passages.result()),
         )
