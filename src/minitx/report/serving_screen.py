@@ -38,7 +38,7 @@ class ServingScreen:
         """Say what is served, where, and how to try it."""
         served, limits = listening.served, listening.limits
         config = served.model.config
-        size = sum(one.numel() for one in served.model.parameters())
+        size = sum(weight.numel() for weight in served.model.parameters())
         who = "this machine only" if listening.local_name else "any machine that reaches it"
         key = "with the token" if listening.token else "no token"
         command = f"curl {listening.url}/v1/completions -H 'Content-Type: application/json'"
