@@ -28,7 +28,7 @@ def family() -> str:
     return _FAMILIES.get(torch.backends.cpu.get_cpu_capability(), "plain")
 
 
-_TYPES = {
+_TYPES: dict[str, Any] = {
     "p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_long, "q": ctypes.c_int64,
     "f": ctypes.c_float, "d": ctypes.c_double,
 }  # fmt: skip
