@@ -10,6 +10,7 @@ import typer
 from minitx.cli import many_imports
 from minitx.cli.flags import Json, Run, takes
 from minitx.config import AttentionRequest, LoadConfig
+from minitx.config.overrides import config_from_options
 
 
 @takes(AttentionRequest)
@@ -31,8 +32,6 @@ def attn(
     With nothing but a run: its most telling head on the beginning of the holdout, and the role of
     every head.
     """
-    from minitx.config.overrides import config_from_options
-
     request = config_from_options(AttentionRequest, options)
     load = config_from_options(LoadConfig, options)
     with many_imports():

@@ -11,6 +11,7 @@ import typer
 from minitx.cli import many_imports
 from minitx.cli.flags import Json, takes
 from minitx.config import EvaluationSettings, LoadConfig
+from minitx.config.overrides import config_from_options
 
 
 @takes(EvaluationSettings, defaults={"unknown": "error"})
@@ -50,8 +51,6 @@ def evaluate(
 
     minitx eval --quantize int8            what do weights of 8 bits cost?
     """
-    from minitx.config.overrides import config_from_options
-
     settings = config_from_options(EvaluationSettings, options)
     checkpoint = config_from_options(LoadConfig, options).checkpoint
     with many_imports():

@@ -8,13 +8,12 @@ from typing import Any
 from minitx.cli import many_imports
 from minitx.cli.flags import Run, takes
 from minitx.config import GenerationRequest, LoadConfig, SamplingConfig
+from minitx.config.overrides import config_from_options
 
 
 @takes(SamplingConfig, GenerationRequest, LoadConfig)
 def generate(run: Run = None, **options: Any) -> None:
     """Continue a text with a trained model; the same seed gives the same text."""
-    from minitx.config.overrides import config_from_options
-
     sampling = config_from_options(SamplingConfig, options)
     request = config_from_options(GenerationRequest, options, sampling=sampling)
     how = config_from_options(LoadConfig, options)

@@ -9,12 +9,12 @@ import typer
 
 from minitx.cli.flags import Run, takes
 from minitx.config import Limits, LoadConfig, ServeRequest
+from minitx.config.overrides import config_from_options
 
 
 @takes(Limits, LoadConfig, ServeRequest)
 def serve(run: Run = None, **options: Any) -> None:
     """Answer OpenAI's completions API with a trained model, for many clients at once."""
-    from minitx.config.overrides import config_from_options
     from minitx.serving import require_extra
 
     require_extra()

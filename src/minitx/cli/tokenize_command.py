@@ -9,6 +9,7 @@ import typer
 
 from minitx.cli.flags import takes
 from minitx.config import TokenizerConfig, TokenizeRequest
+from minitx.config.overrides import config_from_options, values_of
 
 
 @takes(TokenizeRequest)
@@ -20,8 +21,6 @@ def tokenize(**options: Any) -> None:
 
     minitx tokenize --tokenizer tokenizer --text "To be or not to be"
     """
-    from minitx.config.overrides import config_from_options, values_of
-
     fixed = values_of(TokenizerConfig, options)
     request = config_from_options(TokenizeRequest, options, fixed=fixed)
 

@@ -1,17 +1,23 @@
-"""`minitx train`: plan a run from a corpus and train it."""
+"""`minitx train` and `minitx resume`: plan a run from a corpus and train it, or continue one."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minitx.cli.flags import Loggers, TensorBoard, takes
+from minitx.cli.flags import Loggers, RunDirectory, TensorBoard, takes
 from minitx.config import DataConfig, ModelConfig, TokenizerConfig, TrainConfig
 from minitx.config.options import LENGTH, TEXT
+from minitx.config.overrides import merged, tables_from_options
+from minitx.config.train_config import RESUMABLE
+
+if TYPE_CHECKING:
+    from minitx.training.observer import TrainingObserver
 
 
 def _print_schema(wanted: bool) -> None:
@@ -61,14 +67,8 @@ def train(
 
     minitx train corpus.txt --budget 3m    your text, in 3 minutes
     """
-    from minitx.config.overrides import merged, tables_from_options
-    from minitx.report.training.training_view import choose_view
-    from minitx.training.observer import Phase
-
     overrides = tables_from_options(**options)
-    with contextlib.closing(choose_view(sys.stdout)) as view:
-        # Something to see before torch is loaded, which takes a second or two.
-        view.observe(Phase("loading torch"))
+    with _view() as view:
         tables = merged(config, overrides)
         from minitx.training.memory import refuse_too_large
 
@@ -76,6 +76,46 @@ def train(
         from minitx.workflows.train import TrainRequest
         from minitx.workflows.train import train as train_run
 
-        loggers = (*(logger or ()), *(("tensorboard",) if tensorboard else ()))
+        loggers = _loggers(logger, tensorboard)
         request = TrainRequest(**tables, tokenizer_directory=tokenizer, out=out, loggers=loggers)
         train_run(request, [view], sys.stdin.buffer)
+
+
+@takes(TrainConfig, planned=True, only=RESUMABLE)
+def resume(
+    run: RunDirectory = None,
+    allow_changed_corpus: Annotated[
+        bool, typer.Option("--allow-changed-corpus", help="Go on although the text has changed.")
+    ] = False,
+    tensorboard: TensorBoard = False,
+    logger: Loggers = None,
+    **options: Any,
+) -> None:
+    """Continue a run from its last checkpoint, also to more steps than first planned.
+
+    With no option, it ends with the numbers it would have had if it had never stopped. The steps
+    given with --steps include those already done.
+    """
+    changes = tables_from_options(**options)["train"]
+    with _view() as view:
+        from minitx.workflows.resume import ResumeRequest
+        from minitx.workflows.resume import resume as resume_run
+
+        loggers = _loggers(logger, tensorboard)
+        request = ResumeRequest(run, changes, allow_changed_corpus, loggers)
+        resume_run(request, [view])
+
+
+@contextlib.contextmanager
+def _view() -> Iterator[TrainingObserver]:
+    from minitx.report.training.training_view import choose_view
+    from minitx.training.observer import Phase
+
+    with contextlib.closing(choose_view(sys.stdout)) as view:
+        # Something to see before torch is loaded, which takes a second or two.
+        view.observe(Phase("loading torch"))
+        yield view
+
+
+def _loggers(names: list[str] | None, tensorboard: bool) -> tuple[str, ...]:
+    return (*(names or ()), *(("tensorboard",) if tensorboard else ()))
