@@ -1,4 +1,4 @@
-"""`minitx train` and `minitx resume`: plan a run from a corpus and train it, or continue one."""
+"""`minitx tokenize`, `train` and `resume`: from a text to tokens, and to a trained model."""
 
 from __future__ import annotations
 
@@ -11,13 +11,35 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from minitx.cli.flags import Loggers, RunDirectory, TensorBoard, takes
-from minitx.config import DataConfig, ModelConfig, TokenizerConfig, TrainConfig
+from minitx.config import DataConfig, ModelConfig, TokenizerConfig, TokenizeRequest, TrainConfig
 from minitx.config.options import LENGTH, TEXT
-from minitx.config.overrides import merged, tables_from_options
+from minitx.config.overrides import config_from_options, merged, tables_from_options, values_of
 from minitx.config.train_config import RESUMABLE
 
 if TYPE_CHECKING:
     from minitx.training.observer import TrainingObserver
+
+
+@takes(TokenizeRequest)
+@takes(TokenizerConfig, planned=True)
+def tokenize(**options: Any) -> None:
+    """Cut a text into tokens: see the pieces, their ids, and what the cut is worth.
+
+    minitx tokenize corpus.txt --kind bpe --vocab-size 1024 --out tokenizer
+
+    minitx tokenize --tokenizer tokenizer --text "To be or not to be"
+    """
+    fixed = values_of(TokenizerConfig, options)
+    request = config_from_options(TokenizeRequest, options, fixed=fixed)
+
+    from minitx.report.terminal.printable import printed_name
+    from minitx.report.terminal.tokenization_view import print_tokenized
+    from minitx.workflows.tokenize import tokenize
+
+    tokenized = tokenize(request, sys.stdin)
+    if request.out is not None:
+        typer.echo(f"Wrote {printed_name(request.out / 'tokenizer.json')}", err=True)
+    print_tokenized(tokenized, request.show, request.json)
 
 
 def _print_schema(wanted: bool) -> None:
