@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 
 from minitx.config import SamplingConfig
-from minitx.evaluation.bits import bits_per
+from minitx.evaluation.arrays import bits_per
 from minitx.evaluation.scoring import score, windows_for
 from minitx.generation import generate
 from minitx.training.hooks import HoldoutLoss, StopEvaluation
