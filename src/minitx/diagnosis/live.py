@@ -22,8 +22,8 @@ from minitx.evaluation.arrays import IdArray
 from minitx.evaluation.holdout_figures import as_plain
 from minitx.evaluation.ngrams import bigram_loss
 from minitx.model import Transformer
-from minitx.training.anomalies import Anomaly, AnomalyDetector
 from minitx.training.batches import Batches
+from minitx.training.hooks import Anomaly, AnomalyDetector
 from minitx.training.observer import Event, TrainingObserver
 
 Detector = TypeVar("Detector", LossDetector, CurveDetector, InsideDetector)

@@ -18,12 +18,11 @@ from minitx.engine import loss_function
 from minitx.errors import InstabilityError, InterruptedRunError
 from minitx.files import shell_word
 from minitx.model import Transformer
-from minitx.training.anomalies import Anomaly, AnomalyDetector
 from minitx.training.batches import Batches
 from minitx.training.budget import BudgetController
 from minitx.training.clock import Clock
 from minitx.training.good_states import GoodStates
-from minitx.training.hooks import RunHooks, StopEvaluation
+from minitx.training.hooks import Anomaly, AnomalyDetector, RunHooks, StopEvaluation
 from minitx.training.observer import (
     CheckpointSaved,
     EvaluationReport,

@@ -22,9 +22,9 @@ from minitx.config import TrainConfig
 from minitx.config.toml import config_bytes
 from minitx.corpus.encoded import DESCRIPTION
 from minitx.errors import DamagedFileError
-from minitx.files import describe_damage, json_bytes, read_bounded, read_json
-from minitx.training.anomalies import AnomalyDetector
+from minitx.files import describe_damage, json_bytes, read_json
 from minitx.training.good_states import GoodStates
+from minitx.training.hooks import AnomalyDetector
 from minitx.training.optimizers.optimizer_base import Optimizer
 from minitx.training.state import TrainingState
 from minitx.workflows.session import Session
@@ -54,7 +54,7 @@ def read_state(checkpoint: Path) -> TrainingState:
     """
     path = checkpoint / STATE_FILE
     with _damage_told(path):
-        return TrainingState.from_json(read_bounded(path), str(path))
+        return TrainingState.from_json(read_json(path))
 
 
 def tell_other_machine(session: Session, fixed: Collection[str]) -> None:
