@@ -57,8 +57,7 @@ class RunHistory:
         clock: `tokens` and `elapsed_seconds` of the logged steps and of the end.
         gradient_norms: before clipping, a column for each layer.
         update_ratios: norm of a layer's update over the norm of its weights, a column each.
-        ending: why the run ended: `finished`, `early-stopping`, `interrupted`, or another reason;
-            None while it has not.
+        ending: as in `RunEnd.reason`; None while the run has not ended.
     """
 
     steps: Series

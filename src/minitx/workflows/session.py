@@ -26,14 +26,12 @@ from minitx.training.state import TrainingState
 
 @dataclass(frozen=True)
 class Session:
-    """Everything that a session of training needs.
+    """Everything that a session of training needs; its run is locked by the caller.
 
     Attributes:
-        run: its directory, locked by the caller.
         reasons: for each key that the plan chose.
-        engine: what computes, and why.
-        checkpoint: that it goes on from; None for a new run.
         loggers: names of those that note the run beside `metrics.jsonl`.
+        checkpoint: that it goes on from; None for a new run.
     """
 
     run: RunDirectory

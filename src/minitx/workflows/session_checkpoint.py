@@ -35,7 +35,6 @@ DIAGNOSIS_FILE = "diagnosis.json"
 GOOD_STATES_FILE = "good_states.safetensors"
 MADE_WITH_FILE = "made_with.json"
 
-
 _DECIDE_NUMBERS = (
     "torch", "numpy", "system", "device", "engine", "kernel_family", "kernel_version",
 )  # fmt: skip
@@ -47,11 +46,7 @@ USE_ANOTHER = "Use another checkpoint of the run"
 
 
 def read_state(checkpoint: Path) -> TrainingState:
-    """Where the run stood at a checkpoint.
-
-    Raises:
-        DamagedFileError: its file can't be used.
-    """
+    """Where the run stood at a checkpoint, or a DamagedFileError."""
     path = checkpoint / STATE_FILE
     with _damage_told(path):
         return TrainingState.from_json(read_json(path))

@@ -31,12 +31,8 @@ _WORD = re.compile(r"\w+", re.UNICODE)
 class Tokenization:
     """A text as a tokenizer sees it.
 
-    Attributes:
-        ids: `(tokens,)`.
-        n_bytes: of the text's UTF-8.
-        n_words: runs of letters and digits.
-        n_unknown: tokens that stand for what the vocabulary lacks.
-        round_trip: whether decoding gives the text back exactly.
+    Of its `(tokens,)` ids, `n_unknown` stand for what the vocabulary lacks; words are runs of
+    letters and digits. `round_trip` says whether decoding gives the text back exactly.
     """
 
     text: str

@@ -42,46 +42,35 @@ class MetricsFile(TrainingObserver):
 
     def __init__(self, path: Path, first_step: int = 0) -> None:
         self._path = path
-        self._file: int | None = None
         try:
             repair_metrics(path, first_step)
-            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            self._file = path.open("ab", buffering=0)
         except (OSError, ValueError) as error:
             self._fail(error)
 
     def observe(self, event: TrainingEvent) -> None:
         """Write the event's line."""
         if event.is_logged:
-            self._write(event.to_line())
+            line = memoryview(metrics_line(event.to_line()))
+            try:
+                while line:
+                    line = line[self._file.write(line) :]
+            except OSError as error:
+                self._fail(error)
         elif isinstance(event, CheckpointSaved):
             # The lines are to last as long as the checkpoint.
             self._sync()
 
     def close(self) -> None:
         """Put the file on disk and close it."""
-        if self._file is None:
-            return
-        try:
-            self._sync()
-        finally:
-            os.close(self._file)
-            self._file = None
-
-    def _write(self, record: dict[str, Any]) -> None:
-        line = memoryview(metrics_line(record))
-        if self._file is None:
-            raise ValueError(f"{self._path} is closed")
-        try:
-            while line:
-                line = line[os.write(self._file, line) :]
-        except OSError as error:
-            self._fail(error)
+        if not self._file.closed:
+            with self._file:
+                self._sync()
 
     def _sync(self) -> None:
         # A pipe or /dev/null has nothing to put on disk.
         with contextlib.suppress(OSError):
-            if self._file is not None:
-                os.fsync(self._file)
+            os.fsync(self._file.fileno())
 
     def _fail(self, error: OSError | ValueError) -> NoReturn:
         raise BadInputError(
