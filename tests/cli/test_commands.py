@@ -18,7 +18,7 @@ from rich.console import Console
 from minitx import __version__
 from minitx.checkpoint.rundir import RunDirectory, resolve_checkpoint
 from minitx.config import SamplingConfig
-from minitx.report.generation.probability_view import probability_table
+from minitx.report.generation_screen import probability_table
 from minitx.workflows.load import load, used_checkpoint
 
 SMALL = ["--layers", 1, "--heads", 2, "--d-model", 16, "--context", 16, "--batch-size", 2,
@@ -210,7 +210,7 @@ def test_flags_that_would_be_ignored_are_refused(minitx, tiny_run, flags, named)
 
 def test_progress_is_told_and_then_wiped(minitx, inside, tiny_run, monkeypatch):
     (inside / "p.jsonl").write_text('{"prompt": "1 green"}\n' * 3)
-    monkeypatch.setattr("minitx.report.generation.generation_screen._PROGRESS_SECONDS", -1.0)
+    monkeypatch.setattr("minitx.report.generation_screen._PROGRESS_SECONDS", -1.0)
     flags = ["--prompt-file", "p.jsonl", "--max-new-tokens", 3]
     assert len(minitx("generate", tiny_run, *flags).err.splitlines()) == 1
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)

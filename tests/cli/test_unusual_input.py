@@ -1,5 +1,7 @@
 """Input that nobody gives on purpose: each is one line of error, or a true answer."""
 
+import shutil
+
 import pytest
 
 GENERATE = ["generate", "--prompt", "1", "--max-new-tokens", 3]
@@ -31,6 +33,19 @@ def test_a_bias_that_forbids_or_forces_is_taken(minitx, tiny_run, bias):
     done = minitx("generate", tiny_run, *GENERATE[1:], "--logit-bias", bias, "--temperature", 1e-30)
     assert done.code == 0, done
     assert done.err.startswith("run verses-001, step 120 ")
+
+
+def test_a_damaged_holdout_is_named(minitx, tiny_run, inside):
+    shutil.copytree(tiny_run, inside / "run")
+    (inside / "run/data/holdout.txt").write_bytes(b"\xff\xfe")
+    for flags in ([], ["--prompt", "1 green"]):
+        done = minitx("attn", "run", *flags)
+        assert (done.code, done.out) == (3, ""), done
+        assert "run/data/holdout.txt can't be used" in done.err.splitlines()[-1]
+    done = minitx("report", "run", "--no-eval")
+    assert done.code == 0, done
+    page = (inside / "run/report.html").read_text()
+    assert "run/data/holdout.txt can&#39;t be used" in page
 
 
 def test_a_link_to_itself_is_no_text(minitx, inside):

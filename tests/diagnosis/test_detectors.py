@@ -17,10 +17,9 @@ from minitx.config import ModelConfig, TrainConfig
 from minitx.diagnosis.curves import CurveDetector, Moment
 from minitx.diagnosis.findings import KINDS, Kind
 from minitx.diagnosis.inside import InsideDetector, dead_part
-from minitx.diagnosis.live import LiveDiagnosis
+from minitx.diagnosis.live import LiveDiagnosis, UpdateMeter
 from minitx.diagnosis.losses import FEWEST, LEVEL, LossDetector
 from minitx.diagnosis.nonfinite import first_nonfinite
-from minitx.diagnosis.updates import UpdateMeter
 from minitx.inspection import mask_check
 from minitx.model import Transformer
 from minitx.training.batches import Batches

@@ -1,18 +1,19 @@
 import numpy as np
 import pytest
 
-from minitx.evaluation.breakdown import BINS, Calibration
+from minitx.evaluation.arrays import GroupedSums
+from minitx.evaluation.breakdown import BINS, calibration_curve, confidence_bins
 
 
 def curve(confidence, correct, parts=1):
-    counter = Calibration()
+    counter = GroupedSums(BINS, 2)
     for some, right in zip(
         np.array_split(np.asarray(confidence, np.float32), parts),
         np.array_split(np.asarray(correct, np.bool_), parts),
         strict=True,
     ):
-        counter.add(some, right)
-    return counter.result()
+        counter.add(confidence_bins(some), some, right)
+    return calibration_curve(counter)
 
 
 def test_predictions_that_come_true_as_often_as_they_say_have_no_error():

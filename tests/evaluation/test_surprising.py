@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitx.evaluation.surprising import SurprisingPassages
+from minitx.evaluation.breakdown import SurprisingPassages
 
 
 def brute_force(losses, half, count):

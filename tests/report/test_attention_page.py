@@ -45,15 +45,15 @@ def content(n_layers=2, n_heads=3, tokens=TEXT):
     ).named(np.arange(seq), lambda i: tokens[i])
     ablation = Ablation(1.5, tuple(HeadAblation(*at, 0.01, 0.002) for at in places), 4, 8, "a text")
     return SimpleNamespace(
-        title="A <title>",
-        about="a & b",
         maps=maps,
-        layer=1,
-        head=0,
         roles=HeadRoles(tuple(heads), "16 windows"),
         lens=readings,
         ablation=ablation,
     )
+
+
+def page_of(study):
+    return attention_page(study, "A <title>", "a & b", layer=1, head=0)
 
 
 class Page(html.parser.HTMLParser):
@@ -86,7 +86,7 @@ class Page(html.parser.HTMLParser):
 
 def test_the_page_holds_every_weight_within_its_stated_error():
     given = content()
-    page = Page(attention_page(**vars(given)))
+    page = Page(page_of(given))
     raw = np.frombuffer(base64.b64decode(page.by_id["weights"]), np.uint8)
     maps, seq = given.maps, given.maps.seq
     stored = (raw.reshape(2 * 3 + 2 + 2, -1) / 255.0) ** 2
@@ -104,7 +104,7 @@ def test_the_page_holds_every_weight_within_its_stated_error():
 
 def test_the_page_holds_tokens_roles_and_lens_whatever_their_text():
     given = content()
-    page = Page(attention_page(**vars(given)))
+    page = Page(page_of(given))
     data = json.loads(page.by_id["data"])
     assert data["tokens"] == TEXT
     assert page.title == "A <title>"
@@ -127,7 +127,7 @@ def test_the_page_holds_tokens_roles_and_lens_whatever_their_text():
 
 
 def test_nothing_is_fetched():
-    text = attention_page(**vars(content(tokens=["a", "b"])))
+    text = page_of(content(tokens=["a", "b"]))
     page = Page(text)
     assert [link for link in page.links if not link.startswith("#")] == []
     assert not re.search(r"https?://|@import|url\(", text)
@@ -144,7 +144,7 @@ def test_quantising_keeps_small_weights_apart_and_the_ends_exact():
 
 def test_64_heads_of_256_tokens_stay_under_5_megabytes():
     tokens = [f" w{i}" for i in range(256)]
-    assert len(attention_page(**vars(content(8, 8, tokens))).encode()) < 5_000_000 == MAX_PAGE_BYTES
+    assert len(page_of(content(8, 8, tokens)).encode()) < 5_000_000 == MAX_PAGE_BYTES
 
 
 def test_a_page_over_the_limit_is_refused_with_the_length_that_fits():
@@ -170,7 +170,7 @@ def browser(tmp_path_factory, given):
         pytest.skip("no Chromium on this machine")
     folder = tmp_path_factory.mktemp("page")
     page = folder / "page.html"
-    page.write_text(attention_page(**vars(given)), encoding="utf-8")
+    page.write_text(page_of(given), encoding="utf-8")
     opened = Browser(folder / "profile", page)
     yield opened
     opened.close()

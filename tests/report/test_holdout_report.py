@@ -13,6 +13,7 @@ from minitx.evaluation.breakdown import (
     ContextUse,
     PositionBucket,
     ReliabilityBin,
+    SurprisingText,
 )
 from minitx.evaluation.comparison import Comparison, Interval
 from minitx.evaluation.copying import Copied
@@ -27,7 +28,6 @@ from minitx.evaluation.holdout_figures import (
     PairedTest,
     TextFigures,
 )
-from minitx.evaluation.surprising import SurprisingText
 from minitx.evaluation.verdict import judge
 from minitx.report.evaluation.holdout_report import holdout_report
 from minitx.report.evaluation.surprise import passage_lines

@@ -12,7 +12,8 @@ from minitx.checkpoint.rundir import RunDirectory
 from minitx.errors import BadInputError
 from minitx.report.pages import run_page as module
 from minitx.report.pages.run_curves import MOST_POINTS, curves, plotting_library
-from minitx.report.pages.run_page import page_path, run_page, save_run_page
+from minitx.report.pages.run_page import page_path, run_page
+from minitx.report.pages.templates import write_page
 from minitx.training.history import read_history
 from minitx.training.logging.metrics_file import metrics_line, read_metrics
 from minitx.workflows.report import ReportSettings, RunStory, Stories, gather
@@ -210,7 +211,7 @@ def test_a_page_goes_into_the_run_and_of_several_into_the_first(single, tmp_path
     assert page_path(single) == runs / "one/report.html"
     assert page_path(Stories((*single.runs, *single.runs))) == runs / "one/comparison.html"
     with pytest.raises(BadInputError, match="can't be written"):
-        save_run_page(single, tmp_path / "missing/report.html")
+        write_page(run_page(single), tmp_path / "missing/report.html")
 
 
 # ---- in a browser ------------------------------------------------------------------------------
@@ -220,7 +221,7 @@ def opened(folder, stories):
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine")
     path = folder / "page.html"
-    save_run_page(stories, path)
+    write_page(run_page(stories), path)
     return Browser(folder / "profile", path)
 
 

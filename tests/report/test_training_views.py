@@ -17,7 +17,6 @@ from rich.console import Console
 
 from minitx.config import DataConfig, ModelConfig, RunConfig, TokenizerConfig, TrainConfig
 from minitx.report.training.training_live import LiveTrainingView
-from minitx.report.training.training_plain import PlainTrainingView
 from minitx.report.training.training_report import (
     TrainingRecord,
     event_lines,
@@ -27,7 +26,7 @@ from minitx.report.training.training_report import (
     summary_lines,
 )
 from minitx.report.training.training_screen import final_lines, training_screen
-from minitx.report.training.training_view import choose_view
+from minitx.report.training.training_view import PlainTrainingView, choose_view
 from minitx.training.logging.metrics_file import MetricsFile
 from minitx.training.observer import (
     CheckpointSaved,

@@ -7,7 +7,7 @@ from small_runs import TINY_MODEL, TINY_TRAIN
 
 from minitx.checkpoint.rundir import RunDirectory, resolve_checkpoint
 from minitx.config import EvaluationSettings, ReportSettings
-from minitx.report.pages.run_sections import run_values
+from minitx.report.pages.run_page import run_values
 from minitx.workflows.evaluate import evaluate_holdout
 from minitx.workflows.report import gather_run
 from minitx.workflows.train import TrainRequest, train

@@ -19,7 +19,7 @@ def generate(run: Run = None, **options: Any) -> None:
     request = config_from_options(GenerationRequest, options, sampling=sampling)
     how = config_from_options(LoadConfig, options)
     with many_imports():
-        from minitx.report.generation.generation_screen import GenerationScreen, converse
+        from minitx.report.generation_screen import GenerationScreen, converse
         from minitx.workflows.generate import in_batches, prompts_of, refuse_text
         from minitx.workflows.interactive import Conversation, continue_text
         from minitx.workflows.load import load, say_used

@@ -46,7 +46,8 @@ def report(
     plotting_library()
 
     from minitx.report.evaluation.evaluation_progress import EvaluationProgress
-    from minitx.report.pages.run_page import page_path, save_run_page
+    from minitx.report.pages.run_page import page_path, run_page
+    from minitx.report.pages.templates import write_page
     from minitx.report.terminal.printable import printed_name
     from minitx.workflows.load import say_used
     from minitx.workflows.report import gather
@@ -54,6 +55,6 @@ def report(
     with EvaluationProgress(sys.stderr) as progress:
         stories = gather(runs or [], settings, progress.update)
         path = out or page_path(stories)
-        save_run_page(stories, path)
+        write_page(run_page(stories), path)
     say_used(run.checkpoint for run in stories.runs if run.holdout or run.study)
     typer.echo(f"Wrote {printed_name(path)}", err=True)

@@ -66,12 +66,12 @@ class WindowSampler:
     def _shuffled(self, epoch: int) -> Starts:
         # A generator of numbers by position: any epoch is reached without those before it.
         random = np.random.Generator(np.random.Philox(key=(self._seed, epoch)))
-        if self._data_order == 1:
+        if self._data_order == 1 or epoch % 2 == 0:
             phase = int(random.integers(self._phases))
         else:
-            # The first target is in a window at one phase alone, the last at one other; with a
-            # margin on both sides, each of these two is drawn for a fair part of the epochs.
-            margin = self._context_length // 8
+            # Up to the end of the text. The first target is in a window at one phase alone, the
+            # last at one other; with a margin on both sides, these are drawn often enough.
+            margin = self._context_length // 4
             drawn = int(random.integers(-margin, self._last_phase + margin + 1))
             phase = min(max(drawn, 0), self._last_phase)
         return phase + self._context_length * random.permutation(self.per_epoch).astype(np.int64)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from minitx.compute import Compute
@@ -17,14 +19,16 @@ from minitx.diagnosis.findings import instability
 from minitx.diagnosis.inside import InsideDetector, probe, probe_windows
 from minitx.diagnosis.losses import LEVEL, LossDetector
 from minitx.diagnosis.nonfinite import first_nonfinite
-from minitx.diagnosis.updates import UpdateMeter
 from minitx.evaluation.arrays import IdArray
 from minitx.evaluation.holdout_figures import as_plain
 from minitx.evaluation.ngrams import bigram_loss
 from minitx.model import Transformer
 from minitx.training.batches import Batches
 from minitx.training.hooks import Anomaly, AnomalyDetector
-from minitx.training.observer import Event, TrainingObserver
+from minitx.training.observer import Event, HealthReport, TrainingObserver
+
+HEALTH_STEPS = 10
+"""Fewest steps from one report to the next: a copy of the weights costs a little."""
 
 Detector = TypeVar("Detector", LossDetector, CurveDetector, InsideDetector)
 
@@ -104,14 +108,10 @@ class LiveDiagnosis(AnomalyDetector):
 
     def state(self) -> dict[str, Any]:
         """The fields of each detector."""
-        state = {
-            "losses": dataclasses.asdict(self._losses),
-            "curves": dataclasses.asdict(self._curves),
-            "inside": dataclasses.asdict(self._inside),
-        }
+        detectors: dict[str, LossDetector | CurveDetector | InsideDetector]
+        detectors = {"losses": self._losses, "curves": self._curves, "inside": self._inside}
         # JSON has no word for NaN and infinity.
-        kept: dict[str, Any] = as_plain(state)
-        return kept
+        return {name: as_plain(dataclasses.asdict(kept)) for name, kept in detectors.items()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Give each detector the fields that it had."""
@@ -142,3 +142,56 @@ def _restored(kind: type[Detector], fields: dict[str, Any]) -> Detector:
         for key, value in fields.items()
     }
     return kind(**fields)
+
+
+class UpdateMeter:
+    """Gradient norm and update-to-weight ratio of each layer.
+
+    Measures around the updates of a model, in some of the steps that are logged."""
+
+    def __init__(self, model: Transformer, log_every: int) -> None:
+        self._parameters = [p.detach() for p in model.parameters()]
+        self._every = log_every * max(1, -(-HEALTH_STEPS // log_every))
+        members: dict[str, list[int]] = defaultdict(list)
+        for index, (name, _) in enumerate(model.named_parameters()):
+            members[layer_of(name)].append(index)
+        self._layers = list(members)
+        # (layers, parameters), 1 where a parameter belongs to a layer: sums by one product.
+        self._belongs = torch.zeros(len(members), len(self._parameters))
+        for row, indices in enumerate(members.values()):
+            self._belongs[row, indices] = 1.0
+        self._belongs = self._belongs.to(self._parameters[0].device)
+        self._before: list[Tensor] | None = None
+        self._gradient_norms = self._belongs[0]
+
+    def before_update(self, step: int, gradient_norms: Tensor) -> None:
+        """Remember the weights if a report is due."""
+        if step % self._every == 0:
+            self._before = [parameter.clone() for parameter in self._parameters]
+            self._gradient_norms = gradient_norms
+
+    def after_update(self, step: int) -> HealthReport | None:
+        """The report, if one is due."""
+        if self._before is None:
+            return None
+        weights = torch.stack(torch._foreach_norm(self._before))
+        torch._foreach_sub_(self._before, self._parameters)
+        updates = torch.stack(torch._foreach_norm(self._before))
+        self._before = None
+        sums = torch.stack((self._gradient_norms.float(), updates, weights)).square()
+        by_layer = (self._belongs @ sums.T).sqrt()
+        rows = torch.stack((by_layer[:, 0], by_layer[:, 1] / by_layer[:, 2].clamp_min(1e-30)))
+        gradients, ratios = rows.tolist()
+        return HealthReport(
+            step=step,
+            gradient_norms=dict(zip(self._layers, gradients, strict=True)),
+            update_ratios=dict(zip(self._layers, ratios, strict=True)),
+        )
+
+
+def layer_of(parameter: str) -> str:
+    """The layer that a parameter belongs to: `embedding`, `blocks.0`, ..., `norm` or `head`."""
+    parts = parameter.split(".")
+    if parts[0] == "blocks":
+        return ".".join(parts[:2])
+    return "embedding" if parts[0] == "positions" else parts[0]

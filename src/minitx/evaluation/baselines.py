@@ -68,14 +68,15 @@ def measure_baselines(
     ids, content = text.ids, text.content
     part = np.asarray(ids[: scored.n_ids], dtype=np.int64)
     train = np.asarray(train_ids[-MOST_TRAIN_TOKENS:], dtype=np.int64)
-    sizes, n_tokens = token_sizes(tokenizer), len(scored.index)
-    n_bytes = float(sizes[ids[scored.index]].sum())
+    index = np.concatenate(scored.index)
+    sizes, n_tokens = token_sizes(tokenizer), len(index)
+    n_bytes = float(sizes[ids[index]].sum())
     if n_tokens == len(ids) - 1:
         # What unknown tokens stand for is known for the text as a whole.
         n_bytes = text.scored_size(tokenizer)[0]
     losses = [math.log(tokenizer.vocab_size)]
     if len(train):
-        losses += _ngram_losses(NGrams(train, tokenizer.vocab_size), part, scored.index)
+        losses += _ngram_losses(NGrams(train, tokenizer.vocab_size), part, index)
     if len(part) < len(ids):
         content = content[: int(sizes[part].sum())]
     before = train_content[-MOST_TRAIN_BYTES:]

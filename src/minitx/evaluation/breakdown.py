@@ -13,19 +13,22 @@ five groups.
 probability of the likeliest token. In a calibrated model, of those made with 70 % about 70 % come
 true. The expected calibration error is the mean distance of the two, weighted by how many
 predictions a bin has (Guo et al. 2017, section 2).
+
+**Passages**: those with the highest loss, token by token.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from minitx.corpus.encoded_file import release
-from minitx.evaluation.arrays import BoolArray, Float32Array, GroupedSums, IdArray, IntArray
+from minitx.evaluation.arrays import Float32Array, GroupedSums, IdArray, IntArray
 from minitx.tokenizer import Tokenizer
 
 NOTABLE = 0.01
@@ -56,6 +59,7 @@ FREQUENCIES = (
 FREQUENCY_GROUPS = {name: (i,) for i, (name, _) in enumerate(FREQUENCIES)}
 
 BINS = 10
+PASSAGES = 10
 
 
 @dataclass(frozen=True)
@@ -91,45 +95,36 @@ class ContextUse:
     context_length: int
 
 
-class PositionLosses:
-    """Sums losses by position as they stream by."""
+def context_use(sums: GroupedSums) -> ContextUse:
+    """Loss by tokens seen, from the sums of losses and of their squares by position in a window."""
+    n = len(sums.counts)
+    buckets, first = [], 0
+    while first < n:
+        last = min(n, 2 * first or 1)
+        # What is left over joins its neighbour, rather than being a bucket of a few.
+        if n - last < (last - first) // 2:
+            last = n
+        if sums.counts[first:last].sum():
+            buckets.append(_bucket(sums, first, last))
+        first = last
+    return ContextUse(tuple(buckets), _used_length(sums, buckets), n)
 
-    def __init__(self, context_length: int) -> None:
-        self._sums = GroupedSums(context_length, 2)
 
-    def add(self, position: IntArray, losses: Float32Array) -> None:
-        """Add losses of the targets at these positions of their windows, from 0."""
-        nats = losses.astype(np.float64)
-        self._sums.add(position, nats, nats * nats)
+def _bucket(sums: GroupedSums, first: int, last: int) -> PositionBucket:
+    tokens = float(sums.counts[first:last].sum())
+    mean, square = (sums.sums[:, first:last].sum(1) / tokens).tolist()
+    variance = max(0.0, square - mean * mean)
+    return PositionBucket(first + 1, last, int(tokens), mean, math.sqrt(variance / tokens))
 
-    def result(self) -> ContextUse:
-        """Loss by tokens seen, so far."""
-        n = len(self._sums.counts)
-        buckets, first = [], 0
-        while first < n:
-            last = min(n, 2 * first or 1)
-            # What is left over joins its neighbour, rather than being a bucket of a few.
-            if n - last < (last - first) // 2:
-                last = n
-            if self._sums.counts[first:last].sum():
-                buckets.append(self._bucket(first, last))
-            first = last
-        return ContextUse(tuple(buckets), self._used_length(buckets), n)
 
-    def _bucket(self, first: int, last: int) -> PositionBucket:
-        tokens = float(self._sums.counts[first:last].sum())
-        mean, square = (self._sums.sums[:, first:last].sum(1) / tokens).tolist()
-        variance = max(0.0, square - mean * mean)
-        return PositionBucket(first + 1, last, int(tokens), mean, math.sqrt(variance / tokens))
-
-    def _used_length(self, buckets: list[PositionBucket]) -> int:
-        # The first bucket than which neither any later one nor all later ones are clearly better.
-        for bucket in buckets[:-1]:
-            later = [other for other in buckets if other.first > bucket.last]
-            rest = self._bucket(bucket.last, len(self._sums.counts))
-            if not any(_is_better(other, bucket) for other in (*later, rest)):
-                return bucket.last
-        return len(self._sums.counts)
+def _used_length(sums: GroupedSums, buckets: list[PositionBucket]) -> int:
+    # The first bucket than which neither any later one nor all later ones are clearly better.
+    for bucket in buckets[:-1]:
+        later = [other for other in buckets if other.first > bucket.last]
+        rest = _bucket(sums, bucket.last, len(sums.counts))
+        if not any(_is_better(other, bucket) for other in (*later, rest)):
+            return bucket.last
+    return len(sums.counts)
 
 
 def _is_better(later: PositionBucket, bucket: PositionBucket) -> bool:
@@ -257,34 +252,96 @@ class CalibrationCurve:
     bins: tuple[ReliabilityBin, ...]
 
 
-class Calibration:
-    """Counts predictions as they stream by."""
+def confidence_bins(confidence: Float32Array) -> IntArray:
+    """Index of the bin of each prediction by the probability of its likeliest token, `(n,)`."""
+    return np.minimum((confidence.astype(np.float64) * BINS).astype(np.int64), BINS - 1)
 
-    def __init__(self) -> None:
-        self._bins = GroupedSums(BINS, 2)
 
-    def add(self, confidence: Float32Array, correct: BoolArray) -> None:
-        """Add predictions: `(n,)` probability of the likeliest token, and whether it was right."""
-        number = np.minimum((confidence.astype(np.float64) * BINS).astype(np.int64), BINS - 1)
-        self._bins.add(number, confidence, correct)
-
-    def result(self) -> CalibrationCurve:
-        """The curve of all predictions so far."""
-        tokens, (confidence, correct) = self._bins.counts, self._bins.sums
-        n = max(1.0, float(tokens.sum()))
-        bins = tuple(
-            ReliabilityBin(
-                low=i / BINS,
-                high=(i + 1) / BINS,
-                tokens=int(tokens[i]),
-                confidence=float(confidence[i] / tokens[i]),
-                accuracy=float(correct[i] / tokens[i]),
-            )
-            for i in np.flatnonzero(tokens).tolist()
+def calibration_curve(sums: GroupedSums) -> CalibrationCurve:
+    """The curve, from the sums of confidence and of right predictions by bin."""
+    tokens, (confidence, correct) = sums.counts, sums.sums
+    n = max(1.0, float(tokens.sum()))
+    bins = tuple(
+        ReliabilityBin(
+            low=i / BINS,
+            high=(i + 1) / BINS,
+            tokens=int(tokens[i]),
+            confidence=float(confidence[i] / tokens[i]),
+            accuracy=float(correct[i] / tokens[i]),
         )
-        return CalibrationCurve(
-            accuracy=float(correct.sum() / n),
-            confidence=float(confidence.sum() / n),
-            expected_calibration_error=float(np.abs(correct - confidence).sum() / n),
-            bins=bins,
-        )
+        for i in np.flatnonzero(tokens).tolist()
+    )
+    return CalibrationCurve(
+        accuracy=float(correct.sum() / n),
+        confidence=float(confidence.sum() / n),
+        expected_calibration_error=float(np.abs(correct - confidence).sum() / n),
+        bins=bins,
+    )
+
+
+@dataclass(frozen=True)
+class SurprisingText:
+    """A passage that surprised the model: text and loss (nats) of each token, and their mean.
+
+    It begins at the token of index `start` of the text.
+    """
+
+    start: int
+    loss: float
+    tokens: tuple[str, ...]
+    losses: tuple[float, ...]
+
+
+class SurprisingPassages:
+    """Keeps the worst passages as losses stream by; they don't overlap.
+
+    They have `length` tokens, an even number, and begin at every half of that; `piece` gives the
+    text of a token.
+    """
+
+    def __init__(self, length: int, piece: Callable[[int], str], count: int = PASSAGES) -> None:
+        self._half = max(1, length // 2)
+        self._piece = piece
+        self._count = count
+        self._worst: list[SurprisingText] = []
+        self._index = np.empty(0, np.int64)
+        self._ids = np.empty(0, np.int64)
+        self._losses = np.empty(0, np.float32)
+
+    def add(self, index: IntArray, targets: IdArray, losses: Float32Array) -> None:
+        """Add targets in the order of the text: where they are, what they are, their losses."""
+        self._index = np.concatenate([self._index, index])
+        self._ids = np.concatenate([self._ids, targets])
+        self._losses = np.concatenate([self._losses, losses])
+        half = self._half
+        n_halves = len(self._index) // half
+        if n_halves < 2:
+            return
+        in_halves = self._losses[: n_halves * half].astype(np.float64)
+        sums = in_halves.reshape(n_halves, half).sum(1)
+        # Only where tokens lie side by side: a part of a text is scored in pieces.
+        starts = np.arange(n_halves - 1) * half
+        joined = self._index[starts + 2 * half - 1] - self._index[starts] == 2 * half - 1
+        # One that is chosen rules out its two neighbours at most, so three times as many suffice.
+        most = 3 * self._count
+        falling = np.argsort(-(sums[:-1] + sums[1:])[joined], kind="stable")[:most]
+        passages = map(self._passage, starts[joined][falling].tolist())
+        self._worst = heapq.nlargest(most, [*self._worst, *passages], key=lambda text: text.loss)
+        # The last half may go on.
+        kept = (n_halves - 1) * half
+        self._index, self._ids = self._index[kept:], self._ids[kept:]
+        self._losses = self._losses[kept:]
+
+    def result(self) -> list[SurprisingText]:
+        """The worst passages that don't overlap, the worst first."""
+        chosen: list[SurprisingText] = []
+        for passage in self._worst:
+            if all(abs(passage.start - other.start) >= 2 * self._half for other in chosen):
+                chosen.append(passage)
+        return chosen[: self._count]
+
+    def _passage(self, first: int) -> SurprisingText:
+        part = slice(first, first + 2 * self._half)
+        losses = tuple(self._losses[part].tolist())
+        tokens = tuple(map(self._piece, self._ids[part].tolist()))
+        return SurprisingText(int(self._index[first]), sum(losses) / len(losses), tokens, losses)

@@ -80,39 +80,29 @@ class NGrams:
 
         A prediction sees up to `order` - 1 ids before.
         """
-        rows = np.asarray(ids, dtype=np.int64)[None, :]
-        return np.stack([-np.log(p[0]) for p in self._probabilities(rows, first=1)])
-
-    def distribution(self, context: IdArray, order: int) -> FloatArray:
-        """Probability of each id after a context, `(vocab_size,)`; its last `order` - 1 count."""
-        rows = np.empty((self.vocab_size, len(context) + 1), dtype=np.int64)
-        rows[:, :-1] = context
-        rows[:, -1] = np.arange(self.vocab_size)
-        return self._probabilities(rows, first=len(context))[order - 1][:, 0]
-
-    def _probabilities(self, rows: IntArray, first: int) -> list[FloatArray]:
-        """For each order, the probability of the ids from `first` on, in each row."""
-        lower = np.full((len(rows), rows.shape[1] - first), 1.0 / self.vocab_size)
+        text = np.asarray(ids, dtype=np.int64)
+        lower = np.full(len(text) - 1, 1.0 / self.vocab_size)
         contexts = np.zeros_like(lower, dtype=np.int64)
-        ranks = np.zeros(rows.shape, np.int64)
+        ranks = np.zeros(len(text), np.int64)
         by_order = []
         for order in range(1, self.max_order + 1):
             if order > 1:
-                contexts = _shifted(ranks)[:, first:]
-            ranks = self._ranks(order, ranks, rows)
-            grams = ranks[:, first:]
-            by_order.append(_interpolated(self._raw[order - 1], contexts, grams, lower))
+                contexts = ranks[:-1]
+            ranks = self._ranks(order, ranks, text)
+            grams = ranks[1:]
+            by_order.append(-np.log(_interpolated(self._raw[order - 1], contexts, grams, lower)))
             if order < self.max_order:
                 lower = _interpolated(self._continuation[order - 1], contexts, grams, lower)
-        return by_order
+        return np.stack(by_order)
 
-    def _ranks(self, order: int, shorter: IntArray, rows: IntArray) -> IntArray:
-        # Rank of the n-gram that ends at each position; -1 where the text lacks it.
-        prefix = _shifted(shorter) if order > 1 else shorter
+    def _ranks(self, order: int, shorter: IntArray, ids: IntArray) -> IntArray:
+        # Rank of the n-gram that ends at each position; -1 where the text lacks it, as it does
+        # every n-gram of which nothing ends one position before.
+        prefix = np.concatenate([[-1], shorter[:-1]]) if order > 1 else shorter
         keys = self._keys[order]
         if not len(keys):
-            return np.full_like(rows, -1)
-        wanted = prefix * self.vocab_size + rows
+            return np.full_like(ids, -1)
+        wanted = prefix * self.vocab_size + ids
         rank = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         return np.where((prefix >= 0) & (keys[rank] == wanted), rank, -1)
 
@@ -131,13 +121,6 @@ class NGrams:
             context_seen=totals > 0,
             backoff=np.bincount(prefix, taken, n_contexts) / divisor,
         )
-
-
-def _shifted(ranks: IntArray) -> IntArray:
-    """What ends one position earlier; nothing does before the first."""
-    shifted = np.full_like(ranks, -1)
-    shifted[:, 1:] = ranks[:, :-1]
-    return shifted
 
 
 def _interpolated(

@@ -10,19 +10,21 @@ import numpy as np
 from minitx.evaluation.arrays import ByteArray, GroupedSums, IdArray, IntArray
 from minitx.evaluation.bits import bits_per, token_sizes
 from minitx.evaluation.breakdown import (
+    BINS,
     CLASS_GROUPS,
     CLASSES,
     FREQUENCY_GROUPS,
-    Calibration,
-    PositionLosses,
+    SurprisingPassages,
     TokenClasses,
+    calibration_curve,
+    confidence_bins,
+    context_use,
     frequency_groups,
     group_losses,
 )
 from minitx.evaluation.comparison import Blocks, BlockSums, bootstrap_interval
 from minitx.evaluation.holdout_figures import Figures, HoldoutReport, TextFigures
 from minitx.evaluation.scoring import LossChunk, Windows, token_losses
-from minitx.evaluation.surprising import SurprisingPassages
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
 from minitx.training.observer import perplexity
@@ -52,39 +54,14 @@ class ScoredText:
         return max(0, self.figures.bytes - len(first)), max(0, n_characters)
 
 
-@dataclass(frozen=True, eq=False)
-class Beginning:
-    """What was scored of the beginning of a text, which baselines are measured on, too.
-
-    Attributes:
-        n_ids: ids in the beginning.
-        index: of the targets in it that were scored, `(n,)`.
-        nats: total loss of these.
-    """
-
-    n_ids: int
-    index: IntArray
-    nats: float
-
-
-@dataclass(frozen=True, eq=False)
-class TextScore:
-    """The result of a pass over a text; `beginning` is None where not asked for."""
-
-    figures: Figures
-    blocks: Blocks
-    beginning: Beginning | None
-
-
 def score_text(
     model: Transformer,
     tokenizer: Tokenizer,
     text: ScoredText,
     windows: Windows,
     details: Details | None = None,
-    beginning: int = 0,
     progress: Callable[[int], None] | None = None,
-) -> TextScore:
+) -> tuple[Figures, Blocks]:
     """Score a text once, in bounded memory.
 
     Args:
@@ -92,32 +69,20 @@ def score_text(
         text: whose ids, if a memory map, are read in pieces.
         windows: how it is cut.
         details: told of each token.
-        beginning: number of ids that `TextScore.beginning` covers; 0 for none.
         progress: called with the number of targets that each batch scored.
 
     Raises:
         BadInputError: as `token_losses`.
     """
-    ids = text.ids
     sums = BlockSums(text.figures.bytes, token_sizes(tokenizer))
-    index: list[IntArray] = []
-    nats = 0.0
-    for chunk in token_losses(model, ids, windows, with_confidence=details is not None):
-        sums.add(ids, chunk.index, chunk.losses)
-        if chunk.index[0] < beginning:
-            inside = chunk.index < beginning
-            index.append(chunk.index[inside])
-            nats += float(chunk.losses[inside].sum(dtype=np.float64))
+    for chunk in token_losses(model, text.ids, windows, with_confidence=details is not None):
+        sums.add(text.ids, chunk.index, chunk.losses)
         if details is not None:
-            details.add(ids, chunk)
+            details.add(text.ids, chunk)
         if progress is not None:
             progress(len(chunk.losses))
     blocks = sums.result()
-    return TextScore(
-        figures=_figures(blocks, windows, text, tokenizer),
-        blocks=blocks,
-        beginning=Beginning(beginning, np.concatenate(index), nats) if index else None,
-    )
+    return _figures(blocks, windows, text, tokenizer), blocks
 
 
 def _figures(blocks: Blocks, windows: Windows, text: ScoredText, tokenizer: Tokenizer) -> Figures:
@@ -144,10 +109,33 @@ def _figures(blocks: Blocks, windows: Windows, text: ScoredText, tokenizer: Toke
     )
 
 
+class Beginning:
+    """What was scored of the first `n_ids` ids of a text, which baselines are measured on, too.
+
+    Attributes:
+        index: of the targets among them that were scored, `(n,)` in parts.
+        nats: total loss of these.
+    """
+
+    def __init__(self, n_ids: int) -> None:
+        self.n_ids = n_ids
+        self.index: list[IntArray] = []
+        self.nats = 0.0
+
+    def add(self, chunk: LossChunk) -> None:
+        """Add what a chunk, in the order of the text, has of it."""
+        if chunk.index[0] < self.n_ids:
+            inside = chunk.index < self.n_ids
+            self.index.append(chunk.index[inside])
+            self.nats += float(chunk.losses[inside].sum(dtype=np.float64))
+
+
 class Details:
     """Sums up what is known of single tokens, beyond the total.
 
-    `train_counts`, `(vocab_size,)`, says how often the train part has each id, if there is one.
+    Args:
+        train_counts: `(vocab_size,)` how often the train part has each id, if there is one.
+        n_beginning: ids of the text that `beginning` covers.
     """
 
     def __init__(
@@ -156,13 +144,15 @@ class Details:
         windows: Windows,
         text: ScoredText,
         train_counts: IdArray | None,
+        n_beginning: int,
     ) -> None:
-        self.positions = PositionLosses(windows.context_length)
+        self.beginning = Beginning(n_beginning)
+        self.positions = GroupedSums(windows.context_length, 2)
         self.class_of = TokenClasses(tokenizer)
         self.classes = GroupedSums(len(CLASSES))
         self.group_of = None if train_counts is None else frequency_groups(train_counts)
         self.frequencies = GroupedSums(len(FREQUENCY_GROUPS))
-        self.calibration = Calibration()
+        self.confidence = GroupedSums(BINS, 2)
         n_ids = len(text.ids)
         length = round(_PASSAGE_BYTES * n_ids / max(1, text.figures.bytes) / 2) * 2
         # A short text has few passages if they are long.
@@ -171,21 +161,23 @@ class Details:
 
     def add(self, ids: IdArray, chunk: LossChunk) -> None:
         """Add a chunk of the losses of `ids`, with confidence."""
+        self.beginning.add(chunk)
         targets, before = ids[chunk.index].astype(np.int64), ids[chunk.index - 1]
-        self.positions.add(chunk.position, chunk.losses)
+        nats = chunk.losses.astype(np.float64)
+        self.positions.add(chunk.position, nats, nats * nats)
         self.classes.add(self.class_of.of(targets, before), chunk.losses)
         if self.group_of is not None:
             self.frequencies.add(self.group_of[targets], chunk.losses)
-        self.calibration.add(chunk.confidence, chunk.correct)
+        self.confidence.add(confidence_bins(chunk.confidence), chunk.confidence, chunk.correct)
         self.passages.add(chunk.index, targets, chunk.losses)
 
     def added_to(self, report: HoldoutReport) -> HoldoutReport:
         """A report with all that is known."""
         return replace(
             report,
-            context_use=self.positions.result(),
+            context_use=context_use(self.positions),
             classes=group_losses(self.classes, CLASS_GROUPS),
             frequencies=group_losses(self.frequencies, FREQUENCY_GROUPS),
-            calibration=self.calibration.result(),
+            calibration=calibration_curve(self.confidence),
             surprising=tuple(self.passages.result()),
         )

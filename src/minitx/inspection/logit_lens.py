@@ -45,6 +45,10 @@ class LogitLens(Shown):
         """What each reading is called: `embedding`, `layer 0`, `layer 1`, ..."""
         return ("embedding", *(f"layer {i}" for i in range(len(self.top_ids) - 1)))
 
+    def piece(self, token: int) -> str:
+        """Text of an id; its number where that is not known."""
+        return self.pieces.get(token, str(token))
+
     def named(self, ids: IntArray, piece: Callable[[int], str]) -> LogitLens:
         """The same readings of the text `ids`, (seq,), with the `piece` of text of every id."""
         return replace(

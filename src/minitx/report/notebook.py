@@ -18,7 +18,6 @@ from minitx.report.attention import attention_view
 from minitx.report.attention.attention_screen import attention_screen, map_name, quantity_of
 from minitx.report.evaluation.holdout_report import holdout_report
 from minitx.report.pages.attention_page import study_page
-from minitx.report.pages.elements import Cell, Grid, Run
 from minitx.report.pages.templates import render
 from minitx.report.terminal.heatmap import Heatmap, Scale, shading_for
 from minitx.report.terminal.token_labels import token_label
@@ -91,19 +90,10 @@ def map_grid(heatmap: Heatmap, name: str | None = None) -> str:
     """A map as an HTML table, each value in its cell's title; of a long text, the last tokens."""
     labels = [token_label(token) for token in heatmap.tokens]
     shown = range(max(0, len(labels) - _MOST_TOKENS), len(labels))
-    scale = heatmap.scale
-
-    def cell(i: int, j: int) -> Cell:
-        value = float(heatmap.values[i, j])
-        title = f"{i} {labels[i]} → {j} {labels[j]}: {value:.3g}"
-        return Cell([], style=f"background:{scale.color(value)}", title=title)
-
-    rows: list[list[str | Cell]] = [
-        [labels[i], *(cell(i, j) for j in shown if j <= i)] for i in shown
-    ]
-    grid = Grid(rows, ["", *(labels[j] for j in shown)])
-    note = f"The last {len(shown)} of {len(labels)} tokens." if shown[0] else None
-    return render("notebook_map.html", grid=grid, name=name, note=note)
+    return render(
+        "notebook_map.html", name=name, labels=labels, shown=shown,
+        values=heatmap.values.tolist(), scale=heatmap.scale,
+    )  # fmt: skip
 
 
 def lens_grid(lens: LogitLens) -> str:
@@ -113,27 +103,8 @@ def lens_grid(lens: LogitLens) -> str:
     likeliest token that follows, coloured by its probability, and all that are kept in its title.
     It is framed where that token does follow.
     """
-    scale = Scale(1.0)
-    tokens = lens.tokens or tuple(map(str, range(lens.top_ids.shape[1])))
-
-    def cell(layer: int, position: int) -> Cell:
-        pieces = [lens.pieces.get(int(i), str(i)) for i in lens.top_ids[layer, position]]
-        chances = [float(p) for p in lens.top_probabilities[layer, position]]
-        title = ", ".join(
-            f"{token_label(piece)} {100 * chance:.0f} %"
-            for piece, chance in zip(pieces, chances, strict=True)
-        )
-        follows = tokens[position + 1 : position + 2] == (pieces[0],) and bool(lens.pieces)
-        classes = "next" if follows else None
-        return Cell([Run(token_label(pieces[0]))], classes, scale.css(chances[0]), title)
-
-    rows: list[list[str | Cell]] = [
-        [
-            lens.names[layer],
-            *(cell(layer, position) for position in range(len(tokens))),
-            f"{lens.loss[layer]:.3f}" if len(lens.loss) else "",
-        ]
-        for layer in reversed(range(len(lens.names)))
-    ]
-    grid = Grid(rows, ["layer", *map(token_label, tokens), "loss"])
-    return render("notebook_lens.html", grid=grid)
+    return render(
+        "notebook_lens.html", lens=lens, scale=Scale(1.0),
+        tokens=lens.tokens or tuple(map(str, range(lens.top_ids.shape[1]))),
+        guesses=lens.top_ids.tolist(), chances=lens.top_probabilities.tolist(),
+    )  # fmt: skip

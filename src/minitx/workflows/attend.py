@@ -20,9 +20,9 @@ import numpy as np
 from minitx.checkpoint.rundir import find_run
 from minitx.compute import choose_compute
 from minitx.config import Index, MapKind
-from minitx.errors import BadInputError
+from minitx.errors import BadInputError, DamagedFileError
 from minitx.evaluation.arrays import Float32Array, IntArray
-from minitx.files import writing_where_asked
+from minitx.files import describe_damage, writing_where_asked
 from minitx.inspection.ablation import Ablation, ablate_heads
 from minitx.inspection.attention_maps import (
     AttentionMaps,
@@ -277,8 +277,15 @@ def _holdout(checkpoint: Path) -> str | None:
     run = find_run(checkpoint.resolve())
     if run is None or not (run.data / "holdout.txt").is_file():
         return None
-    with (run.data / "holdout.txt").open(encoding="utf-8", newline="") as file:
-        return file.read(_HOLDOUT_CHARACTERS)
+    path = run.data / "holdout.txt"
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return file.read(_HOLDOUT_CHARACTERS)
+    except (OSError, ValueError) as error:
+        raise DamagedFileError(
+            f"{path} can't be used: {describe_damage(error)}",
+            "Restore the data directory of the run",
+        ) from None
 
 
 def _line_start(ids: IntArray, piece: Callable[[int], str]) -> int:

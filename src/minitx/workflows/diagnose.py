@@ -9,11 +9,9 @@ from minitx.checkpoint import load_model
 from minitx.checkpoint.rundir import RunDirectory, use_checkpoint
 from minitx.compute import choose_compute
 from minitx.corpus import load_encoded
-from minitx.diagnosis.curves import CurveDetector
 from minitx.diagnosis.review import CheckpointReview, Diagnosis, merged, review_metrics
 from minitx.errors import BadInputError, MinitxError
 from minitx.training.logging.metrics_file import read_metrics
-from minitx.training.observer import Event
 
 
 def diagnose(path: Path | None) -> Diagnosis:
@@ -26,20 +24,15 @@ def diagnose(path: Path | None) -> Diagnosis:
     """
     run = RunDirectory.open(path)
     config = run.read_config()
-    told: list[Event] = []
-    others: list[Event] = []
-    checks: dict[str, str] = {}
-    curves = CurveDetector()
-    finished = False
-    if os.path.lexists(run.metrics_file):
-        records = list(read_metrics(run.metrics_file))
-        told, others, checks, curves = review_metrics(records, config)
-        finished = any(
-            record["kind"] == "end" and record.get("reason") in ("finished", "early-stopping")
-            for record in records
-        )
-    else:
-        checks["metrics"] = "there are none"
+    has_metrics = os.path.lexists(run.metrics_file)
+    records = list(read_metrics(run.metrics_file)) if has_metrics else []
+    told, others, checks, curves = review_metrics(records, config)
+    if not has_metrics:
+        checks = {"metrics": "there are none"}
+    finished = any(
+        record["kind"] == "end" and record.get("reason") in ("finished", "early-stopping")
+        for record in records
+    )
     checkpoint: Path | None = None
     try:
         loaded = use_checkpoint(lambda: run.usable_checkpoint("last"), load_model)
@@ -47,7 +40,7 @@ def diagnose(path: Path | None) -> Diagnosis:
         corpus = load_encoded(run.data)
     except MinitxError as error:
         # A run that broke before its first checkpoint still has metrics to look at.
-        if not os.path.lexists(run.metrics_file):
+        if not has_metrics:
             raise BadInputError(
                 f"{run.path} has nothing to look at: {error.what}", "Train it first, or resume it"
             ) from None

@@ -29,7 +29,7 @@ from minitx.evaluation.holdout_figures import (
 )
 from minitx.evaluation.ngrams import bigram_loss
 from minitx.evaluation.scoring import Windows, count_targets, score, windows_for
-from minitx.evaluation.text_score import Details, TextScore, score_text
+from minitx.evaluation.text_score import Beginning, Details, score_text
 from minitx.evaluation.verdict import Verdict, judge
 from minitx.workflows.evaluation_inputs import (
     file_text,
@@ -208,18 +208,18 @@ class _Evaluation:
     def measure(self) -> tuple[HoldoutReport, Blocks]:
         """The report, and what was summed in each block of the text."""
         details = None if self.settings.quick else self._details()
-        scored = self._score(self.windows, details)
+        plain, blocks = self._score(self.windows, details)
         report = HoldoutReport(
             model=self.subject.figures(),
             text=self.text.figures,
-            plain=scored.figures,
+            plain=plain,
             strided=self._strided(),
-            train_loss=self._train_loss(scored.figures.tokens_scored),
+            train_loss=self._train_loss(plain.tokens_scored),
         )
         if details is not None:
-            report = replace(details.added_to(report), baselines=self._baselines(scored))
+            report = replace(details.added_to(report), baselines=self._baselines(details.beginning))
             report = self._with_copying(report)
-        return report, scored.blocks
+        return report, blocks
 
     def _details(self) -> Details:
         tokenizer, train_ids = self.subject.loaded.tokenizer, self.subject.train_ids
@@ -227,26 +227,25 @@ class _Evaluation:
         if len(train_ids):
             self._tell("counting tokens")
             counts = count_ids(train_ids, tokenizer.vocab_size)
-        return Details(tokenizer, self.windows, self.text, counts)
+        n_beginning = 0
+        if self.settings.baselines:
+            n_beginning = ids_within(self.text.ids, token_sizes(tokenizer), MOST_BYTES)
+        return Details(tokenizer, self.windows, self.text, counts, n_beginning)
 
-    def _score(self, windows: Windows, details: Details | None = None) -> TextScore:
-        loaded, ids, n_beginning = self.subject.loaded, self.text.ids, 0
-        if details is not None and self.settings.baselines:
-            n_beginning = ids_within(ids, token_sizes(loaded.tokenizer), MOST_BYTES)
+    def _score(self, windows: Windows, details: Details | None = None) -> tuple[Figures, Blocks]:
         name = f"scoring {self.text.figures.name}"
         if windows.stride != windows.context_length:
             name += f", stride {windows.stride}"
-        told = self._counter(name, len(ids), windows)
-        return score_text(
-            loaded.model, loaded.tokenizer, self.text, windows, details, n_beginning, told
-        )
+        told = self._counter(name, len(self.text.ids), windows)
+        model, tokenizer = self.subject.loaded.model, self.subject.loaded.tokenizer
+        return score_text(model, tokenizer, self.text, windows, details, told)
 
     def _strided(self) -> Figures | None:
         # A quick evaluation leaves it out, unless it was asked for.
         left_out = self.settings.quick and self.settings.stride is None
         if left_out or self.overlapping == self.windows:
             return None
-        return self._score(self.overlapping).figures
+        return self._score(self.overlapping)[0]
 
     def _train_loss(self, n_scored: int) -> float | None:
         """Loss on as much of the train part as was scored of the holdout."""
@@ -257,12 +256,12 @@ class _Evaluation:
         told = self._counter("scoring as much of the train part", len(ids), windows)
         return score(self.subject.loaded.model, ids, windows, told).loss
 
-    def _baselines(self, scored: TextScore) -> Baselines | None:
-        if scored.beginning is None:
+    def _baselines(self, scored: Beginning) -> Baselines | None:
+        if not scored.index:
             return None
         subject = self.subject
         return measure_baselines(
-            subject.loaded.tokenizer, self.text, scored.beginning, subject.train_ids,
+            subject.loaded.tokenizer, self.text, scored, subject.train_ids,
             subject.train_content(), self._tell,
         )  # fmt: skip
 

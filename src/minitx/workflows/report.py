@@ -126,23 +126,21 @@ def gather_run(
     with contextlib.suppress(OSError, ValueError):
         content = read_json(checkpoint / MADE_WITH_FILE)
         story.made_with = {key: str(value) for key, value in content.items()}
+    unwanted = [part for part in ("eval", "attn") if not getattr(settings, part)]
+    story.left_out = {part: f"--no-{part} was given" for part in unwanted}
     try:
         if settings.eval:
             story.holdout = evaluate_holdout(checkpoint, _evaluation(settings), progress)
-        else:
-            story.left_out["eval"] = "--no-eval was given"
     except MinitxError as error:
         story.left_out["eval"] = error.what
     try:
         if settings.attn:
             story.study = open_study(checkpoint, settings.prompt, PAGE_PROMPT, settings.device)
-        else:
-            story.left_out["attn"] = "--no-attn was given"
     except MinitxError as error:
         if settings.prompt is not None and checkpoint.is_dir():
             raise
         story.left_out["attn"] = error.what
-    if story.left_out and not checkpoint.is_dir():  # Pruned since it was found: look again.
+    if story.left_out and not checkpoint.is_dir():  # Pruned meanwhile: look again.
         return gather_run(run, settings, progress)
     story.weights_digest = weights_digest(checkpoint)
     return story

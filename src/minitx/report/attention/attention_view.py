@@ -203,7 +203,7 @@ def lens_table(lens: LogitLens, position: int, shading: Shading) -> RenderableTy
     ):
         guesses = Text()
         for token, probability in zip(ids, probabilities, strict=True):
-            piece = lens.pieces.get(int(token), str(token))
+            piece = lens.piece(int(token))
             label = cut_label(token_label(piece, ascii_only), 10, ascii_only)
             guesses.append(label, "bold green" if piece == following else "bold")
             guesses.append(f" {100 * probability:.0f}  ", "dim")

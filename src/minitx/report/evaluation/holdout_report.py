@@ -10,7 +10,13 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from minitx.evaluation.breakdown import LETTER_KINDS, CalibrationCurve, ClassLoss, ContextUse
+from minitx.evaluation.breakdown import (
+    LETTER_KINDS,
+    PASSAGES,
+    CalibrationCurve,
+    ClassLoss,
+    ContextUse,
+)
 from minitx.evaluation.comparison import Interval
 from minitx.evaluation.copying import COPY_BYTES, Copied
 from minitx.evaluation.holdout_figures import (
@@ -21,7 +27,6 @@ from minitx.evaluation.holdout_figures import (
     PairedTest,
     Report,
 )
-from minitx.evaluation.surprising import SurprisingText
 from minitx.evaluation.verdict import Verdict
 from minitx.report.evaluation.surprise import passage_lines
 from minitx.report.terminal.heatmap import Shading, shading_for
@@ -31,7 +36,6 @@ from minitx.report.terminal.token_labels import cut_label, text_label
 from minitx.report.terminal.units import bytes_, count, fixed, percent
 
 _MODEL = "this model"
-_PASSAGES = 10
 
 
 def print_reports(reports: Sequence[Report], full: bool = True, with_stride: bool = True) -> None:
@@ -198,14 +202,12 @@ class _Sections:
             ("Calibration: how confident the model is, and how often it is right",
              report.calibration, self._calibration),
             ("Copied from the train part", report.samples, self._copying),
-            ("Most surprising passages, in nats per token", report.surprising, self._passages),
+            ("Most surprising passages, in nats per token", report.surprising,
+             lambda passages: passage_lines(passages[:PASSAGES], self._shading, self._width)),
         )  # fmt: skip
         for title, figures, lay_out in sections if full else sections[:1]:
             if figures:
                 yield title, lay_out(figures)
-
-    def _passages(self, passages: Sequence[SurprisingText]) -> Iterable[RenderableType]:
-        return passage_lines(passages[:_PASSAGES], self._shading, self._width)
 
     def _bar(self, value: float, longest: float, least: int, most: int, beside: int) -> Text:
         """A bar for a value, of `least` to `most` columns, with `beside` columns next to it."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.cells import cell_len
 from rich.text import Text
 
-from minitx.evaluation.surprising import SurprisingText
+from minitx.evaluation.breakdown import SurprisingText
 from minitx.report.terminal.heatmap import Scale, Shading
 from minitx.report.terminal.token_labels import cut_label, text_label
 

@@ -16,8 +16,7 @@ import numpy.typing as npt
 from minitx.config import AttentionRequest
 from minitx.errors import BadInputError
 from minitx.inspection.ablation import Ablation
-from minitx.inspection.attention_maps import AttentionMaps
-from minitx.inspection.head_roles import HeadRole, HeadRoles
+from minitx.inspection.head_roles import HeadRole
 from minitx.inspection.logit_lens import LogitLens
 from minitx.report.pages.templates import render
 from minitx.report.terminal.units import count
@@ -30,24 +29,15 @@ MAX_PAGE_BYTES = 5_000_000
 _FRAME_BYTES = 60_000
 
 
-def attention_page(
-    *, title: str, about: str, maps: AttentionMaps, layer: int, head: int, roles: HeadRoles,
-    lens: LogitLens, ablation: Ablation | None,
-) -> str:  # fmt: skip
+def attention_page(study: AttentionStudy, title: str, about: str, layer: int, head: int) -> str:
     """The page as one HTML document; `layer` and `head` are shown first.
-
-    The lens has the text of its ids; it has no ablation where that is None.
 
     Raises:
         BadInputError: when it would be larger than `MAX_PAGE_BYTES`.
     """
-    stack = np.concatenate(
-        [
-            maps.weights.reshape(-1, maps.seq, maps.seq),
-            np.stack([maps.average(layer) for layer in range(maps.n_layers)]),
-            maps.rollout(),
-        ]
-    )
+    maps, roles, ablation = study.maps, study.roles, study.ablation
+    averages = np.stack([maps.average(layer) for layer in range(maps.n_layers)])
+    stack = np.concatenate([maps.weights.reshape(-1, maps.seq, maps.seq), averages, maps.rollout()])
     data = {
         "about": about,
         "tokens": list(maps.tokens),
@@ -58,9 +48,9 @@ def attention_page(
             "names": roles.measured,
             "measured_on": roles.measured_on,
             "ablated_on": ablation.measured_on if ablation else "",
-            "heads": [_head(one, ablation) for one in roles.heads],
+            "heads": [_head(head_role, ablation) for head_role in roles.heads],
         },
-        "lens": _lens(lens),
+        "lens": _lens(study.lens),
     }
     page = render(
         "attention.html",
@@ -89,12 +79,10 @@ def study_page(study: AttentionStudy, request: AttentionRequest) -> str:
         f"{config.n_heads} heads, {count(config.n_parameters)} parameters; "
         f"a text of {len(study.ids)} tokens"
     )
-    return attention_page(
-        title=f"Attention of {study.checkpoint.name}",
-        about=f"{about}, {study.prompt_from}" if study.prompt_from else about,
-        maps=study.maps, layer=layer, head=head, roles=study.roles,
-        lens=study.lens, ablation=study.ablation,
-    )  # fmt: skip
+    if study.prompt_from:
+        about += f", {study.prompt_from}"
+    title = f"Attention of {study.checkpoint.name}"
+    return attention_page(study, title, about, layer, head)
 
 
 def require_page_fits(seq: int, n_layers: int, n_heads: int) -> None:
@@ -103,11 +91,9 @@ def require_page_fits(seq: int, n_layers: int, n_heads: int) -> None:
     def size(seq: int) -> int:
         return n_layers * (n_heads + 2) * (seq * (seq + 1) // 2) * 4 // 3 + _FRAME_BYTES
 
-    longest = seq
-    while longest > 1 and size(longest) > MAX_PAGE_BYTES:
-        longest -= 1
     if size(seq) > MAX_PAGE_BYTES:
-        raise _too_large(size(seq), longest)
+        fitting = (n for n in range(seq, 1, -1) if size(n) <= MAX_PAGE_BYTES)
+        raise _too_large(size(seq), next(fitting, 1))
 
 
 def quantise(maps: FloatArray) -> npt.NDArray[np.uint8]:
@@ -121,16 +107,14 @@ def quantise(maps: FloatArray) -> npt.NDArray[np.uint8]:
     return np.round(255 * np.sqrt(clipped)).astype(np.uint8)
 
 
-def _head(one: HeadRole, ablation: Ablation | None) -> dict[str, Any]:
-    off = ablation.of(one.layer, one.head) if ablation else None
+def _head(measured: HeadRole, ablation: Ablation | None) -> dict[str, Any]:
+    off = ablation.of(measured.layer, measured.head) if ablation else None
+    scores = measured.scores.items()
     return {
-        "layer": one.layer,
-        "head": one.head,
-        "role": one.role,
-        "scores": {
-            role: [round(found.score, 4), round(found.control, 4)]
-            for role, found in one.scores.items()
-        },
+        "layer": measured.layer,
+        "head": measured.head,
+        "role": measured.role,
+        "scores": {role: [round(of.score, 4), round(of.control, 4)] for role, of in scores},
         "loss_change": round(off.loss_change, 6) if off else None,
         "loss_error": round(off.standard_error, 6) if off and off.standard_error else None,
     }

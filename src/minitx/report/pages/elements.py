@@ -28,13 +28,11 @@ _INKS = frozenset({"green", "yellow", "red", "cyan"})
 _CONSOLE = Console(width=10_000, no_color=True)
 
 
-@dataclass(frozen=True)
-class Run:
-    """A stretch of text of one look; attributes that are None are left out."""
+Attributes = dict[str, str | None]
+"""Of an HTML element; those that are None are left out."""
 
-    words: str
-    classes: str | None = None
-    style: str | None = None
+Run = tuple[str, Attributes]
+"""A stretch of text of one look."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,6 @@ class Cell:
 
     runs: Sequence[Run]
     classes: str | None = None
-    style: str | None = None
-    title: str | None = None
     is_bar: bool = False
 
 
@@ -84,7 +80,7 @@ def _elements(renderable: RenderableType) -> Iterator[Element]:
         if not renderable.plain.strip():
             return
         if str(renderable.style) == "bold" and not renderable.spans:
-            yield "h3", [Run(renderable.plain)]
+            yield "h3", [(renderable.plain, {})]
         else:
             yield "p", _text_runs(renderable)
     elif isinstance(renderable, Table):
@@ -108,7 +104,7 @@ def _text_runs(text: Text) -> list[Run]:
 
 def _run(words: str, style: Style) -> Run:
     if not words.strip() and style.bgcolor is None:
-        return Run(words)
+        return words, {}
     classes = [name for name, on in (("muted", style.dim), ("strong", style.bold)) if on]
     if style.color is not None and style.bgcolor is None and style.color.name in _INKS:
         classes.append(f"ink-{style.color.name}")
@@ -116,7 +112,7 @@ def _run(words: str, style: Style) -> Run:
     if style.bgcolor is not None and style.bgcolor.triplet is not None:
         ink = style.color.triplet.hex if style.color and style.color.triplet else "inherit"
         colours = f"background:{style.bgcolor.triplet.hex};color:{ink}"
-    return Run(words, " ".join(classes) or None, colours)
+    return words, {"class": " ".join(classes) or None, "style": colours}
 
 
 def _grid(table: Table) -> Grid:
@@ -145,7 +141,7 @@ def _bar(text: Text) -> list[Run]:
     filled = drawn.replace(_MARK, _EIGHTHS[8] if drawn[mark + 1 :].strip() else " ")
     length = sum(map(_EIGHTHS.index, filled)) / 8
     ink = next((ink for ink in _INKS if ink in f"{text.style} {text.spans}"), "cyan")
-    boxes = [Run("", f"bar ink-{ink}", f"width:{length:g}ch")]
+    boxes: list[Run] = [("", {"class": f"bar ink-{ink}", "style": f"width:{length:g}ch"})]
     if mark >= 0:
-        boxes.append(Run("", "mark", f"left:{mark + 0.5:g}ch"))
+        boxes.append(("", {"class": "mark", "style": f"left:{mark + 0.5:g}ch"}))
     return boxes

@@ -29,12 +29,11 @@ def plotting_library() -> tuple[str, str]:
     Raises:
         BadInputError: its package is not installed.
     """
-    found = find_spec("uplot")
+    package = find_spec("uplot")
     # Only its files are needed: importing it would load IPython.
-    places = (found.submodule_search_locations if found else None) or []
-    for place in places:
+    for folder in (package and package.submodule_search_locations) or ():
         with contextlib.suppress(OSError):
-            files = [Path(place) / name for name in _LIBRARY_FILES]
+            files = [Path(folder) / name for name in _LIBRARY_FILES]
             script, style = (file.read_text(encoding="utf-8") for file in files)
             return script.replace("</script", "<\\/script"), style
     raise BadInputError(

@@ -1,33 +1,54 @@
-"""The page of `minitx report`: one file, nothing fetched, readable without its script."""
+"""The page of `minitx report`: one file, nothing fetched, readable without its script.
+
+What its sections show are values for the template `run.html`, which escapes whatever comes from a
+run: text of a corpus, names of files and events.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
 from minitx.config import AttentionRequest
+from minitx.config.run_config import TABLES
+from minitx.config.toml import config_bytes
 from minitx.errors import BadInputError, MinitxError
-from minitx.report.pages import run_sections as sections
+from minitx.evaluation.holdout_figures import Report
+from minitx.report.evaluation.holdout_report import holdout_report
+from minitx.report.evaluation.surprise import LEGEND_LOSSES, LOSS_SCALE
 from minitx.report.pages.attention_page import study_page
-from minitx.report.pages.run_curves import curves, plotting_library
-from minitx.report.pages.templates import render, write_page
-from minitx.workflows.report import Stories
+from minitx.report.pages.elements import Cell, Grid, elements
+from minitx.report.pages.run_curves import curves, plotting_library, problems
+from minitx.report.pages.templates import render
+from minitx.report.terminal.printable import run_path, run_word
+from minitx.report.terminal.units import count, duration
+from minitx.report.training.training_report import (
+    EVALUATION_COLUMNS,
+    evaluation_figures,
+    next_steps,
+    spread_evaluations,
+)
+from minitx.workflows.report import RunStory, Stories
 
 MAX_PAGE_BYTES = 12_000_000
-PAGE_NAME = "report.html"
-COMPARISON_NAME = "comparison.html"
+_MOST_SAMPLES = 200
+_MOST_EVALUATIONS = 400
+_WIDTH = 100
+_NOT_KNOWN = "–"
+_DEFAULT_CORPUS = "the Python reference"
 
 
 def page_path(stories: Stories) -> Path:
     """Where the page of these runs goes if nobody says: into the (first) run."""
-    name = PAGE_NAME if len(stories.runs) == 1 else COMPARISON_NAME
+    name = "report.html" if len(stories.runs) == 1 else "comparison.html"
     return stories.runs[0].run.path / name
-
-
-def save_run_page(stories: Stories, path: Path) -> None:
-    """Lay the page out and write it; raises as `run_page` and `write_page` do."""
-    write_page(run_page(stories), path)
 
 
 def run_page(stories: Stories) -> str:
@@ -38,22 +59,22 @@ def run_page(stories: Stories) -> str:
             not installed.
     """
     library_script, library_style = map(Markup, plotting_library())
-    runs = [sections.run_values(story, number) for number, story in enumerate(stories.runs)]
-    digests = {story.corpus and story.corpus.tokenizer_digest for story in stories.runs}
+    runs = [run_values(story, number) for number, story in enumerate(stories.runs)]
+    digests = {story.corpus.tokenizer_digest for story in stories.runs if story.corpus}
     data = {
-        "runs": curves([(sections.name_of(story), story.history) for story in stories.runs]),
+        "runs": curves([(run["name"], run["story"].history) for run in runs]),
         "tokenizers_differ": len(digests) > 1,
     }
-    attention, why_no_attention = _attention(stories)
+    attention, why_no_attention = _attention(stories.runs[0])
     page = render(
         "run.html",
         title=", ".join(run["name"] for run in runs),
         runs=runs,
-        holdout=sections.holdout(stories),
+        holdout=_holdout(stories),
         attention=attention,
         why_no_attention=why_no_attention,
-        configuration=sections.configuration(stories.runs[0]),
-        comparison=sections.comparison(stories) if len(runs) > 1 else None,
+        configuration=[(name, Grid(_settings(stories.runs[0], name))) for name in TABLES],
+        comparison=_comparison(runs) if len(runs) > 1 else None,
         data=data,
         library_script=library_script,
         library_style=library_style,
@@ -68,12 +89,153 @@ def run_page(stories: Stories) -> str:
     return page
 
 
-def _attention(stories: Stories) -> tuple[str | None, str]:
+def _attention(story: RunStory) -> tuple[str | None, str]:
     """The page of `minitx attn --html`; None and why, if it is left out."""
-    story = stories.runs[0]
     if story.study is None:
         return None, story.left_out.get("attn", "")
     try:
         return study_page(story.study, AttentionRequest()), ""
     except MinitxError as error:
         return None, error.what
+
+
+def run_values(story: RunStory, number: int) -> dict[str, Any]:
+    """What the page shows of one run, but for its curves and what was measured anew."""
+    history = story.history
+    samples = [report for report in history.evaluations if report.sample]
+    # What is no problem: the newest of each kind, on one line.
+    notes = {event.name: event for event in history.events if event.severity == "info"}
+    return {
+        "number": number,
+        "name": run_path(story.run.path),
+        "story": story,
+        "corpus": ", ".join(story.config.data.corpus) or _DEFAULT_CORPUS,
+        "facts": _facts(story),
+        "evaluations": _evaluations(story),
+        "problems": problems(history),
+        "notes": [f"At step {event.step:,}: {event.message}" for event in notes.values()],
+        "samples": spread_evaluations(samples, _MOST_SAMPLES),
+        "n_samples": len(samples),
+        "commands": _commands(story),
+        "config": config_bytes(story.config).decode(),
+    }
+
+
+def _facts(story: RunStory) -> dict[str, str]:
+    history, best = story.history, story.history.best
+    steps = history.last_step
+    tokens = history.at("tokens", steps)
+    scored = best.holdout_tokens if best else None
+    if best and story.holdout and story.checkpoint == story.run.checkpoint(best.step):
+        # Measured anew, on all of the holdout: the figure that the page has below, too.
+        measured = story.holdout.plain
+        scored = measured.tokens_scored
+        best = replace(
+            best, holdout_loss=measured.loss, holdout_bits_per_byte=measured.bits_per_byte
+        )
+    at_step, _, loss, perplexity, bits = evaluation_figures(best) if best else [_NOT_KNOWN] * 5
+    return {
+        "best holdout loss": loss,
+        "perplexity": perplexity,
+        "bits per byte": bits,
+        "on holdout tokens": f"{scored:,}" if scored else _NOT_KNOWN,
+        "at step": at_step,
+        "steps": f"{steps:,}",
+        "training time": duration(history.at("elapsed_seconds", steps)),
+        "tokens": count(tokens) if math.isfinite(tokens) else _NOT_KNOWN,
+        "parameters": count(story.config.model.n_parameters),
+        "ended": history.ending or "not yet",
+    }
+
+
+def _evaluations(story: RunStory) -> Grid:
+    rows = [
+        [*evaluation_figures(report), "best" if report is story.history.best else ""]
+        for report in spread_evaluations(story.history.evaluations, _MOST_EVALUATIONS)
+    ]
+    return Grid(rows, [*EVALUATION_COLUMNS, ""], numbers=range(len(EVALUATION_COLUMNS)))
+
+
+def _commands(story: RunStory) -> list[str]:
+    prompts = [report.sample_prompt for report in story.history.evaluations]
+    steps = next_steps(
+        story.run.path,
+        prompts[-1] if prompts else "",
+        has_prompt=bool(prompts) and prompts[-1].isprintable(),
+        has_holdout=bool(prompts),
+        has_unknown=story.holdout is None or story.holdout.text.unknown_tokens > 0,
+    )
+    return [
+        f"minitx train --config {run_word(story.run.config_file)}",
+        *(line for line in steps if " eval " in line or " attn " in line),
+    ]
+
+
+def _holdout(stories: Stories) -> dict[str, Any]:
+    """What `minitx eval` says, and the passages that surprised the model; or why neither."""
+    if len(stories.runs) > 1:
+        report = _report(stories.comparison)
+        return {"report": report, "why_not": stories.left_out, "passages": ()}
+    measured, left_out = stories.runs[0].holdout, stories.runs[0].left_out
+    return {
+        # The page has the passages below, with each token's loss to point at.
+        "report": _report(measured and replace(measured, surprising=())),
+        "why_not": left_out.get("eval"),
+        "passages": measured.surprising if measured else (),
+        "legend": LEGEND_LOSSES,
+        "scale": LOSS_SCALE,
+    }
+
+
+def _report(report: Report | None) -> Markup | None:
+    return None if report is None else elements(holdout_report(report, "color", _WIDTH))
+
+
+def _comparison(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Several runs side by side: how good they became, and how their configs differ."""
+    # The name of each run behind a dot in the colour of its curves.
+    names = [
+        Cell([("", {"class": f"swatch run-{run['number'] % 8}"}), (run["name"], {})])
+        for run in runs
+    ]
+    results: list[list[str | Cell]] = [
+        [name, *run["facts"].values()] for name, run in zip(names, runs, strict=True)
+    ]
+    differing: list[list[str]] = []
+    equal: list[list[str]] = []
+    for table in TABLES:
+        settings_of_runs = [_settings(run["story"], table) for run in runs]
+        for settings in zip(*settings_of_runs, strict=True):
+            key, values = f"{table}.{settings[0][0]}", [value for _, value in settings]
+            if len(set(values)) == 1:
+                equal.append([key, values[0]])
+            else:
+                differing.append([key, *values])
+    facts = runs[0]["facts"]
+    return {
+        "results": Grid(results, ["run", *facts], numbers=range(1, len(facts))),
+        "differing": Grid(differing, ["", *names]),
+        "equal": Grid(equal),
+    }
+
+
+def _settings(story: RunStory, name: str) -> list[tuple[str, str]]:
+    values = getattr(story.config, name)
+    settings = {
+        field.name: _setting(getattr(values, field.name)) for field in dataclasses.fields(values)
+    }
+    if name == "data" and not story.config.data.corpus:
+        settings["corpus"] = _DEFAULT_CORPUS
+    return list(settings.items())
+
+
+def _setting(value: Any) -> str:
+    if value is None or value in ((), {}):
+        return _NOT_KNOWN
+    if isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from minitx.files import writing_where_asked
 from minitx.report.terminal.printable import run_path, visible
-from minitx.report.terminal.token_labels import text_label
+from minitx.report.terminal.token_labels import text_label, token_label
 from minitx.report.terminal.units import count, fixed
 
 
@@ -53,7 +53,12 @@ def _environment() -> Environment:
         finalize=_text,
     )
     environment.globals.update(
-        asset=asset, count=count, fixed=fixed, run_path=run_path, text_label=text_label
+        asset=asset,
+        count=count,
+        fixed=fixed,
+        run_path=run_path,
+        text_label=text_label,
+        token_label=token_label,
     )
     environment.policies["json.dumps_kwargs"] = {
         "ensure_ascii": False,

@@ -12,14 +12,14 @@ from minitx.report.terminal.tables import table
 from minitx.workflows.profile import RunProfile
 
 
-def profile_report(found: RunProfile) -> Group:
+def profile_report(measured: RunProfile) -> Group:
     """Parts of the step with their time, share and rate, and what stands beside them."""
-    profile = found.profile
-    model = found.config.model
-    title = Text().append(run_path(found.run), "bold")
+    profile = measured.profile
+    model = measured.config.model
+    title = Text().append(run_path(measured.run), "bold")
     title.append(
         f"  ·  {model.n_layers} layers, {model.d_model} wide, context {model.context_length}, "
-        f"{profile.tokens:,} tokens a pass  ·  {found.device}, {found.dtype}, "
+        f"{profile.tokens:,} tokens a pass  ·  {measured.device}, {measured.dtype}, "
         f"{profile.engine} engine",
         "dim",
     )
@@ -55,7 +55,7 @@ def profile_report(found: RunProfile) -> Group:
         f"{1e3 * profile.overhead_seconds:.2f} ms of that is Python and operator dispatch, "
         "measured by forward and backward over a few tokens",
         f"{profile.peak_rate / 1e9:,.0f} GFLOP/s is the peak of square matrix products in "
-        f"{found.dtype}, measured now",
+        f"{measured.dtype}, measured now",
     ]
     if profile.whole_blocks:
         lines.append(
@@ -65,13 +65,13 @@ def profile_report(found: RunProfile) -> Group:
     return Group(title, parts, *(Text(line) for line in lines))
 
 
-def profile_json(found: RunProfile) -> dict[str, Any]:
+def profile_json(measured: RunProfile) -> dict[str, Any]:
     """The same numbers for other programs; times in milliseconds."""
-    profile = found.profile
+    profile = measured.profile
     return {
-        "run": str(found.run),
-        "device": found.device,
-        "dtype": found.dtype,
+        "run": str(measured.run),
+        "device": measured.device,
+        "dtype": measured.dtype,
         "engine": profile.engine,
         "steps": profile.steps,
         "whole_blocks": profile.whole_blocks,

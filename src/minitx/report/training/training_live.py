@@ -102,7 +102,9 @@ class LiveTrainingView(observer.TrainingObserver):
         if phase.name:
             # After the first step, a phase that ends at once is never shown: a flash tells
             # nobody anything.
-            self._spinner = _Spinner(self._turn)
+            self._spinner = _Spinner(_SPINNER_PAUSE, self._turn)
+            self._spinner.name, self._spinner.daemon = "spinner", True
+            self._spinner.start()
 
     def on_step(self, report: observer.TrainingEvent) -> None:
         """Draw if the last frame is old enough."""
@@ -126,7 +128,8 @@ class LiveTrainingView(observer.TrainingObserver):
 
     def _end_phase(self) -> None:
         if self._spinner is not None:
-            self._spinner.stop()
+            self._spinner.cancel()
+            self._spinner.join()
             self._spinner = None
         self._phase = ""
 
@@ -192,19 +195,9 @@ class LiveTrainingView(observer.TrainingObserver):
             self._gone = True
 
 
-class _Spinner:
-    """Calls a function at a steady pace from a thread until stopped."""
+class _Spinner(threading.Timer):
+    """Calls a function at a steady pace from a thread until cancelled."""
 
-    def __init__(self, turn: Callable[[], None]) -> None:
-        self._turn = turn
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="spinner", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._stopped.wait(_SPINNER_PAUSE):
-            self._turn()
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self._thread.join()
+    def run(self) -> None:
+        while not self.finished.wait(self.interval):
+            self.function()

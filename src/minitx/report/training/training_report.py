@@ -265,27 +265,22 @@ def summary_lines(end: RunEnd, n_holdout: int = 0) -> list[str]:
         f"training time      {duration(end.elapsed_seconds)}, {count(end.tokens)} tokens",
     ]
     last, best = end.final_holdout_tokens, end.best_holdout_tokens or 0
-    # Losses over other tokens don't compare, so that each says which.
-    differ = best > 0 and last != best
-    if math.isfinite(end.final_holdout_loss):
-        loss = _loss_and_perplexity(end.final_holdout_loss)
-        lines.append(f"last holdout loss  {loss}{_scored(last, n_holdout, differ)}")
-    if math.isfinite(end.best_holdout_loss):
-        loss = _loss_and_perplexity(end.best_holdout_loss)
-        part = _scored(best, n_holdout, differ)
-        lines.append(f"best holdout loss  {loss}{part}, at step {end.best_step:,}")
+    for name, loss, n_tokens, when in (
+        ("last", end.final_holdout_loss, last, ""),
+        ("best", end.best_holdout_loss, best, f", at step {end.best_step:,}"),
+    ):
+        if not math.isfinite(loss):
+            continue
+        scored = ""
+        # All but the first token can be scored, which has no context.
+        if 0 < n_tokens < n_holdout - 1:
+            scored = f", on {count(n_tokens)} of {count(n_holdout)} tokens"
+        elif 0 < best != last:
+            # Losses over other tokens don't compare, so that each says which.
+            scored = f", on all {count(n_tokens)} tokens"
+        shown = f"{fixed(loss, 4)}, perplexity {fixed(perplexity(loss), 2)}"
+        lines.append(f"{name} holdout loss  {shown}{scored}{when}")
     return lines
-
-
-def _scored(n_tokens: int, n_holdout: int, always: bool) -> str:
-    # All but the first token can be scored, which has no context.
-    if 0 < n_tokens < n_holdout - 1:
-        return f", on {count(n_tokens)} of {count(n_holdout)} tokens"
-    return f", on all {count(n_tokens)} tokens" if always else ""
-
-
-def _loss_and_perplexity(loss: float) -> str:
-    return f"{fixed(loss, 4)}, perplexity {fixed(perplexity(loss), 2)}"
 
 
 def closing_lines(record: TrainingRecord) -> list[Text]:

@@ -1,1 +1,0 @@
-"""Views of generated text: as it comes, with probabilities, at a prompt."""
