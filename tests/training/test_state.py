@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from minitx.errors import DamagedFileError
 from minitx.training.state import TrainingState
-from minitx.workflows.session_checkpoint import STATE_FILE, read_state
+from minitx.workflows.session import STATE_FILE, read_state
 
 
 @given(

@@ -20,8 +20,8 @@ from minitx.training.loop import Trainer
 from minitx.training.observer import OBSERVERS, Observers, RunEnd, TrainingObserver
 from minitx.training.optimizers import make_optimizer
 from minitx.training.signals import StopRequest
-from minitx.workflows.session import Session
-from minitx.workflows.session_checkpoint import (
+from minitx.workflows.session import (
+    Session,
     SessionSaver,
     restore_detector,
     restore_optimizer,
