@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitx.corpus import encode_file
-from minitx.corpus.encoded_file import release
+from minitx.corpus.encoded import release
 from minitx.corpus.readers import plain_text
 from minitx.corpus.readers.plain_text import decoded
 from minitx.errors import BadInputError

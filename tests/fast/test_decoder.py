@@ -19,8 +19,7 @@ from minitx.fast.decode_one import OneTextDecoder
 from minitx.fast.decoding import decoder
 from minitx.fast.library import library
 from minitx.generation import Row, TextBatch
-from minitx.generation.slot_cache import SlotCache
-from minitx.generation.text_reader import TextReader, window_after_slide
+from minitx.generation.text_reader import SlotCache, TextReader, window_after_slide
 from minitx.inspection.ablation import head_off
 from minitx.model import KVCache
 from minitx.model.transformer import Attention

@@ -12,10 +12,10 @@ from minitx.errors import BadInputError
 from minitx.fast import decoding as decoding_module
 from minitx.fast import draw as draw_module
 from minitx.generation import Row, TextBatch, chooser, generate, stream
-from minitx.generation.beam import beam_search
-from minitx.generation.constraints import BannedStrings, RequiredStrings
+from minitx.generation.chooser import BannedStrings, RequiredStrings
 from minitx.generation.draws import source
-from minitx.generation.text_stream import TextStream
+from minitx.generation.generate_text import beam_search
+from minitx.generation.row import TextStream
 from minitx.tokenizer import train_tokenizer
 
 TOKENIZER = train_tokenizer("abcdefgh ijklmn\nopqrst uvwxyz.\n", "char", 0)

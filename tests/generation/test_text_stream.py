@@ -1,7 +1,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitx.generation.text_stream import TextStream
+from minitx.generation.row import TextStream
 
 
 def cut(content, places):

@@ -43,7 +43,11 @@ def content(n_layers=2, n_heads=3, tokens=TEXT):
         rng.random((n_layers + 1, seq - 1)).astype(np.float32),
         rng.random(n_layers + 1).astype(np.float32),
     ).named(np.arange(seq), lambda i: tokens[i])
-    ablation = Ablation(1.5, tuple(HeadAblation(*at, 0.01, 0.002) for at in places), 4, 8, "a text")
+    ablation = Ablation(
+        1.5,
+        tuple(HeadAblation(*at, 0.01, 0.002) for at in places),
+        "4 windows of 8 tokens of a text",
+    )
     return SimpleNamespace(
         maps=maps,
         roles=HeadRoles(tuple(heads), "16 windows"),

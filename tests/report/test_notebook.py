@@ -161,7 +161,7 @@ import minitx
 assert not {"torch", "rich", "numpy"} & set(sys.modules)
 from minitx.inspection.ablation import Ablation, HeadAblation
 assert not [name for name in sys.modules if name.startswith("minitx.report")]
-ablation = Ablation(1.5, (HeadAblation(0, 0, 0.01, 0.002),), 4, 8, "a text")
+ablation = Ablation(1.5, (HeadAblation(0, 0, 0.01, 0.002),), "4 windows of 8 tokens of a text")
 assert "Loss change" in ablation._repr_html_()
 from rich import print
 print(ablation)

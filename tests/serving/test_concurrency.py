@@ -12,8 +12,8 @@ from minitx.config import SamplingConfig
 from minitx.generation import Row
 from minitx.serving.answers import Answer
 from minitx.serving.batch_engine import Engine
-from minitx.serving.connection import BoundedProtocol
 from minitx.serving.jobs import Job, Update, UpdateQueue
+from minitx.serving.server import BoundedProtocol
 
 CLIENTS = 64
 TOKENS = 40

@@ -293,7 +293,7 @@ def _rest(client):
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("seconds", [1.0, 0.02])
 def test_a_client_that_sends_no_more_gets_its_answer(server, stream, seconds, monkeypatch):
-    monkeypatch.setattr("minitx.serving.connection._PROBE_SECONDS", seconds)
+    monkeypatch.setattr("minitx.serving.server._PROBE_SECONDS", seconds)
     client = server.open_stream(prompt="1", max_tokens=900, seed=3, stream=stream)
     client.shutdown(socket.SHUT_WR)
     answered = http.client.HTTPResponse(client)

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitx.generation.text_stream import TextStream
-from minitx.serving.token_info import text_offset
+from minitx.generation.row import TextStream
+from minitx.serving.jobs import text_offset
 
 pieces = st.sampled_from([b"a", "é".encode(), b"\xc3", b"\xa9", b"\xe2\x82", b"\xac", b"ng", b""])
 

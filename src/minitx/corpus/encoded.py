@@ -1,4 +1,4 @@
-"""The encoded corpus: token ids in memory-mapped files, with digests of what they came from.
+"""Encoded texts: token ids in memory-mapped files, with digests of what they came from.
 
 data/
     corpus.json                digests, counts and the ids' type; written last
@@ -9,7 +9,9 @@ data/
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,8 +20,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from minitx.corpus.split import Split, digest_of_parts
-from minitx.errors import DamagedFileError
+from minitx.corpus.sources import Split, digest_of_parts, texts_of
+from minitx.errors import BadInputError, DamagedFileError
 from minitx.files import (
     describe_damage,
     file_digest,
@@ -246,3 +248,69 @@ def _linked(source: Path, directory: Path) -> EncodedCorpus:
             # Another file system, or one without links.
             write_atomically(target, (source / name).read_bytes())
     return load_encoded(directory)
+
+
+ByteArray = npt.NDArray[np.uint8]
+
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedFile:
+    """A text in UTF-8, `(bytes,)`, and its ids, `(tokens,)`, both mapped."""
+
+    ids: IdArray
+    content: ByteArray
+    counts: PartCounts
+
+
+def encode_file(path: Path, tokenizer: Tokenizer) -> EncodedFile:
+    """Encode a text file of any size; what the vocabulary lacks becomes the unknown token.
+
+    It is read block by block. Its text and ids go to temporary files without a name, which are
+    gone when nobody maps them any more.
+
+    Raises:
+        BadInputError: it can't be read, has no text, is not UTF-8, or there is no room for it.
+    """
+    has_text = False
+
+    def noted() -> Iterator[str]:
+        nonlocal has_text
+        for text in texts_of(path):
+            has_text = has_text or bool(text.strip())
+            yield text
+
+    what = f"what {path} holds can't be kept in {tempfile.gettempdir()}"
+    fix = "Free some space there, or let TMPDIR name another directory"
+    with (
+        os_errors_as_bad_input(what, fix),
+        tempfile.TemporaryFile() as text_file,
+        tempfile.TemporaryFile() as ids_file,
+    ):
+        counts = write_encoded(noted(), tokenizer, text_file, ids_file)
+        if not has_text:
+            raise BadInputError(f"{path} has no text in it", "Give a file with some text")
+        text_file.flush()
+        ids_file.flush()
+        ids = np.memmap(ids_file, ids_type(tokenizer.vocab_size), "r")
+        return EncodedFile(ids, np.memmap(text_file, np.uint8, "r"), counts)
+
+
+def blocks_of(content: ByteArray) -> Iterator[bytes]:
+    """A mapped text, block by block."""
+    for start in range(0, len(content), _BLOCK):
+        yield content[start : start + _BLOCK].tobytes()
+        release(content)
+
+
+def release(mapped: npt.NDArray[np.generic]) -> None:
+    """Let go of what was read of a mapped array; it is read anew when needed.
+
+    Without this, a file that streams by stays in this process's memory until others need it.
+    """
+    base = mapped
+    while isinstance(base, np.ndarray):
+        base = base.base  # type: ignore[assignment]
+    if isinstance(base, mmap.mmap) and hasattr(base, "madvise"):
+        base.madvise(mmap.MADV_DONTNEED)

@@ -1,19 +1,24 @@
-"""A text, from wherever it is kept: files, directories, globs, standard input, or Python itself."""
+"""A text, and its split in what a model learns from and what it is judged by.
+
+It comes from wherever it is kept: files, directories, globs, standard input, or Python itself.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import io
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
+from minitx.config import DataConfig
 from minitx.corpus.readers import BEGINNING, CorpusReader, choose_reader, known_suffixes
 from minitx.errors import BadInputError
 from minitx.files import open_plain_file, os_errors_as_bad_input
@@ -237,3 +242,61 @@ def _refuse_dataset(path: Path) -> None:
             f"{path.parent} is from datasets.save_to_disk, which keeps texts in .arrow files",
             "Write its texts to a .txt file, and train on that",
         )
+
+
+@dataclass(frozen=True)
+class Split:
+    """The two parts of a text; nothing, not even the tokenizer, learns from the holdout."""
+
+    train: str
+    holdout: str
+    left_out: tuple[str, ...] = ()
+    """Files of the corpus that are in the holdout, and so not in the train part."""
+    files: tuple[str, ...] = ()
+    """Where both parts were read, in full."""
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over both parts, in hexadecimal; moves when either does."""
+        parts = (self.train.encode("utf-8"), self.holdout.encode("utf-8"))
+        return digest_of_parts(hashlib.sha256(part).hexdigest() for part in parts)
+
+
+def digest_of_parts(digests: Iterable[str]) -> str:
+    """`Split.digest`, from the SHA-256 (in hexadecimal) of train part and holdout."""
+    return hashlib.sha256(bytes.fromhex("".join(digests))).hexdigest()
+
+
+def split_corpus(
+    corpus: Corpus, data: DataConfig, only_files: bool = False, leave_out: bool = True
+) -> Split:
+    """Cut off the tail of a corpus as its holdout, or read the holdout from its own file.
+
+    A contiguous tail is harder than random lines, and more honest: neighbouring lines give each
+    other away.
+
+    Args:
+        corpus, data: the text, and how to split it.
+        only_files: as in `read_corpus`.
+        leave_out: of the train part what is in the holdout file, too.
+
+    Raises:
+        BadInputError: the holdout file can't be read, or nothing is left to train on.
+    """
+    if data.holdout is not None:
+        held = read_corpus([data.holdout], None, data.working_directory, only_files)
+        kept, shared = corpus.without(held) if leave_out else (corpus, [])
+        if shared and not kept.text.strip():
+            raise BadInputError(
+                f"nothing is left to train on without the holdout {data.holdout}",
+                "Name more text, or leave out --holdout to hold out the end of the text",
+            )
+        names = tuple(str(part.path or "standard input") for part in shared)
+        return Split(kept.text, held.text, names, (*kept.files, *held.files))
+    cut = int(len(corpus.text) * (1.0 - data.holdout_fraction))
+    if cut == 0:
+        raise BadInputError(
+            f"a corpus of {len(corpus.text)} characters is too short to split",
+            "Give a longer text, or --holdout-fraction 0",
+        )
+    return Split(corpus.text[:cut], corpus.text[cut:], (), corpus.files)

@@ -55,10 +55,8 @@ def probe(
     """Look inside a model, which is left as it was.
 
     Args:
-        model: at `step`.
         windows: `(batch, seq)` ids.
-        compute: device and number format in which it is trained.
-        engine: that trains it.
+        compute, engine: device, number format and engine that it is trained with.
     """
     ids = windows.to(model.embedding.weight.device)
     trace = Trace()

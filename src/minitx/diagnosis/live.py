@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import defaultdict
-from collections.abc import Sequence
 from functools import cache
 from typing import Any, TypeVar
 
@@ -72,12 +70,12 @@ class LiveDiagnosis(AnomalyDetector):
         if anomaly is not None:
             evidence = f"{anomaly.what}; {self._first_nonfinite(step)}"
             nonfinite = instability("not-a-number", step, evidence, self._config)
-            self._tell([nonfinite])
+            self._observer.observe(nonfinite)
             return Anomaly(evidence, nonfinite.fix, step, is_fatal=True)
         finding = self._losses.on_loss(step, loss, gradient_norm, self._config)
         if finding is None:
             return None
-        self._tell([finding])
+        self._observer.observe(finding)
         since = step if finding.name == "loss-spike" else step - LEVEL + 1
         return Anomaly(f"{finding.name}: {finding.message}", finding.fix, since, is_fatal=False)
 
@@ -104,7 +102,8 @@ class LiveDiagnosis(AnomalyDetector):
         is_last = is_last and not self._inside.told and "divergence" not in self._losses.told
         moment = Moment(rate_factor, self._uniform_loss, self._pair_loss, is_last)
         findings += self._curves.on_evaluation(step, train_loss, holdout_loss, moment)
-        self._tell(findings)
+        for finding in findings:
+            self._observer.observe(finding)
 
     def state(self) -> dict[str, Any]:
         """The fields of each detector."""
@@ -128,10 +127,6 @@ class LiveDiagnosis(AnomalyDetector):
         first = first_nonfinite(self._model, batches, self._compute)
         return f"the first NaN or infinity is in {first}" if first else "every tensor is finite"
 
-    def _tell(self, findings: Sequence[Event]) -> None:
-        for finding in findings:
-            self._observer.observe(finding)
-
 
 def _restored(kind: type[Detector], fields: dict[str, Any]) -> Detector:
     # Copies, so that a state can be restored more than once.
@@ -152,15 +147,11 @@ class UpdateMeter:
     def __init__(self, model: Transformer, log_every: int) -> None:
         self._parameters = [p.detach() for p in model.parameters()]
         self._every = log_every * max(1, -(-HEALTH_STEPS // log_every))
-        members: dict[str, list[int]] = defaultdict(list)
-        for index, (name, _) in enumerate(model.named_parameters()):
-            members[layer_of(name)].append(index)
-        self._layers = list(members)
+        layers = [layer_of(name) for name, _ in model.named_parameters()]
+        self._layers = list(dict.fromkeys(layers))
         # (layers, parameters), 1 where a parameter belongs to a layer: sums by one product.
-        self._belongs = torch.zeros(len(members), len(self._parameters))
-        for row, indices in enumerate(members.values()):
-            self._belongs[row, indices] = 1.0
-        self._belongs = self._belongs.to(self._parameters[0].device)
+        belongs = torch.tensor([[name == layer for name in layers] for layer in self._layers])
+        self._belongs = belongs.to(self._parameters[0].device, torch.float32)
         self._before: list[Tensor] | None = None
         self._gradient_norms = self._belongs[0]
 

@@ -172,8 +172,7 @@ class CheckpointReview:
     Attributes:
         model, tokenizer, step: of the checkpoint; left as they were.
         corpus: what the run learned from.
-        compute: device and number format in which the run trained.
-        engine: that trained it.
+        compute, engine: device, number format and engine that it trained with.
         history: step and holdout loss of each evaluation of the run.
     """
 

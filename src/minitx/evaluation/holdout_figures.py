@@ -36,11 +36,6 @@ class Figures:
     bits_per_byte_interval: Interval | None
     bits_per_character: float
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether windows lie side by side."""
-        return self.stride == self.context_length
-
 
 @dataclass(frozen=True)
 class ModelFigures:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from minitx.compute import Compute
-from minitx.corpus.encoded_file import release
+from minitx.corpus.encoded import release
 from minitx.errors import BadInputError
 from minitx.evaluation.arrays import BoolArray, Float32Array, IdArray, IntArray
 from minitx.model import Transformer, evaluating
@@ -57,8 +57,7 @@ class Windows:
 
     Attributes:
         context_length: most ids that a prediction sees.
-        stride: targets scored by each window after the first. The context length puts windows
-            side by side; less makes them overlap, so that contexts are fuller.
+        stride: targets scored by each window after the first.
         max_tokens: score about as many targets in evenly spaced windows, the same ones each
             time; 0 scores all.
         autocast_dtype: format of the matrix products; None or float32 for that of the weights.
@@ -140,9 +139,6 @@ def token_losses(
     model: Transformer, ids: IdArray, windows: Windows, with_confidence: bool = False
 ) -> Iterator[LossChunk]:
     """The losses that `score` sums up, batch by batch, in the order of the text.
-
-    With `with_confidence`, chunks also have the probability of the likeliest token, and whether
-    it is the target.
 
     Raises:
         BadInputError: as in `score`, when it is called.

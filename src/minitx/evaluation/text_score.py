@@ -62,14 +62,9 @@ def score_text(
     details: Details | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Figures, Blocks]:
-    """Score a text once, in bounded memory.
+    """Score a text once, in bounded memory; `details` are told of each token.
 
-    Args:
-        model, tokenizer: that belong together.
-        text: whose ids, if a memory map, are read in pieces.
-        windows: how it is cut.
-        details: told of each token.
-        progress: called with the number of targets that each batch scored.
+    `progress` is called with the number of targets that each batch scored.
 
     Raises:
         BadInputError: as `token_losses`.

@@ -46,19 +46,12 @@ class Ablation(Shown):
     Attributes:
         loss: with all heads on, in nats per token.
         heads: in order of layer and head.
-        n_windows, window_length: how much of the text `text_name` was scored.
+        measured_on: in words, the text that the losses were taken from.
     """
 
     loss: float
     heads: tuple[HeadAblation, ...]
-    n_windows: int
-    window_length: int
-    text_name: str
-
-    @property
-    def measured_on(self) -> str:
-        """The text that the losses were taken from, in words."""
-        return windows_in_words(self.n_windows, self.window_length, self.text_name)
+    measured_on: str
 
     def of(self, layer: int, head: int) -> HeadAblation | None:
         """The figures of one head."""
@@ -108,7 +101,8 @@ def ablate_heads(
                 heads.append(HeadAblation(layer, head, float(change.mean()), error))
                 if progress is not None:
                     progress(len(heads), config.n_layers * config.n_heads)
-    return Ablation(float(with_all.mean()), tuple(heads), len(windows), length, text_name)
+    measured_on = windows_in_words(len(windows), length, text_name)
+    return Ablation(float(with_all.mean()), tuple(heads), measured_on)
 
 
 @contextmanager

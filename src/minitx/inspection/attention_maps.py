@@ -86,7 +86,6 @@ def most_looked_at(
 
     Args:
         rows: (seq, seq) weights or norms, row = the token that looks.
-        tokens: text of each token.
         position: which token looks; BadInputError if there is none.
         count: at most so many answers; never tokens after `position`.
     """
@@ -102,7 +101,6 @@ def read_attention(model: Transformer, tokenizer: Tokenizer, ids: IntArray) -> A
 
     Args:
         model: any minitx model; left as it was.
-        tokenizer: to show the tokens.
         ids: (seq,) token ids, at least 1 and at most the model's context length.
     """
     trace = traced(model, ids[None])

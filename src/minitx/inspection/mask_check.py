@@ -149,7 +149,7 @@ def check_mask(
     length = min(MAX_LENGTH, config.context_length)
     if length < 2 or config.vocab_size < 2:
         return MaskCheck(length, ())
-    texts = _draw_texts(config.vocab_size, length, text_ids, seed, model.embedding.weight.device)
+    texts = _draw_texts(model, length, text_ids, seed)
     n_cuts = len(texts.cuts)
     parts = [slice(start, start + _ROWS) for start in range(0, n_cuts, _ROWS)]
     with torch.inference_mode(), evaluating(model):
@@ -163,13 +163,8 @@ def check_mask(
     return MaskCheck(length, tuple(checks))
 
 
-def _draw_texts(
-    vocab_size: int,
-    length: int,
-    text_ids: IdArray | None,
-    seed: int,
-    device: torch.device,
-) -> CutTexts:
+def _draw_texts(model: Transformer, length: int, text_ids: IdArray | None, seed: int) -> CutTexts:
+    vocab_size, device = model.config.vocab_size, model.embedding.weight.device
     random = torch.Generator().manual_seed(seed)
     texts = torch.randint(vocab_size, (2, length), generator=random)
     if text_ids is not None:

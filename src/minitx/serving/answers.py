@@ -9,8 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from minitx.serving.jobs import Job, Update
-from minitx.serving.token_info import TokenInfo
+from minitx.serving.jobs import Job, TokenInfo, Update
 from minitx.tokenizer import Tokenizer
 
 _LOWEST = -9999.0

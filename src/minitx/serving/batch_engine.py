@@ -22,9 +22,8 @@ from minitx.errors import BadInputError, as_sentence
 from minitx.generation import Row, TextBatch
 from minitx.model import Transformer
 from minitx.serving.api_errors import APIError, broken, stopping
-from minitx.serving.jobs import Choice, Job, Update
+from minitx.serving.jobs import Choice, Job, TokenInfo, Update, prompt_tokens, text_offset
 from minitx.serving.metrics import Metrics
-from minitx.serving.token_info import TokenInfo, prompt_tokens, text_offset
 from minitx.tokenizer import Tokenizer
 
 Deliver = Callable[[list[Update]], None]

@@ -9,11 +9,9 @@ from typing import Any
 
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.files import os_errors_as_bad_input, read_bounded, read_json
-from minitx.tokenizer import char, word
 from minitx.tokenizer.base import SETTINGS_FILE, TOKENIZER_FILE, UNKNOWN, Tokenizer
 from minitx.tokenizer.bpe import BYTE_OF_CHARACTER, CHARACTER_OF_BYTE, BytePairTokenizer
-from minitx.tokenizer.char import CharTokenizer
-from minitx.tokenizer.word import WordTokenizer
+from minitx.tokenizer.word_level import CHARACTER, WORD, CharTokenizer, WordTokenizer
 
 LARGEST_FILE = 64 * 2**20
 """Bytes; the largest tokenizers in use take about half of that."""
@@ -146,11 +144,11 @@ def _word_level(content: Content, path: Path) -> Tokenizer:
         raise _foreign(path, "its words are cut in another way")
     if UNKNOWN not in model["vocab"]:
         raise ValueError(f"its vocabulary has no {UNKNOWN}")
-    if pattern == {"Regex": char.PATTERN}:
+    if pattern == {"Regex": CHARACTER}:
         if not all(len(piece) == 1 or piece == UNKNOWN for piece in model["vocab"]):
             raise ValueError("its vocabulary has something else than characters")
         return CharTokenizer(content)
-    if pattern == {"Regex": word.PATTERN}:
+    if pattern == {"Regex": WORD}:
         return WordTokenizer(content)
     raise _foreign(path, "its words are cut in another way")
 

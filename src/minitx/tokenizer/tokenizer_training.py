@@ -11,8 +11,7 @@ from minitx.config.run_config import TOKENIZER_KINDS, TokenizerKind
 from minitx.errors import BadInputError
 from minitx.tokenizer.base import Tokenizer
 from minitx.tokenizer.bpe import train_bpe
-from minitx.tokenizer.char import train_char
-from minitx.tokenizer.word import train_word
+from minitx.tokenizer.word_level import train_char, train_word
 
 _TRAINERS: dict[TokenizerKind, Callable[[Iterable[str], int], Tokenizer]] = {
     "bpe": train_bpe,

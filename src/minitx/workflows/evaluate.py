@@ -130,8 +130,7 @@ def compare_checkpoints(
     variants = [(checkpoint, settings) for checkpoint in checkpoints]
     if len(variants) == 1:
         variants.insert(0, (checkpoints[0], replace(settings, quantize=None)))
-    reports: list[HoldoutReport] = []
-    blocks: list[Blocks] = []
+    measured: list[tuple[HoldoutReport, Blocks]] = []
     same_tokens: set[tuple[str, int]] = set()
     for checkpoint, how in variants:
         evaluation = _Evaluation(_open(checkpoint, how), source, how, progress)
@@ -144,15 +143,13 @@ def compare_checkpoints(
                 "different parts of the text",
                 "Leave it out, or give one --context for all",
             )
-        report, blocks_of_report = evaluation.measure()
-        reports.append(report)
-        blocks.append(blocks_of_report)
-    first = reports[0].model.checkpoint
+        measured.append(evaluation.measure())
+    (first, first_blocks), *others = measured
     tests = tuple(
-        PairedTest(report.model.checkpoint, first, compare(blocks_of_report, blocks[0]))
-        for report, blocks_of_report in zip(reports[1:], blocks[1:], strict=True)
+        PairedTest(report.model.checkpoint, first.model.checkpoint, compare(blocks, first_blocks))
+        for report, blocks in others
     )
-    return ComparisonReport(tuple(reports), tests)
+    return ComparisonReport(tuple(report for report, _ in measured), tests)
 
 
 def evaluate_model(
@@ -191,8 +188,7 @@ class _Evaluation:
         progress: Progress,
     ) -> None:
         self.settings, self.progress = settings, progress
-        has_holdout = source is None
-        self.subject = find_subject(loaded, settings.dtype, settings.quantize, has_holdout)
+        self.subject = find_subject(loaded, settings, with_holdout=source is None)
         context, how = settings.context_length, (settings.max_tokens, self.subject.compute.dtype)
         # Side by side, for the plain figure; and overlapping, for the second one.
         self.windows = windows_for(loaded.model, context, None, *how)

@@ -10,9 +10,9 @@ import numpy as np
 
 from minitx.checkpoint.rundir import RunDirectory, find_run
 from minitx.compute import Compute, choose_compute
+from minitx.config import EvaluationSettings
 from minitx.corpus import EncodedCorpus, encode_file, load_encoded
-from minitx.corpus.encoded import PartCounts
-from minitx.corpus.encoded_file import blocks_of
+from minitx.corpus.encoded import PartCounts, blocks_of
 from minitx.corpus.readers.plain_text import decoded
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.evaluation.arrays import ByteArray, IdArray
@@ -77,10 +77,8 @@ class Subject:
         return np.memmap(self.corpus.directory / "train.txt", np.uint8, "r")
 
 
-def find_subject(
-    loaded: LoadedModel, dtype: str, quantize: str | None, with_holdout: bool
-) -> Subject:
-    """Find the corpus of a model, for a `dtype` as in `EvaluationSettings`.
+def find_subject(loaded: LoadedModel, settings: EvaluationSettings, with_holdout: bool) -> Subject:
+    """Find the corpus of a model.
 
     Raises:
         BadInputError: the model has no holdout where one is needed, or the device lacks the format.
@@ -98,8 +96,8 @@ def find_subject(
             f"{corpus.directory} {what}", "Restore the data directory of the run"
         )
     device = next(loaded.model.parameters()).device
-    compute = choose_compute(device.type, "float32" if dtype == "auto" else dtype)
-    return Subject(loaded, compute, quantize, run, corpus)
+    compute = choose_compute(device.type, "float32" if settings.dtype == "auto" else settings.dtype)
+    return Subject(loaded, compute, settings.quantize, run, corpus)
 
 
 def _holdout_of(checkpoint: Path) -> tuple[RunDirectory, EncodedCorpus]:

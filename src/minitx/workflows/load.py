@@ -18,8 +18,7 @@ from minitx.config.checks import require_one_of
 from minitx.diagnosis.nonfinite import broken_weight
 from minitx.errors import BadInputError
 from minitx.generation import Generation, generate
-from minitx.generation.beam import beam_search
-from minitx.generation.generate_text import OnText
+from minitx.generation.generate_text import OnText, beam_search
 
 _log = logging.getLogger("minitx")
 
@@ -52,7 +51,7 @@ class LoadedModel(SavedModel):
         )
 
     def beam_search(self, prompt: str, beams: int, max_new_tokens: int) -> list[Generation]:
-        """Find the most likely continuations: see `minitx.generation.beam.beam_search`."""
+        """Find the most likely continuations: see `minitx.generation.generate_text.beam_search`."""
         return beam_search(self.model, self.tokenizer, prompt, beams, max_new_tokens)
 
 

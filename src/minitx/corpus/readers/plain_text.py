@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
+import unicodedata
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import BinaryIO
 
-from minitx.corpus.encodings import way_to_utf8
 from minitx.corpus.readers import READERS, CorpusReader
 from minitx.errors import BadInputError
 
@@ -58,3 +59,68 @@ def decoded(blocks: Iterable[bytes], name: str, start: int = 0) -> Iterator[str]
                 way_to_utf8(error.object, bad, not block),
             ) from None
         start += len(block)
+
+
+_PACKED = {
+    b"\x1f\x8b": "is compressed; unpack it with gzip -dc",
+    b"\x28\xb5\x2f\xfd": "is compressed; unpack it with zstd -dc",
+    b"\xfd7zXZ\0": "is compressed; unpack it with xz -dc",
+    b"BZh": "is compressed; unpack it with bzip2 -dc",
+    b"PK\x03\x04": "is a zip archive, as .docx and .epub are; export its text to a .txt file",
+    b"PAR1": "is a Parquet table; export its texts to a .txt file",
+    b"ARROW1": "is an Arrow table; export its texts to a .txt file",
+    b"%PDF-": "is a PDF document; export its text to a .txt file",
+}
+"""First bytes of what other programs pack texts into, and the way to the text."""
+
+_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+_LOOKED_AT = 4096
+_NO_TEXT = {"Cc", "Cn", "Co", "Cs"}
+
+
+def way_to_utf8(block: bytes, offset: int = 0, is_end: bool = False) -> str:
+    """How to make UTF-8 of a text that is none, from a block of it.
+
+    `offset` is that of the first bad byte in the file; with `is_end`, only the end is missing.
+    """
+    for mark, way in _PACKED.items():
+        if block.startswith(mark):
+            return f"It {way}"
+    if name := _wide_encoding(block):
+        return f"It looks like {name}; convert it with iconv -f {name} -t utf-8"
+    if b"\0" in block:
+        return "Give a text; from one with stray zero bytes, take them out with tr -d '\\000'"
+    if is_end:
+        return f"It ends inside a character; get the rest, or cut it there with head -c {offset}"
+    text = block.decode("utf-8", "replace")
+    n_bad, n_other = text.count("\ufffd"), sum(not character.isascii() for character in text)
+    is_cut = offset == 0 and 0x80 <= block[0] < 0xC0
+    if n_other > 2 * n_bad or is_cut:
+        return "It is damaged UTF-8; leave out what is broken with iconv -c -f utf-8 -t utf-8"
+    # Windows has quotes and dashes where Latin-1 has control characters.
+    name = "cp1252" if any(0x80 <= byte < 0xA0 for byte in block) else "latin1"
+    return f"If it is Western text, convert it with iconv -f {name} -t utf-8"
+
+
+def _wide_encoding(block: bytes) -> str | None:
+    """UTF-16 or UTF-32, if a block is that; with the order of its bytes where no mark tells it."""
+    for mark, name in _MARKS.items():
+        if block.startswith(mark):
+            return name
+    beginning = block[:_LOOKED_AT]
+    others = beginning.replace(b"\0", b"")
+    # What was looked at may end inside a character.
+    is_utf8 = "\ufffd" not in others.decode("utf-8", "replace")[:-1]
+    if is_utf8 and 4 * len(others) > 3 * len(beginning):
+        return None
+    for name in ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE") if 0 in beginning else ():
+        with contextlib.suppress(UnicodeDecodeError):
+            text = codecs.getincrementaldecoder(name)().decode(beginning)
+            if text and all(c.isspace() or unicodedata.category(c) not in _NO_TEXT for c in text):
+                return name
+    return None

@@ -6,7 +6,7 @@ import contextlib
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from minitx.report.terminal.printable import visible
 
@@ -25,8 +25,6 @@ class EvaluationProgress:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task: TaskID | None = None
-        self._name = ""
 
     def __enter__(self) -> EvaluationProgress:
         try:
@@ -44,10 +42,9 @@ class EvaluationProgress:
 
     def update(self, name: str, done: int, total: int) -> None:
         """Show what is being done; a total of 0 is not known."""
-        if name != self._name or self._task is None:
-            if self._task is not None:
-                self._progress.remove_task(self._task)
-            self._name = name
-            self._task = self._progress.add_task(visible(name), total=total or None, amount="")
+        if [task.description for task in self._progress.tasks] != [visible(name)]:
+            for task in self._progress.tasks:
+                self._progress.remove_task(task.id)
+            self._progress.add_task(visible(name), total=total or None, amount="")
         amount = f"{done:,} of {total:,} tokens" if total else ""
-        self._progress.update(self._task, completed=done, amount=amount)
+        self._progress.update(self._progress.task_ids[0], completed=done, amount=amount)

@@ -123,7 +123,9 @@ def _figures_table(
     if all(scored.loss_interval is None for scored in figures):
         rows = [row for row in rows if not row[0].startswith(" ")]
     if any(report.train_loss is not None for report in reports):
-        plain = [report.train_loss if scored.is_plain else None for _, report, scored in columns]
+        plain = [
+            report.train_loss if scored is report.plain else None for _, report, scored in columns
+        ]
         rows.append(("train loss", ["" if loss is None else fixed(loss, 4) for loss in plain]))
     if not full:
         has_unknown = any(report.text.unknown_tokens for report in reports)
