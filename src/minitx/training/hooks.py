@@ -108,8 +108,7 @@ class RunHooks:
         saved: checkpoints that reached the disk since the last call.
         save_config: called when the number of steps was decided; returns when that is on disk.
         n_holdout: tokens of the holdout; 0 if there is none to score.
-        n_scored: how many of them an evaluation scores; never the first, which has no context.
-        n_closing: how many of them are scored after the last step.
+        n_scored, n_closing: how many of them an evaluation, and the closing one, score.
     """
 
     run: Path

@@ -156,20 +156,17 @@ def _short_prompt(session: Session) -> str:
 def _sample_prompt(session: Session) -> str:
     # What each sample of a run continues: the first words of a line of the holdout, which are text
     # like the corpus, but never trained on.
-    text = session.corpus.holdout_beginning(4000)
+    tokenizer, corpus = session.tokenizer, session.corpus
+    text = corpus.holdout_beginning(4000)
     lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
     limit = session.model.config.context_length // 2
     for line in [*lines, text.strip()]:
-        words = line.split()
-        prompt = " ".join(words[:4])[:40]
-        if not prompt or session.tokenizer.unknown_characters(prompt):
-            continue
-        if len(session.tokenizer.encode(prompt)) <= limit:
+        prompt = " ".join(line.split()[:4])[:40]
+        is_known = prompt and not tokenizer.unknown_characters(prompt)
+        if is_known and len(tokenizer.encode(prompt)) <= limit:
             return prompt
     # Whatever the text: one token that stands for itself, of the train part if it has one.
-    tokenizer = session.tokenizer
-    for token in (*session.corpus.train_ids[:1000].tolist(), *range(tokenizer.vocab_size)):
-        prompt = tokenizer.decode([token])
-        if token != tokenizer.unknown_id and prompt and not tokenizer.unknown_characters(prompt):
-            return prompt
-    return tokenizer.decode(session.corpus.train_ids[:1])
+    tokens = (*corpus.train_ids[:1000].tolist(), *range(tokenizer.vocab_size))
+    prompts = (tokenizer.decode([token]) for token in tokens if token != tokenizer.unknown_id)
+    known = (prompt for prompt in prompts if prompt and not tokenizer.unknown_characters(prompt))
+    return next(known, tokenizer.decode(corpus.train_ids[:1]))

@@ -158,10 +158,8 @@ def train_on(
 ) -> tuple[Tokenizer, Split, dict[str, str]]:
     """Train a tokenizer on the train part of a corpus, as `minitx train` would.
 
-    `given` and `data` are keys of `TokenizerConfig` and `DataConfig` that are fixed.
-
-    Returns:
-        The tokenizer, both parts of the text, and a reason for each key that was planned.
+    `given` and `data` are keys of `TokenizerConfig` and `DataConfig` that are fixed; those that are
+    planned come back with their reasons.
 
     Raises:
         BadInputError: the corpus or a setting can't be used.
@@ -191,8 +189,7 @@ def tokenization(tokenizer: Tokenizer, text: str, unknown: Unknown = "error") ->
     Raises:
         BadInputError: the text has something unknown.
     """
-    ids = tokenizer.encode(text, unknown)
-    unknown_id = tokenizer.unknown_id
+    ids, unknown_id = tokenizer.encode(text, unknown), tokenizer.unknown_id
     return Tokenization(
         text=text,
         ids=ids,
@@ -210,10 +207,11 @@ def parse_ids(text: str) -> list[int]:
         BadInputError: something in it is no number.
     """
     words = text.replace(",", " ").strip().strip("[]").split()
+    fix = "Give numbers, like 18 47 56"
     for word in words:
         if not word.isascii() or not word.isdigit():
-            raise BadInputError(f"{word!r} is no token id", "Give numbers, like 18 47 56")
+            raise BadInputError(f"{word!r} is no token id", fix)
     if not words:
-        raise BadInputError("there are no token ids", "Give numbers, like 18 47 56")
+        raise BadInputError("there are no token ids", fix)
     # Python itself refuses to read thousands of digits; no vocabulary needs more than ten.
     return [min(int(word.lstrip("0")[:11] or "0"), 2**31) for word in words]
