@@ -91,12 +91,11 @@ def choose_device(name: DeviceName | str) -> torch.device:
     Raises:
         BadInputError: this machine, or this build of torch, lacks it.
     """
+    require_one_of("device", name, get_args(DeviceName))
     has_mps = torch.backends.mps.is_available()
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": has_mps}
+    available = {"cuda": torch.cuda.is_available(), "mps": has_mps, "cpu": True}
     if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
-    if name not in available:
-        raise BadInputError(f"device is {name!r}", "Choose one of auto, cpu, cuda, mps")
+        name = next(kind for kind in available if available[kind])
     if not available[name]:
         raise BadInputError(
             f"device {name} is not available on this machine", "Use --device auto, or --device cpu"

@@ -33,13 +33,12 @@ _FROM_JSON: dict[str, Callable[[Any], Any]] = {
 
 @dataclass(frozen=True)
 class TrainingEvent:
-    """Base class of all that an observer is told.
+    """Base class of all that an observer is told, in its method `on_<kind>`.
 
     Where an event has a `step`, that is the number of optimizer steps done; losses are in nats per
     token; `elapsed_seconds` are those of training, earlier sessions of the run included.
 
     Attributes:
-        kind: what it is: an observer takes it in its method `on_<kind>`.
         is_logged: whether `metrics.jsonl` has it; then it has a `step`.
         logged: names of the attributes that stand there; empty for all fields.
     """
@@ -149,11 +148,8 @@ class StepReport(TrainingEvent):
 class HealthReport(TrainingEvent):
     """How strongly each layer was pulled and moved in one logged step.
 
-    Layers are named `embedding`, `blocks.0` and so on, `norm`, and `head` unless it is tied.
-
-    Attributes:
-        gradient_norms: before clipping, by layer.
-        update_ratios: norm of a layer's update over the norm of its weights, by layer.
+    Layers are named `embedding`, `blocks.0` and so on, `norm`, and `head` unless it is tied. Norms
+    are those before clipping, ratios those of a layer's update to the norm of its weights.
     """
 
     kind = "health"
@@ -252,13 +248,9 @@ class CheckpointSaved(TrainingEvent):
 
 @dataclass(frozen=True)
 class RunEnd(TrainingEvent):
-    """Known after the last step.
-
-    Attributes:
-        reason: ``finished``, ``early-stopping`` or ``interrupted``.
-        best_step, best_holdout_loss: of the best checkpoint, on `best_holdout_tokens`.
-        final_holdout_loss: after the last step, on `final_holdout_tokens`.
-        tokens: trained on.
+    """Known after the last step; of the best checkpoint, and after the last step, the loss is that
+    of so many tokens of the holdout. The reason is ``finished``, ``early-stopping`` or
+    ``interrupted``.
     """
 
     kind = "end"

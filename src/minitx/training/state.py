@@ -28,8 +28,7 @@ class TrainingState:
         best_step, best_holdout_loss: of the lowest holdout loss so far.
         rewarm_step: step at which a finished run was lengthened, so that its learning rate rises
             gently once more; -1 if it was not.
-        rollbacks: how often training went back to a good state.
-        rate_scale: what the learning rate is multiplied with since then.
+        rate_scale: what the learning rate is multiplied with since the last rollback.
     """
 
     steps: int

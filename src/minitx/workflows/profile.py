@@ -70,12 +70,11 @@ class StepProfile:
 
     Attributes:
         plain_seconds: of a step in which the clock is not stopped at borders.
-        overhead_seconds: of forward and backward over a single token, whose arithmetic costs next
-            to nothing: what Python and dispatching the operators take in every step.
+        overhead_seconds: of forward and backward over a few tokens, whose arithmetic costs next to
+            nothing: what Python and dispatching the operators take in every step.
         peak_rate: of matrix products on this device in this format, in operations a second.
         engine: that computed, `plain` or `native`; others are measured as `plain`.
-        whole_blocks: each block is one call (`minitx.fast.whole_blocks`), whose parts were measured
-            inside, and so are the last norm, the head and the loss, with their gradients.
+        whole_blocks: each block is one call, whose parts were measured inside.
     """
 
     parts: tuple[PartTime, ...]

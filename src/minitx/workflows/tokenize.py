@@ -78,10 +78,7 @@ class Tokenization:
 
 @dataclass(frozen=True)
 class Tokenized:
-    """What `minitx tokenize` finds: texts as a tokenizer sees them, by name.
-
-    `decoded` has ids and their text, if they were to be decoded.
-    """
+    """What `minitx tokenize` finds: texts as a tokenizer sees them, by name; or decoded ids."""
 
     tokenizer: Tokenizer
     parts: dict[str, Tokenization]

@@ -33,8 +33,7 @@ class MetricsFile(TrainingObserver):
     """Appends to `metrics.jsonl`.
 
     Every line reaches the operating system in one write before the call returns, so a killed run
-    has at most its last line torn. An existing file is first cut back to what `first_step` keeps:
-    `repair_metrics`.
+    has at most its last line torn. An existing file is first cut back: see `repair_metrics`.
 
     Raises:
         BadInputError: if the file can't be opened or, later, written.
@@ -93,9 +92,9 @@ def metrics_line(record: dict[str, Any]) -> bytes:
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a `metrics.jsonl`; what can't be read (a torn line) is left out.
+    """Yield the records of a `metrics.jsonl` but for lines that can't be read, like a torn one.
 
-    A missing file has none. Neither has one that can't be read, or is none; that is warned of.
+    A missing file has none. Neither has one that can't be read; that is warned of.
     """
     try:
         with open_plain_file(path) as file:
@@ -124,8 +123,7 @@ def repair_metrics(path: Path, step: int) -> int:
 
     Dropped are lines that can't be read (the torn last line of a killed run), lines of later
     steps, and `end` lines, since the run goes on. Kept lines stay as they are, byte for byte; a
-    complete last line that lacks its newline gets one. If anything changes, a new file replaces
-    the old in one rename, after it is on disk. A missing file is left missing.
+    complete last line that lacks its newline gets one. A missing file is left missing.
 
     Raises:
         OSError: if the file can't be read or replaced.
