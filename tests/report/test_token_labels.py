@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from minitx.report.terminal.token_labels import cut_label, pad_label, token_label, vertical_label
+from minitx.report.terminal.printable import cut_label, pad_label, token_label, vertical_label
 
 
 @pytest.mark.parametrize(

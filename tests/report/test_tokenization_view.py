@@ -1,9 +1,9 @@
 import io
 
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
 
-from minitx.report.terminal.tokenization_view import TokenPieces, figures_table
+from minitx.report.terminal.tokenization_view import figures_table, token_pieces
 from minitx.tokenizer import train_tokenizer
 from minitx.workflows.tokenize import tokenization
 
@@ -19,11 +19,15 @@ def drawn(renderable, width, colours=None):
     return console.file.getvalue()
 
 
+def pieces(shown, limit, with_colour, width, colours=None):
+    return drawn(Group(*token_pieces(TOKENIZER, shown, limit, with_colour, width)), width, colours)
+
+
 @pytest.mark.parametrize("width", [20, 80, 200])
 @pytest.mark.parametrize("with_colour", [False, True])
 def test_every_token_stands_above_its_id_and_none_is_cut(width, with_colour):
     one = tokenization(TOKENIZER, TEXT[:200] + "\x1b[2J\r\u202e")
-    lines = drawn(TokenPieces(TOKENIZER, one, 500, with_colour), width).splitlines()
+    lines = pieces(one, 500, with_colour, width).splitlines()
     assert max(map(len, lines)) <= width
     assert [int(i) for line in lines[1::2] for i in line.split()] == one.ids.tolist()
     assert "\x1b" not in "".join(lines)
@@ -35,14 +39,14 @@ def test_every_token_stands_above_its_id_and_none_is_cut(width, with_colour):
 
 def test_pieces_can_be_read_back_without_colour():
     one = tokenization(TOKENIZER, "the cat\n\nsat")
-    above = drawn(TokenPieces(TOKENIZER, one, 500, False), 200).splitlines()[0]
+    above = pieces(one, 500, False, 200).splitlines()[0]
     shown = "".join(piece.strip() for piece in above.split("|"))
     assert shown == "the␣cat⏎⏎sat"
 
 
 def test_neighbours_differ_in_colour():
     one = tokenization(TOKENIZER, TEXT)
-    out = drawn(TokenPieces(TOKENIZER, one, 9, True), 80, "standard")
+    out = pieces(one, 9, True, 80, "standard")
     shades = [part.split("m")[0] for part in out.splitlines()[0].split("\x1b[")[1:]]
     shades = [shade for shade in shades if shade != "0"]
     assert len(shades) > 5
@@ -51,10 +55,8 @@ def test_neighbours_differ_in_colour():
 
 def test_what_is_left_out_is_counted():
     one = tokenization(TOKENIZER, TEXT)
-    assert f"and {one.n_tokens - 4:,} more tokens" in drawn(
-        TokenPieces(TOKENIZER, one, 4, False), 80
-    )
-    assert "more" not in drawn(TokenPieces(TOKENIZER, one, one.n_tokens, False), 80)
+    assert f"and {one.n_tokens - 4:,} more tokens" in pieces(one, 4, False, 80)
+    assert "more" not in pieces(one, one.n_tokens, False, 80)
 
 
 @pytest.mark.parametrize("width", [80, 200])

@@ -37,8 +37,11 @@ def attn(
     load = config_from_options(LoadConfig, options)
     with many_imports():
         from minitx.checkpoint.rundir import resolve_checkpoint, use_checkpoint
-        from minitx.report.attention.attention_json import attention_json
-        from minitx.report.attention.attention_output import print_study, write_study
+        from minitx.report.attention.attention_output import (
+            attention_json,
+            print_study,
+            write_study,
+        )
         from minitx.report.terminal.printable import printed_name
         from minitx.workflows.attend import PAGE_PROMPT, SHORT_PROMPT, open_study
         from minitx.workflows.load import say_used

@@ -64,7 +64,7 @@ def takes(
     def with_signature(command: F) -> F:
         own = inspect.signature(command, eval_str=True).parameters.values()
         parameters = [_parameter(option, default_of(option)) for option in options]
-        parameters += [one for one in own if one.kind is not one.VAR_KEYWORD]
+        parameters += [flag for flag in own if flag.kind is not flag.VAR_KEYWORD]
         parameters.sort(key=_place)
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return command

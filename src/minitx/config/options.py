@@ -161,9 +161,10 @@ class Config:
             cls.__doc__ = "\n".join([(cls.__doc__ or "").rstrip(), "", "    Attributes:", *lines])
 
     def __post_init__(self) -> None:
-        for one in options_of(type(self)):
-            name = f"--{one.flag}" if self.named_by_flags and one.flag else one.name
-            one.check(name, getattr(self, one.name))
+        for option in options_of(type(self)):
+            by_flag = self.named_by_flags and option.flag
+            name = f"--{option.flag}" if by_flag else option.name
+            option.check(name, getattr(self, option.name))
         self.check()
 
     def check(self) -> None:
@@ -174,7 +175,7 @@ def options_of(config: type[Any]) -> tuple[Option, ...]:
     """The options of a config class, in the order of its fields."""
     if config not in _OPTIONS:
         kinds = typing.get_type_hints(config)
-        fields = [one for one in dataclasses.fields(config) if "option" in one.metadata]
+        fields = [field for field in dataclasses.fields(config) if "option" in field.metadata]
         _OPTIONS[config] = tuple(_option(field, kinds[field.name]) for field in fields)
     return _OPTIONS[config]
 
@@ -184,7 +185,7 @@ _OPTIONS: dict[type[Any], tuple[Option, ...]] = {}
 
 def _option(field: dataclasses.Field[Any], kind: Any) -> Option:
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        kind = next(one for one in typing.get_args(kind) if one is not type(None))
+        kind = next(member for member in typing.get_args(kind) if member is not type(None))
     about = dict(field.metadata["option"])
     if about.get("flag", _FROM_NAME) == _FROM_NAME:
         about["flag"] = field.name.replace("_", "-")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,11 +107,9 @@ def build(config: type[C], values: dict[str, Any], where: str) -> C:
     """
     values = keys_of_today(config, values, where)
     missing = [
-        field.name
-        for field in dataclasses.fields(typing.cast(Any, config))
-        if field.name not in values
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
+        option.name
+        for option in options_of(config)
+        if option.default is dataclasses.MISSING and option.name not in values
     ]
     if missing:
         raise BadInputError(
@@ -128,7 +125,7 @@ def keys_of_today(config: type[Config], values: dict[str, Any], where: str) -> d
     Raises:
         BadInputError: a key is neither one of those nor one of earlier versions.
     """
-    known = [field.name for field in dataclasses.fields(typing.cast(Any, config))]
+    known = [option.name for option in options_of(config)]
     current = {key: value for key, value in values.items() if key not in config.older_keys}
     for key in current:
         if key not in known:

@@ -17,9 +17,8 @@ from rich.text import Text
 
 from minitx.errors import BadInputError
 from minitx.generation import Chosen, Generation
-from minitx.report.terminal.printable import json_line, visible
+from minitx.report.terminal.printable import json_line, token_label, visible
 from minitx.report.terminal.tables import table
-from minitx.report.terminal.token_labels import token_label
 from minitx.report.terminal.units import duration
 from minitx.tokenizer import Tokenizer
 from minitx.training.observer import perplexity

@@ -20,7 +20,7 @@ from minitx.report.evaluation.holdout_report import holdout_report
 from minitx.report.pages.attention_page import study_page
 from minitx.report.pages.templates import render
 from minitx.report.terminal.heatmap import Heatmap, Scale, shading_for
-from minitx.report.terminal.token_labels import token_label
+from minitx.report.terminal.printable import token_label
 from minitx.shown import Shown
 from minitx.workflows.attend import AttentionStudy, ChosenMap
 

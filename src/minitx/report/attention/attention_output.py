@@ -1,11 +1,14 @@
-"""Where an attention study goes: the terminal, a page, a picture, or arrays."""
+"""Where an attention study goes: the terminal, JSON, a page, a picture, or arrays."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -13,16 +16,19 @@ from rich.console import Console
 from minitx.config import AttentionRequest
 from minitx.errors import BadInputError
 from minitx.files import writing_where_asked
+from minitx.inspection.attention_maps import most_looked_at
+from minitx.inspection.logit_lens import LogitLens
 from minitx.report.attention.attention_screen import (
     attention_screen,
     map_name,
     position_of,
+    quantity_of,
     scale_of,
 )
 from minitx.report.pages.attention_page import study_page
 from minitx.report.pages.templates import write_page
 from minitx.report.terminal.heatmap import shading_for
-from minitx.report.terminal.token_labels import cut_label, token_label
+from minitx.report.terminal.printable import cut_label, json_line, token_label
 from minitx.workflows.attend import AttentionStudy, ChosenMap, choose_maps, save_maps
 
 _LABELLED = 64
@@ -39,6 +45,98 @@ def print_study(study: AttentionStudy, request: AttentionRequest, ascii_only: bo
     # All is measured before anything is printed, so that an error stands alone.
     for part in list(attention_screen(study, request, shading, console.width)):
         console.print(part)
+
+
+def attention_json(study: AttentionStudy, request: AttentionRequest) -> str:
+    """One JSON object; numbers to 6 digits after the point, but for the mask check's.
+
+    Raises:
+        BadInputError: when there is no such layer, head or token.
+    """
+    values: dict[str, Any] = {
+        "checkpoint": str(study.checkpoint),
+        "prompt": study.prompt,
+        "prompt_from": study.prompt_from or "--prompt",
+        "tokens": study.maps.tokens,
+        "ids": study.ids.tolist(),
+    }
+    position = position_of(study, request)
+    if request.wants_map:
+        chosen = choose_maps(study, request.kind, request.layer, request.head)
+        values["reason"] = chosen.reason
+        values["maps"] = [_map(study, shown, position, request.top) for shown in chosen.maps]
+    if request.roles or request.is_default:
+        values["roles"] = {
+            "measured_on": study.roles.measured_on,
+            "heads": [
+                dataclasses.asdict(head)
+                | {
+                    "scores": {
+                        role: {**dataclasses.asdict(score), "strength": score.strength}
+                        for role, score in head.scores.items()
+                    }
+                }
+                for head in study.roles.heads
+            ],
+        }
+    if request.ablate:
+        ablation = study.ablation
+        values["ablation"] = ablation and {
+            "loss": ablation.loss,
+            "measured_on": ablation.measured_on,
+            "heads": [dataclasses.asdict(head) for head in ablation.heads],
+        }
+    if request.lens:
+        values["logit_lens"] = _lens(study.lens)
+    values = json.loads(json.dumps(values), parse_float=lambda number: round(float(number), 6))
+    if request.check_mask:
+        check = study.mask_check
+        values["mask_check"] = {"passed": check.passed, **dataclasses.asdict(check)}
+    return json_line(values)
+
+
+def _map(
+    study: AttentionStudy, chosen: ChosenMap, position: int | None, top: int | None
+) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "kind": chosen.kind, "layer": chosen.layer, "head": chosen.head,
+        "quantity": quantity_of(chosen.kind),
+    }  # fmt: skip
+    if position is None and top is None:
+        return values | {"values": chosen.values.tolist()}
+    tokens = study.maps.tokens
+    return values | {
+        "looked_at": [
+            {
+                "token": row,
+                "text": tokens[row],
+                "top": [
+                    {"token": looked.position, "text": looked.token, "value": looked.value}
+                    for looked in most_looked_at(chosen.values, tokens, row, top or 5)
+                ],
+            }
+            for row in (range(len(tokens)) if position is None else [position])
+        ]
+    }
+
+
+def _lens(lens: LogitLens) -> list[dict[str, Any]]:
+    ids, probabilities = lens.top_ids.tolist(), lens.top_probabilities.tolist()
+    return [
+        {
+            "after": name,
+            "loss": float(lens.loss[layer]) if len(lens.loss) else None,
+            "next_probability": lens.next_probability[layer].tolist(),
+            "top": [
+                [
+                    {"id": token, "text": lens.piece(token), "probability": probability}
+                    for token, probability in zip(*guesses, strict=True)
+                ]
+                for guesses in zip(ids[layer], probabilities[layer], strict=True)
+            ],
+        }
+        for layer, name in enumerate(lens.names)
+    ]
 
 
 def write_study(
@@ -83,7 +181,7 @@ def _save_png(maps: Sequence[ChosenMap], tokens: Sequence[str], path: Path) -> N
         raise BadInputError(
             "--png needs matplotlib, which is not installed", "Run pip install 'minitx[png]'"
         ) from None
-    columns = sum(one.layer == maps[0].layer for one in maps)
+    columns = sum(shown.layer == maps[0].layer for shown in maps)
     if columns == 1:
         columns = math.ceil(math.sqrt(len(maps)))
     rows = math.ceil(len(maps) / columns)

@@ -10,18 +10,16 @@ from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from minitx.inspection.ablation import Ablation
-from minitx.inspection.attention_maps import Looked
 from minitx.inspection.head_roles import HeadRole, HeadRoles
 from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.mask_check import MaskCheck
 from minitx.inspection.roles import HEAD_ROLES
 from minitx.report.terminal.heatmap import FloatArray, Scale, Shading, small_map
+from minitx.report.terminal.printable import cut_label, token_label
 from minitx.report.terminal.tables import table
-from minitx.report.terminal.token_labels import cut_label, pad_label, token_label
 
 _BAD = "bold red"
 _TOO_SHORT = "The context is too short to tell the roles of the heads."
@@ -33,32 +31,34 @@ def heads_overview(
     """All heads in rows of layers: each with its role and that role's score in percent."""
     if not roles.heads:
         return Text(_TOO_SHORT, style="dim")
-    n_layers = 1 + max(one.layer for one in roles.heads)
-    n_heads = 1 + max(one.head for one in roles.heads)
-    cell = max(6, *(cell_len(_brief(one)) for one in roles.heads))
-    columns = _balanced(n_heads, max(1, (width - len(f"layer {n_layers - 1}  ")) // (cell + 2)))
+    n_layers = 1 + max(head.layer for head in roles.heads)
+    n_heads = 1 + max(head.head for head in roles.heads)
+    cell_width = max(6, *(cell_len(_brief(head)) for head in roles.heads))
+    most = max(1, (width - len(f"layer {n_layers - 1}  ")) // (cell_width + 2))
+    columns = _balanced(n_heads, most)
     parts = []
     for start in range(0, n_heads, columns):
         shown = range(start, min(start + columns, n_heads))
         names = ["", *(f"head {head}" for head in shown)]
         made = table(names, box=None, padding=(0, 2, 0, 0), header_style="dim")
         for column in made.columns[1:]:
-            column.width = cell
+            column.width = cell_width
         for layer in range(n_layers):
             cells = [Text(f"layer {layer}", "dim")]
-            for head in shown:
-                one = roles.heads[layer * n_heads + head]
-                style = "bold reverse" if (layer, head) == chosen else "" if one.role else "dim"
-                cells.append(Text().append(_brief(one), style))
+            for head in roles.heads[layer * n_heads + start :][: len(shown)]:
+                style = "" if head.role else "dim"
+                if (head.layer, head.head) == chosen:
+                    style = "bold reverse"
+                cells.append(Text().append(_brief(head), style))
             made.add_row(*cells)
         parts.append(made)
     return Group(*parts)
 
 
-def _brief(one: HeadRole) -> str:
-    if one.role is None:
+def _brief(head: HeadRole) -> str:
+    if head.role is None:
         return "-"
-    return f"{HEAD_ROLES.get(one.role).short_name} {100 * one.scores[one.role].score:.0f}"
+    return f"{HEAD_ROLES.get(head.role).short_name} {100 * head.scores[head.role].score:.0f}"
 
 
 def _balanced(count: int, most: int) -> int:
@@ -104,51 +104,10 @@ def roles_table(roles: HeadRoles, ablation: Ablation | None = None) -> Renderabl
     return Group(*parts)
 
 
-def _score(one: HeadRole, role: str, with_control: bool) -> Text:
-    found = one.scores[role]
-    text = Text().append(f"{100 * found.score:.0f}", "bold" if role == one.role else "")
-    return text.append(f"/{100 * found.control:.0f}", "dim") if with_control else text
-
-
-def looked_at_table(
-    rows: Sequence[tuple[str, Sequence[Looked]]],
-    scale: Scale,
-    shading: Shading,
-    count: int,
-    first_header: str,
-) -> Table:
-    """What tokens (or one token in several heads) looked at most: a row each, strongest first."""
-    ascii_only = shading == "ascii"
-
-    def cell(looked: Looked) -> Text:
-        label = cut_label(token_label(looked.token, ascii_only), 10, ascii_only)
-        text = Text().append(f"{looked.position} ", "dim").append(label, "bold")
-        return text.append(f" {scale.number(looked.value) or '0'}")
-
-    return table(
-        [first_header, *(f"{rank + 1}." for rank in range(count))],
-        [(Text(name), *map(cell, looked)) for name, looked in rows],
-        padding=(0, 1),
-    )
-
-
-def looked_at_bars(
-    looked: Sequence[Looked], scale: Scale, shading: Shading, width: int
-) -> list[Text]:
-    """What one token looked at most, as bars: position, token, how much."""
-    ascii_only = shading == "ascii"
-    labels = [token_label(one.token, ascii_only) for one in looked]
-    label_width = min(16, max(map(cell_len, labels), default=1))
-    room = max(8, min(40, width - label_width - 18))
-    lines = []
-    for one, label in zip(looked, labels, strict=True):
-        shown = pad_label(cut_label(label, label_width, ascii_only), label_width)
-        line = Text().append(f"{one.position:>6} ", "dim").append(shown)
-        length = max(round(scale.part(one.value) * room), 1 if one.value > 0 else 0)
-        line.append(f" {scale.number(one.value) or '0':>4}")
-        line.append(" %  " if scale.quantity == "weight" else "  ")
-        lines.append(line.append(("=" if ascii_only else "━") * length, "cyan"))
-    return lines
+def _score(head: HeadRole, role: str, with_control: bool) -> Text:
+    score = head.scores[role]
+    text = Text().append(f"{100 * score.score:.0f}", "bold" if role == head.role else "")
+    return text.append(f"/{100 * score.control:.0f}", "dim") if with_control else text
 
 
 def maps_grid(
@@ -220,16 +179,16 @@ def lens_table(lens: LogitLens, position: int, shading: Shading) -> RenderableTy
 def ablation_table(ablation: Ablation, width: int, shading: Shading) -> RenderableType:
     """Heads by what the loss gains without them, the dearest first, with bars."""
     bar_character, plus_minus = ("=", "+-") if shading == "ascii" else ("━", "±")
-    heads = sorted(ablation.heads, key=lambda one: -one.loss_change)
-    largest = max(abs(one.loss_change) for one in heads) or 1.0
+    heads = sorted(ablation.heads, key=lambda head: -head.loss_change)
+    largest = max(abs(head.loss_change) for head in heads) or 1.0
     room = max(8, min(40, width - 34))
     lines = [Text(f"{'head':<8}{'loss change':>12}", style="dim")]
-    for one in heads:
-        line = Text(f"{f'{one.layer}.{one.head}':<8}{one.loss_change:>+12.4f}")
-        error = f" {plus_minus}{one.standard_error:.4f}" if one.standard_error is not None else ""
+    for off in heads:
+        line = Text(f"{f'{off.layer}.{off.head}':<8}{off.loss_change:>+12.4f}")
+        error = f" {plus_minus}{off.standard_error:.4f}" if off.standard_error is not None else ""
         line.append(f"{error:<10}  ", "dim")
-        bar = bar_character * round(abs(one.loss_change) / largest * room)
-        line.append(bar, "cyan" if one.loss_change > 0 else "yellow")
+        bar = bar_character * round(abs(off.loss_change) / largest * room)
+        line.append(bar, "cyan" if off.loss_change > 0 else "yellow")
         line.rstrip()
         lines.append(line)
     lines += [Text(), Text(_ablation_note(ablation), style="dim")]

@@ -30,9 +30,8 @@ from minitx.evaluation.holdout_figures import (
 from minitx.evaluation.verdict import Verdict
 from minitx.report.evaluation.surprise import passage_lines
 from minitx.report.terminal.heatmap import Shading, shading_for
-from minitx.report.terminal.printable import printed_name, run_path
+from minitx.report.terminal.printable import cut_label, printed_name, run_path, text_label
 from minitx.report.terminal.tables import bar, table
-from minitx.report.terminal.token_labels import cut_label, text_label
 from minitx.report.terminal.units import bytes_, count, fixed, percent
 
 _MODEL = "this model"

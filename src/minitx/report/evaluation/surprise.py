@@ -9,7 +9,7 @@ from rich.text import Text
 
 from minitx.evaluation.breakdown import SurprisingText
 from minitx.report.terminal.heatmap import Scale, Shading
-from minitx.report.terminal.token_labels import cut_label, text_label
+from minitx.report.terminal.printable import cut_label, text_label
 
 _MARKS = {"blocks": " ░▒▓█", "ascii": " .-+#"}
 _FROM = (1.0, 2.0, 4.0, 7.0)

@@ -20,6 +20,11 @@ from minitx.training.observer import Event
 MOST_POINTS = 8_000
 """Logged steps of one run that are drawn; of more, so many evenly spaced ones and extremes."""
 
+_STEP_COLUMNS = ("tokens", "loss", "learning_rate", "gradient_norm")
+_EVALUATION_FIGURES = {
+    "train_loss": "train_loss", "holdout_loss": "holdout_loss", "perplexity": "holdout_perplexity",
+    "bits_per_byte": "holdout_bits_per_byte",
+}  # fmt: skip
 _LIBRARY_FILES = ("static/uPlot.iife.js", "static/uPlot.min.css")
 
 
@@ -49,38 +54,38 @@ def problems(history: RunHistory) -> list[Event]:
 
 def curves(histories: Sequence[tuple[str, RunHistory]]) -> list[dict[str, Any]]:
     """What the page's script draws of each run, given by name and history."""
-    return [
-        {
-            "name": visible(name),
-            "logged": len(history.steps),
-            "steps": _steps(history),
-            "evaluations": _evaluations(history),
-            "gradient_norms": _layers(history, history.gradient_norms),
-            "update_ratios": _layers(history, history.update_ratios),
-            "events": _events(history),
-        }
-        for name, history in histories
-    ]
+    return [{"name": visible(name), **_curves(history)} for name, history in histories]
 
 
-def _steps(history: RunHistory) -> dict[str, list[float | None]]:
-    series = history.steps.thinned(MOST_POINTS, "loss")
-    names = ("tokens", "loss", "learning_rate", "gradient_norm")
+def _curves(history: RunHistory) -> dict[str, Any]:
+    steps = history.steps.thinned(MOST_POINTS, "loss")
+    evaluations = history.evaluations
     return {
-        "step": series.step.tolist(),
-        "seconds": _plain(series.columns["elapsed_seconds"]),
-        **{name: _plain(series.columns[name]) for name in names},
-    }
-
-
-def _evaluations(history: RunHistory) -> dict[str, list[float | None]]:
-    shown = history.evaluations
-    return {
-        **_axes(history, [report.step for report in shown]),
-        "train_loss": _plain(report.train_loss for report in shown),
-        "holdout_loss": _plain(report.holdout_loss for report in shown),
-        "perplexity": _plain(report.holdout_perplexity for report in shown),
-        "bits_per_byte": _plain(report.holdout_bits_per_byte for report in shown),
+        "logged": len(history.steps),
+        "steps": {
+            "step": steps.step.tolist(),
+            "seconds": _plain(steps.columns["elapsed_seconds"]),
+            **{name: _plain(steps.columns[name]) for name in _STEP_COLUMNS},
+        },
+        "evaluations": {
+            **_axes(history, [report.step for report in evaluations]),
+            **{
+                name: _plain(getattr(report, attribute) for report in evaluations)
+                for name, attribute in _EVALUATION_FIGURES.items()
+            },
+        },
+        "gradient_norms": _layers(history, history.gradient_norms),
+        "update_ratios": _layers(history, history.update_ratios),
+        "events": [
+            {
+                "step": event.step,
+                "tokens": _number(history.at("tokens", event.step)),
+                "seconds": _number(history.at("elapsed_seconds", event.step)),
+                "name": visible(event.name),
+                "severity": event.severity,
+            }
+            for event in problems(history)
+        ],
     }
 
 
@@ -93,19 +98,6 @@ def _layers(history: RunHistory, series: Series) -> dict[str, Any]:
         for name, values in series.columns.items()
     ]
     return {**_axes(history, series.step.tolist()), "layers": layers}
-
-
-def _events(history: RunHistory) -> list[dict[str, Any]]:
-    return [
-        {
-            "step": event.step,
-            "tokens": _number(history.at("tokens", event.step)),
-            "seconds": _number(history.at("elapsed_seconds", event.step)),
-            "name": visible(event.name),
-            "severity": event.severity,
-        }
-        for event in problems(history)
-    ]
 
 
 def _axes(history: RunHistory, steps: Sequence[int]) -> dict[str, list[float | None]]:

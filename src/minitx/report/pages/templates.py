@@ -11,8 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from minitx.files import writing_where_asked
-from minitx.report.terminal.printable import run_path, visible
-from minitx.report.terminal.token_labels import text_label, token_label
+from minitx.report.terminal.printable import run_path, text_label, token_label, visible
 from minitx.report.terminal.units import count, fixed
 
 

@@ -17,7 +17,7 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from minitx.report.terminal.token_labels import cut_label, pad_label, token_label, vertical_label
+from minitx.report.terminal.printable import cut_label, pad_label, token_label, vertical_label
 
 FloatArray = npt.NDArray[np.float32]
 Shading = Literal["color", "blocks", "ascii"]

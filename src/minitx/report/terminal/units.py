@@ -15,12 +15,12 @@ def duration(seconds: float) -> str:
         return "?"
     if seconds < 9.95:
         return f"{seconds:.1f}s" if seconds >= 0.05 else "0s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    minutes, hours = whole // 60, whole // 3600
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded}s"
+    if rounded < 3600:
+        return f"{rounded // 60}m{rounded % 60:02d}s"
+    minutes, hours = rounded // 60, rounded // 3600
     if hours < 24:
         return f"{hours}h{minutes % 60:02d}m"
     return f"{hours // 24}d{hours % 24:02d}h"
