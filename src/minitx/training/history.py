@@ -72,7 +72,7 @@ class RunHistory:
     def last_step(self) -> int:
         """Optimizer steps done, as far as was noted."""
         evaluated = [report.step for report in self.evaluations[-1:]]
-        return max(0, *map(int, self.clock.step[-1:]), *evaluated)
+        return max([0, *map(int, self.clock.step[-1:]), *evaluated])
 
     @property
     def best(self) -> EvaluationReport | None:
