@@ -116,7 +116,7 @@ def test_logits_are_those_of_the_plain_model(
         feed(3)
         for index in leaving:
             if index < len(going) - 1:
-                reader.leave(index)
+                reader.cache.leave(index)
                 plain.leave(index)
                 last = going.pop()
                 if index < len(going):

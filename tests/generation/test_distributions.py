@@ -82,10 +82,7 @@ def _exact(model, ids, config):
     with torch.no_grad():
         logits = model(torch.tensor([ids]))[:, -1]
     counts = torch.bincount(torch.tensor(ids), minlength=TOKENIZER.vocab_size)[None].float()
-    logits = penalize(
-        logits, counts, config.repetition_penalty, config.frequency_penalty,
-        config.presence_penalty,
-    )  # fmt: skip
+    logits = penalize(logits, counts, config)
     for token, value in config.logit_bias.items():
         logits[0, token] += value
     for string in config.banned_strings:

@@ -57,7 +57,7 @@ def test_settings_mean_what_they_mean_in_transformers(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, typical_p=typical_p,
         repetition_penalty=penalty,
     )  # fmt: skip
-    ours = reshape(penalize(logits, counts, penalty, 0.0, 0.0), config)
+    ours = reshape(penalize(logits, counts, config), config)
     torch.testing.assert_close(ours, theirs(text, logits.clone()))
 
 
@@ -74,8 +74,10 @@ def test_the_order_matters_and_is_the_documented_one():
 def test_penalties_count_occurrences():
     logits = torch.zeros(1, 4)
     counts = torch.tensor([[0.0, 1.0, 3.0, 0.0]])
-    assert penalize(logits, counts, 1.0, 0.5, 0.0).tolist() == [[0, -0.5, -1.5, 0]]
-    assert penalize(logits, counts, 1.0, 0.0, 0.5).tolist() == [[0, -0.5, -0.5, 0]]
+    frequency = SamplingConfig(frequency_penalty=0.5)
+    presence = SamplingConfig(presence_penalty=0.5)
+    assert penalize(logits, counts, frequency).tolist() == [[0, -0.5, -1.5, 0]]
+    assert penalize(logits, counts, presence).tolist() == [[0, -0.5, -0.5, 0]]
 
 
 def test_bias():

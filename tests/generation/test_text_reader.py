@@ -54,7 +54,7 @@ def test_cached_logits_are_the_recomputed_ones_at_every_position(model, rows):
         assert float((logits - expected).abs().max()) < 1e-10
         for place in reversed(range(len(going))):
             if going[place][2] == CONTEXT:
-                reader.leave(place)
+                reader.cache.leave(place)
                 last = going.pop()
                 if place < len(going):
                     going[place] = last

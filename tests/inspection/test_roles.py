@@ -6,7 +6,7 @@ import pytest
 
 from minitx.inspection.head_roles import HeadRole, HeadRoles, RoleScore, layer_scores, name_role
 from minitx.inspection.probe_texts import repeat_probe
-from minitx.inspection.roles import HEAD_ROLES, LayerPatterns, head_role
+from minitx.inspection.roles import HEAD_ROLES, LayerPatterns, Role
 
 PERIOD, SEQ, BATCH = 16, 64, 16
 RNG = np.random.default_rng(0)
@@ -152,7 +152,7 @@ def test_a_role_from_outside_the_package_is_measured_and_shown(minitx, tiny_run,
     HEAD_ROLES.names()
     monkeypatch.setattr(HEAD_ROLES, "_kinds", dict(HEAD_ROLES._kinds))
 
-    @head_role("second token", rank=45, is_specific=True, short_name="second", column="2nd")
+    @Role("second token", rank=45, is_specific=True, short_name="second", column="2nd")
     def second_token(patterns):
         score = patterns.text[:, :, 2:, 1].mean(axis=(0, 2))
         return score, np.full_like(score, -1.0)

@@ -22,13 +22,11 @@ class Held:
     def __init__(self, loaded, **limits):
         self.loaded = loaded
         self.updates = []
-        self.engine = Engine(
-            loaded.model, loaded.tokenizer, Limits(**limits), Metrics(), self.updates.extend
-        )
+        self.engine = Engine(loaded, Limits(**limits), Metrics(), self.updates.extend)
 
     def job(self, **fields):
         request = parse_completion({"prompt": "1 green", "seed": 1, **fields}, 10_000)
-        return make_job(request, self.loaded.model, self.loaded.tokenizer)
+        return make_job(request, self.loaded)
 
     def submit(self, **fields):
         job = self.job(**fields)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from minitx.tokenizer import Tokenizer, tokenizer_training, train_tokenizer
+from minitx.tokenizer import Tokenizer, kinds, train_tokenizer
 
 
 def test_ctrl_c_is_heard_while_the_library_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,7 +23,7 @@ def test_ctrl_c_is_heard_while_the_library_is_at_work(monkeypatch: pytest.Monkey
         released.wait(30)
         raise AssertionError("nobody waits for this any more")
 
-    monkeypatch.setitem(tokenizer_training._TRAINERS, "bpe", long)
+    monkeypatch.setitem(kinds._TRAINERS, "bpe", long)
     # A shell has Ctrl-C ignored in what it runs in the background.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

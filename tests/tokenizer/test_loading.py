@@ -8,7 +8,7 @@ import time
 import pytest
 
 from minitx.errors import BadInputError, DamagedFileError, MinitxError
-from minitx.tokenizer import load_tokenizer, loading, train_tokenizer
+from minitx.tokenizer import kinds, load_tokenizer, train_tokenizer
 
 TEXT = (
     "The  quick brown fox\n\njumps over 12 lazy dogs, doesn't it?\tnaïve café 中文 \r\n end. " * 4
@@ -324,7 +324,7 @@ def test_files_that_are_not_there(tmp_path):
 
 def test_a_file_too_large_is_not_read(tmp_path):
     write(tmp_path, b"")
-    os.truncate(tmp_path / "tokenizer.json", loading.LARGEST_FILE + 1)
+    os.truncate(tmp_path / "tokenizer.json", kinds.LARGEST_FILE + 1)
     with pytest.raises(DamagedFileError, match="67,108,865 bytes"):
         load_tokenizer(tmp_path)
 
@@ -339,7 +339,7 @@ def test_unreadable_and_unwritable(tmp_path, monkeypatch):
     def refuse(path, largest):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(loading, "read_bounded", refuse)
+    monkeypatch.setattr(kinds, "read_bounded", refuse)
     with pytest.raises(BadInputError, match=r"can't be read \(Permission denied\)"):
         load_tokenizer(tmp_path)
 
@@ -348,7 +348,7 @@ def test_an_interrupt_is_no_damage(tmp_path, monkeypatch):
     def interrupt(content):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loading, "_require_vocabulary", interrupt)
+    monkeypatch.setattr(kinds, "_require_vocabulary", interrupt)
     train_tokenizer(TEXT, "char", 0).save(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         load_tokenizer(tmp_path)
@@ -356,7 +356,7 @@ def test_an_interrupt_is_no_damage(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("value", [b"{}", b"[]", b"0", b'"ab"'])
 def test_file_made_to_fill_the_memory_is_refused_unparsed(tmp_path, monkeypatch, value):
-    count = loading._MOST_VALUES + 2
+    count = kinds._MOST_VALUES + 2
     (tmp_path / "tokenizer.json").write_bytes(b"[" + b",".join([value] * count) + b"]")
     monkeypatch.setattr(json, "loads", None)
     with pytest.raises(DamagedFileError, match="more values than any tokenizer"):

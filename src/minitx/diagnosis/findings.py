@@ -24,10 +24,7 @@ class Kind:
     """One thing that can go wrong: decorates the function that looks for it.
 
     Attributes:
-        name: unlike any other.
         severity: `error` if what comes after it is worthless, else `warning`.
-        cause: what most likely leads to it.
-        fix: what to try.
         looks_at: `evaluations` for a function of a `CurveDetector` and a `Moment`, `probes` for
             one of a `ProbeReport`; both return the evidence, or None. `steps` is called by name.
     """

@@ -32,7 +32,6 @@ def first_nonfinite(model: Transformer, batches: Iterable[Batch], compute: Compu
     Args:
         model: with the weights that gave the bad number, its gradients still there.
         batches: inputs and targets of the step, each `(batch, seq)`.
-        compute: of the step.
 
     Returns:
         For example ``weight blocks.1.mlp.down.weight (3 of 4,096 numbers)``, or None if all

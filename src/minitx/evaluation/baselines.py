@@ -57,8 +57,6 @@ def measure_baselines(
     """Measure all baselines at hand.
 
     Args:
-        tokenizer: of the ids.
-        text: that must be predicted.
         scored: what the model was scored on, of the beginning of the text or all of it.
         train_ids: `(tokens,)` what n-grams are counted on; empty without a train part.
         train_content: `(bytes,)` what compressors read first; empty without a train part.

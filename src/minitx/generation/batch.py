@@ -81,7 +81,7 @@ class TextBatch:
             return
         index = self._rows.index(row)
         with torch.inference_mode():
-            self._reader.leave(index)
+            self._reader.cache.leave(index)
         last = self._rows.pop()
         if index < len(self._rows):
             self._rows[index] = last

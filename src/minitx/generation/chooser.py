@@ -110,13 +110,8 @@ class Chooser:
         # After all settings.
         config = rows[0].config
         if rows[0].counts is not None:
-            logits = penalize(
-                logits,
-                torch.stack([row.counts for row in rows if row.counts is not None]),
-                config.repetition_penalty,
-                config.frequency_penalty,
-                config.presence_penalty,
-            )
+            counts = torch.stack([row.counts for row in rows if row.counts is not None])
+            logits = penalize(logits, counts, config)
         bias = bias_tensor(config, self._vocab_size, self._device)
         if bias is not None:
             logits = logits + bias

@@ -17,24 +17,17 @@ from minitx.config import SamplingConfig
 from minitx.errors import BadInputError
 
 
-def penalize(
-    logits: Tensor, counts: Tensor, repetition: float, frequency: float, presence: float
-) -> Tensor:
-    """Make tokens less likely that the text already has.
+def penalize(logits: Tensor, counts: Tensor, config: SamplingConfig) -> Tensor:
+    """Make tokens less likely that the text already has, `counts` times, `(rows, vocab_size)`.
 
-    Args:
-        logits: `(rows, vocab_size)`.
-        counts: `(rows, vocab_size)` how often each token stands in the text.
-        repetition: divides positive logits and multiplies negative ones (Keskar et al. 2019,
-            section 4.1).
-        frequency: subtracted once per occurrence.
-        presence: subtracted once.
+    The repetition penalty divides positive logits and multiplies negative ones (Keskar et al. 2019,
+    section 4.1). The frequency penalty is subtracted once per occurrence, that of presence once.
     """
-    there = counts > 0
+    there, repetition = counts > 0, config.repetition_penalty
     if repetition != 1.0:
         scaled = torch.where(logits < 0, logits * repetition, logits / repetition)
         logits = torch.where(there, scaled, logits)
-    return logits - frequency * counts - presence * there
+    return logits - config.frequency_penalty * counts - config.presence_penalty * there
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:

@@ -194,7 +194,3 @@ class TextReader:
             ids.to(self.device), cache=cache, lengths=unequal, last_only=True
         )
         return logits[:, 0]
-
-    def leave(self, row: int) -> None:
-        """Let a row go; the last row becomes the one of this number."""
-        self.cache.leave(row)

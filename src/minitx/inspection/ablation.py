@@ -26,7 +26,6 @@ class HeadAblation:
     """One head switched off.
 
     Attributes:
-        layer, head: which head.
         loss_change: loss without it less the loss with it, in nats per token; above 0, the head
             helps.
         standard_error: of `loss_change`, over windows of text paired with themselves; None with

@@ -44,7 +44,6 @@ class HeadRole:
     """The scores of one head, and the role they add up to.
 
     Attributes:
-        layer, head: which head.
         role: the role it is named after, or None if no score stands out.
         scores: each measured role's score and control; a role that the context is too short to
             measure is missing.
@@ -131,9 +130,8 @@ def read_roles(
     config = model.config
     probe = repeat_probe(config.vocab_size, config.context_length, PROBES, seed)
     length = min(TEXT_LENGTH, config.context_length, len(text_ids))
-    windows = text_windows(text_ids, max(1, length), TEXT_WINDOWS)
-    if length < MIN_QUERY:
-        windows = windows[:0]
+    count = TEXT_WINDOWS if length >= MIN_QUERY else 0
+    windows = text_windows(text_ids, max(1, length), count)
     heads = []
     for layer, patterns in enumerate(_patterns(model, probe, windows)):
         measured = layer_scores(patterns)
@@ -143,9 +141,7 @@ def read_roles(
                 for role, (score, control) in measured.items()
             }
             heads.append(HeadRole(layer, head, name_role(scores), scores))
-    measured_on = (
-        [windows_in_words(len(windows), windows.shape[1], text_name)] if len(windows) else []
-    )
+    measured_on = [windows_in_words(len(windows), length, text_name)] if len(windows) else []
     if probe is not None:
         measured_on.append(f"{PROBES} texts of {probe.period} random tokens, repeated")
     too_short = "nothing: the context is too short"

@@ -46,10 +46,10 @@ class ServingScreen:
             command += ' -H "Authorization: Bearer $MINITX_SERVE_TOKEN"'
         body = '{"prompt": ' + _prompt_for(served.tokenizer) + ', "max_tokens": 60}'
         facts = {
-            "serving": f"{printed_name(served.name)}, {printed_name(served.checkpoint.name)}: "
+            "serving": f"{printed_name(served.name)}, {printed_name(served.directory.name)}: "
             f"{count(size)} parameters, context {config.context_length:,}",
             "listening": f"{listening.url}  ({who}, {key})",
-            "checkpoint": printed_name(used_checkpoint(served.checkpoint)),
+            "checkpoint": printed_name(used_checkpoint(served.directory)),
             "limits": f"{limits.max_concurrent:,} at once, {limits.max_queue:,} waiting, "
             f"{limits.max_tokens:,} tokens each",
             "try": f"{command} -d {shlex.quote(body)}",

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from minitx.serving.jobs import Job, TokenInfo, Update
+from minitx.serving.jobs import Job, ServedModel, TokenInfo, Update
 from minitx.tokenizer import Tokenizer
 
 _LOWEST = -9999.0
@@ -24,19 +24,18 @@ class Answer:
     stream, joined, are the answer without a stream.
     """
 
-    def __init__(
-        self, job: Job, model_name: str, fingerprint: str | None, tokenizer: Tokenizer
-    ) -> None:
+    def __init__(self, job: Job, served: ServedModel) -> None:
         self._job = job
         self._head = {
             "id": f"cmpl-{secrets.token_hex(12)}",
             "object": "text_completion",
             "created": int(time.time()),
-            "model": model_name,
-            "system_fingerprint": fingerprint,
+            "model": served.name,
+            "system_fingerprint": served.fingerprint,
         }
         self._choices = [
-            _UnsentText(choice.echoed, job.request.logprobs, tokenizer) for choice in job.choices
+            _UnsentText(choice.echoed, job.request.logprobs, served.tokenizer)
+            for choice in job.choices
         ]
 
     def take(self, updates: Iterable[Update]) -> None:

@@ -17,14 +17,13 @@ from typing import cast
 
 import torch
 
+from minitx.checkpoint import SavedModel
 from minitx.config import Limits, SamplingConfig
 from minitx.errors import BadInputError, as_sentence
 from minitx.generation import Row, TextBatch
-from minitx.model import Transformer
 from minitx.serving.api_errors import APIError, broken, stopping
 from minitx.serving.jobs import Choice, Job, TokenInfo, Update, prompt_tokens, text_offset
 from minitx.serving.metrics import Metrics
-from minitx.tokenizer import Tokenizer
 
 Deliver = Callable[[list[Update]], None]
 
@@ -40,18 +39,13 @@ class Engine:
     """
 
     def __init__(
-        self,
-        model: Transformer,
-        tokenizer: Tokenizer,
-        limits: Limits,
-        metrics: Metrics,
-        deliver: Deliver,
+        self, served: SavedModel, limits: Limits, metrics: Metrics, deliver: Deliver
     ) -> None:
-        self.model, self.tokenizer = model, tokenizer
         self.gave_up = False
+        self._served = served
         self._limits, self._metrics, self._deliver = limits, metrics, deliver
-        self._batch = TextBatch(model, tokenizer)
-        self._prompt_tokens_a_step = max(1024, 2 * model.config.context_length)
+        self._batch = TextBatch(served.model, served.tokenizer)
+        self._prompt_tokens_a_step = max(1024, 2 * served.model.config.context_length)
         # Guards the attributes below, which other threads use.
         self._changed = threading.Condition()
         self._waiting: deque[Choice] = deque()
@@ -176,8 +170,7 @@ class Engine:
                 continue
             try:
                 if request.echo and request.logprobs is not None:
-                    ids = choice.prompt_ids
-                    tokens = prompt_tokens(self.model, self.tokenizer, ids, choice.echoed)
+                    tokens = prompt_tokens(self._served, choice)
                     updates.append(Update(job, choice.index, tokens=tokens))
                 if request.max_tokens == 0:
                     updates.append(Update(job, choice.index, finish_reason="length"))
@@ -231,7 +224,8 @@ class Engine:
         if choice.record:
             token, before = choice.ids[-1], choice.n_characters
             choice.n_characters = len(choice.stream.text) + len(choice.stream.held)
-            offset = text_offset(self.tokenizer.token_bytes(token), before, choice.n_characters)
+            content = self._served.tokenizer.token_bytes(token)
+            offset = text_offset(content, before, choice.n_characters)
             tokens = (TokenInfo(token, len(choice.echoed) + offset, choice.chosen[-1]),)
         if row.finish_reason is not None:
             self._row_seconds += 0.1 * (now - job.arrived - self._row_seconds)

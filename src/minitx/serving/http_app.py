@@ -9,7 +9,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import anyio.to_thread
 from starlette.datastructures import Headers
@@ -20,15 +19,13 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from minitx.config import Limits
-from minitx.model import Transformer
 from minitx.serving.access import Guard
 from minitx.serving.answers import Answer, event, to_json
 from minitx.serving.api_errors import APIError, broken, stopping
 from minitx.serving.batch_engine import Engine
 from minitx.serving.completion_request import CompletionRequest, parse_completion, parse_json
-from minitx.serving.jobs import Job, Update, UpdateQueue, make_job
+from minitx.serving.jobs import Job, ServedModel, Update, UpdateQueue, make_job
 from minitx.serving.metrics import CLIENT_LEFT, Metrics, RequestRecord
-from minitx.tokenizer import Tokenizer
 
 _SMALL_BODY = 16_384
 _RECORD = "minitx.record"
@@ -39,24 +36,6 @@ _EVENT_STREAM = [
     (b"x-accel-buffering", b"no"),
 ]
 _log = logging.getLogger("minitx")
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """The model that is served, in eval mode, under the name by which clients know it.
-
-    Attributes:
-        checkpoint: its directory.
-        created: when its weights were written, in seconds since 1970.
-        fingerprint: of the weights; None if they have no manifest.
-    """
-
-    name: str
-    checkpoint: Path
-    model: Transformer
-    tokenizer: Tokenizer
-    created: int
-    fingerprint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,9 +69,7 @@ class Service:
         self._loop = asyncio.get_running_loop()
         self._queues: dict[Job, UpdateQueue] = {}
         self._metrics = Metrics()
-        self.engine = Engine(
-            served.model, served.tokenizer, self._limits, self._metrics, self._deliver_from_thread
-        )
+        self.engine = Engine(served, self._limits, self._metrics, self._deliver_from_thread)
         self._metrics.gauge("queue_length", "Waiting continuations.", lambda: self.engine.waiting)
         self._metrics.gauge("active_rows", "Running continuations.", lambda: self.engine.active)
         self.draining = False
@@ -161,7 +138,7 @@ class Service:
             job = self._make_job(request)
         else:
             job = await anyio.to_thread.run_sync(self._make_job, request)
-        answer = Answer(job, self._served.name, self._served.fingerprint, self._served.tokenizer)
+        answer = Answer(job, self._served)
         with self._under_way(job, scope[_RECORD]) as queue, _watching(receive, queue):
             # Before anything is sent: a job that can't begin is answered with a status of its own.
             updates = await queue.take()
@@ -229,7 +206,7 @@ class Service:
             raise _no_such_model(served.name)
         if request.n_choices > limits.max_concurrent:
             raise APIError(400, f"Prompts times n may be at most {limits.max_concurrent}.", "n")
-        return make_job(request, served.model, served.tokenizer, limits.max_prompt_tokens)
+        return make_job(request, served, limits.max_prompt_tokens)
 
     async def _models(self, request: Request) -> Response:
         return _json({"object": "list", "data": [self._description()]})

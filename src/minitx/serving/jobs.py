@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from minitx.checkpoint import SavedModel
 from minitx.errors import BadInputError, as_sentence
 from minitx.generation import Row
 from minitx.generation.chooser import describe
@@ -19,6 +20,20 @@ from minitx.model import Transformer
 from minitx.serving.api_errors import APIError
 from minitx.serving.completion_request import CompletionRequest, Prompt
 from minitx.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class ServedModel(SavedModel):
+    """The model that is served, under the name by which clients know it.
+
+    Attributes:
+        created: when its weights were written, in seconds since 1970.
+        fingerprint: of the weights; None if they have no manifest.
+    """
+
+    name: str
+    created: int
+    fingerprint: str | None = None
 
 
 @dataclass(eq=False)
@@ -122,20 +137,18 @@ class UpdateQueue:
 
 
 def make_job(
-    request: CompletionRequest,
-    model: Transformer,
-    tokenizer: Tokenizer,
-    max_prompt_tokens: int | None = None,
+    request: CompletionRequest, served: SavedModel, max_prompt_tokens: int | None = None
 ) -> Job:
     """Fit a request to a model: prompts to ids, settings to the vocabulary.
 
     Raises:
         APIError: 400; a prompt or a setting does not fit.
     """
-    longest = min(model.config.context_length, max_prompt_tokens or model.config.context_length)
-    ids = [_prompt_ids(prompt, tokenizer, longest) for prompt in request.prompts]
+    config = served.model.config
+    longest = min(config.context_length, max_prompt_tokens or config.context_length)
+    ids = [_prompt_ids(prompt, served.tokenizer, longest) for prompt in request.prompts]
     try:
-        check_settings(request.sampling, model.config.vocab_size)
+        check_settings(request.sampling, config.vocab_size)
     except BadInputError as error:
         raise APIError(400, _sentence(error.what)) from None
     job = Job(request, sum(map(len, ids)))
@@ -144,7 +157,7 @@ def make_job(
         prompt = request.prompts[number]
         choice = Choice(ids[number], request.sampling, index, record, job=job, index=index)
         if request.echo:
-            choice.echoed = prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
+            choice.echoed = prompt if isinstance(prompt, str) else served.tokenizer.decode(prompt)
         job.choices.append(choice)
     return job
 
@@ -226,22 +239,14 @@ def text_offset(content: bytes, before: int, after: int) -> int:
     return max(before, after - n_characters)
 
 
-def prompt_tokens(
-    model: Transformer, tokenizer: Tokenizer, ids: Sequence[int], text: str
-) -> tuple[TokenInfo, ...]:
-    """The tokens of a prompt, with their probabilities.
-
-    Args:
-        model, tokenizer: in eval mode.
-        ids: of the prompt, at least one and at most the context.
-        text: of the prompt; no token begins after its end.
-    """
-    stream, tokens = TextStream(), []
-    for token, chosen in zip(ids, _probabilities(model, ids), strict=True):
-        before, content = len(stream.text), tokenizer.token_bytes(token)
+def prompt_tokens(served: SavedModel, choice: Choice) -> tuple[TokenInfo, ...]:
+    """The tokens of an echoed prompt, after whose end none begins, with their probabilities."""
+    stream, tokens, ids = TextStream(), [], choice.prompt_ids
+    for token, chosen in zip(ids, _probabilities(served.model, ids), strict=True):
+        before, content = len(stream.text), served.tokenizer.token_bytes(token)
         stream.feed(content)
         offset = text_offset(content, before, len(stream.text))
-        tokens.append(TokenInfo(token, min(offset, len(text)), chosen))
+        tokens.append(TokenInfo(token, min(offset, len(choice.echoed)), chosen))
     return tuple(tokens)
 
 

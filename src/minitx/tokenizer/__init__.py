@@ -6,7 +6,6 @@ assert tokenizer.decode(ids) == "To be or not to be"
 """
 
 from minitx.tokenizer.base import Tokenizer, Unknown
-from minitx.tokenizer.loading import load_tokenizer
-from minitx.tokenizer.tokenizer_training import train_tokenizer
+from minitx.tokenizer.kinds import load_tokenizer, train_tokenizer
 
 __all__ = ["Tokenizer", "Unknown", "load_tokenizer", "train_tokenizer"]

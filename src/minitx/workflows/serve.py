@@ -9,7 +9,8 @@ from minitx.checkpoint.manifest import weights_digest
 from minitx.config import ServeRequest
 from minitx.errors import BadInputError
 from minitx.serving.access import local_name, read_token
-from minitx.serving.http_app import Listening, ServedModel
+from minitx.serving.http_app import Listening
+from minitx.serving.jobs import ServedModel
 from minitx.serving.server import ExitReport, Screen, ServerStop, listen, run
 from minitx.workflows.load import LoadedModel, load
 
@@ -56,4 +57,4 @@ def describe(loaded: LoadedModel, name: str | None = None) -> ServedModel:
     created = time.time()
     with contextlib.suppress(OSError):  # Training may have pruned it since it was loaded.
         created = (directory / "model.safetensors").stat().st_mtime
-    return ServedModel(name, directory, loaded.model, loaded.tokenizer, int(created), fingerprint)
+    return ServedModel(directory, loaded.model, loaded.tokenizer, name, int(created), fingerprint)

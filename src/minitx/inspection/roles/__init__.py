@@ -25,7 +25,7 @@ heads, Voita et al. 2019, section 4.1.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -57,37 +57,32 @@ class LayerPatterns:
 Measure = TypeVar("Measure", bound=Callable[[LayerPatterns], Scores | None])
 
 
-@dataclass(frozen=True)
+@dataclass
 class Role:
-    """A job that a head may have, and how it is measured.
+    """A job that a head may have: decorates the function that measures it.
 
     Attributes:
-        scores: gives those of each head; None if the texts for it are missing or too short.
         rank: place in tables, and which head is shown first: the lowest rank is the most telling.
         is_specific: it names one place to look, rather than a region or the lack of any.
         short_name, column: the name where there is little room, and above a column of scores.
+        scores: gives those of each head; None if the texts for it are missing or too short.
     """
 
-    scores: Callable[[LayerPatterns], Scores | None]
+    name: str
     rank: int
     is_specific: bool
     short_name: str
     column: str
+    scores: Callable[[LayerPatterns], Scores | None] = field(init=False)
+
+    def __call__(self, scores: Measure) -> Measure:
+        """Register the function."""
+        self.scores = scores
+        HEAD_ROLES.register(self.name)(self)
+        return scores
 
 
 HEAD_ROLES: Registry[Role] = Registry("head role", "minitx.inspection.roles")
-
-
-def head_role(
-    name: str, *, rank: int, is_specific: bool, short_name: str, column: str
-) -> Callable[[Measure], Measure]:
-    """Register a function of patterns as the measure of a role; for the rest see `Role`."""
-
-    def register(scores: Measure) -> Measure:
-        HEAD_ROLES.register(name)(Role(scores, rank, is_specific, short_name, column))
-        return scores
-
-    return register
 
 
 def all_roles() -> dict[str, Role]:

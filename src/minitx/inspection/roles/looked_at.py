@@ -11,43 +11,43 @@ from collections.abc import Callable
 import numpy as np
 
 from minitx.evaluation.arrays import Float32Array, IntArray
-from minitx.inspection.roles import LayerPatterns, Scores, head_role, late_queries, mean_weight
+from minitx.inspection.roles import LayerPatterns, Role, Scores, late_queries, mean_weight
 
 LOCAL_SPAN = 8
 _SHUFFLE_SEED = 0
 
 
-@head_role("induction", rank=0, is_specific=True, short_name="induction", column="induct")
+@Role("induction", rank=0, is_specific=True, short_name="induction", column="induct")
 def induction(patterns: LayerPatterns) -> Scores | None:
     """Looks at the token that came after the earlier occurrence (Olsson et al. 2022)."""
     return _after_earlier(patterns, 1)
 
 
-@head_role("duplicate token", rank=10, is_specific=True, short_name="duplicate", column="dupl")
+@Role("duplicate token", rank=10, is_specific=True, short_name="duplicate", column="dupl")
 def duplicate_token(patterns: LayerPatterns) -> Scores | None:
     """Looks at the earlier occurrence of the same token (Wang et al. 2022, section 3)."""
     return _after_earlier(patterns, 0)
 
 
-@head_role("previous token", rank=20, is_specific=True, short_name="previous", column="prev")
+@Role("previous token", rank=20, is_specific=True, short_name="previous", column="prev")
 def previous_token(patterns: LayerPatterns) -> Scores | None:
     """Looks at the token before (Elhage et al. 2021)."""
     return _in_any_text(patterns, lambda queries: queries - 1)
 
 
-@head_role("current token", rank=30, is_specific=True, short_name="current", column="curr")
+@Role("current token", rank=30, is_specific=True, short_name="current", column="curr")
 def current_token(patterns: LayerPatterns) -> Scores | None:
     """Looks at the token itself."""
     return _in_any_text(patterns, lambda queries: queries)
 
 
-@head_role("first token", rank=40, is_specific=True, short_name="first", column="first")
+@Role("first token", rank=40, is_specific=True, short_name="first", column="first")
 def first_token(patterns: LayerPatterns) -> Scores | None:
     """Looks at position 0, an attention sink (Xiao et al. 2023)."""
     return _in_any_text(patterns, np.zeros_like)
 
 
-@head_role("local", rank=50, is_specific=False, short_name="local", column="local")
+@Role("local", rank=50, is_specific=False, short_name="local", column="local")
 def local(patterns: LayerPatterns) -> Scores | None:
     """Looks at the last few tokens, itself among them."""
     if patterns.text is None or patterns.text.shape[2] < 4 * LOCAL_SPAN:
@@ -55,7 +55,7 @@ def local(patterns: LayerPatterns) -> Scores | None:
     return _in_any_text(patterns, *(lambda at, back=back: at - back for back in range(LOCAL_SPAN)))
 
 
-@head_role("positional", rank=60, is_specific=False, short_name="positional", column="posit")
+@Role("positional", rank=60, is_specific=False, short_name="positional", column="posit")
 def positional(patterns: LayerPatterns) -> Scores | None:
     """Looks where position alone says, whatever the tokens (Voita et al. 2019, section 4.1).
 
@@ -69,7 +69,7 @@ def positional(patterns: LayerPatterns) -> Scores | None:
     return _predicted_share(patterns.control), _predicted_share(shuffled)
 
 
-@head_role("uniform", rank=70, is_specific=False, short_name="uniform", column="unif")
+@Role("uniform", rank=70, is_specific=False, short_name="uniform", column="unif")
 def uniform(patterns: LayerPatterns) -> Scores | None:
     """Looks everywhere alike: its entropy, over that of even attention.
 
