@@ -17,7 +17,6 @@ from typing import Literal, TypeVar, get_args
 
 from minitx.checkpoint.lock import run_lock
 from minitx.checkpoint.manifest import MANIFEST, read_manifest, verify
-from minitx.checkpoint.new_run import RUNS, make_run_directory
 from minitx.config import RunConfig
 from minitx.config.checks import require_one_of
 from minitx.config.toml import config_bytes, read_config
@@ -28,6 +27,9 @@ from minitx.files import (
     sync_directory,
     write_atomically,
 )
+
+RUNS = Path("runs")
+"""Where new runs go, and where the newest is looked for; relative to the working directory."""
 
 T = TypeVar("T")
 Which = Literal["best", "last"]
@@ -44,7 +46,7 @@ _log = logging.getLogger("minitx")
 
 
 class RunDirectory:
-    """Paths and pointers of one run; `create` and `open` give one that is sound."""
+    """Paths and pointers of one run; `open` and `create_run` give one that is sound."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,15 +57,6 @@ class RunDirectory:
         self.new_data = path / ".data.new"
         self._old_data = path / ".data.old"
         self.checkpoint_root = path / "checkpoints"
-
-    @classmethod
-    def create(cls, path: Path | None, name: str) -> RunDirectory:
-        """Make a new run directory; no path takes the next free ``runs/NAME-NNN``.
-
-        Raises:
-            BadInputError: it exists with something in it, or can't be made.
-        """
-        return cls(make_run_directory(path, name))
 
     @classmethod
     def open(cls, path: Path | None) -> RunDirectory:
