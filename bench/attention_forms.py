@@ -14,9 +14,9 @@ import torch
 from harness import Result, Samples, Table, Target, interleave, publish
 from torch.nn import functional as F
 
-from minitx.fast.layers import attend
 from minitx.fast.library import library
 from minitx.fast.support import LONGEST_ATTENTION
+from minitx.fast.train_kernels import attend
 from minitx.model.transformer import causal_mask, eager_attention
 
 LENGTHS = (32, 64, 128, 256, 512, 1024)

@@ -11,7 +11,7 @@ from random_models import built, model_configs
 
 from minitx.config import ModelConfig
 from minitx.fast import decode_batch
-from minitx.fast.library import KERNELS, library
+from minitx.fast.library import KERNELS, declared, library
 from minitx.generation.text_reader import TextReader
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no kernels were compiled")
@@ -57,7 +57,7 @@ def followed(model, rows, steps):
 def test_logits_are_those_of_the_whole_text_in_double_precision(family, config, lengths, seed):
     model = built(config, seed)
     rows = texts_of(config, lengths, seed)
-    kernels = ctypes.CDLL(str(KERNELS / f"kernels_{family}.so"))
+    kernels = declared(ctypes.CDLL(str(KERNELS / f"kernels_{family}.so")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decode_batch, "library", lambda: kernels)
         found = followed(model, rows, 3)

@@ -14,7 +14,7 @@ from minitx.config import ModelConfig
 from minitx.fast import decode_one
 from minitx.fast.decode_one import OneTextDecoder, OneTextWeights
 from minitx.fast.decode_weights import weights_of
-from minitx.fast.library import KERNELS, library
+from minitx.fast.library import KERNELS, declared, library
 from minitx.fast.quantized import quantize
 from minitx.generation.text_reader import TextReader, window_after_slide
 from minitx.model import KVCache, Trace, matrix_parameters
@@ -94,7 +94,7 @@ def test_kernels_for_every_processor_that_this_one_can_be(family, weight_format,
     able = {"AVX512": ["avx512", "avx2", "plain"], "AVX2": ["avx2", "plain"]}
     if family not in able.get(torch.backends.cpu.get_cpu_capability(), ["plain"]):
         pytest.skip(f"this processor has no {family}")
-    compiled = ctypes.CDLL(str(KERNELS / f"kernels_{family}.so"))
+    compiled = declared(ctypes.CDLL(str(KERNELS / f"kernels_{family}.so")))
     monkeypatch.setattr(decode_one, "library", lambda: compiled)
     model, ids = made(weight_format, head_dim=10, d_ff=99), [3, 1, 4, 1, 5]
     expected = recomputed(model, ids)

@@ -37,11 +37,7 @@ def attn(
     load = config_from_options(LoadConfig, options)
     with many_imports():
         from minitx.checkpoint.rundir import resolve_checkpoint, use_checkpoint
-        from minitx.report.attention.attention_output import (
-            attention_json,
-            print_study,
-            write_study,
-        )
+        from minitx.report.attention.attention_output import print_study, study_json, write_study
         from minitx.report.terminal.printable import printed_name
         from minitx.workflows.attend import PAGE_PROMPT, SHORT_PROMPT, open_study
         from minitx.workflows.load import say_used
@@ -53,7 +49,7 @@ def attn(
     )
     if json:
         # Before a file is written: it may be refused.
-        text = attention_json(study, request)
+        text = study_json(study, request)
     for path in write_study(study, request, html=html, png=png, npz=npz):
         typer.echo(f"Wrote {printed_name(path)}", err=True)
     if json:

@@ -67,5 +67,5 @@ def evaluate(
         typer.echo(json_line({"reports": [report.to_json() for report in reports]}))
     else:
         print_reports(reports, full, with_stride=settings.stride is not None)
-    models = [one.model for report in reports for one in getattr(report, "reports", [report])]
+    models = [of.model for report in reports for of in getattr(report, "reports", [report])]
     say_used(model.checkpoint for model in models)

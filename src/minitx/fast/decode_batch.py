@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from ctypes import byref
 
 import numpy as np
 import numpy.typing as npt
@@ -21,35 +22,22 @@ from minitx.fast.decode_weights import (
     DecodingCache,
     DecodingWeights,
     MatrixPointer,
-    ModelPointer,
     weights_of,
 )
-from minitx.fast.library import Arguments, declare, library
+from minitx.fast.library import library
 from minitx.model import Transformer
 from minitx.model.transformer import SwiGLU
 
 _TOKENS_AT_ONCE = 256
 """Of prompts in one call: enough for the products to run at full speed, in little memory."""
 
-_INTEGER, _POINTER, _MODEL = ctypes.c_int64, ctypes.c_void_p, ctypes.POINTER(ModelPointer)
-_ARGUMENTS: Arguments = {
-    "batch_stride": [_INTEGER],
-    "batch_packed_size": [_INTEGER] * 3,
-    "batch_pack": [*[_POINTER] * 2, *[_INTEGER] * 3, _POINTER],
-    "batch_room": [_MODEL, _INTEGER, ctypes.c_int],
-    "batch_step": [
-        _MODEL, ctypes.POINTER(CachePointer), *[_POINTER] * 3, _INTEGER, _POINTER, _INTEGER,
-        *[_POINTER] * 2, ctypes.c_int,
-    ],
-}  # fmt: skip
-
-
 _Integers = npt.NDArray[np.int64]
 
 
 def _kernels() -> ctypes.CDLL:
-    sizes = dict.fromkeys(("batch_stride", "batch_packed_size", "batch_room"), _INTEGER)
-    return declare(library(), _ARGUMENTS, **sizes)
+    kernels = library()
+    assert kernels is not None
+    return kernels
 
 
 class PackedWeights(DecodingWeights):
@@ -126,14 +114,14 @@ class BatchDecoder:
         cache: DecodingCache,
     ) -> Tensor:
         # Logits after the tokens whose numbers are `wanted`, overwritten by the next call.
-        count, model, threads = len(tokens), self._weights.pointer, torch.get_num_threads()
+        count, model, threads = len(tokens), byref(self._weights.pointer), torch.get_num_threads()
         room = self._kernels.minitx_batch_room(model, count, threads)
         if len(self._room) < room or len(self._logits) < len(wanted):
             stride = self._kernels.minitx_batch_stride(self._vocab_size)
             self._room = aligned_zeros(room)
             self._logits = torch.empty(len(wanted), stride)
         self._kernels.minitx_batch_step(
-            model, CachePointer.of(cache), tokens.ctypes.data, positions.ctypes.data,
+            model, byref(CachePointer.of(cache)), tokens.ctypes.data, positions.ctypes.data,
             rows.ctypes.data, count, wanted.ctypes.data, len(wanted), self._room.data_ptr(),
             self._logits.data_ptr(), threads,
         )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from ctypes import byref
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,9 @@ from minitx.fast.decode_weights import (
     DecodingCache,
     DecodingWeights,
     MatrixPointer,
-    ModelPointer,
     weights_of,
 )
-from minitx.fast.library import declare, library, pointers
+from minitx.fast.library import library, pointers
 from minitx.fast.quantized import quantized_matrices
 from minitx.model import Transformer
 
@@ -32,14 +32,6 @@ _BYTES_FOR_A_THREAD = 2**18
 
 class _Workspace(ctypes.Structure):
     _fields_ = pointers("residual", "qkv", "heads", "hidden", "normed", "scores")
-
-
-_ARGUMENTS = {
-    "decode_token": [
-        ctypes.POINTER(ModelPointer), ctypes.POINTER(CachePointer), ctypes.POINTER(_Workspace),
-        ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int,
-    ],
-}  # fmt: skip
 
 
 class OneTextWeights(DecodingWeights):
@@ -71,7 +63,9 @@ class OneTextDecoder:
     """
 
     def __init__(self, model: Transformer, threads: int | None = None) -> None:
-        self._decode = declare(library(), _ARGUMENTS).minitx_decode_token
+        kernels = library()
+        assert kernels is not None
+        self._decode = kernels.minitx_decode_token
         self._weights = weights_of(model, OneTextWeights)
         config = model.config
         self._threads = threads or max(
@@ -94,8 +88,8 @@ class OneTextDecoder:
     def feed(self, tokens: Sequence[int], cache: DecodingCache) -> Tensor:
         """See `Decoder.feed`: one token, and a cache of one row."""
         self._decode(
-            self._weights.pointer, CachePointer.of(cache), self._workspace, tokens[0],
-            cache.longest, self._logits.data_ptr(), self._threads,
+            byref(self._weights.pointer), byref(CachePointer.of(cache)), byref(self._workspace),
+            tokens[0], cache.longest, self._logits.data_ptr(), self._threads,
         )  # fmt: skip
         cache.advance(1)
         return self._logits

@@ -8,21 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from minitx.fast.library import declare, library
-
-_INTEGER, _POINTER = ctypes.c_int64, ctypes.c_void_p
-_ARGUMENTS = {
-    "draw": [
-        _POINTER, *[_INTEGER] * 3, _POINTER, _INTEGER, ctypes.c_float, _INTEGER, *[_POINTER] * 3,
-    ],
-}  # fmt: skip
+from minitx.fast.library import library
 
 
 class DrawKernel:
     """Draws where temperature and top-k are all that shapes a distribution; never `silent` ids."""
 
-    def __init__(self, silent: Sequence[int], vocab_size: int) -> None:
-        self._draw = declare(library(), _ARGUMENTS).minitx_draw
+    def __init__(self, kernels: ctypes.CDLL, silent: Sequence[int], vocab_size: int) -> None:
+        self._draw = kernels.minitx_draw
         self._size = vocab_size
         self._silent, self._room = np.array(silent, np.int64), np.empty(2 * vocab_size)
         # Read once: a pointer is looked up as slowly as a small product is computed.
@@ -53,4 +46,5 @@ class DrawKernel:
 
 def draw_kernel(silent: Sequence[int], vocab_size: int) -> DrawKernel | None:
     """What draws in one call; None if no kernels were compiled."""
-    return None if library() is None else DrawKernel(silent, vocab_size)
+    kernels = library()
+    return None if kernels is None else DrawKernel(kernels, silent, vocab_size)

@@ -1,8 +1,8 @@
 """The model in training with the arithmetic of its layers compiled: one pass over memory each way.
 
 On a small model most of the time goes not into matrix products but into what stands between them,
-one pass over memory after another. Each function here computes what a line of `transformer` says
-(named in its docstring), with a backward pass of its own. The products stay torch's.
+one pass over memory after another. Each function computes what a line of `transformer` says, most
+by a kernel of `train_kernels`. The products stay torch's.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from minitx.fast import train_kernels
 from minitx.fast.profiling import timed
 from minitx.fast.support import product_dtype, takes_attention
+from minitx.fast.train_kernels import attend, cross_entropy, rms_norm, swiglu
 from minitx.model.transformer import (
     IGNORED,
     Attention,
@@ -145,51 +145,6 @@ def _attend_dropping(
     return out
 
 
-def rms_norm(x: Tensor, gain: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """`RMSNorm.forward` of `(..., width)`, given out in `dtype`."""
-    out: Tensor = _RMSNorm.apply(x, gain, eps, dtype)  # type: ignore[no-untyped-call]
-    return out
-
-
-def swiglu(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up, with gate and up the halves of the last dimension."""
-    out: Tensor = _SwiGLU.apply(gate_up)  # type: ignore[no-untyped-call]
-    return out
-
-
-def cross_entropy(logits: Tensor, targets: Tensor, ignored: int) -> Tensor:
-    """`F.cross_entropy` of `(rows, vocab)`: the mean over the targets that are not `ignored`."""
-    out: Tensor = _CrossEntropy.apply(logits, targets, ignored)  # type: ignore[no-untyped-call]
-    return out
-
-
-def attend(
-    qkv: Tensor,
-    heads: int,
-    kv_heads: int,
-    gains: tuple[Tensor, Tensor] | None,
-    tables: tuple[Tensor, Tensor] | None,
-    eps: float,
-) -> Tensor:
-    """Norm and rotation of queries and keys, then causal `eager_attention`.
-
-    Args:
-        qkv: `(B, T, (heads + 2 * kv_heads) * W)`: queries, keys, values.
-        heads, kv_heads: how many; neighbouring heads of queries share one of keys and values.
-        gains: of the norm of queries and of keys, each `(W,)`; None if there is neither norm nor
-            rotation.
-        tables: cosine and sine, `(T, W)` in the format of qkv; None with `gains`.
-        eps: of the norm.
-
-    Returns:
-        `(B, T, heads * W)`.
-    """
-    out: Tensor = _Attend.apply(  # type: ignore[no-untyped-call]
-        (heads, kv_heads, eps), qkv, *(tables or (None, None)), *(gains or (None, None))
-    )
-    return out
-
-
 def norm_and_rotate(x: Tensor, gains: Tensor, cosine: Tensor, sine: Tensor, eps: float) -> Tensor:
     """`RMSNorm` over each head of `(B, T, heads, W)`, then `rotate`.
 
@@ -209,58 +164,6 @@ def dropout(x: Tensor, probability: float) -> Tensor:
     draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - _SIXTEEN_BITS // 2
     return x * kept.to(x.dtype).mul_(_SIXTEEN_BITS / (_SIXTEEN_BITS - dropped))
-
-
-class _RMSNorm(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-        out, unit, scale = train_kernels.norm_forward(x.contiguous(), gain, eps, dtype)
-        ctx.save_for_backward(unit, scale, gain)
-        ctx.input_dtype = x.dtype
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        unit, scale, gain = ctx.saved_tensors
-        grad_input, grad_gain = train_kernels.norm_backward(
-            grad.contiguous(), unit, scale, gain, ctx.input_dtype
-        )
-        return grad_input, grad_gain, None, None
-
-
-class _SwiGLU(Function):
-    @staticmethod
-    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
-        gate_up = gate_up.contiguous()
-        ctx.save_for_backward(gate_up)
-        return train_kernels.swiglu_forward(gate_up)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return train_kernels.swiglu_backward(grad.contiguous(), *ctx.saved_tensors)
-
-
-class _Attend(Function):
-    @staticmethod
-    def forward(
-        ctx: Any, sizes: tuple[int, int, float], qkv: Tensor, *tables_and_gains: Tensor | None
-    ) -> Tensor:
-        qkv = qkv.contiguous()
-        out, log_sums = train_kernels.CausalAttention(sizes, qkv, *tables_and_gains).forward()
-        ctx.save_for_backward(qkv, *tables_and_gains, out, log_sums)
-        ctx.sizes = sizes
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        qkv, *tables_and_gains, out, log_sums = ctx.saved_tensors
-        kernel = train_kernels.CausalAttention(ctx.sizes, qkv, *tables_and_gains)
-        grad_qkv, grad_gains = kernel.backward(grad.contiguous(), out, log_sums)
-        has_gains = tables_and_gains[-1] is not None
-        return None, grad_qkv, None, None, *(grad_gains.unbind(0) if has_gains else (None, None))
 
 
 class _NormAndRotate(Function):
@@ -295,22 +198,3 @@ def _turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     half = x.size(-1) // 2
     signed = torch.cat((-sine[..., :half], sine[..., half:]), dim=-1)
     return (x * cosine).addcmul_(x.roll(half, -1), signed)
-
-
-class _CrossEntropy(Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, ignored: int) -> Tensor:
-        logits, targets = logits.contiguous(), targets.contiguous()
-        mean_and_count, log_sums = train_kernels.loss_forward(logits, targets, ignored)
-        ctx.save_for_backward(logits, targets, mean_and_count, log_sums)
-        ctx.ignored = ignored
-        return mean_and_count[0].clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        logits, targets, mean_and_count, log_sums = ctx.saved_tensors
-        grad_logits = train_kernels.loss_backward(
-            grad, logits, targets, ctx.ignored, mean_and_count, log_sums
-        )
-        return grad_logits, None, None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,42 +28,21 @@ def family() -> str:
     return _FAMILIES.get(torch.backends.cpu.get_cpu_capability(), "plain")
 
 
-@functools.cache
-def library() -> ctypes.CDLL | None:
-    """The kernels for this processor; None if there are none."""
-    if os.environ.get("MINITX_NATIVE") == "0":
-        return None
-    try:
-        loaded = ctypes.CDLL(str(KERNELS / f"kernels_{family()}.so"))
-        version = loaded.minitx_abi
-    except (OSError, AttributeError):
-        return None
-    version.restype = ctypes.c_int
-    return loaded if version() == ABI else None
-
-
-Arguments = Mapping[str, Sequence[Any]]
-"""The types that kernels take, by their names without `minitx_`."""
-
-
-def declare(kernels: ctypes.CDLL | None, arguments: Arguments, **results: Any) -> ctypes.CDLL:
-    """Say of a library, which must be there, what kernels take and what some of them give back."""
-    assert kernels is not None
-    for name, types in arguments.items():
-        kernel = kernels[f"minitx_{name}"]
-        kernel.argtypes, kernel.restype = types, results.get(name)
-        # Looked up by name each time, it would be another object, without the types.
-        setattr(kernels, f"minitx_{name}", kernel)
-    return kernels
-
-
-_TYPES = {
+_TYPES: dict[str, Any] = {
     "p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_long, "q": ctypes.c_int64,
     "f": ctypes.c_float, "d": ctypes.c_double,
 }  # fmt: skip
 
 _ATTENTION = "pi pppp f lllll"
-_TRAINING = {
+_KERNELS = {
+    # decode.c, batch.c, draw.c
+    "decode_token": "ppp qq p i",
+    "batch_stride": "q > q",
+    "batch_packed_size": "qqq > q",
+    "batch_pack": "pp qqq p",
+    "batch_room": "pq i > q",
+    "batch_step": "ppppp q p q pp i",
+    "draw": "p qqq p q f q ppp",
     # train_rows.c
     "norm_forward": "pipf ll pp ip i",
     "norm_backward": "ppi pp ll pip p i",
@@ -91,17 +70,40 @@ _TRAINING = {
     "orthogonalize": "l pppp l fp i",
     "orthogonalize_scratch": "l pp > l",
 }
-"""The arguments of what trains, in letters of `_TYPES`, and what some of them give back."""
+"""What kernels take, in letters of `_TYPES`, and what some of them give back."""
+
+
+def declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
+    """A library of kernels, told what they take and give back."""
+    for name, letters in _KERNELS.items():
+        arguments, _, result = letters.replace(" ", "").partition(">")
+        kernel = kernels[f"minitx_{name}"]
+        kernel.argtypes = [_TYPES[letter] for letter in arguments]
+        kernel.restype = _TYPES.get(result)
+        # Looked up by name each time, it would be another object, without the types.
+        setattr(kernels, f"minitx_{name}", kernel)
+    return kernels
 
 
 @functools.cache
+def library() -> ctypes.CDLL | None:
+    """The kernels for this processor; None if there are none."""
+    if os.environ.get("MINITX_NATIVE") == "0":
+        return None
+    try:
+        loaded = ctypes.CDLL(str(KERNELS / f"kernels_{family()}.so"))
+        version = loaded.minitx_abi
+    except (OSError, AttributeError):
+        return None
+    version.restype = ctypes.c_int
+    return declared(loaded) if version() == ABI else None
+
+
 def training_kernels() -> ctypes.CDLL:
-    """The library, which must be there, ready to be called in training."""
-    types, results = {}, {}
-    for name, letters in _TRAINING.items():
-        arguments, _, result = letters.replace(" ", "").partition(">")
-        types[name], results[name] = [_TYPES[letter] for letter in arguments], _TYPES.get(result)
-    return declare(library(), types, **results)
+    """The library, which must be there."""
+    kernels = library()
+    assert kernels is not None
+    return kernels
 
 
 def call(name: str, *arguments: Any, threads: int | None = None) -> Any:

@@ -138,7 +138,7 @@ def takes_head(model: Transformer, x: Tensor) -> bool:
 
 
 def takes_attention(attention: Attention, seq: int) -> bool:
-    """Whether `layers.attend` computes it: without dropout, and for short texts."""
+    """Whether `train_kernels.attend` computes it: without dropout, and for short texts."""
     return seq <= LONGEST_ATTENTION and not (attention.training and attention.dropout)
 
 
