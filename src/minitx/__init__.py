@@ -21,7 +21,6 @@ from minitx.errors import (
     RunLockedError,
 )
 from minitx.shown import Shown as _Shown
-from minitx.shown import Views as _Views
 
 __all__ = [
     "BadInputError",
@@ -54,11 +53,5 @@ else:
         return sorted({*globals(), *__all__})
 
 
-def _views() -> _Views:
-    from minitx.report import notebook
-
-    return notebook
-
-
 # The package is the top floor: it tells results, which know no view, how they are shown.
-_Shown.views = _views
+_Shown.views = "minitx.report.notebook"

@@ -6,32 +6,29 @@ What they look like is decided in `report/`, which nothing below it imports: the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, ClassVar, Protocol
+import importlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
 
 
-class Views(Protocol):
-    """What can draw every result: `minitx.report.notebook` is one."""
-
-    def view(self, shown: Shown, console: Console, width: int) -> Iterable[RenderableType]:
-        """What rich prints."""
-
-    def as_html(self, shown: Shown) -> str:
-        """What a notebook shows."""
-
-
 class Shown:
-    """A result that shows itself; `views` is called for what draws it."""
+    """A result that shows itself.
 
-    views: ClassVar[Callable[[], Views]]
+    `views` names the module that draws it: its `view` gives what rich prints, its `as_html` what a
+    notebook shows.
+    """
+
+    views: ClassVar[str]
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
     ) -> Iterator[RenderableType]:
-        yield from Shown.views().view(self, console, options.max_width)
+        views = importlib.import_module(Shown.views)
+        yield from views.view(self, console, options.max_width)
 
     def _repr_html_(self) -> str:
-        return Shown.views().as_html(self)
+        html: str = importlib.import_module(Shown.views).as_html(self)
+        return html

@@ -126,7 +126,7 @@ def evaluate(
         typer.echo(json_line({"reports": [report.to_json() for report in reports]}))
     else:
         print_reports(reports, full, with_stride=settings.stride is not None)
-    models = [one.model for report in reports for one in getattr(report, "reports", [report])]
+    models = [of.model for report in reports for of in getattr(report, "reports", [report])]
     say_used(model.checkpoint for model in models)
 
 
@@ -153,11 +153,7 @@ def attn(
     load = config_from_options(LoadConfig, options)
     with many_imports():
         from minitx.checkpoint.rundir import resolve_checkpoint, use_checkpoint
-        from minitx.report.attention.attention_output import (
-            attention_json,
-            print_study,
-            write_study,
-        )
+        from minitx.report.attention.attention_output import print_study, study_json, write_study
         from minitx.report.terminal.printable import printed_name
         from minitx.workflows.attend import PAGE_PROMPT, SHORT_PROMPT, open_study
         from minitx.workflows.load import say_used
@@ -169,7 +165,7 @@ def attn(
     )
     if json:
         # Before a file is written: it may be refused.
-        text = attention_json(study, request)
+        text = study_json(study, request)
     for path in write_study(study, request, html=html, png=png, npz=npz):
         typer.echo(f"Wrote {printed_name(path)}", err=True)
     if json:

@@ -47,7 +47,7 @@ def print_study(study: AttentionStudy, request: AttentionRequest, ascii_only: bo
         console.print(part)
 
 
-def attention_json(study: AttentionStudy, request: AttentionRequest) -> str:
+def study_json(study: AttentionStudy, request: AttentionRequest) -> str:
     """One JSON object; numbers to 6 digits after the point, but for the mask check's.
 
     Raises:
@@ -149,7 +149,8 @@ def write_study(
     """Write the files that are named, and give the name of each once it is there.
 
     Raises:
-        BadInputError: there is no such layer or head, or a file can't be written.
+        BadInputError: there is no such layer or head, a file can't be written, or matplotlib is
+            not installed.
     """
     # What can be refused is refused before a file is written.
     position_of(study, request)
@@ -168,11 +169,7 @@ def write_study(
 
 
 def _save_png(maps: Sequence[ChosenMap], tokens: Sequence[str], path: Path) -> None:
-    """Draw one map large, or several as a grid with a row for each layer, with matplotlib.
-
-    Raises:
-        BadInputError: when matplotlib is not installed or the file can't be written.
-    """
+    """Draw one map large, or several as a grid with a row for each layer, with matplotlib."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.colors import PowerNorm

@@ -98,13 +98,12 @@ def curve_lines(
     right = max([last_step, 1, *(step for step, _ in (*train[-1:], *holdout[-1:]))])
     low, high = _loss_range(train, holdout)
     ticks = _ticks(low, high, max(2, rows // 2))
-    labels = _labels(ticks)
-    label_width = max(map(len, labels))
+    label_width = max(map(len, ticks.values()))
     plot = _Plot(width - label_width - 2, rows, right, low, high, ascii_only)
     plot.draw_line(train)
     plot.draw_dots(holdout)
 
-    label_at = {plot.row_of(tick): label for tick, label in zip(ticks, labels, strict=True)}
+    label_at = {plot.row_of(tick): label for tick, label in ticks.items()}
     tee, bar = ("+", "|") if ascii_only else ("┤", "│")
     lines = [_legend(bool(holdout), width, ascii_only)]
     for row in range(rows):
@@ -163,8 +162,9 @@ class _Plot:
     def draw_dots(self, points: Sequence[Point]) -> None:
         for step, loss in points:
             if _drawable(loss):
-                cell = (self._y(loss) // self._sub_y, self._x(step) // self._sub_x)
-                self._marks[cell] = "o" if self._ascii_only else "●"
+                self._marks[self.row_of(loss), self._x(step) // self._sub_x] = (
+                    "o" if self._ascii_only else "●"
+                )
 
     def runs(self, row: int) -> Iterator[tuple[str, str]]:
         """Stretches of one style in a row."""
@@ -218,19 +218,14 @@ def _nice(step: float) -> float:
     return power * next(factor for factor in (1, 2, 5, 10) if factor * power >= step * 0.999)
 
 
-def _ticks(low: float, high: float, count: int) -> list[float]:
+def _ticks(low: float, high: float, count: int) -> dict[float, str]:
+    """About `count` round losses in the range, with their labels."""
     step = _nice((high - low) / count)
-    first = math.ceil(low / step - 1e-6)
-    last = math.floor(high / step + 1e-6)
-    return [step * i for i in range(first, last + 1)]
-
-
-def _labels(ticks: Sequence[float]) -> list[str]:
-    step = ticks[1] - ticks[0] if len(ticks) > 1 else 0.1
-    if max(map(abs, ticks), default=0.0) >= 1e5:
-        return [f"{tick:.1e}" for tick in ticks]
+    first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)
+    ticks = [step * i for i in range(first, last + 1)]
     decimals = max(0, -math.floor(math.log10(step) + 1e-6))
-    return [f"{tick:.{decimals}f}" for tick in ticks]
+    is_large = max(map(abs, ticks), default=0.0) >= 1e5
+    return {tick: f"{tick:.1e}" if is_large else f"{tick:.{decimals}f}" for tick in ticks}
 
 
 def _legend(with_holdout: bool, width: int, ascii_only: bool) -> Text:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from rich.console import Group
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from minitx.diagnosis.findings import KINDS
@@ -19,7 +18,7 @@ def diagnosis_report(diagnosis: Diagnosis) -> Group:
     n = len(diagnosis.findings)
     count = f"{n} finding{'s' if n != 1 else ''}" if n else "no problems found"
     title = Text().append(run_path(diagnosis.run), "bold").append(f"  ·  {count}", "dim")
-    parts: list[Text | Padding | Table] = [title]
+    parts: list[Text | Padding] = [title]
     for seen in diagnosis.findings:
         parts += [Text(), *_finding(seen)]
     if not n:
@@ -27,10 +26,10 @@ def diagnosis_report(diagnosis: Diagnosis) -> Group:
         parts += [
             Text(),
             Text("watched for", style="dim"),
-            _indented(Text(", ".join(sorted(KINDS.names())))),
+            Padding.indent(Text(", ".join(sorted(KINDS.names()))), 2),
         ]
     checks = labelled((what, visible(result)) for what, result in diagnosis.checks.items())
-    return Group(*parts, Text(), Text("checks", style="dim"), _indented(checks))
+    return Group(*parts, Text(), Text("checks", style="dim"), Padding.indent(checks, 2))
 
 
 def _finding(seen: Seen) -> list[Text | Padding]:
@@ -38,12 +37,8 @@ def _finding(seen: Seen) -> list[Text | Padding]:
     when = f"  at step {finding.step:,}"
     if seen.times > 1:
         when += f", and {seen.times} times in all, to step {seen.last_step:,}"
-    heading = Text(f"{finding.severity} {visible(finding.name)}")
-    heading.stylize(SEVERITY_STYLES.get(finding.severity, ""))
+    style = SEVERITY_STYLES.get(finding.severity, "")
+    heading = Text().append(f"{finding.severity} {visible(finding.name)}", style)
     rows = (("evidence", finding.message), ("likely cause", finding.cause), ("try", finding.fix))
     body = labelled((label, visible(words)) for label, words in rows if words)
-    return [heading.append(when, "dim"), _indented(body)]
-
-
-def _indented(content: Table | Text) -> Padding:
-    return Padding(content, (0, 0, 0, 2))
+    return [heading.append(when, "dim"), Padding.indent(body, 2)]

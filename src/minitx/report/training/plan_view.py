@@ -52,9 +52,8 @@ def _rows(start: RunStart) -> list[_Row]:
     steps = f"{train.steps:,}: {count(tokens)} tokens, {rounds:.2g} epochs"
     if start.first_step:
         steps += f"; {start.first_step:,} already done"
-    budget: list[_Row] = []
-    if train.budget_seconds is not None:
-        budget.append(("budget", duration(train.budget_seconds), ("budget_seconds",)))
+    seconds = train.budget_seconds
+    budget = [] if seconds is None else [("budget", duration(seconds), ("budget_seconds",))]
     passes = f" x {train.accumulation} passes" if train.accumulation > 1 else ""
     batch = f"{train.batch_size:,} sequences{passes}, {count(tokens_per_step)} tokens a step"
     optimizer = OPTIMIZERS.get(train.optimizer).description or train.optimizer
