@@ -55,12 +55,11 @@ def tolerated(seconds_left: float, budget: float) -> float:
 
 @dataclass(frozen=True)
 class Pace:
-    """What the rest of a run will take.
+    """What the rest of a run will take, in seconds.
 
     Attributes:
-        step: seconds of an optimizer step, with its share of checkpoints.
-        evaluation: seconds of an evaluation.
-        closing: seconds after the last step: the loss of the whole holdout, the last checkpoint.
+        step: of an optimizer step, with its share of checkpoints.
+        closing: after the last step: the loss of the whole holdout, the last checkpoint.
         evaluate_every: steps from one evaluation to the next; the last step has one, too.
     """
 

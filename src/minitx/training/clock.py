@@ -23,10 +23,6 @@ class Clock:
     """Seconds of training: in all, per step, and of what interrupts the steps.
 
     Nothing that it says changes what is computed, but for the number of steps (see `budget`).
-
-    Args:
-        earlier_seconds: of earlier sessions of the run.
-        now: seconds since any instant.
     """
 
     def __init__(self, earlier_seconds: float, now: Callable[[], float] = time.perf_counter):
