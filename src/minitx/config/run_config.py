@@ -69,12 +69,7 @@ class RunConfig:
     train: TrainConfig
 
 
-TABLES: dict[str, type[Config]] = {
-    "data": DataConfig,
-    "tokenizer": TokenizerConfig,
-    "model": ModelConfig,
-    "train": TrainConfig,
-}
+TABLES: dict[str, type[Config]] = typing.get_type_hints(RunConfig)
 """The tables of `run.toml`."""
 
 _TYPES = {int: "integer", float: "number", str: "string", bool: "boolean"}

@@ -43,10 +43,9 @@ class Tokenizer(ABC):
 
     Attributes:
         backend: the `tokenizers` object that does the work.
-        vocab_size: number of ids; every id is below it.
+        vocab_size: every id is below it.
         json_bytes: content of `tokenizer.json`, the same bytes for the same tokenizer.
-        digest: SHA-256 of `json_bytes`, in hexadecimal: of what decides ids, however another
-            program has written it down.
+        digest: SHA-256 of `json_bytes`, in hexadecimal.
         unknown_id: the id for what the vocabulary lacks; None where nothing can be lacking.
     """
 

@@ -15,8 +15,8 @@ from typing import BinaryIO
 
 import torch
 
-from minitx.checkpoint.new_run import RUNS, require_name
-from minitx.checkpoint.rundir import RunDirectory
+from minitx.checkpoint.new_run import create_run, require_name
+from minitx.checkpoint.rundir import RUNS, RunDirectory
 from minitx.compute import Compute, choose_compute, matmul_rate
 from minitx.config import DataConfig, RunConfig, TokenizerConfig
 from minitx.config.checks import require_range
@@ -114,7 +114,7 @@ def train(
         tokenizer, tokenizer_config, reasons = _tokenizer(request, split, rate)
         if split.left_out:
             reasons["holdout"] = f"left out of the train part: {', '.join(split.left_out)}"
-        run = RunDirectory.create(request.out, corpus.name)
+        run = create_run(request.out, corpus.name)
         try:
             with run.lock():
                 told.observe(Phase("encoding the corpus"))
