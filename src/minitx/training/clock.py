@@ -20,7 +20,7 @@ alone, and a checkpoint that is waited for."""
 
 
 class Clock:
-    """Seconds of training: in all, per step, and that each part which interrupts the steps `took`.
+    """Seconds of training: in all, per step, and those that each part between the steps `took`.
 
     Nothing that it says changes what is computed, but for the number of steps (see `budget`).
     """
