@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from minitx.config import SamplingConfig
-from minitx.generation.draws import source
-from minitx.generation.filters import is_plain
+from minitx.generation.filters import is_plain, source
 
 ALTERNATIVES = 5
 """Likeliest tokens noted at each position that is recorded."""
