@@ -97,12 +97,6 @@ class Row:
         """All that was said, also what is not yet certain."""
         return self.stream.text + self.stream.held
 
-    def newest(self, size: int) -> list[int]:
-        """The newest tokens of prompt and continuation, at most `size`."""
-        missing = size - len(self.ids)
-        before = self.prompt_ids[-missing:] if missing > 0 else []
-        return before + self.ids[-size:]
-
 
 class TextStream:
     """Turns the bytes of tokens into text that may be shown at once.
