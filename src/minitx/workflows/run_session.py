@@ -10,7 +10,7 @@ from minitx.checkpoint.writer import CheckpointWriter
 from minitx.compute import keep_freed_memory
 from minitx.config import SamplingConfig
 from minitx.diagnosis.live import LiveDiagnosis
-from minitx.evaluation.bits import bits_per
+from minitx.evaluation.arrays import bits_per
 from minitx.evaluation.scoring import Windows, count_targets, score, windows_for
 from minitx.generation import generate
 from minitx.training.batches import PrefetchedBatches
