@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TextIO
 
 from rich.console import Console, Group
 from rich.control import Control
@@ -46,17 +45,11 @@ _BEGIN_FRAME, _END_FRAME = _raw_control("\x1b[?2026h"), _raw_control("\x1b[?2026
 class LiveTrainingView(observer.TrainingObserver):
     """Shows training on a terminal that can move its cursor and show UTF-8.
 
-    The clock gives seconds, monotonic; the console is made from the stream if None.
+    The clock gives seconds, monotonic.
     """
 
-    def __init__(
-        self,
-        stream: TextIO,
-        clock: Callable[[], float] = time.monotonic,
-        console: Console | None = None,
-    ) -> None:
-        self._clock = clock
-        self._console = console or Console(file=stream, highlight=False)
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock = console, clock
         self._record = TrainingRecord()
         self._live = Live(
             console=self._console,
