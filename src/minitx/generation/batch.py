@@ -89,7 +89,8 @@ class TextBatch:
     def _step(self) -> list[Row]:
         for index in self._reader.full_rows():
             # One at a time: whatever is beside it, a row is reread to the same numbers.
-            self._reader.slide(index, self._rows[index].newest(self._kept + 1)[:-1])
+            tokens = self._rows[index].prompt_ids + self._rows[index].ids
+            self._reader.slide(index, tokens[-self._kept - 1 : -1])
         logits = self._reader.feed([row.ids[-1] for row in self._rows])
         return self._speak(list(self._rows), logits)
 

@@ -113,10 +113,9 @@ class Engine:
 
     def _wait_for_work(self) -> bool:
         with self._changed:
-            if not (self._waiting or self._running or self._closing):
+            while not (self._waiting or self._running or self._closing):
                 # Idle: give back the memory that the largest batch took.
                 self._batch.clear()
-            while not (self._waiting or self._running or self._closing):
                 self._cancelled.clear()
                 self._changed.wait()
             return not self._closing
