@@ -18,13 +18,7 @@ from minitx.checkpoint.weights import model_tensors, read_weights
 from minitx.config import ModelConfig, SamplingConfig
 from minitx.config.toml import build
 from minitx.errors import BadInputError, DamagedFileError
-from minitx.files import (
-    json_bytes,
-    os_errors_as_bad_input,
-    read_json,
-    replacing,
-    write_atomically,
-)
+from minitx.files import json_bytes, os_errors_as_bad_input, read_json, replacing, write_atomically
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, load_tokenizer
 

@@ -99,11 +99,8 @@ def bias_tensor(config: SamplingConfig, vocab_size: int, device: torch.device) -
 
 def reads_text(config: SamplingConfig) -> bool:
     """Whether `penalize` is needed."""
-    return (
-        config.repetition_penalty != 1.0
-        or config.frequency_penalty != 0.0
-        or config.presence_penalty != 0.0
-    )
+    penalties = (config.repetition_penalty, config.frequency_penalty, config.presence_penalty)
+    return penalties != (1.0, 0.0, 0.0)
 
 
 def is_plain(config: SamplingConfig) -> bool:
