@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from browser import CHROMIUM, Browser
 
-from minitx.config import AttentionRequest, ModelConfig
+from minitx.config import ModelConfig
 from minitx.model import Transformer
 from minitx.report.pages.attention_page import study_page
 from minitx.tokenizer import train_tokenizer
@@ -44,7 +44,7 @@ def main() -> None:
     given = parser.parse_args()
     if CHROMIUM is None:
         raise SystemExit("no Chromium on this machine")
-    page = study_page(_study(given.layers, given.heads, given.tokens), AttentionRequest())
+    page = study_page(_study(given.layers, given.heads, given.tokens))
     print(f"{given.layers * given.heads} heads, {given.tokens} tokens: {len(page) / 1e6:.2f} MB")
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "page.html"

@@ -51,7 +51,7 @@ def _result(run: Path, seconds: float, given: argparse.Namespace, flags: list[st
     from minitx.checkpoint.huggingface import load_model
     from minitx.checkpoint.rundir import RunDirectory
     from minitx.corpus import load_encoded
-    from minitx.evaluation import score, windows_for
+    from minitx.evaluation.scoring import score, windows_for
 
     directory = RunDirectory.open(run)
     config = directory.read_config()

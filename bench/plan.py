@@ -27,8 +27,8 @@ from minitx.checkpoint.rundir import RunDirectory, resolve_checkpoint
 from minitx.config import RunConfig
 from minitx.corpus import load_encoded
 from minitx.corpus.sources import read_corpus
-from minitx.evaluation import score
-from minitx.evaluation.bits import bits_per
+from minitx.evaluation.arrays import bits_per
+from minitx.evaluation.scoring import score
 from minitx.training.planning import LADDER
 from minitx.workflows.train import FinishedRun, TrainRequest, train
 

@@ -24,7 +24,7 @@ from minitx.checkpoint.rundir import resolve_checkpoint
 from minitx.compute import choose_device
 from minitx.config.train_config import DeviceName
 from minitx.corpus import load_encoded
-from minitx.evaluation import score, windows_for
+from minitx.evaluation.scoring import score, windows_for
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def look(model: Transformer, probe: RepeatProbe, step: int) -> Seen:
         weights.append([layer.numpy() for layer in trace.attention])
     found = []
     for repeated, control in zip(*weights):
-        scores = induction(LayerPatterns(repeated, control, probe.period))
+        scores = induction(LayerPatterns(repeated, control))
         assert scores is not None
         found.append(scores[0])
     before = [np.diagonal(layer, -1, axis1=2, axis2=3).mean(axis=(0, 2)) for layer in weights[1]]

@@ -36,11 +36,9 @@ _OWN_PAGES_FROM = 1 << 20
 
 @dataclass(frozen=True)
 class Compute:
-    """A device and the format of its matrix products; weights stay in float32.
+    """A device and the format of its matrix products, `torch.float32` or `torch.bfloat16`.
 
-    Attributes:
-        device: where.
-        dtype: `torch.float32` or `torch.bfloat16`.
+    Weights stay in float32.
     """
 
     device: torch.device
@@ -75,11 +73,8 @@ class Compute:
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """What computes a model in training, and why.
-
-    Attributes:
-        engine: `plain`, the model's own code; `native` or `torch-compile`, the fast room.
-        reason: in words.
+    """What computes a model in training, and why: `plain`, the model's own code; `native` or
+    `torch-compile`, the fast room.
     """
 
     engine: EngineName
@@ -91,20 +86,16 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 def choose_device(name: DeviceName | str) -> torch.device:
-    """Turn a device name into a device that is there.
-
-    Args:
-        name: `cpu`, `cuda`, `mps`, or `auto` for the first of cuda, mps, cpu that works.
+    """The device of that name; of `auto`, the first of cuda, mps, cpu that works.
 
     Raises:
         BadInputError: this machine, or this build of torch, lacks it.
     """
+    require_one_of("device", name, get_args(DeviceName))
     has_mps = torch.backends.mps.is_available()
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": has_mps}
+    available = {"cuda": torch.cuda.is_available(), "mps": has_mps, "cpu": True}
     if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
-    if name not in available:
-        raise BadInputError(f"device is {name!r}", "Choose one of auto, cpu, cuda, mps")
+        name = next(kind for kind in available if available[kind])
     if not available[name]:
         raise BadInputError(
             f"device {name} is not available on this machine", "Use --device auto, or --device cpu"
@@ -113,12 +104,9 @@ def choose_device(name: DeviceName | str) -> torch.device:
 
 
 def choose_dtype(name: DTypeName | str, device: torch.device) -> torch.dtype:
-    """Turn a format name into a format that the device can compute in.
+    """The format of that name; of `auto`, bfloat16 on a processor whose products it makes faster.
 
-    Args:
-        name: `float32`, `bfloat16`, or `auto`: bfloat16 where the processor is of a kind whose
-            products are much faster. Nothing is measured, so a busy machine chooses the same.
-        device: where.
+    Nothing is measured, so a busy machine chooses the same.
 
     Raises:
         BadInputError: there is no such format, or the device lacks it.
@@ -182,13 +170,9 @@ def keep_freed_memory() -> bool:
 
     A training step frees and allots the same buffers again. glibc hands large ones back to the
     system, which clears every page when they come again: about a tenth of a small model's step.
-
-    Returns:
-        Whether the C library took the settings; other systems have no such call.
+    False where the C library is not glibc, and has no such call.
     """
-    if sys.platform != "linux":
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
         return False
     settings = ((_MMAP_THRESHOLD, _LARGEST_KEPT), (_TRIM_THRESHOLD, _LARGEST_KEPT))

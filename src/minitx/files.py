@@ -77,12 +77,9 @@ def writing_where_asked(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
-    """Replace a file in one rename, after its content (or the blocks of it) is on disk.
+    """Replace a file by content, or by the blocks of it, as `replacing` does.
 
     A new file takes the name: one that is linked elsewhere is never written into.
-
-    Raises:
-        OSError: nothing is left behind, and an existing file is as it was.
     """
     with replacing(path) as beside, beside.open("wb") as file:
         file.writelines([content] if isinstance(content, bytes) else content)

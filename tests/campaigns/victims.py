@@ -21,13 +21,13 @@ from safetensors.torch import load_file
 from small_runs import TINY_MODEL, TINY_TRAIN, VERSES
 
 from minitx.checkpoint.rundir import RunDirectory
-from minitx.workflows import session_evaluation
+from minitx.workflows import run_session
 from minitx.workflows.resume import ResumeRequest, resume
 from minitx.workflows.train import TrainRequest, train
 
 torch.set_num_threads(1)
 # Samples are most of what so small a run computes, and nothing of what is tested here.
-session_evaluation._SAMPLE_TOKENS = {"cpu": 8}
+run_session._SAMPLE_TOKENS = {"cpu": 8}
 
 VARIANTS = (
     {"optimizer": "muon", "accumulation": 1, "dropout": 0.0},

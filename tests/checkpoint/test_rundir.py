@@ -4,6 +4,7 @@ import os
 import pytest
 
 from minitx.checkpoint.manifest import MANIFEST, manifest_bytes
+from minitx.checkpoint.new_run import create_run
 from minitx.checkpoint.rundir import (
     MODEL_FILES,
     RunDirectory,
@@ -32,7 +33,7 @@ def _inside(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run():
-    run = RunDirectory.create(None, "corpus")
+    run = create_run(None, "corpus")
     run.write_config(CONFIG)
     return run
 
@@ -55,30 +56,30 @@ def test_config_comes_back_equal(run):
 
 
 def test_names_count_up():
-    names = [RunDirectory.create(None, "My Corpus!").path.name for _ in range(3)]
+    names = [create_run(None, "My Corpus!").path.name for _ in range(3)]
     assert names == ["My-Corpus-001", "My-Corpus-002", "My-Corpus-003"]
 
 
 def test_name_without_a_usable_letter():
-    assert RunDirectory.create(None, "..").path.name == "corpus-001"
+    assert create_run(None, "..").path.name == "corpus-001"
 
 
 def test_given_directory_must_be_empty(tmp_path):
-    run = RunDirectory.create(tmp_path / "new" / "run", "x")
+    run = create_run(tmp_path / "new" / "run", "x")
     assert run.checkpoint_root.is_dir()
     add(run, 3)
     with pytest.raises(BadInputError, match="is not empty"):
-        RunDirectory.create(tmp_path / "new" / "run", "x")
+        create_run(tmp_path / "new" / "run", "x")
 
 
 def test_directory_of_a_run_that_never_began_is_used_again(tmp_path):
-    path = RunDirectory.create(tmp_path / "run", "x").path
+    path = create_run(tmp_path / "run", "x").path
     (path / "data" / "train.txt").write_text("half")
     (path / "lock").write_text("4000000\n")
-    assert list((RunDirectory.create(path, "x").path / "data").iterdir()) == []
+    assert list((create_run(path, "x").path / "data").iterdir()) == []
     (path / "notes.txt").write_text("mine")
     with pytest.raises(BadInputError, match="is not empty"):
-        RunDirectory.create(path, "x")
+        create_run(path, "x")
     assert (path / "notes.txt").read_text() == "mine"
 
 
@@ -95,7 +96,7 @@ def test_directory_of_a_run_that_never_began_is_used_again(tmp_path):
 )
 def test_killed_at_any_instant_before_it_began(tmp_path, left):
     place(tmp_path / "run", left)
-    path = RunDirectory.create(tmp_path / "run", "x").path
+    path = create_run(tmp_path / "run", "x").path
     assert sorted(entry.name for entry in path.rglob("*")) == ["checkpoints", "data"]
 
 
@@ -115,7 +116,7 @@ def test_what_may_be_a_persons_own_is_left_alone(tmp_path, left):
     place(path, left)
     before = sorted(path.rglob("*"))
     with pytest.raises(BadInputError, match="is not empty"):
-        RunDirectory.create(path, "x")
+        create_run(path, "x")
     assert sorted(path.rglob("*")) == before
 
 
@@ -129,7 +130,7 @@ def place(path, names):
 def test_unwritable_place_is_bad_input(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInputError, match="can't be made"):
-        RunDirectory.create(tmp_path / "file" / "run", "x")
+        create_run(tmp_path / "file" / "run", "x")
 
 
 def test_best_and_last(run):
@@ -246,11 +247,11 @@ def test_run_that_lost_run_toml_is_still_one(run):
 
 def test_directory_in_use_is_refused_with_its_owner(run, tmp_path):
     with run.lock(), pytest.raises(RunLockedError, match=f"process {os.getpid()}"):
-        RunDirectory.create(run.path, "corpus")
+        create_run(run.path, "corpus")
 
 
 def test_newest_run_is_the_last_trained(run):
-    other = RunDirectory.create(None, "corpus")
+    other = create_run(None, "corpus")
     other.write_config(CONFIG)
     os.utime(other.config_file, (1, 1))
     assert newest_run() == run.path

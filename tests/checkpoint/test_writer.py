@@ -6,14 +6,14 @@ from safetensors.torch import load_file
 
 from minitx.checkpoint import writer as writer_module
 from minitx.checkpoint.manifest import verify
-from minitx.checkpoint.rundir import RunDirectory
+from minitx.checkpoint.new_run import create_run
 from minitx.checkpoint.writer import CheckpointWriter, Snapshot, write_checkpoint
 from minitx.errors import BadInputError
 
 
 @pytest.fixture
 def run(tmp_path):
-    return RunDirectory.create(tmp_path / "run", "x")
+    return create_run(tmp_path / "run", "x")
 
 
 def snapshot(step, value=0.0, best_step=None):

@@ -13,7 +13,7 @@ def poisoned(monkeypatch):
         def get(self, index):
             inputs, targets = original(self, index)
             if index in numbers:
-                targets = targets * 0 + int(self._ids.max())
+                targets = targets * 0 + int(self.ids.max())
             return inputs, targets
 
         monkeypatch.setattr(Batches, "_prepared", get)

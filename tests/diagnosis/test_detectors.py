@@ -22,8 +22,8 @@ from minitx.diagnosis.losses import FEWEST, LEVEL, LossDetector
 from minitx.diagnosis.nonfinite import first_nonfinite
 from minitx.inspection import mask_check
 from minitx.model import Transformer
-from minitx.training.anomalies import AnomalyDetector
 from minitx.training.batches import Batches
+from minitx.training.hooks import AnomalyDetector
 from minitx.training.observer import ProbeReport, TrainingObserver
 from minitx.training.optimizers import make_optimizer
 

@@ -7,8 +7,8 @@ from small_runs import TINY_MODEL
 from minitx.config import ModelConfig, TrainConfig
 from minitx.errors import DamagedFileError
 from minitx.model import Transformer
-from minitx.training.anomalies import AnomalyDetector
 from minitx.training.good_states import MARGIN, SPACING, GoodStates
+from minitx.training.hooks import AnomalyDetector
 from minitx.training.optimizers import make_optimizer
 
 

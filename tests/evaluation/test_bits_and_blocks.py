@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitx.evaluation import bits
-from minitx.evaluation.bits import bits_per, ids_within, token_sizes
+from minitx.evaluation import arrays
+from minitx.evaluation.arrays import bits_per, ids_within, token_sizes
 from minitx.evaluation.comparison import MOST_BLOCKS, SMALLEST_BLOCK, BlockSums
 from minitx.evaluation.holdout_figures import TextFigures
 from minitx.evaluation.text_score import ScoredText
@@ -57,7 +57,7 @@ def test_ids_that_fit_into_so_many_bytes(ids, n_bytes, at_once):
         total += sizes[ids[taken]]
         taken += 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bits, "_AT_ONCE", at_once)
+        patch.setattr(arrays, "_AT_ONCE", at_once)
         assert ids_within(np.array(ids, np.int64), sizes, n_bytes) == taken
 
 

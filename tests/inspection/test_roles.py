@@ -33,7 +33,7 @@ def scores_of(head, ids=None):
     text = np.random.default_rng(2).integers(0, 500, (BATCH, SEQ))
     repeated = look(head(probe.repeated), 2 * PERIOD)
     control = look(head(probe.control), 2 * PERIOD)
-    found = layer_scores(LayerPatterns(repeated, control, PERIOD, look(head(text), SEQ)))
+    found = layer_scores(LayerPatterns(repeated, control, look(head(text), SEQ)))
     return {role: RoleScore(float(s[0]), float(c[0])) for role, (s, c) in found.items()}
 
 

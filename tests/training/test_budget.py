@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from minitx.compute import Compute
 from minitx.config import TrainConfig
 from minitx.errors import BadInputError
-from minitx.training.anomalies import AnomalyDetector
 from minitx.training.budget import Pace, corrected_steps, decided_steps, steps_ending_at
-from minitx.training.hooks import HoldoutLoss, RunHooks
+from minitx.training.hooks import AnomalyDetector, HoldoutLoss, RunHooks
 from minitx.training.loop import Trainer
 from minitx.training.observer import TrainingObserver
 from minitx.training.schedule import decay_start, rate_factor
@@ -251,7 +250,7 @@ class Machine(TrainingObserver):
     def evaluate(self, closing):
         self.scored.append(self.closing if closing else 200)
         self.now += self.seconds_of_score(self.scored[-1])
-        return HoldoutLoss(1.0, 1.0)
+        return HoldoutLoss(1.0, 1.0, self.scored[-1])
 
     def save(self, state, config):
         self.now += self.seconds_of_save

@@ -318,7 +318,8 @@ def test_an_unwritable_place_is_one_clear_error(tmp_path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_is_one_clear_error():
     metrics = MetricsFile.__new__(MetricsFile)
-    metrics._path, metrics._file = Path("/dev/full"), os.open("/dev/full", os.O_WRONLY)
+    metrics._path = Path("/dev/full")
+    metrics._file = metrics._path.open("wb", buffering=0)
     with pytest.raises(BadInputError, match="No space left on device"):
         metrics.observe(step_report(1))
     metrics.close()

@@ -1,3 +1,4 @@
+import json
 import math
 
 import pytest
@@ -6,6 +7,7 @@ from hypothesis import strategies as st
 
 from minitx.errors import DamagedFileError
 from minitx.training.state import TrainingState
+from minitx.workflows.session import STATE_FILE, read_state
 
 
 @given(
@@ -18,7 +20,7 @@ def test_comes_back_to_the_bit(loss_sum, best, step, settled):
     state = TrainingState(
         steps=5, steps_decided=settled, step=step, loss_sum=loss_sum, best_holdout_loss=best
     )
-    again = TrainingState.from_json(state.to_json(), "x")
+    again = TrainingState.from_json(json.loads(state.to_json()))
     # Compared without the fields that are NaN, which equal nothing.
     for name in vars(state):
         a, b = getattr(state, name), getattr(again, name)
@@ -38,7 +40,8 @@ def test_comes_back_to_the_bit(loss_sum, best, step, settled):
         TrainingState(steps=5).to_json().replace(b'"nan"', b'"many"'),
     ],
 )  # fmt: skip
-def test_damage_is_refused_in_one_line(content):
+def test_damage_is_refused_in_one_line(content, tmp_path):
+    (tmp_path / STATE_FILE).write_bytes(content)
     with pytest.raises(DamagedFileError, match="training_state.json can't be used") as caught:
-        TrainingState.from_json(content, "training_state.json")
+        read_state(tmp_path)
     assert "\n" not in str(caught.value)

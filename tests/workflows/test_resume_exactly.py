@@ -687,8 +687,6 @@ def test_other_kernels_are_noted_and_told_of(tmp_path, verses, monkeypatch, capl
     caplog.clear()
     # One that did not note them is gone on with as it was.
     monkeypatch.setattr(session_module, "kernel_build", lambda: ("none", "none"))
-    monkeypatch.setattr(
-        "minitx.workflows.session_checkpoint.MADE_WITH_FILE", "made_with_nothing.json"
-    )
+    monkeypatch.setattr("minitx.workflows.session.MADE_WITH_FILE", "made_with_nothing.json")
     resume(ResumeRequest(run, train={"steps": 7}), [])
     assert "losses will differ" not in caplog.text

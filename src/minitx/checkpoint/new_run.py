@@ -8,11 +8,9 @@ import unicodedata
 from pathlib import Path
 
 from minitx.checkpoint.lock import run_lock
+from minitx.checkpoint.rundir import RUNS, RunDirectory
 from minitx.errors import BadInputError
 from minitx.files import sync_directory
-
-RUNS = Path("runs")
-"""Where new runs go, and where the newest is looked for; relative to the working directory."""
 
 _UNBEGUN = re.compile(
     r"lock|\.?(metrics\.jsonl|run\.toml)(\.part)?"
@@ -30,8 +28,12 @@ def require_name(path: Path) -> None:
         )
 
 
-def make_run_directory(path: Path | None, name: str) -> Path:
-    """Make a directory with room for checkpoints and data, as in `RunDirectory.create`."""
+def create_run(path: Path | None, name: str) -> RunDirectory:
+    """Make a new run directory; no path takes the next free ``runs/NAME-NNN``.
+
+    Raises:
+        BadInputError: it exists with something in it, or can't be made.
+    """
     try:
         if path is None:
             path = _next_free(RUNS, name)
@@ -51,7 +53,7 @@ def make_run_directory(path: Path | None, name: str) -> Path:
             f"run directory {path or RUNS} can't be made ({error.strerror})",
             "Choose another with --out, where you may write",
         ) from None
-    return path
+    return RunDirectory(path)
 
 
 def _cleared_of_a_run_that_never_began(path: Path) -> bool:

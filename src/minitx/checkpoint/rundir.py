@@ -17,17 +17,14 @@ from typing import Literal, TypeVar, get_args
 
 from minitx.checkpoint.lock import run_lock
 from minitx.checkpoint.manifest import MANIFEST, read_manifest, verify
-from minitx.checkpoint.new_run import RUNS, make_run_directory
 from minitx.config import RunConfig
 from minitx.config.checks import require_one_of
 from minitx.config.toml import config_bytes, read_config
 from minitx.errors import BadInputError, DamagedFileError, MinitxError
-from minitx.files import (
-    os_errors_as_bad_input,
-    possible_path,
-    sync_directory,
-    write_atomically,
-)
+from minitx.files import os_errors_as_bad_input, possible_path, sync_directory, write_atomically
+
+RUNS = Path("runs")
+"""Where new runs go, and where the newest is looked for; relative to the working directory."""
 
 T = TypeVar("T")
 Which = Literal["best", "last"]
@@ -44,7 +41,7 @@ _log = logging.getLogger("minitx")
 
 
 class RunDirectory:
-    """Paths and pointers of one run; `create` and `open` give one that is sound."""
+    """Paths and pointers of one run; `open` and `create_run` give one that is sound."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,15 +52,6 @@ class RunDirectory:
         self.new_data = path / ".data.new"
         self._old_data = path / ".data.old"
         self.checkpoint_root = path / "checkpoints"
-
-    @classmethod
-    def create(cls, path: Path | None, name: str) -> RunDirectory:
-        """Make a new run directory; no path takes the next free ``runs/NAME-NNN``.
-
-        Raises:
-            BadInputError: it exists with something in it, or can't be made.
-        """
-        return cls(make_run_directory(path, name))
 
     @classmethod
     def open(cls, path: Path | None) -> RunDirectory:
@@ -147,21 +135,13 @@ class RunDirectory:
                 return best
         return None
 
-    def candidates(self, which: Which) -> list[int]:
-        """Steps to try in turn, damaged ones too: the best if asked for, then newest first."""
-        newest_first = self._named_steps()[::-1]
-        best = self.best_step() if which == "best" else None
-        return sorted(newest_first, key=lambda step: step != best)
-
     def usable_checkpoint(
         self, which: Which, names: Sequence[str] | None = None, required: Sequence[str] = ()
     ) -> Path:
-        """The first candidate whose files are as they were written; others are told about.
+        """The first checkpoint whose files are as they were written; others are told about.
 
-        Args:
-            which: comes first.
-            names: files that must be sound; None for all that the manifest names.
-            required: files that the manifest must name.
+        The best comes first, or the newest. The manifest must name the `required` files, and those
+        of `names` (None for all in the manifest) must be sound.
 
         Raises:
             BadInputError: the run has no checkpoint yet.
@@ -188,8 +168,9 @@ class RunDirectory:
     def _checked(
         self, which: Which, names: Sequence[str] | None = None, required: Sequence[str] = ()
     ) -> Iterator[tuple[Path, DamagedFileError | None]]:
-        """Directories of the candidates, each with what is wrong with its files."""
-        for step in self.candidates(which):
+        """Checkpoints, the best first if asked for, then the newest, with what is wrong in each."""
+        best = self.best_step() if which == "best" else None
+        for step in sorted(self._named_steps(), key=lambda step: (step != best, -step)):
             directory = self.checkpoint(step)
             try:
                 verify(directory, names, required=required, step=step)
@@ -277,16 +258,16 @@ def _is_run(path: Path) -> bool:
     return (path / "run.toml").is_file() or bool(RunDirectory(path).steps())
 
 
-def newest_run(parent: Path = RUNS) -> Path:
+def newest_run() -> Path:
     """The run most recently trained.
 
     Raises:
         BadInputError: there is none.
     """
-    runs = [entry for entry in parent.glob("*") if _is_run(entry)]
+    runs = [entry for entry in RUNS.glob("*") if _is_run(entry)]
     if not runs:
         raise BadInputError(
-            f"there is no run yet in {parent}{'/' if parent.name else ''}",
+            f"there is no run yet in {RUNS}/",
             "Train one first with: minitx train corpus.txt, or name its directory",
         )
     return max(runs, key=lambda run: (_last_trained(run), run.name))

@@ -22,18 +22,12 @@ from minitx.files import sync_directory, sync_file
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a checkpoint will hold; nothing in it may change any more.
-
-    Attributes:
-        best_step: of the best checkpoint so far, perhaps this one; None before there is one.
-        files: content of the small files, by name.
-        tensors: of the safetensors files, by file name.
-    """
+    """What a checkpoint will hold, by file name; nothing in it may change any more."""
 
     step: int
-    best_step: int | None
+    best_step: int | None  # Of the best checkpoint so far, perhaps this one.
     files: dict[str, bytes]
-    tensors: dict[str, dict[str, Tensor]]
+    tensors: dict[str, dict[str, Tensor]]  # Of the safetensors files.
 
 
 def write_checkpoint(run: RunDirectory, snapshot: Snapshot, keep: int) -> Path:

@@ -1,7 +1,5 @@
 """A whole run: corpus, tokenizer, model and training, as written to `run.toml`; and its schema."""
 
-# ruff: noqa: RUF009 (`option` makes a dataclass field)
-
 from __future__ import annotations
 
 import dataclasses
@@ -69,12 +67,7 @@ class RunConfig:
     train: TrainConfig
 
 
-TABLES: dict[str, type[Config]] = {
-    "data": DataConfig,
-    "tokenizer": TokenizerConfig,
-    "model": ModelConfig,
-    "train": TrainConfig,
-}
+TABLES: dict[str, type[Config]] = typing.get_type_hints(RunConfig)
 """The tables of `run.toml`."""
 
 _TYPES = {int: "integer", float: "number", str: "string", bool: "boolean"}

@@ -51,13 +51,19 @@ class PartCounts:
     unknown: int
 
 
+@dataclass(frozen=True)
+class Description:
+    """What an encoded corpus came from."""
+
+    digest: str  # `Split.digest`
+    tokenizer_digest: str
+
+
 @dataclass(frozen=True, eq=False)
-class EncodedCorpus:
+class EncodedCorpus(Description):
     """Both parts of a corpus as ids, `(tokens,)` and memory-mapped; the holdout may be empty."""
 
     directory: Path
-    digest: str  # `Split.digest`
-    tokenizer_digest: str
     train_ids: IdArray
     holdout_ids: IdArray
     train: PartCounts
@@ -91,15 +97,22 @@ def encode_corpus(
                     return corpus if candidate == directory else _linked(candidate, directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / DESCRIPTION).unlink(missing_ok=True)
-        counts = {
-            part: _encode_part(directory, part, getattr(split, part), tokenizer) for part in _PARTS
-        }
+        counts = {}
+        for part in _PARTS:
+            with (
+                replacing(directory / f"{part}.txt") as text_path,
+                replacing(directory / f"{part}.ids") as ids_path,
+                text_path.open("wb") as text_file,
+                ids_path.open("wb") as ids_file,
+            ):
+                text = getattr(split, part)
+                counts[part] = asdict(write_encoded([text], tokenizer, text_file, ids_file))
         description = {
             "format": _FORMAT,
             "digest": split.digest,
             "tokenizer_digest": tokenizer.digest,
             "dtype": ids_type(tokenizer.vocab_size).str,
-            **{part: asdict(count) for part, count in counts.items()},
+            **counts,
             "ids_digest": _digest_of(directory, "ids"),
         }
         write_atomically(directory / DESCRIPTION, json_bytes(description))
@@ -109,14 +122,6 @@ def encode_corpus(
 def ids_type(vocab_size: int) -> np.dtype[Any]:
     """What an id is kept as: 2 bytes where they suffice, else 4."""
     return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
-
-
-@dataclass(frozen=True)
-class Description:
-    """What an encoded corpus came from."""
-
-    digest: str  # `Split.digest`
-    tokenizer_digest: str
 
 
 def read_description(directory: Path) -> Description:
@@ -194,7 +199,7 @@ def load_encoded(directory: Path) -> EncodedCorpus:
                 raise ValueError(f"the .{kind} files are not what they were")
         digests = str(description["digest"]), str(description["tokenizer_digest"])
         (train_ids, train), (holdout_ids, holdout) = parts
-        return EncodedCorpus(directory, *digests, train_ids, holdout_ids, train, holdout)
+        return EncodedCorpus(*digests, directory, train_ids, holdout_ids, train, holdout)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedFileError(f"{path} can't be used: {describe_damage(error)}", _FIX) from None
 
@@ -202,16 +207,6 @@ def load_encoded(directory: Path) -> EncodedCorpus:
 def _digest_of(directory: Path, kind: str) -> str:
     """Digest of both files of a kind, as `Split.digest` is one of both texts."""
     return digest_of_parts(file_digest(directory / f"{part}.{kind}") for part in _PARTS)
-
-
-def _encode_part(directory: Path, part: str, text: str, tokenizer: Tokenizer) -> PartCounts:
-    with (
-        replacing(directory / f"{part}.txt") as text_path,
-        replacing(directory / f"{part}.ids") as ids_path,
-        text_path.open("wb") as text_file,
-        ids_path.open("wb") as ids_file,
-    ):
-        return write_encoded([text], tokenizer, text_file, ids_file)
 
 
 def write_encoded(

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from minitx.config import TrainConfig
 from minitx.registry import Registry
-from minitx.training.anomalies import LOWER_RATE
+from minitx.training.hooks import LOWER_RATE
 from minitx.training.observer import Event
 
 Severity = Literal["warning", "error"]

@@ -21,8 +21,8 @@ from minitx.evaluation.arrays import IdArray
 from minitx.evaluation.holdout_figures import as_plain
 from minitx.evaluation.ngrams import bigram_loss
 from minitx.model import Transformer
-from minitx.training.anomalies import Anomaly, AnomalyDetector
 from minitx.training.batches import Batches
+from minitx.training.hooks import Anomaly, AnomalyDetector
 from minitx.training.observer import Event, HealthReport, TrainingObserver
 
 HEALTH_STEPS = 10

@@ -10,7 +10,7 @@ from statistics import median
 
 from minitx.config import TrainConfig
 from minitx.diagnosis.findings import Kind, instability
-from minitx.training.anomalies import LOWER_RATE
+from minitx.training.hooks import LOWER_RATE
 from minitx.training.observer import Event
 
 # Steps before, with which a loss is compared, and how many there must be to report anything.

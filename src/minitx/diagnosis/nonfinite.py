@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from minitx.compute import Compute
 from minitx.diagnosis.findings import Kind
 from minitx.model import Transformer
-from minitx.training.anomalies import LOWER_RATE
+from minitx.training.hooks import LOWER_RATE
 
 Batch = tuple[Tensor, Tensor]
 

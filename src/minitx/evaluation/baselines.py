@@ -24,8 +24,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from minitx.evaluation.arrays import ByteArray, IdArray, IntArray
-from minitx.evaluation.bits import bits_per, token_sizes
+from minitx.evaluation.arrays import ByteArray, IdArray, IntArray, bits_per, token_sizes
 from minitx.evaluation.holdout_figures import Baselines, Compressed, NGramFigures
 from minitx.evaluation.ngrams import ORDERS, NGrams
 from minitx.evaluation.text_score import Beginning, ScoredText

@@ -20,8 +20,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from minitx.corpus.encoded import release
-from minitx.evaluation.arrays import Float32Array, FloatArray, GroupedSums, IdArray, IntArray
-from minitx.evaluation.bits import bits_per
+from minitx.evaluation.arrays import (
+    Float32Array,
+    FloatArray,
+    GroupedSums,
+    IdArray,
+    IntArray,
+    bits_per,
+)
 
 _AT_ONCE = 1 << 20
 

@@ -7,8 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from minitx.evaluation.arrays import ByteArray, GroupedSums, IdArray, IntArray
-from minitx.evaluation.bits import bits_per, token_sizes
+from minitx.evaluation.arrays import (
+    ByteArray,
+    GroupedSums,
+    IdArray,
+    IntArray,
+    bits_per,
+    token_sizes,
+)
 from minitx.evaluation.breakdown import (
     BINS,
     CLASS_GROUPS,

@@ -39,11 +39,7 @@ class TextBatch:
         self._reader = TextReader(self._model)
 
     def check(self, row: Row) -> None:
-        """Refuse a row whose settings can't be met, before it joins.
-
-        Raises:
-            BadInputError: naming the setting.
-        """
+        """Raise BadInputError, naming the setting, for a row that can't join."""
         self._chooser.prepare(row)
 
     @torch.inference_mode()
@@ -89,7 +85,8 @@ class TextBatch:
     def _step(self) -> list[Row]:
         for index in self._reader.full_rows():
             # One at a time: whatever is beside it, a row is reread to the same numbers.
-            self._reader.slide(index, self._rows[index].newest(self._kept + 1)[:-1])
+            tokens = self._rows[index].prompt_ids + self._rows[index].ids
+            self._reader.slide(index, tokens[-self._kept - 1 : -1])
         logits = self._reader.feed([row.ids[-1] for row in self._rows])
         return self._speak(list(self._rows), logits)
 

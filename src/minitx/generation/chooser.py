@@ -12,10 +12,11 @@ from torch import Tensor
 
 from minitx import engine
 from minitx.errors import BadInputError
-from minitx.generation.draws import draw, number
 from minitx.generation.filters import (
     bias_tensor,
     check_settings,
+    draw,
+    number,
     penalize,
     reads_text,
     reshape,
@@ -244,11 +245,7 @@ class RequiredStrings:
         self._ids = {string: tokenizer.encode(string).tolist() for string in strings if string}
 
     def check_room(self, max_new_tokens: int) -> None:
-        """Refuse a continuation that is too short for all of them.
-
-        Raises:
-            BadInputError: naming how many tokens they are.
-        """
+        """Raise BadInputError if a continuation is too short for all of them."""
         needed = sum(map(len, self._ids.values()))
         if needed > max_new_tokens:
             raise BadInputError(

@@ -55,7 +55,6 @@ def generate(
     Args:
         model, tokenizer: the model is left in the mode it was in.
         prompts: each gets `num_samples` continuations.
-        config: how to draw.
         on_text: told each piece of text as soon as it is certain: which generation, and the text.
             Called in torch's inference mode.
         record_probabilities: fill `Generation.chosen`.
@@ -141,11 +140,6 @@ def beam_search(
     All have the same length, so their log-probabilities compare without a length penalty. They are
     likelier than greedy choice, and duller than sampling: the likeliest text is seldom one that a
     person would write (Holtzman et al. 2020, section 3).
-
-    Args:
-        model, tokenizer, prompt: what to continue, and with what.
-        beams: texts kept at each step.
-        max_new_tokens: length of the continuations.
 
     Returns:
         `beams` generations (fewer if there are not as many texts), the likeliest first; `sample`

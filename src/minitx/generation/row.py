@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from minitx.config import SamplingConfig
-from minitx.generation.draws import source
-from minitx.generation.filters import is_plain
+from minitx.generation.filters import is_plain, source
 
 ALTERNATIVES = 5
 """Likeliest tokens noted at each position that is recorded."""
@@ -23,22 +21,14 @@ _NOT_OF_THE_DISTRIBUTION = {
 
 @dataclass(frozen=True)
 class Chosen:
-    """One generated token and what stood beside it.
-
-    Attributes:
-        log_probability: under the model's own distribution, nats.
-        sampled_log_probability: under the distribution it was drawn from, after all settings.
-        entropy: of the model's own distribution, nats.
-        kept: tokens that the settings left to draw from.
-        alternatives: the likeliest tokens and their probabilities in the model's distribution.
-    """
+    """One generated token and what stood beside it, in the model's own distribution, in nats."""
 
     id: int
     log_probability: float
-    sampled_log_probability: float
+    sampled_log_probability: float  # In the distribution it was drawn from, after all settings.
     entropy: float
-    kept: int
-    alternatives: tuple[tuple[int, float], ...]
+    kept: int  # Tokens that the settings left to draw from.
+    alternatives: tuple[tuple[int, float], ...]  # The likeliest tokens, and their probabilities.
 
 
 @dataclass
@@ -75,39 +65,28 @@ class Row:
             seed and the token's position.
         record: note a `Chosen` of each token.
 
-    Attributes:
-        ids, stream, chosen: the new tokens, their text, and their records if asked for.
-        piece: text that is certain since its newest token; may be empty.
-        finish_reason: `stop`, `length`, or None while it goes on.
-        failure: what ended it instead.
-        forced: the tokens of required strings that it ends with; empty while there is other room.
-        counts: how often the text has each token, `(vocab_size,)`; None if no setting asks.
-        distribution: equal for rows whose logits are reshaped alike.
-        plain: temperature and top-k are all that shapes its distribution.
-        source: of the numbers that its draws follow from.
-        seconds_to_first_token, seconds: that it took so far.
+    Of the new tokens it has the `ids`, the text (in `stream`) and the records in `chosen`. `piece`
+    is the text that is certain since the newest one. It goes on until it has a `finish_reason`,
+    `stop` or `length`, or a `failure`. How often the text has each token is in `counts`,
+    `(vocab_size,)`, if a setting asks; what required strings it ends with, in `forced`.
     """
 
     prompt_ids: list[int]
     config: SamplingConfig
     sample: int = 0
     record: bool = False
-    ids: list[int] = field(default_factory=list, init=False)
-    stream: TextStream = field(init=False)
-    chosen: list[Chosen] = field(default_factory=list, init=False)
-    piece: str = field(default="", init=False)
-    finish_reason: str | None = field(default=None, init=False)
-    failure: Exception | None = field(default=None, init=False)
-    forced: list[int] = field(default_factory=list, init=False)
-    counts: Tensor | None = field(default=None, init=False)
-    distribution: Hashable = field(init=False)
-    plain: bool = field(init=False)
-    source: int = field(init=False)
-    seconds_to_first_token: float = field(default=0.0, init=False)
-    seconds: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
+        self.ids: list[int] = []
         self.stream = TextStream(self.config.stop_strings)
+        self.chosen: list[Chosen] = []
+        self.piece = ""
+        self.finish_reason: str | None = None
+        self.failure: Exception | None = None
+        self.forced: list[int] = []
+        self.counts: Tensor | None = None
+        self.seconds_to_first_token = self.seconds = 0.0
+        # Equal for rows whose logits are reshaped alike.
         values = (v for k, v in vars(self.config).items() if k not in _NOT_OF_THE_DISTRIBUTION)
         self.distribution = (*values, *sorted(self.config.logit_bias.items()))
         self.plain = is_plain(self.config)
@@ -117,12 +96,6 @@ class Row:
     def text(self) -> str:
         """All that was said, also what is not yet certain."""
         return self.stream.text + self.stream.held
-
-    def newest(self, size: int) -> list[int]:
-        """The newest tokens of prompt and continuation, at most `size`."""
-        missing = size - len(self.ids)
-        before = self.prompt_ids[-missing:] if missing > 0 else []
-        return before + self.ids[-size:]
 
 
 class TextStream:

@@ -155,11 +155,7 @@ def _patterns(
     if probe is not None:
         texts |= {"repeated": probe.repeated, "control": probe.control}
     weights = {name: traced(model, ids).attention for name, ids in texts.items()}
-    period = probe.period if probe else 0
     return [
-        LayerPatterns(
-            **{name: layers[i].float().cpu().numpy() for name, layers in weights.items()},
-            period=period,
-        )
+        LayerPatterns(**{name: layers[i].float().cpu().numpy() for name, layers in weights.items()})
         for i in range(model.config.n_layers)
     ]

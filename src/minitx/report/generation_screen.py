@@ -8,7 +8,7 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TextIO
 
 from rich.cells import cell_len
@@ -48,44 +48,41 @@ class GenerationScreen:
     def show(self, prompt: str, said: Said, tokenizer: Tokenizer) -> None:
         """Print what became of a prompt, or of a line of a conversation."""
         if isinstance(said, str):
-            self.message(said)
+            self._write(said)
         elif not isinstance(said, list):
-            self.stream(prompt, said)
-        elif said[0].chosen:
-            self.probabilities(said, tokenizer)
+            self._stream(prompt, said)
         else:
-            self.samples(said)
+            for generation in said:
+                if len(said) > 1:
+                    self._heading(f"sample {generation.sample + 1} of {len(said)}")
+                if said[0].chosen:
+                    self._probabilities(generation, tokenizer)
+                else:
+                    self._text(generation)
 
-    def stream(self, prompt: str, pieces: Iterable[str]) -> None:
-        """Print a text as it comes, behind its prompt."""
+    def _stream(self, prompt: str, pieces: Iterable[str]) -> None:
         before = Text().append(visible(prompt), "dim")
         for piece in pieces:
             self._console.print(before + Text(visible(piece)), end="")
             self._out.flush()
             before = Text()
-        self.message("\n")
+        self._write("\n")
 
-    def message(self, text: str) -> None:
-        """Print lines as they are."""
+    def _write(self, text: str) -> None:
         self._out.write(text)
         self._out.flush()
 
-    def samples(self, generations: Sequence[Generation]) -> None:
-        """Print complete texts, one after the other."""
-        for generation in generations:
-            self._text(_sample_name(generation, generations), generation)
-
-    def probabilities(self, generations: Sequence[Generation], tokenizer: Tokenizer) -> None:
-        """Print each continuation coloured by probability, and a table of its tokens."""
-        for generation in generations:
-            if len(generations) > 1:
-                self._heading(_sample_name(generation, generations))
-            self._console.print(_coloured_text(generation, tokenizer))
-            self._console.print()
-            if self._console.color_system is not None and not self._console.no_color:
-                parts = ((f" {name} ", style) for _, style, name in _STYLES)
-                self._console.print(Text.assemble("probability  ", *parts))
-            self._console.print(probability_table(generation, tokenizer, self._console.width))
+    def _probabilities(self, generation: Generation, tokenizer: Tokenizer) -> None:
+        # The prompt dimmed, then each token coloured by its probability in the model.
+        text = Text().append(visible(generation.prompt), "dim")
+        for token in generation.chosen:
+            text.append(visible(tokenizer.piece(token.id)), _style(token))
+        self._console.print(text)
+        self._console.print()
+        if self._console.color_system is not None and not self._console.no_color:
+            parts = ((f" {name} ", style) for _, style, name in _STYLES)
+            self._console.print(Text.assemble("probability  ", *parts))
+        self._console.print(probability_table(generation, tokenizer, self._console.width))
 
     def json_lines(
         self, generations: Iterable[Generation], total: int, tokenizer: Tokenizer
@@ -113,21 +110,17 @@ class GenerationScreen:
                 values = {
                     "prompt": beam.prompt, "rank": beam.sample, "text": beam.text, "ids": beam.ids,
                 }  # fmt: skip
-                self.message(json_line(values) + "\n")
+                self._write(json_line(values) + "\n")
             else:
-                self._text(f"beam {beam.sample + 1}", beam)
+                self._heading(f"beam {beam.sample + 1}")
+                self._text(beam)
 
-    def _text(self, heading: str, generation: Generation) -> None:
-        self._heading(heading)
+    def _text(self, generation: Generation) -> None:
         text = Text().append(visible(generation.prompt), "dim")
         self._console.print(text.append(visible(generation.text)))
 
     def _heading(self, words: str) -> None:
         self._console.print(Text(f"── {words} ──", style="bold"))
-
-
-def _sample_name(generation: Generation, generations: Sequence[Generation]) -> str:
-    return f"sample {generation.sample + 1} of {len(generations)}"
 
 
 def converse(conversation: Conversation, screen: GenerationScreen) -> None:
@@ -158,14 +151,6 @@ def converse(conversation: Conversation, screen: GenerationScreen) -> None:
 
 
 # ---- tokens with their probabilities: what temperature and the cuts do, made visible -------------
-
-
-def _coloured_text(generation: Generation, tokenizer: Tokenizer) -> Text:
-    # The prompt dimmed, then each token coloured by its probability in the model.
-    text = Text().append(visible(generation.prompt), "dim")
-    for token in generation.chosen:
-        text.append(visible(tokenizer.piece(token.id)), _style(token))
-    return text
 
 
 def probability_table(generation: Generation, tokenizer: Tokenizer, width: int) -> RenderableType:

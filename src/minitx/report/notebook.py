@@ -65,7 +65,7 @@ def as_html(shown: Shown) -> str:
     match shown:
         case AttentionStudy():
             # The page of `minitx attn --html`, in a frame of its own.
-            return render("notebook_frame.html", page=study_page(shown, AttentionRequest()))
+            return render("notebook_frame.html", page=study_page(shown))
         case ChosenMap():
             return map_grid(_heatmap(shown), map_name(shown))
         case LogitLens():

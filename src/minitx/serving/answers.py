@@ -57,9 +57,9 @@ class Answer:
         """The answer without a stream, when it is done."""
         return {**self._head, "choices": self.pieces(), "usage": self._usage()}
 
-    def event(self, piece: dict[str, Any]) -> bytes:
-        """One piece as an event of a stream."""
-        return self._event([piece], None)
+    def events(self) -> bytes:
+        """`pieces` as events of a stream."""
+        return b"".join(self._event([piece], None) for piece in self.pieces())
 
     def end(self) -> bytes:
         """The last events of a stream that went well, with the count of tokens if asked for."""

@@ -11,14 +11,9 @@ from typing import Any
 class APIError(Exception):
     """A request is answered with an error; that is no defect of the server.
 
-    Attributes:
-        status: of HTTP.
-        message: for the person who made the request; nothing of the server's files or code.
-        param: the field that is at fault.
-        code: for programs.
-        retry_after: seconds after which it may be tried again.
-        allow: methods that the path answers to.
-        close: close the connection after this answer.
+    The message is for the person who made the request, and tells nothing of the server's files or
+    code. `param` is the field at fault, `retry_after` in seconds, and `allow` the methods that the
+    path answers to. With `close`, the connection ends after this answer.
     """
 
     status: int

@@ -25,27 +25,17 @@ Prompt = str | tuple[int, ...]
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """A request whose fields are valid by themselves; `make_job` checks them against the model.
+    """A request whose fields are valid by themselves; `make_job` checks them against the model."""
 
-    Attributes:
-        prompts: texts or token ids, none empty.
-        n: continuations of each prompt.
-        max_tokens: of each continuation; 0 only reads the prompt.
-        include_usage: close a stream with the count of tokens.
-        echo: answer with the prompt before its continuation.
-        logprobs: how many likeliest tokens to list at each position; None for none.
-        sampling: how to draw; its `max_new_tokens` is `max_tokens`, but at least 1.
-    """
-
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[Prompt, ...]  # None is empty.
     model: str | None
-    n: int
-    max_tokens: int
+    n: int  # Continuations of each prompt.
+    max_tokens: int  # Of each continuation; 0 only reads the prompt.
     stream: bool
-    include_usage: bool
-    echo: bool
-    logprobs: int | None
-    sampling: SamplingConfig
+    include_usage: bool  # Close a stream with the count of tokens.
+    echo: bool  # Answer with the prompt before its continuation.
+    logprobs: int | None  # How many likeliest tokens to list at each position.
+    sampling: SamplingConfig  # Its `max_new_tokens` is `max_tokens`, but at least 1.
 
     @property
     def n_choices(self) -> int:

@@ -40,20 +40,14 @@ _log = logging.getLogger("minitx")
 
 @dataclass(frozen=True)
 class Listening:
-    """A server's place, and what it does there.
+    """A server's place, and what it does there."""
 
-    Attributes:
-        opened: the socket, from `listen`.
-        token: that clients must send; None for none.
-        local_name: of this machine, if it listens to that alone; else None.
-    """
-
-    opened: socket.socket
+    opened: socket.socket  # From `listen`.
     served: ServedModel
     url: str
     limits: Limits
-    token: str | None = field(repr=False)
-    local_name: str | None
+    token: str | None = field(repr=False)  # That clients must send.
+    local_name: str | None  # Of this machine, if it listens to that alone.
 
 
 class Service:
@@ -76,7 +70,7 @@ class Service:
         self._guard = Guard(listening.token, listening.local_name)
         self._router = Router(
             [
-                Route("/v1/completions", _Endpoint(self._completions), methods=["POST"]),
+                Route("/v1/completions", self._completions, methods=["POST"]),
                 Route("/v1/models", self._models, methods=["GET"]),
                 Route("/v1/models/{name}", self._model, methods=["GET"]),
                 Route("/health", self._health, methods=["GET"]),
@@ -129,7 +123,10 @@ class Service:
             self._metrics.requests.labels(str(record.status)).inc()
             self._on_request(record)
 
-    async def _completions(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _completions(self, request: Request) -> ASGIApp:
+        return self._complete  # Sends its pieces itself, and watches for the client's leaving.
+
+    async def _complete(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.draining:
             raise stopping()
         body = await _read_body(Request(scope, receive), self._limits)
@@ -165,8 +162,8 @@ class Service:
         try:
             while True:
                 answer.take(updates)
-                if pieces := answer.pieces():
-                    await write(b"".join(map(answer.event, pieces)))
+                if content := answer.events():
+                    await write(content)
                 if answer.done:
                     break
                 updates = await queue.take()
@@ -217,9 +214,8 @@ class Service:
         return _json(self._description())
 
     async def _health(self, request: Request) -> Response:
-        if self.engine.gave_up:
-            return _json({"status": "failed"}, 503)
-        return _json({"status": "stopping"}, 503) if self.draining else _json({"status": "ok"})
+        status = "failed" if self.engine.gave_up else "stopping" if self.draining else "ok"
+        return _json({"status": status}, 200 if status == "ok" else 503)
 
     async def _show_metrics(self, request: Request) -> Response:
         # In a thread: the collectors read files of the system, and wait for locks.
@@ -244,16 +240,6 @@ class Service:
         for update in updates:
             if update.job in self._queues:
                 self._queues[update.job].put(update)
-
-
-class _Endpoint:
-    """An ASGI application from a method; a plain method would be called with a `Request`."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
 
 
 async def _read_body(request: Request, limits: Limits) -> bytes:

@@ -26,9 +26,8 @@ from minitx.tokenizer import Tokenizer
 class ServedModel(SavedModel):
     """The model that is served, under the name by which clients know it.
 
-    Attributes:
-        created: when its weights were written, in seconds since 1970.
-        fingerprint: of the weights; None if they have no manifest.
+    Its weights were `created` so many seconds after 1970; without a manifest they have no
+    `fingerprint`.
     """
 
     name: str
@@ -38,57 +37,38 @@ class ServedModel(SavedModel):
 
 @dataclass(eq=False)
 class Job:
-    """A request that fits the model.
-
-    Attributes:
-        n_prompt_tokens: of all prompts, each counted once.
-        choices: the continuations asked for; those of a prompt side by side.
-        arrived: `time.perf_counter()` when it was made.
-        first_token: the same at its first token; None before.
-        n_new: tokens generated so far.
-    """
+    """A request that fits the model, its times as of `time.perf_counter()`."""
 
     request: CompletionRequest
-    n_prompt_tokens: int
-    choices: list[Choice] = field(default_factory=list)
+    n_prompt_tokens: int  # Each prompt is counted once.
+    choices: list[Choice] = field(default_factory=list)  # Those of a prompt side by side.
     arrived: float = field(default_factory=time.perf_counter)
     first_token: float | None = None
-    n_new: int = 0
+    n_new: int = 0  # Tokens generated so far.
 
 
 @dataclass(eq=False, kw_only=True)
 class Choice(Row):
-    """One continuation of a job.
-
-    Attributes:
-        index: in the answer.
-        echoed: the prompt, if the answer has it before the continuation.
-        n_characters: of the continuation so far, held back or not.
-    """
+    """One continuation of a job."""
 
     job: Job
-    index: int
-    echoed: str = ""
-    n_characters: int = 0
+    index: int  # In the answer.
+    echoed: str = ""  # The prompt, if the answer has it before the continuation.
+    n_characters: int = 0  # Of the continuation so far, held back or not.
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What is new of a job after a step.
+    """What is new of a job after a step: more of a continuation, or what ends the job instead.
 
-    Attributes:
-        choice: index of the continuation.
-        text: new text that can no longer change.
-        tokens: new tokens, if log-probabilities were asked for; once, those of an echoed prompt.
-        finish_reason: `stop` or `length` with the last update of a continuation.
-        failure: ends the job instead.
+    New tokens come if log-probabilities were asked for; once, those of an echoed prompt.
     """
 
     job: Job
-    choice: int = 0
-    text: str = ""
+    choice: int = 0  # Index of the continuation.
+    text: str = ""  # New, and can no longer change.
     tokens: tuple[TokenInfo, ...] = ()
-    finish_reason: str | None = None
+    finish_reason: str | None = None  # `stop` or `length` with the last update of a continuation.
     failure: APIError | None = None
 
 
@@ -210,10 +190,8 @@ _POSITIONS_AT_ONCE = 64
 class TokenInfo:
     """A token of an answer.
 
-    Attributes:
-        offset: where it begins in the text of the answer, in characters.
-        chosen: its probability and the alternatives; None if not asked for, or for the first
-            token of a prompt.
+    It begins after `offset` characters of the answer's text. `chosen` is None if not asked for, or
+    for the first token of a prompt.
     """
 
     id: int
@@ -229,8 +207,8 @@ def text_offset(content: bytes, before: int, after: int) -> int:
 
     Args:
         content: bytes of the token.
-        before: characters of the text before the token.
-        after: characters with the token; fewer of its own if a stop string cut them.
+        before, after: characters of the text without and with the token, of whose own there are
+            fewer if a stop string cut them.
     """
     try:
         n_characters = len(content.decode())

@@ -31,24 +31,15 @@ CLIENT_LEFT = 499
 
 @dataclass
 class RequestRecord:
-    """One request, when it has ended.
-
-    Attributes:
-        status: of the answer; of what cut a stream off, if something did.
-        reason: why it was not answered well; None if it was.
-        n_choices: continuations asked for.
-        n_new: tokens generated.
-        seconds_to_first_token: from its arrival; None if there was no token.
-        seconds: from its arrival to its end.
-    """
+    """One request, when it has ended, with times from its arrival."""
 
     method: str
     path: str
-    status: int = 500
-    reason: str | None = None
-    n_choices: int = 0
+    status: int = 500  # Of the answer; of what cut a stream off, if something did.
+    reason: str | None = None  # Why it was not answered well.
+    n_choices: int = 0  # Continuations asked for.
     n_prompt_tokens: int = 0
-    n_new: int = 0
+    n_new: int = 0  # Tokens generated.
     seconds_to_first_token: float | None = None
     seconds: float = 0.0
 

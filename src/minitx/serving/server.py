@@ -162,15 +162,10 @@ class ServerStop(StopRequest):
 
 @dataclass(frozen=True)
 class ExitReport:
-    """How a server ended.
+    """How a server ended."""
 
-    Attributes:
-        signal_number: of the signal that stopped it; None if the model stopped working.
-        n_cut: completions that took longer than the grace period and were cut off.
-    """
-
-    signal_number: int | None
-    n_cut: int
+    signal_number: int | None  # None if the model stopped working.
+    n_cut: int  # Completions that took longer than the grace period.
 
     @property
     def exit_code(self) -> int:

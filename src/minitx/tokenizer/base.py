@@ -43,10 +43,9 @@ class Tokenizer(ABC):
 
     Attributes:
         backend: the `tokenizers` object that does the work.
-        vocab_size: number of ids; every id is below it.
+        vocab_size: every id is below it.
         json_bytes: content of `tokenizer.json`, the same bytes for the same tokenizer.
-        digest: SHA-256 of `json_bytes`, in hexadecimal: of what decides ids, however another
-            program has written it down.
+        digest: SHA-256 of `json_bytes`, in hexadecimal.
         unknown_id: the id for what the vocabulary lacks; None where nothing can be lacking.
     """
 
@@ -93,11 +92,9 @@ class Tokenizer(ABC):
     def encode(self, text: str, unknown: Unknown = "error") -> Ids:
         """Turn a text into ids, (tokens,) of int32.
 
-        What the vocabulary lacks raises an error that names it, or is replaced by the unknown
-        token.
-
         Raises:
-            BadInputError: the text has something unknown, or a lone surrogate.
+            BadInputError: the text has a lone surrogate, or (named) what the vocabulary lacks, if
+                that is not to be replaced by the unknown token.
         """
         parts = list(self.encode_parts(text, unknown))
         return np.concatenate(parts) if parts else np.empty(0, np.int32)

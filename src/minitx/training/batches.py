@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,23 +15,21 @@ from minitx.corpus.training_windows import DATA_ORDER
 Batch = tuple[Tensor, Tensor]
 
 
+@dataclass(eq=False)
 class Batches:
     """Windows of `ids`, `(tokens,)` and usually memory-mapped, drawn by `WindowSampler`."""
 
-    def __init__(
-        self,
-        ids: np.ndarray,
-        context_length: int,
-        batch_size: int,
-        seed: int,
-        device: torch.device,
-        data_order: int = DATA_ORDER,
-    ) -> None:
-        self._ids = ids
-        self._context_length = context_length
-        self._batch_size = batch_size
-        self._device = device
-        self._sampler = WindowSampler(len(ids), context_length, seed, data_order)
+    ids: np.ndarray
+    context_length: int
+    batch_size: int
+    seed: int
+    device: torch.device
+    data_order: int = DATA_ORDER
+
+    def __post_init__(self) -> None:
+        self._sampler = WindowSampler(
+            len(self.ids), self.context_length, self.seed, self.data_order
+        )
 
     def __getitem__(self, number: int) -> Batch:
         """Batch `number`: inputs and targets, each `(batch, seq)` of int64."""
@@ -38,15 +37,15 @@ class Batches:
 
     def _prepared(self, number: int) -> Batch:
         # Where it is drawn: in the memory of the processor.
-        starts = self._sampler.starts(number * self._batch_size, self._batch_size)
-        inputs, targets = map(torch.from_numpy, gather(self._ids, starts, self._context_length))
-        if self._device.type == "cuda":
+        starts = self._sampler.starts(number * self.batch_size, self.batch_size)
+        inputs, targets = map(torch.from_numpy, gather(self.ids, starts, self.context_length))
+        if self.device.type == "cuda":
             # From pinned memory the copy runs beside the step before.
             return inputs.pin_memory(), targets.pin_memory()
         return inputs, targets
 
     def _moved(self, batch: Batch) -> Batch:
-        inputs, targets = (part.to(self._device, non_blocking=True) for part in batch)
+        inputs, targets = (part.to(self.device, non_blocking=True) for part in batch)
         return inputs, targets
 
 

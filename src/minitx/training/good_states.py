@@ -14,7 +14,7 @@ from torch import Tensor
 
 from minitx.errors import DamagedFileError
 from minitx.model import Transformer
-from minitx.training.anomalies import AnomalyDetector
+from minitx.training.hooks import AnomalyDetector
 from minitx.training.optimizers.optimizer_base import Optimizer
 
 SPACING = 25

@@ -57,8 +57,7 @@ class RunHistory:
         clock: `tokens` and `elapsed_seconds` of the logged steps and of the end.
         gradient_norms: before clipping, a column for each layer.
         update_ratios: norm of a layer's update over the norm of its weights, a column each.
-        ending: why the run ended: `finished`, `early-stopping`, `interrupted`, or another reason;
-            None while it has not.
+        ending: as in `RunEnd.reason`; None while the run has not ended.
     """
 
     steps: Series
@@ -72,9 +71,8 @@ class RunHistory:
     @property
     def last_step(self) -> int:
         """Optimizer steps done, as far as was noted."""
-        ends = [int(self.clock.step[-1])] if len(self.clock) else []
-        ends += [self.evaluations[-1].step] if self.evaluations else []
-        return max(ends, default=0)
+        evaluated = [report.step for report in self.evaluations[-1:]]
+        return max([0, *map(int, self.clock.step[-1:]), *evaluated])
 
     @property
     def best(self) -> EvaluationReport | None:
@@ -141,10 +139,9 @@ def read_history(records: Iterable[Mapping[str, Any]]) -> RunHistory:
     )
 
 
-def _series(rows: Rows, names: Sequence[str] | None = None) -> Series:
+def _series(rows: Rows, names: Sequence[str] = ()) -> Series:
     steps = sorted(rows)
-    if names is None:
-        names = list(dict.fromkeys(name for step in steps for name in rows[step]))
+    names = names or list(dict.fromkeys(name for step in steps for name in rows[step]))
     columns = {
         name: np.array([_number(rows[step].get(name)) for step in steps], np.float64)
         for name in names

@@ -18,12 +18,11 @@ from minitx.engine import loss_function
 from minitx.errors import InstabilityError, InterruptedRunError
 from minitx.files import shell_word
 from minitx.model import Transformer
-from minitx.training.anomalies import Anomaly, AnomalyDetector
 from minitx.training.batches import Batches
 from minitx.training.budget import BudgetController
 from minitx.training.clock import Clock
 from minitx.training.good_states import GoodStates
-from minitx.training.hooks import RunHooks, StopEvaluation
+from minitx.training.hooks import Anomaly, AnomalyDetector, RunHooks, StopEvaluation
 from minitx.training.observer import (
     CheckpointSaved,
     EvaluationReport,
@@ -48,9 +47,7 @@ STEPS_AHEAD = 2
 class GradientPass:
     """Computes the loss of one batch, and adds its gradients to those in the parameters.
 
-    Args:
-        passes: of an optimizer step, whose gradients are averaged.
-        engine: that is asked for; see `minitx.engine.choose_engine`.
+    Of so many `passes` of an optimizer step the gradients are averaged.
 
     Raises:
         BadInputError: torch.compile was asked for where it can't be used.
@@ -156,15 +153,15 @@ class Trainer:
             if compiling:
                 self.observer.observe(Phase(""))
                 compiling = False
-            if learned and (self._is_due(config.log_every) or state.step == 1):
+            if learned and (state.step % config.log_every == 0 or state.step == 1):
                 self._report_step()
             self._budget.after_step()
             self.config = self._budget.config
-            if self._is_due(config.evaluate_every) or state.step == state.steps:
+            if state.step % config.evaluate_every == 0 or state.step == state.steps:
                 with self._clock.timing("evaluation"):
                     self._evaluate()
                 self._clock.pause_done()
-            if self._is_due(config.checkpoint_every) or state.step == state.best_step:
+            if state.step % config.checkpoint_every == 0 or state.step == state.best_step:
                 self._save()
             self._tell_saved()
             # After the evaluation, so that a resumed run goes on with the next step.
@@ -218,7 +215,9 @@ class Trainer:
         # Reading waits for the device, so it may be done for several steps at once. False if
         # training went back.
         unread, self._unread = self._unread, []
-        for index, (loss, norm) in enumerate(_numbers(unread)):
+        # Each look at a device's memory waits for it: one for all.
+        pairs = torch.stack([torch.stack(pair) for pair in unread]).tolist() if unread else []
+        for index, (loss, norm) in enumerate(pairs):
             self._last = loss, norm
             step = self.state.step - len(unread) + 1 + index
             anomaly = self.detector.on_loss(step, *self._last)
@@ -262,8 +261,6 @@ class Trainer:
         state, config = self.state, self.config
         self._read_losses()
         loss, norm = self._last
-        seconds_per_step = self._clock.since_report()
-        tokens_per_step = state.tokens / max(1, state.step)
         self.observer.observe(
             StepReport(
                 step=state.step,
@@ -272,7 +269,7 @@ class Trainer:
                 gradient_norm=norm,
                 learning_rate=rate_of_run(config, state, state.step - 1) * config.learning_rate,
                 tokens=state.tokens,
-                tokens_per_second=tokens_per_step / max(seconds_per_step, 1e-9),
+                tokens_per_second=self._step_tokens / max(self._clock.since_report(), 1e-9),
                 elapsed_seconds=self._clock.elapsed(),
                 seconds_left=self._budget.seconds_left(),
             )
@@ -379,17 +376,6 @@ class Trainer:
             final_holdout_tokens=n_scored if self.hooks.n_holdout else 0,
             best_holdout_tokens=self.hooks.n_scored if self.hooks.n_holdout else None,
         )
-
-    def _is_due(self, every: int) -> bool:
-        return self.state.step % every == 0
-
-
-def _numbers(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[float, float]]:
-    if not pairs:
-        return []
-    # Each look at a device's memory waits for it: one for all.
-    rows = torch.stack([torch.stack(pair) for pair in pairs]).tolist()
-    return [(loss, norm) for loss, norm in rows]
 
 
 def _mixed_seed(seed: int, number: int) -> int:

@@ -7,6 +7,7 @@ nothing that would fit is refused.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,23 +47,17 @@ def activation_bytes(model: ModelConfig, workload: Workload) -> int:
 def free_memory() -> int | None:
     """Bytes that programs can still have; None where the system does not say."""
     sizes: list[int] = []
-    try:
+    with contextlib.suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 sizes.append(int(line.split()[1]) * 1024)
-    except (OSError, ValueError, IndexError):
-        pass
     for name in _CGROUP_LIMITS:
         # A container may have less than the machine; "max" is no number.
-        try:
+        with contextlib.suppress(OSError, ValueError):
             sizes.append(int(Path(name).read_text()))
-        except (OSError, ValueError):
-            continue
     if not sizes and hasattr(os, "sysconf"):
-        try:
+        with contextlib.suppress(OSError, ValueError):
             sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-        except (OSError, ValueError):
-            return None
     return min(sizes, default=None)
 
 
@@ -123,7 +118,12 @@ def alternative(model: ModelConfig, workload: Workload, free: int) -> str:
         elif small.n_layers > 1 and small.n_layers * 64 >= small.d_model:
             small = replace(small, n_layers=small.n_layers // 2)
         elif small.d_model > 64 or small.d_ff > 256:
-            small = _narrower(small)
+            # Heads of 64, as wide as they are in models of any size.
+            width = max(64, small.d_model // 128 * 64)
+            heads, d_ff = width // 64, planned_d_ff(width, small.architecture)
+            small = replace(
+                small, d_model=width, n_heads=heads, n_kv_heads=heads, head_dim=64, d_ff=d_ff
+            )
         else:
             return ""
     flags = {
@@ -134,16 +134,6 @@ def alternative(model: ModelConfig, workload: Workload, free: int) -> str:
     if fewer != workload:
         flags["batch-size"] = fewer.batch_size
     return " ".join(f"--{flag} {value}" for flag, value in flags.items())
-
-
-def _narrower(model: ModelConfig) -> ModelConfig:
-    # Heads of 64, as wide as they are in models of any size.
-    width = max(64, model.d_model // 128 * 64)
-    n_heads = width // 64
-    d_ff = planned_d_ff(width, model.architecture)
-    return replace(
-        model, d_model=width, n_heads=n_heads, n_kv_heads=n_heads, head_dim=64, d_ff=d_ff
-    )
 
 
 def _gigabytes(n: int) -> str:

@@ -33,13 +33,12 @@ _FROM_JSON: dict[str, Callable[[Any], Any]] = {
 
 @dataclass(frozen=True)
 class TrainingEvent:
-    """Base class of all that an observer is told.
+    """Base class of all that an observer is told, in its method `on_<kind>`.
 
     Where an event has a `step`, that is the number of optimizer steps done; losses are in nats per
     token; `elapsed_seconds` are those of training, earlier sessions of the run included.
 
     Attributes:
-        kind: what it is: an observer takes it in its method `on_<kind>`.
         is_logged: whether `metrics.jsonl` has it; then it has a `step`.
         logged: names of the attributes that stand there; empty for all fields.
     """
@@ -50,10 +49,9 @@ class TrainingEvent:
 
     def to_line(self) -> dict[str, Any]:
         """As a line of `metrics.jsonl` has it: without what is None, which is not known."""
-        names = self.logged or tuple(field.name for field in dataclasses.fields(self))
-        values = {name: getattr(self, name) for name in names}
-        known = {name: value for name, value in values.items() if value is not None}
-        return {"kind": self.kind, **known}
+        names = self.logged or [field.name for field in dataclasses.fields(self)]
+        values = {name: getattr(self, name) for name in ("kind", *names)}
+        return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
     def from_line(cls: type[E], line: Mapping[str, Any]) -> E:
@@ -62,9 +60,8 @@ class TrainingEvent:
         Raises:
             TypeError, ValueError: another version wrote it, and something is missing.
         """
-        fields = {field.name: field.type for field in dataclasses.fields(cls)}
-        values = {name: line[name] for name in fields if line.get(name) is not None}
-        return cls(**{name: _FROM_JSON[str(fields[name])](values[name]) for name in values})
+        known = [field for field in dataclasses.fields(cls) if line.get(field.name) is not None]
+        return cls(**{field.name: _FROM_JSON[str(field.type)](line[field.name]) for field in known})
 
     @property
     def timing(self) -> dict[str, float]:
@@ -78,10 +75,9 @@ class RunStart(TrainingEvent):
     """Known before the first step.
 
     Attributes:
-        reasons: for each key the plan chose, why, for example ``{"n_layers": "..."}``.
-        device: where it computes, for example ``cpu (2 threads)``.
-        dtype: format of the matrix products, ``float32`` or ``bfloat16``.
-        engine: what computes, ``plain``, ``native`` or ``torch-compile``; `reasons` says why.
+        reasons: for each key the plan chose, and for the engine, why.
+        device, dtype, engine: what computes, for example ``cpu (2 threads)``, ``float32`` and
+            ``native``.
         first_step: steps already done, 0 for a new run.
         n_unknown_tokens: of the holdout, which stand for what the tokenizer lacks.
         prompt: a short one that the model reads; empty if there is none, None if it is not known.
@@ -116,10 +112,9 @@ class Phase(TrainingEvent):
 
 @dataclass(frozen=True)
 class StepReport(TrainingEvent):
-    """One logged optimizer step.
+    """One logged optimizer step, of so many that are planned.
 
     Attributes:
-        steps: planned number of steps.
         loss: of this step's batch, before the update.
         gradient_norm: global norm before clipping.
         learning_rate: AdamW's rate in this step.
@@ -153,11 +148,8 @@ class StepReport(TrainingEvent):
 class HealthReport(TrainingEvent):
     """How strongly each layer was pulled and moved in one logged step.
 
-    Layers are named `embedding`, `blocks.0` and so on, `norm`, and `head` unless it is tied.
-
-    Attributes:
-        gradient_norms: before clipping, by layer.
-        update_ratios: norm of a layer's update over the norm of its weights, by layer.
+    Layers are named `embedding`, `blocks.0` and so on, `norm`, and `head` unless it is tied. Norms
+    are those before clipping, ratios those of a layer's update to the norm of its weights.
     """
 
     kind = "health"
@@ -193,12 +185,10 @@ class ProbeReport(TrainingEvent):
 
 @dataclass(frozen=True)
 class EvaluationReport(TrainingEvent):
-    """Holdout loss at one step.
+    """Holdout loss at one step, on `holdout_tokens`, if they were noted.
 
     Attributes:
         train_loss: mean since the evaluation before.
-        holdout_bits_per_byte: the holdout loss in bits per byte of its text.
-        holdout_tokens: of the holdout that were scored; None where that was not noted.
         sample: a short continuation of `sample_prompt` drawn from the model; empty for none.
     """
 
@@ -231,8 +221,7 @@ class Event(TrainingEvent):
         name: a fixed word, for example ``loss-spike`` or ``rollback``.
         severity: ``info``, ``warning`` or ``error``.
         message: one line with the evidence.
-        fix: what to try, or empty.
-        cause: what most likely led to it, or empty.
+        fix, cause: what to try, and what most likely led to it; or empty.
     """
 
     kind = "event"
@@ -259,13 +248,9 @@ class CheckpointSaved(TrainingEvent):
 
 @dataclass(frozen=True)
 class RunEnd(TrainingEvent):
-    """Known after the last step.
+    """Known after the last step; the reason is ``finished``, ``early-stopping`` or ``interrupted``.
 
-    Attributes:
-        reason: ``finished``, ``early-stopping`` or ``interrupted``.
-        best_step, best_holdout_loss: of the best checkpoint, on `best_holdout_tokens`.
-        final_holdout_loss: after the last step, on `final_holdout_tokens`.
-        tokens: trained on.
+    Of the best checkpoint and of the last step, the loss is that on so many tokens of the holdout.
     """
 
     kind = "end"

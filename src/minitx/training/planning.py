@@ -28,8 +28,7 @@ MOST_UNTIED = 1024
 """Largest vocabulary for which separate input and output embeddings are planned."""
 
 EMBEDDING_TO_BLOCKS = 0.75
-"""Most parameters of a planned vocabulary's embedding, over those of the blocks: with more, most of
-a step goes into the head."""
+"""Most parameters of a planned vocabulary's embedding, over those of the blocks."""
 
 MOST_STEPS = 10**9
 """Planned for, however fast the machine."""
@@ -48,29 +47,25 @@ MOST_EPOCHS = 30
 """Further ones only make the holdout loss worse, dropout or not."""
 
 PART_OF_PEAK = 0.4
-"""What a training step reaches of the device's matrix product rate: with compiled blocks a quarter
-of it with 2 layers of 64, half with 6 of 256."""
+"""What a training step reaches of the device's matrix product rate, about."""
 
 BATCH_TOKENS = 3072
 """In a step."""
 
 FAST = 1e13
-"""Operations a second from which on a step of so few tokens is mostly launching kernels, so that
-more tokens in it cost little. ..."""
+"""Operations a second from which on a step of so few tokens is mostly launching kernels ..."""
 
 FAST_BATCH_TOKENS = 8192
-"""... On an H100 (5e13) with 6 layers of 256, 3,072 take 3.8 ms and 8,192 take 5.9."""
+"""... so that these cost only half as much again."""
 
 NARROW = 128
 """Width below which a step has half as many tokens, if they are word pieces."""
 
 CLOSING_TOKENS = 150_000
-"""Of the holdout, which are scored after the last step in any case. They come from everywhere in
-it: the loss on 240,000 of 600,000 tokens of source was within 0.1 % of that on all."""
+"""Of the holdout, which are scored after the last step in any case."""
 
 CLOSING_TO_TRAINED = 0.15
-"""The most tokens scored after the last step, if more than those, over the tokens trained on. A
-forward pass is about a third of a step, so scoring them takes 5 % of the time."""
+"""The most tokens scored after the last step, if more than those, over the tokens trained on."""
 
 EVALUATION_TOKENS = 20_000
 """Of the holdout, which are scored in each evaluation ..."""
@@ -82,10 +77,8 @@ SECONDS_BETWEEN_EVALUATIONS = 4.0
 """At least, in a run that is not so short that it would have fewer than four."""
 
 WORK_FOR_SIZE = 40_000
-"""Operations at the device's peak rate that a model of n parameters needs, over n^1.5.
-
-Word pieces come with an embedding that takes up to `EMBEDDING_TO_BLOCKS` as much work again; with
-it, training sees as many tokens as without."""
+"""Operations at the device's peak rate that a model of n parameters needs, over n^1.5; with word
+pieces up to `EMBEDDING_TO_BLOCKS` as many again, which their embedding takes."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +116,7 @@ def plan_run(
 ) -> tuple[RunConfig, dict[str, str]]:
     """Choose everything that is not given, with a reason for each key that was chosen.
 
-    `matmul_rate` is that of the device, in floating-point operations a second: measured, or of
-    `NOMINAL_RATES`.
+    `matmul_rate` of the device, in floating-point operations a second, is measured or nominal.
 
     Raises:
         BadInputError: a given value is out of range, or two don't fit together.
@@ -178,8 +170,7 @@ def _plan_model(
                 values[key] = getattr(shape, key)
                 reasons[key] = why
         if "n_heads" not in given and "d_model" in given and "head_dim" not in given:
-            values["n_heads"], why = _heads_of(int(values["d_model"]))
-            reasons["n_heads"] = why
+            values["n_heads"], reasons["n_heads"] = _heads_of(int(values["d_model"]))
     if "head_dim" not in values:
         values["head_dim"] = derive_head_dim(values["d_model"], values["n_heads"])
     values.setdefault("n_kv_heads", values["n_heads"])

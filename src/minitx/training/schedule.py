@@ -23,14 +23,10 @@ def decay_start(config: TrainConfig, steps: int) -> int:
 
 
 def rate_factor(config: TrainConfig, step: int, steps: int) -> float:
-    """Fraction of the peak learning rate used in one step.
+    """Fraction of the peak learning rate in step `step`, from 0, of a run of `steps` steps.
 
-    Never exactly 0: the first step already learns, and so does the last.
-
-    Args:
-        config: its `steps` is not read; its `step_decisions` count if they led to a run of `steps`.
-        step: index of the step about to be done, from 0.
-        steps: number of steps in the run.
+    Never exactly 0: the first step already learns, and so does the last. What `config` says of
+    steps is not read; its `step_decisions` count if they led to a run of `steps`.
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps

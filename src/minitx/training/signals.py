@@ -19,11 +19,7 @@ class StopRequest:
     """While active, catches SIGINT, SIGTERM and SIGHUP.
 
     Until `defer` is called, the first of them raises KeyboardInterrupt. From then on the first is
-    only noted, and a Ctrl-C after it raises KeyboardInterrupt.
-
-    Attributes:
-        signal_number: of the first signal; None until then.
-        deferring: whether the first signal is only noted.
+    only noted, as `signal_number`, and a Ctrl-C after it raises KeyboardInterrupt.
     """
 
     def __init__(self) -> None:
@@ -34,10 +30,9 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         # Python lets only the main thread set handlers; elsewhere the caller keeps its own.
         if threading.current_thread() is threading.main_thread():
-            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-                number = getattr(signal, name, None)
-                if number is not None:
-                    self._previous[number] = signal.signal(number, self._note)
+            for name in {"SIGINT", "SIGTERM", "SIGHUP"} & signal.Signals.__members__.keys():
+                number = signal.Signals[name]
+                self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *error: object) -> None:

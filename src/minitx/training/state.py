@@ -7,12 +7,11 @@ number of steps done.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
 
-from minitx.errors import DamagedFileError
+from minitx.files import json_bytes
 
 
 @dataclass
@@ -29,8 +28,7 @@ class TrainingState:
         best_step, best_holdout_loss: of the lowest holdout loss so far.
         rewarm_step: step at which a finished run was lengthened, so that its learning rate rises
             gently once more; -1 if it was not.
-        rollbacks: how often training went back to a good state.
-        rate_scale: what the learning rate is multiplied with since then.
+        rate_scale: what the learning rate is multiplied with since the last rollback.
     """
 
     steps: int
@@ -57,29 +55,19 @@ class TrainingState:
             else value
             for name, value in dataclasses.asdict(self).items()
         }
-        return (json.dumps(values, indent=2) + "\n").encode()
+        return json_bytes(values)
 
     @classmethod
-    def from_json(cls, content: bytes, where: str) -> TrainingState:
-        """Read what `to_json` wrote; `where` names the file in an error.
+    def from_json(cls, values: dict[str, Any]) -> TrainingState:
+        """Take up what `to_json` wrote.
 
         Raises:
-            DamagedFileError: it is not the state of a run.
+            ValueError: it is not the state of a run.
         """
-        try:
-            values = json.loads(content)
-            if not isinstance(values, dict):
-                raise ValueError("it is not a JSON object")
-            fields = {_FILE_KEYS.get(f.name, f.name): f for f in dataclasses.fields(cls)}
-            if set(values) != set(fields):
-                raise ValueError("its keys are not those of a training state")
-            return cls(
-                **{f.name: _read(str(f.type), values[key], key) for key, f in fields.items()}
-            )
-        except (ValueError, TypeError, RecursionError) as error:
-            raise DamagedFileError(
-                f"{where} can't be used: {error}", "Use another checkpoint of the run"
-            ) from None
+        fields = {_FILE_KEYS.get(f.name, f.name): f for f in dataclasses.fields(cls)}
+        if set(values) != set(fields):
+            raise ValueError("its keys are not those of a training state")
+        return cls(**{f.name: _read(str(f.type), values[key], key) for key, f in fields.items()})
 
 
 _FILE_KEYS = {"steps_decided": "steps_settled"}

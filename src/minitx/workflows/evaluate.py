@@ -14,8 +14,8 @@ from minitx import engine
 from minitx.checkpoint.rundir import Which, named_run, resolve_checkpoint, use_checkpoints
 from minitx.config import EvaluationSettings
 from minitx.errors import BadInputError
+from minitx.evaluation.arrays import ids_within, token_sizes
 from minitx.evaluation.baselines import MOST_BYTES, measure_baselines
-from minitx.evaluation.bits import ids_within, token_sizes
 from minitx.evaluation.breakdown import count_ids
 from minitx.evaluation.comparison import Blocks, compare
 from minitx.evaluation.copying import MOST_TRAIN_BYTES, find_copied, sample_texts, stretches

@@ -35,8 +35,7 @@ class LoadedModel(SavedModel):
     @property
     def step(self) -> int | None:
         """After how many steps the checkpoint was written; None if its name does not say."""
-        number = self.directory.absolute().name.removeprefix("step-")
-        return int(number) if number.isdecimal() else None
+        return step_of(self.directory)
 
     def sample(
         self,
@@ -63,11 +62,9 @@ def load(
     dtype: str = "auto",
     quantize: str | None = None,
 ) -> LoadedModel:
-    """Open a run or a checkpoint.
+    """Open a run (None is the newest) or a checkpoint directory.
 
     Args:
-        path: a run, or a checkpoint directory; None for the newest run.
-        which: which checkpoint of a run.
         device: `auto`, `cpu`, `cuda` or `mps`.
         dtype: of the weights; `auto` and `float32` keep them exact, `bfloat16` halves them.
         quantize: `int8` keeps weights in 8 bits, `bfloat16` in 16; None as `dtype` says.
@@ -114,12 +111,18 @@ def open_checkpoint(
     return LoadedModel(directory, loaded.model, loaded.tokenizer)
 
 
+def step_of(checkpoint: Path) -> int | None:
+    """The number of steps in a checkpoint's name, if it has one."""
+    number = checkpoint.absolute().name.removeprefix("step-")
+    return int(number) if number.isdecimal() else None
+
+
 def used_checkpoint(directory: Path) -> str:
     """In one line: which run, step and checkpoint a directory is, and whether it is the best."""
-    run, number = find_run(directory), directory.absolute().name.removeprefix("step-")
-    if run is None or not number.isdecimal():
+    run, step = find_run(directory), step_of(directory)
+    if run is None or step is None:
         return f"model {directory}"
-    step, best = int(number), run.noted_best()
+    best = run.noted_best()
     facts = ["last"] if step == max(run.steps(), default=step) else []
     if best == step:
         facts.insert(0, "best")

@@ -22,7 +22,7 @@ from minitx.training.history import RunHistory, read_history
 from minitx.training.logging.metrics_file import read_metrics
 from minitx.workflows.attend import PAGE_PROMPT, AttentionStudy, open_study
 from minitx.workflows.evaluate import Progress, compare_checkpoints, evaluate_holdout, no_progress
-from minitx.workflows.session_checkpoint import MADE_WITH_FILE
+from minitx.workflows.session import MADE_WITH_FILE
 
 
 @dataclass(eq=False)

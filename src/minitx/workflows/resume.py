@@ -33,11 +33,11 @@ from minitx.training.observer import Observers, Phase, TrainingObserver
 from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
 from minitx.workflows.run_session import run_session
-from minitx.workflows.session import Session
-from minitx.workflows.session_checkpoint import (
+from minitx.workflows.session import (
     OPTIMIZER_FILE,
     STATE_FILE,
     USE_ANOTHER,
+    Session,
     read_state,
     tell_other_machine,
 )

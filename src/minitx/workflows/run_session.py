@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Sequence
 
 from minitx.checkpoint.writer import CheckpointWriter
 from minitx.compute import keep_freed_memory
+from minitx.config import SamplingConfig
 from minitx.diagnosis.live import LiveDiagnosis
-from minitx.evaluation.scoring import count_targets, windows_for
+from minitx.evaluation.arrays import bits_per
+from minitx.evaluation.scoring import Windows, count_targets, score, windows_for
+from minitx.generation import generate
 from minitx.training.batches import PrefetchedBatches
-from minitx.training.hooks import RunHooks
+from minitx.training.hooks import HoldoutLoss, RunHooks, StopEvaluation
 from minitx.training.logging import LOGGERS
 from minitx.training.loop import Trainer
 from minitx.training.observer import OBSERVERS, Observers, RunEnd, TrainingObserver
 from minitx.training.optimizers import make_optimizer
 from minitx.training.signals import StopRequest
-from minitx.workflows.session import Session
-from minitx.workflows.session_checkpoint import (
+from minitx.workflows.session import (
+    Session,
     SessionSaver,
     restore_detector,
     restore_optimizer,
 )
-from minitx.workflows.session_evaluation import holdout_scorer, sampler, short_prompt
+
+_SAMPLE_TOKENS = {"cpu": 160}
+_SAMPLE_TOKENS_ELSEWHERE = 64
+"""One token takes a GPU as long as a step of a small model does."""
 
 
 def run_session(
@@ -40,23 +47,38 @@ def run_session(
     for name in session.loggers:
         LOGGERS.get(name)
     with contextlib.ExitStack() as stack:
+
+        def opened(observer: TrainingObserver) -> TrainingObserver:
+            stack.callback(observer.close)
+            return observer
+
+        def logger(name: str) -> TrainingObserver:
+            return opened(LOGGERS.get(name)(session.run.path, session.state.step))
+
+        def finish(kind: type[BaseException] | None, *_: object) -> None:
+            # A second Ctrl-C waits for nothing: the checkpoint under way is then no checkpoint.
+            if kind is None or not issubclass(kind, KeyboardInterrupt):
+                writer.wait()
+
         writer = CheckpointWriter(session.run, config.keep_checkpoints)
-        stack.push(_finish(writer))
+        stack.push(finish)
+        corpus = session.corpus
         prefetched = PrefetchedBatches(
-            session.corpus.train_ids, model.config.context_length, config.batch_size, config.seed,
+            corpus.train_ids, model.config.context_length, config.batch_size, config.seed,
             compute.device, config.data_order,
         )  # fmt: skip
         batches = stack.enter_context(prefetched)
-        corpus = session.corpus
-        told = _observers(session, observers, stack)
+        told = [*observers, *map(logger, session.loggers)]
+        told += [opened(OBSERVERS.get(name)()) for name in OBSERVERS.names()]
         observer = Observers(told)
         detector = LiveDiagnosis(
             model, config, compute, batches, corpus.train_ids, corpus.holdout_ids, observer
         )
         good_states = restore_detector(session, optimizer, detector)
         # This cuts the file, so it is the last that may refuse.
-        told.insert(len(observers), _logger("metrics", session, stack))
+        told.insert(len(observers), logger("metrics"))
         session = session.committed()
+        saver = SessionSaver(session, optimizer, detector, good_states, writer)
         trainer = Trainer(
             model=model,
             optimizer=optimizer,
@@ -65,58 +87,82 @@ def run_session(
             compute=compute,
             state=session.state,
             observer=observer,
-            hooks=_hooks(
-                session, SessionSaver(session, optimizer, detector, good_states, writer), stop
-            ),
+            hooks=_hooks(session, saver, stop),
             stop=stop,
             detector=detector,
             good_states=good_states,
         )
-        observer.observe(session.start(short_prompt(session)))
+        observer.observe(session.start(_short_prompt(session)))
         stop.defer()
         return trainer.run()
 
 
-def _finish(writer: CheckpointWriter) -> Callable[..., None]:
-    def finish(kind: type[BaseException] | None, *_: object) -> None:
-        # A second Ctrl-C waits for nothing: the checkpoint under way is then no checkpoint.
-        if kind is None or not issubclass(kind, KeyboardInterrupt):
-            writer.wait()
-
-    return finish
-
-
-def _observers(
-    session: Session, given: Sequence[TrainingObserver], stack: contextlib.ExitStack
-) -> list[TrainingObserver]:
-    # Those that were given, loggers that were asked for, and those that see every run.
-    observers = [*given, *(_logger(name, session, stack) for name in session.loggers)]
-    for name in OBSERVERS.names():
-        observers.append(OBSERVERS.get(name)())
-        stack.callback(observers[-1].close)
-    return observers
-
-
-def _logger(name: str, session: Session, stack: contextlib.ExitStack) -> TrainingObserver:
-    logger = LOGGERS.get(name)(session.run.path, session.state.step)
-    stack.callback(logger.close)
-    return logger
-
-
 def _hooks(session: Session, saver: SessionSaver, stop: StopRequest) -> RunHooks:
-    config, n_holdout = session.config.train, len(session.corpus.holdout_ids)
+    config, model, tokenizer = session.config.train, session.model, session.tokenizer
+    corpus, ids = session.corpus, session.corpus.holdout_ids
+    # The first token is never scored, so its bytes are not counted.
+    unscored = sum(len(tokenizer.token_bytes(int(i))) for i in ids[:1])
+    bytes_per_token = max(1, corpus.holdout.bytes - unscored) / max(1, len(ids) - 1)
+    prompt = _sample_prompt(session)
+    sampling = SamplingConfig(
+        temperature=0.8,
+        top_k=min(40, model.config.vocab_size),
+        max_new_tokens=_SAMPLE_TOKENS.get(session.compute.device.type, _SAMPLE_TOKENS_ELSEWHERE),
+        seed=config.seed,
+    )
 
-    def scored(max_tokens: int) -> int:
-        return count_targets(n_holdout, windows_for(session.model, max_tokens=max_tokens))
+    def windows(closing: bool) -> Windows:
+        n_tokens = config.closing_tokens if closing else config.evaluation_tokens
+        return windows_for(model, max_tokens=n_tokens, autocast_dtype=session.compute.dtype)
+
+    def evaluate(closing: bool) -> HoldoutLoss:
+        def check_stop(_: int) -> None:
+            if closing and stop.signal_number is not None:
+                raise StopEvaluation
+
+        scored = score(model, ids, windows(closing), check_stop)
+        return HoldoutLoss(scored.loss, bits_per(scored.loss, bytes_per_token), scored.n_tokens)
 
     return RunHooks(
         run=session.run.path,
-        evaluate=holdout_scorer(session, stop),
-        sample=sampler(session),
+        evaluate=evaluate,
+        sample=lambda: (prompt, generate(model, tokenizer, [prompt], sampling)[0].text),
         save=saver.save,
         saved=saver.writer.written,
         save_config=saver.save_config,
-        n_holdout=n_holdout if n_holdout > 1 else 0,
-        n_scored=scored(config.evaluation_tokens),
-        n_closing=scored(config.closing_tokens),
+        n_holdout=len(ids) if len(ids) > 1 else 0,
+        n_scored=count_targets(len(ids), windows(False)),
+        n_closing=count_targets(len(ids), windows(True)),
     )
+
+
+def _short_prompt(session: Session) -> str:
+    # One to type, of at most 24 printable characters that the tokenizer knows; empty if no token of
+    # the vocabulary is such a text.
+    tokenizer, words = session.tokenizer, _sample_prompt(session).split()
+    texts = (" ".join(words[:n]) for n in range(len(words), 0, -1))
+    tokens = (tokenizer.decode([token]) for token in range(tokenizer.vocab_size))
+    for text in itertools.chain(texts, tokens):
+        is_typed = text.isprintable() and text == text.strip() and len(text) <= 24
+        if text and is_typed and not tokenizer.unknown_characters(text):
+            return text
+    return ""
+
+
+def _sample_prompt(session: Session) -> str:
+    # What each sample of a run continues: the first words of a line of the holdout, which are text
+    # like the corpus, but never trained on.
+    tokenizer, corpus = session.tokenizer, session.corpus
+    text = corpus.holdout_beginning(4000)
+    lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
+    limit = session.model.config.context_length // 2
+    for line in [*lines, text.strip()]:
+        prompt = " ".join(line.split()[:4])[:40]
+        is_known = prompt and not tokenizer.unknown_characters(prompt)
+        if is_known and len(tokenizer.encode(prompt)) <= limit:
+            return prompt
+    # Whatever the text: one token that stands for itself, of the train part if it has one.
+    tokens = (*corpus.train_ids[:1000].tolist(), *range(tokenizer.vocab_size))
+    prompts = (tokenizer.decode([token]) for token in tokens if token != tokenizer.unknown_id)
+    known = (prompt for prompt in prompts if prompt and not tokenizer.unknown_characters(prompt))
+    return next(known, tokenizer.decode(corpus.train_ids[:1]))

@@ -1,39 +1,71 @@
-"""A session of training: everything that the steps from where a run stands to its end need.
+"""A session of training: all that the steps from where a run stands to its end need, and what a
+checkpoint holds of it beside the model.
 
 Both a new run and a resumed one are a session; they differ in where model and state come from.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import logging
 import platform
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from minitx import __version__
-from minitx.checkpoint.rundir import RunDirectory
+from minitx.checkpoint.huggingface import model_files
+from minitx.checkpoint.rundir import CONFIG_COPY, RunDirectory
+from minitx.checkpoint.weights import model_tensors, require_sound_header
+from minitx.checkpoint.writer import CheckpointWriter, Snapshot
 from minitx.compute import Compute, EngineChoice
-from minitx.config import RunConfig
+from minitx.config import RunConfig, TrainConfig
+from minitx.config.toml import config_bytes
 from minitx.corpus import EncodedCorpus
+from minitx.corpus.encoded import DESCRIPTION
 from minitx.engine import kernel_build
+from minitx.errors import DamagedFileError
+from minitx.files import describe_damage, json_bytes, read_json
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
+from minitx.training.good_states import GoodStates
+from minitx.training.hooks import AnomalyDetector
 from minitx.training.observer import RunStart
+from minitx.training.optimizers.optimizer_base import Optimizer
 from minitx.training.state import TrainingState
+
+STATE_FILE = "training_state.json"
+OPTIMIZER_FILE = "optimizer.safetensors"
+DIAGNOSIS_FILE = "diagnosis.json"
+GOOD_STATES_FILE = "good_states.safetensors"
+MADE_WITH_FILE = "made_with.json"
+
+_DECIDE_NUMBERS = (
+    "torch", "numpy", "system", "device", "engine", "kernel_family", "kernel_version",
+)  # fmt: skip
+"""Keys of `made_with.json` that the last digits of a run depend on."""
+
+_log = logging.getLogger("minitx")
+
+USE_ANOTHER = "Use another checkpoint of the run"
 
 
 @dataclass(frozen=True)
 class Session:
-    """Everything that a session of training needs.
+    """Everything that a session of training needs; its run is locked by the caller.
 
     Attributes:
-        run: its directory, locked by the caller.
         reasons: for each key that the plan chose.
-        engine: what computes, and why.
-        checkpoint: that it goes on from; None for a new run.
         loggers: names of those that note the run beside `metrics.jsonl`.
+        checkpoint: that it goes on from; None for a new run.
     """
 
     run: RunDirectory
@@ -93,3 +125,147 @@ class Session:
             "kernel_family": family,
             "kernel_version": version,
         }
+
+
+def read_state(checkpoint: Path) -> TrainingState:
+    """Where the run stood at a checkpoint, or a DamagedFileError."""
+    path = checkpoint / STATE_FILE
+    with _damage_told(path):
+        return TrainingState.from_json(read_json(path))
+
+
+def tell_other_machine(session: Session, fixed: Collection[str]) -> None:
+    """Say in one line where the numbers of a resumed run will differ from those before, and why.
+
+    What a checkpoint of another version did not note, and what a person `fixed`, is passed over.
+    """
+    noted: dict[str, Any] = {}
+    if session.checkpoint is not None and (path := session.checkpoint / MADE_WITH_FILE).exists():
+        with _damage_told(path):
+            noted = read_json(path)
+    changes = [
+        f"{key.replace('_', ' ')} {value}, not {noted[key]}"
+        for key, value in session.made_with().items()
+        if key in _DECIDE_NUMBERS and key not in fixed and noted.get(key, value) != value
+    ]
+    if changes:
+        what = "; ".join(changes)
+        _log.warning("warning: losses will differ in their last digits from here on: %s", what)
+
+
+def restore_optimizer(session: Session, optimizer: Optimizer) -> None:
+    """Give a new optimizer the state that was saved, if there is one.
+
+    Raises:
+        DamagedFileError: it is of another model.
+    """
+    if session.checkpoint is None:
+        return
+    try:
+        optimizer.load_state_tensors(_load_tensors(session.checkpoint / OPTIMIZER_FILE))
+    except (KeyError, RuntimeError) as error:
+        reason = describe_damage(error).splitlines()[0]
+        raise DamagedFileError(
+            f"{OPTIMIZER_FILE} of step {session.state.step:,} does not fit the model: {reason}",
+            f"{USE_ANOTHER}, or train again",
+        ) from None
+
+
+def restore_detector(
+    session: Session, optimizer: Optimizer, detector: AnomalyDetector
+) -> GoodStates | None:
+    """Give a new detector what it remembered, and return the states that a rollback may return to.
+
+    They are None if the policy is another.
+
+    Raises:
+        DamagedFileError: it is not what a detector remembers.
+    """
+    state, checkpoint = session.state, session.checkpoint
+    diagnosis: dict[str, Any] = {}
+    # Its manifest would name it as missing if it had been there.
+    if checkpoint is not None and (path := checkpoint / DIAGNOSIS_FILE).exists():
+        with _damage_told(path):
+            diagnosis = read_json(path)
+            # A run that is lengthened warms up anew: its losses are not compared with those before.
+            if not state.rewarm_step == state.step > 0:
+                detector.restore(diagnosis["watch"])
+    if session.config.train.on_spike != "rollback":
+        return None
+    tensors: dict[str, Tensor] = {}
+    if checkpoint is not None and (path := checkpoint / GOOD_STATES_FILE).exists():
+        tensors = _load_tensors(path)
+    good_states = GoodStates(session.model, optimizer, detector)
+    good_states.load(diagnosis.get("good_states", []), tensors, state.step)
+    return good_states
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    require_sound_header(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise DamagedFileError(f"{path} can't be read: {error}", USE_ANOTHER) from None
+
+
+@contextlib.contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DamagedFileError(f"{path} can't be read ({error.strerror})", USE_ANOTHER) from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DamagedFileError(f"{path} can't be used: {error}", USE_ANOTHER) from None
+
+
+@dataclass(eq=False)
+class SessionSaver:
+    """Saves a session as it stands; `writer` writes while training goes on."""
+
+    session: Session
+    optimizer: Optimizer
+    detector: AnomalyDetector
+    good_states: GoodStates | None
+    writer: CheckpointWriter
+
+    def __post_init__(self) -> None:
+        self._unchanging = {
+            DESCRIPTION: (self.session.corpus.directory / DESCRIPTION).read_bytes(),
+            MADE_WITH_FILE: json_bytes(self.session.made_with()),
+        }
+
+    def save(self, state: TrainingState, train: TrainConfig) -> None:
+        """Hand a checkpoint to the writer."""
+        session, good_states = self.session, self.good_states
+        diagnosis: dict[str, Any] = {"watch": self.detector.state()}
+        # Copies, since the next step changes the originals while these are being written.
+        tensors = {
+            "model.safetensors": _copies(model_tensors(session.model)),
+            OPTIMIZER_FILE: _copies(self.optimizer.state_tensors()),
+        }
+        if good_states is not None:
+            diagnosis["good_states"] = good_states.description()
+            # Nothing changes these any more, so they need no copies.
+            if kept := good_states.tensors(state.step):
+                tensors[GOOD_STATES_FILE] = kept
+        files = {
+            **model_files(session.model, session.tokenizer),
+            STATE_FILE: state.to_json(),
+            CONFIG_COPY: config_bytes(replace(session.config, train=train)),
+            DIAGNOSIS_FILE: (json.dumps(diagnosis) + "\n").encode(),
+            **self._unchanging,
+        }
+        self.writer.submit(Snapshot(state.step, state.best_step or None, files, tensors))
+        # The first one, so that a run is never without; the last, so that it is told as saved.
+        if state.step == 0 or state.step >= state.steps:
+            self.writer.wait()
+
+    def save_config(self, train: TrainConfig) -> None:
+        """Write `run.toml` anew."""
+        self.session.run.write_config(replace(self.session.config, train=train))
+
+
+def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
+    }

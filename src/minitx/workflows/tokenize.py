@@ -31,12 +31,8 @@ _WORD = re.compile(r"\w+", re.UNICODE)
 class Tokenization:
     """A text as a tokenizer sees it.
 
-    Attributes:
-        ids: `(tokens,)`.
-        n_bytes: of the text's UTF-8.
-        n_words: runs of letters and digits.
-        n_unknown: tokens that stand for what the vocabulary lacks.
-        round_trip: whether decoding gives the text back exactly.
+    Of its `(tokens,)` ids, `n_unknown` stand for what the vocabulary lacks; words are runs of
+    letters and digits. `round_trip` says whether decoding gives the text back exactly.
     """
 
     text: str
@@ -82,10 +78,7 @@ class Tokenization:
 
 @dataclass(frozen=True)
 class Tokenized:
-    """What `minitx tokenize` finds: texts as a tokenizer sees them, by name.
-
-    `decoded` has ids and their text, if they were to be decoded.
-    """
+    """What `minitx tokenize` finds: texts as a tokenizer sees them, by name; or decoded ids."""
 
     tokenizer: Tokenizer
     parts: dict[str, Tokenization]
@@ -162,10 +155,8 @@ def train_on(
 ) -> tuple[Tokenizer, Split, dict[str, str]]:
     """Train a tokenizer on the train part of a corpus, as `minitx train` would.
 
-    `given` and `data` are keys of `TokenizerConfig` and `DataConfig` that are fixed.
-
-    Returns:
-        The tokenizer, both parts of the text, and a reason for each key that was planned.
+    `given` and `data` are keys of `TokenizerConfig` and `DataConfig` that are fixed; those that are
+    planned come back with their reasons.
 
     Raises:
         BadInputError: the corpus or a setting can't be used.
@@ -195,8 +186,7 @@ def tokenization(tokenizer: Tokenizer, text: str, unknown: Unknown = "error") ->
     Raises:
         BadInputError: the text has something unknown.
     """
-    ids = tokenizer.encode(text, unknown)
-    unknown_id = tokenizer.unknown_id
+    ids, unknown_id = tokenizer.encode(text, unknown), tokenizer.unknown_id
     return Tokenization(
         text=text,
         ids=ids,
@@ -214,10 +204,11 @@ def parse_ids(text: str) -> list[int]:
         BadInputError: something in it is no number.
     """
     words = text.replace(",", " ").strip().strip("[]").split()
+    fix = "Give numbers, like 18 47 56"
     for word in words:
         if not word.isascii() or not word.isdigit():
-            raise BadInputError(f"{word!r} is no token id", "Give numbers, like 18 47 56")
+            raise BadInputError(f"{word!r} is no token id", fix)
     if not words:
-        raise BadInputError("there are no token ids", "Give numbers, like 18 47 56")
+        raise BadInputError("there are no token ids", fix)
     # Python itself refuses to read thousands of digits; no vocabulary needs more than ten.
     return [min(int(word.lstrip("0")[:11] or "0"), 2**31) for word in words]

@@ -15,8 +15,8 @@ from typing import BinaryIO
 
 import torch
 
-from minitx.checkpoint.new_run import RUNS, require_name
-from minitx.checkpoint.rundir import RunDirectory
+from minitx.checkpoint.new_run import create_run, require_name
+from minitx.checkpoint.rundir import RUNS, RunDirectory
 from minitx.compute import Compute, choose_compute, matmul_rate
 from minitx.config import DataConfig, RunConfig, TokenizerConfig
 from minitx.config.checks import require_range
@@ -52,8 +52,7 @@ class TrainRequest:
     """What a person fixed; the plan fills in the rest.
 
     Attributes:
-        data, tokenizer, model, train: keys of `DataConfig`, `TokenizerConfig`, `ModelConfig` and
-            `TrainConfig`.
+        data, tokenizer, model, train: keys of the config of that name.
         tokenizer_directory: use this tokenizer instead of training one.
         out: the run directory to make; None takes the next free one under ``runs``.
         loggers: names of those that note it beside `metrics.jsonl`, for example `tensorboard`.
@@ -115,13 +114,15 @@ def train(
         tokenizer, tokenizer_config, reasons = _tokenizer(request, split, rate)
         if split.left_out:
             reasons["holdout"] = f"left out of the train part: {', '.join(split.left_out)}"
-        run = RunDirectory.create(request.out, corpus.name)
+        run = create_run(request.out, corpus.name)
         try:
             with run.lock():
                 told.observe(Phase("encoding the corpus"))
                 encoded = encode_corpus(split, tokenizer, run.data, _earlier_data(run))
                 config, planned = _plan(request, data, tokenizer_config, encoded, compute, rate)
-                _require_memory(config, compute)
+                state_bytes = OPTIMIZERS.get(config.train.optimizer).state_bytes
+                workload = Workload(config.train.batch_size, state_bytes)
+                require_memory(config.model, workload, _free_memory(compute.device))
                 torch.manual_seed(config.train.seed)
                 model = Transformer(config.model).to(compute.device)
                 engine = choose_engine(model, compute, config.train.engine)
@@ -199,19 +200,16 @@ def _plan(
     compute: Compute,
     rate: float,
 ) -> tuple[RunConfig, dict[str, str]]:
-    tokens = TokenFigures(
-        tokenizer_config.vocab_size, len(encoded.train_ids), len(encoded.holdout_ids)
-    )
+    n_train, n_holdout = len(encoded.train_ids), len(encoded.holdout_ids)
+    tokens = TokenFigures(tokenizer_config.vocab_size, n_train, n_holdout)
     config, reasons = plan_run(data, tokenizer_config, tokens, rate, request.model, request.train)
-    require_one_window(tokens.n_train, config.model.context_length, "the train part")
-    require_holdout(config.train.early_stopping, tokens.n_holdout)
-    engine = config.train.engine
-    if "engine" not in request.train:
-        engine = plan_engine(compute.device, config.train.budget_seconds or 0.0)
+    require_one_window(n_train, config.model.context_length, "the train part")
+    require_holdout(config.train.early_stopping, n_holdout)
+    planned_engine = plan_engine(compute.device, config.train.budget_seconds or 0.0)
     resolved = replace(
         config.train,
         device=compute.device_name,
-        engine=engine,
+        engine=request.train.get("engine", planned_engine),
         dtype=compute.dtype_name,
         threads=torch.get_num_threads(),
         data_order=request.train.get("data_order", DATA_ORDER),
@@ -219,13 +217,10 @@ def _plan(
     return replace(config, train=resolved), reasons
 
 
-def _require_memory(config: RunConfig, compute: Compute) -> None:
-    state_bytes = OPTIMIZERS.get(config.train.optimizer).state_bytes
-    workload = Workload(config.train.batch_size, state_bytes)
-    if compute.device.type == "cuda":
-        require_memory(config.model, workload, torch.cuda.mem_get_info(compute.device)[0])
-    elif compute.device.type == "cpu":
-        require_memory(config.model, workload, free_memory())
+def _free_memory(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return free_memory() if device.type == "cpu" else None
 
 
 def _earlier_data(run: RunDirectory) -> Iterator[Path]:

@@ -42,15 +42,13 @@ class LayerPatterns:
     """What the heads of one layer looked at, on each kind of text; None where it was not read.
 
     Attributes:
-        repeated: (batch, n_heads, 2 * period, 2 * period) weights on random tokens that repeat.
+        repeated: (batch, n_heads, 2 * period, 2 * period) weights on random tokens, twice.
         control: weights on random tokens that don't, of the same shape.
-        period: tokens before the repetition.
         text: (batch, n_heads, seq, seq) weights on windows of a real text.
     """
 
     repeated: Float32Array | None = None
     control: Float32Array | None = None
-    period: int = 0
     text: Float32Array | None = None
 
 

@@ -100,9 +100,10 @@ def _in_any_text(
 
 
 def _after_earlier(patterns: LayerPatterns, n_after: int) -> Scores | None:
-    repeated, control, period = patterns.repeated, patterns.control, patterns.period
+    repeated, control = patterns.repeated, patterns.control
     if repeated is None or control is None:
         return None
+    period = repeated.shape[-1] // 2
     queries = np.arange(period, 2 * period)
     keys = queries - period + n_after
     return mean_weight(repeated, queries, keys), mean_weight(control, queries, keys)

@@ -155,7 +155,7 @@ def write_study(
     # What can be refused is refused before a file is written.
     position_of(study, request)
     study.require_heads(request.layer, request.head)
-    page = "" if html is None else study_page(study, request)
+    page = "" if html is None else study_page(study, request.layer, request.head)
     if png is not None:
         chosen = choose_maps(study, request.kind, request.layer, request.head)
         _save_png(chosen.maps, study.maps.tokens, png)

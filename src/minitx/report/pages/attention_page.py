@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minitx.config import AttentionRequest
+from minitx.config import Index
 from minitx.errors import BadInputError
 from minitx.inspection.ablation import Ablation
 from minitx.inspection.head_roles import HeadRole
@@ -65,7 +65,7 @@ def attention_page(study: AttentionStudy, title: str, about: str, layer: int, he
     return page
 
 
-def study_page(study: AttentionStudy, request: AttentionRequest) -> str:
+def study_page(study: AttentionStudy, layer: Index = None, head: Index = None) -> str:
     """Measure everything the page shows of a study, and lay it out as one HTML document.
 
     Raises:
@@ -73,7 +73,7 @@ def study_page(study: AttentionStudy, request: AttentionRequest) -> str:
     """
     config = study.model.config
     require_page_fits(len(study.ids), config.n_layers, config.n_heads)
-    layer, head, _ = study.choose(request.layer, request.head)
+    first_layer, first_head, _ = study.choose(layer, head)
     about = (
         f"{study.checkpoint}: {config.architecture}, {config.n_layers} layers of "
         f"{config.n_heads} heads, {count(config.n_parameters)} parameters; "
@@ -82,7 +82,7 @@ def study_page(study: AttentionStudy, request: AttentionRequest) -> str:
     if study.prompt_from:
         about += f", {study.prompt_from}"
     title = f"Attention of {study.checkpoint.name}"
-    return attention_page(study, title, about, layer, head)
+    return attention_page(study, title, about, first_layer, first_head)
 
 
 def require_page_fits(seq: int, n_layers: int, n_heads: int) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from minitx.config import AttentionRequest
 from minitx.config.run_config import TABLES
 from minitx.config.toml import config_bytes
 from minitx.errors import BadInputError, MinitxError
@@ -94,7 +93,7 @@ def _attention(story: RunStory) -> tuple[str | None, str]:
     if story.study is None:
         return None, story.left_out.get("attn", "")
     try:
-        return study_page(story.study, AttentionRequest()), ""
+        return study_page(story.study), ""
     except MinitxError as error:
         return None, error.what
 

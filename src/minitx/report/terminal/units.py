@@ -16,14 +16,12 @@ def duration(seconds: float) -> str:
     if seconds < 9.95:
         return f"{seconds:.1f}s" if seconds >= 0.05 else "0s"
     rounded = round(seconds)
-    if rounded < 60:
-        return f"{rounded}s"
-    if rounded < 3600:
-        return f"{rounded // 60}m{rounded % 60:02d}s"
-    minutes, hours = rounded // 60, rounded // 3600
-    if hours < 24:
-        return f"{hours}h{minutes % 60:02d}m"
-    return f"{hours // 24}d{hours % 24:02d}h"
+    for unit, size, smaller, part in (
+        ("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1),
+    ):  # fmt: skip
+        if rounded >= size:
+            return f"{rounded // size}{unit}{rounded % size // part:02d}{smaller}"
+    return f"{rounded}s"
 
 
 def count(n: float) -> str:

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from minitx.errors import BadInputError
 from minitx.files import describe_damage, open_plain_file, write_atomically
 from minitx.training.logging import LOGGERS
-from minitx.training.observer import CheckpointSaved, TrainingEvent, TrainingObserver
+from minitx.training.observer import TrainingEvent, TrainingObserver
 
 _MOST_DIGITS = 18
 _log = logging.getLogger("minitx")
@@ -33,8 +33,7 @@ class MetricsFile(TrainingObserver):
     """Appends to `metrics.jsonl`.
 
     Every line reaches the operating system in one write before the call returns, so a killed run
-    has at most its last line torn. An existing file is first cut back to what `first_step` keeps:
-    `repair_metrics`.
+    has at most its last line torn. An existing file is first cut back: see `repair_metrics`.
 
     Raises:
         BadInputError: if the file can't be opened or, later, written.
@@ -42,46 +41,29 @@ class MetricsFile(TrainingObserver):
 
     def __init__(self, path: Path, first_step: int = 0) -> None:
         self._path = path
-        self._file: int | None = None
         try:
             repair_metrics(path, first_step)
-            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            self._file = path.open("ab", buffering=0)
         except (OSError, ValueError) as error:
             self._fail(error)
 
     def observe(self, event: TrainingEvent) -> None:
-        """Write the event's line."""
-        if event.is_logged:
-            self._write(event.to_line())
-        elif isinstance(event, CheckpointSaved):
-            # The lines are to last as long as the checkpoint.
-            self._sync()
-
-    def close(self) -> None:
-        """Put the file on disk and close it."""
-        if self._file is None:
+        """Write the event's line; a checkpoint's writer puts those before it on disk."""
+        if not event.is_logged:
             return
-        try:
-            self._sync()
-        finally:
-            os.close(self._file)
-            self._file = None
-
-    def _write(self, record: dict[str, Any]) -> None:
-        line = memoryview(metrics_line(record))
-        if self._file is None:
-            raise ValueError(f"{self._path} is closed")
+        line = memoryview(metrics_line(event.to_line()))
         try:
             while line:
-                line = line[os.write(self._file, line) :]
+                line = line[self._file.write(line) :]
         except OSError as error:
             self._fail(error)
 
-    def _sync(self) -> None:
-        # A pipe or /dev/null has nothing to put on disk.
-        with contextlib.suppress(OSError):
-            if self._file is not None:
-                os.fsync(self._file)
+    def close(self) -> None:
+        """Put the file on disk and close it."""
+        if not self._file.closed:
+            # A pipe or /dev/null has nothing to put on disk.
+            with self._file, contextlib.suppress(OSError):
+                os.fsync(self._file.fileno())
 
     def _fail(self, error: OSError | ValueError) -> NoReturn:
         raise BadInputError(
@@ -104,9 +86,9 @@ def metrics_line(record: dict[str, Any]) -> bytes:
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a `metrics.jsonl`; what can't be read (a torn line) is left out.
+    """Yield the records of a `metrics.jsonl` but for lines that can't be read, like a torn one.
 
-    A missing file has none. Neither has one that can't be read, or is none; that is warned of.
+    A missing file has none. Neither has one that can't be read; that is warned of.
     """
     try:
         with open_plain_file(path) as file:
@@ -135,8 +117,7 @@ def repair_metrics(path: Path, step: int) -> int:
 
     Dropped are lines that can't be read (the torn last line of a killed run), lines of later
     steps, and `end` lines, since the run goes on. Kept lines stay as they are, byte for byte; a
-    complete last line that lacks its newline gets one. If anything changes, a new file replaces
-    the old in one rename, after it is on disk. A missing file is left missing.
+    complete last line that lacks its newline gets one. A missing file is left missing.
 
     Raises:
         OSError: if the file can't be read or replaced.

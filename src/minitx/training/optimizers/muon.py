@@ -77,7 +77,7 @@ class Muon:
             one) is orthogonalized section by section, as the separate matrices that it stands for.
         momentum: decay of the running gradient; the update looks one step ahead (Nesterov).
         weight_decay: decoupled, scaled by the learning rate.
-        dtype: of the Newton-Schulz products; bfloat16 is exact enough for a direction.
+        dtype: of the products; bfloat16 is exact enough for a direction.
     """
 
     def __init__(

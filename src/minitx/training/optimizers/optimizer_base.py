@@ -24,17 +24,14 @@ class NoOptions(Config):
 class Optimizer(ABC):
     """Base class: a kind of optimizer gives `update_parameters` and `state_tensors`.
 
-    Args:
-        model: its parameters are updated in place.
-        config: what it reads beside its own options, and `grad_clip`.
-        product_dtype: of its matrix products, if it has any; None is float32.
+    It updates the model's parameters in place; `product_dtype` is that of its matrix products, if
+    it has any, and None is float32.
 
     Attributes:
         description: for the plan of a run; its name where this is empty.
         planned_rate: `learning_rate` of a run for which none is given.
         state_bytes: at least so many bytes that it remembers of each parameter.
         Options: a `Config` of what it reads of `TrainConfig.optimizer_options`.
-        options: those of this run.
     """
 
     description: ClassVar[str] = ""

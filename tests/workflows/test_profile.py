@@ -14,7 +14,7 @@ from minitx.model.transformer import SwiGLU
 from minitx.training.batches import Batches
 from minitx.training.optimizers import make_optimizer
 from minitx.training.optimizers.muon import orthogonalize
-from minitx.training.step_profile import PARTS, part_flops, profile_steps
+from minitx.workflows.profile import PARTS, part_flops, profile_steps
 
 CPU = torch.device("cpu")
 CONFIG = ModelConfig(
