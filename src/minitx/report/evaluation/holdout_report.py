@@ -362,8 +362,10 @@ def _paired_test(number: int, test: PairedTest) -> Text:
     comparison = test.comparison
     change = f"{abs(comparison.difference):.4f} bits per byte"
     if comparison.p_value is None:
-        return Text(f"{number} against 1: {comparison.difference:+.4f} bits per byte; the text is "
-                    "too short for a significance test.")  # fmt: skip
+        return Text(
+            f"{number} against 1: {comparison.difference:+.4f} bits per byte; the text is too "
+            "short for a significance test."
+        )
     if not comparison.is_significant:
         head = Text(f"{number} against 1: no clear difference", "bold")
     else:
