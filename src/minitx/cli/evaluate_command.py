@@ -39,8 +39,9 @@ def evaluate(
 ) -> None:
     """Measure loss, perplexity and bits per byte, over the whole text, each token once.
 
-    Before them a verdict on the fit, after them what the model must beat. With --full also where
-    the loss comes from, what surprised the model, and whether it copies.
+    Before them a verdict on the fit, after them what the model must beat.
+
+    With --full also where the loss comes from, surprises, and whether it copies.
 
     minitx eval --holdout                  the newest run on its holdout
 

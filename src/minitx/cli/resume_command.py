@@ -25,8 +25,9 @@ def resume(
 ) -> None:
     """Continue a run from its last checkpoint, also to more steps than first planned.
 
-    With no option, it ends with the numbers it would have had if it had never stopped. The steps
-    given with --steps include those already done.
+    With no option, it ends with the numbers it would have had if it had never stopped.
+
+    The steps given with --steps include those already done.
     """
     from minitx.config.overrides import tables_from_options
     from minitx.report.training.training_view import choose_view
