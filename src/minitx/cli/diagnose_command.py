@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
+from minitx.cli import many_imports
 from minitx.cli.flags import Json, RunDirectory
 
 
@@ -12,14 +15,19 @@ def diagnose(run: RunDirectory = None, json: Json = False) -> None:
 
     Its metrics are read again, and its last checkpoint is looked into.
     """
-    from rich.console import Console
+    from minitx.report.evaluation.evaluation_progress import EvaluationProgress
 
-    from minitx.report.terminal.printable import json_line
-    from minitx.report.training.diagnosis_report import diagnosis_report
-    from minitx.workflows.diagnose import diagnose as diagnose_run
-    from minitx.workflows.load import say_used
+    with EvaluationProgress(sys.stderr) as progress:
+        progress.update("looking into the last checkpoint", 0, 0)
+        with many_imports():
+            from rich.console import Console
 
-    diagnosis = diagnose_run(run)
+            from minitx.report.terminal.printable import json_line
+            from minitx.report.training.diagnosis_report import diagnosis_report
+            from minitx.workflows.diagnose import diagnose as diagnose_run
+            from minitx.workflows.load import say_used
+
+        diagnosis = diagnose_run(run)
     if json:
         typer.echo(json_line(diagnosis.to_json()))
     else:
