@@ -1,7 +1,5 @@
 """A field of a config, made by `option`, is a flag, a check, a key and a documented attribute."""
 
-# ruff: noqa: RUF009
-
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 

@@ -84,7 +84,7 @@ def test_a_cut_run_says_how_it_goes_on(minitx, inside, verses, monkeypatch):
     import os
     import signal
 
-    from minitx.report.training.training_plain import PlainTrainingView
+    from minitx.report.training.training_view import PlainTrainingView
 
     told = PlainTrainingView.on_step
 

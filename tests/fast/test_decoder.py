@@ -261,7 +261,7 @@ def test_a_hook_that_comes_later_is_honoured_by_the_next_prompt():
 
 def test_weights_that_were_written_to_are_read_anew():
     model = built(replace(SMALL, tie_embeddings=False))
-    cache = SlotCache(SMALL, torch.device("cpu"), torch.float32)
+    cache = SlotCache(model)
     cache.join(KVCache(SMALL, 1, 1), [0, 0])
 
     @torch.inference_mode()

@@ -8,8 +8,7 @@ import torch
 from minitx.config import SamplingConfig
 from minitx.fast.draw import draw_kernel
 from minitx.fast.library import library
-from minitx.generation.draws import draw, number, source
-from minitx.generation.filters import reshape
+from minitx.generation.filters import draw, number, reshape, source
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no kernels were compiled")
 

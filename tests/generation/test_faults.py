@@ -13,7 +13,7 @@ from minitx.fast import decoding as decoding_module
 from minitx.fast import draw as draw_module
 from minitx.generation import Row, TextBatch, chooser, generate, stream
 from minitx.generation.chooser import BannedStrings, RequiredStrings
-from minitx.generation.draws import source
+from minitx.generation.filters import source
 from minitx.generation.generate_text import beam_search
 from minitx.generation.row import TextStream
 from minitx.tokenizer import train_tokenizer

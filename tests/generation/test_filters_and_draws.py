@@ -16,8 +16,7 @@ from transformers import (
 )
 
 from minitx.config import SamplingConfig
-from minitx.generation.draws import draw, number, source
-from minitx.generation.filters import bias_tensor, penalize, reshape
+from minitx.generation.filters import bias_tensor, draw, number, penalize, reshape, source
 
 
 def random_logits(seed, rows=3, vocab=50):

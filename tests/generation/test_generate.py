@@ -8,8 +8,7 @@ import torch
 from minitx.config import ModelConfig, SamplingConfig
 from minitx.errors import BadInputError
 from minitx.generation import generate, stream
-from minitx.generation.draws import draw, number, source
-from minitx.generation.filters import reshape
+from minitx.generation.filters import draw, number, reshape, source
 from minitx.generation.generate_text import beam_search
 from minitx.generation.text_reader import TextReader, window_after_slide
 from minitx.model import Transformer

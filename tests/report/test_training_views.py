@@ -196,7 +196,7 @@ def live_view(width=80, height=24, clock=None, **console):
         color_system=console.pop("color_system", "truecolor"),
         **console,
     )
-    return LiveTrainingView(terminal, clock or Clock(), made), terminal
+    return LiveTrainingView(made, clock or Clock()), terminal
 
 
 def screen_text(record, width, height):

@@ -8,7 +8,7 @@ from small_server import until
 
 from minitx.config import Limits
 from minitx.generation import TextBatch
-from minitx.generation.draws import source
+from minitx.generation.filters import source
 from minitx.serving.api_errors import APIError
 from minitx.serving.batch_engine import Engine
 from minitx.serving.completion_request import parse_completion

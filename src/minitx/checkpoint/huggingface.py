@@ -18,13 +18,7 @@ from minitx.checkpoint.weights import model_tensors, read_weights
 from minitx.config import ModelConfig, SamplingConfig
 from minitx.config.toml import build
 from minitx.errors import BadInputError, DamagedFileError
-from minitx.files import (
-    json_bytes,
-    os_errors_as_bad_input,
-    read_json,
-    replacing,
-    write_atomically,
-)
+from minitx.files import json_bytes, os_errors_as_bad_input, read_json, replacing, write_atomically
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, load_tokenizer
 
@@ -71,8 +65,13 @@ def load_model(
             raise BadInputError(
                 f"{directory} has no {name}", "Name a checkpoint directory that minitx train made"
             )
-    values = _read_config(directory / "config.json")
-    config = config_from_huggingface(values, directory / "config.json")
+    path = directory / "config.json"
+    try:
+        with os_errors_as_bad_input(f"{path} can't be read", _FIX):
+            values = read_json(path)
+    except ValueError as error:
+        raise DamagedFileError(f"{path} can't be used: {error}", _FIX) from None
+    config = config_from_huggingface(values, path)
     model = read_weights(directory / "model.safetensors", config, torch.device(device), dtype)
     tokenizer = load_tokenizer(directory)
     _require_same_tokenizer(directory, values, config, tokenizer)
@@ -229,14 +228,6 @@ def _defaults(values: dict[str, Any], description: _Description) -> dict[str, An
     if description.class_name == "GPT2LMHeadModel":
         defaults["d_ff"] = 4 * width if known else 1
     return defaults
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        with os_errors_as_bad_input(f"{path} can't be read", _FIX):
-            return read_json(path)
-    except ValueError as error:
-        raise DamagedFileError(f"{path} can't be used: {error}", _FIX) from None
 
 
 def _require_same_tokenizer(

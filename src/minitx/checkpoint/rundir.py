@@ -21,12 +21,7 @@ from minitx.config import RunConfig
 from minitx.config.checks import require_one_of
 from minitx.config.toml import config_bytes, read_config
 from minitx.errors import BadInputError, DamagedFileError, MinitxError
-from minitx.files import (
-    os_errors_as_bad_input,
-    possible_path,
-    sync_directory,
-    write_atomically,
-)
+from minitx.files import os_errors_as_bad_input, possible_path, sync_directory, write_atomically
 
 RUNS = Path("runs")
 """Where new runs go, and where the newest is looked for; relative to the working directory."""

@@ -56,10 +56,12 @@ def require_sound_header(path: Path) -> None:
 def model_tensors(model: Transformer) -> dict[str, Tensor]:
     """The weights by the names that transformers gives them, not copied where possible."""
     own = dict(model.named_parameters())
-    return {
-        piece.name: piece.cut(own[piece.own_name].detach()).contiguous()
-        for piece in _pieces(model.config)
-    }
+    tensors = {}
+    for piece in _pieces(model.config):
+        parameter = own[piece.own_name].detach()
+        rows = parameter[piece.start : piece.start + piece.shape[0]]
+        tensors[piece.name] = (parameter.T if piece.transposed else rows).contiguous()
+    return tensors
 
 
 def read_weights(
@@ -135,11 +137,6 @@ class _Piece:
     shape: tuple[int, ...]
     start: int
     transposed: bool = False
-
-    def cut(self, parameter: Tensor) -> Tensor:
-        if self.transposed:
-            return parameter.T
-        return parameter[self.start : self.start + self.shape[0]]
 
 
 def _pieces(config: ModelConfig) -> Iterator[_Piece]:

@@ -18,16 +18,9 @@ import typer
 from typer.core import TyperGroup
 
 from minitx import __version__
-from minitx.cli.attn_command import attn
-from minitx.cli.diagnose_command import diagnose
-from minitx.cli.evaluate_command import evaluate
-from minitx.cli.generate_command import generate
-from minitx.cli.profile_command import profile
-from minitx.cli.report_command import report
-from minitx.cli.resume_command import resume
-from minitx.cli.serve_command import serve
-from minitx.cli.tokenize_command import tokenize
-from minitx.cli.train_command import train
+from minitx.cli.model_commands import attn, evaluate, generate, serve
+from minitx.cli.run_commands import diagnose, profile, report
+from minitx.cli.training_commands import resume, tokenize, train
 from minitx.errors import MinitxError, as_sentence
 from minitx.files import lookup_error
 from minitx.report.terminal.printable import visible
@@ -197,7 +190,3 @@ def _forget_output(*streams: TextIO) -> None:
     for stream in streams:
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-if __name__ == "__main__":
-    main()

@@ -51,22 +51,18 @@ def takes(
         only: names of the options to take.
         defaults: of options that a person and a program want differently.
     """
-    options = [
-        option
+    flags = [
+        _parameter(option, None if planned else (defaults or {}).get(option.name, option.default))
         for config in configs
         for option in options_of(config)
         if option.word is not None and (only is None or option.name in only)
     ]
 
-    def default_of(option: Option) -> Any:
-        return None if planned else (defaults or {}).get(option.name, option.default)
-
     def with_signature(command: F) -> F:
-        own = inspect.signature(command, eval_str=True).parameters.values()
-        parameters = [_parameter(option, default_of(option)) for option in options]
-        parameters += [flag for flag in own if flag.kind is not flag.VAR_KEYWORD]
-        parameters.sort(key=_place)
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        parameters = inspect.signature(command, eval_str=True).parameters.values()
+        own = [flag for flag in parameters if flag.kind is not flag.VAR_KEYWORD]
+        signature = inspect.Signature(sorted([*flags, *own], key=_place))
+        command.__signature__ = signature  # type: ignore[attr-defined]
         return command
 
     return with_signature

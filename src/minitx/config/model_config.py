@@ -1,7 +1,5 @@
 """The shape of a transformer."""
 
-# ruff: noqa: RUF009 (`option` makes a dataclass field)
-
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass

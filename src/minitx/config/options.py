@@ -44,8 +44,6 @@ RATE = (0.0, 1e3)
 OlderKeys = Mapping[str, Callable[[Any], dict[str, Any]]]
 """For each key of earlier versions, a function from its value to the keys and values of today."""
 
-_FROM_NAME = ""
-
 
 @dataclass(frozen=True)
 class Option:
@@ -58,7 +56,7 @@ class Option:
         details: what the documentation adds to the help.
         group: one of `GROUPS`; empty for none.
         within: smallest and largest number allowed; None for any.
-        flag: without dashes; None if no flag sets it.
+        flag: without dashes, the name if `option` was given none; None if no flag sets it.
         off_flag: that sets a truth to false; None for `no-` and the flag.
         metavar: stands for the value in help; None for that of the type.
         parse: makes a value from the flag's name and its text.
@@ -72,7 +70,7 @@ class Option:
     details: str = ""
     group: str = ""
     within: tuple[float, float] | None = None
-    flag: str | None = _FROM_NAME
+    flag: str | None = None
     off_flag: str | None = None
     short_flag: str | None = None
     metavar: str | None = None
@@ -186,9 +184,7 @@ _OPTIONS: dict[type[Any], tuple[Option, ...]] = {}
 def _option(field: dataclasses.Field[Any], kind: Any) -> Option:
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         kind = next(member for member in typing.get_args(kind) if member is not type(None))
-    about = dict(field.metadata["option"])
-    if about.get("flag", _FROM_NAME) == _FROM_NAME:
-        about["flag"] = field.name.replace("_", "-")
+    about = {"flag": field.name.replace("_", "-"), **field.metadata["option"]}
     default = field.default
     if field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from minitx.config.options import Config, Option, options_of
 from minitx.config.run_config import TABLES
-from minitx.config.toml import keys_of_today, parse_toml, typed
+from minitx.config.toml import parse_toml, read_values, typed
 from minitx.errors import BadInputError
 
 Overrides = dict[str, Any]
@@ -117,9 +117,7 @@ def _table(file: Path, name: str, values: Any) -> Overrides:
     if not isinstance(values, dict):
         raise BadInputError(f"{file}: {name} is not a table", f"Write [{name}] above its keys")
     # The plan reckons with them before the config is made.
-    where = f"{file} [{name}]"
-    values = keys_of_today(TABLES[name], values, where)
-    return {key: typed(TABLES[name], key, value, where) for key, value in values.items()}
+    return read_values(TABLES[name], values, f"{file} [{name}]")
 
 
 def _read(config: type[Config], option: Option, value: Any) -> Any:

@@ -1,7 +1,5 @@
 """What commands are asked for, beside the config of a run: a frozen dataclass each."""
 
-# ruff: noqa: RUF009 (`option` makes a dataclass field)
-
 from __future__ import annotations
 
 from dataclasses import dataclass, field

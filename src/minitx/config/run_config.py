@@ -1,7 +1,5 @@
 """A whole run: corpus, tokenizer, model and training, as written to `run.toml`; and its schema."""
 
-# ruff: noqa: RUF009 (`option` makes a dataclass field)
-
 from __future__ import annotations
 
 import dataclasses

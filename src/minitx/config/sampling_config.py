@@ -1,7 +1,5 @@
 """How text is drawn from a model's next-token distribution, and what `minitx generate` asks for."""
 
-# ruff: noqa: RUF009 (`option` makes a dataclass field)
-
 from __future__ import annotations
 
 import math

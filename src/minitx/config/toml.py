@@ -105,25 +105,26 @@ def build(config: type[C], values: dict[str, Any], where: str) -> C:
     Raises:
         BadInputError: on an unknown key, a wrong type, a missing key or a value out of range.
     """
-    values = keys_of_today(config, values, where)
+    values = read_values(config, values, where)
     missing = [
         option.name
         for option in options_of(config)
-        if option.default is dataclasses.MISSING and option.name not in values
+        if option.name not in values and option.default is dataclasses.MISSING
     ]
     if missing:
         raise BadInputError(
             f"{where} lacks the key{'s' if len(missing) > 1 else ''} {', '.join(missing)}",
             "Add it, or start from the run.toml of a run",
         )
-    return config(**{key: typed(config, key, value, where) for key, value in values.items()})
+    return config(**values)
 
 
-def keys_of_today(config: type[Config], values: dict[str, Any], where: str) -> dict[str, Any]:
-    """Values under the keys that a config has now.
+def read_values(config: type[Config], values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Values under the keys that a config has now, each of the type of its field.
 
     Raises:
-        BadInputError: a key is neither one of those nor one of earlier versions.
+        BadInputError: a key is neither one of those nor one of earlier versions, or a value is of
+            another type.
     """
     known = [option.name for option in options_of(config)]
     current = {key: value for key, value in values.items() if key not in config.older_keys}
@@ -134,7 +135,7 @@ def keys_of_today(config: type[Config], values: dict[str, Any], where: str) -> d
     for key, translate in config.older_keys.items():
         if key in values:
             current = {**translate(values[key]), **current}
-    return current
+    return {key: typed(config, key, value, where) for key, value in current.items()}
 
 
 def typed(config: type[Config], key: str, value: object, where: str) -> Any:

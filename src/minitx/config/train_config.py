@@ -1,7 +1,5 @@
 """How a model is trained."""
 
-# ruff: noqa: RUF009 (`option` makes a dataclass field)
-
 from __future__ import annotations
 
 from collections.abc import Callable

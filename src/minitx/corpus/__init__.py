@@ -1,19 +1,11 @@
 """From files to token ids on disk, and from ids to training windows."""
 
-from minitx.corpus.encoded import (
-    EncodedCorpus,
-    EncodedFile,
-    encode_corpus,
-    encode_file,
-    load_encoded,
-)
-from minitx.corpus.sources import Corpus, Split, read_corpus, split_corpus
+from minitx.corpus.encoded import EncodedCorpus, encode_corpus, encode_file, load_encoded
+from minitx.corpus.sources import Split, read_corpus, split_corpus
 from minitx.corpus.training_windows import WindowSampler, gather, require_one_window
 
 __all__ = [
-    "Corpus",
     "EncodedCorpus",
-    "EncodedFile",
     "Split",
     "WindowSampler",
     "encode_corpus",

@@ -250,10 +250,8 @@ class Split:
 
     train: str
     holdout: str
-    left_out: tuple[str, ...] = ()
-    """Files of the corpus that are in the holdout, and so not in the train part."""
-    files: tuple[str, ...] = ()
-    """Where both parts were read, in full."""
+    left_out: tuple[str, ...] = ()  # Files of the corpus that are in the holdout.
+    files: tuple[str, ...] = ()  # Where both parts were read, in full.
 
     @cached_property
     def digest(self) -> str:
@@ -273,12 +271,8 @@ def split_corpus(
     """Cut off the tail of a corpus as its holdout, or read the holdout from its own file.
 
     A contiguous tail is harder than random lines, and more honest: neighbouring lines give each
-    other away.
-
-    Args:
-        corpus, data: the text, and how to split it.
-        only_files: as in `read_corpus`.
-        leave_out: of the train part what is in the holdout file, too.
+    other away. `only_files` is as in `read_corpus`. To `leave_out` is to take out of the train part
+    what is in the holdout file, too.
 
     Raises:
         BadInputError: the holdout file can't be read, or nothing is left to train on.

@@ -1,4 +1,4 @@
-"""Text from a model: read `generate_text`, then `batch`, `text_reader`, `chooser`, `draws`."""
+"""Text from a model: read `generate_text`, then `batch`, `text_reader`, `chooser`, `filters`."""
 
 from minitx.generation.batch import TextBatch
 from minitx.generation.generate_text import generate, stream

@@ -25,6 +25,7 @@ class TextBatch:
     def __init__(self, model: Transformer, tokenizer: Tokenizer) -> None:
         self._model, self._tokenizer = model, tokenizer
         self._chooser = Chooser(model, tokenizer)
+        self.check = self._chooser.prepare  # Refuses a row that can't join.
         self._kept = window_after_slide(model.config.context_length) - 1
         self.clear()
 
@@ -37,14 +38,6 @@ class TextBatch:
         """Drop all rows, and the memory that they had."""
         self._rows: list[Row] = []
         self._reader = TextReader(self._model)
-
-    def check(self, row: Row) -> None:
-        """Refuse a row whose settings can't be met, before it joins.
-
-        Raises:
-            BadInputError: naming the setting.
-        """
-        self._chooser.prepare(row)
 
     @torch.inference_mode()
     def add(self, rows: Sequence[Row]) -> list[Row]:
@@ -89,7 +82,8 @@ class TextBatch:
     def _step(self) -> list[Row]:
         for index in self._reader.full_rows():
             # One at a time: whatever is beside it, a row is reread to the same numbers.
-            self._reader.slide(index, self._rows[index].newest(self._kept + 1)[:-1])
+            tokens = self._rows[index].prompt_ids + self._rows[index].ids
+            self._reader.slide(index, tokens[-self._kept - 1 : -1])
         logits = self._reader.feed([row.ids[-1] for row in self._rows])
         return self._speak(list(self._rows), logits)
 

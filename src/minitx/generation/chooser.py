@@ -12,10 +12,11 @@ from torch import Tensor
 
 from minitx import engine
 from minitx.errors import BadInputError
-from minitx.generation.draws import draw, number
 from minitx.generation.filters import (
     bias_tensor,
     check_settings,
+    draw,
+    number,
     penalize,
     reads_text,
     reshape,

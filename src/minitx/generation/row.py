@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from minitx.config import SamplingConfig
-from minitx.generation.draws import source
-from minitx.generation.filters import is_plain
+from minitx.generation.filters import is_plain, source
 
 ALTERNATIVES = 5
 """Likeliest tokens noted at each position that is recorded."""
@@ -97,12 +96,6 @@ class Row:
     def text(self) -> str:
         """All that was said, also what is not yet certain."""
         return self.stream.text + self.stream.held
-
-    def newest(self, size: int) -> list[int]:
-        """The newest tokens of prompt and continuation, at most `size`."""
-        missing = size - len(self.ids)
-        before = self.prompt_ids[-missing:] if missing > 0 else []
-        return before + self.ids[-size:]
 
 
 class TextStream:

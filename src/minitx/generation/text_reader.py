@@ -17,7 +17,6 @@ from torch import Tensor
 
 from minitx import engine
 from minitx.compute import aligned_zeros
-from minitx.config import ModelConfig
 from minitx.model import KVCache, Transformer
 
 _FIRST_CAPACITY = 64
@@ -32,20 +31,12 @@ class SlotCache(KVCache):
     head_dim)`, and more rows than the cache.
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        device: torch.device,
-        dtype: torch.dtype,
-        rows: int = 0,
-        capacity: int | None = None,
-    ) -> None:
+    def __init__(self, model: Transformer, rows: int = 0, capacity: int = _FIRST_CAPACITY) -> None:
+        config, weight = model.config, model.embedding.weight
         self._context = config.context_length
-        if capacity is None:
-            capacity = min(_FIRST_CAPACITY, self._context)
-        super().__init__(config, 0, capacity, device, dtype)
-        shape = (config.n_layers, 2, rows, config.n_kv_heads, capacity, config.head_dim)
-        self.store = _zeros(shape, device, dtype)
+        super().__init__(config, 0, min(capacity, self._context), weight.device, weight.dtype)
+        shape = (config.n_layers, 2, rows, config.n_kv_heads, self.capacity, config.head_dim)
+        self.store = _zeros(shape, weight)
         self._show(torch.zeros(rows, dtype=torch.int64))
 
     def reserve(self, positions: int) -> None:
@@ -94,7 +85,7 @@ class SlotCache(KVCache):
     def _grow(self, rows: int, capacity: int) -> None:
         layers, kinds, there, heads, positions, width = self.store.shape
         shape = (layers, kinds, rows, heads, capacity, width)
-        larger = _zeros(shape, self.store.device, self.store.dtype)
+        larger = _zeros(shape, self.store)
         larger[:, :, :there, :, :positions] = self.store
         self.store, self.capacity = larger, capacity
 
@@ -105,10 +96,10 @@ class SlotCache(KVCache):
         self.set_lengths(lengths)
 
 
-def _zeros(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    if device.type != "cpu":
-        return torch.zeros(shape, device=device, dtype=dtype)
-    return aligned_zeros(math.prod(shape) * dtype.itemsize).view(dtype).view(shape)
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    if not like.is_cpu:
+        return torch.zeros(shape, device=like.device, dtype=like.dtype)
+    return aligned_zeros(math.prod(shape) * like.dtype.itemsize).view(like.dtype).view(shape)
 
 
 def window_after_slide(context_length: int) -> int:
@@ -125,9 +116,8 @@ class TextReader:
 
     def __init__(self, model: Transformer) -> None:
         self._model = model
-        weight = model.embedding.weight
-        self.device, self._dtype = weight.device, weight.dtype
-        self.cache = SlotCache(model.config, self.device, self._dtype)
+        self._device = model.embedding.weight.device
+        self.cache = SlotCache(model)
         self._decoder: Any = None  # of the fast room; asked for at each prompt
 
     def read(self, prompts: Sequence[Sequence[int]]) -> Tensor:
@@ -143,7 +133,7 @@ class TextReader:
         row_of = {prompt: row for row, prompt in enumerate(different)}
         rows = [row_of[tuple(prompt)] for prompt in prompts]
         self.cache.join(cache, rows)
-        return logits[torch.tensor(rows, device=self.device)]
+        return logits[torch.tensor(rows, device=self._device)]
 
     def feed(self, tokens: Sequence[int]) -> Tensor:
         """Append a token to each row, none of which is full.
@@ -155,7 +145,7 @@ class TextReader:
         if self._decoder is not None:
             fed: Tensor = self._decoder.feed(tokens, self.cache)
             return fed
-        newest = torch.tensor(tokens, device=self.device)[:, None]
+        newest = torch.tensor(tokens, device=self._device)[:, None]
         logits: Tensor = self._model(newest, cache=self.cache)[:, -1]
         return logits
 
@@ -178,7 +168,7 @@ class TextReader:
 
     def _new_cache(self, texts: Sequence[Sequence[int]]) -> SlotCache:
         longest = max(1, *map(len, texts))
-        return SlotCache(self._model.config, self.device, self._dtype, len(texts), longest)
+        return SlotCache(self._model, len(texts), longest)
 
     def _append(self, texts: Sequence[Sequence[int]], cache: SlotCache) -> Tensor:
         if self._decoder is not None:
@@ -191,6 +181,6 @@ class TextReader:
             row[: len(text)] = torch.tensor(text)
         unequal = None if bool((lengths == lengths[0]).all()) else lengths
         logits: Tensor = self._model(
-            ids.to(self.device), cache=cache, lengths=unequal, last_only=True
+            ids.to(self._device), cache=cache, lengths=unequal, last_only=True
         )
         return logits[:, 0]

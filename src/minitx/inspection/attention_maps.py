@@ -66,8 +66,25 @@ class AttentionMaps(Shown):
         return np.asarray(self.head(layer, head) * self.value_lengths[layer, head][None, :])
 
     def rollout(self) -> Float32Array:
-        """Attention rollout after each layer, (n_layers, seq, seq)."""
-        return attention_rollout(self.weights)
+        """Attention rollout: how much of each token's state traces back to each input token.
+
+        One layer's attention says where a head looks in that layer's input, which is itself a
+        mixture of earlier tokens. Rollout multiplies the layers together (Abnar and Zuidema 2020,
+        section 3):
+
+            A'_l = (mean over heads of A_l + I) / 2      the residual stream looks at itself
+            R_l  = A'_l R_(l-1),  R_0 = I
+
+        Returns:
+            (n_layers, seq, seq): entry [l, i, j] is the part of token j in position i after layer
+            l. Rows sum to 1, and later tokens have no part. Computed in float64.
+        """
+        identity = np.eye(self.seq)
+        flow, rolled = identity, []
+        for layer in self.weights:
+            flow = (layer.mean(axis=0, dtype=np.float64) + identity) / 2 @ flow
+            rolled.append(flow.astype(np.float32))
+        return np.stack(rolled)
 
 
 @dataclass(frozen=True)
@@ -116,30 +133,6 @@ def traced(model: Transformer, ids: IdArray) -> Trace:
     with evaluating(model):
         model(torch.from_numpy(ids.astype(np.int64)).to(model.embedding.weight.device), trace=trace)
     return trace
-
-
-def attention_rollout(weights: Float32Array) -> Float32Array:
-    """Attention rollout: how much of each token's state traces back to each input token.
-
-    One layer's attention says where a head looks in that layer's input, which is itself a mixture
-    of earlier tokens. Rollout multiplies the layers together (Abnar and Zuidema 2020, section 3):
-
-        A'_l = (mean over heads of A_l + I) / 2      the residual stream counts as looking at itself
-        R_l  = A'_l R_(l-1),  R_0 = I
-
-    Args:
-        weights: (n_layers, n_heads, seq, seq), each row summing to 1.
-
-    Returns:
-        (n_layers, seq, seq): entry [l, i, j] is the part of token j in position i after layer l.
-        Rows sum to 1, and later tokens have no part. Computed in float64.
-    """
-    identity = np.eye(weights.shape[-1])
-    flow, rolled = identity, []
-    for layer in weights:
-        flow = (layer.mean(axis=0, dtype=np.float64) + identity) / 2 @ flow
-        rolled.append(flow.astype(np.float32))
-    return np.stack(rolled)
 
 
 @torch.inference_mode()

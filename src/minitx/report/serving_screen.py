@@ -11,7 +11,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
-from minitx.report.terminal.printable import printed_name, visible
+from minitx.report.terminal.printable import cut_label, printed_name, visible
 from minitx.report.terminal.units import count, duration
 from minitx.serving.http_app import Listening
 from minitx.serving.metrics import CLIENT_LEFT, RequestRecord
@@ -72,9 +72,7 @@ class ServingScreen:
             text.append(f"{record.n_prompt_tokens:,} → {record.n_new:,} tokens{n}")
         else:
             path = visible(record.path).replace("\n", " ").replace("\t", " ")
-            if len(path) > _LONGEST_PATH:
-                path = path[: _LONGEST_PATH - 1] + "…"
-            text.append(f"{record.method} {path}")
+            text.append(f"{record.method} {cut_label(path, _LONGEST_PATH)}")
         text.append(f"  {_span(record.seconds)}")
         if record.seconds_to_first_token is not None:
             rate = record.n_new / max(record.seconds, 1e-9)

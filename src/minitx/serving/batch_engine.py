@@ -91,7 +91,7 @@ class Engine:
     def cancel(self, job: Job) -> None:
         """Drop a job, done or not; its slots are free at the next step."""
         with self._changed:
-            self._remove_waiting({job})
+            self._waiting = deque(choice for choice in self._waiting if choice.job is not job)
             self._cancelled.add(job)
             self._changed.notify()
 
@@ -113,10 +113,9 @@ class Engine:
 
     def _wait_for_work(self) -> bool:
         with self._changed:
-            if not (self._waiting or self._running or self._closing):
+            while not (self._waiting or self._running or self._closing):
                 # Idle: give back the memory that the largest batch took.
                 self._batch.clear()
-            while not (self._waiting or self._running or self._closing):
                 self._cancelled.clear()
                 self._changed.wait()
             return not self._closing
@@ -236,10 +235,6 @@ class Engine:
         for choice in [choice for choice in self._running if choice.job in jobs]:
             self._batch.remove(choice)
         with self._changed:
-            self._remove_waiting(jobs)
-
-    def _remove_waiting(self, jobs: set[Job]) -> None:
-        if any(choice.job in jobs for choice in self._waiting):
             self._waiting = deque(choice for choice in self._waiting if choice.job not in jobs)
 
     def _send(self, updates: Iterable[Update]) -> None:

@@ -214,9 +214,8 @@ class Service:
         return _json(self._description())
 
     async def _health(self, request: Request) -> Response:
-        if self.engine.gave_up:
-            return _json({"status": "failed"}, 503)
-        return _json({"status": "stopping"}, 503) if self.draining else _json({"status": "ok"})
+        status = "failed" if self.engine.gave_up else "stopping" if self.draining else "ok"
+        return _json({"status": status}, 200 if status == "ok" else 503)
 
     async def _show_metrics(self, request: Request) -> Response:
         # In a thread: the collectors read files of the system, and wait for locks.

@@ -190,7 +190,7 @@ _POSITIONS_AT_ONCE = 64
 class TokenInfo:
     """A token of an answer.
 
-    It begins after `offset` characters of the answer's text. None is `chosen` if not asked for, or
+    It begins after `offset` characters of the answer's text. `chosen` is None if not asked for, or
     for the first token of a prompt.
     """
 

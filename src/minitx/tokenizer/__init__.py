@@ -5,7 +5,7 @@ ids = tokenizer.encode("To be or not to be")
 assert tokenizer.decode(ids) == "To be or not to be"
 """
 
-from minitx.tokenizer.base import Tokenizer, Unknown
+from minitx.tokenizer.base import Tokenizer
 from minitx.tokenizer.kinds import load_tokenizer, train_tokenizer
 
-__all__ = ["Tokenizer", "Unknown", "load_tokenizer", "train_tokenizer"]
+__all__ = ["Tokenizer", "load_tokenizer", "train_tokenizer"]

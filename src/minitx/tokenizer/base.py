@@ -92,11 +92,9 @@ class Tokenizer(ABC):
     def encode(self, text: str, unknown: Unknown = "error") -> Ids:
         """Turn a text into ids, (tokens,) of int32.
 
-        What the vocabulary lacks raises an error that names it, or is replaced by the unknown
-        token.
-
         Raises:
-            BadInputError: the text has something unknown, or a lone surrogate.
+            BadInputError: the text has a lone surrogate, or (named) what the vocabulary lacks, if
+                that is not to be replaced by the unknown token.
         """
         parts = list(self.encode_parts(text, unknown))
         return np.concatenate(parts) if parts else np.empty(0, np.int32)

@@ -47,31 +47,26 @@ def train_tokenizer(text: str | Iterable[str], kind: TokenizerKind, vocab_size: 
             lone surrogate.
     """
     require_one_of("kind", kind, TOKENIZER_KINDS)
+    outcome: Future[Tokenizer] = Future()
+
+    def work() -> None:
+        try:
+            texts = [text] if isinstance(text, str) else text
+            outcome.set_result(_TRAINERS[kind](texts, vocab_size))
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    # In a thread: the library hears of no Ctrl-C for minutes, but who waits for it does. A daemon,
+    # so that the end of the process does not wait for it either.
+    threading.Thread(target=work, name="tokenizer", daemon=True).start()
     try:
-        return _trained(_TRAINERS[kind], [text] if isinstance(text, str) else text, vocab_size)
+        return outcome.result()
     except (UnicodeEncodeError, TypeError):
         # What the library says of a lone surrogate is that it wants a str.
         raise BadInputError(
             "the training text has a lone surrogate, which is not valid Unicode",
             "Give the text as UTF-8",
         ) from None
-
-
-def _trained(
-    train: Callable[[Iterable[str], int], Tokenizer], texts: Iterable[str], vocab_size: int
-) -> Tokenizer:
-    # In a thread: the library hears of no Ctrl-C for minutes, but who waits for it does. A daemon,
-    # so that the end of the process does not wait for it either.
-    outcome: Future[Tokenizer] = Future()
-
-    def work() -> None:
-        try:
-            outcome.set_result(train(texts, vocab_size))
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=work, name="tokenizer", daemon=True).start()
-    return outcome.result()
 
 
 LARGEST_FILE = 64 * 2**20

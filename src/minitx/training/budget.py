@@ -196,11 +196,11 @@ class BudgetController:
         clock, hooks = self.clock, self.hooks
         per_step = clock.seconds_per_step()
         # Until it is measured (`_time_scoring`): a forward pass costs about a third of a step.
-        scoring = clock.took("scoring", per_step / 3 * hooks.n_scored / self.step_tokens)
-        closing = clock.took("saving", 0.0)
+        scoring = clock.took.get("scoring", per_step / 3 * hooks.n_scored / self.step_tokens)
+        closing = clock.took.get("saving", 0.0)
         if not hooks.closes_with_evaluation:
             closing += scoring * hooks.n_closing / hooks.n_scored
-        evaluation = clock.took("evaluation", scoring)
+        evaluation = clock.took.get("evaluation", scoring)
         return Pace(per_step, evaluation, closing, self.config.evaluate_every)
 
     def _correct(self, left: float, budget: float) -> None:
@@ -228,7 +228,7 @@ class BudgetController:
         left = budget - used
         if (
             not self.hooks.n_holdout
-            or self.clock.knows("scoring")
+            or "scoring" in self.clock.took
             or self.state.step < max(self.config.warmup_steps, UNTIMED_STEPS + 1)
             or is_early(self.config, used, left)
         ):

@@ -20,7 +20,7 @@ alone, and a checkpoint that is waited for."""
 
 
 class Clock:
-    """Seconds of training: in all, per step, and of what interrupts the steps.
+    """Seconds of training: in all, per step, and those that each part between the steps `took`.
 
     Nothing that it says changes what is computed, but for the number of steps (see `budget`).
     """
@@ -32,7 +32,7 @@ class Clock:
         self._session_steps = 0
         self._seconds, self._steps = 0.0, 0.0
         self._report_seconds, self._report_steps = 0.0, 0
-        self._took: dict[Part, float] = {}
+        self.took: dict[Part, float] = {}
 
     def elapsed(self) -> float:
         """Seconds of training, earlier sessions included."""
@@ -63,18 +63,10 @@ class Clock:
         began = self._now()
         yield
         took = self._now() - began
-        self._took[part] = (self._took.get(part, took) + took) / 2
+        self.took[part] = (self.took.get(part, took) + took) / 2
         # Checkpoints are a share of each step; what is scored is not.
         if part != "saving":
             self._counted_until = self._now()
-
-    def knows(self, part: Part) -> bool:
-        """Whether a part of the run was measured in this session."""
-        return part in self._took
-
-    def took(self, part: Part, guess: float) -> float:
-        """Seconds that a part takes; `guess` if there was none yet."""
-        return self._took.get(part, guess)
 
     def since_report(self) -> float:
         """Seconds per step since the last call, without evaluations and checkpoints."""

@@ -261,7 +261,6 @@ class Trainer:
         state, config = self.state, self.config
         self._read_losses()
         loss, norm = self._last
-        tokens_per_step = state.tokens / max(1, state.step)
         self.observer.observe(
             StepReport(
                 step=state.step,
@@ -270,7 +269,7 @@ class Trainer:
                 gradient_norm=norm,
                 learning_rate=rate_of_run(config, state, state.step - 1) * config.learning_rate,
                 tokens=state.tokens,
-                tokens_per_second=tokens_per_step / max(self._clock.since_report(), 1e-9),
+                tokens_per_second=self._step_tokens / max(self._clock.since_report(), 1e-9),
                 elapsed_seconds=self._clock.elapsed(),
                 seconds_left=self._budget.seconds_left(),
             )

@@ -248,9 +248,9 @@ class CheckpointSaved(TrainingEvent):
 
 @dataclass(frozen=True)
 class RunEnd(TrainingEvent):
-    """Known after the last step; of the best checkpoint, and after the last step, the loss is that
-    of so many tokens of the holdout. The reason is ``finished``, ``early-stopping`` or
-    ``interrupted``.
+    """Known after the last step; the reason is ``finished``, ``early-stopping`` or ``interrupted``.
+
+    Of the best checkpoint and of the last step, the loss is that on so many tokens of the holdout.
     """
 
     kind = "end"

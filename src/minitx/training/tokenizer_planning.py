@@ -47,7 +47,7 @@ class TextSize:
 @dataclass(frozen=True)
 class Capacity:
     """What can be trained in the time, as far as it can be told before there are tokens: a model
-    for word pieces, whose vocabulary is not counted, or one for characters on so many of them.
+    for word pieces (with a vocabulary of one id), or another one on so many characters.
     """
 
     model: ModelConfig

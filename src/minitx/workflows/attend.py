@@ -193,12 +193,11 @@ def study_model(
             tokenizer never saw; or there is no prompt and no holdout.
     """
     directory, model, tokenizer = loaded.directory, loaded.model, loaded.tokenizer
-    holdout = _holdout(directory)
-    sample_ids = tokenizer.encode(holdout, unknown="replace").astype(np.int64) if holdout else None
-    prompt_from = None
+    sample_ids = tokenizer.encode(_holdout(directory), unknown="replace").astype(np.int64)
+    prompt_from, sample_name = None, "the holdout"
     if prompt is not None:
         ids = tokenizer.encode(prompt).astype(np.int64)
-    elif sample_ids is not None and len(sample_ids):
+    elif len(sample_ids):
         limit = min(prompt_tokens, model.config.context_length)
         start = _line_start(sample_ids, tokenizer.piece)
         ids = _whole_words(sample_ids[start : start + limit], tokenizer.piece)
@@ -209,10 +208,8 @@ def study_model(
             "Give a text with --prompt",
         )
     require_fits(len(ids), model.config)
-    if sample_ids is None or len(sample_ids) < len(ids):
+    if len(sample_ids) < len(ids):
         sample_ids, sample_name = ids, "the prompt"
-    else:
-        sample_name = "the holdout"
     return AttentionStudy(
         directory, model, tokenizer, prompt, prompt_from, ids, sample_ids, sample_name
     )
@@ -272,11 +269,11 @@ def save_maps(study: AttentionStudy, path: Path) -> None:
         )  # fmt: skip
 
 
-def _holdout(checkpoint: Path) -> str | None:
-    """Text of the holdout part that the run keeps, as far as it is needed; None without a run."""
+def _holdout(checkpoint: Path) -> str:
+    """Text of the holdout part that the run keeps, as far as it is needed; empty without a run."""
     run = find_run(checkpoint.resolve())
     if run is None or not (run.data / "holdout.txt").is_file():
-        return None
+        return ""
     path = run.data / "holdout.txt"
     try:
         with path.open(encoding="utf-8", newline="") as file:

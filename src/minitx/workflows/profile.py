@@ -160,15 +160,12 @@ class _Timeline:
     def divide(self, parts: Sequence[Part], clock: Any) -> None:
         """Give the parts of whole blocks the time that stood where they were called from."""
         for part, forward, backward in zip(parts, clock.forward, clock.backward, strict=True):
-            self._move(forward, ("residual", "forward"), (part, "forward"))
-            self._move(backward, ("head and loss", "backward"), (part, "backward"))
-        self._move(clock.head, ("residual", "forward"), ("head and loss", "forward"))
-
-    def _move(
-        self, seconds: float, source: tuple[Part, Direction], target: tuple[Part, Direction]
-    ) -> None:
-        self.seconds[source] -= seconds
-        self.seconds[target] += seconds
+            self.seconds["residual", "forward"] -= forward
+            self.seconds[part, "forward"] += forward
+            self.seconds["head and loss", "backward"] -= backward
+            self.seconds[part, "backward"] += backward
+        self.seconds["residual", "forward"] -= clock.head
+        self.seconds["head and loss", "forward"] += clock.head
 
 
 def profile_steps(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from minitx.checkpoint.writer import CheckpointWriter
 from minitx.compute import keep_freed_memory
@@ -55,8 +55,13 @@ def run_session(
         def logger(name: str) -> TrainingObserver:
             return opened(LOGGERS.get(name)(session.run.path, session.state.step))
 
+        def finish(kind: type[BaseException] | None, *_: object) -> None:
+            # A second Ctrl-C waits for nothing: the checkpoint under way is then no checkpoint.
+            if kind is None or not issubclass(kind, KeyboardInterrupt):
+                writer.wait()
+
         writer = CheckpointWriter(session.run, config.keep_checkpoints)
-        stack.push(_finish(writer))
+        stack.push(finish)
         corpus = session.corpus
         prefetched = PrefetchedBatches(
             corpus.train_ids, model.config.context_length, config.batch_size, config.seed,
@@ -90,15 +95,6 @@ def run_session(
         observer.observe(session.start(_short_prompt(session)))
         stop.defer()
         return trainer.run()
-
-
-def _finish(writer: CheckpointWriter) -> Callable[..., None]:
-    def finish(kind: type[BaseException] | None, *_: object) -> None:
-        # A second Ctrl-C waits for nothing: the checkpoint under way is then no checkpoint.
-        if kind is None or not issubclass(kind, KeyboardInterrupt):
-            writer.wait()
-
-    return finish
 
 
 def _hooks(session: Session, saver: SessionSaver, stop: StopRequest) -> RunHooks:

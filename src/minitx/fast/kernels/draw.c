@@ -1,4 +1,4 @@
-/* One token for each row of logits: temperature, top-k, and a draw (generation/draws.py). */
+/* One token for each row of logits: temperature, top-k, and a draw (generation/filters.py). */
 
 #include <math.h>
 

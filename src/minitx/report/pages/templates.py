@@ -51,14 +51,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_text,
     )
-    environment.globals.update(
-        asset=asset,
-        count=count,
-        fixed=fixed,
-        run_path=run_path,
-        text_label=text_label,
-        token_label=token_label,
-    )
+    functions = (asset, count, fixed, run_path, text_label, token_label)
+    environment.globals.update({function.__name__: function for function in functions})
     environment.policies["json.dumps_kwargs"] = {
         "ensure_ascii": False,
         "separators": (",", ":"),

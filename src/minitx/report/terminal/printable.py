@@ -69,8 +69,7 @@ def _relative(path: Path | str) -> str:
 
 
 def json_line(values: Any) -> str:
-    """JSON on one line, in which every control character is an escape: the same value, safe to
-    print."""
+    """JSON on one line, with an escape for every control character: safe to print."""
     text = json.dumps(values, ensure_ascii=False)
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 

@@ -11,8 +11,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import TextIO
+from collections.abc import Callable
 
 from rich.console import Console, Group
 from rich.control import Control
@@ -46,17 +45,11 @@ _BEGIN_FRAME, _END_FRAME = _raw_control("\x1b[?2026h"), _raw_control("\x1b[?2026
 class LiveTrainingView(observer.TrainingObserver):
     """Shows training on a terminal that can move its cursor and show UTF-8.
 
-    The clock gives seconds, monotonic; the console is made from the stream if None.
+    The clock gives seconds, monotonic.
     """
 
-    def __init__(
-        self,
-        stream: TextIO,
-        clock: Callable[[], float] = time.monotonic,
-        console: Console | None = None,
-    ) -> None:
-        self._clock = clock
-        self._console = console or Console(file=stream, highlight=False)
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock = console, clock
         self._record = TrainingRecord()
         self._live = Live(
             console=self._console,
@@ -159,26 +152,16 @@ class LiveTrainingView(observer.TrainingObserver):
         self._next_frame = before + pause
 
     def _show(self, lines: list[Text], resized: bool) -> None:
-        with self._frame():
-            if resized:
-                # Lines that the terminal wrapped anew can't be found again; start afresh.
-                self._console.control(Control.home(), Control.clear())
-            self._live.start()
-            self._live.update(Group(*lines), refresh=True)
-
-    @contextlib.contextmanager
-    def _frame(self) -> Iterator[None]:
-        """The terminal shows what is written within at once."""
-        with self._console:
-            self._console.control(_BEGIN_FRAME)
-            yield
-            self._console.control(_END_FRAME)
+        if resized:
+            # Lines that the terminal wrapped anew can't be found again; start afresh.
+            self._console.control(Control.home(), Control.clear())
+        self._live.start()
+        self._live.update(Group(*lines), refresh=True)
 
     def _stop(self, lines: list[Text]) -> None:
         def write() -> None:
-            with self._frame():
-                self._live.stop()
-                self._console.print(*lines, sep="\n", soft_wrap=True)
+            self._live.stop()
+            self._console.print(*lines, sep="\n", soft_wrap=True)
 
         self._write(write)
         # Also when the terminal went away: sys.stdout and sys.stderr are to be given back.
@@ -186,11 +169,17 @@ class LiveTrainingView(observer.TrainingObserver):
             self._live.stop()
 
     def _write(self, write: Callable[[], None]) -> None:
-        """Write to the terminal; if it went away, be silent: training goes on without it."""
+        """Let the terminal show at once what is written.
+
+        If it went away, be silent: training goes on without it.
+        """
         if self._gone:
             return
         try:
-            write()
+            with self._console:
+                self._console.control(_BEGIN_FRAME)
+                write()
+                self._console.control(_END_FRAME)
         except (OSError, ValueError):
             self._gone = True
 

@@ -46,7 +46,7 @@ def choose_view(stream: TextIO) -> observer.TrainingObserver:
     if _can_redraw(stream):
         from minitx.report.training.training_live import LiveTrainingView
 
-        return LiveTrainingView(stream)
+        return LiveTrainingView(Console(file=stream, highlight=False))
     return PlainTrainingView(stream)
 
 

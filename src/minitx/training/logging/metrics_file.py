@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from minitx.errors import BadInputError
 from minitx.files import describe_damage, open_plain_file, write_atomically
 from minitx.training.logging import LOGGERS
-from minitx.training.observer import CheckpointSaved, TrainingEvent, TrainingObserver
+from minitx.training.observer import TrainingEvent, TrainingObserver
 
 _MOST_DIGITS = 18
 _log = logging.getLogger("minitx")
@@ -48,28 +48,22 @@ class MetricsFile(TrainingObserver):
             self._fail(error)
 
     def observe(self, event: TrainingEvent) -> None:
-        """Write the event's line."""
-        if event.is_logged:
-            line = memoryview(metrics_line(event.to_line()))
-            try:
-                while line:
-                    line = line[self._file.write(line) :]
-            except OSError as error:
-                self._fail(error)
-        elif isinstance(event, CheckpointSaved):
-            # The lines are to last as long as the checkpoint.
-            self._sync()
+        """Write the event's line; a checkpoint's writer puts those before it on disk."""
+        if not event.is_logged:
+            return
+        line = memoryview(metrics_line(event.to_line()))
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            self._fail(error)
 
     def close(self) -> None:
         """Put the file on disk and close it."""
         if not self._file.closed:
-            with self._file:
-                self._sync()
-
-    def _sync(self) -> None:
-        # A pipe or /dev/null has nothing to put on disk.
-        with contextlib.suppress(OSError):
-            os.fsync(self._file.fileno())
+            # A pipe or /dev/null has nothing to put on disk.
+            with self._file, contextlib.suppress(OSError):
+                os.fsync(self._file.fileno())
 
     def _fail(self, error: OSError | ValueError) -> NoReturn:
         raise BadInputError(

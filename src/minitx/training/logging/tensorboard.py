@@ -78,14 +78,12 @@ class TensorBoardLogger(TrainingObserver):
 
     def on_probe(self, report: ProbeReport) -> None:
         """Write each layer's figures, entropies as the mean of a layer's heads."""
-        self._scalars(report.step, {"probe/output_logit": report.output_logit})
+        figures = {"probe/output_logit": report.output_logit}
         for layer, heads in enumerate(report.attention_entropy):
-            figures = {
-                f"probe/attention_entropy/{layer}": sum(heads) / len(heads),
-                f"probe/attention_score/{layer}": report.attention_score[layer],
-                f"probe/dead_activations/{layer}": report.dead_activations[layer],
-            }
-            self._scalars(report.step, figures)
+            figures[f"probe/attention_entropy/{layer}"] = sum(heads) / len(heads)
+            figures[f"probe/attention_score/{layer}"] = report.attention_score[layer]
+            figures[f"probe/dead_activations/{layer}"] = report.dead_activations[layer]
+        self._scalars(report.step, figures)
 
     def on_event(self, event: Event) -> None:
         """Write the event as a text."""

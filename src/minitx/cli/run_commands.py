@@ -1,0 +1,112 @@
+"""`minitx report`, `diagnose` and `profile`: what a run was, went wrong with, and spent time on."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from minitx.cli.flags import Json, RunDirectory, takes
+from minitx.config import ReportSettings
+from minitx.config.overrides import config_from_options
+
+
+@takes(ReportSettings)
+def report(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Run directories; several are drawn over each other. The newest run if none.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write; report.html in the run, or comparison.html in the first of "
+            "several, if left out."
+        ),
+    ] = None,
+    **options: Any,
+) -> None:
+    """Write everything about a run on one page: curves, samples, holdout, attention, config.
+
+    The page is one file that fetches nothing; it may be sent to others as it is.
+
+    minitx report                          the newest run
+
+    minitx report runs/a runs/b            two runs on one set of axes
+    """
+    from minitx.report.pages.run_curves import plotting_library
+
+    settings = config_from_options(ReportSettings, options)
+    # Before minutes are spent on measuring.
+    plotting_library()
+
+    from minitx.report.evaluation.evaluation_progress import EvaluationProgress
+    from minitx.report.pages.run_page import page_path, run_page
+    from minitx.report.pages.templates import write_page
+    from minitx.report.terminal.printable import printed_name
+    from minitx.workflows.load import say_used
+    from minitx.workflows.report import gather
+
+    with EvaluationProgress(sys.stderr) as progress:
+        stories = gather(runs or [], settings, progress.update)
+        path = out or page_path(stories)
+        write_page(run_page(stories), path)
+    say_used(run.checkpoint for run in stories.runs if run.holdout or run.study)
+    typer.echo(f"Wrote {printed_name(path)}", err=True)
+
+
+def diagnose(run: RunDirectory = None, json: Json = False) -> None:
+    """Name what went wrong in a run: the evidence, the likely cause, and the fix to try.
+
+    Its metrics are read again, and its last checkpoint is looked into.
+    """
+    from minitx.report.evaluation.evaluation_progress import EvaluationProgress
+
+    with EvaluationProgress(sys.stderr) as progress:
+        progress.update("looking into the last checkpoint", 0, 0)
+        from minitx.report.training.diagnosis_report import diagnosis_report
+        from minitx.workflows.diagnose import diagnose as diagnose_run
+        from minitx.workflows.load import say_used
+
+        diagnosis = diagnose_run(run)
+    _print(diagnosis.to_json() if json else diagnosis_report(diagnosis))
+    say_used([diagnosis.checkpoint])
+
+
+def profile(
+    run: RunDirectory = None,
+    steps: Annotated[int, typer.Option(help="Steps to measure.")] = 20,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or auto; the run's if left out.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show where a training step's time goes: attention, MLP, norms, head, optimizer, data.
+
+    A copy of the run's last checkpoint is trained for a few steps; the run is not changed.
+    """
+    from minitx.report.training.profile_report import profile_json, profile_report
+    from minitx.workflows.load import say_used
+    from minitx.workflows.profile import profile_run
+
+    profile = profile_run(run, steps, device, dtype)
+    _print(profile_json(profile) if json else profile_report(profile))
+    say_used([profile.checkpoint])
+
+
+def _print(result: Any) -> None:
+    # A JSON object for programs, or what rich draws for people.
+    from rich.console import Console
+
+    from minitx.report.terminal.printable import json_line
+
+    if isinstance(result, dict):
+        typer.echo(json_line(result))
+    else:
+        Console(highlight=False).print(result)

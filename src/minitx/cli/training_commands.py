@@ -1,0 +1,144 @@
+"""`minitx tokenize`, `train` and `resume`: from a text to tokens, and to a trained model."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from minitx.cli.flags import Loggers, RunDirectory, TensorBoard, takes
+from minitx.config import DataConfig, ModelConfig, TokenizerConfig, TokenizeRequest, TrainConfig
+from minitx.config.options import LENGTH, TEXT
+from minitx.config.overrides import config_from_options, merged, tables_from_options, values_of
+from minitx.config.train_config import RESUMABLE
+
+if TYPE_CHECKING:
+    from minitx.training.observer import TrainingObserver
+
+
+@takes(TokenizeRequest)
+@takes(TokenizerConfig, planned=True)
+def tokenize(**options: Any) -> None:
+    """Cut a text into tokens: see the pieces, their ids, and what the cut is worth.
+
+    minitx tokenize corpus.txt --kind bpe --vocab-size 1024 --out tokenizer
+
+    minitx tokenize --tokenizer tokenizer --text "To be or not to be"
+    """
+    fixed = values_of(TokenizerConfig, options)
+    request = config_from_options(TokenizeRequest, options, fixed=fixed)
+
+    from minitx.report.terminal.printable import printed_name
+    from minitx.report.terminal.tokenization_view import print_tokenized
+    from minitx.workflows.tokenize import tokenize
+
+    tokenized = tokenize(request, sys.stdin)
+    if request.out is not None:
+        typer.echo(f"Wrote {printed_name(request.out / 'tokenizer.json')}", err=True)
+    print_tokenized(tokenized, request.show, request.json)
+
+
+def _print_schema(wanted: bool) -> None:
+    if wanted:
+        import json
+
+        from minitx.config.run_config import config_schema
+
+        typer.echo(json.dumps(config_schema(), indent=2))
+        raise typer.Exit
+
+
+@takes(DataConfig, TokenizerConfig, ModelConfig, TrainConfig, planned=True)
+def train(
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file with the tables of run.toml; flags win.", rich_help_panel=LENGTH
+        ),
+    ] = None,
+    config_schema: Annotated[
+        bool,
+        typer.Option(
+            "--config-schema",
+            callback=_print_schema,
+            is_eager=True,
+            help="Print the JSON schema of that file.",
+            rich_help_panel=LENGTH,
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run directory to make; runs/CORPUS-NNN if left out.", rich_help_panel=LENGTH
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Use the tokenizer in this directory.", rich_help_panel=TEXT)
+    ] = None,
+    tensorboard: TensorBoard = False,
+    logger: Loggers = None,
+    **options: Any,
+) -> None:
+    """Train a transformer on a text; sizes, rates and steps are planned unless given.
+
+    minitx train                           the Python reference, about 5 minutes
+
+    minitx train corpus.txt --budget 3m    your text, in 3 minutes
+    """
+    overrides = tables_from_options(**options)
+    with _view() as view:
+        tables = merged(config, overrides)
+        from minitx.training.memory import refuse_too_large
+
+        refuse_too_large(tables["model"])
+        from minitx.workflows.train import TrainRequest
+        from minitx.workflows.train import train as train_run
+
+        loggers = _loggers(logger, tensorboard)
+        request = TrainRequest(**tables, tokenizer_directory=tokenizer, out=out, loggers=loggers)
+        train_run(request, [view], sys.stdin.buffer)
+
+
+@takes(TrainConfig, planned=True, only=RESUMABLE)
+def resume(
+    run: RunDirectory = None,
+    allow_changed_corpus: Annotated[
+        bool, typer.Option("--allow-changed-corpus", help="Go on although the text has changed.")
+    ] = False,
+    tensorboard: TensorBoard = False,
+    logger: Loggers = None,
+    **options: Any,
+) -> None:
+    """Continue a run from its last checkpoint, also to more steps than first planned.
+
+    With no option, it ends with the numbers it would have had if it had never stopped.
+
+    The steps given with --steps include those already done.
+    """
+    changes = tables_from_options(**options)["train"]
+    with _view() as view:
+        from minitx.workflows.resume import ResumeRequest
+        from minitx.workflows.resume import resume as resume_run
+
+        loggers = _loggers(logger, tensorboard)
+        request = ResumeRequest(run, changes, allow_changed_corpus, loggers)
+        resume_run(request, [view])
+
+
+@contextlib.contextmanager
+def _view() -> Iterator[TrainingObserver]:
+    from minitx.report.training.training_view import choose_view
+    from minitx.training.observer import Phase
+
+    with contextlib.closing(choose_view(sys.stdout)) as view:
+        # Something to see before torch is loaded, which takes a second or two.
+        view.observe(Phase("loading torch"))
+        yield view
+
+
+def _loggers(names: list[str] | None, tensorboard: bool) -> tuple[str, ...]:
+    return (*(names or ()), *(("tensorboard",) if tensorboard else ()))
