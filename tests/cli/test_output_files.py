@@ -70,7 +70,7 @@ def test_a_run_that_never_began_leaves_no_directory(minitx, verses, inside, monk
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(train, "_require_memory", fail)
+    monkeypatch.setattr(train, "require_memory", fail)
     done = minitx("train", verses, "--steps", 2, "--layers", 1, "--d-model", 16, "--context", 16)
     assert done.code == 2, done
     assert "Traceback" not in done.err

@@ -121,7 +121,7 @@ def test_leaky_mask(tmp_path, monkeypatch):
 @pytest.mark.parametrize("seed", [1, 2])
 def test_holdout_of_another_tokenizer(tmp_path, monkeypatch, kind, changed, seed):
     """Told before the model has learned anything, and so on any machine."""
-    real = encoded._encode_part
+    real = encoded.write_encoded
 
     class Other:
         def __init__(self, tokenizer):
@@ -134,11 +134,11 @@ def test_holdout_of_another_tokenizer(tmp_path, monkeypatch, kind, changed, seed
             for ids in self.tokenizer.encode_parts(text, unknown=unknown):
                 yield (ids + 1) % size if changed == "shifted" else table[ids]
 
-    def encode(directory, part, text, tokenizer):
-        used = Other(tokenizer) if part == "holdout" else tokenizer
-        return real(directory, part, text, used)
+    def encode(texts, tokenizer, text_file, ids_file):
+        used = Other(tokenizer) if "holdout.ids" in ids_file.name else tokenizer
+        return real(texts, used, text_file, ids_file)
 
-    monkeypatch.setattr(encoded, "_encode_part", encode)
+    monkeypatch.setattr(encoded, "write_encoded", encode)
     tokenizer = {"kind": kind} if kind == "char" else {"kind": kind, "vocab_size": 400}
     run, _ = recipes.run_recipe(
         tmp_path, tokenizer=tokenizer, steps=4, evaluate_every=2, checkpoint_every=4, seed=seed

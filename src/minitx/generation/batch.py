@@ -25,7 +25,6 @@ class TextBatch:
     def __init__(self, model: Transformer, tokenizer: Tokenizer) -> None:
         self._model, self._tokenizer = model, tokenizer
         self._chooser = Chooser(model, tokenizer)
-        self.check = self._chooser.prepare  # Refuses a row that can't join.
         self._kept = window_after_slide(model.config.context_length) - 1
         self.clear()
 
@@ -38,6 +37,10 @@ class TextBatch:
         """Drop all rows, and the memory that they had."""
         self._rows: list[Row] = []
         self._reader = TextReader(self._model)
+
+    def check(self, row: Row) -> None:
+        """Raise BadInputError, naming the setting, for a row that can't join."""
+        self._chooser.prepare(row)
 
     @torch.inference_mode()
     def add(self, rows: Sequence[Row]) -> list[Row]:

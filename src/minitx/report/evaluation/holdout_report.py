@@ -359,21 +359,23 @@ def _comparison(report: ComparisonReport) -> Iterator[RenderableType]:
 
 
 def _paired_test(number: int, test: PairedTest) -> Text:
-    found = test.comparison
-    change = f"{abs(found.difference):.4f} bits per byte"
-    if found.p_value is None:
-        return Text(f"{number} against 1: {found.difference:+.4f} bits per byte; the text is too "
-                    "short for a significance test.")  # fmt: skip
-    if not found.is_significant:
+    comparison = test.comparison
+    change = f"{abs(comparison.difference):.4f} bits per byte"
+    if comparison.p_value is None:
+        return Text(
+            f"{number} against 1: {comparison.difference:+.4f} bits per byte; the text is too "
+            "short for a significance test."
+        )
+    if not comparison.is_significant:
         head = Text(f"{number} against 1: no clear difference", "bold")
     else:
-        word, style = ("better", "green") if found.difference < 0 else ("worse", "yellow")
+        word, style = ("better", "green") if comparison.difference < 0 else ("worse", "yellow")
         head = Text(f"{number} is {word} than 1 by {change}", f"bold {style}")
-    interval = found.interval
+    interval = comparison.interval
     bounds = "" if interval is None else f"{interval.low:+.4f} to {interval.high:+.4f}, "
-    p_value = "< 0.001" if found.p_value < 0.001 else f"= {found.p_value:.3f}"
+    p_value = "< 0.001" if comparison.p_value < 0.001 else f"= {comparison.p_value:.3f}"
     return head.append(
-        f" ({found.difference:+.4f}, 95 % interval {bounds}p {p_value}; paired test over "
-        f"{found.n_blocks} blocks of the text)",
+        f" ({comparison.difference:+.4f}, 95 % interval {bounds}p {p_value}; paired test over "
+        f"{comparison.n_blocks} blocks of the text)",
         "not bold default dim",
     )
