@@ -166,7 +166,8 @@ def _changed_config(
         if state.step >= state.steps or stopped_early:
             state.rewarm_step = state.step
         if steps != state.steps:
-            changes["step_decisions"] = ()
+            # No clock ends the run any more.
+            changes["step_decisions"], changes["budget_seconds"] = (), None
         state.steps, state.steps_decided = steps, True
         state.evaluations_since_best = 0
     changes["steps"] = state.steps

@@ -247,8 +247,8 @@ class _Sections:
         else:
             yield _note(
                 f"Beyond {use.used_length:,} token{'s' if use.used_length != 1 else ''} the loss "
-                "no longer falls: the model makes little use of the rest of its "
-                f"{use.context_length:,}."
+                "no longer falls by more than chance would: nothing shows that the model uses the "
+                f"rest of its {use.context_length:,}."
             )
 
     def _classes(self, classes: Sequence[ClassLoss]) -> Iterator[Table]:
