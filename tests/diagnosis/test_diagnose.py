@@ -123,6 +123,14 @@ def test_a_checkpoint_of_the_run_names_it(healthy):
     assert diagnose(checkpoint).run == healthy
 
 
+@pytest.mark.parametrize("quick", ["--quick", "--no-baselines"])
+def test_an_evaluation_judges_the_fit_alike(healthy, minitx, quick):
+    fit = diagnose(healthy).checks["fit"]
+    printed = minitx("eval", healthy, "--holdout", "--checkpoint", "last", quick, "--json")
+    verdict = json.loads(printed.out)["reports"][0]["verdict"]
+    assert f"{verdict['fit']}: {verdict['reason']}" == fit
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [("nothing", "does not exist"), ("text.txt", "is a file"), ("empty", "is not a run directory")],

@@ -14,7 +14,10 @@ from minitx.evaluation.verdict import judge
         (2.0, 2.39, "well fitted"),
         (2.0, 2.5, "memorizing, still improving"),
         (0.1, 4.0, "memorizing, still improving"),
-        (0.0, 0.0, "underfitted"),
+        (0.0, 0.0, "well fitted"),
+        (3.27e-05, 3.28e-05, "well fitted"),
+        (3.27e-05, 9e-05, "well fitted"),
+        (0.5, 0.001, "underfitted"),
     ],
 )
 def test_the_gap_decides(train, holdout, fit):
@@ -41,6 +44,11 @@ def test_only_evaluations_up_to_the_checkpoint_count():
 
 def test_a_rise_within_noise_is_none():
     assert judge(2.0, 2.2, [(100, 2.2), (200, 2.21)]).fit == "well fitted"
+
+
+def test_a_rise_of_nearly_nothing_is_none():
+    history = [(100, 3e-5), (200, 9e-5)]
+    assert judge(3e-5, 9e-5, history, beaten_by="counting 2-grams").fit == "well fitted"
 
 
 def test_a_model_that_counting_beats_has_not_learned_enough():

@@ -226,7 +226,10 @@ class CheckpointReview:
         if not self._has_holdout:
             self.checks["holdout"] = "there is none"
             return
-        loss, train = self._loss(self.corpus.holdout_ids), self._loss(self.corpus.train_ids)
+        # As many tokens of each part, as an evaluation does: the two must not disagree on the fit.
+        n_scored = min(_SCORED_TOKENS, len(self.corpus.holdout_ids) - 1)
+        loss = self._loss(self.corpus.holdout_ids, n_scored)
+        train = self._loss(self.corpus.train_ids, n_scored)
         self._look_at_losses(train, loss, is_last=False)
         losses = f"loss {loss:.4g} nats, on the train part {train:.4g}; a uniform guess has "
         self.checks["holdout"] = f"{losses}{self._uniform:.4g}, a bigram {self._pairs:.4g}"
@@ -289,8 +292,8 @@ class CheckpointReview:
         """The holdout, or the train part without one."""
         return self.corpus.holdout_ids if self._has_holdout else self.corpus.train_ids
 
-    def _loss(self, ids: IdArray) -> float:
-        return score(self.model, ids, windows_for(self.model, max_tokens=_SCORED_TOKENS)).loss
+    def _loss(self, ids: IdArray, n_scored: int = _SCORED_TOKENS) -> float:
+        return score(self.model, ids, windows_for(self.model, max_tokens=n_scored)).loss
 
     def _look_at_losses(self, train: float, holdout: float, is_last: bool) -> None:
         """Find what needs no history."""

@@ -29,6 +29,9 @@ LARGE_GAP = 0.20
 RISE = 0.02
 """Rise of the holdout loss above its best, as part of it: evaluations vary by a percent."""
 
+NEARLY_ZERO = 0.01
+"""Loss, or rise of one, nats per token, below which parts of a loss say nothing."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -75,6 +78,9 @@ def judge(
     if best is not None and gap > 0:
         fit, advice = "overfitted", f"Use the best checkpoint; fewer steps, {less_capacity}"
         reason = f"{apart}; it was lower, {best[1]:.3f}, at step {best[0]:,} and has risen since"
+    elif max(train_loss, holdout_loss) < NEARLY_ZERO:
+        fit, advice = "well fitted", "Only another text would teach it more"
+        reason = "both losses are nearly 0: it has learned all that this text can teach"
     elif beaten_by is not None and share < LARGE_GAP:
         fit, advice = "underfitted", "Train for more steps"
         reason = f"{apart}, and {beaten_by} does better"
@@ -100,4 +106,4 @@ def rise(history: Sequence[tuple[int, float]]) -> tuple[int, float] | None:
     if not history:
         return None
     best = min(history, key=lambda entry: entry[1])
-    return best if history[-1][1] > best[1] * (1 + RISE) else None
+    return best if history[-1][1] > best[1] + max(RISE * best[1], NEARLY_ZERO) else None

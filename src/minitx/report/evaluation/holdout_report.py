@@ -247,8 +247,8 @@ class _Sections:
         else:
             yield _note(
                 f"Beyond {use.used_length:,} token{'s' if use.used_length != 1 else ''} the loss "
-                "no longer falls: the model makes little use of the rest of its "
-                f"{use.context_length:,}."
+                "no longer falls by more than chance would: nothing shows that the model uses the "
+                f"rest of its {use.context_length:,}."
             )
 
     def _classes(self, classes: Sequence[ClassLoss]) -> Iterator[Table]:
@@ -343,7 +343,7 @@ def _comparison(report: ComparisonReport) -> Iterator[RenderableType]:
     if not report.same_tokens:
         yield _warning(
             "The tokenizers differ, and with them what one token stands for: losses and "
-            "perplexities don't compare, and nor do train losses. Bits per byte do, since all "
+            "perplexities don't compare, nor do train losses. Bits per byte do, since all "
             "were scored on the same bytes; the ranking goes by them."
         )
     if len({compared.plain.context_length for compared in report.reports}) > 1:
@@ -362,8 +362,10 @@ def _paired_test(number: int, test: PairedTest) -> Text:
     comparison = test.comparison
     change = f"{abs(comparison.difference):.4f} bits per byte"
     if comparison.p_value is None:
-        return Text(f"{number} against 1: {comparison.difference:+.4f} bits per byte; the text is too "
-                    "short for a significance test.")  # fmt: skip
+        return Text(
+            f"{number} against 1: {comparison.difference:+.4f} bits per byte; the text is too "
+            "short for a significance test."
+        )
     if not comparison.is_significant:
         head = Text(f"{number} against 1: no clear difference", "bold")
     else:
@@ -373,7 +375,7 @@ def _paired_test(number: int, test: PairedTest) -> Text:
     bounds = "" if interval is None else f"{interval.low:+.4f} to {interval.high:+.4f}, "
     p_value = "< 0.001" if comparison.p_value < 0.001 else f"= {comparison.p_value:.3f}"
     return head.append(
-        f" ({found.difference:+.4f}, 95 % interval {bounds}p {p_value}; paired test over "
-        f"{found.n_blocks} blocks of the text)",
+        f" ({comparison.difference:+.4f}, 95 % interval {bounds}p {p_value}; paired test over "
+        f"{comparison.n_blocks} blocks of the text)",
         "not bold default dim",
     )
