@@ -54,11 +54,6 @@ class HeadRole:
     role: str | None
     scores: Mapping[str, RoleScore]
 
-    @property
-    def strength(self) -> float:
-        """Strength of the named role; 0 without a name."""
-        return self.scores[self.role].strength if self.role else 0.0
-
 
 @dataclass(frozen=True)
 class HeadRoles(Shown):
@@ -86,7 +81,7 @@ class HeadRoles(Shown):
         for role in all_roles():
             named = [head for head in self.heads if head.role == role]
             if named:
-                return max(named, key=lambda head: head.strength)
+                return max(named, key=lambda head: head.scores[role].strength)
         return self.heads[0] if self.heads else None
 
 
