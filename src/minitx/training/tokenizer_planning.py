@@ -72,13 +72,13 @@ def plan_tokenizer(
 
 
 def _choose_kind(text: TextSize, capacity: Capacity | None) -> tuple[TokenizerKind, str]:
-    size = f"{text.n_bytes / 1e6:.3g} MB with {text.n_distinct:,} characters"
+    size = f"{text.n_bytes / 1e6:.3g} MB with {text.n_distinct:,} different characters"
     if text.n_bytes >= 8_000_000 or text.n_distinct > 256:
         return "bpe", f"{size}: word pieces make the text shorter"
     if capacity is None:
         return "char", f"{size}: each character is seen often enough to be learned"
     epochs = capacity.n_characters / max(1, text.n_characters)
-    passes = f"time for about {epochs:.2g} passes over {size}"
+    passes = f"as characters, time for about {epochs:.2g} passes over {size}"
     if epochs >= CHARACTERS_FROM_EPOCHS:
         return "char", f"{passes}: enough to learn from single characters"
     return "bpe", f"{passes}: word pieces cover more text per step"
