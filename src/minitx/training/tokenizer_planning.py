@@ -23,7 +23,7 @@ BYTES_PER_TOKEN = 3
 """Of byte-level BPE, about; where it is needed before there is one."""
 
 CHARACTERS_FROM_EPOCHS = 5.0
-"""Epochs from which on a text of few different characters is split into those: word pieces cover
+"""Epochs from which on a text of few characters is split into those: word pieces cover
 more text in the same time, and the model memorizes it sooner."""
 
 EMBEDDING_OF_UNSEEN = 1.2
@@ -32,7 +32,7 @@ EMBEDDING_OF_UNSEEN = 1.2
 
 @dataclass(frozen=True)
 class TextSize:
-    """What is known of a text before it is tokenized; `n_distinct` counts different characters."""
+    """What is known of a text before it is tokenized; `n_distinct` counts characters."""
 
     n_bytes: int
     n_characters: int
@@ -72,7 +72,7 @@ def plan_tokenizer(
 
 
 def _choose_kind(text: TextSize, capacity: Capacity | None) -> tuple[TokenizerKind, str]:
-    size = f"{text.n_bytes / 1e6:.3g} MB with {text.n_distinct:,} different characters"
+    size = f"{text.n_bytes / 1e6:.3g} MB with {text.n_distinct:,} characters"
     if text.n_bytes >= 8_000_000 or text.n_distinct > 256:
         return "bpe", f"{size}: word pieces make the text shorter"
     if capacity is None:

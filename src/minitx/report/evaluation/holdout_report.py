@@ -343,7 +343,7 @@ def _comparison(report: ComparisonReport) -> Iterator[RenderableType]:
     if not report.same_tokens:
         yield _warning(
             "The tokenizers differ, and with them what one token stands for: losses and "
-            "perplexities don't compare, and nor do train losses. Bits per byte do, since all "
+            "perplexities don't compare, nor do train losses. Bits per byte do, since all "
             "were scored on the same bytes; the ranking goes by them."
         )
     if len({compared.plain.context_length for compared in report.reports}) > 1:
