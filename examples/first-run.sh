@@ -3,6 +3,7 @@
 # the result: a sample, the holdout report, and what one attention head looks at.
 set -eu
 cd "$(dirname "$0")/.."
+echo "Setting up minitx in .venv; this takes some minutes, mostly for PyTorch"
 [ -x .venv/bin/python ] || python3 -m venv .venv
 .venv/bin/python -m pip install --quiet --constraint constraints.txt --editable .
 minitx=.venv/bin/minitx

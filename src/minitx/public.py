@@ -26,7 +26,7 @@ from minitx.config.overrides import (
     tables_from_options,
 )
 from minitx.config.run_config import TABLES
-from minitx.errors import BadInputError, MinitxError
+from minitx.errors import BadInputError, MinitxError, as_sentence
 from minitx.evaluation.holdout_figures import HoldoutReport
 from minitx.files import possible_path
 from minitx.generation import stream
@@ -92,7 +92,7 @@ def _for_scripts(function: F) -> F:
             return function(*arguments, **options)
         except MinitxError as error:
             error.what, error.fix = told(error.what), told(error.fix)
-            error.args = (f"{error.what}. {error.fix}",)
+            error.args = (f"{as_sentence(error.what)} {error.fix}",)
             raise
 
     return cast(F, call)

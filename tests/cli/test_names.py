@@ -82,7 +82,7 @@ def test_a_run_that_could_not_be_named_is_refused(minitx, inside, verses, name):
     done = minitx("train", verses, *SMALL, "--out", inside / "new" / name)
     assert_printed(done, 2)
     assert done.err.count("\n") == 1
-    assert "characters that are no text" in done.err
+    assert "has control characters, or is not UTF-8" in done.err
     assert os.listdir(inside) == []
 
 

@@ -120,6 +120,18 @@ def test_interrupt_in_an_evaluation_wipes_its_bar(on_terminal, tiny_run, inside,
     assert "\x1b[2K" in terminal.shown.rpartition("scoring")[2]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "doing"),
+    [(["attn", "--check-mask"], "looking into the model"), (["diagnose"], "the last checkpoint")],
+)
+def test_what_takes_long_shows_that_it_works(on_terminal, tiny_run, arguments, doing):
+    terminal = on_terminal(arguments[0], tiny_run, *arguments[1:])
+    terminal.wait_for(doing)
+    assert terminal.end() == 0
+    terminal.require_clean()
+    assert "\x1b[2K" in terminal.shown.rpartition(doing)[2]
+
+
 def test_interrupt_in_a_conversation_ends_only_the_answer(on_terminal, tiny_run):
     terminal = on_terminal("generate", tiny_run, "--interactive", *LONG)
     terminal.wait_for("> $")

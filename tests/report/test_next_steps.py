@@ -35,6 +35,11 @@ def test_paths_outside_the_working_directory_stay_as_given(tmp_path, monkeypatch
     assert run_path(inside / "x" / ".." / "run") == "run"
 
 
+def test_a_prompt_with_a_quote_stays_readable():
+    assert "--prompt \">>> c['red']\" --top-k" in next_steps(Path("runs/a"), ">>> c['red']")[0]
+    assert shlex.split(next_steps(Path("runs/a"), "it's $5!")[0])[4] == "it's $5!"
+
+
 @pytest.mark.parametrize(
     ("prompt", "shown"),
     [

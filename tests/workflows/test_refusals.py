@@ -137,6 +137,9 @@ REFUSALS = {
     ),
     "a logger that refuses": ({"train": FASTER, "loggers": ("refusing",)}, None, None),
     "metrics not writable": ({"train": FASTER}, None, as_directory("metrics.jsonl")),
+    "config is a directory": (
+        {"train": FASTER}, None, all_of(as_directory("run.toml"), later_checkpoint_damaged)
+    ),
     "no whole checkpoint": ({"train": FASTER}, None, each("model.safetensors")),
     "no state": ({"train": FASTER}, None, each("training_state.json")),
     "no config": ({"train": FASTER}, None, all_of(damage("run.toml"), each("run_copy.toml"))),
@@ -183,6 +186,27 @@ def test_a_refusal_leaves_every_file_as_it_was(trained, tmp_path, name, monkeypa
     finally:
         text.write_bytes(before_text)
     assert contents(run) == before
+
+
+def test_a_run_whose_config_cannot_be_written_keeps_its_text_and_checkpoints(
+    trained, tmp_path, monkeypatch
+):
+    def full(*_):
+        raise BadInputError("run.toml can't be written (No space left on device)", "Make room")
+
+    original, text = trained
+    run = tmp_path / "run"
+    shutil.copytree(original, run, symlinks=True)
+    later_checkpoint_damaged(run)
+    before = contents(run / "data"), contents(run / "checkpoints")
+    monkeypatch.setattr(RunDirectory, "write_config", full)
+    try:
+        text.write_text(TEXT + "the mat sat on the cat\n" * 40)
+        with pytest.raises(BadInputError, match="No space left"):
+            resume(ResumeRequest(run, train=FASTER, allow_changed_corpus=True), [])
+    finally:
+        text.write_text(TEXT)
+    assert (contents(run / "data"), contents(run / "checkpoints")) == before
 
 
 def test_a_changed_text_is_taken_where_it_is_allowed_and_can_be_used(trained, tmp_path):

@@ -570,6 +570,10 @@ def test_what_the_clock_decided_survives_a_kill(tmp_path, verses):
     config = run.read_config().train
     assert config.step_decisions[:1] == decided
     assert config.step_decisions[-1][1] == config.steps == run.steps()[-1]
+    longer = resume(ResumeRequest(tmp_path / "run", train={"steps": config.steps + 2}), [])
+    config = run.read_config().train
+    assert longer.end.step == config.steps
+    assert (config.budget_seconds, config.step_decisions) == (None, ())
 
 
 @pytest.mark.parametrize("cut_before_settling", [True, False])

@@ -17,14 +17,16 @@ _UNBEGUN = re.compile(
     r"|checkpoints(/\.step-\d{6,12}\.part(/.*)?)?"
     r"|data(/\.?((train|holdout)\.(ids|txt)|corpus\.json)(\.part)?)?"
 )
-"""Names in a run that never began. A person's own directory may have such folders, with more in."""
+"""Names in a run that never began. A person's own directory may have such folders, but with more
+in them."""
 
 
 def require_name(path: Path) -> None:
     """Refuse a directory for a run that a terminal or a UTF-8 file can't name."""
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in str(path)):
         raise BadInputError(
-            f"run directory {str(path)!r} has characters that are no text", "Choose another --out"
+            f"the name {str(path)!r} has control characters, or is not UTF-8",
+            "Choose another --out",
         )
 
 

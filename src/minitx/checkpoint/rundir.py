@@ -238,8 +238,8 @@ def named_run(path: Path) -> Path:
         BadInputError: no file can have that path, or it is not UTF-8, as safetensors asks.
     """
     if any("\ud800" <= character <= "\udfff" for character in str(path)):
-        fix = "Rename it, or go to that directory and name what is in it"
-        raise BadInputError(f"{path} is not UTF-8, and its files can't be opened so", fix)
+        fix = "Rename it, or change to that directory and name it as ."
+        raise BadInputError(f"the name {path} is not UTF-8, so its files can't be opened", fix)
     in_runs = RUNS / possible_path(path)
     return in_runs if not os.path.lexists(path) and in_runs.is_dir() else path
 

@@ -73,7 +73,8 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     """Build, train, resume, run, measure and look inside a small transformer on your own text.
@@ -87,7 +88,7 @@ def main() -> None:
     # A stream that was closed before the start (`>&-`) takes and gives nothing.
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
     log = logging.getLogger("minitx")
     log.setLevel(logging.INFO)
     if not log.handlers:
@@ -133,7 +134,7 @@ def _usage_message(error: Exception) -> str | None:
 
 
 def _system_message(error: Exception) -> str | None:
-    """One line for memory, a name or output that the system refuses; None for other exceptions."""
+    """One line where the system refuses memory, a name or output; None for other exceptions."""
     # torch tells it as a RuntimeError of the CPU's allocator, or an OutOfMemoryError of the GPU's.
     words = ("not enough memory", "out of memory", "can't allocate memory", "invalid buffer size")
     named = isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
@@ -155,11 +156,11 @@ def _system_message(error: Exception) -> str | None:
 
 
 class _LogLine(logging.Handler):
-    """Prints what the library tells on what stderr is at that time, in one line."""
+    """Prints each message of the library in one line, on what stderr is at that time."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno == logging.INFO:
-            # Of output: it is told once that is where it should be.
+            # About output: it is told once the output is where it should be.
             sys.stdout.flush()
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.write(f"{_one_line(record.getMessage())}\n")

@@ -100,8 +100,9 @@ def evaluate(
 ) -> None:
     """Measure loss, perplexity and bits per byte, over the whole text, each token once.
 
-    Before them a verdict on the fit, after them what the model must beat. With --full also where
-    the loss comes from, what surprised the model, and whether it copies.
+    Before them a verdict on the fit, after them what the model must beat.
+
+    With --full also where the loss comes from, surprises, and whether it copies.
 
     minitx eval --holdout                  the newest run on its holdout
 
@@ -146,32 +147,49 @@ def attn(
 ) -> None:
     """Draw what a model looks at: attention maps, head roles, logit lens, ablation.
 
-    With nothing but a run: its most telling head on the beginning of the holdout, and the role of
-    every head.
+    With nothing but a run: its most telling head, and the role of every head.
     """
     request = config_from_options(AttentionRequest, options)
     load = config_from_options(LoadConfig, options)
-    with many_imports():
-        from minitx.checkpoint.rundir import resolve_checkpoint, use_checkpoint
-        from minitx.report.attention.attention_output import print_study, study_json, write_study
-        from minitx.report.terminal.printable import printed_name
-        from minitx.workflows.attend import PAGE_PROMPT, SHORT_PROMPT, open_study
-        from minitx.workflows.load import say_used
+    from minitx.report.evaluation.evaluation_progress import EvaluationProgress
 
-    n_tokens = PAGE_PROMPT if html else SHORT_PROMPT
-    study = use_checkpoint(
-        lambda: resolve_checkpoint(run, load.checkpoint),
-        lambda checkpoint: open_study(checkpoint, prompt, n_tokens, load.device),
-    )
-    if json:
-        # Before a file is written: it may be refused.
-        text = study_json(study, request)
-    for path in write_study(study, request, html=html, png=png, npz=npz):
-        typer.echo(f"Wrote {printed_name(path)}", err=True)
+    text, written = "", list[Path]()
+    try:
+        with EvaluationProgress(sys.stderr) as progress:
+            progress.update("looking into the model", 0, 0)
+            with many_imports():
+                from rich.console import Console
+
+                from minitx.checkpoint.rundir import resolve_checkpoint, use_checkpoint
+                from minitx.report.attention.attention_output import (
+                    study_json,
+                    study_screen,
+                    write_study,
+                )
+                from minitx.report.terminal.printable import printed_name
+                from minitx.workflows.attend import PAGE_PROMPT, SHORT_PROMPT, open_study
+                from minitx.workflows.load import say_used
+
+            n_tokens = PAGE_PROMPT if html else SHORT_PROMPT
+            study = use_checkpoint(
+                lambda: resolve_checkpoint(run, load.checkpoint),
+                lambda checkpoint: open_study(checkpoint, prompt, n_tokens, load.device),
+            )
+            if json:
+                # Before a file is written: it may be refused.
+                text = study_json(study, request)
+            written.extend(write_study(study, request, html=html, png=png, npz=npz))
+            # All is measured before anything is printed, so that an error stands alone.
+            console = Console(highlight=False, soft_wrap=False)
+            on_screen = not (json or html or png or npz)
+            screen = study_screen(study, request, console, ascii_only) if on_screen else []
+    finally:
+        for path in written:
+            typer.echo(f"Wrote {printed_name(path)}", err=True)
     if json:
         typer.echo(text)
-    elif not (html or png or npz):
-        print_study(study, request, ascii_only)
+    for part in screen:
+        console.print(part)
     say_used([study.checkpoint])
     if request.check_mask and not study.mask_check.passed:
         raise typer.Exit(1)

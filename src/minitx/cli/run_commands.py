@@ -65,11 +65,15 @@ def diagnose(run: RunDirectory = None, json: Json = False) -> None:
 
     Its metrics are read again, and its last checkpoint is looked into.
     """
-    from minitx.report.training.diagnosis_report import diagnosis_report
-    from minitx.workflows.diagnose import diagnose as diagnose_run
-    from minitx.workflows.load import say_used
+    from minitx.report.evaluation.evaluation_progress import EvaluationProgress
 
-    diagnosis = diagnose_run(run)
+    with EvaluationProgress(sys.stderr) as progress:
+        progress.update("looking into the last checkpoint", 0, 0)
+        from minitx.report.training.diagnosis_report import diagnosis_report
+        from minitx.workflows.diagnose import diagnose as diagnose_run
+        from minitx.workflows.load import say_used
+
+        diagnosis = diagnose_run(run)
     _print(diagnosis.to_json() if json else diagnosis_report(diagnosis))
     say_used([diagnosis.checkpoint])
 

@@ -115,8 +115,9 @@ def resume(
 ) -> None:
     """Continue a run from its last checkpoint, also to more steps than first planned.
 
-    With no option, it ends with the numbers it would have had if it had never stopped. The steps
-    given with --steps include those already done.
+    With no option, it ends with the numbers it would have had if it had never stopped.
+
+    The steps given with --steps include those already done.
     """
     changes = tables_from_options(**options)["train"]
     with _view() as view:

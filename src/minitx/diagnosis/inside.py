@@ -113,7 +113,7 @@ def _leaks(model: Transformer, ids: Tensor, compute: Compute, engine: str) -> bo
 
 @dataclass
 class InsideDetector:
-    """Told each probe, in order. Its state are the names of what holds and was `told`."""
+    """Told each probe, in order. Its state: names of the findings that hold and were `told`."""
 
     told: list[str] = field(default_factory=list)
 

@@ -122,7 +122,8 @@ def as_c(argument: Any) -> Any:
         return argument == torch.bfloat16
     if isinstance(argument, Sequence):
         numbers = [as_c(each) for each in argument]
-        kind = ctypes.c_float if isinstance(numbers[0], float) else ctypes.c_int64
+        is_float = bool(numbers) and isinstance(numbers[0], float)
+        kind = ctypes.c_float if is_float else ctypes.c_int64
         return (kind * len(numbers))(*numbers)
     return argument
 

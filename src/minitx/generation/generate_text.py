@@ -58,7 +58,7 @@ def generate(
         on_text: told each piece of text as soon as it is certain: which generation, and the text.
             Called in torch's inference mode.
         record_probabilities: fill `Generation.chosen`.
-        first: position of the first prompt in the list that these are of. Each continuation draws
+        first: position of the first of these prompts in the whole list. Each continuation draws
             its own numbers, which follow from the seed and its position.
 
     Returns:

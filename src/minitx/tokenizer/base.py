@@ -109,9 +109,9 @@ class Tokenizer(ABC):
         """
         rest = ""
         for text in [texts] if isinstance(texts, str) else texts:
-            *whole, rest = chunks(rest + text, _CHUNK, self._border, self._starts) or [""]
-            for start in range(0, len(whole), _CHUNKS_AT_ONCE):
-                yield self._encode_chunks(whole[start : start + _CHUNKS_AT_ONCE], unknown)
+            *ready, rest = chunks(rest + text, _CHUNK, self._border, self._starts) or [""]
+            for start in range(0, len(ready), _CHUNKS_AT_ONCE):
+                yield self._encode_chunks(ready[start : start + _CHUNKS_AT_ONCE], unknown)
         if rest:
             yield self._encode_chunks([rest], unknown)
 

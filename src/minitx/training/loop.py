@@ -41,13 +41,13 @@ RATE_AFTER_ROLLBACK = 0.5
 """What the learning rate is multiplied by at each rollback."""
 
 STEPS_AHEAD = 2
-"""That may be under way on a GPU: while it does one, the next is prepared."""
+"""Steps that may be under way on a GPU: while it does one, the next is prepared."""
 
 
 class GradientPass:
     """Computes the loss of one batch, and adds its gradients to those in the parameters.
 
-    Of so many `passes` of an optimizer step the gradients are averaged.
+    Gradients are averaged over the `passes` of an optimizer step.
 
     Raises:
         BadInputError: torch.compile was asked for where it can't be used.

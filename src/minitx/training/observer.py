@@ -112,7 +112,7 @@ class Phase(TrainingEvent):
 
 @dataclass(frozen=True)
 class StepReport(TrainingEvent):
-    """One logged optimizer step, of so many that are planned.
+    """One logged optimizer step, of the `steps` that are planned.
 
     Attributes:
         loss: of this step's batch, before the update.

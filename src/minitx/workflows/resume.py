@@ -69,7 +69,7 @@ class ResumeRequest:
 def resume(request: ResumeRequest, observers: Sequence[TrainingObserver]) -> FinishedRun:
     """Continue a run to its last step, or to a new one.
 
-    Unless something is changed, the run ends with the very numbers it would have had uncut.
+    Unless something is changed, the run ends with the very numbers of one that was never stopped.
 
     Raises:
         BadInputError: there is no such run, nothing is left to do, or its corpus changed.
@@ -96,6 +96,11 @@ def resume(request: ResumeRequest, observers: Sequence[TrainingObserver]) -> Fin
 
 def _open_session(run: RunDirectory, request: ResumeRequest) -> Session:
     require_metrics(run.metrics_file)
+    if run.config_file.is_dir():
+        raise BadInputError(
+            f"{run.config_file} is a directory",
+            "Move it away: each checkpoint has a copy of the file that was there",
+        )
     checkpoint = run.usable_checkpoint("last", required=RESUME_FILES)
     config = run.read_config()
     state = read_state(checkpoint)
@@ -161,7 +166,8 @@ def _changed_config(
         if state.step >= state.steps or stopped_early:
             state.rewarm_step = state.step
         if steps != state.steps:
-            changes["step_decisions"] = ()
+            # No clock ends the run any more.
+            changes["step_decisions"], changes["budget_seconds"] = (), None
         state.steps, state.steps_decided = steps, True
         state.evaluations_since_best = 0
     changes["steps"] = state.steps

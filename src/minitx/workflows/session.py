@@ -85,10 +85,11 @@ class Session:
 
         Called when nothing can be refused any more: a refusal leaves every file as it was.
         """
+        # First, since a full disk may still refuse it: nothing is lost by then.
+        self.run.write_config(self.config)
         self.run.drop_after(self.state.step)
         if self.corpus.directory == self.run.new_data:
             self.run.adopt_new_data()
-        self.run.write_config(self.config)
         return replace(self, corpus=replace(self.corpus, directory=self.run.data))
 
     def start(self, prompt: str) -> RunStart:

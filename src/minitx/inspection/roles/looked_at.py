@@ -52,7 +52,9 @@ def local(patterns: LayerPatterns) -> Scores | None:
     """Looks at the last few tokens, itself among them."""
     if patterns.text is None or patterns.text.shape[2] < 4 * LOCAL_SPAN:
         return None
-    return _in_any_text(patterns, *(lambda at, back=back: at - back for back in range(LOCAL_SPAN)))
+    return _in_any_text(
+        patterns, *(lambda queries, back=back: queries - back for back in range(LOCAL_SPAN))
+    )
 
 
 @Role("positional", rank=60, is_specific=False, short_name="positional", column="posit")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from minitx.config import AttentionRequest
 from minitx.errors import BadInputError
@@ -35,17 +35,16 @@ from minitx.workflows.attend import AttentionStudy, ChosenMap, choose_maps, save
 _LABELLED = 64
 
 
-def print_study(study: AttentionStudy, request: AttentionRequest, ascii_only: bool) -> None:
-    """Print what was asked for.
+def study_screen(
+    study: AttentionStudy, request: AttentionRequest, console: Console, ascii_only: bool
+) -> list[RenderableType]:
+    """Measure what was asked for, to print it on `console`.
 
     Raises:
-        BadInputError: there is no such layer, head or token; nothing was printed.
+        BadInputError: there is no such layer, head or token.
     """
-    console = Console(highlight=False, soft_wrap=False)
     shading = "ascii" if ascii_only else shading_for(console)
-    # All is measured before anything is printed, so that an error stands alone.
-    for part in list(attention_screen(study, request, shading, console.width)):
-        console.print(part)
+    return list(attention_screen(study, request, shading, console.width))
 
 
 def study_json(study: AttentionStudy, request: AttentionRequest) -> str:

@@ -247,8 +247,8 @@ class _Sections:
         else:
             yield _note(
                 f"Beyond {use.used_length:,} token{'s' if use.used_length != 1 else ''} the loss "
-                "no longer falls: the model makes little use of the rest of its "
-                f"{use.context_length:,}."
+                "no longer falls by more than chance would: nothing shows that the model uses the "
+                f"rest of its {use.context_length:,}."
             )
 
     def _classes(self, classes: Sequence[ClassLoss]) -> Iterator[Table]:
@@ -343,7 +343,7 @@ def _comparison(report: ComparisonReport) -> Iterator[RenderableType]:
     if not report.same_tokens:
         yield _warning(
             "The tokenizers differ, and with them what one token stands for: losses and "
-            "perplexities don't compare, and nor do train losses. Bits per byte do, since all "
+            "perplexities don't compare, nor do train losses. Bits per byte do, since all "
             "were scored on the same bytes; the ranking goes by them."
         )
     if len({compared.plain.context_length for compared in report.reports}) > 1:

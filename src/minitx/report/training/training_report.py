@@ -326,7 +326,7 @@ def next_steps(
     Only those that work with it are given. The first words of `prompt` are used, a text that the
     run's tokenizer knows; `steps` are those to offer for `resume`, None writes ``N``.
     """
-    run, start = run_word(run_dir), shlex.quote(_short(prompt))
+    run, start = run_word(run_dir), _quoted(_short(prompt))
     replaced = " --unknown replace" if has_unknown else ""
     cut = " --top-k 40" if vocab_size is None or vocab_size > 40 else ""
     commands = {
@@ -339,6 +339,12 @@ def next_steps(
     if interrupted:
         return [f"minitx resume {run}", *working]
     return [*working, f"minitx resume {run} --steps {steps or 'N'}"]
+
+
+def _quoted(text: str) -> str:
+    """A text as a word of a command line: in double quotes if it has a single one and they do."""
+    in_double_quotes = "'" in text and not set(text) & set('"$`\\!')
+    return f'"{text}"' if in_double_quotes else shlex.quote(text)
 
 
 def _short(prompt: str) -> str:

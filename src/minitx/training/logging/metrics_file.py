@@ -48,7 +48,7 @@ class MetricsFile(TrainingObserver):
             self._fail(error)
 
     def observe(self, event: TrainingEvent) -> None:
-        """Write the event's line; a checkpoint's writer puts those before it on disk."""
+        """Write the event's line; `write_checkpoint` puts on disk those that come before it."""
         if not event.is_logged:
             return
         line = memoryview(metrics_line(event.to_line()))
@@ -100,14 +100,14 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def require_metrics(path: Path) -> None:
-    """Refuse a metrics file that can't be gone on with, before anything of the run is changed.
+    """Refuse a metrics file that can't be continued, before anything of the run is changed.
 
     Raises:
         BadInputError: it is there, and is no plain file that this user may read and write.
     """
     if os.path.lexists(path) and not (path.is_file() and os.access(path, os.R_OK | os.W_OK)):
         raise BadInputError(
-            f"{path} is no file that can be read and added to",
+            f"{path} is not a plain file that can be read and written",
             "Restore it, or move it away: the run goes on without it",
         )
 
