@@ -90,7 +90,7 @@ def update_kernels(tensors: Iterable[Tensor]) -> Any:
 def kernel_build() -> tuple[str, str]:
     """The processor family of the compiled kernels that compute here, and which build they are.
 
-    For example `avx2` and ``7, build 1f0c2a9b``; both are `none` where there are none.
+    For example `avx2` and ``8, build 1f0c2a9b``; both are `none` where there are none.
     """
     fast = fast_room()
     library = None if fast is None else fast.library.library()

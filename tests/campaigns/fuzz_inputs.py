@@ -8,11 +8,15 @@ import json
 import re
 import shutil
 import struct
-
-import tomllib
+import sys
 
 from minitx.checkpoint.manifest import MANIFEST, manifest_bytes
 from minitx.checkpoint.rundir import RunDirectory
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 MODEL_FILES = (
     "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",

@@ -1,3 +1,5 @@
+import contextlib
+import itertools
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -5,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minitx.evaluation import ngrams
 from minitx.evaluation.ngrams import NGrams
 
 SENTENCE = (
@@ -63,13 +66,26 @@ class DictionaryKneserNey:
         return own / total + sum(taken.values()) / total * lower
 
 
-def distribution(ngrams, context, order):
+@contextlib.contextmanager
+def discounts(by_order):
+    """Fixed discounts, one for each order, in place of estimates; None estimates them."""
+    with pytest.MonkeyPatch.context() as patch:
+        if by_order is not None:
+            # Counts as they are and counts of what comes before, of order 1, then 2, and so on.
+            twice = itertools.chain.from_iterable((value, value) for value in by_order)
+            patch.setattr(
+                ngrams, "_estimated_discounts", lambda _: np.array([0.0, *[next(twice)] * 3])
+            )
+        yield
+
+
+def distribution(counted, context, order):
     """Probability of each id after a context."""
     if not len(context):
         # Before the first token there is nothing, as there is before what was never seen.
-        context = [ngrams.vocab_size]
-    texts = [np.append(context, word) for word in range(ngrams.vocab_size)]
-    return np.exp([-ngrams.losses(text)[order - 1, -1] for text in texts])
+        context = [counted.vocab_size]
+    texts = [np.append(context, word) for word in range(counted.vocab_size)]
+    return np.exp([-counted.losses(text)[order - 1, -1] for text in texts])
 
 
 def _grams(ids, n):
@@ -84,7 +100,8 @@ def _grams(ids, n):
     fixed=st.sampled_from([None, [0.3, 0.75, 0.9, 0.5, 0.6]]),
 )
 def test_every_order_is_the_formula(train, text, order, fixed):
-    found = NGrams(np.array(train), 6, order, fixed).losses(np.array(text))
+    with discounts(fixed):
+        found = NGrams(np.array(train), 6, order).losses(np.array(text))
     assert found.shape == (order, len(text) - 1)
     for n in range(1, order + 1):
         reference = DictionaryKneserNey(train, 6, n, fixed)
@@ -113,10 +130,10 @@ def test_probabilities_sum_to_one(order, context):
 
 def test_probabilities_of_seen_contexts_sum_to_one_too():
     ids = np.random.default_rng(2).integers(0, 5, 300)
-    ngrams = NGrams(ids, 5)
+    counted = NGrams(ids, 5)
     for at in range(0, 290, 17):
         for order in range(1, 7):
-            assert distribution(ngrams, ids[at : at + 5], order).sum() == pytest.approx(1.0)
+            assert distribution(counted, ids[at : at + 5], order).sum() == pytest.approx(1.0)
 
 
 def test_packing_holds_for_large_vocabularies():
@@ -153,7 +170,8 @@ def test_the_same_as_nltk():
     grams = [gram for n in range(1, order + 1) for gram in nltk_ngrams(words, n)]
     reference.fit([grams], vocabulary_text=words)
     # nltk's unigrams are neither discounted nor mixed with the uniform distribution.
-    ours = NGrams(ids, len(names), order, [0.0, discount, discount])
+    with discounts([0.0, discount, discount]):
+        ours = NGrams(ids, len(names), order)
     for context in [("the", "cat"), ("sat", "on"), ("the",), ("log", "saw"), ()]:
         at = np.array([names.index(word) for word in context], dtype=np.int64)
         found = distribution(ours, at, order)

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from minitx.config import ModelConfig
 from minitx.errors import BadInputError
+from minitx.evaluation import scoring
 from minitx.evaluation.scoring import Windows, count_targets, score, token_losses, windows_for
 from minitx.model import Transformer
+from minitx.training.observer import perplexity
 
 CONFIG = ModelConfig(
     vocab_size=11, context_length=8, n_layers=1, n_heads=2, n_kv_heads=1, d_model=8, d_ff=16,
@@ -50,11 +52,15 @@ def brute_force(model, ids, context_length, stride):
 @given(st.integers(2, 60), st.integers(1, 8), st.data())
 def test_each_target_once_with_the_context_that_the_stride_promises(n, context_length, data):
     stride = data.draw(st.integers(1, context_length))
-    batch_size = data.draw(st.sampled_from([None, 1, 3]))
+    windows_at_once = data.draw(st.sampled_from([None, 1, 3]))
     model, ids = build(), random_ids(n)
     expected = brute_force(model, ids, context_length, stride)
-    windows = Windows(context_length, stride, batch_size=batch_size)
-    chunks = list(token_losses(model, ids, windows))
+    windows = Windows(context_length, stride)
+    with pytest.MonkeyPatch.context() as patch:
+        if windows_at_once is not None:
+            patch.setitem(scoring._BATCH_TOKENS, "cpu", windows_at_once * context_length)
+        chunks = list(token_losses(model, ids, windows))
+        found = score(model, ids, windows)
     index = np.concatenate([chunk.index for chunk in chunks])
     losses = np.concatenate([chunk.losses for chunk in chunks])
     position = np.concatenate([chunk.position for chunk in chunks])
@@ -63,10 +69,9 @@ def test_each_target_once_with_the_context_that_the_stride_promises(n, context_l
     enough = np.minimum(index - 1, context_length - stride)
     assert (position >= enough).all()
     assert (position < context_length).all()
-    found = score(model, ids, windows)
     assert found.n_tokens == n - 1 == count_targets(n, windows)
     assert found.loss == pytest.approx(np.mean(expected), rel=2e-5)
-    assert found.perplexity == pytest.approx(math.exp(np.mean(expected)), rel=1e-4)
+    assert perplexity(found.loss) == pytest.approx(math.exp(np.mean(expected)), rel=1e-4)
 
 
 @settings(deadline=None, max_examples=60)
@@ -143,9 +148,10 @@ def test_bfloat16_is_close_and_not_the_same():
     assert rounded.loss != exact.loss
 
 
-def test_progress_adds_up():
+def test_progress_adds_up(monkeypatch):
+    monkeypatch.setitem(scoring._BATCH_TOKENS, "cpu", 2 * 8)
     told = []
-    score(build(), random_ids(100), Windows(8, 8, batch_size=2), told.append)
+    score(build(), random_ids(100), Windows(8, 8), told.append)
     assert sum(told) == 99
     assert len(told) == 7
 
@@ -167,13 +173,14 @@ def test_what_cannot_be_scored_is_refused_at_once(n, options, word):
         token_losses(build(), random_ids(n), windows_for(build(), **options))
 
 
-def test_a_memory_map_streams(tmp_path):
+def test_a_memory_map_streams(tmp_path, monkeypatch):
+    monkeypatch.setitem(scoring._BATCH_TOKENS, "cpu", 64 * 8)
     path = tmp_path / "ids"
     n = 400_000
     random_ids(n).tofile(path)
     ids = np.memmap(path, dtype="<u2", mode="r")
     tracemalloc.start()
-    found = score(build(), ids, Windows(8, 8, batch_size=64))
+    found = score(build(), ids, Windows(8, 8))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found.n_tokens == n - 1

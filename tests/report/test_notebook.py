@@ -51,7 +51,7 @@ def test_a_study_is_the_page_in_a_frame(study):
 
 
 def test_a_map_is_a_table_with_its_tokens(study):
-    (shown,) = choose_maps(study, "weight", 1, 0).maps
+    (shown,), _ = choose_maps(study, "weight", 1, 0)
     assert "layer 1, head 0" in display(shown)["text/html"]
     assert display(shown)["text/html"].count("<td title=") == 15 * 16 // 2
     assert "14 s" in printed(shown)

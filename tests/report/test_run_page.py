@@ -96,7 +96,7 @@ def test_what_is_no_problem_is_one_quiet_line(tiny_run, tmp_path):
         with run.metrics_file.open("ab") as file:
             file.write(metrics_line(event))
     history = read_history(read_metrics(run.metrics_file))
-    assert curves([("a", history)])[0]["events"] == []
+    assert curves("a", history)["events"] == []
     text = run_page(Stories((RunStory(run, run.read_config(), history),)))
     shown = re.search(r'<section id="diagnosis".*?</section>', text, re.DOTALL)[0]
     assert "No problems were diagnosed" in shown
@@ -104,7 +104,7 @@ def test_what_is_no_problem_is_one_quiet_line(tiny_run, tmp_path):
     assert "At step 100: 120 steps fit the time budget" in shown
     assert "steps-settled" not in shown
     # Nor is it numbered in the curves, where the buttons of problems look for their number.
-    (drawn,) = curves([("a", read_history([*read_metrics(run.metrics_file), SPIKE]))])
+    drawn = curves("a", read_history([*read_metrics(run.metrics_file), SPIKE]))
     assert [event["name"] for event in drawn["events"]] == ["loss-spike"]
 
 
@@ -159,7 +159,7 @@ def test_the_page_reads_without_its_script(page, single):
 
 
 def test_the_curves_are_what_was_noted(single):
-    (found,) = curves([("a", single.runs[0].history)])
+    found = curves("a", single.runs[0].history)
     lines = list(read_metrics(single.runs[0].run.metrics_file))
     steps = [one for one in lines if one["kind"] == "step"]
     assert found["steps"]["step"] == [one["step"] for one in steps]
@@ -180,7 +180,7 @@ def test_a_long_run_is_thinned_and_its_spike_stays():
         {"kind": "step", "step": i, "loss": 99.0 if i == 7777 else 2.0, "tokens": i}
         for i in range(1, 3 * MOST_POINTS)
     ]
-    (found,) = curves([("a", read_history(lines))])
+    found = curves("a", read_history(lines))
     assert len(found["steps"]["step"]) <= MOST_POINTS + 4
     assert found["logged"] == len(lines)
     assert found["steps"]["step"][found["steps"]["loss"].index(99)] == 7777

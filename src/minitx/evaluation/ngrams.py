@@ -17,7 +17,6 @@ any vocabulary fits in 64 bits, and everything is sorting and searching of array
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,20 +41,11 @@ class NGrams:
     Args:
         ids: `(n,)` what is counted.
         vocab_size, max_order: number of ids; the highest order.
-        discounts: a fixed one for each order; None estimates three for each order from how many
-            n-grams occur once, twice, three and four times.
     """
 
-    def __init__(
-        self,
-        ids: IdArray,
-        vocab_size: int,
-        max_order: int = ORDERS,
-        discounts: Sequence[float] | None = None,
-    ) -> None:
+    def __init__(self, ids: IdArray, vocab_size: int, max_order: int = ORDERS) -> None:
         self.vocab_size = vocab_size
         self.max_order = max_order
-        self._discounts = discounts
         self._keys: list[IntArray] = [np.zeros(1, np.int64)]
         self._raw: list[_Counts] = []
         self._continuation: list[_Counts] = []
@@ -70,9 +60,9 @@ class NGrams:
                 shorter = np.zeros(len(keys), np.int64)
                 shorter[ends] = ranks[1:]
                 before = np.bincount(shorter, minlength=len(self._keys[-1]))
-                self._continuation.append(self._counts(self._keys, before, order - 1))
+                self._continuation.append(_counts(self._keys, before, vocab_size))
             self._keys.append(keys)
-            self._raw.append(self._counts(self._keys, counts, order))
+            self._raw.append(_counts(self._keys, counts, vocab_size))
             ranks = ends.reshape(-1).astype(np.int64)
 
     def losses(self, ids: IdArray) -> FloatArray:
@@ -106,21 +96,18 @@ class NGrams:
         rank = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         return np.where((prefix >= 0) & (keys[rank] == wanted), rank, -1)
 
-    def _counts(self, keys: list[IntArray], counts: IntArray, order: int) -> _Counts:
-        prefix = keys[-1] // self.vocab_size
-        n_contexts = max(1, len(keys[-2]))
-        totals = np.bincount(prefix, counts, n_contexts)
-        if self._discounts is None:
-            by_count = _estimated_discounts(counts)
-        else:
-            by_count = np.array([0.0, *[self._discounts[order - 1]] * 3])
-        taken = np.minimum(by_count[np.minimum(counts, 3)], counts)
-        divisor = np.maximum(totals, 1.0)
-        return _Counts(
-            discounted=(counts - taken) / divisor[prefix],
-            context_seen=totals > 0,
-            backoff=np.bincount(prefix, taken, n_contexts) / divisor,
-        )
+
+def _counts(keys: list[IntArray], counts: IntArray, vocab_size: int) -> _Counts:
+    prefix = keys[-1] // vocab_size
+    n_contexts = max(1, len(keys[-2]))
+    totals = np.bincount(prefix, counts, n_contexts)
+    taken = np.minimum(_estimated_discounts(counts)[np.minimum(counts, 3)], counts)
+    divisor = np.maximum(totals, 1.0)
+    return _Counts(
+        discounted=(counts - taken) / divisor[prefix],
+        context_seen=totals > 0,
+        backoff=np.bincount(prefix, taken, n_contexts) / divisor,
+    )
 
 
 def _interpolated(

@@ -26,7 +26,6 @@ from minitx.corpus.encoded import release
 from minitx.errors import BadInputError
 from minitx.evaluation.arrays import BoolArray, Float32Array, IdArray, IntArray
 from minitx.model import Transformer, evaluating
-from minitx.training.observer import perplexity
 
 Progress = Callable[[int], None]
 """Called with the number of targets that each batch scored."""
@@ -62,14 +61,12 @@ class Windows:
         max_tokens: score about as many targets in evenly spaced windows, the same ones each
             time; 0 scores all.
         autocast_dtype: format of the matrix products; None or float32 for that of the weights.
-        batch_size: windows in one pass; None chooses.
     """
 
     context_length: int
     stride: int
     max_tokens: int = 0
     autocast_dtype: torch.dtype | None = None
-    batch_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,11 +80,6 @@ class Score:
     def loss(self) -> float:
         """Nats per token."""
         return self.total_nats / self.n_tokens
-
-    @property
-    def perplexity(self) -> float:
-        """e to the loss."""
-        return perplexity(self.loss)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,11 +148,9 @@ def _losses(
     model: Transformer, ids: IdArray, windows: Windows, with_confidence: bool
 ) -> Iterator[LossChunk]:
     compute = Compute(next(model.parameters()).device, windows.autocast_dtype or torch.float32)
-    batch_size = windows.batch_size
-    if batch_size is None:
-        most_tokens = _BATCH_TOKENS.get(compute.device.type, _BATCH_TOKENS_ELSEWHERE)
-        most_tokens = min(most_tokens, _BATCH_LOGITS // model.config.vocab_size)
-        batch_size = max(1, most_tokens // windows.context_length)
+    most_tokens = _BATCH_TOKENS.get(compute.device.type, _BATCH_TOKENS_ELSEWHERE)
+    most_tokens = min(most_tokens, _BATCH_LOGITS // model.config.vocab_size)
+    batch_size = max(1, most_tokens // windows.context_length)
     with evaluating(model):
         for batch in _batches(spaced_windows(len(ids), windows), batch_size):
             length = batch[0].length

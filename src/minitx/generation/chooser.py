@@ -49,8 +49,7 @@ class Chooser:
         """Get ready for a row that joins.
 
         Raises:
-            BadInputError: a setting does not fit the vocabulary, or what it bans or requires can't
-                be.
+            BadInputError: a setting does not fit the vocabulary, or asks for what can't be done.
         """
         check_settings(row.config, self._vocab_size)
         if row.config.banned_strings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,7 +18,6 @@ from minitx.shown import Shown
 
 WINDOWS = 16
 WINDOW_LENGTH = 128
-_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -58,20 +57,12 @@ class Ablation(Shown):
 
 
 def ablate_heads(
-    model: Transformer,
-    text_ids: IdArray,
-    text_name: str = "the holdout",
-    progress: Callable[[int, int], None] | None = None,
+    model: Transformer, text_ids: IdArray, text_name: str = "the holdout"
 ) -> Ablation | None:
     """Switch each head off and measure the loss on the same windows of text.
 
-    Args:
-        model: any minitx model; left as it was.
-        text_ids: (tokens,) of `text_name`, best of the holdout; only some windows are read.
-        progress: told (heads done, heads in all) after each.
-
-    Returns:
-        None when the text has fewer than two tokens, so that there is no target.
+    `text_ids` are (tokens,) of `text_name`, best of the holdout; only some windows are read. None
+    when there are fewer than two, and so no target. The model is left as it was.
     """
     config = model.config
     length = min(WINDOW_LENGTH, config.context_length, len(text_ids) - 1)
@@ -82,11 +73,8 @@ def ablate_heads(
 
     def losses() -> FloatArray:
         """Mean loss of each window, (windows,)."""
-        parts = [
-            model.token_losses(part[:, :-1], part[:, 1:]).double().mean(dim=1)
-            for part in torch.split(windows, _BATCH)
-        ]
-        return np.asarray(torch.cat(parts).cpu().numpy(), dtype=np.float64)
+        by_window = model.token_losses(windows[:, :-1], windows[:, 1:]).double().mean(dim=1)
+        return np.asarray(by_window.cpu().numpy(), dtype=np.float64)
 
     heads = []
     with torch.inference_mode(), evaluating(model):
@@ -98,8 +86,6 @@ def ablate_heads(
                 n = len(change)
                 error = float(change.std(ddof=1)) / math.sqrt(n) if n > 1 else None
                 heads.append(HeadAblation(layer, head, float(change.mean()), error))
-                if progress is not None:
-                    progress(len(heads), config.n_layers * config.n_heads)
     measured_on = windows_in_words(len(windows), length, text_name)
     return Ablation(float(with_all.mean()), tuple(heads), measured_on)
 

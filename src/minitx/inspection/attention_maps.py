@@ -75,9 +75,8 @@ class AttentionMaps(Shown):
             A'_l = (mean over heads of A_l + I) / 2      the residual stream looks at itself
             R_l  = A'_l R_(l-1),  R_0 = I
 
-        Returns:
-            (n_layers, seq, seq): entry [l, i, j] is the part of token j in position i after layer
-            l. Rows sum to 1, and later tokens have no part. Computed in float64.
+        Entry [l, i, j] of (n_layers, seq, seq) is the part of token j in position i after layer l.
+        Rows sum to 1, and later tokens have no part. Computed in float64.
         """
         identity = np.eye(self.seq)
         flow, rolled = identity, []
@@ -99,12 +98,12 @@ class Looked:
 def most_looked_at(
     rows: Float32Array, tokens: tuple[str, ...], position: int, count: int
 ) -> list[Looked]:
-    """What the token at `position` looked at most, the strongest first.
+    """What the token at `position` looked at most: at most `count` tokens, the strongest first.
 
-    Args:
-        rows: (seq, seq) weights or norms, row = the token that looks.
-        position: which token looks; BadInputError if there is none.
-        count: at most so many answers; never tokens after `position`.
+    `rows` are (seq, seq) weights or norms, row = the token that looks.
+
+    Raises:
+        BadInputError: there is no such token.
     """
     require_existing("token", position, len(tokens))
     row = rows[position, : position + 1]
@@ -116,9 +115,7 @@ def most_looked_at(
 def read_attention(model: Transformer, tokenizer: Tokenizer, ids: IntArray) -> AttentionMaps:
     """Run the plain model over one text and keep all its attention weights.
 
-    Args:
-        model: any minitx model; left as it was.
-        ids: (seq,) token ids, at least 1 and at most the model's context length.
+    The text is (seq,) ids, 1 to the model's context length. The model is left as it was.
     """
     trace = traced(model, ids[None])
     weights = np.stack([layer[0].float().cpu().numpy() for layer in trace.attention])
@@ -142,13 +139,8 @@ def value_lengths(model: Transformer, trace: Trace) -> Float32Array:
     Weights alone mislead: a head may look hard at a token whose value is next to nothing. What it
     adds at position i is sum over j of weight[i, j] * W_O v_j; the norm of each summand is
     weight[i, j] * |W_O v_j| (Kobayashi et al. 2020, section 3). The second factor does not depend
-    on i, so it is kept once for each head and position.
-
-    Args:
-        trace: of the model, on a batch of one text.
-
-    Returns:
-        (n_layers, n_heads, seq) float32.
+    on i, so it is kept once for each head and position of the trace, which is of a batch of one
+    text: (n_layers, n_heads, seq) float32.
     """
     lengths = []
     for attention, values in zip(attention_layers(model), trace.values, strict=True):

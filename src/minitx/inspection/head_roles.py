@@ -54,11 +54,6 @@ class HeadRole:
     role: str | None
     scores: Mapping[str, RoleScore]
 
-    @property
-    def strength(self) -> float:
-        """Strength of the named role; 0 without a name."""
-        return self.scores[self.role].strength if self.role else 0.0
-
 
 @dataclass(frozen=True)
 class HeadRoles(Shown):
@@ -86,7 +81,7 @@ class HeadRoles(Shown):
         for role in all_roles():
             named = [head for head in self.heads if head.role == role]
             if named:
-                return max(named, key=lambda head: head.strength)
+                return max(named, key=lambda head: head.scores[role].strength)
         return self.heads[0] if self.heads else None
 
 
@@ -114,21 +109,13 @@ def layer_scores(patterns: LayerPatterns) -> dict[str, Scores]:
     return {name: measured for name, measured in scores.items() if measured is not None}
 
 
-def read_roles(
-    model: Transformer,
-    text_ids: IdArray,
-    text_name: str = "the holdout",
-    seed: int = 0,
-) -> HeadRoles:
-    """Measure the roles of all heads of a model.
+def read_roles(model: Transformer, text_ids: IdArray, text_name: str = "the holdout") -> HeadRoles:
+    """Measure the roles of all heads of a model, which is left as it was.
 
-    Args:
-        model: any minitx model; left as it was.
-        text_ids: (tokens,) of `text_name`, a real text; only some windows are read.
-        seed: of the random tokens.
+    `text_ids` are (tokens,) of `text_name`, a real text; only some windows are read.
     """
     config = model.config
-    probe = repeat_probe(config.vocab_size, config.context_length, PROBES, seed)
+    probe = repeat_probe(config.vocab_size, config.context_length, PROBES, seed=0)
     length = min(TEXT_LENGTH, config.context_length, len(text_ids))
     count = TEXT_WINDOWS if length >= MIN_QUERY else 0
     windows = text_windows(text_ids, max(1, length), count)
@@ -144,8 +131,8 @@ def read_roles(
     measured_on = [windows_in_words(len(windows), length, text_name)] if len(windows) else []
     if probe is not None:
         measured_on.append(f"{PROBES} texts of {probe.period} random tokens, repeated")
-    too_short = "nothing: the context is too short"
-    return HeadRoles(tuple(heads), " and ".join(measured_on) or too_short)
+    in_words = " and ".join(measured_on) or "nothing: the context is too short"
+    return HeadRoles(tuple(heads), in_words)
 
 
 def _patterns(

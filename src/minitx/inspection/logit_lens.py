@@ -59,12 +59,9 @@ class LogitLens(Shown):
 
 
 def read_logit_lens(model: Transformer, ids: IntArray, k: int = 5) -> LogitLens:
-    """Read the residual stream of one text after each layer.
+    """Read the residual stream of one text, (seq,) ids, after each layer.
 
-    Args:
-        model: any minitx model; left as it was.
-        ids: (seq,) token ids.
-        k: how many of the likeliest tokens to keep, at most the vocabulary's size.
+    The `k` likeliest tokens are kept, or the whole vocabulary. The model is left as it was.
     """
     text = torch.from_numpy(ids.astype(np.int64)).to(model.embedding.weight.device)
     k = min(k, model.config.vocab_size)

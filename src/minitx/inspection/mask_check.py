@@ -63,9 +63,7 @@ class Leak:
 class PathCheck:
     """One way through the model, checked with `cuts` cuts and by comparing so many `logits`.
 
-    Attributes:
-        path: which way.
-        leak: the first found, or None: not one bit moved.
+    `leak` is the first found, or None: not one bit moved.
     """
 
     path: str

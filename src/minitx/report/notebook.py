@@ -69,7 +69,12 @@ def as_html(shown: Shown) -> str:
         case ChosenMap():
             return map_grid(_heatmap(shown), map_name(shown))
         case LogitLens():
-            return lens_grid(shown)
+            # The last layer on top; a frame is round the token that does follow.
+            return render(
+                "notebook_lens.html", lens=shown, scale=Scale(1.0),
+                tokens=shown.tokens or tuple(map(str, range(shown.top_ids.shape[1]))),
+                guesses=shown.top_ids.tolist(), chances=shown.top_probabilities.tolist(),
+            )  # fmt: skip
     console = Console(
         file=io.StringIO(), record=True, width=_WIDTH, force_terminal=True,
         color_system="truecolor", no_color=False, legacy_windows=False, force_jupyter=False,
@@ -93,18 +98,4 @@ def map_grid(heatmap: Heatmap, name: str | None = None) -> str:
     return render(
         "notebook_map.html", name=name, labels=labels, shown=shown,
         values=heatmap.values.tolist(), scale=heatmap.scale,
-    )  # fmt: skip
-
-
-def lens_grid(lens: LogitLens) -> str:
-    """The logit lens: what every layer would say after every token.
-
-    Rows are the readings, the last layer on top; columns the tokens of the text. A cell has the
-    likeliest token that follows, coloured by its probability, and all that are kept in its title.
-    It is framed where that token does follow.
-    """
-    return render(
-        "notebook_lens.html", lens=lens, scale=Scale(1.0),
-        tokens=lens.tokens or tuple(map(str, range(lens.top_ids.shape[1]))),
-        guesses=lens.top_ids.tolist(), chances=lens.top_probabilities.tolist(),
     )  # fmt: skip

@@ -23,7 +23,7 @@ BYTES_PER_TOKEN = 3
 """Of byte-level BPE, about; where it is needed before there is one."""
 
 CHARACTERS_FROM_EPOCHS = 5.0
-"""Epochs from which on a text of few different characters is split into those: word pieces cover
+"""Epochs from which on a text of few characters is split into those: word pieces cover
 more text in the same time, and the model memorizes it sooner."""
 
 EMBEDDING_OF_UNSEEN = 1.2
@@ -32,7 +32,7 @@ EMBEDDING_OF_UNSEEN = 1.2
 
 @dataclass(frozen=True)
 class TextSize:
-    """What is known of a text before it is tokenized; `n_distinct` counts different characters."""
+    """What is known of a text before it is tokenized; `n_distinct` counts characters."""
 
     n_bytes: int
     n_characters: int
@@ -78,7 +78,7 @@ def _choose_kind(text: TextSize, capacity: Capacity | None) -> tuple[TokenizerKi
     if capacity is None:
         return "char", f"{size}: each character is seen often enough to be learned"
     epochs = capacity.n_characters / max(1, text.n_characters)
-    passes = f"time for about {epochs:.2g} passes over {size}"
+    passes = f"as characters, time for about {epochs:.2g} passes over {size}"
     if epochs >= CHARACTERS_FROM_EPOCHS:
         return "char", f"{passes}: enough to learn from single characters"
     return "bpe", f"{passes}: word pieces cover more text per step"

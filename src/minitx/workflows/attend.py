@@ -66,14 +66,6 @@ class ChosenMap(Shown):
     tokens: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class ChosenMaps:
-    """The maps to show, and why these if they were not asked for."""
-
-    maps: tuple[ChosenMap, ...]
-    reason: str | None = None
-
-
 @dataclass(frozen=True, eq=False)
 class AttentionStudy(Shown):
     """A model, a text, and everything that can be measured of the two.
@@ -213,8 +205,8 @@ def study_model(
 
 def choose_maps(
     study: AttentionStudy, kind: MapKind, layer: Index = None, head: Index = None
-) -> ChosenMaps:
-    """The maps that a layer, a head and a kind name.
+) -> tuple[list[ChosenMap], str | None]:
+    """The maps that a layer, a head and a kind name; and why these, if they were not asked for.
 
     For weights and norms, None lets the most telling head be chosen and `all` takes every one.
     An average is over the heads of a layer, or of all layers (None). A rollout runs up to a
@@ -246,8 +238,7 @@ def choose_maps(
         "average": lambda i, _: maps.average(i),
         "rollout": lambda i, _: rollout[i],
     }[kind]
-    chosen = (ChosenMap(kind, i, j, read(i, j), maps.tokens) for i in layers for j in heads)
-    return ChosenMaps(tuple(chosen), reason)
+    return [ChosenMap(kind, i, j, read(i, j), maps.tokens) for i in layers for j in heads], reason
 
 
 def save_maps(study: AttentionStudy, path: Path) -> None:

@@ -20,6 +20,7 @@ from minitx.inspection.attention_maps import most_looked_at
 from minitx.inspection.logit_lens import LogitLens
 from minitx.report.attention.attention_screen import (
     attention_screen,
+    brief_name,
     map_name,
     position_of,
     quantity_of,
@@ -61,9 +62,8 @@ def study_json(study: AttentionStudy, request: AttentionRequest) -> str:
     }
     position = position_of(study, request)
     if request.wants_map:
-        chosen = choose_maps(study, request.kind, request.layer, request.head)
-        values["reason"] = chosen.reason
-        values["maps"] = [_map(study, shown, position, request.top) for shown in chosen.maps]
+        maps, values["reason"] = choose_maps(study, request.kind, request.layer, request.head)
+        values["maps"] = [_map(study, shown, position, request.top) for shown in maps]
     if request.roles or request.is_default:
         values["roles"] = {
             "measured_on": study.roles.measured_on,
@@ -156,8 +156,8 @@ def write_study(
     study.require_heads(request.layer, request.head)
     page = "" if html is None else study_page(study, request.layer, request.head)
     if png is not None:
-        chosen = choose_maps(study, request.kind, request.layer, request.head)
-        _save_png(chosen.maps, study.maps.tokens, png)
+        maps, _ = choose_maps(study, request.kind, request.layer, request.head)
+        _save_png(maps, study.maps.tokens, png)
         yield png
     if npz is not None:
         save_maps(study, npz)
@@ -196,7 +196,7 @@ def _save_png(maps: Sequence[ChosenMap], tokens: Sequence[str], path: Path) -> N
         # Half the way along the colours is a quarter of the top, as in the terminal.
         seen = np.where(np.tri(len(tokens)) > 0, shown.values, np.nan)
         image = ax.imshow(seen, cmap="Blues", norm=PowerNorm(0.5, 0, scale.top))
-        ax.set_title(map_name(shown) if single else _brief_name(shown), fontsize=10)
+        ax.set_title(map_name(shown) if single else brief_name(shown), fontsize=10)
         ax.spines[["top", "right"]].set_visible(False)
         if single and len(tokens) <= _LABELLED:
             ax.set_xticks(range(len(names)), names, rotation=90, fontsize=8, family="monospace")
@@ -213,7 +213,3 @@ def _save_png(maps: Sequence[ChosenMap], tokens: Sequence[str], path: Path) -> N
     figure.colorbar(image, ax=axes, shrink=0.6, label=label)
     with writing_where_asked(path) as file:
         figure.savefig(file, format="png", dpi=160)
-
-
-def _brief_name(shown: ChosenMap) -> str:
-    return f"layer {shown.layer}" if shown.head is None else f"{shown.layer}.{shown.head}"

@@ -73,6 +73,11 @@ def map_name(shown: ChosenMap) -> str:
     return f"{name}, value-weighted norms" if shown.kind == "norm" else name
 
 
+def brief_name(shown: ChosenMap) -> str:
+    """The same in few characters: the layer, or as `1.0` the layer and the head."""
+    return f"layer {shown.layer}" if shown.head is None else f"{shown.layer}.{shown.head}"
+
+
 def quantity_of(kind: MapKind) -> Quantity:
     """What the numbers of a kind of map are."""
     return "norm" if kind == "norm" else "weight"
@@ -100,15 +105,15 @@ class _Screen:
         yield self._about()
         yield Text()
         if request.wants_map:
-            chosen = choose_maps(study, request.kind, request.layer, request.head)
+            maps, reason = choose_maps(study, request.kind, request.layer, request.head)
             if position is not None or request.top is not None:
-                yield from self._looked_at(chosen.maps, position, request.top or 5)
-            elif len(chosen.maps) == 1:
-                yield from self._one_map(chosen.maps[0], chosen.reason)
+                yield from self._looked_at(maps, position, request.top or 5)
+            elif len(maps) == 1:
+                yield from self._one_map(maps[0], reason)
             else:
-                yield from self._grid(chosen.maps)
+                yield from self._grid(maps)
             if request.is_default:
-                shown = chosen.maps[0]
+                shown = maps[0]
                 yield Text()
                 yield Text(_OVERVIEW, style="bold")
                 yield attention_view.heads_overview(
@@ -166,11 +171,9 @@ class _Screen:
         yield from attention_view.maps_grid(named, in_line, scale, self.shading, self.width)
 
     def _short_name(self, shown: ChosenMap) -> str:
-        if shown.head is None:
-            return f"layer {shown.layer}"
         named = self._named_head(shown)
         role = named.role.removesuffix(" token") if named and named.role else ""
-        return f"{shown.layer}.{shown.head} {role}".rstrip()
+        return f"{brief_name(shown)} {role}".rstrip()
 
     def _named_head(self, shown: ChosenMap) -> HeadRole | None:
         if shown.layer is None or shown.head is None:

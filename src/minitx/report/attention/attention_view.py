@@ -12,12 +12,13 @@ from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from minitx.evaluation.arrays import Float32Array
 from minitx.inspection.ablation import Ablation
 from minitx.inspection.head_roles import HeadRole, HeadRoles
 from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.mask_check import MaskCheck
 from minitx.inspection.roles import HEAD_ROLES
-from minitx.report.terminal.heatmap import FloatArray, Scale, Shading, small_map
+from minitx.report.terminal.heatmap import Scale, Shading, small_map
 from minitx.report.terminal.printable import cut_label, token_label
 from minitx.report.terminal.tables import table
 
@@ -111,7 +112,7 @@ def _score(head: HeadRole, role: str, with_control: bool) -> Text:
 
 
 def maps_grid(
-    maps: Sequence[tuple[str, FloatArray]],
+    maps: Sequence[tuple[str, Float32Array]],
     per_layer: int,
     scale: Scale,
     shading: Shading,

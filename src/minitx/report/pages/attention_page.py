@@ -15,14 +15,13 @@ import numpy.typing as npt
 
 from minitx.config import Index
 from minitx.errors import BadInputError
+from minitx.evaluation.arrays import Float32Array
 from minitx.inspection.ablation import Ablation
 from minitx.inspection.head_roles import HeadRole
 from minitx.inspection.logit_lens import LogitLens
 from minitx.report.pages.templates import render
 from minitx.report.terminal.units import count
 from minitx.workflows.attend import AttentionStudy
-
-FloatArray = npt.NDArray[np.float32]
 
 MAX_PAGE_BYTES = 5_000_000
 # What the page holds besides the maps: its own code, and per token the lens and the text.
@@ -96,7 +95,7 @@ def require_page_fits(seq: int, n_layers: int, n_heads: int) -> None:
         raise _too_large(size(seq), next(fitting, 1))
 
 
-def quantise(maps: FloatArray) -> npt.NDArray[np.uint8]:
+def quantise(maps: Float32Array) -> npt.NDArray[np.uint8]:
     """Lower triangles of maps, row by row, as the square root of the weight in 255 steps.
 
     Of (n, seq, seq) weights from 0 to 1, (n, seq * (seq + 1) / 2) bytes; a byte b stands for

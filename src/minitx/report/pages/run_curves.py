@@ -52,15 +52,12 @@ def problems(history: RunHistory) -> list[Event]:
     return [event for event in history.events if event.severity != "info"]
 
 
-def curves(histories: Sequence[tuple[str, RunHistory]]) -> list[dict[str, Any]]:
-    """What the page's script draws of each run, given by name and history."""
-    return [{"name": visible(name), **_curves(history)} for name, history in histories]
-
-
-def _curves(history: RunHistory) -> dict[str, Any]:
+def curves(name: str, history: RunHistory) -> dict[str, Any]:
+    """What the page's script draws of one run."""
     steps = history.steps.thinned(MOST_POINTS, "loss")
     evaluations = history.evaluations
     return {
+        "name": visible(name),
         "logged": len(history.steps),
         "steps": {
             "step": steps.step.tolist(),

@@ -61,7 +61,7 @@ def run_page(stories: Stories) -> str:
     runs = [run_values(story, number) for number, story in enumerate(stories.runs)]
     digests = {story.corpus.tokenizer_digest for story in stories.runs if story.corpus}
     data = {
-        "runs": curves([(run["name"], run["story"].history) for run in runs]),
+        "runs": [curves(run["name"], run["story"].history) for run in runs],
         "tokenizers_differ": len(digests) > 1,
     }
     attention, why_no_attention = _attention(stories.runs[0])

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from minitx.evaluation.arrays import Float32Array
 from minitx.report.terminal.printable import cut_label, pad_label, token_label, vertical_label
 
-FloatArray = npt.NDArray[np.float32]
 Shading = Literal["color", "blocks", "ascii"]
 Quantity = Literal["weight", "norm"]
 
@@ -128,7 +127,7 @@ class Heatmap:
         shading: None takes the best that the console can show.
     """
 
-    values: FloatArray
+    values: Float32Array
     tokens: Sequence[str]
     quantity: Quantity = "weight"
     shading: Shading | None = None
@@ -234,7 +233,7 @@ def _cell(scale: Scale, shading: Shading, value: float, width: int) -> Text:
     return Text(f"{fill}{number:>{width - 1 - len(fill)}} ")
 
 
-def small_map(values: FloatArray, side: int, shading: Shading, scale: Scale) -> list[Text]:
+def small_map(values: Float32Array, side: int, shading: Shading, scale: Scale) -> list[Text]:
     """A map without labels, at most `side` columns wide and half as many lines high.
 
     Larger maps are shrunk; each spot shows the largest value it stands for, so that thin stripes
@@ -257,7 +256,7 @@ def small_map(values: FloatArray, side: int, shading: Shading, scale: Scale) -> 
     return lines
 
 
-def _half_blocks(upper: FloatArray, lower: FloatArray, scale: Scale) -> Text:
+def _half_blocks(upper: Float32Array, lower: Float32Array, scale: Scale) -> Text:
     """Two rows of spots in one line of text: the upper is ink, the lower background."""
     line = Text()
     for above, below in zip(upper, lower, strict=True):

@@ -251,7 +251,6 @@ def _shown(text: str) -> str:
 
 
 _ENDINGS = {
-    "finished": "finished",
     "early-stopping": "stopped early, because the holdout loss no longer fell,",
     "interrupted": "interrupted and saved",
 }
