@@ -43,6 +43,7 @@ class ServingScreen:
         command = f"curl {listening.url}/v1/completions -H 'Content-Type: application/json'"
         if listening.token:
             command += ' -H "Authorization: Bearer $MINITX_SERVE_TOKEN"'
+        # A prompt that the vocabulary has.
         known = (prompt for prompt in _PROMPTS if not served.tokenizer.unknown_characters(prompt))
         body = json.dumps({"prompt": next(known, "\n"), "max_tokens": 60})
         facts = {
