@@ -126,7 +126,6 @@ class Comparison:
     """One model less another, in bits per byte; negative where the first is better.
 
     Attributes:
-        difference: bits per byte of the first less that of the second.
         interval, p_value: 95 %, by bootstrap over blocks; two-sided. None with too few blocks.
         n_blocks: that both were scored on.
     """

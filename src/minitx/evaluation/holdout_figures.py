@@ -115,7 +115,6 @@ class Baselines:
 
     Attributes:
         ngrams: by order; only the uniform one where there is no train part to count.
-        compressors: on the bytes of the text.
         train_tokens: that the n-grams were counted on.
         tokens: of the text that n-grams and model were scored on.
         text_bytes: of the text that was compressed.
@@ -142,14 +141,12 @@ class HoldoutReport(Shown):
         strided: overlapping windows, so that contexts are fuller; None where not asked for.
         train_loss: nats per token on as many tokens of the train part; None without one.
         verdict: under-, over- or well fitted; None where the text is not the run's holdout.
-        baselines: what it must beat; None where not asked for.
-        context_use: loss by position in the context.
+        baselines, samples: None where not asked for; samples are some texts of the model, as far as
+            the train part has them.
         classes: loss by kind of token; `letter` is `new word` and `in-word` together, which
             follow it.
         frequencies: loss by how common tokens are in the train part; empty without one.
         surprising: the passages with the highest loss.
-        samples: what some samples of the model share with the train part; None where not asked
-            for.
     """
 
     model: ModelFigures

@@ -28,6 +28,7 @@ from minitx.evaluation.arrays import BoolArray, Float32Array, IdArray, IntArray
 from minitx.model import Transformer, evaluating
 
 Progress = Callable[[int], None]
+"""Called with the number of targets that each batch scored."""
 
 # Enough tokens in a batch to keep the processor busy, and few enough logits to stay in memory.
 _BATCH_TOKENS = {"cpu": 8_192}
@@ -113,7 +114,6 @@ def score(
         model: left in the mode it was in.
         ids: `(n,)` at least 2, any integer type; a memory map is read in pieces.
         windows: how they are cut; side by side in the model's context if left out.
-        progress: called with the number of targets that each batch scored.
 
     Raises:
         BadInputError: fewer than 2 ids.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,7 +29,7 @@ from minitx.evaluation.breakdown import (
 )
 from minitx.evaluation.comparison import Blocks, BlockSums, bootstrap_interval
 from minitx.evaluation.holdout_figures import Figures, HoldoutReport, TextFigures
-from minitx.evaluation.scoring import LossChunk, Windows, token_losses
+from minitx.evaluation.scoring import LossChunk, Progress, Windows, token_losses
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
 from minitx.training.observer import perplexity
@@ -66,11 +65,9 @@ def score_text(
     text: ScoredText,
     windows: Windows,
     details: Details | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Figures, Blocks]:
     """Score a text once, in bounded memory; `details` are told of each token.
-
-    `progress` is called with the number of targets that each batch scored.
 
     Raises:
         BadInputError: as `token_losses`.

@@ -66,10 +66,8 @@ class PrefetchedBatches(Batches):
         self._thread.shutdown(cancel_futures=True)
 
     def __getitem__(self, number: int) -> Batch:
-        """Batch `number`: inputs and targets, each `(batch, seq)` of int64."""
-        if self._ahead is not None and self._ahead[0] == number:
-            asked = self._ahead[1]
-        else:
+        asked_number, asked = self._ahead or (None, None)
+        if asked is None or asked_number != number:
             asked = self._thread.submit(self._prepared, number)
         self._ahead = (number + 1, self._thread.submit(self._prepared, number + 1))
         # The copy to a device is asked for here, so that it comes before the step in its order.

@@ -138,7 +138,7 @@ class Trainer:
             InterruptedRunError: a signal asked to stop; the run is saved.
             BadInputError: a file of the run can't be written.
         """
-        state, config = self.state, self.config
+        state, config, patience = self.state, self.config, self.config.early_stopping
         self.model.train()
         if state.step == 0:
             with self._clock.timing("saving"):
@@ -148,7 +148,7 @@ class Trainer:
         compiling = config.engine == "torch-compile"
         if compiling:
             self.observer.observe(Phase("compiling, with the first step"))
-        while state.step < state.steps and not self._stopped_early():
+        while state.step < state.steps and not 0 < patience <= state.evaluations_since_best:
             learned = self._step()
             if compiling:
                 self.observer.observe(Phase(""))
@@ -169,10 +169,6 @@ class Trainer:
                 self._interrupt()
         self._save()
         return self._end("finished" if state.step >= state.steps else "early-stopping")
-
-    def _stopped_early(self) -> bool:
-        patience = self.config.early_stopping
-        return bool(patience) and self.state.evaluations_since_best >= patience
 
     def _step(self) -> bool:
         # False if the step was so bad that training went back instead.
@@ -217,14 +213,13 @@ class Trainer:
         unread, self._unread = self._unread, []
         # Each look at a device's memory waits for it: one for all.
         pairs = torch.stack([torch.stack(pair) for pair in unread]).tolist() if unread else []
-        for index, (loss, norm) in enumerate(pairs):
+        for step, (loss, norm) in enumerate(pairs, self.state.step - len(unread) + 1):
             self._last = loss, norm
-            step = self.state.step - len(unread) + 1 + index
-            anomaly = self.detector.on_loss(step, *self._last)
+            anomaly = self.detector.on_loss(step, loss, norm)
             if anomaly is not None and (anomaly.is_fatal or self.config.on_spike != "warn"):
                 self._roll_back(anomaly)
                 return False
-            self.state.loss_sum += self._last[0]
+            self.state.loss_sum += loss
             self.state.loss_count += 1
         return True
 
@@ -338,9 +333,8 @@ class Trainer:
         self._tell_saved()
         number = self.stop.exit_signal
         assert number is not None
-        self.observer.observe(
-            self._ended("interrupted", self.state.holdout_loss, self.hooks.n_scored)
-        )
+        end = self._ended("interrupted", self.state.holdout_loss, self.hooks.n_scored)
+        self.observer.observe(end)
         raise InterruptedRunError(
             f"stopped after step {self.state.step:,} of {self.state.steps:,}, which is saved",
             f"Go on with: minitx resume {shell_word(self.hooks.run)}",

@@ -3,8 +3,7 @@
 A warmup keeps the first updates small while the optimizer's averages are still empty; a plateau
 explores; the decay to (almost) zero settles into the valley. Hu et al. 2024 (MiniCPM, section 4)
 call the shape warmup-stable-decay. Before the decay begins, the rate does not depend on the
-number of steps, so a run can be lengthened without repeating it. Where a time budget changes the
-number during the decay, the decay goes on from where it stands, steeper or flatter.
+number of steps, so a run can be lengthened without repeating it.
 """
 
 from __future__ import annotations

@@ -71,7 +71,6 @@ class AttentionStudy(Shown):
     """A model, a text, and everything that can be measured of the two.
 
     Attributes:
-        checkpoint: directory of the model.
         prompt_from: in words, where the text comes from; None if it was given.
         ids: (seq,) token ids of the text.
         sample_ids: (tokens,) of a longer text to measure roles and ablations on: the holdout, or
@@ -144,18 +143,15 @@ class AttentionStudy(Shown):
             reason = f"the first head{where}; the context is too short to tell what heads do"
             return layer or 0, head or 0, reason
         if best.role is None:
-            reason = f"the first head{where}; none has a role that stands out"
-        else:
-            reason = f"the strongest {best.role} head{where}"
-        return best.layer, best.head, reason
+            return best.layer, best.head, f"the first head{where}; none has a role that stands out"
+        return best.layer, best.head, f"the strongest {best.role} head{where}"
 
     def require_heads(self, layer: Index, head: Index) -> None:
         """Refuse the number of a layer or a head that the model does not have."""
-        config = self.model.config
-        if isinstance(layer, int):
-            require_existing("layer", layer, config.n_layers)
-        if isinstance(head, int):
-            require_existing("head", head, config.n_heads)
+        n_layers, n_heads = self.model.config.n_layers, self.model.config.n_heads
+        for name, number, count in (("layer", layer, n_layers), ("head", head, n_heads)):
+            if isinstance(number, int):
+                require_existing(name, number, count)
 
 
 def open_study(
@@ -263,9 +259,8 @@ def save_maps(study: AttentionStudy, path: Path) -> None:
 def _holdout(checkpoint: Path) -> str:
     """Text of the holdout part that the run keeps, as far as it is needed; empty without a run."""
     run = find_run(checkpoint.resolve())
-    if run is None or not (run.data / "holdout.txt").is_file():
+    if run is None or not (path := run.data / "holdout.txt").is_file():
         return ""
-    path = run.data / "holdout.txt"
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return file.read(_HOLDOUT_CHARACTERS)

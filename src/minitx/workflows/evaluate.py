@@ -60,12 +60,9 @@ def evaluate_targets(
         targets: runs or checkpoints (the newest run if none), and text files. Several models are
             compared; with `quantize`, one is compared with itself.
         holdout: measure on the run's holdout, too, where text files are named.
-        which: checkpoint of a run.
 
     Raises:
-        BadInputError: a target does not exist, a text can't be read, is too short, or has
-            characters that the model does not know, or as in `evaluate_holdout` and
-            `compare_checkpoints`.
+        BadInputError: a target does not exist, or as in `evaluate_model` and `compare_checkpoints`.
     """
     targets = [target if target.is_file() else named_run(target) for target in targets]
     models: list[Path | None] = [target for target in targets if target.is_dir()]
@@ -163,7 +160,8 @@ def evaluate_model(
     `device` and `quantize` of the settings are those that it was loaded with.
 
     Raises:
-        BadInputError, DamagedFileError: as above.
+        BadInputError, DamagedFileError: as `evaluate_holdout`, or a text can't be read, is too
+            short, or has characters that the model does not know.
     """
     evaluation = _Evaluation(loaded, source, settings, progress)
     report, _ = evaluation.measure()
@@ -205,11 +203,14 @@ class _Evaluation:
         """The report, and what was summed in each block of the text."""
         details = None if self.settings.quick else self._details()
         plain, blocks = self._score(self.windows, details)
+        # A quick evaluation leaves the second one out, unless it was asked for.
+        left_out = self.settings.quick and self.settings.stride is None
+        has_strided = not left_out and self.overlapping != self.windows
         report = HoldoutReport(
             model=self.subject.figures(),
             text=self.text.figures,
             plain=plain,
-            strided=self._strided(),
+            strided=self._score(self.overlapping)[0] if has_strided else None,
             train_loss=self._train_loss(plain.tokens_scored),
         )
         if details is not None:
@@ -236,15 +237,7 @@ class _Evaluation:
         model, tokenizer = self.subject.loaded.model, self.subject.loaded.tokenizer
         return score_text(model, tokenizer, self.text, windows, details, told)
 
-    def _strided(self) -> Figures | None:
-        # A quick evaluation leaves it out, unless it was asked for.
-        left_out = self.settings.quick and self.settings.stride is None
-        if left_out or self.overlapping == self.windows:
-            return None
-        return self._score(self.overlapping)[0]
-
     def _train_loss(self, n_scored: int) -> float | None:
-        """Loss on as much of the train part as was scored of the holdout."""
         ids = self.subject.train_ids
         if not self.text.is_holdout or len(ids) < 2:
             return None

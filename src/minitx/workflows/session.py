@@ -1,7 +1,5 @@
 """A session of training: all that the steps from where a run stands to its end need, and what a
 checkpoint holds of it beside the model.
-
-Both a new run and a resumed one are a session; they differ in where model and state come from.
 """
 
 from __future__ import annotations
