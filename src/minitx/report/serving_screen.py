@@ -16,7 +16,6 @@ from minitx.report.terminal.units import count, duration
 from minitx.serving.http_app import Listening
 from minitx.serving.metrics import CLIENT_LEFT, RequestRecord
 from minitx.serving.server import ExitReport
-from minitx.tokenizer import Tokenizer
 from minitx.workflows.load import used_checkpoint
 
 _LONGEST_PATH = 40
@@ -44,7 +43,9 @@ class ServingScreen:
         command = f"curl {listening.url}/v1/completions -H 'Content-Type: application/json'"
         if listening.token:
             command += ' -H "Authorization: Bearer $MINITX_SERVE_TOKEN"'
-        body = '{"prompt": ' + _prompt_for(served.tokenizer) + ', "max_tokens": 60}'
+        # A prompt that the vocabulary has.
+        known = (prompt for prompt in _PROMPTS if not served.tokenizer.unknown_characters(prompt))
+        body = json.dumps({"prompt": next(known, "\n"), "max_tokens": 60})
         facts = {
             "serving": f"{printed_name(served.name)}, {printed_name(served.directory.name)}: "
             f"{count(size)} parameters, context {config.context_length:,}",
@@ -98,12 +99,6 @@ class ServingScreen:
         with contextlib.suppress(OSError, ValueError):
             self._console.print(Text.assemble(*parts))
             self._out.flush()
-
-
-def _prompt_for(tokenizer: Tokenizer) -> str:
-    """A prompt in JSON that the vocabulary has."""
-    known = (prompt for prompt in _PROMPTS if not tokenizer.unknown_characters(prompt))
-    return json.dumps(next(known, "\n"))
 
 
 def _span(seconds: float) -> str:

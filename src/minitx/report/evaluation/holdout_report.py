@@ -27,7 +27,6 @@ from minitx.evaluation.holdout_figures import (
     PairedTest,
     Report,
 )
-from minitx.evaluation.verdict import Verdict
 from minitx.report.evaluation.surprise import passage_lines
 from minitx.report.terminal.heatmap import Shading, shading_for
 from minitx.report.terminal.printable import cut_label, printed_name, run_path, text_label
@@ -60,9 +59,12 @@ def holdout_report(
         yield from _comparison(report)
         return
     yield _about(report)
-    if report.verdict is not None:
+    verdict = report.verdict
+    if verdict is not None:
+        style = "bold green" if verdict.fit == "well fitted" else "bold yellow"
+        fit = Text().append(verdict.fit.capitalize(), style)
         yield Text()
-        yield _verdict(report.verdict)
+        yield fit.append(f": {verdict.reason}. {verdict.advice}.")
     yield _figures_table([report], full)
     yield from _notes(report, full)
     for title, section in _Sections(report, shading, width).sections(full):
@@ -177,12 +179,6 @@ def _notes(report: HoldoutReport, full: bool) -> Iterator[Text]:
             f"{percent(text.unknown_rate)} of the tokens are unknown: they stand for text outside "
             "the vocabulary, whose cost is not counted, so bits per byte are too low."
         )
-
-
-def _verdict(verdict: Verdict) -> Text:
-    color = "green" if verdict.fit == "well fitted" else "yellow"
-    text = Text().append(verdict.fit.capitalize(), f"bold {color}")
-    return text.append(f": {verdict.reason}. {verdict.advice}.")
 
 
 class _Sections:
