@@ -228,7 +228,7 @@ def test_metrics_that_are_no_file_are_left_out(minitx, run, kind):
     before = sorted(path.name for path in run.rglob("*"))
     done = minitx("resume", run, "--steps", 121)
     assert (done.code, done.err.count("\n")) == (2, 1)
-    assert "metrics.jsonl is no file that can be read" in done.err
+    assert "metrics.jsonl is not a plain file that can be read" in done.err
     assert sorted(path.name for path in run.rglob("*")) == before
 
 
