@@ -7,7 +7,6 @@ that suits it; here they are kept in that order.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from ctypes import byref
 
@@ -24,7 +23,7 @@ from minitx.fast.decode_weights import (
     MatrixPointer,
     weights_of,
 )
-from minitx.fast.library import library
+from minitx.fast.library import loaded_kernels
 from minitx.model import Transformer
 from minitx.model.transformer import SwiGLU
 
@@ -34,17 +33,11 @@ _TOKENS_AT_ONCE = 256
 _Integers = npt.NDArray[np.int64]
 
 
-def _kernels() -> ctypes.CDLL:
-    kernels = library()
-    assert kernels is not None
-    return kernels
-
-
 class PackedWeights(DecodingWeights):
     """Weights of a model in the order in which the kernel reads them, side by side."""
 
     def __init__(self, model: Transformer) -> None:
-        self._kernels = _kernels()
+        self._kernels = loaded_kernels()
         parts = list(model.modules())
         self._gated = {part.gate_up for part in parts if isinstance(part, SwiGLU)}
         size = sum(self._size(part) for part in parts if isinstance(part, nn.Linear))
@@ -74,7 +67,7 @@ class BatchDecoder:
     """Reads tokens of several texts; the weights must stay as they are."""
 
     def __init__(self, model: Transformer) -> None:
-        self._kernels = _kernels()
+        self._kernels = loaded_kernels()
         self._weights = weights_of(model, PackedWeights)
         self._vocab_size = model.config.vocab_size
         self._room = torch.empty(0)

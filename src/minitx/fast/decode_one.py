@@ -20,7 +20,7 @@ from minitx.fast.decode_weights import (
     MatrixPointer,
     weights_of,
 )
-from minitx.fast.library import library, pointers
+from minitx.fast.library import loaded_kernels, pointers
 from minitx.fast.quantized import quantized_matrices
 from minitx.model import Transformer
 
@@ -63,9 +63,7 @@ class OneTextDecoder:
     """
 
     def __init__(self, model: Transformer, threads: int | None = None) -> None:
-        kernels = library()
-        assert kernels is not None
-        self._decode = kernels.minitx_decode_token
+        self._decode = loaded_kernels().minitx_decode_token
         self._weights = weights_of(model, OneTextWeights)
         config = model.config
         self._threads = threads or max(

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from minitx.fast.library import pointers, training_kernels
+from minitx.fast.library import loaded_kernels, pointers
 from minitx.fast.profiling import running_clock
 from minitx.model.transformer import IGNORED, Transformer
 
@@ -62,7 +62,7 @@ class _HeadLoss(Function):
             targets.numel(), x.size(-1), weight.size(0), eps, torch.get_num_threads(), ignored,
             x.data_ptr(), gain.data_ptr(), weight.data_ptr(), targets.data_ptr(),
         )  # fmt: skip
-        kernels, address = training_kernels(), ctypes.byref(call)
+        kernels, address = loaded_kernels(), ctypes.byref(call)
         scratch = torch.empty(kernels.minitx_head_scratch(address), dtype=torch.uint8)
         call.scratch, call.loss = scratch.data_ptr(), mean.data_ptr()
         call.grad_input, call.grad_gain, call.grad_weight = (g.data_ptr() for g in gradients)

@@ -99,7 +99,7 @@ def library() -> ctypes.CDLL | None:
     return declared(loaded) if version() == ABI else None
 
 
-def training_kernels() -> ctypes.CDLL:
+def loaded_kernels() -> ctypes.CDLL:
     """The library, which must be there."""
     kernels = library()
     assert kernels is not None
@@ -108,7 +108,7 @@ def training_kernels() -> ctypes.CDLL:
 
 def call(name: str, *arguments: Any, threads: int | None = None) -> Any:
     """Call a training kernel, whose last argument is how many threads; as many as torch has."""
-    kernel = getattr(training_kernels(), f"minitx_{name}")
+    kernel = getattr(loaded_kernels(), f"minitx_{name}")
     return kernel(*map(as_c, arguments), threads or torch.get_num_threads())
 
 

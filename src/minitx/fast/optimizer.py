@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from minitx.fast.library import as_c, call, training_kernels
+from minitx.fast.library import as_c, call, loaded_kernels
 from minitx.fast.support import can_orthogonalize, can_update
 
 __all__ = [
@@ -136,7 +136,7 @@ def orthogonalize(
     threads = min(torch.get_num_threads(), n)
     rows, columns = [m.size(0) for m in matrices], [m.size(1) for m in matrices]
     flat = [number for coefficients in polynomials for number in coefficients]
-    own = training_kernels().minitx_orthogonalize_scratch(n, as_c(rows), as_c(columns))
+    own = loaded_kernels().minitx_orthogonalize_scratch(n, as_c(rows), as_c(columns))
     scratch = torch.empty(threads * own, dtype=torch.uint8)
     call(
         "orthogonalize", n, matrices, rows, columns, flat, len(polynomials), safety, scratch,

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from minitx.fast.library import call, training_kernels
+from minitx.fast.library import call, loaded_kernels
 
 _SLICE = 64  # as SLICE in rows.h
 
@@ -183,5 +183,5 @@ class _Attend(Function):
 
 
 def _attention_scratch(seq: int, head_dim: int) -> Tensor:
-    per_thread = training_kernels().minitx_attention_scratch(seq, head_dim)
+    per_thread = loaded_kernels().minitx_attention_scratch(seq, head_dim)
     return torch.empty(torch.get_num_threads() * per_thread)

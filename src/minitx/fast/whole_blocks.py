@@ -20,7 +20,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from minitx.fast.layers import rotary_tables
-from minitx.fast.library import pointers, training_kernels
+from minitx.fast.library import loaded_kernels, pointers
 from minitx.fast.profiling import running_clock
 from minitx.model.transformer import Block, SwiGLU, Transformer
 
@@ -97,7 +97,7 @@ class _RunBlocks(Function):
     def forward(
         ctx: Any, settings: _Settings, x: Tensor, cosine: Tensor, sine: Tensor, *weights: Tensor
     ) -> Tensor:
-        kernels = training_kernels()
+        kernels = loaded_kernels()
         streams, kept = [x.contiguous()], []
         scratch = None
         for number in range(len(settings.seeds)):
@@ -119,7 +119,7 @@ class _RunBlocks(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        kernels = training_kernels()
+        kernels = loaded_kernels()
         cosine, sine, *saved = ctx.saved_tensors
         n = len(ctx.settings.seeds)
         streams, kept, weights = saved[:n], saved[n : 2 * n], saved[2 * n :]

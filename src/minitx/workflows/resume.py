@@ -140,10 +140,10 @@ def _changed_config(
     run: RunDirectory, config: RunConfig, state: TrainingState, given: Overrides
 ) -> RunConfig:
     changes = dict(given)
-    settled = config.train.step_decisions
-    if settled and not state.steps_decided:
+    decisions = config.train.step_decisions
+    if decisions and not state.steps_decided:
         # What the clock decided is kept, also after this checkpoint.
-        state.steps = settled[-1][1]
+        state.steps = decisions[-1][1]
     unknown = sorted(set(changes) - set(RESUMABLE))
     if unknown:
         raise BadInputError(
