@@ -59,7 +59,7 @@ def test_logits_are_those_of_the_whole_text_in_double_precision(family, config, 
     rows = texts_of(config, lengths, seed)
     kernels = declared(ctypes.CDLL(str(KERNELS / f"kernels_{family}.so")))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decode_batch, "library", lambda: kernels)
+        patch.setattr(decode_batch, "loaded_kernels", lambda: kernels)
         found = followed(model, rows, 3)
     with torch.inference_mode():
         exact = copy.deepcopy(model).double()(torch.tensor([text for text, _ in rows]))

@@ -95,7 +95,7 @@ def test_kernels_for_every_processor_that_this_one_can_be(family, weight_format,
     if family not in able.get(torch.backends.cpu.get_cpu_capability(), ["plain"]):
         pytest.skip(f"this processor has no {family}")
     compiled = declared(ctypes.CDLL(str(KERNELS / f"kernels_{family}.so")))
-    monkeypatch.setattr(decode_one, "library", lambda: compiled)
+    monkeypatch.setattr(decode_one, "loaded_kernels", lambda: compiled)
     model, ids = made(weight_format, head_dim=10, d_ff=99), [3, 1, 4, 1, 5]
     expected = recomputed(model, ids)
     assert float((fed(model, ids) - expected).abs().max()) < 2e-5 * float(expected.abs().max())
