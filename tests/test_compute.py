@@ -39,11 +39,15 @@ def test_given_formats_are_kept():
 
 
 @pytest.mark.parametrize("fast", [(), ("_is_amx_tile_supported",), ("_is_avx512_bf16_supported",)])
-def test_auto_follows_from_the_processor_and_measures_nothing(monkeypatch, fast):
+@pytest.mark.parametrize("capability", ["AVX512", "AVX2"])
+def test_auto_follows_from_the_processor_and_measures_nothing(monkeypatch, fast, capability):
     monkeypatch.setattr(compute, "matmul_rate", None)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda name=name: name in fast, raising=False)
-    assert choose_dtype("auto", CPU) == (torch.bfloat16 if fast else torch.float32)
+    # Held to AVX2 (ATEN_CPU_CAPABILITY=avx2), a processor still says what it has.
+    is_fast = fast and capability == "AVX512"
+    assert choose_dtype("auto", CPU) == (torch.bfloat16 if is_fast else torch.float32)
 
 
 def test_rate_is_of_the_order_of_a_processor():

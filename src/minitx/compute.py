@@ -22,7 +22,7 @@ from minitx.errors import BadInputError
 
 _FAST_BFLOAT16 = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
 """What `torch.cpu` is asked: with either, bfloat16 products take less than two thirds of the time
-that float32 ones do; without, a CPU imitates them."""
+that float32 ones do; without, or where torch is held to AVX2, a CPU imitates them."""
 
 _MATRIX = 768
 
@@ -123,7 +123,8 @@ def choose_dtype(name: DTypeName | str, device: torch.device) -> torch.dtype:
         return torch.bfloat16
     is_fast = device.type == "cuda" and has_bfloat16
     if device.type == "cpu":
-        is_fast = any(getattr(torch.cpu, name, bool)() for name in _FAST_BFLOAT16)
+        wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+        is_fast = wide and any(getattr(torch.cpu, name, bool)() for name in _FAST_BFLOAT16)
     return torch.bfloat16 if is_fast else torch.float32
 
 
