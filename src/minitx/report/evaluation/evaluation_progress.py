@@ -1,4 +1,4 @@
-"""What `minitx eval` is doing, on stderr; nothing where stderr is no terminal."""
+"""What a command that measures is doing, on stderr; nothing where stderr is no terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from minitx.report.terminal.printable import visible
 
 
 class EvaluationProgress:
-    """A bar for the scoring, with tokens and time left, and a name for all else."""
+    """A bar for the scoring, with tokens, rate and time left, and a name for all else."""
 
     def __init__(self, stream: TextIO) -> None:
         console = Console(file=stream)
@@ -46,5 +46,8 @@ class EvaluationProgress:
             for task in self._progress.tasks:
                 self._progress.remove_task(task.id)
             self._progress.add_task(visible(name), total=total or None, amount="")
-        amount = f"{done:,} of {total:,} tokens" if total else ""
-        self._progress.update(self._progress.task_ids[0], completed=done, amount=amount)
+        task = self._progress.tasks[0]
+        # Not known before the second update.
+        rate = f", {task.speed:,.0f}/s" if task.speed else ""
+        amount = f"{done:,} of {total:,} tokens{rate}" if total else ""
+        self._progress.update(task.id, completed=done, amount=amount)
