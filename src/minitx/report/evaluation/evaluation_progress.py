@@ -6,9 +6,10 @@ import contextlib
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from minitx.report.terminal.printable import visible
+from minitx.report.terminal.units import count, duration
 
 
 class EvaluationProgress:
@@ -20,7 +21,6 @@ class EvaluationProgress:
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[amount]}", markup=False),
-            TimeRemainingColumn(),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -47,7 +47,8 @@ class EvaluationProgress:
                 self._progress.remove_task(task.id)
             self._progress.add_task(visible(name), total=total or None, amount="")
         task = self._progress.tasks[0]
-        # Not known before the second update.
-        rate = f", {task.speed:,.0f}/s" if task.speed else ""
-        amount = f"{done:,} of {total:,} tokens{rate}" if total else ""
+        amount = f"{count(done)} of {count(total)} tokens" if total else ""
+        if total and done and task.elapsed:
+            rate = done / task.elapsed
+            amount += f", {count(rate)}/s, {duration((total - done) / rate)} left"
         self._progress.update(task.id, completed=done, amount=amount)
