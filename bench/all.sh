@@ -28,6 +28,7 @@ benches() {
 3 - checkpoint_cost.py
 3 nanogpt generation.py --nanogpt NANOGPT
 3 - serving.py
+2 - startup.py
 1 chromium attention_page.py
 3 gpu,nanogpt gpu_speed.py --nanogpt NANOGPT
 4 gpu,nanogpt,corpus time_to_loss.py --device cuda --short --nanogpt NANOGPT --corpus CORPUS
