@@ -86,6 +86,7 @@ class CharTokenizer(WordTokenizer):
         if any(len(character) != 1 for character in characters):
             raise ValueError("its vocabulary has something else than characters")
         self._code_of = np.array([ord(character) for character in characters], dtype="<u4")
+        assert self.unknown_id is not None  # The vocabulary has it.
         known = np.delete(np.arange(self.vocab_size, dtype=np.int32), self.unknown_id)
         # One entry more than the highest code point: all above it are looked up there.
         highest = int(self._code_of[known].max(initial=0))
@@ -155,8 +156,6 @@ def _definition(pieces: Sequence[str], pattern: str) -> dict[str, Any]:
     spelling = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.pre_tokenizer = pre_tokenizers.Sequence([cut, spelling])
     # Unknown text reads as U+FFFD in every tool that opens the file, not as a word "<unk>".
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace(UNKNOWN, "\ufffd"), decoders.ByteLevel()]
-    )
+    backend.decoder = decoders.Sequence([decoders.Replace(UNKNOWN, "\ufffd"), decoders.ByteLevel()])
     definition: dict[str, Any] = json.loads(backend.to_str())
     return definition
