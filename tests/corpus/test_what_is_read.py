@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import logging
 import os
 import re
@@ -47,7 +48,16 @@ def carried_out(fix, content):
     return subprocess.run(words, input=content, capture_output=True, check=True).stdout
 
 
-@pytest.mark.parametrize("text", [TEXT, CHINESE, "a\n"], ids=["german", "chinese", "short"])
+# Without zero bytes but for the line end, which for some are valid UTF-8 then; or without any.
+ALPHABETS = [
+    "Все счастливые семьи похожи друг на друга.\n", "Всесчастливыесемьи\n", "Όλεςοιευτυχισμένες\n",
+    "כלהמשפחותהמאושרות\n", "كلالعائلاتالسعيدة\n", "ทุกครอบครัวที่มีความสุข\n",
+    "सभीसुखीपरिवारएकजैसेहोतेहैं\n", "すべての幸せな家庭は似ている。", "모든행복한가정은서로닮았다",
+    "幸福的家庭都是相似的不幸的家庭各有各的不幸",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [TEXT, CHINESE, "a\n", *ALPHABETS, *(9 * t for t in ALPHABETS)])
 @pytest.mark.parametrize(
     "encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
 )
@@ -142,6 +152,15 @@ def test_what_save_to_disk_writes_is_refused():
     for source in ("one", "many", "one/*.json", "one/state.json", "many/dataset_dict.json", "."):
         with pytest.raises(BadInputError, match=r"is from datasets\.save_to_disk"):
             read_corpus([source])
+    # The texts may be elsewhere: splits as links, or a copy of the notes alone.
+    for name in ("dataset_dict.json", "dataset_info.json", "state.json"):
+        shutil.rmtree("linked", ignore_errors=True)
+        Path("linked").mkdir()
+        Path("linked/train").symlink_to(Path("many/train").absolute())
+        noted = {"splits": ["train"], "features": {}, "_data_files": []}
+        Path("linked", name).write_text(json.dumps(noted))
+        with pytest.raises(BadInputError, match=r"is from datasets\.save_to_disk"):
+            read_corpus(["linked"])
     Path("own").mkdir()
     Path("own/state.json").write_text("{}")
     assert read_corpus(["own"]).text == "{}"
@@ -236,3 +255,22 @@ def test_where_only_files_are_read_a_pipe_is_not_waited_for():
         # A directory and a pattern are searched for files alone.
         assert read_corpus(["."]).text == "text"
         assert read_corpus(["*.txt"]).text == "text"
+
+
+@pytest.mark.parametrize("given", [".", "**/*.txt", "*/*/*.txt"])
+def test_a_run_beside_the_texts_is_no_part_of_them(given):
+    Path("a.txt").write_text("mine")
+    Path("d/e").mkdir(parents=True)
+    Path("d/e/b.txt").write_text("too")
+    before = read_corpus([given]).text
+    for directory in ("runs/x/data", "runs/x/checkpoints/step-000001", "model"):
+        Path(directory).mkdir(parents=True)
+        Path(directory, "train.txt").write_text("not this")
+    Path("runs/x/run.toml").write_text("")
+    Path("model/model.safetensors").write_text("")
+    Path("model/config.json").write_text("{}")
+    assert read_corpus([given]).text == before
+    for result in ("runs", "runs/x", "runs/x/data", "runs/*/*/*.txt", "model"):
+        with pytest.raises(BadInputError, match=r"holds a run or a model.*Name the texts"):
+            read_corpus([result])
+    assert read_corpus(["runs/x/data/train.txt"]).text == "not this"

@@ -6,6 +6,7 @@ It comes from wherever it is kept: files, directories, globs, standard input, or
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob
 import hashlib
 import io
@@ -21,7 +22,7 @@ from typing import BinaryIO, TextIO
 from minitx.config import DataConfig
 from minitx.corpus.readers import BEGINNING, CorpusReader, choose_reader, known_suffixes
 from minitx.errors import BadInputError
-from minitx.files import open_plain_file, os_errors_as_bad_input
+from minitx.files import open_plain_file, os_errors_as_bad_input, read_json
 
 DEFAULT_NAME = "python-reference"
 """Name of the embedded default corpus: the language reference that comes with Python."""
@@ -165,7 +166,7 @@ def _files(source: str, directory: Path) -> list[Path]:
         is_directory, exists = path.is_dir(), path.exists()
     if is_directory:
         suffixes = known_suffixes()
-        files = sorted(
+        files = _no_results(
             file
             for file in path.rglob("*")
             if file.suffix.lower() in suffixes
@@ -183,10 +184,34 @@ def _files(source: str, directory: Path) -> list[Path]:
     if not glob.has_magic(source):
         raise BadInputError(f"corpus {source} does not exist", "Name a text file")
     matches = glob.glob(source, root_dir=directory, recursive=True)  # noqa: PTH207
-    files = [path for path in sorted(map(directory.joinpath, matches)) if path.is_file()]
+    files = _no_results(path for path in map(directory.joinpath, matches) if path.is_file())
     if not files:
         raise BadInputError(f"no file matches {source}", "Check the pattern, or name a file")
     return files
+
+
+def _no_results(files: Iterable[Path]) -> list[Path]:
+    """Those of files, sorted, that are no part of a run or a model, whose own name alone asks for.
+
+    A run beside the texts that it learns from would change them, and hold its holdout.
+
+    Raises:
+        BadInputError: all are.
+    """
+    by_directory = functools.cache(_is_result)
+    found = sorted(files)
+    kept = [file for file in found if not any(map(by_directory, file.absolute().parents))]
+    if found and not kept:
+        raise BadInputError(
+            f"{found[0].parent} holds a run or a model, not texts",
+            "Name the texts; minitx resume goes on with a run",
+        )
+    return kept
+
+
+def _is_result(directory: Path) -> bool:
+    is_run = (directory / "run.toml").exists() and (directory / "checkpoints").is_dir()
+    return is_run or (directory / "model.safetensors").exists()
 
 
 def piped_text(stdin: TextIO | None, missing: str, fix: str) -> str:
@@ -236,8 +261,15 @@ def texts_of(
 
 def _refuse_dataset(path: Path) -> None:
     """Refuse what `datasets.save_to_disk` notes beside its texts, which are in other files."""
-    names = ("dataset_dict.json", "dataset_info.json", "state.json")
-    if path.name in names and any(path.parent.rglob("*.arrow")):
+    key = {"dataset_dict.json": "splits", "dataset_info.json": "features",
+           "state.json": "_data_files"}.get(path.name)  # fmt: skip
+    if key is None:
+        return
+    noted: dict[str, object] = {}
+    with contextlib.suppress(OSError, ValueError):
+        noted = read_json(path)
+    # What is linked elsewhere is not found below.
+    if key in noted or any(path.parent.rglob("*.arrow")):
         raise BadInputError(
             f"{path.parent} is from datasets.save_to_disk, which keeps texts in .arrow files",
             "Write its texts to a .txt file, and train on that",

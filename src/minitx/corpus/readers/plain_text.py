@@ -80,6 +80,7 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "UTF-16",
 }
 _LOOKED_AT = 4096
+_CONTROLS = bytes({*range(1, 32)} - {*b"\t\n\f\r\x1b"})
 _NO_TEXT = {"Cc", "Cn", "Co", "Cs"}
 
 
@@ -114,13 +115,20 @@ def _wide_encoding(block: bytes) -> str | None:
             return name
     beginning = block[:_LOOKED_AT]
     others = beginning.replace(b"\0", b"")
+    n_controls = len(others) - len(others.translate(None, _CONTROLS))
     # What was looked at may end inside a character.
     is_utf8 = "\ufffd" not in others.decode("utf-8", "replace")[:-1]
-    if is_utf8 and 4 * len(others) > 3 * len(beginning):
+    # Half of the bytes of many scripts are low numbers there, which no text in bytes has often.
+    has_controls = 50 * n_controls > len(beginning)
+    if not has_controls and (
+        0 not in beginning or (is_utf8 and 4 * len(others) > 3 * len(beginning))
+    ):
         return None
-    for name in ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE") if 0 in beginning else ():
+    rows: dict[str, int] = {}
+    for name in ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE"):
         with contextlib.suppress(UnicodeDecodeError):
             text = codecs.getincrementaldecoder(name)().decode(beginning)
             if text and all(c.isspace() or unicodedata.category(c) not in _NO_TEXT for c in text):
-                return name
-    return None
+                rows[name] = len({ord(character) >> 8 for character in text})
+    # In the wrong order of bytes, characters come from all over Unicode.
+    return min(rows, key=rows.__getitem__, default=None)
