@@ -33,7 +33,7 @@ from minitx.corpus import (
 )
 from minitx.corpus.training_windows import DATA_ORDER
 from minitx.engine import choose_engine, plan_engine
-from minitx.errors import BadInputError, InstabilityError, RunLockedError
+from minitx.errors import BadInputError, InstabilityError
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from minitx.training.memory import Workload, free_memory, require_memory
@@ -115,8 +115,8 @@ def train(
         if split.left_out:
             reasons["holdout"] = f"left out of the train part: {', '.join(split.left_out)}"
         run = create_run(request.out, corpus.name)
-        try:
-            with run.lock():
+        with run.lock():
+            try:
                 told.observe(Phase("encoding the corpus"))
                 encoded = encode_corpus(split, tokenizer, run.data, _earlier_data(run))
                 config, planned = _plan(request, data, tokenizer_config, encoded, compute, rate)
@@ -142,12 +142,13 @@ def train(
                 )
                 told.observe(Phase(""))
                 end = run_session(session, observers, stop)
-        except BaseException as error:
-            # A run that never began is not worth a directory; one with a checkpoint is kept, and
-            # one that went wrong has something to look at.
-            if not run.steps() and not isinstance(error, (InstabilityError, RunLockedError)):
-                shutil.rmtree(run.path, ignore_errors=True)
-            raise
+            except BaseException as error:
+                # A run that never began is not worth a directory; one with a checkpoint is kept,
+                # and one that went wrong has something to look at. Under the lock: nobody else can
+                # have begun one there.
+                if not run.steps() and not isinstance(error, InstabilityError):
+                    shutil.rmtree(run.path, ignore_errors=True)
+                raise
     return FinishedRun(run.path, end)
 
 
