@@ -231,7 +231,7 @@ def event_lines(
 def _event_block(event: Event, times: int, console: Console, width: int) -> list[Text]:
     room = max(2, width - 2)
     style = SEVERITY_STYLES.get(event.severity, "")
-    often = f" ({times} times)" if times > 1 else ""
+    often = f", the last of {times:,} times" if times > 1 else ""
     text = Text().append(f"{event.severity} {visible(event.name)} ", style)
     if event.severity == "info":
         # Nothing to act on: one quiet line.
@@ -240,6 +240,7 @@ def _event_block(event: Event, times: int, console: Console, width: int) -> list
     lines = list(text.wrap(console, room))
     for heading, words in (("likely cause: ", event.cause), ("try: ", event.fix)):
         if words:
+            words = words[0].lower() + words[1:]
             part = Text().append(heading, "bold").append(_shown(words).replace("\n", " "))
             lines += part.wrap(console, room)
     return [lines[0], *(Text("  ").append_text(line) for line in lines[1:])]

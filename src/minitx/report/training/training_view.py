@@ -118,7 +118,7 @@ class PlainTrainingView(observer.TrainingObserver):
     def on_event(self, event: observer.Event) -> None:
         """Print what happened and what to try."""
         cause = f". Likely cause: {event.cause}" if event.cause else ""
-        fix = f". Try: {event.fix}" if event.fix else ""
+        fix = f". Try: {event.fix[0].lower()}{event.fix[1:]}" if event.fix else ""
         message = f"{event.message}{cause}{fix}".replace("\n", " ")
         self._line(visible(f"{event.severity} step {event.step} {event.name}: {message}"))
 
