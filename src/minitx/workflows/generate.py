@@ -24,10 +24,13 @@ _LARGEST_PROMPT_FILE = 1 << 30
 
 def refuse_text(run: Path | None) -> None:
     """Raise BadInputError for a text where a run is named: ``minitx generate "Once upon"``."""
-    is_text = run is not None and re.search(r"\s|[!?,;:.\"]$", str(run)) is not None
-    if run is not None and is_text and not os.path.lexists(named_run(run)):
-        fix = f"If it is a text to continue, write --prompt {shlex.quote(str(run))}"
-        raise BadInputError(f"there is no run {str(run)!r}", fix)
+    if run is None or os.path.lexists(named_run(run)):
+        return
+    is_text = re.search(r"\s|[!?,;:.\"]$", str(run)) is not None
+    if is_text or os.sep not in str(run):
+        fix = "" if is_text else "Name a run or checkpoint directory; "
+        fix += f"if it is a text, write --prompt {shlex.quote(str(run))}"
+        raise BadInputError(f"there is no run {str(run)!r}", fix[0].upper() + fix[1:])
 
 
 def prompts_of(request: GenerationRequest, stdin: TextIO | None) -> list[str]:
