@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -128,6 +129,14 @@ def test_what_may_be_a_persons_own_is_left_alone(tmp_path, left):
 def test_killed_when_only_the_lock_was_there(tmp_path, owner):
     (tmp_path / "lock").write_text(owner)
     assert create_run(tmp_path, "x").checkpoint_root.is_dir()
+
+
+def test_a_lock_that_is_no_file_is_a_persons_own(tmp_path):
+    for name, make in (("a", Path.mkdir), ("b", os.mkfifo)):
+        (tmp_path / name).mkdir()
+        make(tmp_path / name / "lock")
+        with pytest.raises(BadInputError, match="is not empty"):
+            create_run(tmp_path / name, "x")
 
 
 @pytest.mark.parametrize("others", [(), ("notes.txt",), ("checkpoints/", "data/a.txt", "lock.md")])

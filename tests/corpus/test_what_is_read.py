@@ -270,6 +270,9 @@ def test_a_run_beside_the_texts_is_no_part_of_them(given):
     Path("model/model.safetensors").write_text("")
     Path("model/config.json").write_text("{}")
     assert read_corpus([given]).text == before
+    # A model that somebody left above them is no reason to refuse.
+    Path("model.safetensors").write_text("")
+    assert read_corpus(["d"]).text == "too"
     for result in ("runs", "runs/x", "runs/x/data", "runs/*/*/*.txt", "model"):
         with pytest.raises(BadInputError, match=r"holds a run or a model.*Name the texts"):
             read_corpus([result])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import unicodedata
@@ -66,9 +67,11 @@ def _may_hold_a_new_run(path: Path) -> bool:
     """
     inside = [entry.relative_to(path).as_posix() for entry in path.rglob("*")]
     if inside == ["lock"]:
-        return re.fullmatch(rb"\s*\d{0,20}\s*", read_bounded(path / "lock")) is not None
-    begun = not all(map(_UNBEGUN.fullmatch, inside))
-    return not inside or ((path / "checkpoints").is_dir() and not begun)
+        with contextlib.suppress(OSError, ValueError):
+            return not read_bounded(path / "lock").strip(b"\0\n0123456789")
+        return False
+    has_root = (path / "checkpoints").is_dir()
+    return not inside or (has_root and all(map(_UNBEGUN.fullmatch, inside)))
 
 
 def _make(path: Path) -> None:

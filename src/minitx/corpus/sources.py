@@ -198,9 +198,14 @@ def _no_results(files: Iterable[Path]) -> list[Path]:
     Raises:
         BadInputError: all are.
     """
-    by_directory = functools.cache(_is_result)
+    is_run, is_model = functools.cache(_is_run), functools.cache(_is_model)
     found = sorted(files)
-    kept = [file for file in found if not any(map(by_directory, file.absolute().parents))]
+    kept = [
+        file
+        for file in found
+        # As deep as a checkpoint lies in its run.
+        if not (is_model(file.parent) or any(map(is_run, list(file.absolute().parents)[:3])))
+    ]
     if found and not kept:
         raise BadInputError(
             f"{found[0].parent} holds a run or a model, not texts",
@@ -209,9 +214,12 @@ def _no_results(files: Iterable[Path]) -> list[Path]:
     return kept
 
 
-def _is_result(directory: Path) -> bool:
-    is_run = (directory / "run.toml").exists() and (directory / "checkpoints").is_dir()
-    return is_run or (directory / "model.safetensors").exists()
+def _is_run(directory: Path) -> bool:
+    return (directory / "run.toml").exists() and (directory / "checkpoints").is_dir()
+
+
+def _is_model(directory: Path) -> bool:
+    return (directory / "model.safetensors").exists() and (directory / "config.json").exists()
 
 
 def piped_text(stdin: TextIO | None, missing: str, fix: str) -> str:
