@@ -408,7 +408,7 @@ def test_what_is_said_of_a_checkpoint(inside, tiny_run, monkeypatch):
     assert first < 120
     monkeypatch.setattr(RunDirectory, "noted_best", lambda self: first)
     best, last = resolve_checkpoint(run), resolve_checkpoint(run, "last")
-    assert used_checkpoint(best) == f"run {run}, step {first} (best)"
+    assert used_checkpoint(best) == f"run verses-001, step {first} (best)"
     assert f"step 120 (last; the best, step {first}, is kept)" in used_checkpoint(last)
     shutil.rmtree(best)
     taken = used_checkpoint(resolve_checkpoint(run))

@@ -277,3 +277,9 @@ def test_a_run_beside_the_texts_is_no_part_of_them(given):
         with pytest.raises(BadInputError, match=r"holds a run or a model.*Name the texts"):
             read_corpus([result])
     assert read_corpus(["runs/x/data/train.txt"]).text == "not this"
+
+
+def test_a_mark_of_utf8_says_that_a_bad_byte_is_damage():
+    content = b"\xef\xbb\xbfhello\xff there"
+    Path("fixed.txt").write_bytes(carried_out(refusal(content).fix, content))
+    assert read_corpus(["fixed.txt"]).text == "hello there"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,6 +14,7 @@ from minitx.config import GenerationRequest, SamplingConfig
 from minitx.corpus.readers.plain_text import PlainText
 from minitx.corpus.sources import piped_text, texts_of
 from minitx.errors import BadInputError
+from minitx.files import shell_word
 from minitx.generation import Generation
 from minitx.tokenizer import Tokenizer
 from minitx.workflows.load import LoadedModel
@@ -29,7 +29,7 @@ def refuse_text(run: Path | None) -> None:
     is_text = re.search(r"\s|[!?,;:.\"]$", str(run)) is not None
     if is_text or os.sep not in str(run):
         fix = "" if is_text else "Name a run or checkpoint directory; "
-        fix += f"if it is a text, write --prompt {shlex.quote(str(run))}"
+        fix += f"if it is a text, write --prompt {shell_word(run)}"
         raise BadInputError(f"there is no run {str(run)!r}", fix[0].upper() + fix[1:])
 
 

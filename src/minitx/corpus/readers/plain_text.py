@@ -41,7 +41,7 @@ def decoded(blocks: Iterable[bytes], name: str, start: int = 0) -> Iterator[str]
     Raises:
         BadInputError: it is binary, or is not UTF-8 (with the offset of the first bad byte).
     """
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    decoder, has_mark = codecs.getincrementaldecoder("utf-8")(), start == len(BOM)
     for block in chain(blocks, [b""]):
         if (zero := block.find(b"\0")) >= 0:
             raise BadInputError(
@@ -56,7 +56,7 @@ def decoded(blocks: Iterable[bytes], name: str, start: int = 0) -> Iterator[str]
             raise BadInputError(
                 f"{name} is not UTF-8: byte {bad:,} is "
                 f"0x{error.object[error.start]:02x} ({error.reason})",
-                way_to_utf8(error.object, bad, not block),
+                way_to_utf8(BOM * has_mark + error.object, bad, not block),
             ) from None
         start += len(block)
 
@@ -101,7 +101,7 @@ def way_to_utf8(block: bytes, offset: int = 0, is_end: bool = False) -> str:
     text = block.decode("utf-8", "replace")
     n_bad, n_other = text.count("\ufffd"), sum(not character.isascii() for character in text)
     is_cut = offset == 0 and 0x80 <= block[0] < 0xC0
-    if n_other > 2 * n_bad or is_cut:
+    if n_other > 2 * n_bad or is_cut or block.startswith(BOM):
         return "It is damaged UTF-8; leave out what is broken with iconv -c -f utf-8 -t utf-8"
     # Windows has quotes and dashes where Latin-1 has control characters.
     name = "cp1252" if any(0x80 <= byte < 0xA0 for byte in block) else "latin1"
