@@ -216,7 +216,7 @@ def test_progress_is_told_and_then_wiped(minitx, inside, tiny_run, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     done = minitx("generate", tiny_run, *flags)
     assert "2 of 3, " in done.err
-    assert re.search(r"\r\x1b\[Krun verses-001, step 120 .*\n\Z", done.err)
+    assert re.search(r"\r\x1b\[Krun \S*verses-001, step 120 .*\n\Z", done.err)
     assert len(done.out.splitlines()) == 3
 
 
