@@ -26,11 +26,13 @@ def refuse_text(run: Path | None) -> None:
     """Raise BadInputError for a text where a run is named: ``minitx generate "Once upon"``."""
     if run is None or os.path.lexists(named_run(run)):
         return
-    is_text = re.search(r"\s|[!?,;:.\"]$", str(run)) is not None
-    if is_text or os.sep not in str(run):
-        fix = "" if is_text else "Name a run or checkpoint directory; "
-        fix += f"if it is a text, write --prompt {shell_word(run)}"
-        raise BadInputError(f"there is no run {str(run)!r}", fix[0].upper() + fix[1:])
+    advice = f"if it is a text, write --prompt {shell_word(run)}"
+    if re.search(r"\s|[!?,;:.\"]$", str(run)) is not None:
+        raise BadInputError(f"there is no run {str(run)!r}", f"I{advice[1:]}")
+    if os.sep not in str(run):
+        raise BadInputError(
+            f"{run} does not exist", f"Name a run or checkpoint directory; {advice}"
+        )
 
 
 def prompts_of(request: GenerationRequest, stdin: TextIO | None) -> list[str]:
