@@ -133,19 +133,6 @@ def interleave(
     return {name: Samples(tuple(values)) for name, values in seconds.items()}
 
 
-def matmul_peak(dtype_name: str, size: int = 768, seconds: float = 1.0) -> float:
-    """Best rate of square matrix products seen, in floating-point operations a second."""
-    import torch
-
-    a = torch.ones(size, size, dtype=getattr(torch, dtype_name))
-    best, began = float("inf"), time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        start = time.perf_counter()
-        torch.mm(a, a)
-        best = min(best, time.perf_counter() - start)
-    return 2.0 * size**3 / best
-
-
 def memory_bandwidth(megabytes: int = 256, repeats: int = 8) -> float:
     """Bytes a second that a copy reads and writes, the best of several."""
     import torch
