@@ -186,6 +186,11 @@ def transformers_step(load: Workload, family: str) -> Step:
 COMPILED = "nanoGPT --compile=True"
 
 
+def compiles_for_cpu() -> bool:
+    """Whether torch.compile has the C++ compiler that it needs for a CPU."""
+    return bool(os.environ.get("CXX") or shutil.which("g++"))
+
+
 def contenders(load: Workload, checkout: Path | None) -> dict[str, Callable[[], Step]]:
     """Name to a function that builds that contender's step."""
     found: dict[str, Callable[[], Step]] = {
@@ -194,8 +199,7 @@ def contenders(load: Workload, checkout: Path | None) -> dict[str, Callable[[], 
     }
     if checkout is not None:
         found["nanoGPT"] = lambda: nanogpt_step(load, checkout)
-        # torch.compile writes C++ for a CPU.
-        if os.environ.get("CXX") or shutil.which("g++"):
+        if compiles_for_cpu():
             found[COMPILED] = lambda: nanogpt_step(load, checkout, compiled=True)
     with contextlib.suppress(ImportError):
         import transformers
