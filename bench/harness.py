@@ -258,9 +258,14 @@ def _command() -> str:
 
 def _processor() -> str:
     if sys.platform == "linux":
+        found: dict[str, str] = {}
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+            key, _, value = line.partition(":")
+            found.setdefault(key.strip(), value.strip())
+        if "model name" in found:
+            # In a virtual machine the name alone may stand for several generations.
+            numbers = f"family {found.get('cpu family', '?')}, model {found.get('model', '?')}"
+            return f"{found['model name']} ({numbers})"
     if sys.platform == "darwin":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
         return subprocess.run(command, capture_output=True, text=True).stdout.strip()
