@@ -1,7 +1,6 @@
 """The kernel that reads several texts against the plain model."""
 
 import copy
-import ctypes
 
 import pytest
 import torch
@@ -10,8 +9,7 @@ from hypothesis import strategies as st
 from random_models import built, model_configs
 
 from minitx.config import ModelConfig
-from minitx.fast import decode_batch
-from minitx.fast.library import KERNELS, declared, library
+from minitx.fast.library import library
 from minitx.generation.text_reader import TextReader
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no kernels were compiled")
@@ -22,13 +20,6 @@ TINY = ModelConfig(
     vocab_size=9, context_length=CONTEXT, n_layers=1, n_heads=2, n_kv_heads=2, head_dim=4,
     d_model=8, d_ff=12, tie_embeddings=False,
 )  # fmt: skip
-
-
-def families():
-    """The libraries that this processor can run, by what they were compiled for."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    below = {"AVX512": ["avx512", "avx2", "plain"], "AVX2": ["avx2", "plain"]}
-    return below.get(capability, ["plain"])
 
 
 def texts_of(config, lengths, seed):
@@ -49,18 +40,14 @@ def followed(model, rows, steps):
 
 @settings(max_examples=50, deadline=None)
 @given(
-    family=st.sampled_from(families()),
     config=model_configs(CONTEXT),
     lengths=st.lists(st.integers(1, CONTEXT - 3), min_size=2, max_size=30),
     seed=st.integers(0, 2**20),
 )
-def test_logits_are_those_of_the_whole_text_in_double_precision(family, config, lengths, seed):
+def test_logits_are_those_of_the_whole_text_in_double_precision(config, lengths, seed):
     model = built(config, seed)
     rows = texts_of(config, lengths, seed)
-    kernels = declared(ctypes.CDLL(str(KERNELS / f"kernels_{family}.so")))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decode_batch, "loaded_kernels", lambda: kernels)
-        found = followed(model, rows, 3)
+    found = followed(model, rows, 3)
     with torch.inference_mode():
         exact = copy.deepcopy(model).double()(torch.tensor([text for text, _ in rows]))
     for n, logits in enumerate(found):

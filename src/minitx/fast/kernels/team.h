@@ -1,12 +1,17 @@
 /* Threads that go through one computation together. */
 #pragma once
 
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
 
-#ifdef _OPENMP
-#include <omp.h>
+#include "thread.h"
+
+#ifdef _WIN32
+int SwitchToThread(void);
+#define give_way() SwitchToThread()
+#else
+#include <sched.h>
+#define give_way() sched_yield()
 #endif
 
 /* Looks at whether all have come before a thread gives way: some 20 microseconds. */
@@ -33,11 +38,7 @@ typedef struct {
 
 /* Who is here, inside a parallel region. */
 static inline Thread this_thread(Meeting *meeting) {
-    Thread thread = {0, 1, meeting};
-#ifdef _OPENMP
-    thread.number = omp_get_thread_num(), thread.of = omp_get_num_threads();
-#endif
-    return thread;
+    return (Thread){THREAD, THREADS, meeting};
 }
 
 /* OpenMP's barrier, but for a busy machine: whoever waits for long gives its core away, since the
@@ -54,7 +55,7 @@ static inline void wait_for_all(Thread thread) {
         return;
     }
     for (int turn = 0; atomic_load(&meeting->rounds) == round; turn++)
-        if (turn > SPINS) turn = SPINS, sched_yield();
+        if (turn > SPINS) turn = SPINS, give_way();
 }
 
 /* One of `count` pieces of work that nobody has, or `count`. Each time a thread has the same share
