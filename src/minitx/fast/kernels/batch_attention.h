@@ -14,23 +14,9 @@ static inline vec larger(vec a, vec b) {
     return (vec)((mask & (typeof(mask))a) | (~mask & (typeof(mask))b));
 }
 
-typedef int32_t Order __attribute__((vector_size(4 * LANES)));
-
-/* Elements of a and b, which are counted on from those of a. */
-#ifdef __clang__
-static inline vec shuffle(vec a, vec b, Order order) {
-    vec shuffled;
-#pragma unroll
-    for (int i = 0; i < LANES; i++)
-        shuffled[i] = order[i] < LANES ? a[order[i]] : b[order[i] - LANES];
-    return shuffled;
-}
-#else
-#define shuffle(a, b, order) __builtin_shuffle(a, b, order)
-#endif
-
 /* The sums of LANES vectors, each in a lane: neighbours are added until there is one vector. */
 static inline vec totals(vec sums[LANES]) {
+    typedef int32_t Order __attribute__((vector_size(4 * LANES)));
     Order even, odd;
     for (int i = 0; i < LANES; i++) even[i] = 2 * i, odd[i] = 2 * i + 1;
 #pragma GCC unroll 8

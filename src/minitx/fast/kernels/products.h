@@ -27,8 +27,8 @@ static inline __attribute__((always_inline)) void transpose(Vector square[LANES]
         for (int i = 0; i < LANES; i++) {
             if (i & step) continue;
             Vector a = square[i], b = square[i + step];
-            square[i] = __builtin_shuffle(a, b, first);
-            square[i + step] = __builtin_shuffle(a, b, second);
+            square[i] = shuffle(a, b, first);
+            square[i + step] = shuffle(a, b, second);
         }
     }
 }

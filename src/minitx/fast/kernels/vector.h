@@ -23,6 +23,20 @@
 #define LANES 4
 #endif
 
+/* Elements of two vectors by their numbers, which go on from a to b. Clang finds the instruction by
+   itself where `order` is known. */
+#ifdef __clang__
+#define shuffle(a, b, order)                                                          \
+    ({                                                                                \
+        __typeof__(a) made;                                                           \
+        _Pragma("unroll") for (int l = 0; l < LANES; l++) made[l] =                   \
+            (order)[l] < LANES ? (a)[(order)[l]] : (b)[(order)[l] - LANES];           \
+        made;                                                                         \
+    })
+#else
+#define shuffle(a, b, order) __builtin_shuffle(a, b, order)
+#endif
+
 /* The processor's own products of bfloat16: AVX512-BF16. */
 #ifdef __AVX512BF16__
 #define BFLOAT16_PRODUCTS
