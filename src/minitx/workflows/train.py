@@ -32,7 +32,7 @@ from minitx.corpus import (
     split_corpus,
 )
 from minitx.corpus.training_windows import DATA_ORDER
-from minitx.engine import choose_engine, plan_engine
+from minitx.engine import choose_engine, kernel_build, plan_engine
 from minitx.errors import BadInputError, InstabilityError
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -94,6 +94,7 @@ def train(
         compute = choose_compute(
             request.train.get("device", "auto"), request.train.get("dtype", "auto"), threads
         )
+        kernel_build()  # A MINITX_KERNELS that names none is refused before time is spent on it.
         told.observe(Phase("reading the corpus"))
         data = build(DataConfig, request.data, "data")
         # What can't be noted is refused before time is spent on it.

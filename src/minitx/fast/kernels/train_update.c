@@ -49,6 +49,15 @@ EXPORT void minitx_scale(long n, float *const *tensors, const int64_t *sizes, fl
         }
 }
 
+/* base^n for a whole n >= 0. `pow` of newer C libraries is another than that of older ones, and
+   kernels compiled with it would not load there. */
+static double whole_power(double base, long n) {
+    double power = 1.0;
+    for (; n; n /= 2, base *= base)
+        if (n % 2) power *= base;
+    return power;
+}
+
 /* AdamW (Loshchilov and Hutter 2019, algorithm 2); counts up steps[i] as well. */
 EXPORT void minitx_adamw(long n, float *const *parameters, float *const *gradients,
                          float *const *firsts, float *const *seconds, float *const *steps,
@@ -62,8 +71,8 @@ EXPORT void minitx_adamw(long n, float *const *parameters, float *const *gradien
         for (long i = 0; i < n; i++) {
             long from, to;
             stretch(sizes, n, i, thread, threads, &from, &to);
-            float stride = (float)(rate / (1.0 - pow(beta1, *steps[i])));
-            float grow = (float)(1.0 / sqrt(1.0 - pow(beta2, *steps[i])));
+            float stride = (float)(rate / (1.0 - whole_power(beta1, (long)*steps[i])));
+            float grow = (float)(1.0 / sqrt(1.0 - whole_power(beta2, (long)*steps[i])));
             float *restrict p = parameters[i], *restrict first = firsts[i];
             float *restrict second = seconds[i];
             const float *restrict g = gradients[i];
