@@ -12,7 +12,7 @@ import contextlib
 import mmap
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -75,8 +75,16 @@ class EncodedCorpus(Description):
             return file.read(characters)
 
 
+Progress = Callable[[int, int], None]
+"""Called with how many characters are encoded, and of how many."""
+
+
 def encode_corpus(
-    split: Split, tokenizer: Tokenizer, directory: Path, earlier: Iterable[Path] = ()
+    split: Split,
+    tokenizer: Tokenizer,
+    directory: Path,
+    earlier: Iterable[Path] = (),
+    progress: Progress = lambda done, total: None,
 ) -> EncodedCorpus:
     """Encode both parts into a directory, or use what is there if nothing has changed.
 
@@ -105,8 +113,8 @@ def encode_corpus(
                 text_path.open("wb") as text_file,
                 ids_path.open("wb") as ids_file,
             ):
-                text = getattr(split, part)
-                counts[part] = asdict(write_encoded([text], tokenizer, text_file, ids_file))
+                parts = _told_parts(split, part, progress)
+                counts[part] = asdict(write_encoded(parts, tokenizer, text_file, ids_file))
         description = {
             "format": _FORMAT,
             "digest": split.digest,
@@ -117,6 +125,14 @@ def encode_corpus(
         }
         write_atomically(directory / DESCRIPTION, json_bytes(description))
     return load_encoded(directory)
+
+
+def _told_parts(split: Split, part: str, progress: Progress) -> Iterator[str]:
+    text, total = getattr(split, part), len(split.train) + len(split.holdout)
+    before = 0 if part == _PARTS[0] else len(split.train)
+    for start in range(0, len(text), _BLOCK):
+        progress(before + start, total)
+        yield text[start : start + _BLOCK]
 
 
 def ids_type(vocab_size: int) -> np.dtype[Any]:

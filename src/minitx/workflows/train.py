@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -119,7 +120,8 @@ def train(
         with run.lock():
             try:
                 told.observe(Phase("encoding the corpus"))
-                encoded = encode_corpus(split, tokenizer, run.data, _earlier_data(run))
+                progress = _progress(told, "encoding the corpus", "characters")
+                encoded = encode_corpus(split, tokenizer, run.data, _earlier_data(run), progress)
                 config, planned = _plan(request, data, tokenizer_config, encoded, compute, rate)
                 state_bytes = OPTIMIZERS.get(config.train.optimizer).state_bytes
                 workload = Workload(config.train.batch_size, state_bytes)
@@ -151,6 +153,24 @@ def train(
                     shutil.rmtree(run.path, ignore_errors=True)
                 raise
     return FinishedRun(run.path, end)
+
+
+def _progress(told: Observers, name: str, units: str) -> Callable[[int, int], None]:
+    """Tells how far a phase is that begins now: after a second, and then some twenty times."""
+    began = time.perf_counter()
+    due = began + 1.0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal due
+        now = time.perf_counter()
+        if done and now >= due:
+            rate = done / (now - began)
+            due = now + max(1.0, 0.05 * total / rate)
+            left = (total - done) / rate
+            how_fast = f"{rate:,.0f} {units} a second, {left:,.0f} s left"
+            told.observe(Phase(f"{name}: {done / total:.0%}, {how_fast}"))
+
+    return tell
 
 
 def _working_directory(data: DataConfig) -> str | None:
