@@ -12,7 +12,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from importlib import metadata
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from minitx.errors import BadInputError
 
@@ -80,6 +80,7 @@ class Registry(Generic[T]):
 
 
 @functools.cache
-def _entry_points() -> metadata.EntryPoints:
-    # Once for all registries: every package that is installed is looked through.
+def _entry_points() -> Any:
+    # Once for all registries: every package that is installed is looked through. What is given
+    # back has another class before Python 3.12, with the same `select`.
     return metadata.entry_points()
