@@ -18,7 +18,7 @@ import torch
 
 from minitx.checkpoint.new_run import create_run, require_name
 from minitx.checkpoint.rundir import RUNS, RunDirectory
-from minitx.compute import Compute, choose_compute, matmul_rate
+from minitx.compute import Compute, choose_compute
 from minitx.config import DataConfig, RunConfig, TokenizerConfig
 from minitx.config.checks import require_range
 from minitx.config.overrides import Overrides
@@ -37,6 +37,7 @@ from minitx.engine import choose_engine, kernel_build, plan_engine
 from minitx.errors import BadInputError, InstabilityError
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from minitx.training.machine_speed import kept_speed, measure_speed
 from minitx.training.memory import Workload, free_memory, require_memory
 from minitx.training.observer import Observers, Phase, RunEnd, TrainingObserver
 from minitx.training.optimizers import OPTIMIZERS
@@ -57,6 +58,7 @@ class TrainRequest:
         tokenizer_directory: use this tokenizer instead of training one.
         out: the run directory to make; None takes the next free one under ``runs``.
         loggers: names of those that note it beside `metrics.jsonl`, for example `tensorboard`.
+        measure: measure the machine again, although it was before.
     """
 
     data: Overrides = field(default_factory=dict)
@@ -66,6 +68,7 @@ class TrainRequest:
     tokenizer_directory: Path | None = None
     out: Path | None = None
     loggers: tuple[str, ...] = ()
+    measure: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,11 @@ def train(
     """
     fix = "No run was begun; give the same command again"
     told = Observers(observers)
+    if request.measure and "steps" in request.train:
+        raise BadInputError(
+            "--measure says how fast this machine is, and with --steps nothing depends on that",
+            "Give --budget instead of --steps, or leave out --measure",
+        )
     with StopRequest() as stop, interrupted_before_steps(stop, fix):
         threads = request.train.get("threads", 0)
         require_range("threads", threads, 0, MOST_THREADS)
@@ -107,11 +115,7 @@ def train(
         split = split_corpus(corpus, data)
         data = replace(data, working_directory=_working_directory(data))
         require_holdout(request.train.get("early_stopping", 0), len(split.holdout))
-        if "steps" in request.train:
-            rate = NOMINAL_RATES[compute.device_name]
-        else:
-            told.observe(Phase("measuring the device"))
-            rate = matmul_rate(compute.device, compute.dtype)
+        rate, measured = _rate(request, compute, told)
         told.observe(Phase("training the tokenizer"))
         tokenizer, tokenizer_config, reasons = _tokenizer(request, split, rate)
         if split.left_out:
@@ -134,7 +138,7 @@ def train(
                 session = Session(
                     run=run,
                     config=config,
-                    reasons=reasons | planned,
+                    reasons=reasons | planned | measured,
                     corpus=encoded,
                     tokenizer=tokenizer,
                     model=model,
@@ -171,6 +175,20 @@ def _progress(told: Observers, name: str, units: str) -> Callable[[int, int], No
             told.observe(Phase(f"{name}: {done / total:.0%}, {how_fast}"))
 
     return tell
+
+
+def _rate(
+    request: TrainRequest, compute: Compute, told: TrainingObserver
+) -> tuple[float, dict[str, str]]:
+    # Operations of training a second, and what to tell of them.
+    if "steps" in request.train:
+        return NOMINAL_RATES[compute.device_name], {}
+    engine = request.train.get("engine", "auto")
+    speed = None if request.measure else kept_speed(compute, engine)
+    if speed is None:
+        told.observe(Phase("measuring this machine, once, for a second"))
+        speed = measure_speed(compute, engine)
+    return speed.planned_rate, {"device": speed.told(time.time())}
 
 
 def _working_directory(data: DataConfig) -> str | None:
