@@ -37,6 +37,11 @@ of both kinds."""
 
 OURS = ("adamw", "muon")
 
+ABOUT_MUON = (
+    "Muon's update multiplies matrices of the size of the weights, whatever the batch: where few "
+    "tokens meet wide layers, that is most of a step, and AdamW does nothing of the kind."
+)
+
 
 def measure(checkout: Path, shapes: Sequence[Workload] = SHAPES) -> list[dict[str, Samples]]:
     """Steps of each shape with nanoGPT and with ours, by each optimizer."""

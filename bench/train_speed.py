@@ -30,7 +30,7 @@ from harness import (
     publish,
 )
 from peak import arithmetic_peak, product_peak
-from peers import COMPILED, WORKLOADS, Workload, contenders, minitx_shape
+from peers import COMPILED, WORKLOADS, Workload, compiles_for_cpu, contenders, minitx_shape
 
 ROUNDS = {"small": (8, 10), "large": (5, 1)}
 """Turns of each contender, and timed steps in a turn."""
@@ -104,12 +104,17 @@ def _measured(given: argparse.Namespace) -> Result:
             name: {"seconds": one.samples.seconds, "first": one.first, "peak_bytes": one.memory}
             for name, one in found.items()
         }
-        if given.nanogpt and COMPILED not in found:
-            notes = [f"{COMPILED} was not measured: there is no C++ compiler here."]
-    if "shapes" in given.workloads and given.nanogpt:
+    if given.nanogpt and not compiles_for_cpu():
+        notes.append(f"{COMPILED} was not measured: there is no C++ compiler here.")
+    if not given.nanogpt:
+        notes.append(
+            "nanoGPT was not measured, nor the twelve shapes: there was no checkout of it."
+        )
+    elif "shapes" in given.workloads:
         shapes = train_shapes.measure(given.nanogpt)
         tables.append(train_shapes.table(shapes))
         targets += train_shapes.targets(shapes)
+        notes.append(train_shapes.ABOUT_MUON)
         raw["shapes"] = [
             {name: samples.seconds for name, samples in of_shape.items()} for of_shape in shapes
         ]
