@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from minitx.fast.library import loaded_kernels, pointers
+from minitx.fast.library import kernel_for, pointers
 from minitx.fast.profiling import running_clock
+from minitx.fast.support import product_dtype
 from minitx.model.transformer import IGNORED, Transformer
 
 
@@ -55,6 +56,7 @@ class _HeadLoss(Function):
     def forward(
         ctx: Any, x: Tensor, gain: Tensor, weight: Tensor, targets: Tensor, ignored: int, eps: float
     ) -> Tensor:
+        dtype = product_dtype(x)
         x, targets = x.contiguous(), targets.contiguous()
         mean = torch.empty(())
         gradients = (torch.empty_like(x), torch.empty_like(gain), torch.empty_like(weight))
@@ -62,11 +64,11 @@ class _HeadLoss(Function):
             targets.numel(), x.size(-1), weight.size(0), eps, torch.get_num_threads(), ignored,
             x.data_ptr(), gain.data_ptr(), weight.data_ptr(), targets.data_ptr(),
         )  # fmt: skip
-        kernels, address = loaded_kernels(), ctypes.byref(call)
-        scratch = torch.empty(kernels.minitx_head_scratch(address), dtype=torch.uint8)
+        address = ctypes.byref(call)
+        scratch = torch.empty(kernel_for("head_scratch", dtype)(address), dtype=torch.uint8)
         call.scratch, call.loss = scratch.data_ptr(), mean.data_ptr()
         call.grad_input, call.grad_gain, call.grad_weight = (g.data_ptr() for g in gradients)
-        wrong = kernels.minitx_head_loss(address)
+        wrong = kernel_for("head_loss", dtype)(address)
         if wrong:
             raise IndexError(f"{wrong:,} targets are not among the {weight.size(0):,} tokens")
         ctx.save_for_backward(*gradients)

@@ -58,13 +58,15 @@ _KERNELS = {
     "attention_scratch": "ll > l",
     "attention_forward": f"{_ATTENTION} ppp i",
     "attention_backward": f"{_ATTENTION} ppppppp i",
-    # train_block.c, train_head.c
-    "block_kept": "p > l",
-    "block_scratch": "pi > l",
-    "block_forward": "p",
-    "block_backward": "p",
-    "head_scratch": "p > l",
-    "head_loss": "p > l",
+    # train_block.c, train_head.c, for each format of products
+    **{
+        f"{name}_{dtype}": letters
+        for dtype in ("float32", "bfloat16")
+        for name, letters in {
+            "block_kept": "p > l", "block_scratch": "pi > l", "block_forward": "p",
+            "block_backward": "p", "head_scratch": "p > l", "head_loss": "p > l",
+        }.items()
+    },
     # train_update.c, train_muon.c
     "norms": "l ppp i",
     "scale": "l pp f i",
@@ -81,7 +83,10 @@ def declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
     """A library of kernels, told what they take and give back."""
     for name, letters in _KERNELS.items():
         arguments, _, result = letters.replace(" ", "").partition(">")
-        kernel = kernels[f"minitx_{name}"]
+        try:
+            kernel = kernels[f"minitx_{name}"]
+        except AttributeError:  # of a format that this family has no products of
+            continue
         kernel.argtypes = [_TYPES[letter] for letter in arguments]
         kernel.restype = _TYPES.get(result)
         # Looked up by name each time, it would be another object, without the types.
@@ -163,6 +168,11 @@ def loaded_kernels() -> ctypes.CDLL:
     kernels = library()
     assert kernels is not None
     return kernels
+
+
+def kernel_for(name: str, dtype: torch.dtype) -> Any:
+    """The kernel with this name for products of a format."""
+    return getattr(loaded_kernels(), f"minitx_{name}_{str(dtype).removeprefix('torch.')}")
 
 
 def call(name: str, *arguments: Any, threads: int | None = None) -> Any:

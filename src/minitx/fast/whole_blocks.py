@@ -20,8 +20,9 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from minitx.fast.layers import rotary_tables
-from minitx.fast.library import loaded_kernels, pointers
+from minitx.fast.library import kernel_for, pointers
 from minitx.fast.profiling import running_clock
+from minitx.fast.support import product_dtype
 from minitx.model.transformer import Block, SwiGLU, Transformer
 
 _SIZES = ("batch", "seq", "heads", "kv_heads", "head_dim", "d_model", "d_ff")
@@ -58,7 +59,9 @@ def run(model: Transformer, x: Tensor) -> Tensor:
     if dropout:
         seeds.random_()
     sizes = (config.n_heads, config.n_kv_heads, config.head_dim, config.d_model, config.d_ff)
-    settings = _Settings((*x.shape[:2], *sizes), config.norm_eps, dropout, seeds.tolist())
+    settings = _Settings(
+        (*x.shape[:2], *sizes), config.norm_eps, dropout, seeds.tolist(), product_dtype(x)
+    )
     weights = [weight for block in model.blocks for weight in _weights(block)]
     out: Tensor = _RunBlocks.apply(settings, x, *tables, *weights)  # type: ignore[no-untyped-call]
     return out
@@ -83,6 +86,7 @@ class _Settings(NamedTuple):
     eps: float
     dropout: float
     seeds: list[int]  # One for each block.
+    dtype: torch.dtype  # Of products.
 
     def call(self, number: int, x: Tensor, weights: Sequence[Tensor], *tables: Tensor) -> _Block:
         # What both ways through block `number` share.
@@ -97,21 +101,21 @@ class _RunBlocks(Function):
     def forward(
         ctx: Any, settings: _Settings, x: Tensor, cosine: Tensor, sine: Tensor, *weights: Tensor
     ) -> Tensor:
-        kernels = loaded_kernels()
+        dtype = settings.dtype
         streams, kept = [x.contiguous()], []
         scratch = None
         for number in range(len(settings.seeds)):
             call = settings.call(number, streams[-1], weights, cosine, sine)
             address = ctypes.byref(call)
             if scratch is None:
-                scratch = _bytes(kernels.minitx_block_scratch(address, 0))
+                scratch = _bytes(kernel_for("block_scratch", dtype)(address, 0))
             streams.append(torch.empty_like(streams[-1]))
-            kept.append(_bytes(kernels.minitx_block_kept(address)))
+            kept.append(_bytes(kernel_for("block_kept", dtype)(address)))
             call.out, call.kept = streams[-1].data_ptr(), kept[-1].data_ptr()
             call.scratch = scratch.data_ptr()
             if clock := running_clock():
                 call.seconds, clock.blocks = ctypes.addressof(clock.forward), True
-            kernels.minitx_block_forward(address)
+            kernel_for("block_forward", dtype)(address)
         ctx.save_for_backward(cosine, sine, *streams[:-1], *kept, *weights)
         ctx.settings = settings
         return streams[-1]
@@ -119,7 +123,7 @@ class _RunBlocks(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        kernels = loaded_kernels()
+        dtype = ctx.settings.dtype
         cosine, sine, *saved = ctx.saved_tensors
         n = len(ctx.settings.seeds)
         streams, kept, weights = saved[:n], saved[n : 2 * n], saved[2 * n :]
@@ -134,7 +138,7 @@ class _RunBlocks(Function):
             call = ctx.settings.call(number, streams[number], weights, cosine, sine)
             address = ctypes.byref(call)
             if scratch is None:
-                scratch = _bytes(kernels.minitx_block_scratch(address, 1))
+                scratch = _bytes(kernel_for("block_scratch", dtype)(address, 1))
             call.kept, call.scratch = kept[number].data_ptr(), scratch.data_ptr()
             call.grad, call.grad_input = grad.data_ptr(), grad_input.data_ptr()
             for name, gradient in zip(
@@ -143,7 +147,7 @@ class _RunBlocks(Function):
                 setattr(call, name, gradient.data_ptr())
             if clock := running_clock():
                 call.seconds = ctypes.addressof(clock.backward)
-            kernels.minitx_block_backward(address)
+            kernel_for("block_backward", dtype)(address)
             grad, gradients = grad_input, grad_weights + gradients
         return None, grad, None, None, *gradients
 

@@ -1,36 +1,64 @@
-/* Pieces of the kernels that take rows through several layers: memory, norms as products read and
-   write them, and the gradient of a matrix. */
+/* Pieces of the kernels that take rows through several layers: norms as products read and write
+   them, and the gradient of a matrix. */
 #pragma once
 
-#include <stddef.h>
-
 #include "layers.h"
+#include "memory.h"
 #include "products.h"
 #include "thread.h"
 
-#define CHUNK 64   /* rows that go through a product together */
-#define STRIP 32   /* rows of a matrix's gradient that are computed together */
-#define STRETCH 64 /* pairs of rows that are summed before the next strip: they stay in the cache */
+#define CHUNK 64           /* rows that go through a product together; even */
+#define STRIP (4 * TILE)   /* rows of a matrix's gradient that are computed together */
+#define STRETCH (128 / TERMS) /* words that are summed before the next strip: they stay in the cache */
 
-static inline long parts(long n, long part) { return (n + part - 1) / part; }
+/* A row of numbers as float32: where it lies, or in `room`. */
+static inline const float *widened(const Stored *row, long n, float *room) {
+#if TERMS == 1
+    (void)n, (void)room;
+    return row;
+#else
+    read_row(row, 0, 1, n, room);
+    return room;
+#endif
+}
 
-static inline long most(long a, long b) { return a > b ? a : b; }
+/* The factors of a matrix's gradient, which sums over rows: words of TERMS neighbouring rows, laid
+   out so that what a tile reads is contiguous. STRETCH words at a time, `across` columns of each
+   beside each other (STRIP for the first factor, PANEL for the second). */
+static inline long laid_size(long rows, long width, long across) {
+    return whole(parts(rows, TERMS), STRETCH) * whole(width, across);
+}
 
-/* Hands out memory in whole cache lines. Without a base it only counts. */
-typedef struct {
-    char *base;
-    size_t used;
-} Memory;
+/* TERMS rows, `stride` apart, of which the first is number `row`. The columns beyond `width` become
+   0. */
+static inline __attribute__((always_inline)) void lay_word(const Stored *rows, long stride,
+                                                           long row, long width, long across,
+                                                           Word *laid) {
+    long word = row / TERMS, stretch = word / STRETCH * STRETCH;
+    Word *to = laid + stretch * whole(width, across) + word % STRETCH * across;
+    for (long i = 0; i < width; i += across, to += STRETCH * across) {
+        long here = width - i < across ? width - i : across;
+#if TERMS == 1
+        (void)stride;
+        for (long j = 0; j < here; j++) to[j] = rows[i + j];
+#else
+        for (long j = 0; j < here; j++)
+            to[j] = (Word)rows[i + j] | (Word)rows[stride + i + j] << 16;
+#endif
+        for (long j = here; j < across; j++) to[j] = 0;
+    }
+}
 
-static inline void *take(Memory *memory, long count, long size) {
-    size_t at = memory->used;
-    memory->used += (size_t)whole(count * size, 64);
-    return memory->base ? memory->base + at : 0;
+/* `n` rows from number `first` on, both whole words. */
+static inline void lay_rows(const Stored *rows, long first, long n, long width, long across,
+                            Word *laid) {
+    for (long r = 0; r < n; r += TERMS)
+        lay_word(rows + r * width, width, first + r, width, across, laid);
 }
 
 /* Rows of x through a norm, as a product reads them. */
 static inline void norm_rows(const float *x, const float *gain, float eps, long rows, long width,
-                             float *scales, uint16_t *in) {
+                             float *scales, Stored *in) {
     for (long r = 0; r < rows; r++) {
         float scaled[width];
         const float *row = x + r * width;
@@ -40,48 +68,41 @@ static inline void norm_rows(const float *x, const float *gain, float eps, long 
     }
 }
 
-/* Rows two by two. */
-static inline void pair_all(const uint16_t *rows, long n, long width, Pair *pairs) {
-    for (long r = 0; r < n; r += 2)
-        pair_rows(rows + r * width, rows + (r + 1) * width, width,
-                  pairs + r / 2 * whole(width, PANEL));
-}
-
-/* The way back of norm_rows: `grad` of the normed rows, added to `sum` as the gradient of x. Gives
-   the normed rows again, in pairs. */
+/* The way back of norm_rows: `grad` of the normed rows, added to `sum` as the gradient of x. Lays
+   out the normed rows, the first of which is number `first`. */
 static inline void norm_rows_back(float *grad, const float *x, const float *scales,
-                                  const float *gain, long rows, long width, float *by_gain,
-                                  float *sum, Pair *pairs) {
-    uint16_t normed[2 * width];
+                                  const float *gain, long first, long rows, long width,
+                                  float *by_gain, float *sum, Word *laid) {
+    Stored normed[TERMS * width];
     for (long r = 0; r < rows; r++) {
         float unit[width], scaled[width];
         for (long i = 0; i < width; i++) {
             unit[i] = x[r * width + i] * scales[r];
             scaled[i] = unit[i] * gain[i];
         }
-        store_row(scaled, width, normed + r % 2 * width);
-        if (r % 2) pair_rows(normed, normed + width, width, pairs + r / 2 * whole(width, PANEL));
+        store_row(scaled, width, normed + r % TERMS * width);
+        if (r % TERMS == TERMS - 1) lay_word(normed, width, first + r, width, PANEL, laid);
         norm_row_back(grad + r * width, unit, gain, scales[r], width, by_gain);
         for (long i = 0; i < width; i++) sum[r * width + i] += grad[r * width + i];
     }
 }
 
-/* A strip of rows of by_matrix = grad^T in, summed over all rows that there are pairs of. */
-static inline void matrix_gradient(const Pair *grad, const Pair *in, long pairs, long rows,
+/* A strip of rows of by_matrix = grad^T in, summed over `words` words that are laid out. */
+static inline void matrix_gradient(const Word *grad, const Word *in, long words, long rows,
                                    long columns, long strip, float *by_matrix) {
-    long grad_stride = whole(rows, PANEL), in_stride = whole(columns, PANEL);
+    long grad_width = whole(rows, STRIP), in_width = whole(columns, PANEL);
     long from = strip * STRIP, to = from + STRIP < rows ? from + STRIP : rows;
-    for (long k = 0; k < pairs; k += STRETCH) {
-        long here = pairs - k < STRETCH ? pairs - k : STRETCH;
-        for (long j = 0; j < columns; j += PANEL)
+    for (long k = 0; k < words; k += STRETCH) {
+        long here = words - k < STRETCH ? words - k : STRETCH;
+        const Word *a = grad + k * grad_width + from * STRETCH, *b = in + k * in_width;
+        for (long j = 0; j < columns; j += PANEL, b += PANEL * STRETCH)
             for (long r = from; r < to; r += TILE) {
-                const Pair *a = grad + k * grad_stride + r, *b = in + k * in_stride + j;
                 float *c = by_matrix + r * columns + j;
                 if (k)
-                    tile_product(a, 1, grad_stride, b, in_stride, here, c, columns, to - r,
+                    tile_product(a + r - from, 1, STRIP, b, PANEL, here, c, columns, to - r,
                                  columns - j, ADD);
                 else
-                    tile_product(a, 1, grad_stride, b, in_stride, here, c, columns, to - r,
+                    tile_product(a + r - from, 1, STRIP, b, PANEL, here, c, columns, to - r,
                                  columns - j, SET);
             }
     }

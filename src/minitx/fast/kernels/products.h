@@ -3,13 +3,12 @@
    that are neighbours along the summed dimension. */
 #pragma once
 
+#include "memory.h"
 #include "rows.h"
 
 /* What becomes of the sums: put there, added to what is there (both in float32), or stored as
    products read them. */
 typedef enum { SET, ADD, SET_STORED } Into;
-
-static inline long whole(long n, long part) { return (n + part - 1) / part * part; }
 
 typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
@@ -33,9 +32,12 @@ static inline __attribute__((always_inline)) void transpose(Vector square[LANES]
     }
 }
 
+/* A kernel that is there for both formats says which it is for. */
 #ifdef BFLOAT16
+#define NAMED(name) minitx_##name##_bfloat16
 #include "products_bfloat16.h"
 #else
+#define NAMED(name) minitx_##name##_float32
 #include "products_float.h"
 #endif
 

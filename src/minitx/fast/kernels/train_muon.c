@@ -43,12 +43,12 @@ static Own own_in(Memory memory, long rows, long columns, size_t *used) {
     long n = rows < columns ? rows : columns, all = whole(rows, PANEL) * whole(columns, PANEL);
     long square = whole(n, PANEL) * whole(n, PANEL);
     Own own;
-    own.x = take(&memory, all, sizeof(uint16_t));
-    own.x_pairs = take(&memory, all, sizeof(Pair));
-    own.x_panels = take(&memory, all, sizeof(Pair));
-    own.square = take(&memory, square, sizeof(float));
-    own.square_half = take(&memory, square, sizeof(uint16_t));
-    own.square_panels = take(&memory, square, sizeof(Pair));
+    own.x = reserve(&memory, all, sizeof(uint16_t));
+    own.x_pairs = reserve(&memory, all, sizeof(Pair));
+    own.x_panels = reserve(&memory, all, sizeof(Pair));
+    own.square = reserve(&memory, square, sizeof(float));
+    own.square_half = reserve(&memory, square, sizeof(uint16_t));
+    own.square_panels = reserve(&memory, square, sizeof(Pair));
     *used = memory.used;
     return own;
 }
