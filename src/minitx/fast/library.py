@@ -63,8 +63,12 @@ _KERNELS = {
         f"{name}_{dtype}": letters
         for dtype in ("float32", "bfloat16")
         for name, letters in {
-            "block_kept": "p > l", "block_scratch": "pi > l", "block_forward": "p",
-            "block_backward": "p", "head_scratch": "p > l", "head_loss": "p > l",
+            "block_kept": "p > l",
+            "block_scratch": "pi > l",
+            "block_forward": "p",
+            "block_backward": "p",
+            "head_scratch": "p > l",
+            "head_loss": "p > l",
         }.items()
     },
     # train_update.c, train_muon.c

@@ -112,7 +112,7 @@ def reason_against_cpu(model: nn.Module) -> str | None:
 
 
 def takes_whole_blocks(model: Transformer, x: Tensor) -> bool:
-    """Whether `whole_blocks` computes a known model for a residual stream `(batch, seq, d_model)`."""
+    """Whether `whole_blocks` computes a known model for a residual stream of this shape."""
     config = model.config
     sizes = (config.d_model, config.d_ff, config.n_heads * config.head_dim)
     return config.architecture == "qwen3" and _has_products(x, *sizes, x.size(1), config.head_dim)

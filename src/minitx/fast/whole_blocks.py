@@ -29,6 +29,7 @@ _SIZES = ("batch", "seq", "heads", "kv_heads", "head_dim", "d_model", "d_ff")
 _WEIGHTS = (
     "attention_gain", "query_gain", "key_gain", "mlp_gain", "qkv", "output", "gate_up", "down",
 )  # fmt: skip
+_MOST_THREADS = 64  # as MOST_THREADS in team.h
 _GRADIENTS = (
     "grad_attention_gain", "grad_head_gains", "grad_mlp_gain", "grad_qkv", "grad_output",
     "grad_gate_up", "grad_down",
@@ -91,7 +92,8 @@ class _Settings(NamedTuple):
     def call(self, number: int, x: Tensor, weights: Sequence[Tensor], *tables: Tensor) -> _Block:
         # What both ways through block `number` share.
         return _Block(
-            *self.sizes, self.eps, self.dropout, self.seeds[number], torch.get_num_threads(),
+            *self.sizes, self.eps, self.dropout, self.seeds[number],
+            min(torch.get_num_threads(), _MOST_THREADS),
             *(t.data_ptr() for t in (x, *_of_block(number, weights), *tables)),
         )  # fmt: skip
 

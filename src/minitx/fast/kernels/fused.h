@@ -7,9 +7,14 @@
 #include "products.h"
 #include "thread.h"
 
-#define CHUNK 64           /* rows that go through a product together; even */
-#define STRIP (4 * TILE)   /* rows of a matrix's gradient that are computed together */
-#define STRETCH (128 / TERMS) /* words that are summed before the next strip: they stay in the cache */
+#define CHUNK (8 * TILE) /* rows that go through a product together */
+
+/* Of a matrix's gradient: rows that are laid out together, words that are summed before the next
+   (a part of both factors for them stays in the first cache), and what a thread computes. */
+#define STRIP (2 * TILE)
+#define STRETCH (4096 / PANEL)
+#define GRADIENT_ROWS (8 * TILE)
+#define GRADIENT_COLUMNS 384
 
 /* A row of numbers as float32: where it lies, or in `room`. */
 static inline const float *widened(const Stored *row, long n, float *room) {
@@ -22,11 +27,35 @@ static inline const float *widened(const Stored *row, long n, float *room) {
 #endif
 }
 
+/* Where n numbers are computed that are then stored as `to`: there, or in `room`. */
+static inline float *place_for(Stored *to, float *room) {
+#if TERMS == 1
+    (void)room;
+    return to;
+#else
+    (void)to;
+    return room;
+#endif
+}
+
+static inline void store_placed(const float *from, long n, Stored *to) {
+#if TERMS == 1
+    (void)from, (void)n, (void)to;
+#else
+    store_row(from, n, to);
+#endif
+}
+
 /* The factors of a matrix's gradient, which sums over rows: words of TERMS neighbouring rows, laid
    out so that what a tile reads is contiguous. STRETCH words at a time, `across` columns of each
    beside each other (STRIP for the first factor, PANEL for the second). */
+static inline long laid_part(long across) {
+    /* A line of the cache more, so that a row's parts do not all fall on the same place in it. */
+    return STRETCH * across + 16;
+}
+
 static inline long laid_size(long rows, long width, long across) {
-    return whole(parts(rows, TERMS), STRETCH) * whole(width, across);
+    return parts(parts(rows, TERMS), STRETCH) * parts(width, across) * laid_part(across);
 }
 
 /* TERMS rows, `stride` apart, of which the first is number `row`. The columns beyond `width` become
@@ -34,9 +63,9 @@ static inline long laid_size(long rows, long width, long across) {
 static inline __attribute__((always_inline)) void lay_word(const Stored *rows, long stride,
                                                            long row, long width, long across,
                                                            Word *laid) {
-    long word = row / TERMS, stretch = word / STRETCH * STRETCH;
-    Word *to = laid + stretch * whole(width, across) + word % STRETCH * across;
-    for (long i = 0; i < width; i += across, to += STRETCH * across) {
+    long word = row / TERMS, part = laid_part(across);
+    Word *to = laid + word / STRETCH * parts(width, across) * part + word % STRETCH * across;
+    for (long i = 0; i < width; i += across, to += part) {
         long here = width - i < across ? width - i : across;
 #if TERMS == 1
         (void)stride;
@@ -60,11 +89,11 @@ static inline void lay_rows(const Stored *rows, long first, long n, long width, 
 static inline void norm_rows(const float *x, const float *gain, float eps, long rows, long width,
                              float *scales, Stored *in) {
     for (long r = 0; r < rows; r++) {
-        float scaled[width];
+        float room[width], *restrict scaled = place_for(in + r * width, room);
         const float *row = x + r * width;
         float scale = scales[r] = unit_scale(row, width, eps);
         for (long i = 0; i < width; i++) scaled[i] = row[i] * scale * gain[i];
-        store_row(scaled, width, in + r * width);
+        store_placed(scaled, width, in + r * width);
     }
 }
 
@@ -75,35 +104,48 @@ static inline void norm_rows_back(float *grad, const float *x, const float *scal
                                   float *by_gain, float *sum, Word *laid) {
     Stored normed[TERMS * width];
     for (long r = 0; r < rows; r++) {
-        float unit[width], scaled[width];
+        Stored *to = normed + r % TERMS * width;
+        float unit[width], room[width], *restrict scaled = place_for(to, room);
         for (long i = 0; i < width; i++) {
             unit[i] = x[r * width + i] * scales[r];
             scaled[i] = unit[i] * gain[i];
         }
-        store_row(scaled, width, normed + r % TERMS * width);
+        store_placed(scaled, width, to);
         if (r % TERMS == TERMS - 1) lay_word(normed, width, first + r, width, PANEL, laid);
         norm_row_back(grad + r * width, unit, gain, scales[r], width, by_gain);
         for (long i = 0; i < width; i++) sum[r * width + i] += grad[r * width + i];
     }
 }
 
-/* A strip of rows of by_matrix = grad^T in, summed over `words` words that are laid out. */
+/* Into how many pieces of work the gradient of a matrix falls. */
+static inline long gradient_parts(long rows, long columns) {
+    return parts(rows, GRADIENT_ROWS) * parts(columns, GRADIENT_COLUMNS);
+}
+
+/* One of them, GRADIENT_ROWS by GRADIENT_COLUMNS of by_matrix = grad^T in, summed over `words` words that are laid
+   out: small enough to stay in the second cache, large enough that what is read for it is used
+   often. */
 static inline void matrix_gradient(const Word *grad, const Word *in, long words, long rows,
-                                   long columns, long strip, float *by_matrix) {
-    long grad_width = whole(rows, STRIP), in_width = whole(columns, PANEL);
-    long from = strip * STRIP, to = from + STRIP < rows ? from + STRIP : rows;
+                                   long columns, long number, float *by_matrix) {
+    long grad_parts = parts(rows, STRIP), in_parts = parts(columns, PANEL);
+    long heights = parts(rows, GRADIENT_ROWS);
+    long from = number % heights * GRADIENT_ROWS, left = number / heights * GRADIENT_COLUMNS;
+    long to = from + GRADIENT_ROWS < rows ? from + GRADIENT_ROWS : rows;
+    long right = left + GRADIENT_COLUMNS < columns ? left + GRADIENT_COLUMNS : columns;
     for (long k = 0; k < words; k += STRETCH) {
         long here = words - k < STRETCH ? words - k : STRETCH;
-        const Word *a = grad + k * grad_width + from * STRETCH, *b = in + k * in_width;
-        for (long j = 0; j < columns; j += PANEL, b += PANEL * STRETCH)
+        const Word *a = grad + (k / STRETCH * grad_parts + from / STRIP) * laid_part(STRIP);
+        const Word *b = in + (k / STRETCH * in_parts + left / PANEL) * laid_part(PANEL);
+        for (long j = left; j < right; j += PANEL, b += laid_part(PANEL))
             for (long r = from; r < to; r += TILE) {
+                const Word *tile = a + (r - from) / STRIP * laid_part(STRIP) + (r - from) % STRIP;
                 float *c = by_matrix + r * columns + j;
                 if (k)
-                    tile_product(a + r - from, 1, STRIP, b, PANEL, here, c, columns, to - r,
-                                 columns - j, ADD);
+                    tile_product(tile, 1, STRIP, b, PANEL, here, c, columns, to - r, columns - j,
+                                 ADD);
                 else
-                    tile_product(a + r - from, 1, STRIP, b, PANEL, here, c, columns, to - r,
-                                 columns - j, SET);
+                    tile_product(tile, 1, STRIP, b, PANEL, here, c, columns, to - r, columns - j,
+                                 SET);
             }
     }
 }

@@ -39,10 +39,10 @@ static void narrow_dropped(const Block *block, int site, long first, const float
     long d = block->d_model;
     Dropout dropout = dropout_of(block->dropout, block->seed + (uint64_t)site);
     for (long r = 0; r < rows; r++) {
-        float row[d];
+        float room[d], *row = place_for(in + r * d, room);
         memcpy(row, grad + r * d, (size_t)d * sizeof(float));
         drop_row(row, d, dropout, (uint64_t)(first + r));
-        store_row(row, d, in + r * d);
+        store_placed(row, d, in + r * d);
     }
 }
 
@@ -83,10 +83,10 @@ static void after_attention(const Block *block, const Kept *kept, const Scratch 
     product((const Word *)own->in, d / TERMS, 1, rows, s->gate_up, d / TERMS, n.gate_up, gate_up,
             n.gate_up, SET_STORED);
     for (long r = 0; r < rows; r++) {
-        float gate[ff], up[ff], given[ff];
+        float gate[ff], up[ff], room[ff], *given = place_for(own->wide_in + r * ff, room);
         swiglu_row(widened(gate_up + r * n.gate_up, ff, gate),
                    widened(gate_up + r * n.gate_up + ff, ff, up), ff, given);
-        store_row(given, ff, own->wide_in + r * ff);
+        store_placed(given, ff, own->wide_in + r * ff);
     }
     memcpy(out, middle, (size_t)(rows * d) * sizeof(float));
     add_product(block, AFTER_MLP, first, (const Word *)own->wide_in, ff / TERMS, rows, s->down,
@@ -100,12 +100,15 @@ static void swiglu_back(const float *grad, const Stored *gate_up, long first, lo
                         Stored *in, Word *hidden) {
     Stored given[TERMS * ff];
     for (long r = 0; r < rows; r++) {
-        float gate[ff], up[ff], by_gate[ff], by_up[ff], given_row[ff];
+        Stored *to = in + 2 * r * ff, *laid = given + r % TERMS * ff;
+        float gate[ff], up[ff], gate_room[ff], up_room[ff], room[ff];
+        float *by_gate = place_for(to, gate_room), *by_up = place_for(to + ff, up_room);
+        float *given_row = place_for(laid, room);
         swiglu_row_back(grad + r * ff, widened(gate_up + 2 * r * ff, ff, gate),
                         widened(gate_up + (2 * r + 1) * ff, ff, up), ff, by_gate, by_up, given_row);
-        store_row(by_gate, ff, in + 2 * r * ff);
-        store_row(by_up, ff, in + (2 * r + 1) * ff);
-        store_row(given_row, ff, given + r % TERMS * ff);
+        store_placed(by_gate, ff, to);
+        store_placed(by_up, ff, to + ff);
+        store_placed(given_row, ff, laid);
         if (r % TERMS == TERMS - 1) lay_word(given, ff, first + r, ff, PANEL, hidden);
     }
 }
@@ -194,7 +197,7 @@ static long panels_of(const Block *block, int backward) {
                     : 2 * d + parts(n.qkv, PANEL) + parts(n.gate_up, PANEL);
 }
 
-static void strip_gradient(const Block *block, const Scratch *s, Own *own, long i) {
+static void gradient(const Block *block, const Scratch *s, Own *own, long i) {
     Sizes n = sizes_of(block);
     long d = block->d_model, words = parts(n.rows, TERMS);
     struct { const Word *grad, *in; long rows, columns; float *to; int part; } matrices[] = {
@@ -203,14 +206,14 @@ static void strip_gradient(const Block *block, const Scratch *s, Own *own, long 
         {s->laid_by_down, s->hidden, d, block->d_ff, block->by_down, MLP},
         {s->laid_by_output, s->heads, d, n.heads, block->by_output, ATTENTION}};
     for (int m = 0; m < 4; m++) {
-        long strips = parts(matrices[m].rows, STRIP);
-        if (i < strips) {
+        long pieces = gradient_parts(matrices[m].rows, matrices[m].columns);
+        if (i < pieces) {
             matrix_gradient(matrices[m].grad, matrices[m].in, words, matrices[m].rows,
                             matrices[m].columns, i, matrices[m].to);
             lap(block, own, matrices[m].part);
             return;
         }
-        i -= strips;
+        i -= pieces;
     }
 }
 
@@ -259,7 +262,8 @@ EXPORT void NAMED(block_backward)(const Block *block) {
     Kept kept = kept_in(block, (Memory){block->kept, 0}, &used);
     Scratch s = scratch_in(block, 1, (Memory){block->scratch, 0}, &used);
     long d = block->d_model, heads = block->batch * block->kv_heads;
-    long strips = parts(n.gate_up, STRIP) + parts(n.qkv, STRIP) + 2 * parts(d, STRIP);
+    long pieces = gradient_parts(n.gate_up, d) + gradient_parts(n.qkv, d) +
+                  gradient_parts(d, block->d_ff) + gradient_parts(d, n.heads);
     Meeting meeting = {0};
 #pragma omp parallel num_threads(block->threads)
     {
@@ -270,7 +274,7 @@ EXPORT void NAMED(block_backward)(const Block *block) {
         FOR_ALL(n.chunks, back_to_attention(block, &kept, &s, &own, i));
         FOR_ALL(heads, attend_back(block, &kept, &s, &own, i));
         FOR_ALL(n.chunks, back_from_attention(block, &kept, &s, &own, i));
-        FOR_ALL(strips, strip_gradient(block, &s, &own, i));
+        FOR_ALL(pieces, gradient(block, &s, &own, i));
         add_laps(block, &own);
     }
     add_partial(s.attention_gains, n.chunks, d, block->by_attention_gain);

@@ -20,7 +20,7 @@ typedef struct {
 } Head;
 
 /* Rows whose logits are in memory at once, in one thread. */
-#define ROWS 32
+#define ROWS (4 * TILE)
 
 typedef struct {
     Word *to_logits, *to_x;    /* the matrix for both directions */
@@ -148,8 +148,9 @@ EXPORT long NAMED(head_loss)(const Head *head) {
 #pragma omp for schedule(static)
         for (long part = 0; part < chunks; part++) these_rows(head, &s, own, part, factor);
 #pragma omp for schedule(dynamic) nowait
-        for (long strip = 0; strip < parts(vocab, STRIP); strip++)
-            matrix_gradient(s.by_logits, s.in, parts(head->rows, TERMS), vocab, d, strip, head->by_weight);
+        for (long i = 0; i < gradient_parts(vocab, d); i++)
+            matrix_gradient(s.by_logits, s.in, parts(head->rows, TERMS), vocab, d, i,
+                            head->by_weight);
 #pragma omp single nowait
         {
             double loss = 0.0;

@@ -68,7 +68,6 @@ EXPORT void minitx_swiglu_backward(const void *grad, const void *gate_up, int ha
 }
 
 #define PIECE 1024 /* logits of a row that are in float32 at once */
-#define LANES 16
 
 static float largest(const void *logits, long at, int half, long vocab) {
     float piece[PIECE], best[LANES];
