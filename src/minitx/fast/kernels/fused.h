@@ -13,7 +13,7 @@
    (a part of both factors for them stays in the first cache), and what a thread computes. */
 #define STRIP (2 * TILE)
 #define STRETCH (4096 / PANEL)
-#define GRADIENT_ROWS (8 * TILE)
+#define GRADIENT_ROWS (16 * TILE)
 #define GRADIENT_COLUMNS 384
 
 /* A row of numbers as float32: where it lies, or in `room`. */
