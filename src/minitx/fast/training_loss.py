@@ -107,7 +107,7 @@ def _native_loss(model: Transformer, ids: Tensor, targets: Tensor) -> Tensor:
     # By compiled kernels. What is kept for the way back takes twice the memory in float32.
     dtype = support.product_dtype(model.embedding.weight)
     if dtype not in (torch.float32, torch.bfloat16):
-        return model.loss(ids, targets)  # type: ignore[no-any-return]
+        return model.loss(ids, targets)
     if dtype == torch.float32:
         weights = [weight for weight in model.parameters() if weight.requires_grad]
         return pieces.loss(partial(_loss_of, model), weights, ids, targets)
