@@ -108,19 +108,20 @@ typedef struct {
     size_t own_size;
 } Scratch;
 
+/* For the panels of a matrix in either direction. */
+static inline Word *room_for_panels(Memory *memory, long rows, long columns) {
+    long forward = whole(rows, PANEL) * parts(columns, TERMS);
+    return reserve(memory, most(forward, whole(columns, PANEL) * parts(rows, TERMS)), sizeof(Word));
+}
+
 static inline Scratch scratch_in(const Block *block, int backward, Memory memory, size_t *used) {
     Sizes n = sizes_of(block);
     long d = block->d_model, ff = block->d_ff;
     Scratch s = {0};
-    /* The larger of both directions' panels. */
-#define PANELS(to, from)                                                                    \
-    reserve(&memory, most(whole(to, PANEL) * whole(from, TERMS), whole(from, PANEL) * whole(to, TERMS)) / TERMS, \
-            sizeof(Word))
-    s.qkv = PANELS(n.qkv, d);
-    s.output = PANELS(d, n.heads);
-    s.gate_up = PANELS(n.gate_up, d);
-    s.down = PANELS(d, ff);
-#undef PANELS
+    s.qkv = room_for_panels(&memory, n.qkv, d);
+    s.output = room_for_panels(&memory, d, n.heads);
+    s.gate_up = room_for_panels(&memory, n.gate_up, d);
+    s.down = room_for_panels(&memory, d, ff);
     if (backward) {
 #define LAID(width, across) reserve(&memory, laid_size(n.rows, width, across), sizeof(Word))
         s.by_heads = reserve(&memory, n.rows * n.heads, sizeof(Stored));

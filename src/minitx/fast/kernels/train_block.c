@@ -5,8 +5,8 @@
 
    A thread takes a few rows through all that lies between two attentions, so that what one layer
    writes is still in the cache when the next reads it. Attention comes between, a head of a sequence
-   at a time. The gradients of the matrices are sums over all rows: they come last, a strip of rows
-   of a matrix at a time. Nothing depends on who computes it. */
+   at a time. The gradients of the matrices are sums over all rows: they come last, a piece of a
+   matrix at a time. Nothing depends on who computes it. */
 #include "block.h"
 
 /* The attention of one sequence, from its first row on. */
@@ -170,7 +170,7 @@ static void back_from_attention(const Block *block, const Kept *kept, const Scra
     lap(block, own, NORM);
 }
 
-/* Panel or strip number i of the matrices one after the other. */
+/* Panel number i of the matrices one after the other. */
 static void pack(const Block *block, const Scratch *s, Own *own, int backward, long i) {
     Sizes n = sizes_of(block);
     struct { const float *from; long rows, columns; Word *to; int part; } matrices[] = {
@@ -181,8 +181,12 @@ static void pack(const Block *block, const Scratch *s, Own *own, int backward, l
     for (int m = 0; m < 4; m++) {
         long panels = parts(backward ? matrices[m].columns : matrices[m].rows, PANEL);
         if (i < panels) {
-            (backward ? pack_rows : pack_columns)(matrices[m].from, matrices[m].rows,
-                                                  matrices[m].columns, i, matrices[m].to);
+            if (backward)
+                pack_rows(matrices[m].from, matrices[m].rows, matrices[m].columns, i,
+                          matrices[m].to);
+            else
+                pack_columns(matrices[m].from, matrices[m].rows, matrices[m].columns, i,
+                             matrices[m].to);
             lap(block, own, matrices[m].part);
             return;
         }
@@ -197,6 +201,7 @@ static long panels_of(const Block *block, int backward) {
                     : 2 * d + parts(n.qkv, PANEL) + parts(n.gate_up, PANEL);
 }
 
+/* Piece number i of their gradients. */
 static void gradient(const Block *block, const Scratch *s, Own *own, long i) {
     Sizes n = sizes_of(block);
     long d = block->d_model, words = parts(n.rows, TERMS);
