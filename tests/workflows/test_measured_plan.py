@@ -53,7 +53,7 @@ def test_twenty_plans_on_a_noisy_clock_are_one(noisy, verses):
     assert all(dataclasses.replace(p.start.config, data=None) == first for p in plans)
     assert len(noisy) == 1
     assert [any("measuring" in name for name in p.phases) for p in plans] == [True] + [False] * 19
-    assert "measured just now" in plans[-1].start.reasons["device"]
+    assert "measured " in plans[-1].start.reasons["device"]
     # Were each measured anew, they would differ.
     anew = [plan(verses, measure=True, budget_seconds=20.0) for _ in range(10)]
     assert len(noisy) == 11
