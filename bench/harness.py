@@ -248,11 +248,13 @@ def _command() -> str:
     for argument in sys.argv[1:]:
         if skip:
             words.append("PATH")
+        elif argument.startswith("--llama="):
+            words.append("--llama=PATH")
         elif argument == "--out":
             break
         else:
             words.append(shlex.quote(argument))
-        skip = argument in ("--nanogpt", "--corpus")
+        skip = argument in ("--nanogpt", "--llama", "--corpus")
     return " ".join(words)
 
 

@@ -1,4 +1,4 @@
-"""The kernel that reads one text against the model in float64, over random shapes."""
+"""The kernel that reads one text, in every format, against the model in float64."""
 
 import copy
 import math
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from random_models import built, model_configs
 
 from minitx.config import ModelConfig
-from minitx.fast.decode_one import OneTextDecoder, OneTextWeights
+from minitx.fast.decode_native import NativeDecoder, PackedWeights
 from minitx.fast.decode_weights import weights_of
 from minitx.fast.library import library
 from minitx.fast.quantized import quantize
@@ -38,7 +38,7 @@ def fed(model, ids, threads=None):
     """Logits of each token but the first, which is read as a prompt."""
     reader = TextReader(model)
     reader.read([ids[:1]])
-    decoder = OneTextDecoder(model, threads)
+    decoder = NativeDecoder(model, threads)
     return torch.stack([decoder.feed([token], reader.cache)[0].clone() for token in ids[1:]])
 
 
@@ -82,7 +82,8 @@ def test_a_wide_model_is_shared_by_all_threads(weight_format):
     bits = {"float32": 32, "bfloat16": 16, "int8": 8}[weight_format]
     weights = sum(matrix.numel() for _, matrix, _ in matrix_parameters(model))
     weights += model.head.weight.numel()
-    assert weights_of(model, OneTextWeights).n_bytes == weights * bits // 8
+    # With scales, biases, and panels that are not full.
+    assert 1.0 <= weights_of(model, PackedWeights).n_bytes / (weights * bits // 8) < 1.2
 
 
 @torch.no_grad()

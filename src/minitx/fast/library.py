@@ -39,13 +39,12 @@ _TYPES: dict[str, Any] = {
 
 _ATTENTION = "pi pppp f lllll"
 _KERNELS = {
-    # decode.c, batch.c, draw.c
-    "decode_token": "ppp qq p i",
-    "batch_stride": "q > q",
-    "batch_packed_size": "qqq > q",
-    "batch_pack": "pp qqq p",
-    "batch_room": "pq i > q",
-    "batch_step": "ppppp q p q pp i",
+    # decode.c, draw.c
+    "decode_stride": "q > q",
+    "decode_packed_size": "qqqq > q",
+    "decode_pack": "ppp qqqq p i",
+    "decode_room": "pq i > q",
+    "decode_step": "ppppp q p q pp i",
     "draw": "p qqq p q f q ppp",
     # train_rows.c
     "norm_forward": "pipf ll pp ip i",
@@ -206,7 +205,7 @@ def pointers(*names: str) -> list[tuple[str, type]]:
     return [(name, ctypes.c_void_p) for name in names]
 
 
-ABI = 10
+ABI = 11
 """Raised when a kernel's arguments change, so that an older library is not called."""
 
 LONGEST_ROW = 16_384
