@@ -1,8 +1,8 @@
 """The end of the model in training, compiled: last norm, logits and loss in one call.
 
 The gradients come out of the same call (`train_head.c`): they are those of the mean loss, whatever
-it is multiplied with later. The formulas are those of `Transformer.loss` under autocast to
-bfloat16; tests compare both with float64.
+it is multiplied with later. The formulas are those of `Transformer.loss`, with products in float32
+or as under autocast to bfloat16; tests compare both with float64.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from minitx.fast.library import kernel_for, pointers
+from minitx.fast.library import kernel_for, pointers, team_size
 from minitx.fast.profiling import running_clock
 from minitx.fast.support import product_dtype
 from minitx.model.transformer import IGNORED, Transformer
@@ -61,7 +61,7 @@ class _HeadLoss(Function):
         mean = torch.empty(())
         gradients = (torch.empty_like(x), torch.empty_like(gain), torch.empty_like(weight))
         call = _Head(
-            targets.numel(), x.size(-1), weight.size(0), eps, torch.get_num_threads(), ignored,
+            targets.numel(), x.size(-1), weight.size(0), eps, team_size(), ignored,
             x.data_ptr(), gain.data_ptr(), weight.data_ptr(), targets.data_ptr(),
         )  # fmt: skip
         address = ctypes.byref(call)

@@ -64,8 +64,8 @@ _KERNELS = {
         for name, letters in {
             "block_kept": "p > l",
             "block_scratch": "pi > l",
-            "block_forward": "p",
-            "block_backward": "p",
+            "blocks_forward": "pl",
+            "blocks_backward": "pl",
             "head_scratch": "p > l",
             "head_loss": "p > l",
         }.items()
@@ -176,6 +176,11 @@ def loaded_kernels() -> ctypes.CDLL:
 def kernel_for(name: str, dtype: torch.dtype) -> Any:
     """The kernel with this name for products of a format."""
     return getattr(loaded_kernels(), f"minitx_{name}_{str(dtype).removeprefix('torch.')}")
+
+
+def team_size() -> int:
+    """Threads that go through one call: as many as torch has, up to `MOST_THREADS` in team.h."""
+    return min(torch.get_num_threads(), 64)
 
 
 def call(name: str, *arguments: Any, threads: int | None = None) -> Any:

@@ -79,6 +79,14 @@ static inline int64_t take_near(Thread thread, int64_t count) {
     return count;
 }
 
+/* Does `work` for each i below `count`, by all threads together; all of it is done before any goes
+   on. */
+#define FOR_ALL(thread, count, work)                                                               \
+    do {                                                                                           \
+        for (long i; (i = (long)take_near(thread, count)) < (count);) work;                        \
+        wait_for_all(thread);                                                                      \
+    } while (0)
+
 /* One of `count` pieces of work that nobody has, or `count`. Each time a thread has the same share
    of them, which it then finds in its own caches; and when it has done these, what the others have
    not yet begun, so that a busy core doesn't hold up the rest. */

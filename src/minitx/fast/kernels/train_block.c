@@ -120,7 +120,8 @@ static void back_to_attention(const Block *block, const Kept *kept, const Scratc
     long d = block->d_model, ff = block->d_ff, first = chunk * CHUNK, rows = rows_of(&n, chunk);
     float *back = block->back + first * d, *mlp_gain = s->mlp_gains + chunk * d;
     memset(mlp_gain, 0, (size_t)d * sizeof(float));
-    memcpy(back, block->grad + first * d, (size_t)(rows * d) * sizeof(float));
+    if (block->back != block->grad)
+        memcpy(back, block->grad + first * d, (size_t)(rows * d) * sizeof(float));
     narrow_dropped(block, AFTER_MLP, first, back, rows, own->in);
     lay_rows(own->in, first, rows, d, STRIP, s->laid_by_down);
     product((const Word *)own->in, d / TERMS, 1, rows, s->down, d / TERMS, ff, own->out, ff, SET);
@@ -201,7 +202,14 @@ static long panels_of(const Block *block, int backward) {
                     : 2 * d + parts(n.qkv, PANEL) + parts(n.gate_up, PANEL);
 }
 
-/* Piece number i of their gradients. */
+/* Pieces that the gradients fall into; the last is all that are no matrices. */
+static long pieces_of(const Block *block) {
+    Sizes n = sizes_of(block);
+    long d = block->d_model;
+    return gradient_parts(n.gate_up, d) + gradient_parts(n.qkv, d) +
+           gradient_parts(d, block->d_ff) + gradient_parts(d, n.heads) + 1;
+}
+
 static void gradient(const Block *block, const Scratch *s, Own *own, long i) {
     Sizes n = sizes_of(block);
     long d = block->d_model, words = parts(n.rows, TERMS);
@@ -220,6 +228,11 @@ static void gradient(const Block *block, const Scratch *s, Own *own, long i) {
         }
         i -= pieces;
     }
+    add_partial(s->attention_gains, n.chunks, d, block->by_attention_gain);
+    add_partial(s->mlp_gains, n.chunks, d, block->by_mlp_gain);
+    add_partial(s->head_gains, block->batch * block->kv_heads, 2 * block->head_dim,
+                block->by_head_gains);
+    lap(block, own, NORM);
 }
 
 /* Bytes that forward keeps, and that a call needs while it runs. */
@@ -235,54 +248,42 @@ EXPORT size_t NAMED(block_scratch)(const Block *block, int backward) {
     return used;
 }
 
-/* All that must be done before the next begins. */
-#define FOR_ALL(count, work)                                                              \
-    do {                                                                                  \
-        for (long i; (i = (long)take_near(thread, count)) < (count);) work;               \
-        wait_for_all(thread);                                                             \
-    } while (0)
-
-EXPORT void NAMED(block_forward)(const Block *block) {
-    size_t used;
-    Kept kept = kept_in(block, (Memory){block->kept, 0}, &used);
-    Scratch s = scratch_in(block, 0, (Memory){block->scratch, 0}, &used);
-    long chunks = sizes_of(block).chunks, heads = block->batch * block->kv_heads;
+/* Blocks of the same sizes, one after the other. */
+EXPORT void NAMED(blocks_forward)(const Block *blocks, long count) {
     Meeting meeting = {0};
-#pragma omp parallel num_threads(block->threads)
-    {
+#pragma omp parallel num_threads(blocks->threads)
+    for (const Block *block = blocks; block < blocks + count; block++) {
+        size_t used;
+        Kept kept = kept_in(block, (Memory){block->kept, 0}, &used);
+        Scratch s = scratch_in(block, 0, (Memory){block->scratch, 0}, &used);
         Thread thread = this_thread(&meeting);
-        Own own = own_in(block, (Memory){s.own + (size_t)thread.number * s.own_size, 0},
-                         &(size_t){0});
-        FOR_ALL(panels_of(block, 0), pack(block, &s, &own, 0, i));
-        FOR_ALL(chunks, before_attention(block, &kept, &s, &own, i));
-        FOR_ALL(heads, attend(block, &kept, &own, i));
-        FOR_ALL(chunks, after_attention(block, &kept, &s, &own, i));
+        Own own = own_in(block, (Memory){s.own + (size_t)thread.number * s.own_size, 0}, &used);
+        long chunks = sizes_of(block).chunks, heads = block->batch * block->kv_heads;
+        FOR_ALL(thread, panels_of(block, 0), pack(block, &s, &own, 0, i));
+        FOR_ALL(thread, chunks, before_attention(block, &kept, &s, &own, i));
+        FOR_ALL(thread, heads, attend(block, &kept, &own, i));
+        FOR_ALL(thread, chunks, after_attention(block, &kept, &s, &own, i));
         add_laps(block, &own);
     }
 }
 
-EXPORT void NAMED(block_backward)(const Block *block) {
-    size_t used;
-    Sizes n = sizes_of(block);
-    Kept kept = kept_in(block, (Memory){block->kept, 0}, &used);
-    Scratch s = scratch_in(block, 1, (Memory){block->scratch, 0}, &used);
-    long d = block->d_model, heads = block->batch * block->kv_heads;
-    long pieces = gradient_parts(n.gate_up, d) + gradient_parts(n.qkv, d) +
-                  gradient_parts(d, block->d_ff) + gradient_parts(d, n.heads);
+/* The last of them first. `back` of a block may be its `grad`. */
+EXPORT void NAMED(blocks_backward)(const Block *blocks, long count) {
     Meeting meeting = {0};
-#pragma omp parallel num_threads(block->threads)
-    {
+#pragma omp parallel num_threads(blocks->threads)
+    for (const Block *block = blocks + count - 1; block >= blocks; block--) {
+        size_t used;
+        Sizes n = sizes_of(block);
+        Kept kept = kept_in(block, (Memory){block->kept, 0}, &used);
+        Scratch s = scratch_in(block, 1, (Memory){block->scratch, 0}, &used);
         Thread thread = this_thread(&meeting);
-        Own own = own_in(block, (Memory){s.own + (size_t)thread.number * s.own_size, 0},
-                         &(size_t){0});
-        FOR_ALL(panels_of(block, 1), pack(block, &s, &own, 1, i));
-        FOR_ALL(n.chunks, back_to_attention(block, &kept, &s, &own, i));
-        FOR_ALL(heads, attend_back(block, &kept, &s, &own, i));
-        FOR_ALL(n.chunks, back_from_attention(block, &kept, &s, &own, i));
-        FOR_ALL(pieces, gradient(block, &s, &own, i));
+        Own own = own_in(block, (Memory){s.own + (size_t)thread.number * s.own_size, 0}, &used);
+        long heads = block->batch * block->kv_heads;
+        FOR_ALL(thread, panels_of(block, 1), pack(block, &s, &own, 1, i));
+        FOR_ALL(thread, n.chunks, back_to_attention(block, &kept, &s, &own, i));
+        FOR_ALL(thread, heads, attend_back(block, &kept, &s, &own, i));
+        FOR_ALL(thread, n.chunks, back_from_attention(block, &kept, &s, &own, i));
+        FOR_ALL(thread, pieces_of(block), gradient(block, &s, &own, i));
         add_laps(block, &own);
     }
-    add_partial(s.attention_gains, n.chunks, d, block->by_attention_gain);
-    add_partial(s.mlp_gains, n.chunks, d, block->by_mlp_gain);
-    add_partial(s.head_gains, heads, 2 * block->head_dim, block->by_head_gains);
 }

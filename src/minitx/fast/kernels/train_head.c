@@ -3,6 +3,7 @@
    (`Transformer.loss`). Logits are in memory for a few rows at a time. Products take
    what `Stored` says, as in train_block.c. */
 #include "fused.h"
+#include "team.h"
 #include "thread.h"
 
 /* As `_Head` in fast/head.py. */
@@ -137,27 +138,25 @@ EXPORT long NAMED(head_loss)(const Head *head) {
     Scratch s = scratch_in(head, (Memory){head->scratch, 0}, &used);
     long chunks = parts(head->rows, ROWS);
     float factor = 1.0f / (float)count;
+    long panels = parts(vocab, PANEL), matrices = panels + parts(d, PANEL);
+    long pieces = gradient_parts(vocab, d);
+    Meeting meeting = {0};
 #pragma omp parallel num_threads(head->threads)
     {
-        Own own = own_in(head, (Memory){s.own + (size_t)THREAD * s.own_size, 0}, &(size_t){0});
-#pragma omp for schedule(static) nowait
-        for (long p = 0; p < parts(vocab, PANEL); p++)
-            pack_columns(head->weight, vocab, d, p, s.to_logits);
-#pragma omp for schedule(static)
-        for (long p = 0; p < parts(d, PANEL); p++) pack_rows(head->weight, vocab, d, p, s.to_x);
-#pragma omp for schedule(static)
-        for (long part = 0; part < chunks; part++) these_rows(head, &s, own, part, factor);
-#pragma omp for schedule(dynamic) nowait
-        for (long i = 0; i < gradient_parts(vocab, d); i++)
-            matrix_gradient(s.by_logits, s.in, parts(head->rows, TERMS), vocab, d, i,
-                            head->by_weight);
-#pragma omp single nowait
-        {
-            double loss = 0.0;
-            for (long part = 0; part < chunks; part++) loss += s.losses[part];
-            *head->loss = (float)(loss / (double)count);
-            add_partial(s.gains, chunks, d, head->by_gain);
-        }
+        Thread thread = this_thread(&meeting);
+        Own own = own_in(head, (Memory){s.own + (size_t)thread.number * s.own_size, 0},
+                         &(size_t){0});
+        FOR_ALL(thread, matrices,
+                i < panels ? pack_columns(head->weight, vocab, d, i, s.to_logits)
+                           : pack_rows(head->weight, vocab, d, i - panels, s.to_x));
+        FOR_ALL(thread, chunks, these_rows(head, &s, own, i, factor));
+        FOR_ALL(thread, pieces,
+                matrix_gradient(s.by_logits, s.in, parts(head->rows, TERMS), vocab, d, i,
+                                head->by_weight));
     }
+    double loss = 0.0;
+    for (long part = 0; part < chunks; part++) loss += s.losses[part];
+    *head->loss = (float)(loss / (double)count);
+    add_partial(s.gains, chunks, d, head->by_gain);
     return 0;
 }
