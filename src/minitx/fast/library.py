@@ -210,7 +210,7 @@ def pointers(*names: str) -> list[tuple[str, type]]:
     return [(name, ctypes.c_void_p) for name in names]
 
 
-ABI = 11
+ABI = 12
 """Raised when a kernel's arguments change, so that an older library is not called."""
 
 LONGEST_ROW = 16_384
