@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import random
 import re
 import shlex
 import shutil
@@ -105,6 +106,14 @@ def test_stray_zero_bytes_are_no_other_encoding():
     assert carried_out(error.fix, content) == b"abcdefg" * 9
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_bytes_of_something_else_are_no_other_encoding(seed):
+    chance = random.Random(seed)
+    drawn = chance.choices([*range(32, 127), *range(1, 9), 0], [1] * 95 + [3] * 8 + [9], k=700)
+    for content in (bytes(drawn), bytes([*drawn, 0xFF]), b"SQLite format 3\0" + b"\1" * 99):
+        assert "UTF-16" not in refusal(content).fix
+
+
 def test_a_bad_byte_has_one_offset_in_every_command():
     """Whatever a byte order mark, and whether a file, a part of it or a pipe is read."""
     content = b"\xef\xbb\xbfhello\xff there"
@@ -176,6 +185,11 @@ def test_markup_is_warned_of_where_it_is_trained_on(suffix, caplog):
     with caplog.at_level(logging.WARNING, "minitx"):
         train_on(["d"], {})
     assert f"x{suffix}" in caplog.text
+    caplog.clear()
+    Path("d/lines.txt").write_text('{"text": "the cat"}\n' * 30)
+    with caplog.at_level(logging.WARNING, "minitx"):
+        train_on(["d/lines.txt"], {})
+    assert "lines.txt: read as plain text" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING, "minitx"):
         train_on(["d/y.txt"], {})

@@ -10,6 +10,7 @@ import functools
 import glob
 import hashlib
 import io
+import json
 import logging
 import os
 import re
@@ -80,14 +81,26 @@ class Corpus:
 
     def warn_of_markup(self) -> None:
         """Warn of files in formats that hold texts among other things, all of which is read."""
-        paths = [Path(name) for name in self.files]
-        marked = [path.name for path in paths if path.suffix.lower() in _WITH_MARKUP]
+        marked = [
+            "standard input" if part.path is None else part.path.name
+            for part in self.parts
+            if (part.path is not None and part.path.suffix.lower() in _WITH_MARKUP)
+            or _has_json_lines(part.text)
+        ]
         if marked:
             more = f" and {len(marked) - 1:,} more" if len(marked) > 1 else ""
             _log.warning(
                 f"warning: {marked[0]}{more}: read as plain text, keys, quotes and separators "
                 "included; to train on the texts alone, write them to a .txt file"
             )
+
+
+def _has_json_lines(text: str) -> bool:
+    """Whether the first line is a JSON object, whatever the file is called."""
+    line = text[: 1 << 20].lstrip().partition("\n")[0]
+    with contextlib.suppress(ValueError, RecursionError):
+        return line.startswith("{") and isinstance(json.loads(line), dict)
+    return False
 
 
 def read_corpus(
