@@ -142,8 +142,9 @@ def _is_text(text: str, n_rows: int) -> bool:
     """
     if not text or any(not c.isspace() and unicodedata.category(c) in _NO_TEXT for c in text):
         return False
-    if n_rows <= 3 or (n_rows <= 12 and 4 * n_rows <= len(set(text))):
+    used = "".join(set(text))
+    if n_rows <= 3 or (n_rows <= 12 and 4 * n_rows <= len(used)):
         return True
     east = ("gb2312", "big5", "shift_jis", "euc_kr")
-    kept = max(len(text.encode(name, "ignore").decode(name)) for name in east)
-    return kept >= 0.9 * len(text)
+    kept = max(len(used.encode(name, "ignore").decode(name)) for name in east)
+    return kept >= 0.9 * len(used)
