@@ -57,7 +57,7 @@ _KERNELS = {
     "attention_scratch": "ll > l",
     "attention_forward": f"{_ATTENTION} ppp i",
     "attention_backward": f"{_ATTENTION} ppppppp i",
-    # train_block.c, train_head.c, for each format of products
+    # train_block.c, train_head.c, train_muon.c, for each format of products
     **{
         f"{name}_{dtype}": letters
         for dtype in ("float32", "bfloat16")
@@ -68,16 +68,14 @@ _KERNELS = {
             "blocks_backward": "pl",
             "head_scratch": "p > l",
             "head_loss": "p > l",
+            "muon": "l pppppp ff p l fp i",
+            "muon_scratch": "l pp > l",
         }.items()
     },
-    # train_update.c, train_muon.c
+    # train_update.c
     "norms": "l ppp i",
     "scale": "l pp f i",
     "adamw": "l pppppp ddddd i",
-    "muon_ahead": "l ppp ip f i",
-    "muon_apply": "l pp ipp f i",
-    "orthogonalize": "l pppp l fp i",
-    "orthogonalize_scratch": "l pp > l",
 }
 """What kernels take, in letters of `_TYPES`, and what some of them give back."""
 
@@ -210,7 +208,7 @@ def pointers(*names: str) -> list[tuple[str, type]]:
     return [(name, ctypes.c_void_p) for name in names]
 
 
-ABI = 12
+ABI = 13
 """Raised when a kernel's arguments change, so that an older library is not called."""
 
 LONGEST_ROW = 16_384

@@ -150,17 +150,6 @@ def can_update(tensors: Iterable[Tensor]) -> bool:
     )
 
 
-def can_orthogonalize(matrices: Iterable[Tensor]) -> bool:
-    """Whether `optimizer.orthogonalize` takes these `(..., rows, columns)`: bfloat16, of even and
-    not too many rows and columns.
-    """
-    return has_bfloat16_products() and all(
-        m.dtype == torch.bfloat16
-        and all(size % 2 == 0 and size <= LONGEST_ROW for size in m.shape[-2:])
-        for m in matrices
-    )
-
-
 def product_dtype(x: Tensor) -> torch.dtype:
     """Format in which a matrix product reads x: that of autocast, or its own."""
     kind = x.device.type

@@ -32,6 +32,28 @@ static inline __attribute__((always_inline)) void transpose(Vector square[LANES]
     }
 }
 
+/* `to` (columns, rows) = the transposed `from` (rows, columns). */
+static inline void turn(const float *from, long from_stride, long rows, long columns, float *to,
+                 long to_stride) {
+    for (long r = 0; r < rows; r += LANES)
+        for (long i = 0; i < columns; i += LANES) {
+            const float *a = from + r * from_stride + i;
+            float *b = to + i * to_stride + r;
+            if (r + LANES <= rows && i + LANES <= columns) {
+                Vector square[LANES];
+#pragma GCC unroll 16
+                for (long k = 0; k < LANES; k++) square[k] = *(const Vector *)(a + k * from_stride);
+                transpose(square);
+#pragma GCC unroll 16
+                for (long k = 0; k < LANES; k++) *(Vector *)(b + k * to_stride) = square[k];
+            } else {
+                for (long k = 0; k < LANES && r + k < rows; k++)
+                    for (long j = 0; j < LANES && i + j < columns; j++)
+                        b[j * to_stride + k] = a[k * from_stride + j];
+            }
+        }
+}
+
 /* A kernel that is there for both formats says which it is for. */
 #ifdef BFLOAT16
 #define NAMED(name) minitx_##name##_bfloat16
@@ -56,30 +78,18 @@ static inline __attribute__((always_inline)) void product(const Word *a, long by
                          into);
 }
 
-/* What is above the diagonal of c (n, n) is put below it. */
-static void mirror(float *c, long n) {
-    for (long r = 0; r < n; r += LANES)
-        for (long i = 0; i < r; i += LANES) {
-            float *from = c + i * n + r, *to = c + r * n + i;
-            if (r + LANES <= n) {
-                Vector square[LANES];
-                for (long k = 0; k < LANES; k++) square[k] = *(const Vector *)(from + k * n);
-                transpose(square);
-                for (long k = 0; k < LANES; k++) *(Vector *)(to + k * n) = square[k];
-            } else {
-                for (long k = 0; k < n - r; k++)
-                    for (long j = 0; j < LANES; j++) to[k * n + j] = from[j * n + k];
-            }
-        }
-}
-
-/* `product` where c (n, n) is known to be symmetric: panels down to their diagonal. */
-static inline __attribute__((always_inline)) void symmetric_product(const Word *a, long by_row,
-                                                                    long by_word, const Word *b,
-                                                                    long words, long n, float *c,
-                                                                    Into into) {
+/* `product` where c (n, n) is known to be symmetric, for what is not below the diagonal. */
+static inline __attribute__((always_inline)) void upper_product(const Word *a, long by_row,
+                                                                long by_word, const Word *b,
+                                                                long words, long n, float *c,
+                                                                Into into) {
     for (long j = 0; j < n; j += PANEL)
         product(a, by_row, by_word, j + PANEL < n ? j + PANEL : n, b + j * words, words,
                 n - j < PANEL ? n - j : PANEL, c + j, n, into);
-    mirror(c, n);
+}
+
+/* What is above the diagonal of c (n, n) is put below it. */
+static inline void mirror(float *c, long n) {
+    for (long r = LANES; r < n; r += LANES)
+        turn(c + r, n, r, n - r < LANES ? n - r : LANES, c + r * n, n);
 }

@@ -1,0 +1,8 @@
+/* train_muon.c for products that take bfloat16 (AVX512-BF16). */
+#include "vector.h"
+
+#ifdef BFLOAT16_PRODUCTS
+#pragma GCC target("avx512bf16")
+#define BFLOAT16
+#include "train_muon.c"
+#endif
