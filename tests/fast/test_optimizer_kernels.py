@@ -62,20 +62,18 @@ def test_adamw(shapes, seed, n_threads):
 
 
 @settings(max_examples=25, deadline=None)
-@given(shapes, seeds, threads, st.sampled_from([torch.float32, torch.bfloat16]))
-def test_muon(shapes, seed, n_threads, dtype):
+@given(shapes, seeds, threads)
+def test_muon(shapes, seed, n_threads):
     shapes = [(max(2, rows), columns) for rows, columns in shapes]
 
     def make(named):
         # One of them in two sections, as a fused matrix.
         sections = [(n, p, (1, len(p) - 1) if n == "0" else (len(p),)) for n, p in named]
-        return Muon(sections, momentum=0.9, weight_decay=0.1, dtype=dtype)
+        return Muon(sections, momentum=0.9, weight_decay=0.1, dtype=torch.float32)
 
     found = stepped(make, True, shapes, seed, n_threads)
-    # A last bit of the momentum can turn a rounding to bfloat16, which the polynomials lift.
-    tolerance = 1e-4 if dtype == torch.float32 else 4e-2
     for a, b in zip(found, stepped(make, False, shapes, seed), strict=True):
-        torch.testing.assert_close(a, b, atol=tolerance, rtol=tolerance)
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
 def model_and_optimizer(**changes):
