@@ -2,7 +2,6 @@
 #include "vector.h"
 
 #ifdef BFLOAT16_PRODUCTS
-#pragma GCC target("avx512bf16")
 #define BFLOAT16
 #include "train_muon.c"
 #endif
