@@ -1,6 +1,7 @@
 """Which kernels compute: those of the highest family that the processor has, or those asked for."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,17 @@ def test_a_name_that_is_none_of_them_is_refused_in_one_line(inside):
         "Set it to none, plain, avx2, avx512, avx512-bf16."
     ]
     assert not list(inside.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another C library")
+@pytest.mark.parametrize("name", list(libraries()))
+def test_a_library_loads_where_the_c_library_is_of_2018(name):
+    """As its wheel promises: it asks for nothing newer, and not for an OpenMP of its own."""
+    library = Path(libraries()[name]._name).read_bytes()
+    versions = [tuple(map(int, v)) for v in re.findall(rb"GLIBC_(\d+)\.(\d+)", library)]
+    assert versions
+    assert max(versions) <= (2, 28)
+    assert b"libgomp" not in library
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no list of loaded libraries")
