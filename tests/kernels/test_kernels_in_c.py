@@ -50,7 +50,7 @@ def require_right(made, shapes, *emulator):
         env={**os.environ, "OMP_NUM_THREADS": "2"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert int(done.stdout.split()[-4]) >= 8 * shapes
+    assert int(done.stdout.split()[-4]) >= 11 * shapes
 
 
 def families():

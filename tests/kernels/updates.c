@@ -1,11 +1,34 @@
-/* train_update.c: norms, scaling, AdamW. */
+/* train_update.c and train_muon.c: norms, scaling, AdamW, Muon's momentum, update and products. */
 #include "kernels_test.h"
+
+#include "vector.h"
 
 void minitx_norms(long n, float *const *tensors, const int64_t *sizes, float *norms, int threads);
 void minitx_scale(long n, float *const *tensors, const int64_t *sizes, float factor, int threads);
 void minitx_adamw(long n, float *const *parameters, float *const *gradients, float *const *firsts,
                   float *const *seconds, float *const *steps, const int64_t *sizes, double rate,
                   double beta1, double beta2, double eps, double decay, int threads);
+typedef struct {
+    float a, b, c;
+} Polynomial; /* as in train_muon.c */
+
+#define DECLARE(format)                                                                            \
+    long minitx_muon_scratch_##format(long n, const int64_t *rows, const int64_t *columns);        \
+    void minitx_muon_##format(long n, const float *const *gradients, float *const *momenta,        \
+                              float *const *weights, const int64_t *rows, const int64_t *columns,  \
+                              const float *rates, float momentum, float keep,                      \
+                              const Polynomial *polynomials, long count, float safety,             \
+                              void *scratch, int threads);
+DECLARE(float32)
+#ifdef BFLOAT16_PRODUCTS
+DECLARE(bfloat16)
+enum { N_KINDS = 2 };
+#else
+#define minitx_muon_scratch_bfloat16 minitx_muon_scratch_float32
+#define minitx_muon_bfloat16 minitx_muon_float32
+enum { N_KINDS = 1 };
+#endif
+
 #define MOST 4
 
 /* Some tensors of random sizes. */
@@ -70,4 +93,69 @@ static void adamw(void) {
     compare_all("second moments", &v);
 }
 
-const Test OF_UPDATES[] = {{"norms and scale", norms_and_scale}, {"adamw", adamw}, {0, 0}};
+/* x becomes p(x x^T) x, for p of its coefficients, each time. */
+static void orthogonalized(double *x, int64_t rows, int64_t columns, const Polynomial *polynomials,
+                           int64_t count, double safety) {
+    double *gram = doubles(rows * rows), *once = doubles(rows * columns), norm = 0;
+    double *twice = doubles(rows * columns);
+    norm = sqrt(weighed(x, x, rows * columns)) + 1e-20;
+    for (int64_t i = 0; i < rows * columns; i++) x[i] /= norm;
+    for (int64_t time = 0; time < count; time++) {
+        double a = polynomials[time].a, b = polynomials[time].b, c = polynomials[time].c;
+        plain_product(x, x, 0, rows, columns, rows, gram);
+        if (!time) {
+            double bound = safety * sqrt(weighed(gram, gram, rows * rows)), root = sqrt(bound);
+            a /= root, b /= bound * root, c /= bound * bound * root;
+        }
+        for (int turn = 0; turn < 2; turn++) {
+            const double *from = turn ? once : x;
+            double *to = turn ? twice : once;
+            memset(to, 0, (size_t)(rows * columns) * sizeof(double));
+            for (int64_t r = 0; r < rows; r++)
+                for (int64_t k = 0; k < rows; k++)
+                    for (int64_t i = 0; i < columns; i++)
+                        to[r * columns + i] += gram[r * rows + k] * from[k * columns + i];
+        }
+        for (int64_t i = 0; i < rows * columns; i++)
+            x[i] = a * x[i] + b * once[i] + c * twice[i];
+    }
+}
+
+static void muon(void) {
+    int half = (int)pick(0, N_KINDS - 1), threads = (int)pick(1, 3);
+    int64_t n = pick(1, 3), rows[3], columns[3], count = pick(1, 3);
+    const Polynomial polynomials[] = {{3.4f, -4.7f, 2.0f}, {2.8f, -3.0f, 1.2f}, {2.0f, -1.5f, 0.5f}};
+    float *gradients[3], *momenta[3], *weights[3], rates[3];
+    double *exact[3], *right[3];
+    for (int64_t i = 0; i < n; i++) {
+        rows[i] = pick(1, 130), columns[i] = pick(1, 130);
+        int64_t size = rows[i] * columns[i];
+        double *g = doubles(size), *w = right[i] = doubles(size), *x = doubles(size);
+        exact[i] = doubles(size);
+        gradients[i] = drawn(size, 1, g), momenta[i] = drawn(size, 1, exact[i]);
+        weights[i] = drawn(size, 1, w), rates[i] = 0.3f * (float)(i + 1);
+        int wide = rows[i] <= columns[i];
+        for (int64_t r = 0; r < rows[i]; r++)
+            for (int64_t c = 0; c < columns[i]; c++) {
+                double *momentum = exact[i] + r * columns[i] + c, grad = g[r * columns[i] + c];
+                *momentum = 0.9 * *momentum + 0.1 * grad;
+                x[wide ? r * columns[i] + c : c * rows[i] + r] = 0.1 * grad + 0.9 * *momentum;
+            }
+        orthogonalized(x, wide ? rows[i] : columns[i], wide ? columns[i] : rows[i], polynomials,
+                       count, 1.05f);
+        for (int64_t r = 0; r < rows[i]; r++)
+            for (int64_t c = 0; c < columns[i]; c++)
+                w[r * columns[i] + c] = 0.99f * w[r * columns[i] + c] -
+                                        rates[i] * x[wide ? r * columns[i] + c : c * rows[i] + r];
+    }
+    long bytes = (half ? minitx_muon_scratch_bfloat16 : minitx_muon_scratch_float32)(n, rows, columns);
+    (half ? minitx_muon_bfloat16 : minitx_muon_float32)(
+        n, (const float *const *)gradients, momenta, weights, rows, columns, rates, 0.9f, 0.99f,
+        polynomials, count, 1.05f, room(bytes * threads), threads);
+    for (int64_t i = 0; i < n; i++) {
+        compare("momenta", momenta[i], 0, exact[i], rows[i] * columns[i], 1e-5);
+        compare("weights", weights[i], 0, right[i], rows[i] * columns[i], half ? 3e-2 : 1e-4);
+    }
+}
+
+const Test OF_UPDATES[] = {{"norms and scale", norms_and_scale}, {"adamw", adamw}, {"muon", muon}, {0, 0}};
