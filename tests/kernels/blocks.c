@@ -20,14 +20,14 @@ typedef struct {
 #define DECLARE(format)                                                     \
     size_t minitx_block_kept_##format(const Block *block);                  \
     size_t minitx_block_scratch_##format(const Block *block, int backward); \
-    void minitx_block_forward_##format(const Block *block);                 \
-    void minitx_block_backward_##format(const Block *block);                \
+    void minitx_blocks_forward_##format(const Block *blocks, long count);    \
+    void minitx_blocks_backward_##format(const Block *blocks, long count);   \
     size_t minitx_head_scratch_##format(const Head *head);                  \
     long minitx_head_loss_##format(const Head *head);
 #define KERNELS(format)                                                                          \
     {                                                                                            \
-        minitx_block_kept_##format, minitx_block_scratch_##format, minitx_block_forward_##format, \
-            minitx_block_backward_##format, minitx_head_scratch_##format, minitx_head_loss_##format \
+        minitx_block_kept_##format, minitx_block_scratch_##format, minitx_blocks_forward_##format, \
+            minitx_blocks_backward_##format, minitx_head_scratch_##format, minitx_head_loss_##format \
     }
 
 DECLARE(float32)
@@ -38,8 +38,8 @@ DECLARE(bfloat16)
 static const struct {
     size_t (*block_kept)(const Block *block);
     size_t (*block_scratch)(const Block *block, int backward);
-    void (*block_forward)(const Block *block);
-    void (*block_backward)(const Block *block);
+    void (*blocks_forward)(const Block *blocks, long count);
+    void (*blocks_backward)(const Block *blocks, long count);
     size_t (*head_scratch)(const Head *head);
     long (*head_loss)(const Head *head);
 } KINDS[] = {
@@ -136,9 +136,9 @@ static void block(void) {
     for (int with_dropout = 1; with_dropout >= 0; with_dropout--) {
         b.dropout = with_dropout ? 0.2f : 0.0f;
         b.scratch = room((int64_t)KINDS[half].block_scratch(&b, 0));
-        KINDS[half].block_forward(&b);
+        KINDS[half].blocks_forward(&b, 1);
         b.scratch = room((int64_t)KINDS[half].block_scratch(&b, 1));
-        KINDS[half].block_backward(&b);
+        KINDS[half].blocks_backward(&b, 1);
     }
     plain_block(&of, inputs, right);
     compare("block", b.out, 0, right, n, half ? 5e-2 : 1e-4);
@@ -149,7 +149,7 @@ static void block(void) {
     float *before = b.out;
     b.out = floats(n), b.threads = b.threads % 3 + 1;
     b.scratch = room((int64_t)KINDS[half].block_scratch(&b, 0));
-    KINDS[half].block_forward(&b);
+    KINDS[half].blocks_forward(&b, 1);
     same_bits("block", before, b.out, n * (int64_t)sizeof(float));
 }
 
