@@ -18,7 +18,7 @@ from minitx.config.checks import require_one_of
 from minitx.config.run_config import TOKENIZER_KINDS, TokenizerKind
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.files import os_errors_as_bad_input, read_bounded, read_json
-from minitx.tokenizer.base import SETTINGS_FILE, TOKENIZER_FILE, UNKNOWN, Tokenizer
+from minitx.tokenizer.base import END_OF_TEXT, SETTINGS_FILE, TOKENIZER_FILE, UNKNOWN, Tokenizer
 from minitx.tokenizer.bpe import BYTE_OF_CHARACTER, CHARACTER_OF_BYTE, BytePairTokenizer, train_bpe
 from minitx.tokenizer.word_level import (
     CHARACTER,
@@ -39,8 +39,8 @@ _TRAINERS: dict[TokenizerKind, Callable[[Iterable[str], int], Tokenizer]] = {
 def train_tokenizer(text: str | Iterable[str], kind: TokenizerKind, vocab_size: int) -> Tokenizer:
     """Train a tokenizer; of several texts, none is joined to the next.
 
-    `vocab_size` is the most ids. For `char` and `word` 0 means all characters or words, and the
-    unknown token is counted.
+    `vocab_size` is the most ids. For `char` and `word` 0 means all characters or words. The
+    unknown token and the end of a document are counted.
 
     Raises:
         BadInputError: the kind is unknown, the vocabulary too small for it, or the text has a
@@ -183,7 +183,7 @@ def _byte_level(content: Content, path: Path) -> Tokenizer:
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             raise _foreign(path, f"it has {key}")
-    added = {token["content"] for token in content["added_tokens"]}
+    added = {END_OF_TEXT, *(token["content"] for token in content["added_tokens"])}
     for token in model["vocab"].keys() - added:
         if not BYTE_OF_CHARACTER.keys() >= set(token):
             raise ValueError(f"its token {token!r} does not stand for bytes")
@@ -201,7 +201,7 @@ def _word_level(content: Content, path: Path) -> Tokenizer:
     if UNKNOWN not in model["vocab"]:
         raise ValueError(f"its vocabulary has no {UNKNOWN}")
     if pattern == {"Regex": CHARACTER}:
-        if not all(len(piece) == 1 or piece == UNKNOWN for piece in model["vocab"]):
+        if any(len(piece) > 1 for piece in model["vocab"].keys() - {UNKNOWN, END_OF_TEXT}):
             raise ValueError("its vocabulary has something else than characters")
         return CharTokenizer(content)
     if pattern == {"Regex": WORD}:

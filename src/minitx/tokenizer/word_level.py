@@ -1,8 +1,9 @@
 """Characters or words as tokens, which the `tokenizers` library calls WordLevel.
 
-The most frequent pieces have an id; all others share the unknown token, the last id. Characters
-give the smallest vocabulary, in the order of code points, and the longest sequences. With words,
-white space and punctuation are pieces too, so that nothing is lost between.
+The most frequent pieces have an id; all others share the unknown token. It and the end of a
+document are the last ids. Characters give the smallest vocabulary, in the order of code points, and
+the longest sequences. With words, white space and punctuation are pieces too, so that nothing is
+lost between.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +20,7 @@ from tokenizers import Tokenizer as Backend
 
 from minitx.config.run_config import TokenizerKind
 from minitx.errors import BadInputError
-from minitx.tokenizer.base import UNKNOWN, Ids, Tokenizer
+from minitx.tokenizer.base import END_OF_TEXT, UNKNOWN, Ids, Tokenizer
 from minitx.tokenizer.bpe import LONGEST_PIECE
 from minitx.tokenizer.chunks import ANYWHERE, LINE_START, training_chunks
 
@@ -30,6 +30,7 @@ CHARACTER = r"[\s\S]"
 WORD = "|".join([rf"\w{_RUN}", rf"[\r\n]{_RUN}", rf"[^\S\r\n]{_RUN}", r"[^\w\s]"])
 
 _EVERY_WORD = 2**24
+_SPECIAL = 2  # ids: the unknown token and the end of a document
 
 
 class WordTokenizer(Tokenizer):
@@ -49,12 +50,8 @@ class WordTokenizer(Tokenizer):
         words = (word for chunk in chunks for word, _ in cut.pre_tokenize_str(chunk))
         return [word for word in dict.fromkeys(words) if self.backend.token_to_id(word) is None]
 
-    @cached_property
-    def _bytes_of(self) -> list[bytes]:
-        return [
-            ("\ufffd" if i == self.unknown_id else token).encode("utf-8")
-            for i, token in enumerate(self._vocabulary())
-        ]
+    def _bytes_of_entry(self, token_id: int, entry: str) -> bytes:
+        return ("\ufffd" if token_id == self.unknown_id else entry).encode("utf-8")
 
 
 class CharTokenizer(WordTokenizer):
@@ -67,10 +64,9 @@ class CharTokenizer(WordTokenizer):
         super().__init__(definition)
         vocabulary: dict[str, int] = definition["model"]["vocab"]
         self._code_of = np.full(len(vocabulary), ord("\ufffd"), dtype="<u4")
-        for character, i in vocabulary.items():
-            if character != UNKNOWN:
-                self._code_of[i] = ord(character)
-        known = np.delete(np.arange(len(vocabulary), dtype=np.int32), vocabulary[UNKNOWN])
+        characters = {c: i for c, i in vocabulary.items() if c not in (UNKNOWN, END_OF_TEXT)}
+        known = np.fromiter(characters.values(), np.int32, len(characters))
+        self._code_of[known] = [ord(character) for character in characters]
         # One entry more than the highest code point: all above it are looked up there.
         highest = int(self._code_of[known].max(initial=0))
         self._id_of = np.full(highest + 2, vocabulary[UNKNOWN], dtype=np.int32)
@@ -78,20 +74,23 @@ class CharTokenizer(WordTokenizer):
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """As in `Tokenizer`."""
-        return self._code_of[self._checked(ids)].tobytes().decode("utf-32-le")
+        checked = self._checked(ids)
+        if self.end_id is not None:
+            checked = checked[checked != self.end_id]
+        return self._code_of[checked].tobytes().decode("utf-32-le")
 
     def unknown_characters(self, text: str) -> list[str]:
         """As in `Tokenizer`."""
-        return [c for c in dict.fromkeys(text) if self._ids_of([c])[0] == self.unknown_id]
+        return [c for c in dict.fromkeys(text) if self._ids_of([c])[0][0] == self.unknown_id]
 
-    def _ids_of(self, texts: list[str]) -> Ids:
+    def _ids_of(self, texts: list[str]) -> list[Ids]:
         codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype="<u4")
         ids: Ids = self._id_of[np.minimum(codes, len(self._id_of) - 1)]
-        return ids
+        return np.split(ids, np.cumsum([len(text) for text in texts[:-1]]))
 
 
 def train_word(texts: Iterable[str], vocab_size: int) -> WordTokenizer:
-    """Collect the most frequent words of a text, for `vocab_size` ids with the unknown token.
+    """Collect the most frequent words, for `vocab_size` ids with the two special ones.
 
     Where two are as frequent, the first in code point order is kept. 0 keeps all.
 
@@ -102,7 +101,7 @@ def train_word(texts: Iterable[str], vocab_size: int) -> WordTokenizer:
     backend = Backend(models.WordLevel(unk_token=UNKNOWN))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(WORD), "isolated")
     trainer = trainers.WordLevelTrainer(
-        vocab_size=(vocab_size or _EVERY_WORD) - 1, min_frequency=1, show_progress=False
+        vocab_size=(vocab_size or _EVERY_WORD) - _SPECIAL, min_frequency=1, show_progress=False
     )
     backend.train_from_iterator(training_chunks(texts, backend.pre_tokenizer), trainer)
     learned: dict[str, int] = json.loads(backend.to_str())["model"]["vocab"]
@@ -117,22 +116,23 @@ def train_char(texts: Iterable[str], vocab_size: int) -> CharTokenizer:
         counts.update(text)
     kept = sorted(counts, key=lambda character: (-counts[character], character))
     if vocab_size:
-        kept = kept[: vocab_size - 1]
+        kept = kept[: vocab_size - _SPECIAL]
     return CharTokenizer(_definition(sorted(kept), CHARACTER))
 
 
 def _require_room(vocab_size: int, piece: str) -> None:
-    """Refuse a vocabulary that the unknown token fills; `piece` is for the error."""
-    if vocab_size == 1:
+    """Refuse a vocabulary that special tokens fill; `piece` is for the error."""
+    if 0 < vocab_size <= _SPECIAL:
         raise BadInputError(
-            "vocab_size is 1, and the unknown token takes it",
-            f"Choose --vocab-size 2 or more, or 0 for every {piece}",
+            f"vocab_size is {vocab_size}, and the unknown token and the end of a document take "
+            f"{_SPECIAL}",
+            f"Choose --vocab-size {_SPECIAL + 1} or more, or 0 for every {piece}",
         )
 
 
 def _definition(pieces: Sequence[str], pattern: str) -> dict[str, Any]:
-    """Give each piece (a match of the pattern) its place as id, the last to the unknown token."""
-    vocabulary = {piece: i for i, piece in enumerate([*pieces, UNKNOWN])}
+    """Give each piece (a match of the pattern) its place as id, the last to the special tokens."""
+    vocabulary = {piece: i for i, piece in enumerate([*pieces, UNKNOWN, END_OF_TEXT])}
     backend = Backend(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
     # Unknown text reads as U+FFFD in every tool that opens the file, not as a word "<unk>".

@@ -25,12 +25,13 @@ from minitx.config.toml import build, dump_toml
 from minitx.config.train_config import MOST_THREADS
 from minitx.corpus import (
     EncodedCorpus,
-    Split,
+    SplitCorpus,
     encode_corpus,
     read_corpus,
     require_one_window,
     split_corpus,
 )
+from minitx.corpus.documents import Reading
 from minitx.corpus.training_windows import DATA_ORDER
 from minitx.engine import choose_engine, plan_engine
 from minitx.errors import BadInputError, InstabilityError, RunLockedError
@@ -42,7 +43,7 @@ from minitx.training.optimizers import OPTIMIZERS
 from minitx.training.planning import NOMINAL_RATES, TokenFigures, plan_run
 from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
-from minitx.training.tokenizer_planning import TextSize, plan_capacity, plan_tokenizer
+from minitx.training.tokenizer_planning import TextSize, learned_from, plan_capacity, plan_tokenizer
 from minitx.workflows.run_session import run_session
 from minitx.workflows.session import Session
 
@@ -100,26 +101,26 @@ def train(
         dump_toml({"data": data})
         if request.out is not None:
             require_name(request.out)
-        corpus = read_corpus(data.corpus, stdin)
-        corpus.warn_of_markup()
-        split = split_corpus(corpus, data)
-        data = replace(data, working_directory=_working_directory(data))
-        require_holdout(request.train.get("early_stopping", 0), len(split.holdout))
-        if "steps" in request.train:
-            rate = NOMINAL_RATES[compute.device_name]
-        else:
-            told.observe(Phase("measuring the device"))
-            rate = matmul_rate(compute.device, compute.dtype)
-        told.observe(Phase("training the tokenizer"))
-        tokenizer, tokenizer_config, reasons = _tokenizer(request, split, rate)
-        if split.left_out:
-            reasons["holdout"] = f"left out of the train part: {', '.join(split.left_out)}"
+        corpus = read_corpus(data.corpus, stdin, reading=Reading.of(data))
         run = create_run(request.out, corpus.name)
         try:
             with run.lock():
+                split = split_corpus(corpus, data, run.data)
+                require_holdout(request.train.get("early_stopping", 0), split.holdout.n_bytes)
+                if "steps" in request.train:
+                    rate = NOMINAL_RATES[compute.device_name]
+                else:
+                    told.observe(Phase("measuring the device"))
+                    rate = matmul_rate(compute.device, compute.dtype)
+                told.observe(Phase("training the tokenizer"))
+                tokenizer, tokenizer_config, reasons = _tokenizer(request, split, rate)
+                data, reasons = _resolved(data, split, reasons)
                 told.observe(Phase("encoding the corpus"))
-                encoded = encode_corpus(split, tokenizer, run.data, _earlier_data(run))
+                encoded = encode_corpus(split, tokenizer, _earlier_data(run))
                 config, planned = _plan(request, data, tokenizer_config, encoded, compute, rate)
+                if split.has_several:
+                    ended = replace(config.model, end_id=tokenizer.end_id)
+                    config = replace(config, model=ended)
                 state_bytes = OPTIMIZERS.get(config.train.optimizer).state_bytes
                 workload = Workload(config.train.batch_size, state_bytes)
                 require_memory(config.model, workload, _free_memory(compute.device))
@@ -151,6 +152,22 @@ def train(
     return FinishedRun(run.path, end)
 
 
+def _resolved(
+    data: DataConfig, split: SplitCorpus, reasons: dict[str, str]
+) -> tuple[DataConfig, dict[str, str]]:
+    """The settings as they are noted, with a reason for what was not given."""
+    n_documents = sum(len(part.table()) for part in (split.train, split.holdout))
+    told = dict(reasons)
+    if data.split is None and data.held_file is None:
+        few = "too few documents to choose from" if split.has_several else "of one text"
+        told["split"] = f"of {n_documents:,} documents" if split.method == "hash" else few
+    left_out = [f"{count:,} {reason}" for reason, count in (*split.left_out, *split.skipped)]
+    if left_out:
+        told["corpus"] = f"left out: {', '.join(left_out)}"
+    directory = _working_directory(data)
+    return replace(data, working_directory=directory, split=split.method), told
+
+
 def _working_directory(data: DataConfig) -> str | None:
     """Where relative names start from; None if there are none, or `run.toml` can't hold it."""
     if all(name == "-" or Path(name).is_absolute() for name in data.names):
@@ -174,7 +191,7 @@ def require_holdout(early_stopping: int, n_holdout: int) -> None:
 
 
 def _tokenizer(
-    request: TrainRequest, split: Split, rate: float
+    request: TrainRequest, split: SplitCorpus, rate: float
 ) -> tuple[Tokenizer, TokenizerConfig, dict[str, str]]:
     if request.tokenizer_directory is not None:
         if request.tokenizer:
@@ -185,10 +202,11 @@ def _tokenizer(
         loaded = load_tokenizer(request.tokenizer_directory)
         config = TokenizerConfig(loaded.kind, loaded.vocab_size)
         return loaded, config, {"kind": f"from {request.tokenizer_directory}"}
-    text = TextSize.of(split.train)
+    text = TextSize.of(part for document in split.train.documents() for part in document)
     capacity = plan_capacity(text, rate, request.model, request.train)
     config, reasons = plan_tokenizer(text, request.tokenizer, capacity)
-    trained = train_tokenizer(split.train, config.kind, config.vocab_size)
+    learned = learned_from(split.train, config.kind)
+    trained = train_tokenizer(learned, config.kind, config.vocab_size)
     return trained, replace(config, vocab_size=trained.vocab_size), reasons
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import BinaryIO
 
+from minitx.corpus.documents import Document, Reading, separated
 from minitx.corpus.readers import READERS, CorpusReader
 from minitx.errors import BadInputError
 
@@ -28,8 +29,21 @@ class PlainText(CorpusReader):
         ".lua .rb .hs .ml .el .lisp .scm .swift .kt".split()
     )
 
-    def texts(self, file: BinaryIO, name: str) -> Iterator[str]:
-        """As in `CorpusReader`."""
+    def documents(self, file: BinaryIO, name: str, reading: Reading) -> Iterator[Document]:
+        """As in `CorpusReader`: one, unless something stands between several."""
+        text = self.text(file, name)
+        if reading.separator is None:
+            yield Document(text, name)
+        else:
+            yield from separated(text, reading.separator, name)
+
+    @staticmethod
+    def text(file: BinaryIO, name: str) -> Iterator[str]:
+        """All of it, in parts cut anywhere.
+
+        Raises:
+            BadInputError: as in `decoded`.
+        """
         first = file.read(_BLOCK)
         start = len(BOM) if first.startswith(BOM) else 0
         return decoded(chain([first[start:]], iter(lambda: file.read(_BLOCK), b"")), name, start)
