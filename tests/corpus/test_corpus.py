@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from corpus_parts import read, split_of, text_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitx.config import DataConfig
 from minitx.corpus import (
-    Split,
     WindowSampler,
     encode_corpus,
     gather,
@@ -26,11 +26,7 @@ from minitx.tokenizer import train_tokenizer
 
 
 def decode_text(content, name):
-    return "".join(PlainText().texts(io.BytesIO(content), name))
-
-
-def text_of(corpus, part):
-    return (corpus.directory / f"{part}.txt").read_bytes().decode()
+    return "".join(PlainText.text(io.BytesIO(content), name))
 
 
 @pytest.fixture(autouse=True)
@@ -48,15 +44,15 @@ def write(path, content):
 
 
 def test_one_file(inside):
-    corpus = read_corpus([write(inside / "my text.txt", "a\r\nb\u00e9\n")])
-    assert corpus.text == "a\r\nb\u00e9\n"  # line ends are kept
-    assert (corpus.name, len(corpus.text.encode())) == ("my-text", 7)
+    source = write(inside / "my text.txt", "a\r\nb\u00e9\n")
+    assert read([source]) == ["a\r\nb\u00e9\n"]  # line ends are kept
+    assert read_corpus([source]).name == "my-text"
 
 
-def test_several_files_stand_on_lines_of_their_own(inside):
+def test_each_file_is_a_document(inside):
     sources = [write(inside / "b.txt", "two"), write(inside / "a.txt", "one\n"),
                write(inside / "c.txt", "three")]  # fmt: skip
-    assert read_corpus(sources).text == "two\none\nthree"
+    assert read(sources) == ["two", "one\n", "three"]
 
 
 def test_directory_is_searched_in_order(inside):
@@ -64,34 +60,33 @@ def test_directory_is_searched_in_order(inside):
     write(inside / "d/a/z.txt", "1")
     write(inside / "d/.hidden/x.txt", "no")
     write(inside / "d/picture.png", b"\x89PNG\0")
-    corpus = read_corpus(["d"])
-    assert (corpus.text, corpus.name) == ("1\n2", "d")
+    assert (read(["d"]), read_corpus(["d"]).name) == (["1", "2"], "d")
 
 
 def test_glob(inside):
     write(inside / "x/2.txt", "b")
     write(inside / "x/1.txt", "a")
-    assert read_corpus(["x/*.txt"]).text == "a\nb"
-    assert read_corpus(["**/*.txt"]).text == "a\nb"
+    assert read(["x/*.txt"]) == ["a", "b"]
+    assert read(["**/*.txt"]) == ["a", "b"]
 
 
 def test_file_whose_name_looks_like_a_glob(inside):
-    assert read_corpus([write(inside / "a[1].txt", "text")]).text == "text"
+    assert read([write(inside / "a[1].txt", "text")]) == ["text"]
 
 
 def test_standard_input():
-    corpus = read_corpus(["-"], io.BytesIO(b"piped"))
-    assert (corpus.text, corpus.name) == ("piped", "stdin")
+    assert read(["-"], io.BytesIO(b"piped")) == ["piped"]
+    assert read_corpus(["-"]).name == "stdin"
     with pytest.raises(BadInputError, match="no standard input"):
-        read_corpus(["-"])
+        read(["-"])
 
 
 def test_embedded_default_is_english_and_always_the_same():
-    corpus = read_corpus([])
-    assert corpus.name == "python-reference"
-    assert len(corpus.text.encode()) > 300_000
-    assert "statement" in corpus.text
-    assert corpus.text == read_corpus([]).text
+    assert read_corpus([]).name == "python-reference"
+    (text,) = read([])
+    assert len(text.encode()) > 300_000
+    assert "statement" in text
+    assert read([]) == [text]
 
 
 def test_byte_order_mark_is_dropped_and_offsets_count_it():
@@ -117,48 +112,25 @@ def test_unreadable_file(inside):
     if os.access(path, os.R_OK):
         pytest.skip("this user may read everything")
     with pytest.raises(BadInputError, match="can't be read"):
-        read_corpus([path])
-
-
-# Split
-
-
-def test_tail_is_held_out():
-    split = split_corpus(read_corpus(["-"], io.BytesIO(b"0123456789")), DataConfig())
-    assert (split.train, split.holdout) == ("012345678", "9")
-
-
-def test_given_holdout(inside):
-    data = DataConfig(holdout=write(inside / "h.txt", "held"))
-    split = split_corpus(read_corpus(["-"], io.BytesIO(b"all of it")), data)
-    assert (split.train, split.holdout) == ("all of it", "held")
-
-
-def test_nothing_left_to_train_on():
-    with pytest.raises(BadInputError, match="too short to split"):
-        split_corpus(read_corpus(["-"], io.BytesIO(b"x")), DataConfig())
-
-
-def test_digest_tells_where_the_border_is():
-    assert Split("ab", "c").digest != Split("a", "bc").digest
-    assert Split("ab", "c").digest == Split("ab", "c").digest
+        read([path])
 
 
 # Encoding
 
-SPLIT = Split("the cat sat on the mat\n" * 30, "a dog \u00e9\u00e9\n" * 5)
+TRAIN = "the cat sat on the mat\n" * 30
+HOLDOUT = "a dog \u00e9\u00e9\n" * 5
 
 
 @pytest.mark.parametrize("kind", ["char", "word", "bpe"])
 def test_ids_on_disk_are_those_of_the_tokenizer(inside, kind):
-    tokenizer = train_tokenizer(SPLIT.train, kind, 280 if kind == "bpe" else 0)
-    encoded = encode_corpus(SPLIT, tokenizer, inside / "data")
-    assert encoded.train_ids.tolist() == tokenizer.encode(SPLIT.train).tolist()
-    assert encoded.holdout_ids.tolist() == tokenizer.encode(SPLIT.holdout, "replace").tolist()
-    assert text_of(encoded, "train") == SPLIT.train
-    assert text_of(encoded, "holdout") == SPLIT.holdout
-    assert encoded.holdout_beginning(7) == SPLIT.holdout[:7]
-    assert encoded.holdout.bytes == len(SPLIT.holdout.encode())
+    tokenizer = train_tokenizer(TRAIN, kind, 280 if kind == "bpe" else 0)
+    encoded = encode_corpus(split_of(inside / "data", TRAIN, HOLDOUT), tokenizer)
+    assert encoded.train_ids.tolist() == tokenizer.encode(TRAIN).tolist()
+    assert encoded.holdout_ids.tolist() == tokenizer.encode(HOLDOUT, "replace").tolist()
+    assert text_of(encoded, "train") == TRAIN
+    assert text_of(encoded, "holdout") == HOLDOUT
+    assert encoded.holdout_beginning(7) == HOLDOUT[:7]
+    assert encoded.holdout.bytes == len(HOLDOUT.encode())
     assert encoded.train.unknown == 0
     assert (encoded.holdout.unknown > 0) == (kind != "bpe")
     assert isinstance(encoded.train_ids, np.memmap)
@@ -167,44 +139,48 @@ def test_ids_on_disk_are_those_of_the_tokenizer(inside, kind):
 
 
 def test_unchanged_corpus_is_not_encoded_again(inside, monkeypatch):
-    tokenizer = train_tokenizer(SPLIT.train, "char", 0)
-    encode_corpus(SPLIT, tokenizer, inside / "one")
-    monkeypatch.setattr(type(tokenizer), "encode_parts", None)
-    again = encode_corpus(SPLIT, tokenizer, inside / "one")
-    linked = encode_corpus(SPLIT, tokenizer, inside / "two", [inside / "gone", inside / "one"])
+    tokenizer = train_tokenizer(TRAIN, "char", 0)
+    encode_corpus(split_of(inside / "one", TRAIN, HOLDOUT), tokenizer)
+    monkeypatch.setattr(type(tokenizer), "encode_documents", None)
+    again = encode_corpus(split_of(inside / "one", TRAIN, HOLDOUT), tokenizer)
+    linked = encode_corpus(
+        split_of(inside / "two", TRAIN, HOLDOUT), tokenizer, [inside / "gone", inside / "one"]
+    )
     assert again.train_ids.tolist() == linked.train_ids.tolist()
     assert (inside / "one/train.ids").samefile(inside / "two/train.ids")
 
 
 def test_copied_where_links_are_not_allowed(inside, monkeypatch):
-    tokenizer = train_tokenizer(SPLIT.train, "char", 0)
-    encode_corpus(SPLIT, tokenizer, inside / "one")
+    tokenizer = train_tokenizer(TRAIN, "char", 0)
+    encode_corpus(split_of(inside / "one", TRAIN, HOLDOUT), tokenizer)
 
     def refuse(*_):
         raise OSError("no links here")
 
     monkeypatch.setattr(os, "link", refuse)
-    linked = encode_corpus(SPLIT, tokenizer, inside / "two", [inside / "one"])
-    assert text_of(linked, "train") == SPLIT.train
+    linked = encode_corpus(split_of(inside / "two", TRAIN, HOLDOUT), tokenizer, [inside / "one"])
+    assert text_of(linked, "train") == TRAIN
     assert not (inside / "one/train.ids").samefile(inside / "two/train.ids")
 
 
 def test_changed_text_or_tokenizer_is_encoded_anew_and_links_are_left_alone(inside):
-    tokenizer = train_tokenizer(SPLIT.train, "char", 0)
-    one = encode_corpus(SPLIT, tokenizer, inside / "one")
-    encode_corpus(SPLIT, tokenizer, inside / "two", [inside / "one"])
-    other = Split(SPLIT.train + "more", SPLIT.holdout)
-    changed = encode_corpus(other, tokenizer, inside / "two")
+    tokenizer = train_tokenizer(TRAIN, "char", 0)
+    one = encode_corpus(split_of(inside / "one", TRAIN, HOLDOUT), tokenizer)
+    encode_corpus(split_of(inside / "two", TRAIN, HOLDOUT), tokenizer, [inside / "one"])
+    changed = encode_corpus(split_of(inside / "two", TRAIN + "more", HOLDOUT), tokenizer)
     assert text_of(changed, "train").endswith("more")
-    assert text_of(load_encoded(inside / "one"), "train") == SPLIT.train
+    assert text_of(load_encoded(inside / "one"), "train") == TRAIN
     assert one.digest != changed.digest
-    smaller = train_tokenizer(SPLIT.train, "char", 8)
-    assert encode_corpus(SPLIT, smaller, inside / "one").tokenizer_digest == smaller.digest
+    smaller = train_tokenizer(TRAIN, "char", 8)
+    assert (
+        encode_corpus(split_of(inside / "one", TRAIN, HOLDOUT), smaller).tokenizer_digest
+        == smaller.digest
+    )
 
 
 def test_empty_holdout(inside):
     tokenizer = train_tokenizer("abc", "char", 0)
-    encoded = encode_corpus(Split("abc", ""), tokenizer, inside / "data")
+    encoded = encode_corpus(split_of(inside / "data", "abc", ""), tokenizer)
     assert len(encoded.holdout_ids) == 0
     assert text_of(encoded, "holdout") == ""
 
@@ -214,14 +190,14 @@ def test_large_vocabularies_take_four_bytes(inside):
         map(chr, range(0x20000, 0x20000 + 50_000))
     )
     tokenizer = train_tokenizer(text, "char", 0)
-    encoded = encode_corpus(Split(text, ""), tokenizer, inside / "data")
+    encoded = encode_corpus(split_of(inside / "data", text, ""), tokenizer)
     assert encoded.train_ids.dtype == np.dtype("<u4")
     assert encoded.train_ids.tolist() == tokenizer.encode(text).tolist()
 
 
 @pytest.mark.parametrize("damage", ["gone", "short", "json", "format", "dtype", "count", "key"])
 def test_damaged_data_is_refused(inside, damage):
-    encode_corpus(SPLIT, train_tokenizer(SPLIT.train, "char", 0), inside / "data")
+    encode_corpus(split_of(inside / "data", TRAIN, HOLDOUT), train_tokenizer(TRAIN, "char", 0))
     path = inside / "data/corpus.json"
     description = json.loads(path.read_text())
     if damage == "gone":
@@ -247,8 +223,8 @@ def test_damaged_data_is_refused(inside, damage):
 
 def test_unwritable_directory(inside):
     (inside / "file").write_text("")
-    with pytest.raises(BadInputError, match="can't be written"):
-        encode_corpus(SPLIT, train_tokenizer("abc", "char", 0), inside / "file/data")
+    with pytest.raises(BadInputError, match="can't be kept"):
+        split_corpus(read_corpus([]), DataConfig(), inside / "file/data")
 
 
 # Windows

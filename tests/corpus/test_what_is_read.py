@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from corpus_parts import read
 
 from minitx.config import DataConfig
 from minitx.corpus import encode_file, read_corpus, split_corpus
@@ -30,7 +31,7 @@ def _inside(inside):
 def refusal(content, name="text.txt"):
     Path(name).write_bytes(content)
     with pytest.raises(BadInputError) as caught:
-        read_corpus([name])
+        read([name])
     assert "\n" not in str(caught.value)
     return caught.value
 
@@ -56,7 +57,7 @@ def test_advice_for_wide_encodings_works(text, encoding):
     fix = refusal(content).fix
     assert "latin1" not in fix
     Path("fixed.txt").write_bytes(carried_out(fix, content))
-    assert read_corpus(["fixed.txt"]).text == text
+    assert read(["fixed.txt"]) == [text]
 
 
 @pytest.mark.parametrize("mark", [b"\xff\xfe", b"\xfe\xff", b"\xff\xfe\x00\x00"])
@@ -69,7 +70,7 @@ def test_advice_for_western_text_works(encoding):
     text = TEXT.replace("naïve", "naïve „so“ –" if encoding == "cp1252" else "naïve")
     content = text.encode(encoding)
     Path("fixed.txt").write_bytes(carried_out(refusal(content).fix, content))
-    assert read_corpus(["fixed.txt"]).text == text
+    assert read(["fixed.txt"]) == [text]
 
 
 @pytest.mark.parametrize("text", [TEXT, CHINESE], ids=["german", "chinese"])
@@ -83,7 +84,7 @@ def test_advice_for_a_file_that_was_cut_works(text):
         assert "latin1" not in fix
         assert "cp1252" not in fix
         Path("fixed.txt").write_bytes(carried_out(fix, content))
-        fixed = read_corpus(["fixed.txt"]).text
+        (fixed,) = read(["fixed.txt"])
         assert fixed[2:-40] in text
         assert len(fixed) >= len(content.decode("utf-8", "ignore")) - 1
 
@@ -103,7 +104,7 @@ def test_a_bad_byte_has_one_offset_in_every_command():
         encode_file(Path("text.txt"), train_tokenizer("helo thr", "char", 0))
     told.add(re.search(r"byte [\d,]+ is 0x..", str(caught.value))[0])
     with pytest.raises(BadInputError) as caught:
-        read_corpus(["-"], io.BytesIO(content))
+        read(["-"], io.BytesIO(content))
     told.add(re.search(r"byte [\d,]+ is 0x..", str(caught.value))[0])
     assert told == {"byte 8 is 0xff"}
 
@@ -125,9 +126,9 @@ def test_packed_texts_are_refused_by_their_content(content, words):
     for name in ("text.txt", "text.gz", "text.parquet"):
         assert words in refusal(content, name).fix
     with pytest.raises(BadInputError, match=words):
-        read_corpus(["-"], io.BytesIO(content))
+        read(["-"], io.BytesIO(content))
     Path("text.txt").write_text("BZhang and PAR1 are words, too.")
-    assert read_corpus(["text.txt"]).text == "BZhang and PAR1 are words, too."
+    assert read(["text.txt"]) == ["BZhang and PAR1 are words, too."]
     if "gzip" in words:
         assert carried_out(refusal(content).fix, content).decode() == TEXT
 
@@ -141,10 +142,10 @@ def test_what_save_to_disk_writes_is_refused():
     Path("many/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
     for source in ("one", "many", "one/*.json", "one/state.json", "many/dataset_dict.json", "."):
         with pytest.raises(BadInputError, match=r"is from datasets\.save_to_disk"):
-            read_corpus([source])
+            read([source])
     Path("own").mkdir()
     Path("own/state.json").write_text("{}")
-    assert read_corpus(["own"]).text == "{}"
+    assert read(["own"]) == ["{}"]
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".JSON", ".csv", ".tsv"])
@@ -226,13 +227,13 @@ def test_where_only_files_are_read_a_pipe_is_not_waited_for():
         server.bind("socket.txt")
         for name in ("pipe.txt", "socket.txt", "/dev/null", "/dev/zero"):
             with pytest.raises(BadInputError):
-                read_corpus([name], only_files=True)
+                read([name], only_files=True)
             Path("text.txt").write_text("text")
             data = DataConfig(("text.txt",), holdout=name)
             with pytest.raises(BadInputError):
                 split_corpus(read_corpus(["text.txt"]), data, only_files=True)
         with pytest.raises(BadInputError, match="can't be read"):
-            read_corpus(["socket.txt"])
+            read(["socket.txt"])
         # A directory and a pattern are searched for files alone.
-        assert read_corpus(["."]).text == "text"
-        assert read_corpus(["*.txt"]).text == "text"
+        assert read(["."]) == ["text"]
+        assert read(["*.txt"]) == ["text"]

@@ -26,7 +26,9 @@ awkward = st.lists(
     st.one_of(
         st.text(max_size=6),
         st.sampled_from([" ", "  ", "\n", "\r\n", "\t", "\u2028", "\x85", "'s", "’t", "e\u0301"]),
-        st.sampled_from(["\ufeff", "\x00", "\x1b[0m", "<unk>", "<|endoftext|>", "Ġ", "中", "👩‍💻", "0123456789"]),
+        st.sampled_from(
+            ["\ufeff", "\x00", "\x1b[0m", "<unk>", "<|endoftext|>", "Ġ", "中", "👩‍💻", "0123456789"]
+        ),
     ),
     max_size=20,
 ).map("".join)

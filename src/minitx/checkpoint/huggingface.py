@@ -152,7 +152,8 @@ def config_to_huggingface(config: ModelConfig) -> dict[str, Any]:
     description = _DESCRIPTIONS[config.architecture]
     common = {
         "architectures": [description.class_name], "model_type": config.architecture,
-        "bos_token_id": None, "eos_token_id": config.end_id, "dtype": "float32", "torch_dtype": "float32",
+        "bos_token_id": None, "eos_token_id": config.end_id,
+        "dtype": "float32", "torch_dtype": "float32",
         "initializer_range": 0.02,
         **{key: getattr(config, field) for field, key in description.keys.items()},
     }  # fmt: skip

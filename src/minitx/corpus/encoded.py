@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from minitx.corpus.documents import Reading
 from minitx.corpus.shards import (
-    KEY,
+    SHORTEST,
     EncodedShard,
     IdArray,
     encode_shards,
@@ -112,14 +112,13 @@ def encode_corpus(
     what = f"the encoded corpus can't be written to {directory}"
     with os_errors_as_bad_input(what, "Free some space, or choose another directory"):
         wanted = Description(split.digest, tokenizer.digest)
-        known: dict[str, _KnownShard] = {}
-        for candidate in (directory, *earlier):
+        candidates = (directory, *earlier)
+        for candidate in candidates:
             # Another process may remove its run while we look.
             with contextlib.suppress(DamagedFileError, FileNotFoundError):
                 if read_description(candidate) == wanted:
                     corpus = load_encoded(candidate)
                     return corpus if candidate == directory else _linked(candidate, directory)
-                known |= _known_shards(candidate, tokenizer)
         (directory / DESCRIPTION).unlink(missing_ok=True)
         parts = {part.name: part for part in (split.train, split.holdout)}
         has_ends = split.has_several
@@ -135,10 +134,14 @@ def encode_corpus(
         }
         made = directory / SHARDS
         for name, part in parts.items():
-            shards = [
-                (shard, known.get(shard_key(part, shard, tokenizer)) if known else None)
-                for shard in plan_shards(part, tokenizer, has_ends)
-            ]
+            planned = plan_shards(part, tokenizer, has_ends)
+            known: dict[str, _KnownShard] = {}
+            keys = [""] * len(planned)
+            if part.n_bytes >= SHORTEST:  # Sooner encoded than looked for.
+                keys = [shard_key(part, shard, tokenizer) for shard in planned]
+                for candidate in candidates:
+                    known |= _known_shards(candidate, tokenizer, set(keys))
+            shards = [(shard, known.get(key)) for shard, key in zip(planned, keys, strict=True)]
             lacking = [shard for shard, there in shards if there is None]
             encoded = iter(encode_shards(lacking, directory, tokenizer, made, n_workers, progress))
             in_order = [there or _made(made, next(encoded)) for _, there in shards]
@@ -172,20 +175,27 @@ def _made(directory: Path, encoded: EncodedShard) -> _KnownShard:
     return _KnownShard(encoded, directory / f"{encoded.key}.ids")
 
 
-def _known_shards(directory: Path, tokenizer: Tokenizer) -> dict[str, _KnownShard]:
-    """The shards of an earlier run with this tokenizer, or of an encoding that was killed."""
-    notes = [path for path in (directory / SHARDS).glob("*.json") if len(path.stem) == KEY]
-    shards = [EncodedShard(**read_json(path)) for path in notes]
-    known = {shard.key: _made(directory / SHARDS, shard) for shard in shards}
-    with contextlib.suppress(DamagedFileError):
+def _known_shards(
+    directory: Path, tokenizer: Tokenizer, wanted: set[str]
+) -> dict[str, _KnownShard]:
+    """Of the wanted shards, those of an earlier run, or of an encoding that was killed."""
+    known: dict[str, _KnownShard] = {}
+    with contextlib.suppress(DamagedFileError, OSError, ValueError, TypeError):
+        for key in wanted:
+            if (note := directory / SHARDS / f"{key}.json").exists():
+                known[key] = _made(note.parent, EncodedShard(**read_json(note)))
         if read_description(directory).tokenizer_digest == tokenizer.digest:
-            load_encoded(directory)
             noted = read_json(directory / DESCRIPTION).get("shards", {})
+            found: dict[str, _KnownShard] = {}
             for name in noted:
                 first = 0
                 for shard in (EncodedShard(**values) for values in noted[name]):
-                    known[shard.key] = _KnownShard(shard, directory / f"{name}.ids", first)
+                    if shard.key in wanted:
+                        found[shard.key] = _KnownShard(shard, directory / f"{name}.ids", first)
                     first += shard.tokens
+            if found:
+                load_encoded(directory)  # Not damaged.
+            known |= found
     return known
 
 

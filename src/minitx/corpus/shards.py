@@ -36,8 +36,6 @@ SHORTEST, LONGEST = 4 << 20, 32 << 20
 """Bytes of text in a shard; between them, it ends after a document with a certain hash."""
 
 _ENDING = 64
-KEY = 32
-"""Letters of the key of a shard."""
 _LOOKED_FOR_A_CUT = 1 << 16
 WORTH_A_PROCESS = 2 * LONGEST
 """Bytes of text from which on other processes are worth their start."""
@@ -120,7 +118,7 @@ def shard_key(part: PartText, shard: Shard, tokenizer: Tokenizer) -> str:
         file.seek(shard.start)
         for size in block_sizes(shard.n_bytes):
             digest.update(file.read(size))
-    return digest.hexdigest()[:KEY]
+    return digest.hexdigest()[:32]
 
 
 def encode_shard(

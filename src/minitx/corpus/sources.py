@@ -17,6 +17,7 @@ from typing import BinaryIO, TextIO
 from minitx.corpus.documents import Document, Reading
 from minitx.corpus.readers import BEGINNING, choose_reader, known_suffixes
 from minitx.corpus.readers.plain_text import PlainText
+from minitx.corpus.unpacking import damage_told, is_packed_text, unpacked
 from minitx.errors import BadInputError
 from minitx.files import open_plain_file, os_errors_as_bad_input
 
@@ -137,20 +138,17 @@ def _files(source: str, directory: Path) -> list[Path]:
     with os_errors_as_bad_input(f"corpus {shown!r} can't be read", "Name a text file"):
         is_directory, exists = path.is_dir(), path.exists()
     if is_directory:
-        suffixes = known_suffixes()
         files = sorted(
             file
             for file in path.rglob("*")
-            if file.suffix.lower() in suffixes
-            and file.is_file()
-            and not any(part.startswith(".") for part in file.relative_to(path).parts)
+            if _is_wanted(str(file.relative_to(path))) and file.is_file()
         )
         if not files:
             raise BadInputError(
                 f"directory {source} has no text files (such as .txt, .md, .py)",
                 "Name the files themselves",
             )
-        return files
+        return _without_notes(files)
     if exists:
         return [path]
     if not glob.has_magic(source):
@@ -179,8 +177,7 @@ def _piped_documents(stdin: BinaryIO | None, reading: Reading) -> Iterator[Docum
         raise BadInputError("there is no standard input to read", "Name a file")
     with os_errors_as_bad_input(f"{STANDARD_INPUT} can't be read", "Name a file"):
         file = stdin if hasattr(stdin, "peek") else io.BufferedReader(stdin)  # type: ignore[type-var]
-        reader = choose_reader(STANDARD_INPUT, file.peek(BEGINNING), reading.file_format)
-        yield from reader.documents(file, STANDARD_INPUT, reading)
+        yield from _documents_in(file, STANDARD_INPUT, reading)
 
 
 def documents_of(
@@ -193,10 +190,15 @@ def documents_of(
     Raises:
         BadInputError: it is missing, a device, can't be read, or is not what its format allows.
     """
-    _refuse_dataset(path)
     with _opened(path, only_files, what) as file:
-        reader = choose_reader(str(path), file.peek(BEGINNING), reading.file_format)
-        yield from reader.documents(file, str(path), reading)
+        yield from _documents_in(file, str(path), reading)
+
+
+def _documents_in(file: io.BufferedReader, name: str, reading: Reading) -> Iterator[Document]:
+    with damage_told(name):
+        for inner, content in unpacked(file, name, _is_wanted):
+            reader = choose_reader(inner, content.peek(BEGINNING), reading.file_format)
+            yield from reader.documents(content, inner, reading)
 
 
 def plain_text_of(path: Path, what: str) -> Iterator[str]:
@@ -217,11 +219,32 @@ def _opened(path: Path, only_files: bool, what: str) -> Iterator[io.BufferedRead
             yield file
 
 
-def _refuse_dataset(path: Path) -> None:
-    """Refuse what `datasets.save_to_disk` notes beside its texts, which are in other files."""
-    names = ("dataset_dict.json", "dataset_info.json", "state.json")
-    if path.name in names and any(path.parent.rglob("*.arrow")):
-        raise BadInputError(
-            f"{path.parent} is from datasets.save_to_disk, which keeps texts in .arrow files",
-            "Write its texts to a .txt file, and train on that",
-        )
+def _is_wanted(name: str) -> bool:
+    """Whether a file of a directory or an archive is read: of a known format, and not hidden."""
+    if any(part.startswith(".") for part in Path(name).parts):
+        return False
+    suffixes = known_suffixes()
+    return Path(name).suffix.lower() in suffixes or is_packed_text(
+        name, lambda inner: Path(inner).suffix.lower() in suffixes
+    )
+
+
+_NOTES = ("dataset_info.json", "state.json")
+
+
+def _without_notes(files: list[Path]) -> list[Path]:
+    """Without what `datasets.save_to_disk` notes beside its texts.
+
+    Raises:
+        BadInputError: it wrote several splits, of which some are for training.
+    """
+    for file in files:
+        if file.name == "dataset_dict.json":
+            splits = sorted(path.name for path in file.parent.iterdir() if path.is_dir())
+            raise BadInputError(
+                f"{file.parent} has the splits {', '.join(splits)} of a data set",
+                f"Name one, for example {file.parent / splits[0] if splits else file.parent}, and "
+                "hold out another with --split",
+            )
+    tables = {file.parent for file in files if file.suffix == ".arrow"}
+    return [file for file in files if file.name not in _NOTES or file.parent not in tables]

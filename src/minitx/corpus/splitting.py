@@ -192,7 +192,7 @@ class _Split:
         documents = self._corpus.documents()
         if method == "characters":
             documents = iter([Document(_joined(documents), self._corpus.named)])
-        self._write(documents, self._train)
+        write_documents(documents, self._train, self._files)
         _require_text(self._train, self._corpus.named)
         if data.dedup:
             hashes = self._train.table()["hash"]
@@ -203,7 +203,7 @@ class _Split:
             method = held_file
             self._hold_out_file(held_file)
         else:
-            self._write((), self._holdout)
+            write_documents((), self._holdout, self._files)
             many = len(self._train.table()) >= MANY
             method = method or ("hash" if many else "tail")
             if method == "hash":
@@ -215,25 +215,6 @@ class _Split:
             tuple(self._left_out.items()), tuple(self._corpus.reading.skipped.items()),
         )  # fmt: skip
 
-    def _write(self, documents: Iterable[Document], part: PartText) -> None:
-        rows = np.empty(_ROWS, DOCUMENT)
-        n_rows = end = 0
-        with part.path.open("wb") as text_file, part.table_path.open("wb") as table_file:
-            for document in documents:
-                digest = hashlib.sha256()
-                for text in document.parts:
-                    content = text.encode("utf-8")
-                    digest.update(content)
-                    end += text_file.write(content)
-                number = self._files.setdefault(document.file, len(self._files))
-                start_of_hash = int.from_bytes(digest.digest()[:8], "little")
-                rows[n_rows] = (end, start_of_hash, document.number, number)
-                n_rows += 1
-                if n_rows == _ROWS:
-                    table_file.write(rows.tobytes())
-                    n_rows = 0
-            table_file.write(rows[:n_rows].tobytes())
-
     def _drop(self, reason: str, dropped: BoolArray) -> None:
         if dropped.any():
             self._left_out[reason] = int(dropped.sum())
@@ -244,7 +225,7 @@ class _Split:
         held = read_corpus(
             [name], None, self._data.working_directory, corpus.only_files, corpus.reading
         )
-        self._write(held.documents(), self._holdout)
+        write_documents(held.documents(), self._holdout, self._files)
         _require_text(self._holdout, name)
         if not self._leave_out:
             return
@@ -296,6 +277,29 @@ class _Split:
             file.truncate(cut)
         self._train.table_path.write_bytes(head.tobytes())
         self._holdout.table_path.write_bytes(tail.tobytes())
+
+
+def write_documents(documents: Iterable[Document], part: PartText, files: dict[str, int]) -> None:
+    """Write documents as a part; `files` gets a number for each file that they are from."""
+    for path in (part.path, part.table_path):
+        path.unlink(missing_ok=True)  # It may be a link to a file of another run.
+    rows = np.empty(_ROWS, DOCUMENT)
+    n_rows = end = 0
+    with part.path.open("wb") as text_file, part.table_path.open("wb") as table_file:
+        for document in documents:
+            digest = hashlib.sha256()
+            for text in document.parts:
+                content = text.encode("utf-8")
+                digest.update(content)
+                end += text_file.write(content)
+            number = files.setdefault(document.file, len(files))
+            start_of_hash = int.from_bytes(digest.digest()[:8], "little")
+            rows[n_rows] = (end, start_of_hash, document.number, number)
+            n_rows += 1
+            if n_rows == _ROWS:
+                table_file.write(rows.tobytes())
+                n_rows = 0
+        table_file.write(rows[:n_rows].tobytes())
 
 
 def _require_text(part: PartText, name: str) -> None:

@@ -38,7 +38,8 @@ class Generation:
     Attributes:
         sample: which continuation of the prompt, from 0.
         ids, text: the new tokens, and what they say, a stop string left out.
-        finish_reason: `stop` at a stop string or the end of the document, `length` at `max_new_tokens`.
+        finish_reason: `stop` at a stop string or the end of the document, `length` at
+            `max_new_tokens`.
         chosen: a record of each new token; empty unless asked for.
         seconds_to_first_token, seconds: from the start of its batch, the latter to its end.
     """
