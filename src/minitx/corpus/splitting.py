@@ -139,6 +139,13 @@ class SplitCorpus:
         """What is never learned from."""
         return PartText(self.directory, "holdout")
 
+    def name_of(self, part: PartText, position: int) -> str:
+        """What the document at a byte of a part is called: its file, and where in there it is."""
+        table = part.table()
+        row = table[int(np.searchsorted(table["end"], position, side="right"))]
+        name = self.files[row["file"]] if row["file"] < len(self.files) else ""
+        return f"{name}:{row['number']}" if row["number"] else name
+
     @property
     def has_several(self) -> bool:
         """Whether it has several documents, each of which has an end."""

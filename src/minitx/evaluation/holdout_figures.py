@@ -6,9 +6,9 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from minitx.corpus.common_passages import Copied
 from minitx.evaluation.breakdown import CalibrationCurve, ClassLoss, ContextUse, SurprisingText
 from minitx.evaluation.comparison import Comparison, Interval
-from minitx.evaluation.copying import Copied
 from minitx.evaluation.verdict import Verdict
 from minitx.shown import Shown
 
