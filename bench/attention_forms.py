@@ -70,6 +70,7 @@ def main() -> None:
                         "training",
                     ],
                     rows,
+                    labels=2,
                 )
             ],
             targets=[

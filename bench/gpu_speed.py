@@ -59,7 +59,7 @@ def main() -> None:
     contenders = {name: _built(build) for name, build in builders.items()}
     steps = {name: contender.step for name, contender in contenders.items()}
     timed = interleave(steps, given.rounds, per_round=1, warmup=0)
-    publish(_result(peak, contenders, timed), given.out)
+    publish(_result(peak, contenders, timed), given.out, on_gpu=True)
 
 
 def matmul_peak(seconds: float = 2.0) -> float:

@@ -1,12 +1,13 @@
 """What the benchmarks share: interleaved timing, the machine's limits, and how a result is kept.
 
-A result is a JSON file in ``bench/results`` that `render.py` turns into a section of
-``docs/performance.md``.
+A result is a JSON file in ``bench/results``, in a directory for each kind of machine, that
+`render.py` turns into a section of ``docs/performance.md``.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shlex
 import statistics
@@ -18,6 +19,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
+
+HELD_TO_AVX2 = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "TORCHINDUCTOR_CPP_MARCH": "x86-64-v3",
+}
+"""Environment in which torch, its libraries and its compiler use no more than AVX2. With a part of
+it they would use a mixture that no machine has."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +59,20 @@ class Samples:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it is printed and rendered: cells are text already."""
+    """A table as it is printed and rendered: cells are text already.
+
+    Attributes:
+        caption: above it.
+        columns: their headings.
+        rows: of cells; one without text stands for the one above it, in a label.
+        labels: first columns that name a row. By these the page finds the same row of another
+            kind of machine.
+    """
 
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+    labels: int = 1
 
 
 @dataclass(frozen=True)
@@ -70,7 +89,7 @@ class Result:
     """What one benchmark found.
 
     Attributes:
-        name: of the JSON file, and the order key in the page.
+        name: of the JSON file, and its place on the page.
         title: heading of its section.
         about: what is compared and how, in a few sentences.
         tables: shown as they are.
@@ -141,19 +160,59 @@ def memory_bandwidth(megabytes: int = 256, repeats: int = 8) -> float:
     return 2.0 * 4 * source.numel() / best
 
 
+def held_to_avx2() -> bool:
+    """Whether `HELD_TO_AVX2` is the environment.
+
+    Raises:
+        SystemExit: a part of it is.
+    """
+    held = {name: os.environ.get(name) for name in HELD_TO_AVX2}
+    if held == HELD_TO_AVX2:
+        return True
+    if any(held.values()):
+        raise SystemExit(
+            f"a machine is held to AVX2 by all of these, or by none: {settings(HELD_TO_AVX2)}"
+        )
+    return False
+
+
+def kind_of_cpu() -> str:
+    """What this process computes with, for example `avx2` or `avx512-bf16`."""
+    import torch
+
+    from minitx.compute import choose_dtype
+
+    held_to_avx2()
+    kind = torch.backends.cpu.get_cpu_capability().lower()
+    bfloat16 = choose_dtype("auto", torch.device("cpu")) == torch.bfloat16
+    return f"{kind}-bf16" if bfloat16 else kind
+
+
 def machine() -> dict[str, str]:
     """The machine and the software, in words."""
     import torch
 
+    from minitx.fast.library import family, library
+
     capability = torch.backends.cpu.get_cpu_capability()
+    if held_to_avx2() and getattr(torch.cpu, "_is_avx512_supported", bool)():
+        capability = "AVX512, held to AVX2"
     description = {
         "processor": f"{_processor()}, {torch.get_num_threads()} threads, {capability}",
         "memory": _memory(),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "torch": torch.__version__,
+        "kernels of minitx": "none" if library() is None else family(),
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }
+    if held_to_avx2():
+        description["held to AVX2 by"] = settings(HELD_TO_AVX2)
     return description
+
+
+def settings(environment: Mapping[str, str]) -> str:
+    """An environment as it is typed before a command."""
+    return " ".join(f"{name}={value}" for name, value in environment.items())
 
 
 def table_text(table: Table) -> str:
@@ -165,12 +224,18 @@ def table_text(table: Table) -> str:
     return "\n".join([table.caption, "", *(line.rstrip() for line in lines), ""])
 
 
-def publish(result: Result, out: Path | None = None) -> Path:
+def result_file(name: str, *, on_gpu: bool = False) -> Path:
+    """Where the result of this kind of machine is kept."""
+    return RESULTS / ("gpu" if on_gpu else kind_of_cpu()) / f"{name}.json"
+
+
+def publish(result: Result, out: Path | None = None, *, on_gpu: bool = False) -> Path:
     """Print a result, and write it as JSON.
 
     Args:
         result: to print.
         out: the file; None for the one in ``bench/results`` that the page is made from.
+        on_gpu: whether it is about the GPU of the machine.
 
     Returns:
         The file written.
@@ -181,7 +246,7 @@ def publish(result: Result, out: Path | None = None) -> Path:
         print(f"{'holds' if target.holds else 'SHORT'}: {target.aim}: {target.measured}")
     for note in result.notes:
         print(note)
-    path = RESULTS / f"{result.name}.json" if out is None else out
+    path = result_file(result.name, on_gpu=on_gpu) if out is None else out
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {**asdict(result), "command": _command(), "machine": machine()}
     path.write_text(json.dumps(content, indent=1) + "\n")

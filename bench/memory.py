@@ -66,7 +66,7 @@ def _result(mebibytes: dict[int, float], steps: int, seconds: float) -> Result:
         title="Memory over 10,000 steps",
         about=f"`minitx train` of a small shape with an evaluation, a probe, a sample and a "
         f"checkpoint every {TRAIN['evaluate_every']} steps: resident memory of the process, read "
-        f"every {TRAIN['log_every']} steps. {steps:,} steps took {seconds:.0f} s.",
+        f"every {TRAIN['log_every']} steps.",
         tables=[Table("Average resident memory:", ["when", "memory"], rows)],
         targets=[
             Target(
@@ -75,6 +75,7 @@ def _result(mebibytes: dict[int, float], steps: int, seconds: float) -> Result:
                 grown < 2.0,
             )
         ],
+        notes=[f"{steps:,} steps took {seconds:.0f} s."],
         raw={"mebibytes": {str(step): value for step, value in mebibytes.items()}},
     )
 

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness import RESULTS, Result, Table, Target, publish
+from harness import Result, Table, Target, publish, result_file
 
 from minitx.checkpoint.huggingface import load_model
 from minitx.checkpoint.rundir import RunDirectory, resolve_checkpoint
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--add", action="store_true", help="keep what was found of other texts")
     parser.add_argument("--out", type=Path, help="write the JSON here instead")
     given = parser.parse_args()
-    path = given.out or RESULTS / "plan.json"
+    path = given.out or result_file("plan")
     trials: list[Trial] = []
     if given.add and path.is_file():
         earlier = json.loads(path.read_text())["raw"]["trials"]
@@ -343,6 +343,7 @@ def _result(trials: list[Trial], budget: float) -> Result:
                     "to the plan",
                 ],
                 rows,
+                labels=2,
             ),
         ],
         targets=targets,

@@ -130,7 +130,8 @@ def main() -> None:
         if not given.short:
             budget = f"{int(theirs.seconds - beside)}s"
             long = _minitx(setting, corpus, budget, work / "long")
-    publish(_result(setting, aim, theirs, short, long), given.out)
+    on_gpu = setting.device == "cuda"
+    publish(_result(setting, aim, theirs, short, long), given.out, on_gpu=on_gpu)
 
 
 def _nanogpt(setting: Setting, checkout: Path, corpus: Path, work: Path) -> Whole:

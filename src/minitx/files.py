@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shlex
 import stat
@@ -160,6 +161,17 @@ def read_json(path: Path) -> dict[str, Any]:
 def json_bytes(content: dict[str, Any]) -> bytes:
     """JSON as we write it: one form for one content, in the order given."""
     return (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode()
+
+
+def as_plain(value: Any) -> Any:
+    """A nested value with what JSON can't say replaced: tuples by lists, infinities by None."""
+    if isinstance(value, dict):
+        return {key: as_plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def possible_path(path: Path) -> Path:

@@ -2,8 +2,10 @@ import subprocess
 import sys
 
 
-def printed(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+def printed(code, directory=None):
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=directory
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
@@ -32,3 +34,40 @@ with many_imports():
 print(gc.get_freeze_count())
 """
     assert printed(code) == ["False", "False", "False", "True", "True", "True", "True", "0"]
+
+
+def test_what_takes_long_to_import_is_not_imported_by_the_usual_commands(tmp_path):
+    """Each of these takes from a tenth of a second up; none of them is needed here."""
+    code = """
+import contextlib, gc, io, sys
+from minitx.cli.app import app
+sizes = ["--layers", "1", "--heads", "1", "--d-model", "16", "--context", "16"]
+with contextlib.redirect_stdout(io.StringIO()):
+    app(["train", "--steps", "2", *sizes, "--out", "run"], standalone_mode=False)
+    frozen = gc.get_freeze_count()
+    app(["resume", "run", "--steps", "3"], standalone_mode=False)
+    app(["generate", "run", "--prompt", "The", "--max-new-tokens", "2"], standalone_mode=False)
+    app(["eval", "run", "--max-tokens", "64", "--quick"], standalone_mode=False)
+slow = ("sympy", "torch._dynamo", "torch._inductor", "transformers", "matplotlib", "tensorboard",
+        "jinja2", "starlette", "IPython")
+print("torch" in sys.modules, frozen > 100_000, *(name for name in slow if name in sys.modules))
+"""
+    assert printed(code, tmp_path) == ["True", "True"]
+
+
+def test_a_command_that_measures_says_so_before_torch_is_loaded():
+    code = """
+import sys
+sys.modules["torch"] = None  # its import fails
+from minitx.cli.app import app
+from minitx.report.evaluation.evaluation_progress import EvaluationProgress
+told = []
+EvaluationProgress.update = lambda self, *what: told.append(what)
+for command in ("eval", "report", "diagnose", "profile"):
+    told.clear()
+    try:
+        app([command, "a-run"], standalone_mode=False)
+    except ImportError:
+        print(command, len(told))
+"""
+    assert printed(code) == ["eval", "1", "report", "1", "diagnose", "1", "profile", "1"]

@@ -42,3 +42,17 @@ def test_a_file_name_that_looks_like_markup_is_shown_as_it_is(monkeypatch):
     with EvaluationProgress(terminal) as progress:
         progress.update("encoding [/b].txt", 1, 2)
     assert "encoding [/b].txt" in terminal.getvalue()
+
+
+def test_rate_and_time_left_are_shown_from_the_first_count_on(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+    terminal = Terminal()
+    with EvaluationProgress(terminal) as progress:
+        progress.update("scoring holdout", 0, 111_539)
+        assert "left" not in terminal.getvalue()
+        task = progress._progress.tasks[0]
+        monkeypatch.setattr(task, "_get_time", lambda: task.start_time + 2.0)
+        progress.update("scoring holdout", 8_192, 111_539)
+        progress._progress.refresh()
+    assert "8.19 k of 112 k tokens, 4.10 k/s, 25s left" in terminal.getvalue()

@@ -67,8 +67,9 @@ def serve(run: Run = None, **options: Any) -> None:
     load = config_from_options(LoadConfig, options)
     request = config_from_options(ServeRequest, options, run=run, limits=limits, load=load)
 
-    from minitx.report.serving_screen import ServingScreen
-    from minitx.workflows.serve import serve
+    with many_imports():
+        from minitx.report.serving_screen import ServingScreen
+        from minitx.workflows.serve import serve
 
     report = serve(request, ServingScreen(sys.stdout, requests=not request.quiet))
     raise typer.Exit(report.exit_code)
@@ -114,14 +115,16 @@ def evaluate(
     """
     settings = config_from_options(EvaluationSettings, options)
     checkpoint = config_from_options(LoadConfig, options).checkpoint
-    with many_imports():
-        from minitx.report.evaluation.evaluation_progress import EvaluationProgress
-        from minitx.report.evaluation.holdout_report import print_reports
-        from minitx.report.terminal.printable import json_line
-        from minitx.workflows.evaluate import evaluate_targets
-        from minitx.workflows.load import say_used
+    from minitx.report.evaluation.evaluation_progress import EvaluationProgress
 
     with EvaluationProgress(sys.stderr) as progress:
+        progress.update("loading torch", 0, 0)
+        with many_imports():
+            from minitx.report.evaluation.holdout_report import print_reports
+            from minitx.report.terminal.printable import json_line
+            from minitx.workflows.evaluate import evaluate_targets
+            from minitx.workflows.load import say_used
+
         reports = evaluate_targets(targets or [], holdout, checkpoint, settings, progress.update)
     if json:
         typer.echo(json_line({"reports": [report.to_json() for report in reports]}))

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from minitx.cli import many_imports
 from minitx.cli.flags import Json, RunDirectory, takes
 from minitx.config import ReportSettings
 from minitx.config.overrides import config_from_options
@@ -46,15 +47,19 @@ def report(
     plotting_library()
 
     from minitx.report.evaluation.evaluation_progress import EvaluationProgress
-    from minitx.report.pages.run_page import page_path, run_page
-    from minitx.report.pages.templates import write_page
-    from minitx.report.terminal.printable import printed_name
-    from minitx.workflows.load import say_used
-    from minitx.workflows.report import gather
 
     with EvaluationProgress(sys.stderr) as progress:
+        progress.update("loading torch", 0, 0)
+        with many_imports():
+            from minitx.report.pages.run_page import page_path, run_page
+            from minitx.report.pages.templates import write_page
+            from minitx.report.terminal.printable import printed_name
+            from minitx.workflows.load import say_used
+            from minitx.workflows.report import gather
+
         stories = gather(runs or [], settings, progress.update)
         path = out or page_path(stories)
+        progress.update("measuring heads and drawing the page", 0, 0)
         write_page(run_page(stories), path)
     say_used(run.checkpoint for run in stories.runs if run.holdout or run.study)
     typer.echo(f"Wrote {printed_name(path)}", err=True)
@@ -69,9 +74,10 @@ def diagnose(run: RunDirectory = None, json: Json = False) -> None:
 
     with EvaluationProgress(sys.stderr) as progress:
         progress.update("looking into the last checkpoint", 0, 0)
-        from minitx.report.training.diagnosis_report import diagnosis_report
-        from minitx.workflows.diagnose import diagnose as diagnose_run
-        from minitx.workflows.load import say_used
+        with many_imports():
+            from minitx.report.training.diagnosis_report import diagnosis_report
+            from minitx.workflows.diagnose import diagnose as diagnose_run
+            from minitx.workflows.load import say_used
 
         diagnosis = diagnose_run(run)
     _print(diagnosis.to_json() if json else diagnosis_report(diagnosis))
@@ -91,11 +97,16 @@ def profile(
 
     A copy of the run's last checkpoint is trained for a few steps; the run is not changed.
     """
-    from minitx.report.training.profile_report import profile_json, profile_report
-    from minitx.workflows.load import say_used
-    from minitx.workflows.profile import profile_run
+    from minitx.report.evaluation.evaluation_progress import EvaluationProgress
 
-    profile = profile_run(run, steps, device, dtype)
+    with EvaluationProgress(sys.stderr) as progress:
+        progress.update(f"measuring {steps:,} steps twice", 0, 0)
+        with many_imports():
+            from minitx.report.training.profile_report import profile_json, profile_report
+            from minitx.workflows.load import say_used
+            from minitx.workflows.profile import profile_run
+
+        profile = profile_run(run, steps, device, dtype)
     _print(profile_json(profile) if json else profile_report(profile))
     say_used([profile.checkpoint])
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from minitx.cli import many_imports
 from minitx.cli.flags import Loggers, RunDirectory, TensorBoard, takes
 from minitx.config import DataConfig, ModelConfig, TokenizerConfig, TokenizeRequest, TrainConfig
 from minitx.config.options import LENGTH, TEXT
@@ -92,12 +93,12 @@ def train(
     overrides = tables_from_options(**options)
     with _view() as view:
         tables = merged(config, overrides)
-        from minitx.training.memory import refuse_too_large
+        with many_imports():
+            from minitx.training.memory import refuse_too_large
+            from minitx.workflows.train import TrainRequest
+            from minitx.workflows.train import train as train_run
 
         refuse_too_large(tables["model"])
-        from minitx.workflows.train import TrainRequest
-        from minitx.workflows.train import train as train_run
-
         loggers = _loggers(logger, tensorboard)
         request = TrainRequest(**tables, tokenizer_directory=tokenizer, out=out, loggers=loggers)
         train_run(request, [view], sys.stdin.buffer)
@@ -121,8 +122,9 @@ def resume(
     """
     changes = tables_from_options(**options)["train"]
     with _view() as view:
-        from minitx.workflows.resume import ResumeRequest
-        from minitx.workflows.resume import resume as resume_run
+        with many_imports():
+            from minitx.workflows.resume import ResumeRequest
+            from minitx.workflows.resume import resume as resume_run
 
         loggers = _loggers(logger, tensorboard)
         request = ResumeRequest(run, changes, allow_changed_corpus, loggers)

@@ -18,8 +18,8 @@ from minitx.diagnosis.inside import InsideDetector, probe, probe_windows
 from minitx.diagnosis.losses import LEVEL, LossDetector
 from minitx.diagnosis.nonfinite import first_nonfinite
 from minitx.evaluation.arrays import IdArray
-from minitx.evaluation.holdout_figures import as_plain
 from minitx.evaluation.ngrams import bigram_loss
+from minitx.files import as_plain
 from minitx.model import Transformer
 from minitx.training.batches import Batches
 from minitx.training.hooks import Anomaly, AnomalyDetector

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from minitx.corpus.common_passages import Copied
 from minitx.evaluation.breakdown import CalibrationCurve, ClassLoss, ContextUse, SurprisingText
 from minitx.evaluation.comparison import Comparison, Interval
 from minitx.evaluation.verdict import Verdict
+from minitx.files import as_plain
 from minitx.shown import Shown
 
 
@@ -211,14 +211,3 @@ class ComparisonReport(Shown):
 
 
 Report = HoldoutReport | ComparisonReport
-
-
-def as_plain(value: Any) -> Any:
-    """A nested value with what JSON can't say replaced: tuples by lists, infinities by None."""
-    if isinstance(value, dict):
-        return {key: as_plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [as_plain(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

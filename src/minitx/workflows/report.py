@@ -135,6 +135,7 @@ def gather_run(
         story.left_out["eval"] = error.what
     try:
         if settings.attn:
+            progress("looking into the model", 0, 0)
             story.study = open_study(checkpoint, settings.prompt, PAGE_PROMPT, settings.device)
     except MinitxError as error:
         if settings.prompt is not None and checkpoint.is_dir():

@@ -36,7 +36,7 @@ static inline void norm_rows(const float *x, const float *gain, float eps, long 
         const float *row = x + r * width;
         float scale = scales[r] = unit_scale(row, width, eps);
         for (long i = 0; i < width; i++) scaled[i] = row[i] * scale * gain[i];
-        narrow_row(scaled, width, in + r * width);
+        store_row(scaled, width, in + r * width);
     }
 }
 
@@ -59,7 +59,7 @@ static inline void norm_rows_back(float *grad, const float *x, const float *scal
             unit[i] = x[r * width + i] * scales[r];
             scaled[i] = unit[i] * gain[i];
         }
-        narrow_row(scaled, width, normed + r % 2 * width);
+        store_row(scaled, width, normed + r % 2 * width);
         if (r % 2) pair_rows(normed, normed + width, width, pairs + r / 2 * whole(width, PANEL));
         norm_row_back(grad + r * width, unit, gain, scales[r], width, by_gain);
         for (long i = 0; i < width; i++) sum[r * width + i] += grad[r * width + i];

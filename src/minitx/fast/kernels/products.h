@@ -1,138 +1,83 @@
-/* Matrix products of bfloat16 with sums in float32, by the processor's own instruction for them
-   (AVX512-BF16): 16 sums at once, each of which takes a pair of neighbours along the summed
-   dimension. So both factors are read as pairs, two numbers in one word. */
+/* Matrix products in the format that a file is compiled for: bfloat16 if it says BFLOAT16 first,
+   else float32. Sums are in float32. A product reads its factors in words, each of TERMS numbers
+   that are neighbours along the summed dimension. */
 #pragma once
-
-#include <immintrin.h>
 
 #include "rows.h"
 
-typedef uint32_t Pair;
-
-#define PANEL 32 /* columns that a tile computes: two vectors of sums for each row */
-#define TILE 8   /* rows that it computes */
+/* What becomes of the sums: put there, added to what is there (both in float32), or stored as
+   products read them. */
+typedef enum { SET, ADD, SET_STORED } Into;
 
 static inline long whole(long n, long part) { return (n + part - 1) / part * part; }
 
-/* What becomes of the sums. */
-typedef enum { SET, ADD, SET_HALF } Into;
+typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-/* For TILE rows and PANEL columns: c = a b. Row r of a has its pair k at a[r * by_row +
-   k * by_pair]; b has a row of PANEL columns for each pair, `b_stride` apart. All of a tile is
-   computed, and `rows` by `columns` of it are stored. */
-static inline __attribute__((always_inline)) void tile_product(
-    const Pair *a, long by_row, long by_pair, const Pair *b, long b_stride, long pairs, void *c,
-    long c_stride, long rows, long columns, Into into) {
-    __m512 sums[TILE][2];
-    uint32_t valid = columns >= PANEL ? 0xffffffffu : (1u << columns) - 1;
-    __mmask16 left = (__mmask16)valid, right = (__mmask16)(valid >> 16);
-#pragma GCC unroll 8
-    for (long r = 0; r < TILE; r++) {
-        sums[r][0] = sums[r][1] = _mm512_setzero_ps();
-        if (into == ADD && r < rows) {
-            const float *row = (const float *)c + r * c_stride;
-            sums[r][0] = _mm512_maskz_loadu_ps(left, row);
-            sums[r][1] = _mm512_maskz_loadu_ps(right, row + 16);
+/* Rows of a matrix become its columns. */
+static inline __attribute__((always_inline)) void transpose(Vector square[LANES]) {
+    typedef int32_t Order __attribute__((vector_size(4 * LANES)));
+#pragma GCC unroll 4
+    for (int step = 1; step < LANES; step *= 2) {
+        Order first, second;
+        for (int i = 0; i < LANES; i++) {
+            first[i] = i & step ? LANES + i - step : i;
+            second[i] = i & step ? LANES + i : i + step;
         }
-    }
-    for (long k = 0; k < pairs; k++) {
-        __m512bh b0 = (__m512bh)_mm512_loadu_si512(b), b1 = (__m512bh)_mm512_loadu_si512(b + 16);
-#pragma GCC unroll 8
-        for (long r = 0; r < TILE; r++) {
-            __m512bh x = (__m512bh)_mm512_set1_epi32((int)a[r * by_row]);
-            sums[r][0] = _mm512_dpbf16_ps(sums[r][0], x, b0);
-            sums[r][1] = _mm512_dpbf16_ps(sums[r][1], x, b1);
-        }
-        a += by_pair;
-        b += b_stride;
-    }
-#pragma GCC unroll 8
-    for (long r = 0; r < TILE; r++) {
-        if (r >= rows) break;
-        if (into == SET_HALF) {
-            uint16_t *row = (uint16_t *)c + r * c_stride;
-            __m512i both = (__m512i)_mm512_cvtne2ps_pbh(sums[r][1], sums[r][0]);
-            _mm512_mask_storeu_epi16(row, valid, both);
-        } else {
-            float *row = (float *)c + r * c_stride;
-            _mm512_mask_storeu_ps(row, left, sums[r][0]);
-            _mm512_mask_storeu_ps(row + 16, right, sums[r][1]);
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) {
+            if (i & step) continue;
+            Vector a = square[i], b = square[i + step];
+            square[i] = __builtin_shuffle(a, b, first);
+            square[i + step] = __builtin_shuffle(a, b, second);
         }
     }
 }
 
-/* c = a b for rows of pairs, `rows` by `columns`. The memory of a reaches to the next multiple of
-   TILE rows. b is as `pack_rows` or `pack_columns` left it: one panel of columns after the other. */
-static inline __attribute__((always_inline)) void product(const Pair *a, long by_row, long by_pair,
-                                                          long rows, const Pair *b, long pairs,
+#ifdef BFLOAT16
+#include "products_bfloat16.h"
+#else
+#include "products_float.h"
+#endif
+
+/* c = a b for rows of words, `rows` by `columns`. In bfloat16 the memory of a reaches to the next
+   multiple of TILE rows. b is as `pack_rows` or `pack_columns` left it: one panel of columns after
+   the other. */
+static inline __attribute__((always_inline)) void product(const Word *a, long by_row, long by_word,
+                                                          long rows, const Word *b, long words,
                                                           long columns, void *c, long c_stride,
                                                           Into into) {
-    long size = into == SET_HALF ? sizeof(uint16_t) : sizeof(float);
+    long size = into == SET_STORED ? sizeof(Stored) : sizeof(float);
     for (long j = 0; j < columns; j += PANEL)
         for (long r = 0; r < rows; r += TILE)
-            tile_product(a + r * by_row, by_row, by_pair, b + j * pairs, PANEL, pairs,
+            tile_product(a + r * by_row, by_row, by_word, b + j * words, PANEL, words,
                          (char *)c + (r * c_stride + j) * size, c_stride, rows - r, columns - j,
                          into);
 }
 
-/* The same where c is known to be symmetric: panels down to their diagonal, and the rest from there. */
-static inline __attribute__((always_inline)) void symmetric_product(const Pair *a, long by_row,
-                                                                    long by_pair, const Pair *b,
-                                                                    long pairs, long n, float *c,
+/* What is above the diagonal of c (n, n) is put below it. */
+static void mirror(float *c, long n) {
+    for (long r = 0; r < n; r += LANES)
+        for (long i = 0; i < r; i += LANES) {
+            float *from = c + i * n + r, *to = c + r * n + i;
+            if (r + LANES <= n) {
+                Vector square[LANES];
+                for (long k = 0; k < LANES; k++) square[k] = *(const Vector *)(from + k * n);
+                transpose(square);
+                for (long k = 0; k < LANES; k++) *(Vector *)(to + k * n) = square[k];
+            } else {
+                for (long k = 0; k < n - r; k++)
+                    for (long j = 0; j < LANES; j++) to[k * n + j] = from[j * n + k];
+            }
+        }
+}
+
+/* `product` where c (n, n) is known to be symmetric: panels down to their diagonal. */
+static inline __attribute__((always_inline)) void symmetric_product(const Word *a, long by_row,
+                                                                    long by_word, const Word *b,
+                                                                    long words, long n, float *c,
                                                                     Into into) {
-    for (long j = 0; j < n; j += PANEL) {
-        long rows = j + PANEL < n ? j + PANEL : n;
-        for (long r = 0; r < rows; r += TILE)
-            tile_product(a + r * by_row, by_row, by_pair, b + j * pairs, PANEL, pairs,
-                         c + r * n + j, n, rows - r, n - j, into);
-    }
-    for (long j = PANEL; j < n; j += PANEL)
-        for (long r = j; r < n && r < j + PANEL; r++)
-            for (long i = 0; i < j; i++) c[r * n + i] = c[i * n + r];
-}
-
-/* A row to bfloat16, to the nearest. */
-static inline void narrow_row(const float *from, long n, uint16_t *to) {
-    for (long i = 0; i < n; i += 32) {
-        uint32_t valid = n - i >= 32 ? 0xffffffffu : (1u << (n - i)) - 1;
-        __m512 low = _mm512_maskz_loadu_ps((__mmask16)valid, from + i);
-        __m512 high = _mm512_maskz_loadu_ps((__mmask16)(valid >> 16), from + i + 16);
-        _mm512_mask_storeu_epi16(to + i, valid, (__m512i)_mm512_cvtne2ps_pbh(high, low));
-    }
-}
-
-static inline Pair pair(float first, float second) {
-    return (Pair)narrow(first) | (Pair)narrow(second) << 16;
-}
-
-/* Pairs of a matrix (rows, columns) for one panel of the factor b: b = matrix^T, pairs along the
-   matrix's columns. */
-static inline void pack_columns(const float *matrix, long rows, long columns, long panel, Pair *b) {
-    Pair *to = b + panel * PANEL * (columns / 2);
-    for (long j = 0; j < PANEL; j++) {
-        long r = panel * PANEL + j;
-        const float *row = matrix + r * columns;
-        for (long k = 0; k < columns / 2; k++)
-            to[k * PANEL + j] = r < rows ? pair(row[2 * k], row[2 * k + 1]) : 0;
-    }
-}
-
-/* The same for b = matrix, pairs along its rows. The last of an odd number is paired with 0. */
-static inline void pack_rows(const float *matrix, long rows, long columns, long panel, Pair *b) {
-    long pairs = whole(rows, 2) / 2;
-    Pair *to = b + panel * PANEL * pairs;
-    long here = columns - panel * PANEL < PANEL ? columns - panel * PANEL : PANEL;
-    for (long k = 0; k < pairs; k++) {
-        const float *first = matrix + 2 * k * columns + panel * PANEL, *second = first + columns;
-        int both = 2 * k + 1 < rows;
-        for (long j = 0; j < here; j++)
-            to[k * PANEL + j] = pair(first[j], both ? second[j] : 0.0f);
-        for (long j = here; j < PANEL; j++) to[k * PANEL + j] = 0;
-    }
-}
-
-/* Rows two by two: word i has number i of both. `width` words, then 0 up to whole panels. */
-static inline void pair_rows(const uint16_t *first, const uint16_t *second, long width, Pair *to) {
-    for (long i = 0; i < width; i++) to[i] = (Pair)first[i] | (Pair)second[i] << 16;
-    for (long i = width; i < whole(width, PANEL); i++) to[i] = 0;
+    for (long j = 0; j < n; j += PANEL)
+        product(a, by_row, by_word, j + PANEL < n ? j + PANEL : n, b + j * words, words,
+                n - j < PANEL ? n - j : PANEL, c + j, n, into);
+    mirror(c, n);
 }

@@ -15,6 +15,7 @@
 
 #ifdef BFLOAT16_PRODUCTS
 #pragma GCC target("avx512bf16")
+#define BFLOAT16
 #include <time.h>
 
 #include "attention.h"
@@ -200,7 +201,7 @@ static void narrow_dropped(const Block *block, int site, long first, const float
         float row[d];
         memcpy(row, grad + r * d, (size_t)d * sizeof(float));
         drop_row(row, d, dropout, (uint64_t)(first + r));
-        narrow_row(row, d, in + r * d);
+        store_row(row, d, in + r * d);
     }
 }
 
@@ -215,7 +216,7 @@ static void forward_sequence(const Block *block, const Kept *kept, const Scratch
                   kept->attention_scale + first, own->in);
         lap(block, own, NORM);
         product((const Pair *)own->in, d / 2, 1, rows, s->qkv, d / 2, n.qkv,
-                kept->qkv + first * n.qkv, n.qkv, SET_HALF);
+                kept->qkv + first * n.qkv, n.qkv, SET_STORED);
         lap(block, own, ATTENTION);
     }
     Job job = job_of(block, kept->qkv + begin * n.qkv, sequence);
@@ -234,13 +235,13 @@ static void forward_sequence(const Block *block, const Kept *kept, const Scratch
         lap(block, own, NORM);
         uint16_t *gate_up = kept->gate_up + first * n.gate_up;
         product((const Pair *)own->in, d / 2, 1, rows, s->gate_up, d / 2, n.gate_up, gate_up,
-                n.gate_up, SET_HALF);
+                n.gate_up, SET_STORED);
         for (long r = 0; r < rows; r++) {
             float gate[ff], up[ff];
             read_row(gate_up, r * n.gate_up, 1, ff, gate);
             read_row(gate_up, r * n.gate_up + ff, 1, ff, up);
             swiglu_row(gate, up, ff);
-            narrow_row(gate, ff, own->wide_in + r * ff);
+            store_row(gate, ff, own->wide_in + r * ff);
         }
         memcpy(out, middle, (size_t)(rows * d) * sizeof(float));
         add_product(block, AFTER_MLP, first, (const Pair *)own->wide_in, ff / 2, rows, s->down,
@@ -259,9 +260,9 @@ static void swiglu_back(const float *grad, const uint16_t *gate_up, long ff, uin
         read_row(gate_up, 2 * r * ff, 1, ff, gate);
         read_row(gate_up, (2 * r + 1) * ff, 1, ff, up);
         swiglu_row_back(grad + r * ff, gate, up, ff, given_row);
-        narrow_row(gate, ff, in + 2 * r * ff);
-        narrow_row(up, ff, in + (2 * r + 1) * ff);
-        narrow_row(given_row, ff, given + r * ff);
+        store_row(gate, ff, in + 2 * r * ff);
+        store_row(up, ff, in + (2 * r + 1) * ff);
+        store_row(given_row, ff, given + r * ff);
     }
     pair_rows(given, given + ff, ff, hidden);
 }
@@ -294,7 +295,7 @@ static void backward_sequence(const Block *block, const Kept *kept, const Scratc
         narrow_dropped(block, AFTER_ATTENTION, first, back, rows, own->in);
         pair_all(own->in, rows, d, s->by_output + pairs * d_panels);
         product((const Pair *)own->in, d / 2, 1, rows, s->output, d / 2, n.heads,
-                own->by_heads + (first - begin) * n.heads, n.heads, SET_HALF);
+                own->by_heads + (first - begin) * n.heads, n.heads, SET_STORED);
         pair_all(kept->heads + first * n.heads, rows, n.heads, s->heads + pairs * heads);
         lap(block, own, ATTENTION);
     }

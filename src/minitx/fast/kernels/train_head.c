@@ -24,6 +24,7 @@ typedef struct {
 
 #ifdef BFLOAT16_PRODUCTS
 #pragma GCC target("avx512bf16")
+#define BFLOAT16
 #include "fused.h"
 
 /* Rows whose logits are in memory at once, in one thread. */
@@ -107,7 +108,7 @@ static void some_rows(const Head *head, const Scratch *s, Own own, long part, fl
             memset(logits, 0, (size_t)vocab * sizeof(float));
         else
             loss += row_loss(logits, vocab, target, factor);
-        narrow_row(logits, vocab, own.by_logits + r * even);
+        store_row(logits, vocab, own.by_logits + r * even);
         if (vocab % 2) own.by_logits[r * even + vocab] = 0;
     }
     s->losses[part] = loss;

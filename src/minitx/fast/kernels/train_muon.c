@@ -8,6 +8,7 @@
 
 #ifdef BFLOAT16_PRODUCTS
 #pragma GCC target("avx512bf16")
+#define BFLOAT16
 #include "fused.h"
 
 /* Rows of pairs for the factor b, from bfloat16: as pack_columns and pack_rows. */
@@ -73,7 +74,7 @@ static void gram(const Own *own, long rows, long columns) {
    bfloat16. */
 static void polynomial(const Own *own, long n, float constant, float linear, float cubic) {
     for (long r = 0; r < n; r++)
-        narrow_row(own->square + r * n, n, own->square_half + r * n);
+        store_row(own->square + r * n, n, own->square_half + r * n);
     pack_rows_of(own->square_half, n, n, own->square_panels);
     /* Scaled by their ratio, so that the product can be added to it. */
     float ratio = linear / cubic;
@@ -83,7 +84,7 @@ static void polynomial(const Own *own, long n, float constant, float linear, flo
     for (long i = 0; i < n * n; i++) own->square[i] *= cubic;
     for (long i = 0; i < n; i++) own->square[i * n + i] += constant;
     for (long r = 0; r < n; r++)
-        narrow_row(own->square + r * n, n, own->square_half + r * n);
+        store_row(own->square + r * n, n, own->square_half + r * n);
 }
 
 /* x becomes the square matrix times x, or x times it. */
@@ -91,11 +92,11 @@ static void apply(const Own *own, long rows, long columns, uint16_t *out) {
     if (rows <= columns) {
         pack_rows_of(own->x, rows, columns, own->x_panels);
         product((const Pair *)own->square_half, rows / 2, 1, rows, own->x_panels, rows / 2,
-                columns, out, columns, SET_HALF);
+                columns, out, columns, SET_STORED);
     } else {
         pack_rows_of(own->square_half, columns, columns, own->square_panels);
         product((const Pair *)own->x, columns / 2, 1, rows, own->square_panels, columns / 2,
-                columns, out, columns, SET_HALF);
+                columns, out, columns, SET_STORED);
     }
 }
 
@@ -127,7 +128,7 @@ static void orthogonalize(uint16_t *matrix, long rows, long columns, const float
         float row[columns];
         read_row(matrix, r * columns, 1, columns, row);
         for (long i = 0; i < columns; i++) row[i] *= size;
-        narrow_row(row, columns, own.x + r * columns);
+        store_row(row, columns, own.x + r * columns);
     }
     for (long i = 0; i < count; i++) {
         float a = polynomials[3 * i], b = polynomials[3 * i + 1], c = polynomials[3 * i + 2];

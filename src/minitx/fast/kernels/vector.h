@@ -10,6 +10,15 @@
 /* Must equal `ABI` in library.py. */
 #define MINITX_ABI 8
 
+/* Floats in a vector of this processor. */
+#if defined __AVX512F__
+#define LANES 16
+#elif defined __AVX2__
+#define LANES 8
+#else
+#define LANES 4
+#endif
+
 /* Where a file can be compiled for the processor's own products of bfloat16 (AVX512-BF16) beside
    files that are not. Whether it has them is asked when they are to run. */
 #if defined(__AVX512F__) && defined(__GNUC__) && !defined(__clang__)

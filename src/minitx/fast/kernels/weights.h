@@ -7,15 +7,6 @@
 #include <immintrin.h>
 #endif
 
-/* Floats in a vector of this processor. */
-#if defined __AVX512F__
-#define LANES 16
-#elif defined __AVX2__
-#define LANES 8
-#else
-#define LANES 4
-#endif
-
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 
 static inline float from_float32(float weight) { return weight; }

@@ -1,4 +1,4 @@
-"""What `minitx eval` is doing, on stderr; nothing where stderr is no terminal."""
+"""What a command that measures is doing, on stderr; nothing where stderr is no terminal."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import contextlib
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from minitx.report.terminal.printable import visible
+from minitx.report.terminal.units import count, duration
 
 
 class EvaluationProgress:
-    """A bar for the scoring, with tokens and time left, and a name for all else."""
+    """A bar for the scoring, with tokens, rate and time left, and a name for all else."""
 
     def __init__(self, stream: TextIO) -> None:
         console = Console(file=stream)
@@ -20,7 +21,6 @@ class EvaluationProgress:
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[amount]}", markup=False),
-            TimeRemainingColumn(),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -46,5 +46,9 @@ class EvaluationProgress:
             for task in self._progress.tasks:
                 self._progress.remove_task(task.id)
             self._progress.add_task(visible(name), total=total or None, amount="")
-        amount = f"{done:,} of {total:,} tokens" if total else ""
-        self._progress.update(self._progress.task_ids[0], completed=done, amount=amount)
+        task = self._progress.tasks[0]
+        amount = f"{count(done)} of {count(total)} tokens" if total else ""
+        if total and done and task.elapsed:
+            rate = done / task.elapsed
+            amount += f", {count(rate)}/s, {duration((total - done) / rate)} left"
+        self._progress.update(task.id, completed=done, amount=amount)
