@@ -210,7 +210,7 @@ def config_from_huggingface(values: dict[str, Any], path: Path) -> ModelConfig:
             if field not in fields or values.get(key) is not None:
                 fields[field] = values[key]
         dropout = own.get("dropout", values.get("resid_pdrop", 0.0))
-        end = values.get("eos_token_id")
+        end: Any = values.get("eos_token_id")
         end = end[0] if isinstance(end, list) and end else end
         is_id = type(end) is int and type(fields["vocab_size"]) is int
         fields.update(

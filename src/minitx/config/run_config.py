@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from minitx.config.checks import require
 from minitx.config.model_config import ModelConfig
-from minitx.config.options import TEXT, Config, Option, option, options_of
+from minitx.config.options import MACHINE, TEXT, Config, Option, option, options_of
 from minitx.config.train_config import TrainConfig
 
 TokenizerKind = Literal["bpe", "char", "word"]
@@ -71,6 +71,9 @@ class DataConfig(Config):
         details="From 20 documents on it is hash if left out, else tail. In runs of earlier "
         "versions it is not noted: they held out the tail from any character on.",
         metavar="tail|hash|FILE",
+    )
+    workers: int = option(
+        0, "Processes that encode a long text; 0 for one a core.", MACHINE, (0, 1024)
     )
     split_seed: int = option(0, "Random seed of the hash.", TEXT, (0, 2**63 - 1))
     holdout: str | None = option(None, "The same as --split FILE.", TEXT, metavar="FILE")

@@ -106,9 +106,8 @@ def audit(split: SplitCorpus, most: int | None = MOST_AUDITED) -> Audit:
     n_holdout = sum(end - start for start, end in _spans(split.holdout, most))
     share = sum(end - start for start, end in leaked) / max(1, n_holdout)
     held = "".join(text for _, _, text in _passages(split.holdout, _MOST_COPIED_FROM))
-    train = (
-        np.memmap(split.train.path, np.uint8, "r") if split.train.n_bytes else np.empty(0, np.uint8)
-    )
+    no_text = np.empty(0, np.uint8)
+    train = np.memmap(split.train.path, np.uint8, "r") if split.train.n_bytes else no_text
     common = find_copied([held], train[:most], _COMMON_BYTES)
     return Audit(
         share, pairs, leaked, common.copied_share,
@@ -140,7 +139,7 @@ def _near_duplicates(
     split: SplitCorpus, most: int | None
 ) -> tuple[tuple[Pair, ...], tuple[tuple[int, int], ...], str]:
     try:
-        from rensa import RMinHash, RMinHashLSH
+        from rensa import RMinHash, RMinHashLSH  # type: ignore[import-untyped]
     except ImportError:
         return (), (), "pip install 'minitx[data]'"
     lsh = RMinHashLSH(threshold=SIMILAR, num_perm=_PERMUTATIONS, num_bands=_BANDS)

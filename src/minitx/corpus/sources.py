@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO, cast
 
 from minitx.corpus.documents import Document, Reading
 from minitx.corpus.readers import BEGINNING, choose_reader, known_suffixes
@@ -176,7 +176,7 @@ def _piped_documents(stdin: BinaryIO | None, reading: Reading) -> Iterator[Docum
     if stdin is None:
         raise BadInputError("there is no standard input to read", "Name a file")
     with os_errors_as_bad_input(f"{STANDARD_INPUT} can't be read", "Name a file"):
-        file = stdin if hasattr(stdin, "peek") else io.BufferedReader(stdin)  # type: ignore[type-var]
+        file: Any = stdin if hasattr(stdin, "peek") else io.BufferedReader(cast(Any, stdin))
         yield from _documents_in(file, STANDARD_INPUT, reading)
 
 

@@ -109,7 +109,8 @@ def permuted(numbers: Positions, size: int, keys: npt.NDArray[np.uint64]) -> Pos
             mixed = (right + key) * np.uint64(0x9E3779B97F4A7C15)
             mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
             left, right = right, left ^ ((mixed >> np.uint64(32)) & mask)
-        return left << half | right
+        joined: npt.NDArray[np.uint64] = left << half | right
+        return joined
 
     with np.errstate(over="ignore"):
         values = network(numbers.astype(np.uint64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -197,7 +198,8 @@ def _corpus(
                 f"{describe_change(SplitCorpus(run.data, ''), split)}{compared}",
                 "Restore it, or go on with the new text: --allow-changed-corpus",
             )
-        changed = encode_corpus(split, tokenizer, [run.data])
+        n_workers = config.data.workers or os.cpu_count() or 1
+        changed = encode_corpus(split, tokenizer, [run.data], n_workers)
         n_ids, needed = len(changed.train_ids), config.model.context_length + 1
         if n_ids < needed:
             raise BadInputError(

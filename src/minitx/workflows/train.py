@@ -7,7 +7,10 @@ run = train(request, [])
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,6 +34,7 @@ from minitx.corpus import (
     require_one_window,
     split_corpus,
 )
+from minitx.corpus.audit import audit
 from minitx.corpus.documents import Reading
 from minitx.corpus.training_windows import DATA_ORDER
 from minitx.engine import choose_engine, plan_engine
@@ -46,6 +50,8 @@ from minitx.training.state import TrainingState
 from minitx.training.tokenizer_planning import TextSize, learned_from, plan_capacity, plan_tokenizer
 from minitx.workflows.run_session import run_session
 from minitx.workflows.session import Session
+
+_log = logging.getLogger("minitx")
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,13 @@ def train(
                 tokenizer, tokenizer_config, reasons = _tokenizer(request, split, rate)
                 data, reasons = _resolved(data, split, reasons)
                 told.observe(Phase("encoding the corpus"))
-                encoded = encode_corpus(split, tokenizer, _earlier_data(run))
+                counter = _Counter(told, split)
+                workers = data.workers or os.cpu_count() or 1
+                encoded = encode_corpus(
+                    split, tokenizer, _earlier_data(run), workers, counter.count
+                )
+                told.observe(Phase("comparing the holdout with the train part"))
+                _audit(split)
                 config, planned = _plan(request, data, tokenizer_config, encoded, compute, rate)
                 if split.has_several:
                     ended = replace(config.model, end_id=tokenizer.end_id)
@@ -166,6 +178,42 @@ def _resolved(
         told["corpus"] = f"left out: {', '.join(left_out)}"
     directory = _working_directory(data)
     return replace(data, working_directory=directory, split=split.method), told
+
+
+class _Counter:
+    """Tells how far an encoding is, from time to time."""
+
+    def __init__(self, told: Observers, split: SplitCorpus) -> None:
+        self._told, self._began = told, time.monotonic()
+        self._done, self._all = 0, split.train.n_bytes + split.holdout.n_bytes
+
+    def count(self, n_bytes: int) -> None:
+        self._done += n_bytes
+        rate = self._done / max(1e-3, time.monotonic() - self._began)
+        left = (self._all - self._done) / rate
+        self._told.observe(
+            Phase(
+                f"encoding the corpus: {self._done / 1e6:,.0f} of {self._all / 1e6:,.0f} MB, "
+                f"{rate / 1e6:.1f} MB/s, {left:.0f}s left"
+            )
+        )
+
+
+def _audit(split: SplitCorpus) -> None:
+    """Compare the parts, keep what was found, and warn of what stands in both."""
+    if not split.holdout.n_bytes:
+        return
+    found = audit(split)
+    found.save(split.directory)
+    if found.needs:
+        _log.info("near duplicates were not looked for: %s", found.needs)
+    if found.is_clean:
+        return
+    share = max(found.share, found.common_share)
+    _log.warning("warning: %.1f %% of the holdout also stands in the train part", 100 * share)
+    for pair in found.pairs:
+        similar = f"{pair.holdout} is {pair.similarity:.0%} like {pair.train}"
+        _log.warning("  %s: %s", similar, pair.text)
 
 
 def _working_directory(data: DataConfig) -> str | None:

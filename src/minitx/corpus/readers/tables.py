@@ -79,7 +79,7 @@ class Parquet(CorpusReader):
     def documents(self, file: BinaryIO, name: str, reading: Reading) -> Iterator[Document]:
         """As in `CorpusReader`."""
         with _arrow_errors(name):
-            from pyarrow import parquet
+            from pyarrow import parquet  # type: ignore[import-untyped]
 
             source = parquet.ParquetFile(_seekable(file, name))
             field = _column(source.schema_arrow.names, name, reading)
