@@ -277,6 +277,8 @@ class _Split:
         head["end"] = np.minimum(head["end"], cut)
         if first and head["end"][-1] == head["end"][-2]:
             head = head[:-1]  # The cut is between two documents.
+        else:
+            tail["hash"][0] = ~tail["hash"][0]  # Its two pieces are not the same.
         del table
         with self._train.path.open("rb+") as file, self._holdout.path.open("wb") as held:
             file.seek(cut)
@@ -291,7 +293,7 @@ def write_documents(documents: Iterable[Document], part: PartText, files: dict[s
     for path in (part.path, part.table_path):
         path.unlink(missing_ok=True)  # It may be a link to a file of another run.
     rows = np.empty(_ROWS, DOCUMENT)
-    n_rows = end = 0
+    n_rows = start = end = 0
     with part.path.open("wb") as text_file, part.table_path.open("wb") as table_file:
         for document in documents:
             digest = hashlib.sha256()
@@ -299,6 +301,9 @@ def write_documents(documents: Iterable[Document], part: PartText, files: dict[s
                 content = text.encode("utf-8")
                 digest.update(content)
                 end += text_file.write(content)
+            if end == start:
+                continue
+            start = end
             number = files.setdefault(document.file, len(files))
             start_of_hash = int.from_bytes(digest.digest()[:8], "little")
             rows[n_rows] = (end, start_of_hash, document.number, number)

@@ -7,12 +7,15 @@ import contextlib
 import gzip
 import io
 import lzma
+import re
+import shutil
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import PurePath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from minitx.errors import BadInputError
 
@@ -25,13 +28,13 @@ def _open_zstd(file: BinaryIO) -> Any:
     return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
 
 
-_COMPRESSED: dict[bytes, _Open] = {
-    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
-    b"BZh": bz2.BZ2File,
-    b"\xfd7zXZ\0": lzma.LZMAFile,
-    b"\x28\xb5\x2f\xfd": _open_zstd,
+_COMPRESSED: dict[re.Pattern[bytes], _Open] = {
+    re.compile(rb"\x1f\x8b\x08"): lambda file: gzip.GzipFile(fileobj=file),
+    re.compile(rb"BZh[1-9]1AY&SY"): bz2.BZ2File,
+    re.compile(rb"\xfd7zXZ\0"): lzma.LZMAFile,
+    re.compile(rb"\x28\xb5\x2f\xfd"): _open_zstd,
 }
-"""How to open what begins with these bytes."""
+"""How to open what begins so."""
 
 COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tbz2", ".txz")
@@ -56,7 +59,7 @@ def unpacked(
         BadInputError: it is packed in a way that can't be read; `damage_told` tells the rest.
     """
     beginning = file.peek(_TAR_AT + len(_TAR))
-    opened = next((how for mark, how in _COMPRESSED.items() if beginning.startswith(mark)), None)
+    opened = next((how for mark, how in _COMPRESSED.items() if mark.match(beginning)), None)
     is_zip, is_tar = beginning.startswith(_ZIP), beginning[_TAR_AT:].startswith(_TAR)
     if opened is None and not is_zip and not is_tar:
         yield name, file
@@ -86,10 +89,19 @@ def _is_packed(name: str) -> bool:
     return PurePath(name).suffix.lower() in COMPRESSED_SUFFIXES
 
 
+def seekable(file: BinaryIO) -> BinaryIO:
+    """The file, or a copy of it for who can't read it from its beginning to its end."""
+    with contextlib.suppress(AttributeError):  # A file of a tar archive that streams by.
+        if file.seekable():
+            return file
+    copy = tempfile.TemporaryFile()  # noqa: SIM115
+    shutil.copyfileobj(file, copy)
+    copy.seek(0)
+    return cast(BinaryIO, copy)
+
+
 def _zip_members(file: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
-    if not file.seekable():
-        raise BadInputError(f"{name} is a zip archive, which can't come from a pipe", "Unpack it")
-    with zipfile.ZipFile(file) as archive:
+    with zipfile.ZipFile(seekable(file)) as archive:
         names = archive.namelist()
         if any(member in names for member in _OFFICE):
             raise BadInputError(

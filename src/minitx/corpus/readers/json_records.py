@@ -64,8 +64,9 @@ def _records(file: BinaryIO, name: str, reading: Reading) -> Iterator[tuple[int,
         try:
             record = _decoder.decode(line)
         except (ValueError, RecursionError) as error:
-            why = "is nested too deeply" if isinstance(error, RecursionError) else f"{error}"
-            reading.pass_over(name, f"line {number:,}", f"is no JSON: {why}")
+            is_deep = isinstance(error, RecursionError)
+            why = "is nested too deeply" if is_deep else f"is no JSON: {error}"
+            reading.pass_over(name, f"line {number:,}", why)
             continue
         yield number, record
 

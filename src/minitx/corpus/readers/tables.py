@@ -13,6 +13,7 @@ from minitx.corpus.documents import Document, Reading
 from minitx.corpus.readers import READERS, CorpusReader
 from minitx.corpus.readers.plain_text import PlainText
 from minitx.corpus.readers.records import documents_of_records, usual_field
+from minitx.corpus.unpacking import seekable
 from minitx.errors import BadInputError
 
 _LONGEST_CELL = 64 << 20
@@ -81,7 +82,7 @@ class Parquet(CorpusReader):
         with _arrow_errors(name):
             from pyarrow import parquet  # type: ignore[import-untyped]
 
-            source = parquet.ParquetFile(_seekable(file, name))
+            source = parquet.ParquetFile(seekable(file))
             field = _column(source.schema_arrow.names, name, reading)
             batches = source.iter_batches(batch_size=1024, columns=[field])
             yield from documents_of_records(_numbered(batches), "row", name, reading)
@@ -104,7 +105,7 @@ class Arrow(CorpusReader):
 
             is_file = file.peek(6).startswith(b"ARROW1")  # type: ignore[attr-defined]
             if is_file:
-                source = ipc.open_file(_seekable(file, name))
+                source = ipc.open_file(seekable(file))
                 batches = (source.get_batch(i) for i in range(source.num_record_batches))
             else:
                 source = batches = ipc.open_stream(file)
@@ -131,12 +132,6 @@ def _column(names: list[str], file: str, reading: Reading) -> str:
         f"{file} has no column {field!r}, but {', '.join(names)}",
         f"Name one of them: --text-field {names[0] if names else 'text'}",
     )
-
-
-def _seekable(file: BinaryIO, name: str) -> BinaryIO:
-    if not file.seekable():
-        raise BadInputError(f"{name} is a table that can't be read from a pipe", "Name the file")
-    return file
 
 
 @contextlib.contextmanager
