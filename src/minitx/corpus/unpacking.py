@@ -39,7 +39,7 @@ _COMPRESSED: dict[re.Pattern[bytes], _Open] = {
 COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tbz2", ".txz")
 
-_LARGEST_NESTING = 3
+_LARGEST_NESTING = 4
 _OFFICE = ("[Content_Types].xml", "mimetype")
 _ZIP = b"PK\x03\x04"
 _TAR, _TAR_AT = b"ustar", 257
