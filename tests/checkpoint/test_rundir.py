@@ -1,5 +1,10 @@
 import logging
 import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -97,7 +102,7 @@ def test_directory_of_a_run_that_never_began_is_used_again(tmp_path):
 def test_killed_at_any_instant_before_it_began(tmp_path, left):
     place(tmp_path / "run", left)
     path = create_run(tmp_path / "run", "x").path
-    assert sorted(entry.name for entry in path.rglob("*")) == ["checkpoints", "data"]
+    assert sorted(entry.name for entry in path.rglob("*")) == ["checkpoints", "data", "lock"]
 
 
 @pytest.mark.parametrize(
@@ -118,6 +123,62 @@ def test_what_may_be_a_persons_own_is_left_alone(tmp_path, left):
     with pytest.raises(BadInputError, match="is not empty"):
         create_run(path, "x")
     assert sorted(path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("owner", ["", "4000000\n"])
+def test_killed_when_only_the_lock_was_there(tmp_path, owner):
+    (tmp_path / "lock").write_text(owner)
+    assert create_run(tmp_path, "x").checkpoint_root.is_dir()
+
+
+def test_a_lock_that_is_no_file_is_a_persons_own(tmp_path):
+    for name, make in (("a", Path.mkdir), ("b", os.mkfifo)):
+        (tmp_path / name).mkdir()
+        make(tmp_path / name / "lock")
+        with pytest.raises(BadInputError, match="is not empty"):
+            create_run(tmp_path / name, "x")
+
+
+@pytest.mark.parametrize("others", [(), ("notes.txt",), ("checkpoints/", "data/a.txt", "lock.md")])
+def test_a_lock_that_is_a_persons_own_is_not_written(tmp_path, others):
+    path = tmp_path / "run"
+    place(path, others)
+    path.mkdir(exist_ok=True)
+    (path / "lock").write_text("of the shed: 4711")
+    with pytest.raises(BadInputError, match="is not empty"):
+        create_run(path, "x")
+    assert (path / "lock").read_text() == "of the shed: 4711"
+
+
+def test_of_two_that_begin_one_run_at_once_one_is_refused(tmp_path):
+    """And neither takes from the other what it made, whenever the second one comes."""
+    begin = (
+        "import sys; from pathlib import Path; from minitx.checkpoint.new_run import create_run\n"
+        "from minitx.errors import MinitxError\n"
+        "try:\n"
+        "    run = create_run(Path(sys.argv[1]), 'x')\n"
+        "    with run.lock():\n"
+        "        (run.data / sys.argv[2]).write_text('mine')\n"
+        "        (run.path / 'checkpoints/step-000000').mkdir()\n"
+        "        sys.stdin.read()\n"
+        "except MinitxError as error:\n"
+        "    sys.exit(str(error))\n"
+    )
+    for turn in range(3):
+        path = tmp_path / f"run{turn}"
+        both = [
+            subprocess.Popen([sys.executable, "-c", begin, path, name], text=True,
+                             stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+            for name in "ab"
+        ]  # fmt: skip
+        deadline = time.monotonic() + 60
+        while all(one.poll() is None for one in both) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        errors = [one.communicate()[1] for one in both]
+        assert sorted(one.returncode for one in both) == [0, 1], errors
+        (refusal,) = filter(None, errors)
+        assert re.fullmatch(r".*(is being trained by|is not empty).*\n", refusal)
+        assert len(list((path / "data").iterdir())) == 1
 
 
 def place(path, names):

@@ -116,6 +116,19 @@ def test_padding_needs_no_flag(directory):
     assert [text[0]["generated_text"][:2] for text in texts] == ["th", "th", "on"]
 
 
+def test_its_stop_strings_need_no_flag(directory):
+    model, tokenizer = theirs(directory)
+    ids = tokenizer("the cat", return_tensors="pt").input_ids
+    text = tokenizer.decode(model.generate(ids, do_sample=False, max_new_tokens=20)[0])
+    assert "abcdef" not in TEXT  # what it spells to find the text of plain entries
+    for stop in {text[len("the cat") + at :][:3] for at in (1, 4)}:
+        cut = model.generate(
+            ids, do_sample=False, max_new_tokens=20, stop_strings=[stop], tokenizer=tokenizer
+        )
+        assert cut.size(1) < ids.size(1) + 20
+        assert stop in tokenizer.decode(cut[0])
+
+
 def test_drawing_is_ours_and_ends_with_the_context(directory):
     model, tokenizer = theirs(directory)
     settings = model.generation_config

@@ -180,3 +180,11 @@ def test_a_leak_ends_with_1_and_is_named(minitx, tiny_run, monkeypatch):
     assert done.code == 1
     assert "enters at layer 0, all heads" in done.out
     assert "The future leaks" in done.out
+
+
+def test_small_maps_say_how_many_tokens_a_spot_stands_for(minitx, tiny_run):
+    long = "green bottles hanging on the wall"
+    for flags in (["--head", "all"], ["--layer", 1, "--head", "all"]):
+        shown = minitx("attn", tiny_run, "--prompt", long[:31], *flags).out
+        assert "Each spot is the largest value of up to 2 of 31 tokens." in shown
+        assert "Each spot" not in minitx("attn", tiny_run, "--prompt", "3 green", *flags).out

@@ -216,7 +216,7 @@ def test_progress_is_told_and_then_wiped(minitx, inside, tiny_run, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     done = minitx("generate", tiny_run, *flags)
     assert "2 of 3, " in done.err
-    assert re.search(r"\r\x1b\[Krun verses-001, step 120 .*\n\Z", done.err)
+    assert re.search(r"\r\x1b\[Krun \S*verses-001, step 120 .*\n\Z", done.err)
     assert len(done.out.splitlines()) == 3
 
 
@@ -356,13 +356,17 @@ def test_words_that_people_type_in_a_conversation(minitx, tiny_run, monkeypatch)
     assert next(lines) == "1"
 
 
-@pytest.mark.parametrize("text", ["1 green", "green.", "1 green bottle"])
-def test_a_text_in_place_of_a_run_is_taken_for_a_prompt(minitx, inside, tiny_run, text):
-    done = minitx("generate", text)
+@pytest.mark.parametrize("command", ["generate", "attn"])
+@pytest.mark.parametrize("text", ["1 green", "green.", "1 green bottle", "green"])
+def test_a_text_in_place_of_a_run_is_taken_for_a_prompt(minitx, inside, tiny_run, text, command):
+    done = minitx(command, text)
     assert (done.code, done.out) == (2, "")
-    assert done.err.startswith(f"error: there is no run {text!r}. If it is a text to continue")
+    assert re.match(f"error: (there is no run '{text}'|{text} does not exist)\\. ", done.err)
+    assert "if it is a text, write --prompt" in done.err.lower()
     fix = shlex.split(done.err.rpartition("write ")[2])
-    assert minitx("generate", tiny_run, *fix).out.startswith(text)
+    used = minitx(command, tiny_run, *fix)
+    assert used.code == 0
+    assert command == "attn" or used.out.startswith(text)
 
 
 def test_a_guess_ends_as_a_question(minitx):
@@ -373,7 +377,7 @@ def test_a_guess_ends_as_a_question(minitx):
 
 # Which checkpoint
 
-USED = r"run verses-001, step 120 \(best; last\): .*step-000120"
+USED = r"run \S*verses-001, step 120 \(best; last\)"
 
 
 @pytest.mark.parametrize(
@@ -404,11 +408,11 @@ def test_what_is_said_of_a_checkpoint(inside, tiny_run, monkeypatch):
     assert first < 120
     monkeypatch.setattr(RunDirectory, "noted_best", lambda self: first)
     best, last = resolve_checkpoint(run), resolve_checkpoint(run, "last")
-    assert used_checkpoint(best) == f"run verses-001, step {first} (best): {best}"
-    assert f"step 120 (last; the best, step {first}, is kept): " in used_checkpoint(last)
+    assert used_checkpoint(best) == f"run verses-001, step {first} (best)"
+    assert f"step 120 (last; the best, step {first}, is kept)" in used_checkpoint(last)
     shutil.rmtree(best)
     taken = used_checkpoint(resolve_checkpoint(run))
-    assert f"step 120 (last; the best, step {first}, is missing): " in taken
+    assert f"step 120 (last; the best, step {first}, is missing)" in taken
     model = shutil.copytree(last, inside / "elsewhere")
     assert used_checkpoint(model) == f"model {model}"
 

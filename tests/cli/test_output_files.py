@@ -35,7 +35,10 @@ def test_attention(minitx, tiny_run, inside, flags, others):
 
 
 def test_attention_without_matplotlib(minitx, tiny_run, inside, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    # Its parts, too, which another test may have imported.
+    loaded = [name for name in sys.modules if name.startswith("matplotlib.")]
+    for name in ("matplotlib", *loaded):
+        monkeypatch.setitem(sys.modules, name, None)
     (inside / "old.npz").write_bytes(OLD)
     done = minitx("attn", tiny_run, "--npz", "old.npz", "--png", "a.png")
     assert done.code == 2

@@ -47,7 +47,16 @@ def carried_out(fix, content):
     return subprocess.run(words, input=content, capture_output=True, check=True).stdout
 
 
-@pytest.mark.parametrize("text", [TEXT, CHINESE, "a\n"], ids=["german", "chinese", "short"])
+# Without zero bytes but for the line end, which for some are valid UTF-8 then; or without any.
+ALPHABETS = [
+    "Все счастливые семьи похожи друг на друга.\n", "Всесчастливыесемьи\n", "Όλεςοιευτυχισμένες\n",
+    "כלהמשפחותהמאושרות\n", "كلالعائلاتالسعيدة\n", "ทุกครอบครัวที่มีความสุข\n",
+    "सभीसुखीपरिवारएकजैसेहोतेहैं\n", "すべての幸せな家庭は似ている。", "모든행복한가정은서로닮았다",
+    "幸福的家庭都是相似的不幸的家庭各有各的不幸",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [TEXT, CHINESE, "a\n", *ALPHABETS, *(9 * t for t in ALPHABETS)])
 @pytest.mark.parametrize(
     "encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
 )
@@ -142,10 +151,14 @@ def test_what_save_to_disk_writes_is_read():
         Path(name, "dataset_info.json").write_text('{"builder_name": "text"}')
         Path(name, "state.json").write_text('{"_split": "train"}')
     Path("many/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
-    assert read(["one"]) == read(["many/train"]) == ["one", "two"]
+    assert read(["one"]) == read(["one/*"]) == read(["many/train"]) == ["one", "two"]
     for source in ("many", "."):
-        with pytest.raises(BadInputError, match="has the splits test, train of a data set"):
+        with pytest.raises(BadInputError, match=r"has the splits .*train of a data set"):
             read([source])
+    # Its notes are no texts, wherever these are.
+    for name in ("dataset_info.json", "state.json"):
+        with pytest.raises(BadInputError, match="holds no list"):
+            read([f"one/{name}"])
 
 
 # The holdout
@@ -221,3 +234,31 @@ def test_where_only_files_are_read_a_pipe_is_not_waited_for():
         # A directory and a pattern are searched for files alone.
         assert read(["."]) == ["text"]
         assert read(["*.txt"]) == ["text"]
+
+
+@pytest.mark.parametrize("given", [".", "**/*.txt", "*/*/*.txt"])
+def test_a_run_beside_the_texts_is_no_part_of_them(given):
+    Path("a.txt").write_text("mine")
+    Path("d/e").mkdir(parents=True)
+    Path("d/e/b.txt").write_text("too")
+    before = read([given])
+    for directory in ("runs/x/data", "runs/x/checkpoints/step-000001", "model"):
+        Path(directory).mkdir(parents=True)
+        Path(directory, "train.txt").write_text("not this")
+    Path("runs/x/run.toml").write_text("")
+    Path("model/model.safetensors").write_text("")
+    Path("model/config.json").write_text("{}")
+    assert read([given]) == before
+    # A model that somebody left above them is no reason to refuse.
+    Path("model.safetensors").write_text("")
+    assert read(["d"]) == ["too"]
+    for result in ("runs", "runs/x", "runs/x/data", "runs/*/*/*.txt", "model"):
+        with pytest.raises(BadInputError, match=r"holds a run or a model.*Name the texts"):
+            read([result])
+    assert read(["runs/x/data/train.txt"]) == ["not this"]
+
+
+def test_a_mark_of_utf8_says_that_a_bad_byte_is_damage():
+    content = b"\xef\xbb\xbfhello\xff there"
+    Path("fixed.txt").write_bytes(carried_out(refusal(content).fix, content))
+    assert read(["fixed.txt"]) == ["hello there"]

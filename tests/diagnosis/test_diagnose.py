@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from minitx.checkpoint.manifest import MANIFEST, manifest_bytes
 from minitx.checkpoint.rundir import RunDirectory
-from minitx.diagnosis.findings import KINDS
+from minitx.diagnosis.findings import KINDS, finding
+from minitx.diagnosis.review import merged
 from minitx.workflows.diagnose import diagnose
 
 
@@ -236,3 +237,21 @@ def test_repeated_trouble_is_told_once_with_its_number(copied, minitx):
 def test_the_page_has_every_name_and_no_other():
     page = (Path(__file__).parents[2] / "docs/diagnosis.md").read_text()
     assert re.findall(r"^\| `([a-z-]+)` \| ", page, re.MULTILINE) == sorted(KINDS.names())
+
+
+def test_losses_of_a_part_of_the_holdout_say_so(copied, monkeypatch):
+    whole = diagnose(copied).checks["holdout"]
+    assert re.match(r"loss \S+ nats, \S+ on as much of the train part; ", whole)
+    monkeypatch.setattr("minitx.diagnosis.review._SCORED_TOKENS", 100)
+    part = diagnose(copied).checks["holdout"]
+    assert re.match(r"loss \S+ nats on the first 100 of [\d,]+ tokens, \S+ on as much of", part)
+
+
+def test_a_foreign_holdout_explains_a_loss_that_rises_there():
+    foreign, overfitted, spike = (
+        finding(name, 3, "seen") for name in ("mismatched-tokenizer", "overfitting", "loss-spike")
+    )
+    for told, others in (([foreign], [overfitted]), ([], [overfitted, foreign])):
+        names = [seen.finding.name for seen in merged(told, [*others, spike])]
+        assert names == ["mismatched-tokenizer", "loss-spike"]
+    assert [seen.finding for seen in merged([overfitted], [])] == [overfitted]

@@ -168,6 +168,16 @@ def test_orthogonalize(half_rows, half_columns, seed, n_threads, size):
     assert torch.equal(alone, found[1])
 
 
+@needs_products
+@pytest.mark.parametrize("size", [0.0, 1e-30])
+def test_matrices_of_nothing_become_no_nan(size):
+    """A query has no gradient where the context is one token."""
+    matrices = torch.full((2, 8, 6), size).bfloat16()
+    kernels.orthogonalize(list(matrices.unbind(0)), POLYNOMIALS, muon._SAFETY)
+    assert torch.isfinite(matrices).all()
+    assert size or not matrices.any()
+
+
 def test_matrices_of_odd_size_or_other_format_are_made_orthogonal_by_torch():
     assert not support.can_orthogonalize([torch.zeros(2, 4, 4)])
     assert not support.can_orthogonalize([torch.zeros(2, 4, 5, dtype=torch.bfloat16)])

@@ -72,7 +72,7 @@ def test_the_figures_and_their_intervals():
     assert "loss, nats per token 1.5000 1.4000" in text
     assert "95 % interval 1.4000 to 1.6000" in text
     assert "tokens in context 1 to 64 33 to 64" in text
-    assert "train loss 1.2000" in text
+    assert "loss on the train part 1.2000" in text
     assert (
         "Stride 32: windows overlap, so that tokens after the first window have a context of "
         "at least 33"
@@ -235,7 +235,7 @@ def test_the_short_form_has_a_verdict_six_figures_and_the_baselines():
     )  # fmt: skip
     text = printed(long, full=False)
     rows = ("loss, nats per token", "perplexity", "bits per byte", "bits per character",
-            "tokens scored", "train loss")  # fmt: skip
+            "tokens scored", "loss on the train part")  # fmt: skip
     for shown in ("Well fitted", *rows, "this model", "--full"):
         assert shown in text
     for left_out in ("tokens in context", "unknown tokens", "95 %", "Copied", "surprising"):

@@ -301,7 +301,7 @@ def test_a_whole_run_leaves_one_clean_final_screen():
         rows = [line for line in text.splitlines() if re.match(rf" +{step}  ", line)]
         assert len(rows) == 1, step
     assert text.count("★ best") == 1
-    assert "warning loss-spike at step 61 (2 times): rose from 1.9 to 4.1" in text
+    assert "warning loss-spike at step 61, the last of 2 times: rose from 1.9 to 4.1" in text
     assert "try: lower --learning-rate" in text
     assert "finished at step 200" in text
     assert "minitx generate runs/plays-0001 --prompt ROMEO: --top-k 40" in text
@@ -592,7 +592,7 @@ def test_what_is_no_problem_is_said_in_one_quiet_line():
         record.on_event(Event(step, "steps-settled", "info", f"{step + 20} steps fit the budget"))
     console = Console(file=io.StringIO(), width=60)
     (line,) = event_lines(record.events.values(), console, 60, 9)
-    assert line.plain == "at step 100 (5 times): 120 steps fit the budget"
+    assert line.plain == "at step 100, the last of 5 times: 120 steps fit the budget"
     assert str(line.style) == "dim"
 
 

@@ -43,7 +43,7 @@ def test_an_unknown_run(minitx, inside):
 
 def test_a_missing_extra(minitx, tiny_run, monkeypatch):
     monkeypatch.setattr("minitx.serving.find_spec", lambda name: None)
-    refused(minitx("serve", tiny_run), "starlette, uvicorn", "pip install 'minitx[serve]'")
+    refused(minitx("serve", tiny_run), "starlette, uvicorn", 'pip install "minitx[serve]"')
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7"])

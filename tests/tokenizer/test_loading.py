@@ -253,6 +253,7 @@ DAMAGED = {
     ),
     "characters of two": changed("char", "model", "vocab", to={"ab": 0, "<unk>": 1}),
     "half a character": changed("char", "model", "vocab", to={"\ud800": 0, "<unk>": 1}),
+    "word of no bytes": changed("word", "model", "vocab", to={"\u4e2d": 0, "<unk>": 1}),
     "no unknown": changed("word", "model", "vocab", to={"a": 0}),
 }  # fmt: skip
 
@@ -284,8 +285,14 @@ FOREIGN = {
         changed("word", "pre_tokenizer", to={"type": "Whitespace"}), "cut in another way"
     ),
     "words by another pattern": (
-        changed("word", "pre_tokenizer", "pattern", to={"Regex": "a"}), "cut in another way"
+        changed("word", "pre_tokenizer", "pretokenizers", 0, "pattern", to={"Regex": "a"}),
+        "cut in another way",
     ),
+    "words with a space before": (
+        changed("word", "pre_tokenizer", "pretokenizers", 1, "add_prefix_space", to=True),
+        "cut in another way",
+    ),
+    "words not cut": (changed("word", "pre_tokenizer", to=None), "cut in another way"),
     "words in lower case": (
         changed("word", "normalizer", to={"type": "Lowercase"}), "cut in another way"
     ),
@@ -311,6 +318,22 @@ def test_a_flipped_byte_is_an_error_of_ours_or_another_tokenizer(tmp_path, kind)
         except MinitxError:
             continue
         assert loaded.digest != sound.digest or json.loads(bytes(raw)) == SOUND[kind]
+
+
+@pytest.mark.parametrize("kind", ["char", "word"])
+def test_plain_entries_of_earlier_versions_mean_the_same(tmp_path, kind):
+    ours = train_tokenizer(TEXT, kind, 0)
+    content = copy.deepcopy(SOUND[kind])
+    content["pre_tokenizer"] = content["pre_tokenizer"]["pretokenizers"][0]
+    content["decoder"]["decoders"][1] = {"type": "Fuse"}
+    pieces = [ours.decode([i]) for i in range(ours.vocab_size - 2)]
+    content["model"]["vocab"] = {piece: i for i, piece in enumerate([*pieces, "<unk>"])}
+    earlier = load_tokenizer(write(tmp_path, content))
+    text = TEXT + " \u4e2d\u6587 never \x00 <unk>"
+    ids = ours.encode(text, "replace")
+    assert (earlier.encode(text, "replace") == ids).all()
+    assert earlier.decode(ids) == ours.decode(ids) == earlier.backend.decode(ids.tolist())
+    assert earlier.unknown_characters(text) == ours.unknown_characters(text)
 
 
 def test_files_that_are_not_there(tmp_path):

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from small_runs import TINY_MODEL, TINY_TRAIN
 
 from minitx.checkpoint import load_model
+from minitx.checkpoint.manifest import MANIFEST, manifest_bytes
 from minitx.checkpoint.rundir import RunDirectory
 from minitx.config import SamplingConfig
 from minitx.config.overrides import merged
@@ -694,3 +695,27 @@ def test_other_kernels_are_noted_and_told_of(tmp_path, verses, monkeypatch, capl
     monkeypatch.setattr("minitx.workflows.session.MADE_WITH_FILE", "made_with_nothing.json")
     resume(ResumeRequest(run, train={"steps": 7}), [])
     assert "losses will differ" not in caplog.text
+
+
+def test_another_engine_is_told_of_also_when_it_was_asked_for(tmp_path, verses, caplog):
+    run = train(
+        TrainRequest(
+            data={"corpus": (str(verses),)},
+            model={"n_layers": 1, "n_heads": 2, "d_model": 16, "context_length": 16},
+            train={"steps": 2, "threads": 1, "engine": "plain"}, out=tmp_path / "run",
+        ),
+        [],
+    ).run  # fmt: skip
+    resume(ResumeRequest(run, train={"steps": 3, "engine": "plain"}), [])
+    assert "losses will differ" not in caplog.text
+    # As a checkpoint of another engine has it.
+    path = run / "checkpoints/step-000003"
+    noted = json.loads((path / "made_with.json").read_text())
+    content = json.dumps({**noted, "engine": "native"}).encode()
+    (path / "made_with.json").write_bytes(content)
+    manifest = json.loads((path / MANIFEST).read_text())
+    (path / MANIFEST).write_bytes(manifest_bytes(path, 3, manifest.get("best_step")))
+    resume(ResumeRequest(run, train={"steps": 4, "engine": "plain"}), [])
+    assert "losses will differ in their last digits from here on: engine plain, not native" in (
+        caplog.text
+    )

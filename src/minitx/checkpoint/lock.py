@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from minitx.errors import RunLockedError
-from minitx.files import os_errors_as_bad_input
+from minitx.files import open_plain_file, os_errors_as_bad_input
 
 # Windows locks the first byte, which nobody else can read then.
 _PID_STARTS = 1 if sys.platform == "win32" else 0
@@ -55,7 +55,7 @@ def run_lock(path: Path) -> Iterator[None]:
 
 def is_held(path: Path) -> bool:
     """Whether another process holds the lock; nobody who wants it meanwhile is refused."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
+    with contextlib.suppress(OSError, ValueError), open_plain_file(path) as file:
         owner = file.read(32)[_PID_STARTS:].decode("ascii", "replace").strip()
         # Tried only if its process is there, since to try is to hold it for a moment.
         return owner.isdigit() and _is_running(int(owner)) and not _try_lock(file.fileno(), owner)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import unicodedata
 from pathlib import Path
 
-from minitx.checkpoint.lock import run_lock
+from minitx.checkpoint.lock import is_held, run_lock
 from minitx.checkpoint.rundir import RUNS, RunDirectory
 from minitx.errors import BadInputError
-from minitx.files import sync_directory
+from minitx.files import read_bounded, sync_directory
 
 _UNBEGUN = re.compile(
     r"lock|\.?(metrics\.jsonl|run\.toml)(\.part)?"
@@ -35,46 +36,53 @@ def create_run(path: Path | None, name: str) -> RunDirectory:
 
     Raises:
         BadInputError: it exists with something in it, or can't be made.
+        RunLockedError: another process is just beginning a run there, or trains it.
     """
     try:
         if path is None:
             path = _next_free(RUNS, name)
         else:
             path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()) and not _cleared_of_a_run_that_never_began(path):
-                raise BadInputError(
-                    f"{path} is not empty",
-                    "Choose a new directory, or continue that run with minitx resume",
-                )
-        (path / "checkpoints").mkdir()
-        (path / "data").mkdir()
-        sync_directory(path)
-        sync_directory(path.parent)
+        # A refusal writes no lock.
+        if is_held(path / "lock") or _may_hold_a_new_run(path):
+            with run_lock(path / "lock"):
+                # Looked at again: another process may have had the lock since.
+                if _may_hold_a_new_run(path):
+                    _make(path)
+                    return RunDirectory(path)
     except OSError as error:
         raise BadInputError(
             f"run directory {path or RUNS} can't be made ({error.strerror})",
             "Choose another with --out, where you may write",
         ) from None
-    return RunDirectory(path)
+    raise BadInputError(
+        f"{path} is not empty", "Choose a new directory, or continue that run with minitx resume"
+    )
 
 
-def _cleared_of_a_run_that_never_began(path: Path) -> bool:
-    """Remove what a process left that was killed before its first checkpoint; whether it did.
+def _may_hold_a_new_run(path: Path) -> bool:
+    """Whether it is empty but for what a process left that was killed before its first checkpoint.
 
-    Raises:
-        RunLockedError: the run is just beginning, or being trained.
+    `checkpoints` is made first and removed last: a kill between leaves it alone, beside the lock.
     """
-    if (path / "lock").is_file():
-        with run_lock(path / "lock"):
-            pass
-    # `checkpoints` is made first and removed last: a kill between leaves it alone, and empty.
-    root = path / "checkpoints"
-    inside = (entry.relative_to(path).as_posix() for entry in path.rglob("*"))
-    if not root.is_dir() or not all(map(_UNBEGUN.fullmatch, inside)):
+    inside = [entry.relative_to(path).as_posix() for entry in path.rglob("*")]
+    if inside == ["lock"]:
+        with contextlib.suppress(OSError, ValueError):
+            return not read_bounded(path / "lock").strip(b"\0\n0123456789")
         return False
+    has_root = (path / "checkpoints").is_dir()
+    return not inside or (has_root and all(map(_UNBEGUN.fullmatch, inside)))
+
+
+def _make(path: Path) -> None:
+    root = path / "checkpoints"
     for entry in sorted(path.iterdir(), key=root.__eq__):
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    return True
+        if entry.name != "lock":
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    root.mkdir()
+    (path / "data").mkdir()
+    sync_directory(path)
+    sync_directory(path.parent)
 
 
 def _next_free(parent: Path, name: str) -> Path:

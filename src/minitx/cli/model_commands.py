@@ -171,8 +171,10 @@ def attn(
                 )
                 from minitx.report.terminal.printable import printed_name
                 from minitx.workflows.attend import PAGE_PROMPT, SHORT_PROMPT, open_study
+                from minitx.workflows.generate import refuse_text
                 from minitx.workflows.load import say_used
 
+            refuse_text(run)
             n_tokens = PAGE_PROMPT if html else SHORT_PROMPT
             study = use_checkpoint(
                 lambda: resolve_checkpoint(run, load.checkpoint),

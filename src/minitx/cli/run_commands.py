@@ -87,9 +87,12 @@ def diagnose(run: RunDirectory = None, json: Json = False) -> None:
 def profile(
     run: RunDirectory = None,
     steps: Annotated[int, typer.Option(help="Steps to measure.")] = 20,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="Where to measure.", metavar="auto|cpu|cuda|mps")
+    ] = "auto",
     dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or auto; the run's if left out.")
+        str | None,
+        typer.Option(help="Number format; the run's if left out.", metavar="float32|bfloat16|auto"),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -5,11 +5,12 @@ itself.
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
@@ -138,7 +139,7 @@ def _files(source: str, directory: Path) -> list[Path]:
     with os_errors_as_bad_input(f"corpus {shown!r} can't be read", "Name a text file"):
         is_directory, exists = path.is_dir(), path.exists()
     if is_directory:
-        files = sorted(
+        files = _no_results(
             file
             for file in path.rglob("*")
             if _is_wanted(str(file.relative_to(path))) and file.is_file()
@@ -154,10 +155,42 @@ def _files(source: str, directory: Path) -> list[Path]:
     if not glob.has_magic(source):
         raise BadInputError(f"corpus {source} does not exist", "Name a text file")
     matches = glob.glob(source, root_dir=directory, recursive=True)  # noqa: PTH207
-    files = [path for path in sorted(map(directory.joinpath, matches)) if path.is_file()]
+    files = _no_results(path for path in map(directory.joinpath, matches) if path.is_file())
     if not files:
         raise BadInputError(f"no file matches {source}", "Check the pattern, or name a file")
-    return files
+    return _without_notes(files)
+
+
+def _no_results(files: Iterable[Path]) -> list[Path]:
+    """Those of files, sorted, that are no part of a run or a model, whose own name alone asks for.
+
+    A run beside the texts that it learns from would change them, and hold its holdout.
+
+    Raises:
+        BadInputError: all are.
+    """
+    is_run, is_model = functools.cache(_is_run), functools.cache(_is_model)
+    found = sorted(files)
+    kept = [
+        file
+        for file in found
+        # As deep as a checkpoint lies in its run.
+        if not (is_model(file.parent) or any(map(is_run, list(file.absolute().parents)[:3])))
+    ]
+    if found and not kept:
+        raise BadInputError(
+            f"{found[0].parent} holds a run or a model, not texts",
+            "Name the texts; minitx resume goes on with a run",
+        )
+    return kept
+
+
+def _is_run(directory: Path) -> bool:
+    return (directory / "run.toml").exists() and (directory / "checkpoints").is_dir()
+
+
+def _is_model(directory: Path) -> bool:
+    return (directory / "model.safetensors").exists() and (directory / "config.json").exists()
 
 
 def piped_text(stdin: TextIO | None, missing: str, fix: str) -> str:

@@ -23,5 +23,5 @@ def require_extra() -> None:
         raise BadInputError(
             f"minitx serve needs {', '.join(missing)}, which {'are' if missing[1:] else 'is'}"
             " not installed",
-            "Run pip install 'minitx[serve]'",
+            'Install them with: pip install "minitx[serve]"',
         )

@@ -18,11 +18,10 @@ from minitx.config.checks import require_one_of
 from minitx.config.run_config import TOKENIZER_KINDS, TokenizerKind
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.files import os_errors_as_bad_input, read_bounded, read_json
-from minitx.tokenizer.base import END_OF_TEXT, SETTINGS_FILE, TOKENIZER_FILE, UNKNOWN, Tokenizer
+from minitx.tokenizer.base import SETTINGS_FILE, TOKENIZER_FILE, UNKNOWN, Tokenizer
 from minitx.tokenizer.bpe import BYTE_OF_CHARACTER, CHARACTER_OF_BYTE, BytePairTokenizer, train_bpe
 from minitx.tokenizer.word_level import (
-    CHARACTER,
-    WORD,
+    SPELLS_BYTES,
     CharTokenizer,
     WordTokenizer,
     train_char,
@@ -183,30 +182,36 @@ def _byte_level(content: Content, path: Path) -> Tokenizer:
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             raise _foreign(path, f"it has {key}")
-    added = {END_OF_TEXT, *(token["content"] for token in content["added_tokens"])}
-    for token in model["vocab"].keys() - added:
-        if not BYTE_OF_CHARACTER.keys() >= set(token):
-            raise ValueError(f"its token {token!r} does not stand for bytes")
+    added = {token["content"] for token in content["added_tokens"]}
+    _require_bytes(model["vocab"].keys() - added)
     if not model["vocab"].keys() >= set(CHARACTER_OF_BYTE.values()):
         raise _foreign(path, "its vocabulary lacks some of the 256 bytes")
     return BytePairTokenizer(content)
 
 
+def _require_bytes(entries: Iterable[str]) -> None:
+    for entry in entries:
+        if not BYTE_OF_CHARACTER.keys() >= set(entry):
+            raise ValueError(f"its token {entry!r} does not stand for bytes")
+
+
+_WORD_LEVEL = {str({"Regex": kind.pattern}): kind for kind in (CharTokenizer, WordTokenizer)}
+
+
 def _word_level(content: Content, path: Path) -> Tokenizer:
-    model, splitter = content["model"], content["pre_tokenizer"] or {}
-    pattern = splitter.get("pattern")
+    vocabulary, unknown = content["model"]["vocab"], content["model"].get("unk_token")
+    split, *spelling = _steps(content["pre_tokenizer"], "pretokenizers") or [{}]
+    kind = _WORD_LEVEL.get(str(split.get("pattern")))
     plain = content["normalizer"] is None and not content["added_tokens"]
-    if not plain or model.get("unk_token") != UNKNOWN or splitter.get("behavior") != "Isolated":
+    in_bytes = [{**step, **SPELLS_BYTES} == step for step in spelling]
+    known = split.get("behavior") == "Isolated" and in_bytes in ([], [True])
+    if not plain or not known or kind is None or unknown != UNKNOWN:
         raise _foreign(path, "its words are cut in another way")
-    if UNKNOWN not in model["vocab"]:
+    if UNKNOWN not in vocabulary:
         raise ValueError(f"its vocabulary has no {UNKNOWN}")
-    if pattern == {"Regex": CHARACTER}:
-        if any(len(piece) > 1 for piece in model["vocab"].keys() - {UNKNOWN, END_OF_TEXT}):
-            raise ValueError("its vocabulary has something else than characters")
-        return CharTokenizer(content)
-    if pattern == {"Regex": WORD}:
-        return WordTokenizer(content)
-    raise _foreign(path, "its words are cut in another way")
+    if in_bytes:
+        _require_bytes(vocabulary)
+    return kind(content)
 
 
 def _steps(step: Content | None, key: str) -> list[Content]:

@@ -4,6 +4,10 @@ The most frequent pieces have an id; all others share the unknown token. It and 
 document are the last ids. Characters give the smallest vocabulary, in the order of code points, and
 the longest sequences. With words, white space and punctuation are pieces too, so that nothing is
 lost between.
+
+Vocabulary entries spell the bytes of a piece as those of `bpe` do. Other programs then know the
+text of each entry alone: transformers' `stop_strings` finds that of plain entries by encoding
+"abcdef", which few of these vocabularies can. Files of earlier versions have plain entries.
 """
 
 from __future__ import annotations
@@ -21,13 +25,16 @@ from tokenizers import Tokenizer as Backend
 from minitx.config.run_config import TokenizerKind
 from minitx.errors import BadInputError
 from minitx.tokenizer.base import END_OF_TEXT, UNKNOWN, Ids, Tokenizer
-from minitx.tokenizer.bpe import LONGEST_PIECE
+from minitx.tokenizer.bpe import BYTE_OF_CHARACTER, CHARACTER_OF_BYTE, LONGEST_PIECE
 from minitx.tokenizer.chunks import ANYWHERE, LINE_START, training_chunks
 
 _RUN = f"{{1,{LONGEST_PIECE}}}"
 
 CHARACTER = r"[\s\S]"
 WORD = "|".join([rf"\w{_RUN}", rf"[\r\n]{_RUN}", rf"[^\S\r\n]{_RUN}", r"[^\w\s]"])
+
+SPELLS_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+"""The second step of the pre-tokenizer; files of earlier versions have the first alone."""
 
 _EVERY_WORD = 2**24
 _SPECIAL = 2  # ids: the unknown token and the end of a document
@@ -37,39 +44,55 @@ class WordTokenizer(Tokenizer):
     """One id a word, a run of white space or a punctuation mark."""
 
     kind: ClassVar[TokenizerKind] = "word"
+    pattern: ClassVar[str] = WORD
     _border = LINE_START
 
     def __init__(self, definition: dict[str, Any]) -> None:
         super().__init__(definition)
         self.unknown_id = self.backend.token_to_id(UNKNOWN)
+        self._spells_bytes = len(definition["pre_tokenizer"].get("pretokenizers", ())) > 1
 
     def unknown_characters(self, text: str) -> list[str]:
         """As in `Tokenizer`: the words that have no id."""
         cut = self.backend.pre_tokenizer
         chunks = training_chunks([text], cut)
         words = (word for chunk in chunks for word, _ in cut.pre_tokenize_str(chunk))
-        return [word for word in dict.fromkeys(words) if self.backend.token_to_id(word) is None]
+        unknown = [word for word in dict.fromkeys(words) if self.backend.token_to_id(word) is None]
+        return [self._bytes_in(word).decode("utf-8") for word in unknown]
 
     def _bytes_of_entry(self, token_id: int, entry: str) -> bytes:
-        return ("\ufffd" if token_id == self.unknown_id else entry).encode("utf-8")
+        return "\ufffd".encode() if token_id == self.unknown_id else self._bytes_in(entry)
+
+    def _bytes_in(self, entry: str) -> bytes:
+        """The text of an entry that the vocabulary has, or could have."""
+        if self._spells_bytes:
+            return bytes(BYTE_OF_CHARACTER[character] for character in entry)
+        return entry.encode("utf-8")
 
 
 class CharTokenizer(WordTokenizer):
     """One id a character; looked up in a table, which the library's own path is tested against."""
 
     kind = "char"
+    pattern = CHARACTER
     _border = ANYWHERE
 
     def __init__(self, definition: dict[str, Any]) -> None:
         super().__init__(definition)
-        vocabulary: dict[str, int] = definition["model"]["vocab"]
-        self._code_of = np.full(len(vocabulary), ord("\ufffd"), dtype="<u4")
-        characters = {c: i for c, i in vocabulary.items() if c not in (UNKNOWN, END_OF_TEXT)}
-        known = np.fromiter(characters.values(), np.int32, len(characters))
-        self._code_of[known] = [ord(character) for character in characters]
+        pieces = {
+            i: content.decode("utf-8")
+            for i, content in enumerate(self._bytes_of)
+            if i != self.end_id
+        }
+        if any(len(piece) != 1 for piece in pieces.values()):
+            raise ValueError("its vocabulary has something else than characters")
+        assert self.unknown_id is not None  # The vocabulary has it.
+        self._code_of = np.full(self.vocab_size, ord("\ufffd"), dtype="<u4")
+        self._code_of[list(pieces)] = [ord(piece) for piece in pieces.values()]
+        known = np.array([i for i in pieces if i != self.unknown_id], dtype=np.int32)
         # One entry more than the highest code point: all above it are looked up there.
         highest = int(self._code_of[known].max(initial=0))
-        self._id_of = np.full(highest + 2, vocabulary[UNKNOWN], dtype=np.int32)
+        self._id_of = np.full(highest + 2, self.unknown_id, dtype=np.int32)
         self._id_of[self._code_of[known]] = known
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
@@ -132,10 +155,13 @@ def _require_room(vocab_size: int, piece: str) -> None:
 
 def _definition(pieces: Sequence[str], pattern: str) -> dict[str, Any]:
     """Give each piece (a match of the pattern) its place as id, the last to the special tokens."""
-    vocabulary = {piece: i for i, piece in enumerate([*pieces, UNKNOWN, END_OF_TEXT])}
+    spelled = ["".join(CHARACTER_OF_BYTE[byte] for byte in piece.encode()) for piece in pieces]
+    vocabulary = {entry: i for i, entry in enumerate([*spelled, UNKNOWN, END_OF_TEXT])}
     backend = Backend(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
+    cut = pre_tokenizers.Split(Regex(pattern), "isolated")
+    spelling = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([cut, spelling])
     # Unknown text reads as U+FFFD in every tool that opens the file, not as a word "<unk>".
-    backend.decoder = decoders.Sequence([decoders.Replace(UNKNOWN, "\ufffd"), decoders.Fuse()])
+    backend.decoder = decoders.Sequence([decoders.Replace(UNKNOWN, "\ufffd"), decoders.ByteLevel()])
     definition: dict[str, Any] = json.loads(backend.to_str())
     return definition

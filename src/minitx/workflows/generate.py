@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,6 +13,7 @@ from minitx.checkpoint.rundir import named_run
 from minitx.config import GenerationRequest, SamplingConfig
 from minitx.corpus.sources import piped_text, plain_text_of
 from minitx.errors import BadInputError
+from minitx.files import shell_word
 from minitx.generation import Generation
 from minitx.tokenizer import Tokenizer
 from minitx.workflows.load import LoadedModel
@@ -23,10 +23,15 @@ _LARGEST_PROMPT_FILE = 1 << 30
 
 def refuse_text(run: Path | None) -> None:
     """Raise BadInputError for a text where a run is named: ``minitx generate "Once upon"``."""
-    is_text = run is not None and re.search(r"\s|[!?,;:.\"]$", str(run)) is not None
-    if run is not None and is_text and not os.path.lexists(named_run(run)):
-        fix = f"If it is a text to continue, write --prompt {shlex.quote(str(run))}"
-        raise BadInputError(f"there is no run {str(run)!r}", fix)
+    if run is None or os.path.lexists(named_run(run)):
+        return
+    advice = f"if it is a text, write --prompt {shell_word(run)}"
+    if re.search(r"\s|[!?,;:.\"]$", str(run)) is not None:
+        raise BadInputError(f"there is no run {str(run)!r}", f"I{advice[1:]}")
+    if os.sep not in str(run):
+        raise BadInputError(
+            f"{run} does not exist", f"Name a run or checkpoint directory; {advice}"
+        )
 
 
 def prompts_of(request: GenerationRequest, stdin: TextIO | None) -> list[str]:

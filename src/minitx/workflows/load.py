@@ -131,7 +131,10 @@ def used_checkpoint(directory: Path) -> str:
     if is_held(run.path / "lock"):
         facts.append("still training")
     told = f" ({'; '.join(facts)})" if facts else ""
-    return f"run {run.path.absolute().name}, step {step:,}{told}: {directory}"
+    path = run.path.absolute()
+    if path.parent.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return f"run {path}, step {step:,}{told}"
 
 
 def say_used(directories: Iterable[Path | str | None]) -> None:

@@ -41,7 +41,7 @@ from minitx.workflows.session import (
     USE_ANOTHER,
     Session,
     read_state,
-    tell_other_machine,
+    tell_other_numbers,
 )
 from minitx.workflows.train import FinishedRun, require_holdout
 
@@ -132,9 +132,9 @@ def _open_session(run: RunDirectory, request: ResumeRequest) -> Session:
         loggers=request.loggers,
         checkpoint=checkpoint,
     )
-    # The text of a device has its threads.
-    fixed = {"device" if key == "threads" else key for key in request.train}
-    tell_other_machine(session, fixed)
+    # The text of a device has its threads. An engine that was asked for changes the numbers, too.
+    fixed = {"device" if key == "threads" else key for key in request.train.keys() - {"engine"}}
+    tell_other_numbers(session, fixed)
     return session
 
 

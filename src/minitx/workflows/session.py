@@ -133,10 +133,11 @@ def read_state(checkpoint: Path) -> TrainingState:
         return TrainingState.from_json(read_json(path))
 
 
-def tell_other_machine(session: Session, fixed: Collection[str]) -> None:
+def tell_other_numbers(session: Session, fixed: Collection[str]) -> None:
     """Say in one line where the numbers of a resumed run will differ from those before, and why.
 
-    What a checkpoint of another version did not note, and what a person `fixed`, is passed over.
+    What a checkpoint of another version did not note is passed over, and the text of what a person
+    `fixed`, who knows it.
     """
     noted: dict[str, Any] = {}
     if session.checkpoint is not None and (path := session.checkpoint / MADE_WITH_FILE).exists():

@@ -38,7 +38,7 @@ from minitx.corpus.audit import audit
 from minitx.corpus.documents import Reading
 from minitx.corpus.training_windows import DATA_ORDER
 from minitx.engine import choose_engine, plan_engine
-from minitx.errors import BadInputError, InstabilityError, RunLockedError
+from minitx.errors import BadInputError, InstabilityError
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from minitx.training.memory import Workload, free_memory, require_memory
@@ -109,8 +109,8 @@ def train(
             require_name(request.out)
         corpus = read_corpus(data.corpus, stdin, reading=Reading.of(data))
         run = create_run(request.out, corpus.name)
-        try:
-            with run.lock():
+        with run.lock():
+            try:
                 split = split_corpus(corpus, data, run.data)
                 require_holdout(request.train.get("early_stopping", 0), split.holdout.n_bytes)
                 if "steps" in request.train:
@@ -155,12 +155,13 @@ def train(
                 )
                 told.observe(Phase(""))
                 end = run_session(session, observers, stop)
-        except BaseException as error:
-            # A run that never began is not worth a directory; one with a checkpoint is kept, and
-            # one that went wrong has something to look at.
-            if not run.steps() and not isinstance(error, (InstabilityError, RunLockedError)):
-                shutil.rmtree(run.path, ignore_errors=True)
-            raise
+            except BaseException as error:
+                # A run that never began is not worth a directory; one with a checkpoint is kept,
+                # and one that went wrong has something to look at. Under the lock: nobody else can
+                # have begun one there.
+                if not run.steps() and not isinstance(error, InstabilityError):
+                    shutil.rmtree(run.path, ignore_errors=True)
+                raise
     return FinishedRun(run.path, end)
 
 

@@ -55,7 +55,7 @@ def decoded(blocks: Iterable[bytes], name: str, start: int = 0) -> Iterator[str]
     Raises:
         BadInputError: it is binary, or is not UTF-8 (with the offset of the first bad byte).
     """
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    decoder, has_mark = codecs.getincrementaldecoder("utf-8")(), start == len(BOM)
     for block in chain(blocks, [b""]):
         if (zero := block.find(b"\0")) >= 0:
             raise BadInputError(
@@ -70,7 +70,7 @@ def decoded(blocks: Iterable[bytes], name: str, start: int = 0) -> Iterator[str]
             raise BadInputError(
                 f"{name} is not UTF-8: byte {bad:,} is "
                 f"0x{error.object[error.start]:02x} ({error.reason})",
-                way_to_utf8(error.object, bad, not block),
+                way_to_utf8(BOM * has_mark + error.object, bad, not block),
             ) from None
         start += len(block)
 
@@ -82,6 +82,7 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "UTF-16",
 }
 _LOOKED_AT = 4096
+_CONTROLS = bytes({*range(1, 32)} - {*b"\t\n\f\r\x1b"})
 _NO_TEXT = {"Cc", "Cn", "Co", "Cs"}
 
 
@@ -101,7 +102,7 @@ def way_to_utf8(block: bytes, offset: int = 0, is_end: bool = False) -> str:
     text = block.decode("utf-8", "replace")
     n_bad, n_other = text.count("\ufffd"), sum(not character.isascii() for character in text)
     is_cut = offset == 0 and 0x80 <= block[0] < 0xC0
-    if n_other > 2 * n_bad or is_cut:
+    if n_other > 2 * n_bad or is_cut or block.startswith(BOM):
         return "It is damaged UTF-8; leave out what is broken with iconv -c -f utf-8 -t utf-8"
     # Windows has quotes and dashes where Latin-1 has control characters.
     name = "cp1252" if any(0x80 <= byte < 0xA0 for byte in block) else "latin1"
@@ -115,13 +116,20 @@ def _wide_encoding(block: bytes) -> str | None:
             return name
     beginning = block[:_LOOKED_AT]
     others = beginning.replace(b"\0", b"")
+    n_controls = len(others) - len(others.translate(None, _CONTROLS))
     # What was looked at may end inside a character.
     is_utf8 = "\ufffd" not in others.decode("utf-8", "replace")[:-1]
-    if is_utf8 and 4 * len(others) > 3 * len(beginning):
+    # Half of the bytes of many scripts are low numbers there, which no text in bytes has often.
+    has_controls = 50 * n_controls > len(beginning)
+    if not has_controls and (
+        0 not in beginning or (is_utf8 and 4 * len(others) > 3 * len(beginning))
+    ):
         return None
-    for name in ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE") if 0 in beginning else ():
+    rows: dict[str, int] = {}
+    for name in ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE"):
         with contextlib.suppress(UnicodeDecodeError):
             text = codecs.getincrementaldecoder(name)().decode(beginning)
             if text and all(c.isspace() or unicodedata.category(c) not in _NO_TEXT for c in text):
-                return name
-    return None
+                rows[name] = len({ord(character) >> 8 for character in text})
+    # In the wrong order of bytes, characters come from all over Unicode.
+    return min(rows, key=rows.__getitem__, default=None)

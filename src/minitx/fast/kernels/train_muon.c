@@ -134,8 +134,11 @@ static void orthogonalize(uint16_t *matrix, long rows, long columns, const float
         float a = polynomials[3 * i], b = polynomials[3 * i + 1], c = polynomials[3 * i + 2];
         gram(&own, rows, columns);
         if (i == 0) {
-            /* To x / sqrt(bound), by the polynomial: x stays as it is. */
-            float bound = safety * norm_of(own.square, n * n) + 1e-20f, root = sqrtf(bound);
+            /* To x / sqrt(bound), by the polynomial: x stays as it is. Zeros stay zeros: queries
+             * have such gradients where the context is one token. */
+            float bound = safety * norm_of(own.square, n * n);
+            if (bound < 1e-10f) bound = 1e-10f;
+            float root = sqrtf(bound);
             a /= root;
             b /= bound * root;
             c /= bound * bound * root;

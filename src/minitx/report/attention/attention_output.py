@@ -175,7 +175,8 @@ def _save_png(maps: Sequence[ChosenMap], tokens: Sequence[str], path: Path) -> N
         from matplotlib.figure import Figure
     except ImportError:
         raise BadInputError(
-            "--png needs matplotlib, which is not installed", "Run pip install 'minitx[png]'"
+            "--png needs matplotlib, which is not installed",
+            'Install it with: pip install "minitx[png]"',
         ) from None
     columns = sum(shown.layer == maps[0].layer for shown in maps)
     if columns == 1:

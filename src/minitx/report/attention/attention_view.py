@@ -138,6 +138,10 @@ def maps_grid(
             )
             yield made
             yield Text()
+    n_tokens = max(len(values) for _, values in maps)
+    if n_tokens > side:
+        most = math.ceil(n_tokens / side)
+        yield Text(f"Each spot is the largest value of up to {most:,} of {n_tokens:,} tokens.")
     yield scale.legend(shading)
 
 

@@ -97,7 +97,7 @@ def _about(report: HoldoutReport) -> Text:
 
 
 _SHORT = ("loss, nats per token", "perplexity", "bits per byte", "bits per character",
-          "tokens scored", "train loss")  # fmt: skip
+          "tokens scored", "loss on the train part")  # fmt: skip
 
 
 def _figures_table(
@@ -127,7 +127,9 @@ def _figures_table(
         plain = [
             report.train_loss if scored is report.plain else None for _, report, scored in columns
         ]
-        rows.append(("train loss", ["" if loss is None else fixed(loss, 4) for loss in plain]))
+        rows.append(
+            ("loss on the train part", ["" if loss is None else fixed(loss, 4) for loss in plain])
+        )
     if not full:
         has_unknown = any(report.text.unknown_tokens for report in reports)
         shown = (*_SHORT, "unknown tokens") if has_unknown else _SHORT

@@ -45,6 +45,11 @@ def visible(text: str) -> str:
     return text.translate(_STAND_INS)
 
 
+def going_on(sentence: str) -> str:
+    """A sentence as it is written after a colon; a name in capitals stays one."""
+    return sentence[:1].lower() + sentence[1:] if sentence[1:2].islower() else sentence
+
+
 def printed_name(name: Path | str) -> str:
     """A name of a file or run as it is printed: on one line, without control characters."""
     return visible(str(name)).replace("\n", "\u240a").replace("\t", "\u2409")

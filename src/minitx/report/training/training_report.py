@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from minitx.report.terminal.curve import LossSeries, Point
-from minitx.report.terminal.printable import run_path, run_word, visible
+from minitx.report.terminal.printable import going_on, run_path, run_word, visible
 from minitx.report.terminal.units import count, duration, fixed
 from minitx.training.history import read_history
 from minitx.training.logging.metrics_file import read_metrics
@@ -231,7 +231,7 @@ def event_lines(
 def _event_block(event: Event, times: int, console: Console, width: int) -> list[Text]:
     room = max(2, width - 2)
     style = SEVERITY_STYLES.get(event.severity, "")
-    often = f" ({times} times)" if times > 1 else ""
+    often = f", the last of {times:,} times" if times > 1 else ""
     text = Text().append(f"{event.severity} {visible(event.name)} ", style)
     if event.severity == "info":
         # Nothing to act on: one quiet line.
@@ -240,7 +240,7 @@ def _event_block(event: Event, times: int, console: Console, width: int) -> list
     lines = list(text.wrap(console, room))
     for heading, words in (("likely cause: ", event.cause), ("try: ", event.fix)):
         if words:
-            part = Text().append(heading, "bold").append(_shown(words).replace("\n", " "))
+            part = Text().append(heading, "bold").append(_shown(going_on(words)).replace("\n", " "))
             lines += part.wrap(console, room)
     return [lines[0], *(Text("  ").append_text(line) for line in lines[1:])]
 

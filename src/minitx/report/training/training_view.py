@@ -14,7 +14,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
-from minitx.report.terminal.printable import run_path, visible
+from minitx.report.terminal.printable import going_on, run_path, visible
 from minitx.report.training.plan_view import plan_table
 from minitx.report.training.training_report import (
     EVALUATION_COLUMNS,
@@ -118,7 +118,7 @@ class PlainTrainingView(observer.TrainingObserver):
     def on_event(self, event: observer.Event) -> None:
         """Print what happened and what to try."""
         cause = f". Likely cause: {event.cause}" if event.cause else ""
-        fix = f". Try: {event.fix}" if event.fix else ""
+        fix = f". Try: {going_on(event.fix)}" if event.fix else ""
         message = f"{event.message}{cause}{fix}".replace("\n", " ")
         self._line(visible(f"{event.severity} step {event.step} {event.name}: {message}"))
 
