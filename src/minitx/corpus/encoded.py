@@ -16,7 +16,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -47,10 +47,12 @@ from minitx.files import (
     write_atomically,
 )
 from minitx.tokenizer import Tokenizer
+from minitx.tokenizer.base import SETTINGS_FILE, TOKENIZER_FILE
 
 DESCRIPTION = "corpus.json"
 SHARDS = "shards"
 _FORMAT = 1
+_NAMES = [f"{part}.{kind}" for part in PARTS for kind in ("ids", "txt", "documents")]
 _FIX = "Train again, or restore the data directory of the run"
 _BLOCK = 1 << 20
 
@@ -95,6 +97,7 @@ def encode_corpus(
     earlier: Iterable[Path] = (),
     n_workers: int = 1,
     progress: Callable[[int], None] = lambda n_bytes: None,
+    notes: Mapping[str, Any] | None = None,
 ) -> EncodedCorpus:
     """Encode both parts where they are, or use what is there if nothing has changed.
 
@@ -104,6 +107,7 @@ def encode_corpus(
     Args:
         n_workers: processes that encode a long text.
         progress: is told how many bytes of text were encoded, each time some were.
+        notes: further keys for `corpus.json`.
 
     Raises:
         BadInputError: the directory can't be written.
@@ -122,7 +126,9 @@ def encode_corpus(
         (directory / DESCRIPTION).unlink(missing_ok=True)
         parts = {part.name: part for part in (split.train, split.holdout)}
         has_ends = split.has_several
+        tokenizer.save(directory)
         description: dict[str, Any] = {
+            **(notes or {}),
             "format": _FORMAT,
             "digest": wanted.digest,
             "tokenizer_digest": wanted.tokenizer_digest,
@@ -151,6 +157,7 @@ def encode_corpus(
             description[name] = _counts([shard.encoded for shard in in_order])
             description["shards"][name] = [asdict(shard.encoded) for shard in in_order]
         description["ids_digest"] = _ids_digest(directory)
+        description["changed"] = _changed(directory)
         write_atomically(directory / DESCRIPTION, json_bytes(description))
         shutil.rmtree(made, ignore_errors=True)
     return load_encoded(directory)
@@ -226,7 +233,7 @@ def kept_split(source: Path, digest: str, directory: Path) -> SplitCorpus | None
     except (OSError, ValueError):
         return None
     directory.mkdir(exist_ok=True)
-    _link(source, directory, [f"{part}.{kind}" for part in PARTS for kind in ("txt", "documents")])
+    link_texts(source, directory)
     return SplitCorpus(directory, "")
 
 
@@ -284,15 +291,40 @@ def load_encoded(directory: Path) -> EncodedCorpus:
             # An empty file can't be mapped.
             ids = np.memmap(directory / f"{part}.ids", dtype, "r") if counts.tokens else no_ids
             parts.append((ids, counts))
-        if text_digest(directory) != description["digest"]:
-            raise ValueError("the .txt files are not what they were")
-        if _ids_digest(directory) != description["ids_digest"]:
-            raise ValueError("the .ids files are not what they were")
+        if not is_unchanged(directory, description):
+            if text_digest(directory) != description["digest"]:
+                raise ValueError("the .txt files are not what they were")
+            if _ids_digest(directory) != description["ids_digest"]:
+                raise ValueError("the .ids files are not what they were")
         digests = str(description["digest"]), str(description["tokenizer_digest"])
         (train_ids, train), (holdout_ids, holdout) = parts
         return EncodedCorpus(*digests, directory, train_ids, holdout_ids, train, holdout)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedFileError(f"{path} can't be used: {describe_damage(error)}", _FIX) from None
+
+
+ALWAYS_READ = 64 << 20
+"""Bytes of a corpus up to which its digests are taken each time: this is quick."""
+
+
+def is_unchanged(directory: Path, description: Mapping[str, Any]) -> bool:
+    """Whether the files of a large corpus have the sizes and times of change that were noted."""
+    changed: dict[str, list[int]] = description.get("changed", {})
+    sizes = [size for size, _ in changed.values()]
+    with contextlib.suppress(OSError):
+        return sum(sizes) > ALWAYS_READ and changed == _changed(directory)
+    return False
+
+
+def _changed(directory: Path) -> dict[str, list[int]]:
+    """Size and time of change (ns) of the files of a corpus."""
+    stats = {name: (directory / name).stat() for name in _NAMES if (directory / name).exists()}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+
+
+def link_texts(source: Path, directory: Path, more: Iterable[str] = ()) -> None:
+    """Put the texts of one directory, and more of its files, into another."""
+    _link(source, directory, [*(name for name in _NAMES if ".ids" not in name), *more])
 
 
 def _ids_digest(directory: Path) -> str:
@@ -301,8 +333,7 @@ def _ids_digest(directory: Path) -> str:
 
 
 def _linked(source: Path, directory: Path) -> EncodedCorpus:
-    names = [f"{part}.{kind}" for part in PARTS for kind in ("ids", "txt", "documents")]
-    _link(source, directory, [*names, DESCRIPTION])
+    _link(source, directory, [*_NAMES, TOKENIZER_FILE, SETTINGS_FILE, DESCRIPTION])
     return load_encoded(directory)
 
 

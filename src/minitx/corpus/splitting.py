@@ -121,6 +121,7 @@ class SplitCorpus:
         files: that the documents are from, as `DOCUMENT` counts them.
         left_out: documents that are not in the train part, by reason.
         skipped: records that could not be used, by file.
+        known_digest: if it was read from a run that noted it.
     """
 
     directory: Path
@@ -128,6 +129,7 @@ class SplitCorpus:
     files: tuple[str, ...] = ()
     left_out: tuple[tuple[str, int], ...] = ()
     skipped: tuple[tuple[str, int], ...] = ()
+    known_digest: str | None = None
 
     @property
     def train(self) -> PartText:
@@ -154,7 +156,7 @@ class SplitCorpus:
     @property
     def digest(self) -> str:
         """`text_digest` of its directory."""
-        return text_digest(self.directory)
+        return self.known_digest or text_digest(self.directory)
 
 
 def text_digest(directory: Path) -> str:

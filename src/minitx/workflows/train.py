@@ -14,10 +14,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 
+from minitx import __version__
 from minitx.checkpoint.new_run import create_run, require_name
 from minitx.checkpoint.rundir import RUNS, RunDirectory
 from minitx.compute import Compute, choose_compute, matmul_rate
@@ -34,8 +35,9 @@ from minitx.corpus import (
     require_one_window,
     split_corpus,
 )
-from minitx.corpus.audit import audit
+from minitx.corpus.audit import audit, read_audit
 from minitx.corpus.documents import Reading
+from minitx.corpus.earlier import reused_notes, reused_split, reused_tokenizer, signature
 from minitx.corpus.training_windows import DATA_ORDER
 from minitx.engine import choose_engine, plan_engine
 from minitx.errors import BadInputError, InstabilityError
@@ -111,7 +113,11 @@ def train(
         run = create_run(request.out, corpus.name)
         with run.lock():
             try:
-                split = split_corpus(corpus, data, run.data)
+                earlier = list(_earlier_data(run))
+                known_by = signature(corpus, data)
+                split = reused_split(known_by, run.data, earlier) or split_corpus(
+                    corpus, data, run.data
+                )
                 require_holdout(request.train.get("early_stopping", 0), split.holdout.n_bytes)
                 if "steps" in request.train:
                     rate = NOMINAL_RATES[compute.device_name]
@@ -119,14 +125,15 @@ def train(
                     told.observe(Phase("measuring the device"))
                     rate = matmul_rate(compute.device, compute.dtype)
                 told.observe(Phase("training the tokenizer"))
-                tokenizer, tokenizer_config, reasons = _tokenizer(request, split, rate)
+                notes: dict[str, Any] = {"signature": known_by}
+                tokenizer, tokenizer_config, reasons = _tokenizer(
+                    request, split, rate, earlier, notes
+                )
                 data, reasons = _resolved(data, split, reasons)
                 told.observe(Phase("encoding the corpus"))
                 counter = _Counter(told, split)
                 workers = data.workers or os.cpu_count() or 1
-                encoded = encode_corpus(
-                    split, tokenizer, _earlier_data(run), workers, counter.count
-                )
+                encoded = encode_corpus(split, tokenizer, earlier, workers, counter.count, notes)
                 told.observe(Phase("comparing the holdout with the train part"))
                 _audit(split)
                 config, planned = _plan(request, data, tokenizer_config, encoded, compute, rate)
@@ -204,8 +211,10 @@ def _audit(split: SplitCorpus) -> None:
     """Compare the parts, keep what was found, and warn of what stands in both."""
     if not split.holdout.n_bytes:
         return
-    found = audit(split)
-    found.save(split.directory)
+    found = read_audit(split.directory) if split.known_digest else None
+    if found is None:
+        found = audit(split)
+        found.save(split.directory)
     if found.needs:
         _log.info("near duplicates were not looked for: %s", found.needs)
     if found.is_clean:
@@ -240,7 +249,11 @@ def require_holdout(early_stopping: int, n_holdout: int) -> None:
 
 
 def _tokenizer(
-    request: TrainRequest, split: SplitCorpus, rate: float
+    request: TrainRequest,
+    split: SplitCorpus,
+    rate: float,
+    earlier: Sequence[Path],
+    notes: dict[str, Any],
 ) -> tuple[Tokenizer, TokenizerConfig, dict[str, str]]:
     if request.tokenizer_directory is not None:
         if request.tokenizer:
@@ -251,11 +264,17 @@ def _tokenizer(
         loaded = load_tokenizer(request.tokenizer_directory)
         config = TokenizerConfig(loaded.kind, loaded.vocab_size)
         return loaded, config, {"kind": f"from {request.tokenizer_directory}"}
-    text = TextSize.of(part for document in split.train.documents() for part in document)
+    sizes = [noted["size"] for _, noted in reused_notes(split, earlier) if "size" in noted]
+    parts = (part for document in split.train.documents() for part in document)
+    text = TextSize(*sizes[0]) if sizes else TextSize.of(parts)
     capacity = plan_capacity(text, rate, request.model, request.train)
     config, reasons = plan_tokenizer(text, request.tokenizer, capacity)
     learned = learned_from(split.train, config.kind)
-    trained = train_tokenizer(learned, config.kind, config.vocab_size)
+    trained = reused_tokenizer(split, config.kind, config.vocab_size, earlier) or train_tokenizer(
+        learned, config.kind, config.vocab_size
+    )
+    notes["size"] = [text.n_bytes, text.n_characters, text.n_distinct]
+    notes["asked_for"] = [__version__, config.kind, config.vocab_size]
     return trained, replace(config, vocab_size=trained.vocab_size), reasons
 
 
