@@ -37,7 +37,8 @@ _PERMUTATIONS, _BANDS = 128, 16
 _SHOWN_PAIRS, _SHOWN_LINES = 3, 5
 _LONG_LINE = 20
 _OFTEN = 5
-_MOST_COPIED_FROM = 2 << 20
+_MOST_COPIED_FROM, _MOST_SEARCHED = 1 << 18, 16 << 20
+_MOST_LIKE_ONE = 8
 _COMMON_BYTES = 100
 _SHOWN = 80
 
@@ -108,7 +109,7 @@ def audit(split: SplitCorpus, most: int | None = MOST_AUDITED) -> Audit:
     held = "".join(text for _, _, text in _passages(split.holdout, _MOST_COPIED_FROM))
     no_text = np.empty(0, np.uint8)
     train = np.memmap(split.train.path, np.uint8, "r") if split.train.n_bytes else no_text
-    common = find_copied([held], train[:most], _COMMON_BYTES)
+    common = find_copied([held], train[: most and _MOST_SEARCHED], _COMMON_BYTES)
     return Audit(
         share, pairs, leaked, common.copied_share,
         common.longest if common.longest_bytes >= _COMMON_BYTES else "",
@@ -153,7 +154,7 @@ def _near_duplicates(
     best: dict[int, tuple[float, int, str]] = {}
     for start, _, text in _passages(split.train, most):
         sketch = index.sketch(text)
-        for i in lsh.query(sketch):
+        for i in lsh.query(sketch)[:_MOST_LIKE_ONE]:
             similarity = index.sketches[i].jaccard(sketch)
             if similarity >= max(SIMILAR, best.get(i, (0.0,))[0] + 1e-9):
                 best[i] = (similarity, start, text)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 
 ByteArray = npt.NDArray[np.uint8]
 IntArray = npt.NDArray[np.int64]
@@ -109,11 +110,15 @@ def _shared(text: _Hashes, train: _Hashes, n: int) -> IntArray:
     positions[nearest[hits]] = hits
     positions = positions[which.reshape(-1)]
     starts = np.flatnonzero(positions >= 0)
-    same = [
-        np.array_equal(text.content[s : s + n], train.content[p : p + n])
-        for s, p in zip(starts.tolist(), positions[starts].tolist(), strict=True)
-    ]
-    return starts[np.array(same, dtype=np.bool_)]
+    same = np.empty(len(starts), np.bool_)
+    at_once = max(1, _AT_ONCE // n)
+    for i in range(0, len(starts), at_once):
+        chosen = starts[i : i + at_once]
+        ours = sliding_window_view(text.content, n)[chosen]
+        same[i : i + at_once] = (
+            ours == sliding_window_view(train.content, n)[positions[chosen]]
+        ).all(axis=1)
+    return starts[same]
 
 
 def _longest(
