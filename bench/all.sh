@@ -6,9 +6,11 @@ cd "$(dirname "$0")/.."
 
 usage() {
     cat <<'END'
-usage: sh bench/all.sh [--nanogpt PATH] [--corpus FILE] [--as avx2] [--only NAME]... [--list]
+usage: sh bench/all.sh [--nanogpt PATH] [--llama PATH] [--corpus FILE] [--as avx2]
+                       [--only NAME]... [--list]
 
   --nanogpt PATH   a checkout: git clone https://github.com/karpathy/nanoGPT PATH
+  --llama PATH     a folder where `npm install node-llama-cpp` was run; needs node, and gguf
   --corpus FILE    tiny Shakespeare: what data/shakespeare_char/prepare.py there downloads
   --as avx2        hold a processor that has more to AVX2
   --only NAME      run this bench; may be given several times
@@ -23,10 +25,11 @@ benches() {
 8 nanogpt,corpus time_to_loss.py --nanogpt NANOGPT --corpus CORPUS
 13 corpus best_loss.py --corpus CORPUS --budget 12m
 60 - plan.py --budget 35
+5 nanogpt busy.py --nanogpt NANOGPT
 1 - attention_forms.py
 1 - memory.py
 3 - checkpoint_cost.py
-3 nanogpt generation.py --nanogpt NANOGPT
+5 nanogpt generation.py --nanogpt NANOGPT --llama=LLAMA
 3 - serving.py
 2 - startup.py
 1 chromium attention_page.py
@@ -40,13 +43,14 @@ refuse() {
     exit 2
 }
 
-nanogpt='' corpus='' held='' only='' list=''
+nanogpt='' llama='' corpus='' held='' only='' list=''
 while [ $# -gt 0 ]; do
     case $1 in
-        --nanogpt | --corpus | --as | --only)
+        --nanogpt | --llama | --corpus | --as | --only)
             [ $# -ge 2 ] || refuse "$1 needs a value"
             case $1 in
                 --nanogpt) nanogpt=$2 ;;
+                --llama) llama=$2 ;;
                 --corpus) corpus=$2 ;;
                 --as) held=$2 ;;
                 --only) only="$only ${2%.py} " ;;
@@ -115,7 +119,11 @@ while read -r minutes needs script arguments; do
     printf '\n== %s\n' "$script $arguments"
     set --
     for word in $arguments; do
-        case $word in NANOGPT) word=$nanogpt ;; CORPUS) word=$corpus ;; esac
+        case $word in
+            NANOGPT) word=$nanogpt ;;
+            CORPUS) word=$corpus ;;
+            --llama=LLAMA) word=--llama=$llama ;;
+        esac
         set -- "$@" "$word"
     done
     began=$(date +%s)

@@ -133,19 +133,6 @@ def interleave(
     return {name: Samples(tuple(values)) for name, values in seconds.items()}
 
 
-def matmul_peak(dtype_name: str, size: int = 768, seconds: float = 1.0) -> float:
-    """Best rate of square matrix products seen, in floating-point operations a second."""
-    import torch
-
-    a = torch.ones(size, size, dtype=getattr(torch, dtype_name))
-    best, began = float("inf"), time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        start = time.perf_counter()
-        torch.mm(a, a)
-        best = min(best, time.perf_counter() - start)
-    return 2.0 * size**3 / best
-
-
 def memory_bandwidth(megabytes: int = 256, repeats: int = 8) -> float:
     """Bytes a second that a copy reads and writes, the best of several."""
     import torch
@@ -261,19 +248,26 @@ def _command() -> str:
     for argument in sys.argv[1:]:
         if skip:
             words.append("PATH")
+        elif argument.startswith("--llama="):
+            words.append("--llama=PATH")
         elif argument == "--out":
             break
         else:
             words.append(shlex.quote(argument))
-        skip = argument in ("--nanogpt", "--corpus")
+        skip = argument in ("--nanogpt", "--llama", "--corpus")
     return " ".join(words)
 
 
 def _processor() -> str:
     if sys.platform == "linux":
+        found: dict[str, str] = {}
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+            key, _, value = line.partition(":")
+            found.setdefault(key.strip(), value.strip())
+        if "model name" in found:
+            # In a virtual machine the name alone may stand for several generations.
+            numbers = f"family {found.get('cpu family', '?')}, model {found.get('model', '?')}"
+            return f"{found['model name']} ({numbers})"
     if sys.platform == "darwin":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
         return subprocess.run(command, capture_output=True, text=True).stdout.strip()

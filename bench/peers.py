@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -115,15 +117,22 @@ def nanogpt_model(load: Workload, checkout: Path) -> torch.nn.Module:
         )  # fmt: skip
 
 
-def nanogpt_step(load: Workload, checkout: Path) -> Step:
-    """The step of nanoGPT's train.py on a CPU: its model and its optimizer, not compiled."""
+def nanogpt_step(load: Workload, checkout: Path, *, compiled: bool = False) -> Step:
+    """The step of nanoGPT's train.py on a CPU: its model and its optimizer.
+
+    Args:
+        load: the shape.
+        checkout: of nanoGPT.
+        compiled: as with its `--compile=True`; the first step then compiles.
+    """
     model = nanogpt_model(load, checkout)
     with contextlib.redirect_stdout(io.StringIO()):
         optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
+    forward = torch.compile(model) if compiled else model
     inputs, targets = load.data()
 
     def step() -> float:
-        _, loss = model(inputs, targets)
+        _, loss = forward(inputs, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -174,6 +183,14 @@ def transformers_step(load: Workload, family: str) -> Step:
     return step
 
 
+COMPILED = "nanoGPT --compile=True"
+
+
+def compiles_for_cpu() -> bool:
+    """Whether torch.compile has the C++ compiler that it needs for a CPU."""
+    return bool(os.environ.get("CXX") or shutil.which("g++"))
+
+
 def contenders(load: Workload, checkout: Path | None) -> dict[str, Callable[[], Step]]:
     """Name to a function that builds that contender's step."""
     found: dict[str, Callable[[], Step]] = {
@@ -182,6 +199,8 @@ def contenders(load: Workload, checkout: Path | None) -> dict[str, Callable[[], 
     }
     if checkout is not None:
         found["nanoGPT"] = lambda: nanogpt_step(load, checkout)
+        if compiles_for_cpu():
+            found[COMPILED] = lambda: nanogpt_step(load, checkout, compiled=True)
     with contextlib.suppress(ImportError):
         import transformers
 

@@ -3,11 +3,17 @@
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 
 import hypothesis
 import pytest
 from small_runs import SHAKESPEARE, TINY_MODEL, TINY_TRAIN, VERSES
+
+# What is measured of this machine is kept apart from the user's, and measured anew by each run of
+# the tests. A worker has its own.
+_cache = tempfile.TemporaryDirectory()
+os.environ["XDG_CACHE_HOME"] = _cache.name
 
 # One thread, as in the test command: the numbers of a run depend on it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

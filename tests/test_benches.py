@@ -13,6 +13,59 @@ import torch
 BENCH = Path(__file__).parents[1] / "bench"
 
 
+SAMPLE_PEER = """
+import torch
+from torch import nn
+
+class GPTConfig:
+    def __init__(self, **sizes):
+        vars(self).update(sizes)
+
+class GPT(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        self.head = nn.Linear(config.n_embd, config.vocab_size)
+
+    def configure_optimizers(self, decay, rate, betas, device):
+        return torch.optim.AdamW(self.parameters(), rate, betas, weight_decay=decay)
+
+    def forward(self, ids, targets):
+        logits = self.head(self.embedding(ids))
+        return logits, nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+"""
+"""What of nanoGPT the benches call."""
+
+SMALLEST = """
+import importlib, sys
+from pathlib import Path
+
+for name in sys.argv[2:]:
+    importlib.import_module(name)
+import peak, train_shapes
+from harness import table_text
+from peers import Workload
+
+peak.SIZES, train_shapes.ROUNDS, train_shapes.SECONDS = (16,), 1, 0.0
+assert peak.product_peak("float32", 0.01)[1] == 16
+assert not peak.arithmetic_peak("float32", 1) <= 0
+shapes = [Workload("1 x 16", 1, 1, 16, 8, 2)]
+timed = train_shapes.measure(Path(sys.argv[1]), shapes)
+print(table_text(train_shapes.table(timed, shapes)))
+"""
+
+
+def test_each_bench_can_be_loaded_and_the_smallest_shape_is_timed(tmp_path):
+    (tmp_path / "model.py").write_text(SAMPLE_PEER)
+    names = sorted(path.stem for path in BENCH.glob("*.py"))
+    done = subprocess.run(
+        [sys.executable, "-c", SMALLEST, str(tmp_path), *names], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": f"{BENCH}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"1 x 16 +2 x 8 +16 +[\d.]+ ms +[\d.]+ +[\d.]+", done.stdout)
+
+
 @pytest.fixture
 def harness(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCH))
@@ -136,3 +189,77 @@ def test_every_bench_is_in_the_script_that_runs_all():
     assert named == {
         path.name for path in BENCH.glob("*.py") if 'if __name__ == "__main__"' in path.read_text()
     } - {"render.py"}  # fmt: skip
+
+
+def samples(harness, *seconds):
+    return harness.Samples(seconds)
+
+
+def test_the_slowest_of_the_shapes_decides(harness):
+    import train_shapes
+
+    timed = [
+        {"nanoGPT": samples(harness, 3.0), "adamw": samples(harness, 1.5), "muon": muon}
+        for muon in (samples(harness, 1.0), samples(harness, 4.0))
+    ]
+    adamw, muon = train_shapes.targets(timed, train_shapes.SHAPES[:2])
+    assert (adamw.holds, adamw.measured[:10]) == (True, "2.00 times")
+    assert (muon.holds, muon.measured) == (False, "0.75 times at 2 x 64, 64 x 256")
+    assert [row[-2:] for row in train_shapes.table(timed, train_shapes.SHAPES[:2]).rows] == [
+        ["2.00", "3.00"], ["2.00", "0.75"],
+    ]  # fmt: skip
+
+
+def test_the_twelve_shapes_reach_both_ends(harness):
+    from train_shapes import SHAPES
+
+    assert len({(s.layers, s.width, s.context, s.batch) for s in SHAPES}) == 12
+    for values, ends in (
+        ([s.layers for s in SHAPES], (2, 8)), ([s.width for s in SHAPES], (64, 512)),
+        ([s.context for s in SHAPES], (64, 1024)), ([s.batch for s in SHAPES], (1, 64)),
+    ):  # fmt: skip
+        assert (min(values), max(values)) == ends
+
+
+def test_training_is_held_to_what_its_kind_of_processor_can(harness):
+    import train_speed
+
+    seconds = {
+        "minitx, muon": 1.0, "minitx, adamw": 0.9, "nanoGPT": 1.6, train_speed.COMPILED: 1.2,
+        "transformers 5 GPT-2": 1.7,
+    }  # fmt: skip
+    found = {
+        name: train_speed.Contender(0.0, samples(harness, one), 100.0 * one)
+        for name, one in seconds.items()
+    }
+    aims = train_speed.FLOAT32
+    assert [(t.measured, t.holds) for t in train_speed._targets("small", found, 1.0, aims)] == [
+        ("1.78 times", True), ("1.89 times", False), ("1.60 times", True),
+    ]  # fmt: skip
+    load = train_speed.WORKLOADS["large"]
+    peak = train_speed._model_rate(load) / 0.7
+    assert [t.holds for t in train_speed._targets("large", found, peak, aims)] == [
+        True, False, False,
+    ]  # fmt: skip
+    small = train_speed._targets("small", found, 1.0, train_speed.BFLOAT16)
+    assert [t.holds for t in small] == [False, False]
+
+
+@pytest.mark.parametrize(("kind", "holds"), [("avx2", True), ("avx512-bf16", False)])
+def test_a_loss_is_held_to_what_its_kind_of_processor_reaches(harness, monkeypatch, kind, holds):
+    import time_to_loss
+
+    monkeypatch.setattr(time_to_loss, "kind_of_cpu", lambda: kind)
+    peers = [
+        time_to_loss.Whole("nanoGPT", 120.0, 1.9, 1.9, 64),
+        time_to_loss.Whole(time_to_loss.COMPILED, 150.0, 1.9, 1.9, 64, 40.0),
+    ]
+    short = [
+        time_to_loss.Whole("3s", 5.0, 2.0, 2.0, 64),
+        time_to_loss.Whole("5s", 9.0, 1.8, 1.7, 128),
+    ]
+    long = time_to_loss.Whole("115s", 119.0, 1.48, 1.45, 128)
+    result = time_to_loss._result(time_to_loss.SETTINGS["cpu"], 1.9, peers, short, long)
+    assert [target.holds for target in result.targets] == [True, holds, True]
+    assert result.notes == [f"{time_to_loss.COMPILED}: its first step, which compiles, took 40 s."]
+    assert [row[-1] for row in result.tables[0].rows] == ["1.0", "0.8", "24.0", "13.3", "1.0"]

@@ -14,6 +14,8 @@ from documented import PAGES, ROOT, blocks, difference, run_python
 from serve_process import ServeProcess
 from small_runs import VERSES
 
+from minitx.fast.library import library
+
 # Prompts of the pages, so that the small corpus here has their characters.
 TEXT = "To be, or not to be.\nABCDEFGHIJKLMNOPQRSTUVWXYZ xyz\n" * 3 + VERSES
 
@@ -93,9 +95,16 @@ def run_curl(arguments):
     return done.stdout
 
 
+def kernels_of(family, monkeypatch):
+    """From here on; here commands run in one process, which asks for its kernels once."""
+    monkeypatch.setenv("MINITX_KERNELS", family)
+    library.cache_clear()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
 def test_what_is_shown_runs(page, minitx, inside, capfd, monkeypatch, request):
     with contextlib.ExitStack() as servers:
+        servers.callback(library.cache_clear)
         run_page(page, minitx, inside, capfd, monkeypatch, request, servers)
 
 
@@ -115,6 +124,9 @@ def run_page(page, minitx, inside, capfd, monkeypatch, request, servers):
         else:
             for line in block.body.strip().splitlines():
                 program, *arguments = shlex.split(line.replace(SERVED_AT, url))
+                if program.startswith("MINITX_KERNELS="):
+                    kernels_of(program.partition("=")[2], monkeypatch)
+                    program, *arguments = arguments
                 if program == "curl":
                     printed += run_curl(arguments)
                     continue

@@ -1,9 +1,10 @@
 import sys
+from importlib import metadata
 
 import pytest
 
 from minitx.errors import BadInputError
-from minitx.registry import Registry
+from minitx.registry import Registry, _entry_points
 
 
 @pytest.fixture
@@ -44,3 +45,23 @@ def test_a_name_belongs_to_one():
     registry.register("circle")(len)
     with pytest.raises(ValueError, match="already a shape called 'circle'"):
         registry.register("circle")(max)
+
+
+def test_installed_packages_add_kinds_and_are_looked_through_once(shapes, tmp_path, monkeypatch):
+    package = tmp_path / "more_shapes-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Name: more-shapes\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[minitx.shapes]\nstar = more_shapes\n")
+    (tmp_path / "more_shapes.py").write_text(
+        "from shapes_package import SHAPES\nSHAPES.register('star')(len)\n"
+    )
+    looks, look = [], metadata.entry_points
+    monkeypatch.setattr(metadata, "entry_points", lambda: looks.append(1) or look())
+    _entry_points.cache_clear()
+    try:
+        assert shapes.names() == ("circle", "square", "star")
+        assert Registry("colour", "minitx.training.logging").names() == ()
+        assert len(looks) == 1
+    finally:
+        _entry_points.cache_clear()
+        sys.modules.pop("more_shapes", None)

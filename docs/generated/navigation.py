@@ -34,7 +34,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "diagnosis.md",
         "serving.md",
     ),
-    "Rely on it": ("reliability.md", "reproducible.md", "performance.md", "files.md"),
+    "Rely on it": ("install.md", "reliability.md", "reproducible.md", "performance.md", "files.md"),
     "Reference": ("reference/cli.md", "reference/config.md", "reference/api.md"),
 }
 REST = "Use"

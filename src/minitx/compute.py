@@ -135,8 +135,8 @@ def choose_compute(device: str, dtype: str, threads: int = 0) -> Compute:
         BadInputError: as in `choose_device` and `choose_dtype`.
     """
     where = choose_device(device)
-    if threads:
-        torch.set_num_threads(threads)
+    # Also to what torch takes anyway: that it was ever set changes how some libraries divide work.
+    torch.set_num_threads(threads or torch.get_num_threads())
     return Compute(where, choose_dtype(dtype, where))
 
 

@@ -14,6 +14,7 @@ import math
 import os
 import shlex
 import stat
+import sys
 from collections.abc import Iterable, Iterator
 from io import BufferedReader
 from pathlib import Path
@@ -172,6 +173,24 @@ def as_plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def cache_directory() -> Path | None:
+    """Where this user's programs keep what they can find out again: ours, there or not.
+
+    None where the user has no home.
+    """
+    if given := os.environ.get("XDG_CACHE_HOME", ""):
+        # As the XDG base directory specification says, a relative one does not count.
+        if Path(given).is_absolute():
+            return Path(given) / "minitx"
+    elif sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
+        return Path(local) / "minitx" / "Cache"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
+    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "minitx"
 
 
 def possible_path(path: Path) -> Path:

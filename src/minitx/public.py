@@ -238,6 +238,7 @@ def train(
     out: str | Path | None = None,
     tokenizer: str | Path | None = None,
     loggers: Sequence[str] = (),
+    measure: bool = False,
     observers: Sequence[TrainingObserver] = (),
     progress: bool = False,
     **options: Any,
@@ -246,7 +247,7 @@ def train(
 
     Args:
         corpus: files, directories or patterns; none for the Python reference.
-        config, out, tokenizer, loggers: as for `minitx train`.
+        config, out, tokenizer, loggers, measure: as for `minitx train`.
         observers: called with every event of training.
         progress: show on stdout what the command line does.
         options: those of `minitx train`, as ``steps=200, layers=2, d_model=64, budget="3m"``.
@@ -261,8 +262,9 @@ def train(
     tables = merged(_path(config), tables_from_options(**options))
     refuse_too_large(tables["model"])
     request = TrainRequest(
-        **tables, tokenizer_directory=_path(tokenizer), out=_path(out), loggers=tuple(loggers)
-    )
+        **tables, tokenizer_directory=_path(tokenizer), out=_path(out), loggers=tuple(loggers),
+        measure=measure,
+    )  # fmt: skip
     with _watching(observers, progress) as watching:
         return train_run(request, watching)
 

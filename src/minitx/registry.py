@@ -7,11 +7,12 @@ own by an entry point in the registry's group, for example `minitx.optimizers`.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable
 from importlib import metadata
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from minitx.errors import BadInputError
 
@@ -74,5 +75,12 @@ class Registry(Generic[T]):
         package = importlib.import_module(self._package)
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self._package}.{module.name}")
-        for entry in metadata.entry_points(group=self._group):
+        for entry in _entry_points().select(group=self._group):
             entry.load()
+
+
+@functools.cache
+def _entry_points() -> Any:
+    # Once for all registries: every package that is installed is looked through. What is given
+    # back has another class before Python 3.12, with the same `select`.
+    return metadata.entry_points()

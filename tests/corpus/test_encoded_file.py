@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitx.corpus import encode_file
+from minitx.corpus import Split, encode_corpus, encode_file
+from minitx.corpus import encoded as encoded_module
 from minitx.corpus.encoded import release
 from minitx.corpus.readers import plain_text
 from minitx.corpus.readers.plain_text import decoded
@@ -41,6 +42,24 @@ def test_a_file_in_blocks_is_the_text_at_once(kind, mark, tmp_path, monkeypatch)
     unknown = 0 if tokenizer.unknown_id is None else (expected == tokenizer.unknown_id).sum()
     assert found.counts.unknown == unknown
     assert (unknown > 0) == (kind != "bpe")
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_corpus_in_parts_is_the_text_at_once_and_says_how_far_it_is(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoded_module, "_BLOCK", 1_001)
+    monkeypatch.setattr(base, "_CHUNK", 30)
+    tokenizer, told = TOKENIZERS[kind], []
+    cut = len(TEXT) // 2
+    split = Split(TEXT[:cut], TEXT[cut:])
+    corpus = encode_corpus(split, tokenizer, tmp_path, progress=lambda *how: told.append(how))
+    for part in ("train", "holdout"):
+        text = getattr(split, part)
+        expected = tokenizer.encode(text, unknown="replace")
+        assert np.array_equal(getattr(corpus, f"{part}_ids"), expected)
+        assert (tmp_path / f"{part}.txt").read_bytes() == text.encode()
+        assert getattr(corpus, part).characters == len(text)
+    starts = [*range(0, cut, 1_001), *range(cut, len(TEXT), 1_001)]
+    assert told == [(start, len(TEXT)) for start in starts]
 
 
 def test_a_pipe_is_read_once(tmp_path):

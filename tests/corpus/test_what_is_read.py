@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import random
 import re
 import shlex
 import shutil
@@ -102,6 +103,14 @@ def test_stray_zero_bytes_are_no_other_encoding():
     error = refusal(content)
     assert "UTF-16" not in error.fix
     assert carried_out(error.fix, content) == b"abcdefg" * 9
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_bytes_of_something_else_are_no_other_encoding(seed):
+    chance = random.Random(seed)
+    drawn = chance.choices([*range(32, 127), *range(1, 9), 0], [1] * 95 + [3] * 8 + [9], k=700)
+    for content in (bytes(drawn), bytes([*drawn, 0xFF]), b"SQLite format 3\0" + b"\1" * 99):
+        assert "UTF-16" not in refusal(content).fix
 
 
 def test_a_bad_byte_has_one_offset_in_every_command():

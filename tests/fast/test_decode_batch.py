@@ -1,7 +1,6 @@
 """The kernel that reads several texts against the plain model."""
 
 import copy
-import ctypes
 
 import pytest
 import torch
@@ -10,8 +9,9 @@ from hypothesis import strategies as st
 from random_models import built, model_configs
 
 from minitx.config import ModelConfig
-from minitx.fast import decode_batch
-from minitx.fast.library import KERNELS, declared, library
+from minitx.fast.decode_native import NativeDecoder
+from minitx.fast.library import library
+from minitx.fast.quantized import quantize
 from minitx.generation.text_reader import TextReader
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no kernels were compiled")
@@ -22,13 +22,6 @@ TINY = ModelConfig(
     vocab_size=9, context_length=CONTEXT, n_layers=1, n_heads=2, n_kv_heads=2, head_dim=4,
     d_model=8, d_ff=12, tie_embeddings=False,
 )  # fmt: skip
-
-
-def families():
-    """The libraries that this processor can run, by what they were compiled for."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    below = {"AVX512": ["avx512", "avx2", "plain"], "AVX2": ["avx2", "plain"]}
-    return below.get(capability, ["plain"])
 
 
 def texts_of(config, lengths, seed):
@@ -49,18 +42,19 @@ def followed(model, rows, steps):
 
 @settings(max_examples=50, deadline=None)
 @given(
-    family=st.sampled_from(families()),
+    weight_format=st.sampled_from(["float32", "bfloat16", "int8"]),
     config=model_configs(CONTEXT),
     lengths=st.lists(st.integers(1, CONTEXT - 3), min_size=2, max_size=30),
     seed=st.integers(0, 2**20),
 )
-def test_logits_are_those_of_the_whole_text_in_double_precision(family, config, lengths, seed):
+def test_logits_are_those_of_the_whole_text_in_double_precision(
+    weight_format, config, lengths, seed
+):
     model = built(config, seed)
+    if weight_format != "float32":
+        quantize(model, weight_format)
     rows = texts_of(config, lengths, seed)
-    kernels = declared(ctypes.CDLL(str(KERNELS / f"kernels_{family}.so")))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decode_batch, "loaded_kernels", lambda: kernels)
-        found = followed(model, rows, 3)
+    found = followed(model, rows, 3)
     with torch.inference_mode():
         exact = copy.deepcopy(model).double()(torch.tensor([text for text, _ in rows]))
     for n, logits in enumerate(found):
@@ -68,34 +62,48 @@ def test_logits_are_those_of_the_whole_text_in_double_precision(family, config, 
         assert float((logits - expected).abs().max()) < 2e-5 * max(1.0, float(exact.abs().max()))
 
 
+@pytest.mark.parametrize("weight_format", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("architecture", ["qwen3", "gpt2"])
-def test_a_row_has_the_same_bits_beside_any_rows_and_on_any_number_of_threads(architecture):
+def test_a_row_has_the_same_bits_alone_and_beside_others_and_on_any_number_of_threads(
+    architecture, weight_format
+):
     config = ModelConfig(
         vocab_size=50, context_length=CONTEXT, n_layers=2, n_heads=4, n_kv_heads=4, head_dim=16,
-        d_model=64, d_ff=96, architecture=architecture,
+        d_model=64, d_ff=500, architecture=architecture,
     )  # fmt: skip
     model, threads = built(config), torch.get_num_threads()
+    if weight_format != "float32":
+        quantize(model, weight_format)
     rows = texts_of(config, [5] * 27, seed=1)
+    many = followed(model, rows, 4)
+    for number in (1, 2, 3, 5, 14):
+        assert torch.equal(many[:, :number], followed(model, rows[:number], 4))
+    # Of more threads than a product has panels, some have nothing to do. One text is read several
+    # panels at a time, by few threads.
+    for several in (1, 2, 3, 7):
+        decoder = NativeDecoder(model, several)
+        reader = TextReader(model)
+        with torch.inference_mode():
+            reader.read([rows[0][0][:5]])
+            assert torch.equal(decoder.feed([rows[0][0][5]], reader.cache)[0], many[0, 0])
     try:
-        torch.set_num_threads(1)
-        one = followed(model, rows, 4)
-        # Of more threads than a product has panels, some have nothing to do.
-        for several in (2, 3, 7):
+        for several in (1, 2, 3, 7):
             torch.set_num_threads(several)
-            assert torch.equal(followed(model, rows, 4), one)
+            assert torch.equal(followed(model, rows, 4), many)
     finally:
         torch.set_num_threads(threads)
-    readers = [TextReader(model), TextReader(model)]
+
+
+def test_a_prompt_gives_the_bits_that_its_tokens_give_one_by_one():
+    model, text = built(TINY), [n * 5 % TINY.vocab_size for n in range(CONTEXT)]
+    whole, single = TextReader(model), TextReader(model)
     with torch.inference_mode():
-        # Prompts are read by other kernels, so the same reading stands behind both.
-        for reader, of in zip(readers, (rows, rows[:2]), strict=True):
-            reader.read([[1, 2, 3]] * len(of))
-        for n in range(6):
-            many, few = (
-                reader.feed([text[n] for text, _ in of])
-                for reader, of in zip(readers, (rows, rows[:2]), strict=True)
-            )
-            assert torch.equal(many[:2], few)
+        expected = whole.read([text])
+        single.read([text[:1]])
+        for token in text[1:]:
+            found = single.feed([token])
+    assert torch.equal(found, expected)
+    assert torch.equal(whole.cache.store[:, :, 0], single.cache.store[:, :, 0, :, :CONTEXT])
 
 
 def test_weights_that_were_written_to_are_packed_again():

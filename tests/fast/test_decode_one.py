@@ -1,7 +1,6 @@
-"""The kernel that reads one text against the model in float64, over random shapes."""
+"""The kernel that reads one text, in every format, against the model in float64."""
 
 import copy
-import ctypes
 import math
 
 import pytest
@@ -11,10 +10,9 @@ from hypothesis import strategies as st
 from random_models import built, model_configs
 
 from minitx.config import ModelConfig
-from minitx.fast import decode_one
-from minitx.fast.decode_one import OneTextDecoder, OneTextWeights
+from minitx.fast.decode_native import NativeDecoder, PackedWeights
 from minitx.fast.decode_weights import weights_of
-from minitx.fast.library import KERNELS, declared, library
+from minitx.fast.library import library
 from minitx.fast.quantized import quantize
 from minitx.generation.text_reader import TextReader, window_after_slide
 from minitx.model import KVCache, Trace, matrix_parameters
@@ -40,7 +38,7 @@ def fed(model, ids, threads=None):
     """Logits of each token but the first, which is read as a prompt."""
     reader = TextReader(model)
     reader.read([ids[:1]])
-    decoder = OneTextDecoder(model, threads)
+    decoder = NativeDecoder(model, threads)
     return torch.stack([decoder.feed([token], reader.cache)[0].clone() for token in ids[1:]])
 
 
@@ -84,21 +82,8 @@ def test_a_wide_model_is_shared_by_all_threads(weight_format):
     bits = {"float32": 32, "bfloat16": 16, "int8": 8}[weight_format]
     weights = sum(matrix.numel() for _, matrix, _ in matrix_parameters(model))
     weights += model.head.weight.numel()
-    assert weights_of(model, OneTextWeights).n_bytes == weights * bits // 8
-
-
-@pytest.mark.parametrize("weight_format", FORMATS)
-@pytest.mark.parametrize("family", ["avx512", "avx2", "plain"])
-@torch.no_grad()
-def test_kernels_for_every_processor_that_this_one_can_be(family, weight_format, monkeypatch):
-    able = {"AVX512": ["avx512", "avx2", "plain"], "AVX2": ["avx2", "plain"]}
-    if family not in able.get(torch.backends.cpu.get_cpu_capability(), ["plain"]):
-        pytest.skip(f"this processor has no {family}")
-    compiled = declared(ctypes.CDLL(str(KERNELS / f"kernels_{family}.so")))
-    monkeypatch.setattr(decode_one, "loaded_kernels", lambda: compiled)
-    model, ids = made(weight_format, head_dim=10, d_ff=99), [3, 1, 4, 1, 5]
-    expected = recomputed(model, ids)
-    assert float((fed(model, ids) - expected).abs().max()) < 2e-5 * float(expected.abs().max())
+    # With scales, biases, and panels that are not full.
+    assert 1.0 <= weights_of(model, PackedWeights).n_bytes / (weights * bits // 8) < 1.2
 
 
 @torch.no_grad()

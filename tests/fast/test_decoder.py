@@ -11,11 +11,10 @@ from random_models import built, model_configs
 
 from minitx import engine
 from minitx.config import ModelConfig, SamplingConfig
-from minitx.fast import decode_batch
+from minitx.fast import decode_native
 from minitx.fast import decoding as decoder_module
-from minitx.fast.decode_batch import BatchDecoder
+from minitx.fast.decode_native import NativeDecoder
 from minitx.fast.decode_numpy import NumpyDecoder
-from minitx.fast.decode_one import OneTextDecoder
 from minitx.fast.decoding import decoder
 from minitx.fast.library import library
 from minitx.generation import Row, TextBatch
@@ -92,7 +91,7 @@ def test_logits_are_those_of_the_plain_model(
     rows = [([token % config.vocab_size for token in text], size) for text, size in rows]
     plain, reader = PlainTexts(model), TextReader(model)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decode_batch, "_TOKENS_AT_ONCE", at_once)
+        patch.setattr(decode_native, "_TOKENS_AT_ONCE", at_once)
         if not has_kernels:
             without_kernels(patch)
         reader.read([text[:size] for text, size in rows])
@@ -132,7 +131,7 @@ def test_logits_are_those_of_the_plain_model(
 def test_the_number_of_rows_chooses_the_kernel(monkeypatch):
     model = built(SMALL)
     calls = []
-    for kind in (OneTextDecoder, BatchDecoder, NumpyDecoder):
+    for kind in (NativeDecoder, NumpyDecoder):
         feed = kind.feed
         monkeypatch.setattr(
             kind, "feed", lambda *given, feed=feed, kind=kind: calls.append(kind) or feed(*given)
@@ -146,9 +145,9 @@ def test_the_number_of_rows_chooses_the_kernel(monkeypatch):
 
     if library() is not None:
         one, kinds = fed(1)
-        assert kinds == [OneTextDecoder]
+        assert kinds == [NativeDecoder]
         several, kinds = fed(3)
-        assert kinds == [BatchDecoder]
+        assert kinds == [NativeDecoder]
         torch.testing.assert_close(several[1:2], one)
     without_kernels(monkeypatch)
     one, kinds = fed(1)

@@ -67,12 +67,19 @@ def assert_equal(found, expected, relative=2e-4):
         assert float((found[1][name] - right).abs().max()) <= bound, name
 
 
+def by_layers(monkeypatch):
+    """As where neither whole blocks nor the head take a model."""
+    for name in ("takes_whole_blocks", "takes_head"):
+        monkeypatch.setattr(f"minitx.fast.support.{name}", lambda *_: False)
+
+
 @needs_kernels
 @settings(max_examples=40, deadline=None)
 @given(
-    configs(dropout=st.just(0.0)), st.integers(1, 6), st.integers(0, 1000), st.sampled_from([1, 2])
-)
-def test_loss_and_every_gradient_in_float32(config, rows, seed, threads):
+    configs(dropout=st.just(0.0)), st.integers(1, 6), st.integers(0, 1000),
+    st.sampled_from([1, 2]), st.booleans(),
+)  # fmt: skip
+def test_loss_and_every_gradient_in_float32(config, rows, seed, threads, layer_by_layer):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -80,7 +87,10 @@ def test_loss_and_every_gradient_in_float32(config, rows, seed, threads):
         loss = fast.loss_function(model)
         assert loss is not None
         ids, targets = batch_of(config, rows, seed)
-        found = loss_and_gradients(model, loss, ids, targets)
+        with pytest.MonkeyPatch.context() as patch:
+            if layer_by_layer:
+                by_layers(patch)
+            found = loss_and_gradients(model, loss, ids, targets)
         assert_equal(found, loss_and_gradients(model, model.loss, ids, targets))
     finally:
         torch.set_num_threads(before)
@@ -183,12 +193,12 @@ def test_native_attention_only_where_it_knows_the_case(monkeypatch):
     calls = []
     sound = layers.attend
     monkeypatch.setattr(layers, "attend", lambda *given: calls.append(1) or sound(*given))
-    config = dataclasses.replace(SHAPE, dropout=0.0)
+    config = dataclasses.replace(GPT2, dropout=0.0)
     ids, targets = batch_of(config)
     door = fast.loss_function(trained(config))
     door(ids, targets)
     assert len(calls) == config.n_layers
-    fast.loss_function(trained(SHAPE))(ids, targets)  # with dropout
+    fast.loss_function(trained(GPT2))(ids, targets)  # with dropout
     monkeypatch.setattr("minitx.fast.support.LONGEST_ATTENTION", 11)
     door(ids, targets)
     assert len(calls) == config.n_layers
@@ -199,6 +209,7 @@ def test_native_attention_only_where_it_knows_the_case(monkeypatch):
 @pytest.mark.parametrize("limit", [0, 4096])
 def test_attention_without_its_kernel_computes_the_same(monkeypatch, dtype, limit):
     """Long texts, and dropout, with the weights stored and without: here with nothing dropped."""
+    by_layers(monkeypatch)
     monkeypatch.setattr("minitx.fast.support.LONGEST_ATTENTION", 0)
     monkeypatch.setattr(layers, "EAGER_UP_TO", dict.fromkeys(layers.EAGER_UP_TO, limit))
     for shape in (SHAPE, GPT2):

@@ -1,7 +1,9 @@
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from minitx.config import DataConfig, ModelConfig, RunConfig, TokenizerConfig, TrainConfig
@@ -118,3 +120,14 @@ def test_resumed_and_embedded_and_odd_names():
 def test_uses_a_wider_window():
     start = start_report({"steps": LONG})
     assert len(shown(start, 110).splitlines()) < len(shown(start, 80).splitlines())
+
+
+@pytest.mark.parametrize("width", range(80, 121, 4))
+def test_no_line_ends_between_a_number_and_what_it_counts(width):
+    start = start_report({"steps": "it does 7 billion operations a second, " * 4})
+    lines = shown(start, width).splitlines()
+    # Where a cell's line ends: before the gap to the next column, or at the end.
+    ends = [end for line in lines for end in re.findall(r"(\S+)(?=\s{2,}|\s*$)", line)]
+    counted = ("6", "10.7", "8.19", "32", "1.00", "112", "16.4", "7", "256")
+    assert not set(ends) & set(counted), lines
+    assert "10.7 M" in row("\n".join(lines), "parameters")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from minitx.compute import Compute
 from minitx.config import TrainConfig
 from minitx.errors import BadInputError
+from minitx.training.awake import AwakeClock
 from minitx.training.budget import Pace, corrected_steps, decided_steps, steps_ending_at
 from minitx.training.hooks import AnomalyDetector, HoldoutLoss, RunHooks
 from minitx.training.loop import Trainer
@@ -222,6 +223,7 @@ class Machine(TrainingObserver):
     seconds_of_step: object
     seconds_of_score: object = lambda tokens: 0.0
     seconds_of_save: float = 0.0
+    seconds_of_sample: float = 0.0
     now: float = 1000.0
     step: int = 0
     rates: list = field(default_factory=list)
@@ -252,6 +254,10 @@ class Machine(TrainingObserver):
         self.now += self.seconds_of_score(self.scored[-1])
         return HoldoutLoss(1.0, 1.0, self.scored[-1])
 
+    def sample(self):
+        self.now += self.seconds_of_sample
+        return "", ""
+
     def save(self, state, config):
         self.now += self.seconds_of_save
 
@@ -265,14 +271,14 @@ class Machine(TrainingObserver):
         self.events.append(event)
 
 
-def run(machine, budget=None, n_holdout=1000, steps=1, **keys):
+def run(machine, budget=None, n_holdout=1000, steps=1, now=None, **keys):
     """Train; return the trainer's end."""
     train = config(
         budget_seconds=budget, steps=steps, batch_size=2, device="cpu", log_every=10,
         **{"warmup_steps": 5, "evaluate_every": 40, "checkpoint_every": 40, **keys},
     )  # fmt: skip
     hooks = RunHooks(
-        run=Path("run"), evaluate=machine.evaluate, sample=lambda: ("", ""), save=machine.save,
+        run=Path("run"), evaluate=machine.evaluate, sample=machine.sample, save=machine.save,
         saved=list, save_config=machine.save_config, n_holdout=n_holdout,
         n_scored=min(200, n_holdout),
         n_closing=min(machine.closing, n_holdout),
@@ -282,7 +288,7 @@ def run(machine, budget=None, n_holdout=1000, steps=1, **keys):
         compute=Compute(torch.device("cpu"), torch.float32),
         state=TrainingState(steps=steps, steps_decided=budget is None), observer=machine,
         hooks=hooks, stop=SimpleNamespace(signal_number=None), detector=AnomalyDetector(),
-        now=lambda: machine.now,
+        now=now or (lambda: machine.now),
     )  # fmt: skip
     return trainer.run()
 
@@ -379,13 +385,10 @@ def test_scoring_is_timed_before_its_guess_decides(score, fraction):
     assert again.scored == [200, 1000]
 
 
-def test_scoring_is_not_timed_where_it_is_known_or_matters_little():
+def test_scoring_is_not_timed_where_it_is_known():
     known = Machine(lambda _: 0.1)
     run(known, budget=20.0, evaluate_every=10)
     assert len(known.scored) == -(-known.step // 10) + 1
-    short = Machine(lambda _: 0.1)
-    run(short, budget=500.0, evaluate_every=10_000)
-    assert short.scored == [200, 1000]
 
 
 def test_decisions_of_the_clock_repeat_the_run_without_it():
@@ -435,3 +438,47 @@ def test_run_without_a_holdout_ends_with_its_budget():
     machine = Machine(lambda _: 0.05)
     end = run(machine, budget=60.0, n_holdout=0)
     assert abs(end.elapsed_seconds - 60.0) < 0.6
+
+
+def test_a_sleep_in_the_middle_costs_the_clock_and_not_the_plan():
+    """The run is the one that it would have been: the same decisions, the same rates."""
+    ends, machines = [], []
+    for asleep in (0.0, 60.0):
+        machine = Machine(None, lambda tokens: 1e-4 * tokens, seconds_of_save=0.05)
+        machine.seconds_of_step = lambda step, a=asleep: 0.1 + a * (step == 250)
+        awake = AwakeClock(lambda m=machine: m.now)
+        ends.append(run(machine, budget=40.0, now=awake))
+        machines.append(machine)
+        assert machine.now - 1000.0 == pytest.approx(40.0 + asleep, abs=0.5)
+        assert awake.slept == pytest.approx(asleep, abs=0.2)
+    through, asleep = machines
+    assert len(asleep.rates) == pytest.approx(len(through.rates), abs=2)
+    assert ends[1].elapsed_seconds == pytest.approx(40.0, abs=0.4)
+    assert asleep.rates[-1] < 0.02
+    (told,) = [event for event in asleep.events if event.name == "slept"]
+    assert told.step == 250
+    assert "60 s" in told.message
+    assert not [event for event in through.events if event.name == "slept"]
+
+
+def test_a_slow_sample_at_the_end_is_reckoned_with():
+    """As it is where others are busy, when no evaluation came before."""
+    machine = Machine(lambda _: 0.1, lambda tokens: 1e-5 * tokens, seconds_of_sample=2.0)
+    end = run(machine, budget=20.0, evaluate_every=10_000)
+    assert end.elapsed_seconds == pytest.approx(20.0, abs=0.4)
+
+
+@pytest.mark.parametrize("evaluate_every", [40, 100])
+@pytest.mark.parametrize("start", [2.0, 3.5, 5.0, 6.5, 8.0])
+def test_what_a_busy_moment_cut_is_lengthened_again(start, evaluate_every):
+    """Also where the holdout was scored in it, on which the closing score was reckoned."""
+    machine = Machine(None)
+
+    def slower():
+        return 8.0 if start <= machine.now - 1000.0 < start + 0.5 else 1.0
+
+    machine.seconds_of_step = lambda step: 0.01 * slower()
+    machine.seconds_of_score = lambda tokens: 2.5e-4 * tokens * slower()
+    end = run(machine, budget=10.0, evaluate_every=evaluate_every)
+    assert end.elapsed_seconds == pytest.approx(10.0, abs=0.25)
+    assert machine.rates[-1] < 0.02

@@ -74,7 +74,7 @@ def test_a_small_model_gets_no_vocabulary_that_takes_most_of_its_work(budget):
 
 
 def test_a_text_that_is_not_read_once_has_longer_pieces():
-    capacity = plan_capacity(figures(20_000_000, 300), 1e12, {}, {"budget_seconds": 35.0})
+    capacity = plan_capacity(figures(20_000_000, 300), 4e11, {}, {"budget_seconds": 35.0})
     ids = [
         plan_tokenizer(figures(n_bytes, 300), {}, capacity)[0].vocab_size
         for n_bytes in (round(0.9 * capacity.n_characters), round(1.1 * capacity.n_characters))
@@ -100,6 +100,25 @@ def test_a_text_that_is_seldom_read_is_read_in_pieces_of_words():
         figures(1_000_000), 1e12, {}, {"budget_seconds": DEFAULT_BUDGET_SECONDS}
     )
     assert steps == minutes
+
+
+@pytest.mark.parametrize("n_bytes", [100_000, 577_000, 1_000_000, 5_000_000])
+def test_more_time_never_leads_back_from_characters_to_pieces(n_bytes):
+    """Also where the planned model becomes a larger one, which reads the text fewer times."""
+    kinds = []
+    for k in range(400):
+        capacity = plan_capacity(figures(n_bytes), 1e11, {}, {"budget_seconds": 1.03**k})
+        kinds.append(plan_tokenizer(figures(n_bytes), {}, capacity)[0].kind)
+    assert kinds == sorted(kinds)
+    assert (kinds[0], kinds[-1]) == ("bpe", "char")
+
+
+def test_an_english_manual_on_a_slow_machine_is_read_in_pieces():
+    """40 seconds on AVX2: 2.007 bits per byte in 1,024 pieces, 2.151 in characters."""
+    manual = TextSize(520_000, 519_000, 117)
+    for rate in (3e10, 6e10, 9e10, 1.8e11):
+        capacity = plan_capacity(manual, rate, {}, {"budget_seconds": 40.0})
+        assert plan_tokenizer(manual, {}, capacity)[0].kind == "bpe", rate
 
 
 def test_text_is_counted_in_bytes_and_characters():

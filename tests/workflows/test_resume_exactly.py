@@ -22,6 +22,7 @@ from minitx.errors import BadInputError, DamagedFileError, InterruptedRunError, 
 from minitx.generation import generate
 from minitx.training import loop
 from minitx.training.clock import Clock
+from minitx.training.machine_speed import MachineSpeed
 from minitx.training.observer import TrainingObserver
 from minitx.workflows import session as session_module
 from minitx.workflows import train as train_module
@@ -640,7 +641,8 @@ def machine(monkeypatch):
 
     def pretend(rate, seconds):
         ticks = itertools.count()
-        monkeypatch.setattr(train_module, "matmul_rate", lambda *_, **__: rate)
+        speed = MachineSpeed(rate, 0.0)
+        monkeypatch.setattr(train_module, "kept_speed", lambda *_: speed)
         monkeypatch.setattr(
             loop, "Clock", lambda earlier, _: Clock(earlier, lambda: seconds * next(ticks))
         )

@@ -13,7 +13,7 @@ import typer
 from minitx.cli import many_imports
 from minitx.cli.flags import Json, Loggers, RunDirectory, TensorBoard, takes
 from minitx.config import DataConfig, ModelConfig, TokenizerConfig, TokenizeRequest, TrainConfig
-from minitx.config.options import LENGTH, TEXT
+from minitx.config.options import LENGTH, MACHINE, TEXT
 from minitx.config.overrides import config_from_options, merged, tables_from_options, values_of
 from minitx.config.train_config import RESUMABLE
 
@@ -103,6 +103,14 @@ def train(
     tokenizer: Annotated[
         Path | None, typer.Option(help="Use the tokenizer in this directory.", rich_help_panel=TEXT)
     ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help="Measure again how fast this machine is, which is kept from the first run on.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = False,
     tensorboard: TensorBoard = False,
     logger: Loggers = None,
     **options: Any,
@@ -123,7 +131,9 @@ def train(
 
         refuse_too_large(tables["model"])
         loggers = _loggers(logger, tensorboard)
-        request = TrainRequest(**tables, tokenizer_directory=tokenizer, out=out, loggers=loggers)
+        request = TrainRequest(
+            **tables, tokenizer_directory=tokenizer, out=out, loggers=loggers, measure=measure
+        )
         train_run(request, [view], sys.stdin.buffer)
 
 

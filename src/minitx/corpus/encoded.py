@@ -91,12 +91,16 @@ class EncodedCorpus(Description):
             return file.read(characters)
 
 
+Progress = Callable[[int, int], None]
+"""Called with how many characters are encoded, and of how many."""
+
+
 def encode_corpus(
     split: SplitCorpus,
     tokenizer: Tokenizer,
     earlier: Iterable[Path] = (),
     n_workers: int = 1,
-    progress: Callable[[int], None] = lambda n_bytes: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     notes: Mapping[str, Any] | None = None,
 ) -> EncodedCorpus:
     """Encode both parts where they are, or use what is there if nothing has changed.
@@ -106,7 +110,7 @@ def encode_corpus(
 
     Args:
         n_workers: processes that encode a long text.
-        progress: is told how many bytes of text were encoded, each time some were.
+        progress: is told how many bytes of text were encoded, of how many, each time some were.
         notes: further keys for `corpus.json`.
 
     Raises:
@@ -139,6 +143,13 @@ def encode_corpus(
             "shards": {},
         }
         made = directory / SHARDS
+        done, total = 0, sum(part.n_bytes for part in parts.values())
+
+        def count(n_bytes: int) -> None:
+            nonlocal done
+            done += n_bytes
+            progress(done, total)
+
         for name, part in parts.items():
             planned = plan_shards(part, tokenizer, has_ends)
             known: dict[str, _KnownShard] = {}
@@ -149,7 +160,7 @@ def encode_corpus(
                     known |= _known_shards(candidate, tokenizer, set(keys))
             shards = [(shard, known.get(key)) for shard, key in zip(planned, keys, strict=True)]
             lacking = [shard for shard, there in shards if there is None]
-            encoded = iter(encode_shards(lacking, directory, tokenizer, made, n_workers, progress))
+            encoded = iter(encode_shards(lacking, directory, tokenizer, made, n_workers, count))
             in_order = [there or _made(made, next(encoded)) for _, there in shards]
             with replacing(directory / f"{name}.ids") as path, path.open("wb") as file:
                 for shard in in_order:

@@ -23,7 +23,7 @@ from minitx.files import as_plain
 from minitx.model import Transformer
 from minitx.training.batches import Batches
 from minitx.training.hooks import Anomaly, AnomalyDetector
-from minitx.training.observer import Event, HealthReport, TrainingObserver
+from minitx.training.observer import Event, HealthReport, ProbeReport, TrainingObserver
 
 HEALTH_STEPS = 10
 """Fewest steps from one report to the next: a copy of the weights costs a little."""
@@ -94,8 +94,8 @@ class LiveDiagnosis(AnomalyDetector):
     ) -> None:
         """Look inside the model and at the curves."""
         findings: list[Event] = []
-        if self._windows is not None:
-            report = probe(self._model, self._windows, step, self._compute, self._config.engine)
+        report = self.look(step)
+        if report is not None:
             self._observer.observe(report)
             findings += self._inside.on_probe(report)
         # Where something worse happened, that is why little was learned.
@@ -104,6 +104,12 @@ class LiveDiagnosis(AnomalyDetector):
         findings += self._curves.on_evaluation(step, train_loss, holdout_loss, moment)
         for finding in findings:
             self._observer.observe(finding)
+
+    def look(self, step: int = 0) -> ProbeReport | None:
+        """What is seen inside the model; None without a holdout."""
+        if self._windows is None:
+            return None
+        return probe(self._model, self._windows, step, self._compute, self._config.engine)
 
     def state(self) -> dict[str, Any]:
         """The fields of each detector."""

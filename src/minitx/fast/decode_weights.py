@@ -43,10 +43,7 @@ def _integers(*names: str) -> list[tuple[str, type]]:
 class MatrixPointer(ctypes.Structure):
     """`Matrix` in C."""
 
-    _fields_ = [
-        *pointers("weights", "scale", "bias"),
-        *_integers("rows", "columns", "stride", "format"),
-    ]
+    _fields_ = [*pointers("packed"), *_integers("rows", "columns", "format")]
 
 
 class _NormPointer(ctypes.Structure):

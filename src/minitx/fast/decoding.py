@@ -11,16 +11,12 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from minitx.fast.decode_batch import BatchDecoder
+from minitx.fast.decode_native import NativeDecoder
 from minitx.fast.decode_numpy import NumpyDecoder
-from minitx.fast.decode_one import OneTextDecoder
 from minitx.fast.decode_weights import DecodingCache
 from minitx.fast.library import library
 from minitx.fast.support import reason_against_cpu
 from minitx.model import KVCache, Transformer
-
-_FEW = 4
-"""Tokens of one text up to which it is faster to read the weights for each than to pack them."""
 
 
 class Decoder:
@@ -28,13 +24,13 @@ class Decoder:
 
     def __init__(self, model: Transformer) -> None:
         self._model = model
-        self._one: OneTextDecoder | NumpyDecoder | None = None
-        self._batch: BatchDecoder | None = None
+        self._native = None if library() is None else NativeDecoder(model)
+        self._numpy: NumpyDecoder | None = None
 
     @property
     def engine(self) -> str:
         """What computes, in words."""
-        return "NumPy (several texts: plain)" if library() is None else "native"
+        return "NumPy (several texts: plain)" if self._native is None else "native"
 
     def feed(self, tokens: Sequence[int], cache: DecodingCache) -> Tensor:
         """Append a token to each row of a cache that has room for it.
@@ -42,14 +38,14 @@ class Decoder:
         Returns:
             Logits of what follows, `(rows, vocab_size)`; overwritten by the next call.
         """
+        if self._native is not None:
+            return self._native.feed(tokens, cache)
         if len(tokens) == 1:
-            if self._one is None:
-                self._one = (NumpyDecoder if library() is None else OneTextDecoder)(self._model)
-            return self._one.feed(tokens, cache)
-        if library() is None:
-            logits: Tensor = self._model(torch.tensor(tokens)[:, None], cache=cast(KVCache, cache))
-            return logits[:, -1]
-        return self._several().feed(tokens, cache)
+            if self._numpy is None:
+                self._numpy = NumpyDecoder(self._model)
+            return self._numpy.feed(tokens, cache)
+        logits: Tensor = self._model(torch.tensor(tokens)[:, None], cache=cast(KVCache, cache))
+        return logits[:, -1]
 
     def read(self, texts: Sequence[Sequence[int]], cache: DecodingCache) -> Tensor | None:
         """Append the tokens of a text, at least one, to each row of a cache that has room for them.
@@ -61,21 +57,12 @@ class Decoder:
         Raises:
             IndexError: one is no token.
         """
-        if library() is None:
+        if self._native is None:
             return None
         size = self._model.config.vocab_size
         if not all(0 <= token < size for text in texts for token in text):
             raise IndexError(f"a prompt has a token that is not among the {size:,}")
-        if len(texts) == 1 and len(texts[0]) <= _FEW:
-            for token in texts[0]:
-                logits = self.feed([token], cache)
-            return logits
-        return self._several().read(texts, cache)
-
-    def _several(self) -> BatchDecoder:
-        if self._batch is None:
-            self._batch = BatchDecoder(self._model)
-        return self._batch
+        return self._native.read(texts, cache)
 
 
 def decoder(model: Transformer) -> Decoder | None:

@@ -1,8 +1,8 @@
 """The end of the model in training, compiled: last norm, logits and loss in one call.
 
 The gradients come out of the same call (`train_head.c`): they are those of the mean loss, whatever
-it is multiplied with later. The formulas are those of `Transformer.loss` under autocast to
-bfloat16; tests compare both with float64.
+it is multiplied with later. The formulas are those of `Transformer.loss`, with products in float32
+or as under autocast to bfloat16; tests compare both with float64.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from minitx.fast.library import loaded_kernels, pointers
+from minitx.fast.library import kernel_for, pointers, team_size
 from minitx.fast.profiling import running_clock
+from minitx.fast.support import product_dtype
 from minitx.model.transformer import IGNORED, Transformer
 
 
@@ -55,18 +56,19 @@ class _HeadLoss(Function):
     def forward(
         ctx: Any, x: Tensor, gain: Tensor, weight: Tensor, targets: Tensor, ignored: int, eps: float
     ) -> Tensor:
+        dtype = product_dtype(x)
         x, targets = x.contiguous(), targets.contiguous()
         mean = torch.empty(())
         gradients = (torch.empty_like(x), torch.empty_like(gain), torch.empty_like(weight))
         call = _Head(
-            targets.numel(), x.size(-1), weight.size(0), eps, torch.get_num_threads(), ignored,
+            targets.numel(), x.size(-1), weight.size(0), eps, team_size(), ignored,
             x.data_ptr(), gain.data_ptr(), weight.data_ptr(), targets.data_ptr(),
         )  # fmt: skip
-        kernels, address = loaded_kernels(), ctypes.byref(call)
-        scratch = torch.empty(kernels.minitx_head_scratch(address), dtype=torch.uint8)
+        address = ctypes.byref(call)
+        scratch = torch.empty(kernel_for("head_scratch", dtype)(address), dtype=torch.uint8)
         call.scratch, call.loss = scratch.data_ptr(), mean.data_ptr()
         call.grad_input, call.grad_gain, call.grad_weight = (g.data_ptr() for g in gradients)
-        wrong = kernels.minitx_head_loss(address)
+        wrong = kernel_for("head_loss", dtype)(address)
         if wrong:
             raise IndexError(f"{wrong:,} targets are not among the {weight.size(0):,} tokens")
         ctx.save_for_backward(*gradients)

@@ -1,8 +1,8 @@
 """The compiled kernels of the optimizers: one call for all tensors.
 
 The formulas stand in `minitx.training.optimizers`, which calls these where `support` says so.
-Only the norms are sums, each formed by one thread in a fixed order; all else is done to each number
-by itself. So the numbers do not depend on how many threads share the work.
+Each sum is formed by one thread in a fixed order, and so are Muon's products of a matrix; all else
+is done to each number by itself. So the numbers do not depend on how many threads share the work.
 """
 
 from __future__ import annotations
@@ -14,13 +14,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from minitx.fast.library import as_c, call, loaded_kernels
-from minitx.fast.support import can_orthogonalize, can_update
+from minitx.fast.library import as_c, call, has_bfloat16_products, loaded_kernels
+from minitx.fast.support import can_update
 
-__all__ = [
-    "Section", "adamw", "can_orthogonalize", "can_update", "muon_ahead", "muon_apply", "norms",
-    "orthogonalize", "scale",
-]  # fmt: skip
+__all__ = ["Section", "adamw", "can_update", "muon", "norms", "scale"]
 
 _FLOAT_BYTES = 4
 
@@ -76,69 +73,41 @@ def _starts(sections: Sequence[Section], matrices: Sequence[Tensor]) -> list[int
     return [begins[s.matrix] + s.row * s.columns * _FLOAT_BYTES for s in sections]
 
 
-def _section_sizes(sections: Sequence[Section]) -> list[int]:
-    return [s.rows * s.columns for s in sections]
-
-
-def muon_ahead(
+def muon(
     sections: Sequence[Section],
     gradients: Sequence[Tensor],
     momenta: Sequence[Tensor],
-    ahead: Sequence[Tensor],
-    momentum: float,
-) -> None:
-    """Muon's momenta, in place, and the look ahead from them into `ahead`, in its format.
-
-    Args:
-        sections: of the gradients and momenta, which are contiguous float32.
-        ahead: one for each section, of its shape, all float32 or all bfloat16.
-        momentum: decay of the running gradient.
-    """
-    call(
-        "muon_ahead", len(sections), _starts(sections, gradients), _starts(sections, momenta),
-        ahead, ahead[0].dtype, _section_sizes(sections), momentum,
-    )  # fmt: skip
-
-
-def muon_apply(
-    sections: Sequence[Section],
     parameters: Sequence[Tensor],
-    updates: Sequence[Tensor],
     rates: Sequence[float],
+    *,
+    momentum: float,
     keep: float,
-) -> None:
-    """parameter * keep - rate * update, in place.
-
-    Args:
-        sections: of the parameters, which are contiguous float32.
-        updates, rates: one for each section; updates of its shape, all float32 or all bfloat16.
-        keep: what weight decay leaves.
-    """
-    call(
-        "muon_apply", len(sections), _starts(sections, parameters), updates, updates[0].dtype,
-        _section_sizes(sections), rates, keep,
-    )  # fmt: skip
-    increment_version(parameters)
-
-
-def orthogonalize(
-    matrices: Sequence[Tensor],
     polynomials: Sequence[tuple[float, float, float]],
     safety: float,
+    dtype: torch.dtype,
 ) -> None:
-    """`muon.orthogonalize` of each contiguous matrix, in place; see `can_orthogonalize`.
+    """Muon's step: the momenta and parameters of all sections, in place.
 
     Args:
-        polynomials: coefficients of x, x^3 and x^5.
+        sections: of the gradients, momenta and parameters, which are contiguous float32. Each is
+            one thread's, which takes the next when it is done: the largest should come first.
+        rates: one for each section.
+        momentum: decay of the running gradient.
+        keep: what weight decay leaves of the parameters.
+        polynomials: coefficients of x, x^3 and x^5, as `muon.orthogonalize` applies them.
         safety: by how much the bound on the singular values is widened.
+        dtype: of the products; bfloat16 becomes float32 where the processor does not multiply it.
     """
-    n = len(matrices)
+    n = len(sections)
     threads = min(torch.get_num_threads(), n)
-    rows, columns = [m.size(0) for m in matrices], [m.size(1) for m in matrices]
-    flat = [number for coefficients in polynomials for number in coefficients]
-    own = loaded_kernels().minitx_orthogonalize_scratch(n, as_c(rows), as_c(columns))
+    products = "bfloat16" if dtype == torch.bfloat16 and has_bfloat16_products() else "float32"
+    rows, columns = as_c([s.rows for s in sections]), as_c([s.columns for s in sections])
+    own = getattr(loaded_kernels(), f"minitx_muon_scratch_{products}")(n, rows, columns)
     scratch = torch.empty(threads * own, dtype=torch.uint8)
+    flat = [number for coefficients in polynomials for number in coefficients]
     call(
-        "orthogonalize", n, matrices, rows, columns, flat, len(polynomials), safety, scratch,
-        threads=threads,
+        f"muon_{products}", n, _starts(sections, gradients), _starts(sections, momenta),
+        _starts(sections, parameters), rows, columns, rates, momentum, keep, flat,
+        len(polynomials), safety, scratch, threads=threads,
     )  # fmt: skip
+    increment_version(parameters)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from minitx.compute import Compute, EngineChoice, LossFunction
 from minitx.config.train_config import EngineName
 from minitx.errors import BadInputError
-from minitx.fast import head, layers, support, whole_blocks
+from minitx.fast import head, layers, pieces, support, whole_blocks
 from minitx.fast.cuda_graph import RecordedLoss
 from minitx.fast.library import family
 from minitx.fast.torch_compile import CompiledLoss, can_compile
@@ -104,7 +104,18 @@ class _WatchedLoss:
 
 
 def _native_loss(model: Transformer, ids: Tensor, targets: Tensor) -> Tensor:
-    # By compiled kernels, in whole blocks where they know the shape.
+    # By compiled kernels. What is kept for the way back takes twice the memory in float32.
+    dtype = support.product_dtype(model.embedding.weight)
+    if dtype not in (torch.float32, torch.bfloat16):
+        return model.loss(ids, targets)
+    if dtype == torch.float32:
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        return pieces.loss(partial(_loss_of, model), weights, ids, targets)
+    return _loss_of(model, ids, targets)
+
+
+def _loss_of(model: Transformer, ids: Tensor, targets: Tensor) -> Tensor:
+    # In whole blocks where they know the shape.
     x = layers.embed(model, ids)
     run = whole_blocks.run if support.takes_whole_blocks(model, x) else layers.run
     x = run(model, x)

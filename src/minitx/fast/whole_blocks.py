@@ -1,11 +1,11 @@
-"""The blocks in training, compiled: each is one call forward and one backward (`train_block.c`).
+"""The blocks in training, compiled: one call forward and one backward (`train_block.c`).
 
 On a small model the layers' own arithmetic is a part of a step; the rest is spent between them, on
 dispatching operations, on threads that wait for each other, and on carrying what one layer wrote
-back to the next. Here a thread takes a sequence through the block by itself.
+back to the next. Here a thread takes a few rows through all layers between two attentions.
 
-The formulas are those of `Block` under autocast to bfloat16, rounded at fewer places; tests compare
-both with float64.
+The formulas are those of `Block`, with products in float32 or as under autocast to bfloat16, then
+rounded at fewer places; tests compare both with float64.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from minitx.fast.layers import rotary_tables
-from minitx.fast.library import loaded_kernels, pointers
+from minitx.fast.library import kernel_for, pointers, team_size
 from minitx.fast.profiling import running_clock
+from minitx.fast.support import product_dtype
 from minitx.model.transformer import Block, SwiGLU, Transformer
 
 _SIZES = ("batch", "seq", "heads", "kv_heads", "head_dim", "d_model", "d_ff")
@@ -58,7 +59,9 @@ def run(model: Transformer, x: Tensor) -> Tensor:
     if dropout:
         seeds.random_()
     sizes = (config.n_heads, config.n_kv_heads, config.head_dim, config.d_model, config.d_ff)
-    settings = _Settings((*x.shape[:2], *sizes), config.norm_eps, dropout, seeds.tolist())
+    settings = _Settings(
+        (*x.shape[:2], *sizes), config.norm_eps, dropout, seeds.tolist(), product_dtype(x)
+    )
     weights = [weight for block in model.blocks for weight in _weights(block)]
     out: Tensor = _RunBlocks.apply(settings, x, *tables, *weights)  # type: ignore[no-untyped-call]
     return out
@@ -83,13 +86,20 @@ class _Settings(NamedTuple):
     eps: float
     dropout: float
     seeds: list[int]  # One for each block.
+    dtype: torch.dtype  # Of products.
 
-    def call(self, number: int, x: Tensor, weights: Sequence[Tensor], *tables: Tensor) -> _Block:
-        # What both ways through block `number` share.
-        return _Block(
-            *self.sizes, self.eps, self.dropout, self.seeds[number], torch.get_num_threads(),
-            *(t.data_ptr() for t in (x, *_of_block(number, weights), *tables)),
+    def calls(
+        self, streams: Sequence[Tensor], weights: Sequence[Tensor], *tables: Tensor
+    ) -> ctypes.Array[_Block]:
+        # What both ways through each block share.
+        blocks = (
+            _Block(
+                *self.sizes, self.eps, self.dropout, seed, team_size(),
+                *(t.data_ptr() for t in (stream, *_of_block(number, weights), *tables)),
+            )
+            for number, (seed, stream) in enumerate(zip(self.seeds, streams, strict=False))
         )  # fmt: skip
+        return (_Block * len(self.seeds))(*blocks)
 
 
 class _RunBlocks(Function):
@@ -97,21 +107,18 @@ class _RunBlocks(Function):
     def forward(
         ctx: Any, settings: _Settings, x: Tensor, cosine: Tensor, sine: Tensor, *weights: Tensor
     ) -> Tensor:
-        kernels = loaded_kernels()
-        streams, kept = [x.contiguous()], []
-        scratch = None
-        for number in range(len(settings.seeds)):
-            call = settings.call(number, streams[-1], weights, cosine, sine)
-            address = ctypes.byref(call)
-            if scratch is None:
-                scratch = _bytes(kernels.minitx_block_scratch(address, 0))
-            streams.append(torch.empty_like(streams[-1]))
-            kept.append(_bytes(kernels.minitx_block_kept(address)))
-            call.out, call.kept = streams[-1].data_ptr(), kept[-1].data_ptr()
+        dtype, n = settings.dtype, len(settings.seeds)
+        streams = [x.contiguous(), *(torch.empty_like(x) for _ in range(n))]
+        calls = settings.calls(streams, weights, cosine, sine)
+        scratch = _bytes(kernel_for("block_scratch", dtype)(calls, 0))
+        kept = [_bytes(kernel_for("block_kept", dtype)(calls)) for _ in range(n)]
+        clock = running_clock()
+        for call, out, its_kept in zip(calls, streams[1:], kept, strict=True):
+            call.out, call.kept = out.data_ptr(), its_kept.data_ptr()
             call.scratch = scratch.data_ptr()
-            if clock := running_clock():
+            if clock:
                 call.seconds, clock.blocks = ctypes.addressof(clock.forward), True
-            kernels.minitx_block_forward(address)
+        kernel_for("blocks_forward", dtype)(calls, n)
         ctx.save_for_backward(cosine, sine, *streams[:-1], *kept, *weights)
         ctx.settings = settings
         return streams[-1]
@@ -119,33 +126,32 @@ class _RunBlocks(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        kernels = loaded_kernels()
+        dtype, n = ctx.settings.dtype, len(ctx.settings.seeds)
         cosine, sine, *saved = ctx.saved_tensors
-        n = len(ctx.settings.seeds)
         streams, kept, weights = saved[:n], saved[n : 2 * n], saved[2 * n :]
         grad = grad.contiguous()
-        scratch = None
+        grad_input = torch.empty_like(grad)
+        calls = ctx.settings.calls(streams, weights, cosine, sine)
+        scratch = _bytes(kernel_for("block_scratch", dtype)(calls, 1))
+        clock = running_clock()
         gradients: list[Tensor] = []
-        for number in reversed(range(n)):
-            grad_input = torch.empty_like(grad)
-            grad_head_gains = torch.empty(2, len(weights[1]))
+        for number, (call, its_kept) in enumerate(zip(calls, kept, strict=True)):
             grad_weights = [torch.empty_like(weight) for weight in _of_block(number, weights)]
+            grad_head_gains = torch.empty(2, len(weights[1]))
             grad_weights[1:3] = grad_head_gains.unbind(0)
-            call = ctx.settings.call(number, streams[number], weights, cosine, sine)
-            address = ctypes.byref(call)
-            if scratch is None:
-                scratch = _bytes(kernels.minitx_block_scratch(address, 1))
-            call.kept, call.scratch = kept[number].data_ptr(), scratch.data_ptr()
-            call.grad, call.grad_input = grad.data_ptr(), grad_input.data_ptr()
+            call.kept, call.scratch = its_kept.data_ptr(), scratch.data_ptr()
+            # The last block's comes from above, and must stay as it is.
+            call.grad = (grad if number == n - 1 else grad_input).data_ptr()
+            call.grad_input = grad_input.data_ptr()
             for name, gradient in zip(
                 _GRADIENTS, (grad_weights[0], grad_head_gains, *grad_weights[3:]), strict=True
             ):
                 setattr(call, name, gradient.data_ptr())
-            if clock := running_clock():
+            if clock:
                 call.seconds = ctypes.addressof(clock.backward)
-            kernels.minitx_block_backward(address)
-            grad, gradients = grad_input, grad_weights + gradients
-        return None, grad, None, None, *gradients
+            gradients += grad_weights
+        kernel_for("blocks_backward", dtype)(calls, n)
+        return None, grad_input, None, None, *gradients
 
 
 def _bytes(count: int) -> Tensor:

@@ -160,11 +160,13 @@ class BudgetController:
     step_tokens: int
 
     def __post_init__(self) -> None:
+        self._slept = self.clock.slept()
         self._note_check((self.config.budget_seconds or 0.0) - self.state.elapsed_seconds)
 
     def after_step(self) -> None:
         """Decide how many steps there are, if it is time to."""
         state, budget = self.state, self.config.budget_seconds
+        self._tell_sleep()
         if state.steps_decided or budget is None:
             return
         self._time_scoring(budget)
@@ -189,6 +191,13 @@ class BudgetController:
             return max(0.0, budget - self.clock.elapsed())
         return self._pace().seconds(state.step, state.steps)
 
+    def _tell_sleep(self) -> None:
+        slept = self.clock.slept() - self._slept
+        if slept:
+            self._slept += slept
+            message = f"the process stood still for {slept:.0f} s, which count as no training"
+            self.observer.observe(Event(self.state.step, "slept", "info", message))
+
     def _note_check(self, seconds_left: float) -> None:
         self._seconds_then, self._steps_then = seconds_left, self.state.steps - self.state.step
 
@@ -196,11 +205,15 @@ class BudgetController:
         clock, hooks = self.clock, self.hooks
         per_step = clock.seconds_per_step()
         # Until it is measured (`_time_scoring`): a forward pass costs about a third of a step.
-        scoring = clock.took.get("scoring", per_step / 3 * hooks.n_scored / self.step_tokens)
-        closing = clock.took.get("saving", 0.0)
+        scoring = clock.seconds_of("scoring")
+        if scoring is None:
+            scoring = per_step / 3 * hooks.n_scored / self.step_tokens
+        closing = clock.seconds_of("saving") or 0.0
         if not hooks.closes_with_evaluation:
             closing += scoring * hooks.n_closing / hooks.n_scored
-        evaluation = clock.took.get("evaluation", scoring)
+        evaluation = clock.seconds_of("evaluation")
+        if evaluation is None:
+            evaluation = scoring
         return Pace(per_step, evaluation, closing, self.config.evaluate_every)
 
     def _correct(self, left: float, budget: float) -> None:
@@ -219,7 +232,7 @@ class BudgetController:
         self._note_check(left)
 
     def _time_scoring(self, budget: float) -> None:
-        """Score the holdout to see how long it takes, where a guess would decide too much.
+        """Evaluate once to see how long it takes, since a guess would decide too much.
 
         Only in a session without an evaluation before it is time to decide. The loss is not kept:
         a run that repeats the decisions of this one does not come here.
@@ -228,17 +241,19 @@ class BudgetController:
         left = budget - used
         if (
             not self.hooks.n_holdout
-            or "scoring" in self.clock.took
+            or self.clock.seconds_of("scoring") is not None
             or self.state.step < max(self.config.warmup_steps, UNTIMED_STEPS + 1)
             or is_early(self.config, used, left)
         ):
             return
-        pace = self._pace()
-        if pace.evaluation + pace.closing <= tolerated(left, budget) or pace.evaluation > left:
+        if self._pace().evaluation > left:
             return
         self.observer.observe(Phase("scoring the holdout"))
-        with self.clock.timing("scoring"):
-            self.hooks.evaluate(False)
+        with self.clock.timing("evaluation"):
+            with self.clock.timing("scoring"):
+                self.hooks.evaluate(False)
+            self.hooks.sample()
+            self.hooks.look()
         self.observer.observe(Phase(""))
         self.clock.pause_done()
 

@@ -109,6 +109,7 @@ class RunHooks:
         save_config: called when the number of steps was decided; returns when that is on disk.
         n_holdout: tokens of the holdout; 0 if there is none to score.
         n_scored, n_closing: how many of them an evaluation, and the closing one, score.
+        look: looks inside the model as an evaluation does, and keeps nothing: it is timed.
     """
 
     run: Path
@@ -120,6 +121,7 @@ class RunHooks:
     n_holdout: int
     n_scored: int
     n_closing: int
+    look: Callable[[], object] = lambda: None
 
     @property
     def closes_with_evaluation(self) -> bool:

@@ -20,9 +20,10 @@ from minitx.training.optimizers import OPTIMIZERS
 DEFAULT_BUDGET_SECONDS = 300.0
 """Planned for when neither a budget nor a number of steps is given."""
 
-NOMINAL_RATES = {"cpu": 4e11, "mps": 4e12, "cuda": 5e13}
-"""Operations a second that a device of a kind is taken to do where the number of steps is given:
-such a run is the same whenever it is repeated, so nothing in it may follow from a measurement."""
+NOMINAL_RATES = {"cpu": 1.6e11, "mps": 1.6e12, "cuda": 2e13}
+"""Operations of training a second that a device of a kind is taken to do where the number of steps
+is given: such a run is the same whenever it is repeated, so nothing in it may follow from a
+measurement."""
 
 MOST_UNTIED = 1024
 """Largest vocabulary for which separate input and output embeddings are planned."""
@@ -33,8 +34,8 @@ EMBEDDING_TO_BLOCKS = 0.75
 MOST_STEPS = 10**9
 """Planned for, however fast the machine."""
 
-WORK_FOR_CONTEXT_256 = 3e14
-"""Operations at the device's peak rate from which twice the usual context is worth its steps."""
+WORK_FOR_CONTEXT_256 = 1.2e14
+"""Operations of training from which twice the usual context is worth its steps."""
 
 MOST_PARAMETERS_PER_TOKEN = 5
 """A larger model memorizes a short text."""
@@ -46,13 +47,10 @@ larger model memorizes a text in fewer epochs."""
 MOST_EPOCHS = 30
 """Further ones only make the holdout loss worse, dropout or not."""
 
-PART_OF_PEAK = 0.4
-"""What a training step reaches of the device's matrix product rate, about."""
-
 BATCH_TOKENS = 3072
 """In a step."""
 
-FAST = 1e13
+FAST = 4e12
 """Operations a second from which on a step of so few tokens is mostly launching kernels ..."""
 
 FAST_BATCH_TOKENS = 8192
@@ -76,8 +74,8 @@ EVALUATION_OF_TIME = 0.02
 SECONDS_BETWEEN_EVALUATIONS = 4.0
 """At least, in a run that is not so short that it would have fewer than four."""
 
-WORK_FOR_SIZE = 40_000
-"""Operations at the device's peak rate that a model of n parameters needs, over n^1.5; with word
+WORK_FOR_SIZE = 16_000
+"""Operations of training that a model of n parameters needs, over n^1.5; with word
 pieces up to `EMBEDDING_TO_BLOCKS` as many again, which their embedding takes."""
 
 
@@ -110,13 +108,14 @@ def plan_run(
     data: DataConfig,
     tokenizer: TokenizerConfig,
     tokens: TokenFigures,
-    matmul_rate: float,
+    rate: float,
     given_model: Overrides,
     given_train: Overrides,
 ) -> tuple[RunConfig, dict[str, str]]:
     """Choose everything that is not given, with a reason for each key that was chosen.
 
-    `matmul_rate` of the device, in floating-point operations a second, is measured or nominal.
+    `rate`, the floating-point operations of training that the device does in a second, is measured
+    or nominal.
 
     Raises:
         BadInputError: a given value is out of range, or two don't fit together.
@@ -128,14 +127,14 @@ def plan_run(
         budget = train["budget_seconds"] = DEFAULT_BUDGET_SECONDS
         reasons["budget_seconds"] = "no --budget or --steps was given"
     time = budget or DEFAULT_BUDGET_SECONDS
-    model = _plan_model(tokenizer.kind, tokens, matmul_rate, time, given_model, reasons)
+    model = _plan_model(tokenizer.kind, tokens, rate, time, given_model, reasons)
     config = build(ModelConfig, model, "model")
-    _plan_batch(tokenizer.kind, config, matmul_rate, train, reasons)
+    _plan_batch(tokenizer.kind, config, rate, train, reasons)
     if "dropout" not in given_model:
-        epochs = _epochs(config, tokens, matmul_rate, train)
+        epochs = _epochs(config, tokens, rate, train)
         dropout, reasons["dropout"] = _choose_dropout(config, epochs, tokens.n_train)
         config = replace(config, dropout=dropout)
-    planned = _plan_train(config, tokens, matmul_rate, train, reasons)
+    planned = _plan_train(config, tokens, rate, train, reasons)
     run = RunConfig(data, tokenizer, config, build(TrainConfig, planned, "train"))
     return run, reasons
 
@@ -229,7 +228,7 @@ def _epochs(model: ModelConfig, tokens: TokenFigures, rate: float, train: Overri
 
 def _choose_dropout(model: ModelConfig, epochs: float, n_train: int) -> tuple[float, str]:
     passes = f"about {epochs:.2g} passes over the text"
-    memorizing = epochs * _block_parameters(model) / n_train
+    memorizing = epochs * block_parameters(model) / n_train
     for least, dropout in DROPOUT:
         if memorizing >= least:
             return dropout, f"{passes}: without dropout, the model would memorize it"
@@ -237,8 +236,8 @@ def _choose_dropout(model: ModelConfig, epochs: float, n_train: int) -> tuple[fl
 
 
 def tokens_per_second(model: ModelConfig, rate: float) -> float:
-    """About so many are trained on; `rate` is that of the device's matrix products."""
-    return PART_OF_PEAK * rate / model.flops_per_token
+    """About so many are trained on; `rate` is as in `plan_run`."""
+    return rate / model.flops_per_token
 
 
 def choose_shape(
@@ -246,13 +245,13 @@ def choose_shape(
 ) -> tuple[Shape, str]:
     """The rung of the ladder for a text and a time in seconds, and the reason.
 
-    `rate` is that of the device's matrix products, in floating-point operations a second.
+    `rate` is as in `plan_run`.
     """
     best, why = LADDER[0], f"the largest that trains well in {duration_text(budget)}"
     # The embedding of characters costs next to nothing.
     with_table = WORK_FOR_SIZE * (1.0 if kind == "char" else 1.0 + EMBEDDING_TO_BLOCKS)
     for shape in LADDER:
-        n_parameters = _block_parameters(shape)
+        n_parameters = block_parameters(shape)
         if with_table * n_parameters**1.5 > rate * budget:
             break
         if n_parameters > MOST_PARAMETERS_PER_TOKEN * tokens.n_train:
@@ -262,8 +261,9 @@ def choose_shape(
     return best, why
 
 
-def _block_parameters(shape: Shape | ModelConfig) -> int:
-    # About: four matrices of the width's square in attention, and as much as eight in the MLP.
+def block_parameters(shape: Shape | ModelConfig) -> int:
+    """Parameters of the blocks, about."""
+    # Four matrices of the width's square in attention, and as much as eight in the MLP.
     return 12 * shape.n_layers * shape.d_model**2
 
 
@@ -279,7 +279,7 @@ def _plan_train(
 ) -> Overrides:
     values = dict(given)
     tokens_per_step = _tokens_per_step(model, values)
-    seconds_per_step = tokens_per_step * model.flops_per_token / (PART_OF_PEAK * rate) + 2e-3
+    seconds_per_step = tokens_per_step * model.flops_per_token / rate + 2e-3
     optimizer = OPTIMIZERS.get(values.get("optimizer", TrainConfig.optimizer))
     values.setdefault("learning_rate", optimizer.planned_rate)
     if "steps" not in values:

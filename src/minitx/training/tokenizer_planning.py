@@ -19,6 +19,7 @@ from minitx.training.planning import (
     EMBEDDING_TO_BLOCKS,
     TokenFigures,
     between,
+    block_parameters,
     choose_shape,
     planned_shape,
     tokens_per_second,
@@ -30,9 +31,11 @@ BYTES_PER_TOKEN = 3
 MOST_LEARNED_FROM = 64 << 20
 """Bytes of text that pieces of words are learned from: more changes few of them."""
 
-CHARACTERS_FROM_EPOCHS = 5.0
-"""Epochs from which on a text of few characters is split into those: word pieces cover
-more text in the same time, and the model memorizes it sooner."""
+CHARACTERS_FROM = 6.0
+"""Epochs, times parameters for each character of the train part, from which on a text of few
+characters is split into those: word pieces cover more text in the same time, and the model
+memorizes it sooner. That is about the work that there is time for, over the square of the text's
+length, so it does not jump where the model becomes another one."""
 
 EMBEDDING_OF_UNSEEN = 1.2
 """`EMBEDDING_TO_BLOCKS` where there is no time for a whole epoch: longer pieces cover more text."""
@@ -70,6 +73,7 @@ class Capacity:
     """
 
     model: ModelConfig
+    of_characters: ModelConfig
     n_characters: float
 
 
@@ -98,7 +102,8 @@ def _choose_kind(text: TextSize, capacity: Capacity | None) -> tuple[TokenizerKi
         return "char", f"{size}: each character is seen often enough to be learned"
     epochs = capacity.n_characters / max(1, text.n_characters)
     passes = f"as characters, time for about {epochs:.2g} passes over {size}"
-    if epochs >= CHARACTERS_FROM_EPOCHS:
+    per_character = block_parameters(capacity.of_characters) / max(1, text.n_characters)
+    if epochs * per_character >= CHARACTERS_FROM:
         return "char", f"{passes}: enough to learn from single characters"
     return "bpe", f"{passes}: word pieces cover more text per step"
 
@@ -111,7 +116,7 @@ def _most_ids(text: TextSize, capacity: Capacity) -> int:
 
 
 def plan_capacity(
-    text: TextSize, matmul_rate: float, given_model: Overrides, given_train: Overrides
+    text: TextSize, rate: float, given_model: Overrides, given_train: Overrides
 ) -> Capacity:
     """What the models that `plan_run`, called with the same, will choose can do.
 
@@ -122,7 +127,9 @@ def plan_capacity(
     budget = given_train.get("budget_seconds") or DEFAULT_BUDGET_SECONDS
 
     def model_for(kind: TokenizerKind) -> ModelConfig:
-        shape, _ = choose_shape(kind, tokens, matmul_rate, budget)
+        shape, _ = choose_shape(kind, tokens, rate, budget)
         return planned_shape({"n_layers": shape.n_layers, "d_model": shape.d_model, **given_model})
 
-    return Capacity(model_for("bpe"), budget * tokens_per_second(model_for("char"), matmul_rate))
+    of_characters = model_for("char")
+    n_characters = budget * tokens_per_second(of_characters, rate)
+    return Capacity(model_for("bpe"), of_characters, n_characters)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
 
 from minitx.checkpoint.writer import CheckpointWriter
 from minitx.compute import keep_freed_memory
@@ -13,6 +16,7 @@ from minitx.diagnosis.live import LiveDiagnosis
 from minitx.evaluation.arrays import bits_per
 from minitx.evaluation.scoring import Windows, count_targets, score, windows_for
 from minitx.generation import generate
+from minitx.training.awake import AwakeClock
 from minitx.training.batches import PrefetchedBatches
 from minitx.training.hooks import HoldoutLoss, RunHooks, StopEvaluation
 from minitx.training.logging import LOGGERS
@@ -30,6 +34,9 @@ from minitx.workflows.session import (
 _SAMPLE_TOKENS = {"cpu": 160}
 _SAMPLE_TOKENS_ELSEWHERE = 64
 """One token takes a GPU as long as a step of a small model does."""
+
+_SAMPLED_ALONE = 20_000_000
+"""Parameters of the largest model whose samples one thread draws."""
 
 
 def run_session(
@@ -87,10 +94,11 @@ def run_session(
             compute=compute,
             state=session.state,
             observer=observer,
-            hooks=_hooks(session, saver, stop),
+            hooks=replace(_hooks(session, saver, stop), look=detector.look),
             stop=stop,
             detector=detector,
             good_states=good_states,
+            now=stack.enter_context(AwakeClock()),
         )
         observer.observe(session.start(_short_prompt(session)))
         stop.defer()
@@ -123,10 +131,19 @@ def _hooks(session: Session, saver: SessionSaver, stop: StopRequest) -> RunHooks
         scored = score(model, ids, windows(closing), check_stop)
         return HoldoutLoss(scored.loss, bits_per(scored.loss, bytes_per_token), scored.n_tokens)
 
+    def sampled() -> str:
+        # Where others are busy, threads that meet at each token wait for each other longest of all.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1 if model.config.n_parameters <= _SAMPLED_ALONE else threads)
+        try:
+            return generate(model, tokenizer, [prompt], sampling)[0].text
+        finally:
+            torch.set_num_threads(threads)
+
     return RunHooks(
         run=session.run.path,
         evaluate=evaluate,
-        sample=lambda: (prompt, generate(model, tokenizer, [prompt], sampling)[0].text),
+        sample=lambda: (prompt, sampled()),
         save=saver.save,
         saved=saver.writer.written,
         save_config=saver.save_config,

@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +21,7 @@ import torch
 from minitx import __version__
 from minitx.checkpoint.new_run import create_run, require_name
 from minitx.checkpoint.rundir import RUNS, RunDirectory
-from minitx.compute import Compute, choose_compute, matmul_rate
+from minitx.compute import Compute, choose_compute
 from minitx.config import DataConfig, RunConfig, TokenizerConfig
 from minitx.config.checks import require_range
 from minitx.config.overrides import Overrides
@@ -39,10 +39,11 @@ from minitx.corpus.audit import audit, read_audit
 from minitx.corpus.documents import Reading
 from minitx.corpus.earlier import reused_notes, reused_split, reused_tokenizer, signature
 from minitx.corpus.training_windows import DATA_ORDER
-from minitx.engine import choose_engine, plan_engine
+from minitx.engine import choose_engine, kernel_build, plan_engine
 from minitx.errors import BadInputError, InstabilityError
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from minitx.training.machine_speed import kept_speed, measure_speed
 from minitx.training.memory import Workload, free_memory, require_memory
 from minitx.training.observer import Observers, Phase, RunEnd, TrainingObserver
 from minitx.training.optimizers import OPTIMIZERS
@@ -65,6 +66,7 @@ class TrainRequest:
         tokenizer_directory: use this tokenizer instead of training one.
         out: the run directory to make; None takes the next free one under ``runs``.
         loggers: names of those that note it beside `metrics.jsonl`, for example `tensorboard`.
+        measure: measure the machine again, although it was before.
     """
 
     data: Overrides = field(default_factory=dict)
@@ -74,6 +76,7 @@ class TrainRequest:
     tokenizer_directory: Path | None = None
     out: Path | None = None
     loggers: tuple[str, ...] = ()
+    measure: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,12 +100,18 @@ def train(
     """
     fix = "No run was begun; give the same command again"
     told = Observers(observers)
+    if request.measure and "steps" in request.train:
+        raise BadInputError(
+            "--measure says how fast this machine is, and with --steps nothing depends on that",
+            "Give --budget instead of --steps, or leave out --measure",
+        )
     with StopRequest() as stop, interrupted_before_steps(stop, fix):
         threads = request.train.get("threads", 0)
         require_range("threads", threads, 0, MOST_THREADS)
         compute = choose_compute(
             request.train.get("device", "auto"), request.train.get("dtype", "auto"), threads
         )
+        kernel_build()  # A MINITX_KERNELS that names none is refused before time is spent on it.
         told.observe(Phase("reading the corpus"))
         data = build(DataConfig, request.data, "data")
         # What can't be noted is refused before time is spent on it.
@@ -119,11 +128,7 @@ def train(
                     corpus, data, run.data
                 )
                 require_holdout(request.train.get("early_stopping", 0), split.holdout.n_bytes)
-                if "steps" in request.train:
-                    rate = NOMINAL_RATES[compute.device_name]
-                else:
-                    told.observe(Phase("measuring the device"))
-                    rate = matmul_rate(compute.device, compute.dtype)
+                rate, measured = _rate(request, compute, told)
                 told.observe(Phase("training the tokenizer"))
                 notes: dict[str, Any] = {"signature": known_by}
                 tokenizer, tokenizer_config, reasons = _tokenizer(
@@ -131,9 +136,9 @@ def train(
                 )
                 data, reasons = _resolved(data, split, reasons)
                 told.observe(Phase("encoding the corpus"))
-                counter = _Counter(told, split)
+                progress = _progress(told, "encoding the corpus", "bytes")
                 workers = data.workers or os.cpu_count() or 1
-                encoded = encode_corpus(split, tokenizer, earlier, workers, counter.count, notes)
+                encoded = encode_corpus(split, tokenizer, earlier, workers, progress, notes)
                 told.observe(Phase("comparing the holdout with the train part"))
                 _audit(split)
                 config, planned = _plan(request, data, tokenizer_config, encoded, compute, rate)
@@ -151,7 +156,7 @@ def train(
                 session = Session(
                     run=run,
                     config=config,
-                    reasons=reasons | planned,
+                    reasons=reasons | planned | measured,
                     corpus=encoded,
                     tokenizer=tokenizer,
                     model=model,
@@ -172,6 +177,38 @@ def train(
     return FinishedRun(run.path, end)
 
 
+def _progress(told: Observers, name: str, units: str) -> Callable[[int, int], None]:
+    """Tells how far a phase is that begins now: after a second, and then some twenty times."""
+    began = time.perf_counter()
+    due = began + 1.0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal due
+        now = time.perf_counter()
+        if done and now >= due:
+            rate = done / (now - began)
+            due = now + max(1.0, 0.05 * total / rate)
+            left = (total - done) / rate
+            how_fast = f"{rate:,.0f} {units} a second, {left:,.0f} s left"
+            told.observe(Phase(f"{name}: {done / total:.0%}, {how_fast}"))
+
+    return tell
+
+
+def _rate(
+    request: TrainRequest, compute: Compute, told: TrainingObserver
+) -> tuple[float, dict[str, str]]:
+    # Operations of training a second, and what to tell of them.
+    if "steps" in request.train:
+        return NOMINAL_RATES[compute.device_name], {}
+    engine = request.train.get("engine", "auto")
+    speed = None if request.measure else kept_speed(compute, engine)
+    if speed is None:
+        told.observe(Phase("measuring this machine, once, for a second"))
+        speed = measure_speed(compute, engine)
+    return speed.planned_rate, {"device": speed.told(time.time())}
+
+
 def _resolved(
     data: DataConfig, split: SplitCorpus, reasons: dict[str, str]
 ) -> tuple[DataConfig, dict[str, str]]:
@@ -186,25 +223,6 @@ def _resolved(
         told["corpus"] = f"left out: {', '.join(left_out)}"
     directory = _working_directory(data)
     return replace(data, working_directory=directory, split=split.method), told
-
-
-class _Counter:
-    """Tells how far an encoding is, from time to time."""
-
-    def __init__(self, told: Observers, split: SplitCorpus) -> None:
-        self._told, self._began = told, time.monotonic()
-        self._done, self._all = 0, split.train.n_bytes + split.holdout.n_bytes
-
-    def count(self, n_bytes: int) -> None:
-        self._done += n_bytes
-        rate = self._done / max(1e-3, time.monotonic() - self._began)
-        left = (self._all - self._done) / rate
-        self._told.observe(
-            Phase(
-                f"encoding the corpus: {self._done / 1e6:,.0f} of {self._all / 1e6:,.0f} MB, "
-                f"{rate / 1e6:.1f} MB/s, {left:.0f}s left"
-            )
-        )
 
 
 def _audit(split: SplitCorpus) -> None:

@@ -129,7 +129,23 @@ def _wide_encoding(block: bytes) -> str | None:
     for name in ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE"):
         with contextlib.suppress(UnicodeDecodeError):
             text = codecs.getincrementaldecoder(name)().decode(beginning)
-            if text and all(c.isspace() or unicodedata.category(c) not in _NO_TEXT for c in text):
-                rows[name] = len({ord(character) >> 8 for character in text})
+            in_rows = len({ord(character) >> 8 for character in text})
+            if _is_text(text, in_rows):
+                rows[name] = in_rows
     # In the wrong order of bytes, characters come from all over Unicode.
     return min(rows, key=rows.__getitem__, default=None)
+
+
+def _is_text(text: str, n_rows: int) -> bool:
+    """Whether a person can have written that, from so many rows of 256 characters each.
+
+    Bytes of something else, taken in pairs, make characters of many scripts, or rare Chinese ones.
+    """
+    if not text or any(not c.isspace() and unicodedata.category(c) in _NO_TEXT for c in text):
+        return False
+    used = "".join(set(text))
+    if n_rows <= 3 or (n_rows <= 12 and 4 * n_rows <= len(used)):
+        return True
+    east = ("gb2312", "big5", "shift_jis", "euc_kr")
+    kept = max(len(used.encode(name, "ignore").decode(name)) for name in east)
+    return kept >= 0.9 * len(used)

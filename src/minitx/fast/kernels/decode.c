@@ -1,299 +1,161 @@
-/* One token of one text through the whole model: `Transformer.forward` for a single vector.
+/* Tokens of one text or several through the model, one of each or a whole prompt: `Transformer.forward`
+   without its gradients.
 
-   Every weight is read once and used twice, so the time is that of reading memory. All threads go
-   through the token together: each computes a part of the rows of every product, and they wait
-   for each other where one reads what others wrote. Each row is summed up in the same order
-   whoever computes it, so the result does not depend on how many threads there are. */
-#include "decode_model.h"
-#include "team.h"
-#include "weights.h"
+   Every token is a row that is computed by itself, its sums in an order that depends on nothing but
+   the model. So its numbers are the same whichever rows are beside it, and however many threads
+   share them. */
 
-#include <math.h>
+#include "decode_attention.h"
+#include "decode_product.h"
+
 #include <stdbool.h>
-#include <stddef.h>
 
-enum { FLOAT32, BFLOAT16, INT8 };
+/* Elements from one row of logits to the next. */
+EXPORT int64_t minitx_decode_stride(int64_t columns) { return stride_of(columns); }
 
-/* Rows multiplied at once: x is read once for all of them. */
-enum { ROWS = 4 };
-
-/* Elements of a few whole vectors, whatever the processor: a loop over so many has no rest. */
-enum { VECTORS = 64 };
-
-/* residual: (d_model,), qkv: (rows of qkv,), heads: (n_heads * head_dim,), hidden: (2, d_ff);
-   for each thread normed: (d_model,) and scores: (context,). */
-typedef struct {
-    float *residual, *qkv, *heads, *hidden, *normed, *scores;
-} Workspace;
-
-/* Products */
-
-/* sums[r] = rows[r] . x, for ROWS rows of so many columns. */
-#define DEFINE_DOTS(FORMAT, TYPE)                                                                  \
-    static void dots_##FORMAT(const TYPE *const rows[ROWS], const float *x, int64_t columns,       \
-                              float sums[ROWS]) {                                                  \
-        Floats lanes[ROWS] = {0};                                                                  \
-        int64_t i = 0;                                                                             \
-        for (; i + LANES <= columns; i += LANES) {                                                 \
-            Floats factor = load_float32(x + i);                                                   \
-            if (i % (LINE / (int64_t)sizeof(TYPE)) == 0)                                           \
-                for (int r = 0; r < ROWS; r++) fetch_ahead(rows[r] + i);                           \
-            for (int r = 0; r < ROWS; r++) lanes[r] += load_##FORMAT(rows[r] + i) * factor;        \
-        }                                                                                          \
-        for (int r = 0; r < ROWS; r++) {                                                           \
-            sums[r] = total(lanes[r]);                                                             \
-            for (int64_t rest = i; rest < columns; rest++)                                         \
-                sums[r] += from_##FORMAT(rows[r][rest]) * x[rest];                                 \
-        }                                                                                          \
-    }                                                                                              \
-    static void dots_of_block_##FORMAT(const Matrix *matrix, int64_t row, const float *x,          \
-                                       float sums[ROWS]) {                                         \
-        const TYPE *rows[ROWS];                                                                    \
-        for (int64_t r = 0; r < ROWS; r++) {                                                       \
-            int64_t there = row + r < matrix->rows ? row + r : matrix->rows - 1;                   \
-            rows[r] = (const TYPE *)matrix->weights + there * matrix->stride;                      \
-        }                                                                                          \
-        dots_##FORMAT(rows, x, matrix->columns, sums);                                             \
-    }
-
-DEFINE_DOTS(float32, float)
-DEFINE_DOTS(bfloat16, uint16_t)
-DEFINE_DOTS(int8, int8_t)
-
-/* Some rows: [first, end). */
-typedef struct {
-    int64_t first, end;
-} Range;
-
-/* Those of a thread: whole blocks, so that each block is computed by the same code, to the bit,
-   whoever has it. `block` is a multiple of ROWS. */
-static Range part_of(Thread thread, int64_t rows, int64_t block) {
-    int64_t blocks = (rows + block - 1) / block;
-    int64_t first = blocks * thread.number / thread.of * block;
-    int64_t end = blocks * (thread.number + 1) / thread.of * block;
-    return (Range){first, end < rows ? end : rows};
+/* Bytes of a matrix `(rows, columns)` when packed. */
+EXPORT int64_t minitx_decode_packed_size(int64_t rows, int64_t columns, int64_t format, int64_t gated) {
+    return panels_of(rows, gated ? GATED : PUT) * panel_size(columns, format);
 }
 
-static Range rows_of(Thread thread, int64_t rows) { return part_of(thread, rows, ROWS); }
+/* Rows of a matrix, `first` to `first + n`, into a panel from its row `at` on. */
+static inline __attribute__((always_inline)) void pack_rows(
+    const int64_t format, const char *weights, int64_t columns, int64_t n, int64_t at, char *to
+) {
+    /* A few columns of all rows at a time: they stay in the cache until they are whole lines. */
+    for (int64_t from = 0; from < columns; from += LINE)
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t k = from; k < columns && k < from + LINE; k++)
+                memcpy(
+                    to + (k * PANEL + slot_of(format, at + i)) * bytes_of(format),
+                    weights + (i * columns + k) * bytes_of(format), (size_t)bytes_of(format)
+                );
+}
 
-/* out[row] (+)= matrix[row] . x + bias[row], for some rows. x: (columns,), out: (rows,). */
-static void multiply(const Matrix *matrix, Range some, const float *x, float *out, bool add) {
-    for (int64_t row = some.first; row < some.end; row += ROWS) {
-        float sums[ROWS];
-        if (matrix->format == FLOAT32)
-            dots_of_block_float32(matrix, row, x, sums);
-        else if (matrix->format == BFLOAT16)
-            dots_of_block_bfloat16(matrix, row, x, sums);
-        else
-            dots_of_block_int8(matrix, row, x, sums);
-        for (int64_t r = 0; r < ROWS && row + r < some.end; r++) {
-            float sum = sums[r];
-            if (matrix->scale) sum *= matrix->scale[row + r];
-            if (matrix->bias) sum += matrix->bias[row + r];
-            out[row + r] = add ? out[row + r] + sum : sum;
+/* Put a matrix `(rows, columns)` in a format, with the scales and biases `(rows)`, or null, in the
+   order in which `multiply` reads them: panels of PANEL rows, column by column.
+   gated: the first half of the rows are gates, and a panel is LANES of them and LANES others.
+   out: zeros. */
+EXPORT void minitx_decode_pack(
+    const char *weights, const float *scale, const float *bias, int64_t rows, int64_t columns,
+    int64_t format, int64_t gated, char *out, int threads
+) {
+    int64_t panels = panels_of(rows, gated ? GATED : PUT), half = gated ? rows / 2 : rows;
+    int64_t parts = gated ? 2 : 1, wide = PANEL / parts;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t one = 0; one < panels * parts; one++) {
+        int64_t p = one / parts, at = one % parts * wide, first = one % parts * half + p * wide;
+        int64_t left = half - p * wide, n = left < wide ? left : wide;
+        char *panel = out + p * panel_size(columns, format), *to = panel + HEADER;
+        float *scales = (float *)panel + at, *biases = scales + PANEL;
+        for (int64_t i = 0; i < n; i++) {
+            scales[i] = scale ? scale[first + i] : 1.0f;
+            biases[i] = bias ? bias[first + i] : 0.0f;
         }
+        const char *from = weights + first * columns * bytes_of(format);
+        if (format == FLOAT32)
+            pack_rows(FLOAT32, from, columns, n, at, to);
+        else if (format == BFLOAT16)
+            pack_rows(BFLOAT16, from, columns, n, at, to);
+        else
+            pack_rows(INT8, from, columns, n, at, to);
     }
 }
 
-/* Norms and rotation */
-
-static float dot(const float *a, const float *b, int64_t size) {
-    float sum = 0;
-    for (int64_t i = 0; i < size; i++) sum += a[i] * b[i];
-    return sum;
+/* Of all rows; `out` is the thread's own: to wait for others' would take as long. */
+static void norm(const Model *model, const float *x, int64_t rows, Norm norm, float *out) {
+    int64_t size = model->d_model, stride = stride_of(size);
+    for (int64_t r = 0; r < rows; r++)
+        norm_row(x + r * stride, size, norm.gain, norm.bias, (float)model->eps, out + r * stride);
 }
 
-/* out = x / sqrt(mean(x^2) + eps) * gain, (width,); may be x itself. */
-static void rms_norm(const float *x, const float *gain, int64_t width, double eps, float *out) {
-    float scale = (float)(1.0 / sqrt((double)dot(x, x, width) / (double)width + eps));
-    for (int64_t i = 0; i < width; i++) out[i] = x[i] * scale * gain[i];
+/* Bytes of each buffer that `minitx_decode_step` works in. */
+typedef struct {
+    int64_t x, heads, qkv, hidden, normed, scores, wide, shared, own;
+} Room;
+
+static Room room_of(const Model *model, int64_t rows) {
+    int64_t gathered = model->n_heads * model->head_dim, size = (int64_t)sizeof(float);
+    Room room = {
+        .x = rows * stride_of(model->d_model) * size,
+        .heads = rows * stride_of(gathered) * size,
+        .qkv = rows * stride_of(gathered + 2 * model->n_kv_heads * model->head_dim) * size,
+        .hidden = rows * stride_of(model->d_ff) * size,
+        .normed = rows * stride_of(model->d_model) * size,
+        .scores = stride_of(model->context + LANES) * size,
+    };
+    int64_t deepest = model->d_model > gathered ? model->d_model : gathered;
+    room.wide = PANEL * (deepest > model->d_ff ? deepest : model->d_ff) * size;
+    room.shared = room.x + room.heads + room.qkv + room.hidden;
+    room.own = room.normed + room.scores + room.wide;
+    return room;
 }
 
-/* The same of x - mean(x), plus a bias. */
-static void layer_norm(const float *x, Norm norm, int64_t width, double eps, float *out) {
-    float sum = 0;
-    for (int64_t i = 0; i < width; i++) sum += x[i];
-    float mean = sum / (float)width;
-    for (int64_t i = 0; i < width; i++) out[i] = x[i] - mean;
-    rms_norm(out, norm.gain, width, eps, out);
-    for (int64_t i = 0; i < width; i++) out[i] += norm.bias[i];
+/* Bytes of the buffer that `minitx_decode_step` works in. */
+EXPORT int64_t minitx_decode_room(const Model *model, int64_t rows, int threads) {
+    Room room = room_of(model, rows);
+    return room.shared + threads * room.own;
 }
 
-static void normalize(const float *x, Norm norm, const Model *model, float *out) {
-    if (norm.bias)
-        layer_norm(x, norm, model->d_model, model->eps, out);
-    else
-        rms_norm(x, norm.gain, model->d_model, model->eps, out);
-}
-
-/* Turn each pair (x[i], x[i + width / 2]) by its angle; all (width,). */
-static void rotate(float *x, const float *cosine, const float *sine, int64_t width) {
-    float *first = x, *second = x + width / 2;
-    for (int64_t i = 0; i < width / 2; i++) {
-        float a = first[i], b = second[i];
-        first[i] = a * cosine[i] - b * sine[i];
-        second[i] = b * cosine[i] + a * sine[i];
+static void embed(Thread thread, const Model *model, const Tokens *new, float *x) {
+    int64_t size = model->d_model;
+    for (int64_t r = thread.number; r < new->count; r += thread.of) {
+        float *to = x + r * stride_of(size);
+        const float *token = model->embedding + new->tokens[r] * size;
+        const float *place = model->positions ? model->positions + new->positions[r] * size : NULL;
+        for (int64_t i = 0; i < size; i++) to[i] = token[i] + (place ? place[i] : 0.0f);
+        for (int64_t i = size; i < stride_of(size); i++) to[i] = 0.0f;
     }
-}
-
-/* Attention */
-
-/* scores to e^(score - largest), whose sum is given back. */
-static float exponentiate(float *scores, int64_t size) {
-    float largest = scores[0], sum = 0;
-    for (int64_t i = 1; i < size; i++) largest = scores[i] > largest ? scores[i] : largest;
-    for (int64_t i = 0; i < size; i++) {
-        scores[i] = fast_exp(scores[i] - largest);
-        sum += scores[i];
-    }
-    return sum;
-}
-
-/* out = weights @ values; weights: (size,), values: (size, width), out: (width,). */
-static void gather(const float *weights, const float *values, int64_t size, int64_t width,
-                   float *restrict out) {
-    memset(out, 0, (size_t)width * sizeof *out);
-    int64_t at = 0;
-    for (; at + ROWS <= size; at += ROWS) {
-        const float *w = weights + at, *v = values + at * width;
-        for (int64_t i = 0; i < width; i++)
-            out[i] += w[0] * v[i] + w[1] * v[width + i] + w[2] * v[2 * width + i] +
-                      w[3] * v[3 * width + i];
-    }
-    for (; at < size; at++)
-        for (int64_t i = 0; i < width; i++) out[i] += weights[at] * values[at * width + i];
-}
-
-/* What one query gathers; query, out: (width,); keys, values: (size, width). */
-static void look(float *query, const float *keys, const float *values, int64_t size, int64_t width,
-                 float *scores, float *out) {
-    float factor = 1.0f / sqrtf((float)width);
-    for (int64_t i = 0; i < width; i++) query[i] *= factor;
-    Matrix matrix = {keys, NULL, NULL, size, width, width, FLOAT32};
-    multiply(&matrix, (Range){0, size}, query, scores, false);
-    float sum = exponentiate(scores, size);
-    gather(scores, values, size, width, out);
-    for (int64_t i = 0; i < width; i++) out[i] /= sum;
-}
-
-static void norm_and_rotate(float *x, const float *gain, const Model *model, int64_t position) {
-    int64_t width = model->head_dim;
-    if (gain) rms_norm(x, gain, width, model->eps, x);
-    if (model->cosine)
-        rotate(x, model->cosine + position * width, model->sine + position * width, width);
-}
-
-/* One key/value head, and the query heads that share it (Ainslie et al. 2023, GQA). Stores the
-   new key and value, and fills the query heads' part of `work.heads`. */
-static void attend(const Model *model, const Layer *layer, Cache cache, int64_t kv_head,
-                   int64_t position, Workspace work, float *scores) {
-    int64_t width = model->head_dim, group = model->n_heads / model->n_kv_heads;
-    float *key = work.qkv + (model->n_heads + kv_head) * width;
-    float *value = key + model->n_kv_heads * width;
-    float *keys = cache.start + kv_head * cache.head, *values = keys + cache.kind;
-    norm_and_rotate(key, layer->key_gain, model, position);
-    memcpy(keys + position * width, key, (size_t)width * sizeof *key);
-    memcpy(values + position * width, value, (size_t)width * sizeof *value);
-    for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head++) {
-        float *query = work.qkv + head * width;
-        norm_and_rotate(query, layer->query_gain, model, position);
-        look(query, keys, values, position + 1, width, scores, work.heads + head * width);
-    }
-}
-
-/* MLP */
-
-/* silu(gate) * up into gate, (size,) (Shazeer 2020, section 2). */
-static void swiglu(float *restrict gate, const float *restrict up, int64_t size) {
-    for (int64_t i = 0; i < size; i++) gate[i] = gate[i] / (1.0f + fast_exp(-gate[i])) * up[i];
-}
-
-/* The tanh form, x (1 + tanh(y)) / 2, is x / (1 + e^(-2y)) (Hendrycks and Gimpel 2016). */
-static void gelu(float *x, int64_t size) {
-    for (int64_t i = 0; i < size; i++) {
-        float y = 0.7978845608f * (x[i] + 0.044715f * x[i] * x[i] * x[i]);
-        x[i] = x[i] / (1.0f + fast_exp(-2.0f * y));
-    }
-}
-
-/* Rows [first, first + rows) of a matrix. */
-static Matrix rows_from(Matrix matrix, int64_t first, int64_t rows) {
-    const int64_t sizes[] = {[FLOAT32] = 4, [BFLOAT16] = 2, [INT8] = 1};
-    matrix.weights = (const char *)matrix.weights + first * matrix.stride * sizes[matrix.format];
-    if (matrix.scale) matrix.scale += first;
-    if (matrix.bias) matrix.bias += first;
-    matrix.rows = rows;
-    return matrix;
-}
-
-/* This thread's part of the active hidden values, into hidden[0], (d_ff,). */
-static void activate(const Model *model, const Layer *layer, const float *x, float *hidden,
-                     Thread thread) {
-    int64_t d_ff = model->d_ff;
-    Range mine = part_of(thread, d_ff, VECTORS);
-    int64_t size = mine.end - mine.first;
-    if (is_gated(model, layer)) {
-        Matrix gate = rows_from(layer->gate_up, 0, d_ff), up = rows_from(layer->gate_up, d_ff, d_ff);
-        multiply(&gate, mine, x, hidden, false);
-        multiply(&up, mine, x, hidden + d_ff, false);
-        swiglu(hidden + mine.first, hidden + d_ff + mine.first, size);
-    } else {
-        multiply(&layer->gate_up, mine, x, hidden, false);
-        gelu(hidden + mine.first, size);
-    }
-}
-
-/* The whole model */
-
-static void run_layer(const Model *model, const Layer *layer, Cache cache, int64_t position,
-                      Workspace work, Thread thread) {
-    float *normed = work.normed + thread.number * model->d_model;
-    float *scores = work.scores + thread.number * model->context;
-    Range mine = rows_of(thread, model->d_model);
-
-    normalize(work.residual, layer->attention_norm, model, normed);
-    multiply(&layer->qkv, rows_of(thread, layer->qkv.rows), normed, work.qkv, false);
-    wait_for_all(thread);
-    for (int64_t head = thread.number; head < model->n_kv_heads; head += thread.of)
-        attend(model, layer, cache, head, position, work, scores);
-    wait_for_all(thread);
-    multiply(&layer->output, mine, work.heads, work.residual, true);
-    wait_for_all(thread);
-    normalize(work.residual, layer->mlp_norm, model, normed);
-    activate(model, layer, normed, work.hidden, thread);
-    wait_for_all(thread);
-    multiply(&layer->down, mine, work.hidden, work.residual, true);
     wait_for_all(thread);
 }
 
-static void embed(const Model *model, int64_t token, int64_t position, float *residual) {
-    const float *embedding = model->embedding + token * model->d_model;
-    for (int64_t i = 0; i < model->d_model; i++) {
-        residual[i] = embedding[i];
-        if (model->positions) residual[i] += model->positions[position * model->d_model + i];
+static void run(
+    Thread thread, const Model *model, const Cache *cache, const Tokens *new, const int64_t *asked,
+    int64_t n_asked, char *buffer, float *logits
+) {
+    int64_t rows = new->count, size = model->d_model, stride = stride_of(size);
+    Room room = room_of(model, rows);
+    float *x = (float *)buffer, *heads = (float *)(buffer += room.x);
+    float *qkv = (float *)(buffer += room.heads), *hidden = (float *)(buffer += room.qkv);
+    float *normed = (float *)(buffer += room.hidden + thread.number * room.own);
+    float *scores = (float *)(buffer += room.normed), *wide = (float *)(buffer + room.scores);
+    Product head = {model->head, PUT}, first = {model->layers->qkv, PUT};
+    embed(thread, model, new, x);
+    for (const Layer *layer = model->layers; layer < model->layers + model->n_layers; layer++) {
+        bool is_last = layer + 1 == model->layers + model->n_layers;
+        Product qkv_product = {layer->qkv, PUT}, output = {layer->output, ADD};
+        Product up = {layer->gate_up, is_gated(model, layer) ? GATED : GELU};
+        Product down = {layer->down, ADD}, next = is_last ? head : (Product){layer[1].qkv, PUT};
+        Cache here = *cache;
+        here.start += (layer - model->layers) * cache->layer;
+        norm(model, x, rows, layer->attention_norm, normed);
+        multiply(thread, &qkv_product, normed, rows, qkv, stride_of(layer->qkv.rows), wide, &output);
+        attend(thread, model, layer, &here, new, qkv, scores, heads);
+        multiply(thread, &output, heads, rows, x, stride, wide, &up);
+        norm(model, x, rows, layer->mlp_norm, normed);
+        multiply(thread, &up, normed, rows, hidden, stride_of(model->d_ff), wide, &down);
+        multiply(thread, &down, hidden, rows, x, stride, wide, &next);
     }
+    for (int64_t i = 0; i < n_asked; i++)
+        norm(model, x + asked[i] * stride, 1, model->norm, normed + i * stride);
+    if (n_asked) multiply(thread, &head, normed, n_asked, logits, stride_of(model->head.rows), wide, &first);
 }
 
-static void run_model(const Model *model, Cache cache, Workspace work, int64_t token,
-                      int64_t position, float *logits, Thread thread) {
-    if (thread.number == 0) embed(model, token, position, work.residual);
-    wait_for_all(thread);
-    for (int64_t at = 0; at < model->n_layers; at++) {
-        run_layer(model, &model->layers[at], cache, position, work, thread);
-        cache.start += cache.layer;
-    }
-    float *normed = work.normed + thread.number * model->d_model;
-    normalize(work.residual, model->norm, model, normed);
-    multiply(&model->head, rows_of(thread, model->head.rows), normed, logits, false);
-}
+/* Append tokens to texts.
 
-/* logits: (vocab_size,) of what follows the token, which stands at `position` of the cache. */
-EXPORT void minitx_decode_token(const Model *model, const Cache *cache, const Workspace *work,
-                                int64_t token, int64_t position, float *logits, int threads) {
+   tokens, positions, texts: (count), see `Tokens`.
+   asked: (n_asked), in order, maybe none: the tokens for which the logits of what follows are wanted.
+   buffer: of `minitx_decode_room` bytes.
+   logits: (n_asked, `minitx_decode_stride` of the vocabulary). */
+EXPORT void minitx_decode_step(
+    const Model *model, const Cache *cache, const int64_t *tokens, const int64_t *positions,
+    const int64_t *texts, int64_t count, const int64_t *asked, int64_t n_asked, char *buffer,
+    float *logits, int threads
+) {
+    if (threads > MOST_THREADS) threads = MOST_THREADS;
+    Tokens new = {tokens, positions, texts, count, 0};
+    for (int64_t r = 1; r < count; r++) new.is_shared |= texts[r] == texts[r - 1];
     Meeting meeting = {0};
 #pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        Thread thread = this_thread(&meeting);
-        run_model(model, *cache, *work, token, position, logits, thread);
-    }
+    run(this_thread(&meeting), model, cache, &new, asked, n_asked, buffer, logits);
 }

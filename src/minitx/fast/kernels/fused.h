@@ -1,88 +1,151 @@
-/* Pieces of the kernels that take rows through several layers: memory, norms as products read and
-   write them, and the gradient of a matrix. */
+/* Pieces of the kernels that take rows through several layers: norms as products read and write
+   them, and the gradient of a matrix. */
 #pragma once
 
-#include <stddef.h>
-
 #include "layers.h"
+#include "memory.h"
 #include "products.h"
 #include "thread.h"
 
-#define CHUNK 64   /* rows that go through a product together */
-#define STRIP 32   /* rows of a matrix's gradient that are computed together */
-#define STRETCH 64 /* pairs of rows that are summed before the next strip: they stay in the cache */
+#define CHUNK (8 * TILE) /* rows that go through a product together */
 
-static inline long parts(long n, long part) { return (n + part - 1) / part; }
+/* Of a matrix's gradient: rows that are laid out together, words that are summed before the next
+   (a part of both factors for them stays in the first cache), and what a thread computes. */
+#define STRIP (2 * TILE)
+#define STRETCH (4096 / PANEL)
+#define GRADIENT_ROWS (16 * TILE)
+#define GRADIENT_COLUMNS 384
 
-static inline long most(long a, long b) { return a > b ? a : b; }
+/* A row of numbers as float32: where it lies, or in `room`. */
+static inline const float *widened(const Stored *row, long n, float *room) {
+#if TERMS == 1
+    (void)n, (void)room;
+    return row;
+#else
+    read_row(row, 0, 1, n, room);
+    return room;
+#endif
+}
 
-/* Hands out memory in whole cache lines. Without a base it only counts. */
-typedef struct {
-    char *base;
-    size_t used;
-} Memory;
+/* Where n numbers are computed that are then stored as `to`: there, or in `room`. */
+static inline float *place_for(Stored *to, float *room) {
+#if TERMS == 1
+    (void)room;
+    return to;
+#else
+    (void)to;
+    return room;
+#endif
+}
 
-static inline void *take(Memory *memory, long count, long size) {
-    size_t at = memory->used;
-    memory->used += (size_t)whole(count * size, 64);
-    return memory->base ? memory->base + at : 0;
+static inline void store_placed(const float *from, long n, Stored *to) {
+#if TERMS == 1
+    (void)from, (void)n, (void)to;
+#else
+    store_row(from, n, to);
+#endif
+}
+
+/* The factors of a matrix's gradient, which sums over rows: words of TERMS neighbouring rows, laid
+   out so that what a tile reads is contiguous. STRETCH words at a time, `across` columns of each
+   beside each other (STRIP for the first factor, PANEL for the second). */
+static inline long laid_part(long across) {
+    /* A line of the cache more, so that a row's parts do not all fall on the same place in it. */
+    return STRETCH * across + 16;
+}
+
+static inline long laid_size(long rows, long width, long across) {
+    return parts(parts(rows, TERMS), STRETCH) * parts(width, across) * laid_part(across);
+}
+
+/* TERMS rows, `stride` apart, of which the first is number `row`. The columns beyond `width` become
+   0. */
+static inline __attribute__((always_inline)) void lay_word(const Stored *rows, long stride,
+                                                           long row, long width, long across,
+                                                           Word *laid) {
+    long word = row / TERMS, part = laid_part(across);
+    Word *to = laid + word / STRETCH * parts(width, across) * part + word % STRETCH * across;
+    for (long i = 0; i < width; i += across, to += part) {
+        long here = width - i < across ? width - i : across;
+#if TERMS == 1
+        (void)stride;
+        for (long j = 0; j < here; j++) to[j] = rows[i + j];
+#else
+        for (long j = 0; j < here; j++)
+            to[j] = (Word)rows[i + j] | (Word)rows[stride + i + j] << 16;
+#endif
+        for (long j = here; j < across; j++) to[j] = 0;
+    }
+}
+
+/* `n` rows from number `first` on, both whole words. */
+static inline void lay_rows(const Stored *rows, long first, long n, long width, long across,
+                            Word *laid) {
+    for (long r = 0; r < n; r += TERMS)
+        lay_word(rows + r * width, width, first + r, width, across, laid);
 }
 
 /* Rows of x through a norm, as a product reads them. */
 static inline void norm_rows(const float *x, const float *gain, float eps, long rows, long width,
-                             float *scales, uint16_t *in) {
+                             float *scales, Stored *in) {
     for (long r = 0; r < rows; r++) {
-        float scaled[width];
+        float room[width], *restrict scaled = place_for(in + r * width, room);
         const float *row = x + r * width;
         float scale = scales[r] = unit_scale(row, width, eps);
         for (long i = 0; i < width; i++) scaled[i] = row[i] * scale * gain[i];
-        store_row(scaled, width, in + r * width);
+        store_placed(scaled, width, in + r * width);
     }
 }
 
-/* Rows two by two. */
-static inline void pair_all(const uint16_t *rows, long n, long width, Pair *pairs) {
-    for (long r = 0; r < n; r += 2)
-        pair_rows(rows + r * width, rows + (r + 1) * width, width,
-                  pairs + r / 2 * whole(width, PANEL));
-}
-
-/* The way back of norm_rows: `grad` of the normed rows, added to `sum` as the gradient of x. Gives
-   the normed rows again, in pairs. */
+/* The way back of norm_rows: `grad` of the normed rows, added to `sum` as the gradient of x. Lays
+   out the normed rows, the first of which is number `first`. */
 static inline void norm_rows_back(float *grad, const float *x, const float *scales,
-                                  const float *gain, long rows, long width, float *by_gain,
-                                  float *sum, Pair *pairs) {
-    uint16_t normed[2 * width];
+                                  const float *gain, long first, long rows, long width,
+                                  float *by_gain, float *sum, Word *laid) {
+    Stored normed[TERMS * width];
     for (long r = 0; r < rows; r++) {
-        float unit[width], scaled[width];
+        Stored *to = normed + r % TERMS * width;
+        float unit[width], room[width], *restrict scaled = place_for(to, room);
         for (long i = 0; i < width; i++) {
             unit[i] = x[r * width + i] * scales[r];
             scaled[i] = unit[i] * gain[i];
         }
-        store_row(scaled, width, normed + r % 2 * width);
-        if (r % 2) pair_rows(normed, normed + width, width, pairs + r / 2 * whole(width, PANEL));
+        store_placed(scaled, width, to);
+        if (r % TERMS == TERMS - 1) lay_word(normed, width, first + r, width, PANEL, laid);
         norm_row_back(grad + r * width, unit, gain, scales[r], width, by_gain);
         for (long i = 0; i < width; i++) sum[r * width + i] += grad[r * width + i];
     }
 }
 
-/* A strip of rows of by_matrix = grad^T in, summed over all rows that there are pairs of. */
-static inline void matrix_gradient(const Pair *grad, const Pair *in, long pairs, long rows,
-                                   long columns, long strip, float *by_matrix) {
-    long grad_stride = whole(rows, PANEL), in_stride = whole(columns, PANEL);
-    long from = strip * STRIP, to = from + STRIP < rows ? from + STRIP : rows;
-    for (long k = 0; k < pairs; k += STRETCH) {
-        long here = pairs - k < STRETCH ? pairs - k : STRETCH;
-        for (long j = 0; j < columns; j += PANEL)
+/* Into how many pieces of work the gradient of a matrix falls. */
+static inline long gradient_parts(long rows, long columns) {
+    return parts(rows, GRADIENT_ROWS) * parts(columns, GRADIENT_COLUMNS);
+}
+
+/* One of them, GRADIENT_ROWS by GRADIENT_COLUMNS of by_matrix = grad^T in, summed over `words` words that are laid
+   out: small enough to stay in the second cache, large enough that what is read for it is used
+   often. */
+static inline void matrix_gradient(const Word *grad, const Word *in, long words, long rows,
+                                   long columns, long number, float *by_matrix) {
+    long grad_parts = parts(rows, STRIP), in_parts = parts(columns, PANEL);
+    long heights = parts(rows, GRADIENT_ROWS);
+    long from = number % heights * GRADIENT_ROWS, left = number / heights * GRADIENT_COLUMNS;
+    long to = from + GRADIENT_ROWS < rows ? from + GRADIENT_ROWS : rows;
+    long right = left + GRADIENT_COLUMNS < columns ? left + GRADIENT_COLUMNS : columns;
+    for (long k = 0; k < words; k += STRETCH) {
+        long here = words - k < STRETCH ? words - k : STRETCH;
+        const Word *a = grad + (k / STRETCH * grad_parts + from / STRIP) * laid_part(STRIP);
+        const Word *b = in + (k / STRETCH * in_parts + left / PANEL) * laid_part(PANEL);
+        for (long j = left; j < right; j += PANEL, b += laid_part(PANEL))
             for (long r = from; r < to; r += TILE) {
-                const Pair *a = grad + k * grad_stride + r, *b = in + k * in_stride + j;
+                const Word *tile = a + (r - from) / STRIP * laid_part(STRIP) + (r - from) % STRIP;
                 float *c = by_matrix + r * columns + j;
                 if (k)
-                    tile_product(a, 1, grad_stride, b, in_stride, here, c, columns, to - r,
-                                 columns - j, ADD);
+                    tile_product(tile, 1, STRIP, b, PANEL, here, c, columns, to - r, columns - j,
+                                 ADD);
                 else
-                    tile_product(a, 1, grad_stride, b, in_stride, here, c, columns, to - r,
-                                 columns - j, SET);
+                    tile_product(tile, 1, STRIP, b, PANEL, here, c, columns, to - r, columns - j,
+                                 SET);
             }
     }
 }

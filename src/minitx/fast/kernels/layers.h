@@ -30,19 +30,20 @@ static inline void norm_row_back(float *restrict grad, const float *restrict uni
 
 static inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
 
-/* `gate` becomes silu(gate) * up. */
-static inline void swiglu_row(float *restrict gate, const float *restrict up, long n) {
-    for (long i = 0; i < n; i++) gate[i] *= sigmoid(gate[i]) * up[i];
+/* silu(gate) * up. */
+static inline void swiglu_row(const float *restrict gate, const float *restrict up, long n,
+                              float *restrict given) {
+    for (long i = 0; i < n; i++) given[i] = gate[i] * (sigmoid(gate[i]) * up[i]);
 }
 
-/* The way back: `gate` and `up` become their gradients. `given` gets what the row was. */
-static inline void swiglu_row_back(const float *restrict grad, float *restrict gate,
-                                   float *restrict up, long n, float *restrict given) {
+/* The way back: gradients of gate and up. `given` gets what the row was. */
+static inline void swiglu_row_back(const float *restrict grad, const float *restrict gate,
+                                   const float *restrict up, long n, float *restrict by_gate,
+                                   float *restrict by_up, float *restrict given) {
     for (long i = 0; i < n; i++) {
         float open = sigmoid(gate[i]);
         given[i] = gate[i] * open * up[i];
-        float by_gate = grad[i] * up[i] * open * (1.0f + gate[i] * (1.0f - open));
-        up[i] = grad[i] * gate[i] * open;
-        gate[i] = by_gate;
+        by_gate[i] = grad[i] * up[i] * open * (1.0f + gate[i] * (1.0f - open));
+        by_up[i] = grad[i] * gate[i] * open;
     }
 }

@@ -3,13 +3,12 @@
    that are neighbours along the summed dimension. */
 #pragma once
 
+#include "memory.h"
 #include "rows.h"
 
 /* What becomes of the sums: put there, added to what is there (both in float32), or stored as
    products read them. */
 typedef enum { SET, ADD, SET_STORED } Into;
-
-static inline long whole(long n, long part) { return (n + part - 1) / part * part; }
 
 typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
@@ -27,15 +26,40 @@ static inline __attribute__((always_inline)) void transpose(Vector square[LANES]
         for (int i = 0; i < LANES; i++) {
             if (i & step) continue;
             Vector a = square[i], b = square[i + step];
-            square[i] = __builtin_shuffle(a, b, first);
-            square[i + step] = __builtin_shuffle(a, b, second);
+            square[i] = shuffle(a, b, first);
+            square[i + step] = shuffle(a, b, second);
         }
     }
 }
 
+/* `to` (columns, rows) = the transposed `from` (rows, columns). */
+static inline void turn(const float *from, long from_stride, long rows, long columns, float *to,
+                 long to_stride) {
+    for (long r = 0; r < rows; r += LANES)
+        for (long i = 0; i < columns; i += LANES) {
+            const float *a = from + r * from_stride + i;
+            float *b = to + i * to_stride + r;
+            if (r + LANES <= rows && i + LANES <= columns) {
+                Vector square[LANES];
+#pragma GCC unroll 16
+                for (long k = 0; k < LANES; k++) square[k] = *(const Vector *)(a + k * from_stride);
+                transpose(square);
+#pragma GCC unroll 16
+                for (long k = 0; k < LANES; k++) *(Vector *)(b + k * to_stride) = square[k];
+            } else {
+                for (long k = 0; k < LANES && r + k < rows; k++)
+                    for (long j = 0; j < LANES && i + j < columns; j++)
+                        b[j * to_stride + k] = a[k * from_stride + j];
+            }
+        }
+}
+
+/* A kernel that is there for both formats says which it is for. */
 #ifdef BFLOAT16
+#define NAMED(name) minitx_##name##_bfloat16
 #include "products_bfloat16.h"
 #else
+#define NAMED(name) minitx_##name##_float32
 #include "products_float.h"
 #endif
 
@@ -54,30 +78,18 @@ static inline __attribute__((always_inline)) void product(const Word *a, long by
                          into);
 }
 
-/* What is above the diagonal of c (n, n) is put below it. */
-static void mirror(float *c, long n) {
-    for (long r = 0; r < n; r += LANES)
-        for (long i = 0; i < r; i += LANES) {
-            float *from = c + i * n + r, *to = c + r * n + i;
-            if (r + LANES <= n) {
-                Vector square[LANES];
-                for (long k = 0; k < LANES; k++) square[k] = *(const Vector *)(from + k * n);
-                transpose(square);
-                for (long k = 0; k < LANES; k++) *(Vector *)(to + k * n) = square[k];
-            } else {
-                for (long k = 0; k < n - r; k++)
-                    for (long j = 0; j < LANES; j++) to[k * n + j] = from[j * n + k];
-            }
-        }
-}
-
-/* `product` where c (n, n) is known to be symmetric: panels down to their diagonal. */
-static inline __attribute__((always_inline)) void symmetric_product(const Word *a, long by_row,
-                                                                    long by_word, const Word *b,
-                                                                    long words, long n, float *c,
-                                                                    Into into) {
+/* `product` where c (n, n) is known to be symmetric, for what is not below the diagonal. */
+static inline __attribute__((always_inline)) void upper_product(const Word *a, long by_row,
+                                                                long by_word, const Word *b,
+                                                                long words, long n, float *c,
+                                                                Into into) {
     for (long j = 0; j < n; j += PANEL)
         product(a, by_row, by_word, j + PANEL < n ? j + PANEL : n, b + j * words, words,
                 n - j < PANEL ? n - j : PANEL, c + j, n, into);
-    mirror(c, n);
+}
+
+/* What is above the diagonal of c (n, n) is put below it. */
+static inline void mirror(float *c, long n) {
+    for (long r = LANES; r < n; r += LANES)
+        turn(c + r, n, r, n - r < LANES ? n - r : LANES, c + r * n, n);
 }

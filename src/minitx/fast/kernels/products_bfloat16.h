@@ -107,14 +107,6 @@ static inline void pair_rows(const uint16_t *first, const uint16_t *second, long
 }
 
 /* All panels of a matrix that is stored already, of an even number of rows and columns. */
-static inline void pack_stored_columns(const Stored *matrix, long rows, long columns, Word *b) {
-    for (long r = 0; r < whole(rows, PANEL); r++) {
-        Word *to = b + r / PANEL * PANEL * (columns / 2) + r % PANEL;
-        const Word *row = (const Word *)(matrix + r * columns);
-        for (long k = 0; k < columns / 2; k++) to[k * PANEL] = r < rows ? row[k] : 0;
-    }
-}
-
 static inline void pack_stored_rows(const Stored *matrix, long rows, long columns, Word *b) {
     for (long k = 0; k < rows / 2; k++) {
         const Stored *first = matrix + 2 * k * columns, *second = first + columns;

@@ -78,21 +78,9 @@ static inline void store_row(const float *from, long n, Stored *to) {
 /* A matrix (rows, columns) for one panel of the factor b: b = matrix^T. */
 static inline void pack_columns(const float *matrix, long rows, long columns, long panel, Word *b) {
     Word *to = b + panel * PANEL * columns;
-    for (long j = 0; j < PANEL; j += LANES) {
-        long r = panel * PANEL + j, k = 0;
-        for (; r + LANES <= rows && k + LANES <= columns; k += LANES) {
-            Vector square[LANES];
-#pragma GCC unroll 16
-            for (int i = 0; i < LANES; i++)
-                square[i] = *(const Vector *)(matrix + (r + i) * columns + k);
-            transpose(square);
-#pragma GCC unroll 16
-            for (int i = 0; i < LANES; i++) *(Vector *)(to + (k + i) * PANEL + j) = square[i];
-        }
-        for (; k < columns; k++)
-            for (long i = 0; i < LANES; i++)
-                to[k * PANEL + j + i] = r + i < rows ? matrix[(r + i) * columns + k] : 0.0f;
-    }
+    long first = panel * PANEL, here = rows - first < PANEL ? rows - first : PANEL;
+    if (here < PANEL) memset(to, 0, (size_t)(PANEL * columns) * sizeof(Word));
+    turn(matrix + first * columns, columns, here, columns, to, PANEL);
 }
 
 /* The same for b = matrix. */
@@ -107,11 +95,6 @@ static inline void pack_rows(const float *matrix, long rows, long columns, long 
 }
 
 /* All panels of a matrix that is stored already. */
-static inline void pack_stored_columns(const Stored *matrix, long rows, long columns, Word *b) {
-    for (long panel = 0; panel * PANEL < rows; panel++)
-        pack_columns(matrix, rows, columns, panel, b);
-}
-
 static inline void pack_stored_rows(const Stored *matrix, long rows, long columns, Word *b) {
     for (long panel = 0; panel * PANEL < columns; panel++)
         pack_rows(matrix, rows, columns, panel, b);

@@ -1,16 +1,28 @@
 /* Threads that go through one computation together. */
 #pragma once
 
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
 
-#ifdef _OPENMP
-#include <omp.h>
+#include "thread.h"
+
+#ifdef _WIN32
+int SwitchToThread(void);
+#define give_way() SwitchToThread()
+#else
+#include <sched.h>
+#define give_way() sched_yield()
 #endif
 
 /* Looks at whether all have come before a thread gives way: some 20 microseconds. */
-enum { SPINS = 10000 };
+enum { SPINS = 1000 };
+
+/* Between two looks: leaves the core to the thread that may share it. */
+static inline void pause_briefly(void) {
+#if defined __x86_64__
+    __builtin_ia32_pause();
+#endif
+}
 
 /* Threads that may share work by `take`. */
 enum { MOST_THREADS = 64 };
@@ -33,11 +45,7 @@ typedef struct {
 
 /* Who is here, inside a parallel region. */
 static inline Thread this_thread(Meeting *meeting) {
-    Thread thread = {0, 1, meeting};
-#ifdef _OPENMP
-    thread.number = omp_get_thread_num(), thread.of = omp_get_num_threads();
-#endif
-    return thread;
+    return (Thread){THREAD, THREADS, meeting};
 }
 
 /* OpenMP's barrier, but for a busy machine: whoever waits for long gives its core away, since the
@@ -54,8 +62,30 @@ static inline void wait_for_all(Thread thread) {
         return;
     }
     for (int turn = 0; atomic_load(&meeting->rounds) == round; turn++)
-        if (turn > SPINS) turn = SPINS, sched_yield();
+        if (turn < SPINS)
+            pause_briefly();
+        else
+            turn = SPINS, give_way();
 }
+
+/* As `take` below, but what a thread takes first lies side by side. */
+static inline int64_t take_near(Thread thread, int64_t count) {
+    for (int64_t i = 0; i < thread.of; i++) {
+        int64_t whose = (thread.number + i) % thread.of;
+        int64_t at = count * whose / thread.of, end = count * (whose + 1) / thread.of;
+        at += atomic_fetch_add(&thread.meeting->shares[whose].taken, 1);
+        if (at < end) return at;
+    }
+    return count;
+}
+
+/* Does `work` for each i below `count`, by all threads together; all of it is done before any goes
+   on. */
+#define FOR_ALL(thread, count, work)                                                               \
+    do {                                                                                           \
+        for (long i; (i = (long)take_near(thread, count)) < (count);) work;                        \
+        wait_for_all(thread);                                                                      \
+    } while (0)
 
 /* One of `count` pieces of work that nobody has, or `count`. Each time a thread has the same share
    of them, which it then finds in its own caches; and when it has done these, what the others have

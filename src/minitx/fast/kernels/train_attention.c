@@ -11,11 +11,6 @@
 #include "rows.h"
 #include "thread.h"
 
-#ifdef __AVX512F__
-#define LANES 16
-#else
-#define LANES 8
-#endif
 #define PANEL (2 * LANES) /* columns that a tile computes */
 #define TILE 4            /* rows that it computes */
 #define BLOCK 64          /* queries whose weights are in memory at once */

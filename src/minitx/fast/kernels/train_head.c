@@ -1,12 +1,10 @@
 /* The end of the model in training, in one call: the last norm, the logits, the mean cross-entropy,
    and the gradients of all that at once, since they are the same but for one factor
-   (`Transformer.loss`). Logits are in memory for a few rows at a time. Products take bfloat16, as in
-   train_block.c.
-
-   For this processors need AVX512-BF16. */
-#include <stddef.h>
-
-#include "vector.h"
+   (`Transformer.loss`). Logits are in memory for a few rows at a time. Products take
+   what `Stored` says, as in train_block.c. */
+#include "fused.h"
+#include "team.h"
+#include "thread.h"
 
 /* As `_Head` in fast/head.py. */
 typedef struct {
@@ -22,17 +20,12 @@ typedef struct {
     float *back, *by_gain, *by_weight;
 } Head;
 
-#ifdef BFLOAT16_PRODUCTS
-#pragma GCC target("avx512bf16")
-#define BFLOAT16
-#include "fused.h"
-
 /* Rows whose logits are in memory at once, in one thread. */
-#define ROWS 32
+#define ROWS (4 * TILE)
 
 typedef struct {
-    Pair *to_logits, *to_x;    /* the matrix for both directions */
-    Pair *by_logits, *in;      /* of all rows: what the matrix's gradient is made of */
+    Word *to_logits, *to_x;    /* the matrix for both directions */
+    Word *by_logits, *in;      /* of all rows, laid out: what the matrix's gradient is made of */
     float *gains;              /* one part for each ROWS rows */
     double *losses;            /* and its sum */
     char *own;
@@ -40,43 +33,46 @@ typedef struct {
 } Scratch;
 
 typedef struct {
-    uint16_t *in, *by_logits;
+    Stored *in, *by_logits;
     float *logits, *by_in, *scales;
 } Own;
 
 static Own own_in(const Head *head, Memory memory, size_t *used) {
     Own own;
-    own.in = take(&memory, ROWS * head->d_model, sizeof(uint16_t));
-    own.by_logits = take(&memory, ROWS * whole(head->vocab, 2), sizeof(uint16_t));
-    own.logits = take(&memory, ROWS * head->vocab, sizeof(float));
-    own.by_in = take(&memory, ROWS * head->d_model, sizeof(float));
-    own.scales = take(&memory, ROWS, sizeof(float));
+    own.in = reserve(&memory, whole(ROWS, TILE) * head->d_model, sizeof(Stored));
+    own.by_logits = reserve(&memory, whole(ROWS, TILE) * whole(head->vocab, TERMS), sizeof(Stored));
+    own.logits = reserve(&memory, ROWS * head->vocab, sizeof(float));
+    own.by_in = reserve(&memory, ROWS * head->d_model, sizeof(float));
+    own.scales = reserve(&memory, ROWS, sizeof(float));
     *used = memory.used;
     return own;
 }
 
 static Scratch scratch_in(const Head *head, Memory memory, size_t *used) {
-    long d = whole(head->d_model, PANEL), vocab = whole(head->vocab, PANEL);
+    long d = head->d_model, vocab = head->vocab;
     Scratch s;
-    s.to_logits = take(&memory, vocab * head->d_model / 2, sizeof(Pair));
-    s.to_x = take(&memory, d * whole(head->vocab, 2) / 2, sizeof(Pair));
-    s.by_logits = take(&memory, parts(head->rows, 2) * vocab, sizeof(Pair));
-    s.in = take(&memory, parts(head->rows, 2) * d, sizeof(Pair));
-    s.gains = take(&memory, parts(head->rows, ROWS) * head->d_model, sizeof(float));
-    s.losses = take(&memory, parts(head->rows, ROWS), sizeof(double));
+    s.to_logits = reserve(&memory, whole(vocab, PANEL) * d / TERMS, sizeof(Word));
+    s.to_x = reserve(&memory, whole(d, PANEL) * parts(vocab, TERMS), sizeof(Word));
+    s.by_logits = reserve(&memory, laid_size(head->rows, vocab, STRIP), sizeof(Word));
+    s.in = reserve(&memory, laid_size(head->rows, d, PANEL), sizeof(Word));
+    s.gains = reserve(&memory, parts(head->rows, ROWS) * head->d_model, sizeof(float));
+    s.losses = reserve(&memory, parts(head->rows, ROWS), sizeof(double));
     own_in(head, (Memory){0, 0}, &s.own_size);
-    s.own = take(&memory, head->threads * (long)s.own_size, 1);
+    s.own = reserve(&memory, head->threads * (long)s.own_size, 1);
     *used = memory.used;
     return s;
 }
 
 static float largest(const float *row, long n) {
-    __m512 best = _mm512_set1_ps(-INFINITY);
-    for (long i = 0; i < n; i += 16) {
-        __mmask16 valid = (__mmask16)(n - i >= 16 ? 0xffff : (1 << (n - i)) - 1);
-        best = _mm512_mask_max_ps(best, valid, best, _mm512_maskz_loadu_ps(valid, row + i));
-    }
-    return _mm512_reduce_max_ps(best);
+    float best[16];
+    for (int l = 0; l < 16; l++) best[l] = -INFINITY;
+    long i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (int l = 0; l < 16; l++) best[l] = row[i + l] > best[l] ? row[i + l] : best[l];
+    for (; i < n; i++) best[0] = row[i] > best[0] ? row[i] : best[0];
+    for (int half = 8; half > 0; half /= 2)
+        for (int l = 0; l < half; l++) best[l] = best[l + half] > best[l] ? best[l + half] : best[l];
+    return best[0];
 }
 
 /* Of one row: its loss; the logits become their gradient. */
@@ -93,13 +89,13 @@ static float row_loss(float *logits, long vocab, int64_t target, float factor) {
     return top + logf(sum) - chosen;
 }
 
-static void some_rows(const Head *head, const Scratch *s, Own own, long part, float factor) {
-    long first = part * ROWS, d = head->d_model, vocab = head->vocab, even = whole(vocab, 2);
+static void these_rows(const Head *head, const Scratch *s, Own own, long part, float factor) {
+    long first = part * ROWS, d = head->d_model, vocab = head->vocab, padded = whole(vocab, TERMS);
     long rows = head->rows - first < ROWS ? head->rows - first : ROWS;
     float *back = head->back + first * d;
     norm_rows(head->x + first * d, head->gain, head->eps, rows, d, own.scales, own.in);
-    product((const Pair *)own.in, d / 2, 1, rows, s->to_logits, d / 2, vocab, own.logits, vocab,
-            SET);
+    product((const Word *)own.in, d / TERMS, 1, rows, s->to_logits, d / TERMS, vocab, own.logits,
+            vocab, SET);
     double loss = 0.0;
     for (long r = 0; r < rows; r++) {
         float *logits = own.logits + r * vocab;
@@ -108,30 +104,29 @@ static void some_rows(const Head *head, const Scratch *s, Own own, long part, fl
             memset(logits, 0, (size_t)vocab * sizeof(float));
         else
             loss += row_loss(logits, vocab, target, factor);
-        store_row(logits, vocab, own.by_logits + r * even);
-        if (vocab % 2) own.by_logits[r * even + vocab] = 0;
+        store_row(logits, vocab, own.by_logits + r * padded);
+        if (padded > vocab) own.by_logits[r * padded + vocab] = 0;
     }
     s->losses[part] = loss;
-    for (long r = 0; r < rows; r += 2)
-        pair_rows(own.by_logits + r * even, own.by_logits + (r + 1) * even, vocab,
-                  s->by_logits + (first + r) / 2 * whole(vocab, PANEL));
-    product((const Pair *)own.by_logits, even / 2, 1, rows, s->to_x, even / 2, d, own.by_in, d,
-            SET);
+    for (long r = 0; r < rows; r += TERMS)
+        lay_word(own.by_logits + r * padded, padded, first + r, vocab, STRIP, s->by_logits);
+    product((const Word *)own.by_logits, padded / TERMS, 1, rows, s->to_x, padded / TERMS, d,
+            own.by_in, d, SET);
     float *by_gain = s->gains + part * d;
     memset(by_gain, 0, (size_t)d * sizeof(float));
     memset(back, 0, (size_t)(rows * d) * sizeof(float));
-    norm_rows_back(own.by_in, head->x + first * d, own.scales, head->gain, rows, d, by_gain, back,
-                   s->in + first / 2 * whole(d, PANEL));
+    norm_rows_back(own.by_in, head->x + first * d, own.scales, head->gain, first, rows, d, by_gain,
+                   back, s->in);
 }
 
-EXPORT size_t minitx_head_scratch(const Head *head) {
+EXPORT size_t NAMED(head_scratch)(const Head *head) {
     size_t used;
     scratch_in(head, (Memory){0, 0}, &used);
     return used;
 }
 
 /* Returns how many targets are no token; then nothing that is given back counts. */
-EXPORT long minitx_head_loss(const Head *head) {
+EXPORT long NAMED(head_loss)(const Head *head) {
     size_t used;
     long count = 0, wrong = 0, vocab = head->vocab, d = head->d_model;
     for (long r = 0; r < head->rows; r++) {
@@ -143,33 +138,25 @@ EXPORT long minitx_head_loss(const Head *head) {
     Scratch s = scratch_in(head, (Memory){head->scratch, 0}, &used);
     long chunks = parts(head->rows, ROWS);
     float factor = 1.0f / (float)count;
+    long panels = parts(vocab, PANEL), matrices = panels + parts(d, PANEL);
+    long pieces = gradient_parts(vocab, d);
+    Meeting meeting = {0};
 #pragma omp parallel num_threads(head->threads)
     {
-        Own own = own_in(head, (Memory){s.own + (size_t)THREAD * s.own_size, 0}, &(size_t){0});
-#pragma omp for schedule(static) nowait
-        for (long p = 0; p < parts(vocab, PANEL); p++)
-            pack_columns(head->weight, vocab, d, p, s.to_logits);
-#pragma omp for schedule(static)
-        for (long p = 0; p < parts(d, PANEL); p++) pack_rows(head->weight, vocab, d, p, s.to_x);
-#pragma omp for schedule(static)
-        for (long part = 0; part < chunks; part++) some_rows(head, &s, own, part, factor);
-#pragma omp for schedule(dynamic) nowait
-        for (long strip = 0; strip < parts(vocab, STRIP); strip++)
-            matrix_gradient(s.by_logits, s.in, head->rows / 2, vocab, d, strip, head->by_weight);
-#pragma omp single nowait
-        {
-            double loss = 0.0;
-            for (long part = 0; part < chunks; part++) loss += s.losses[part];
-            *head->loss = (float)(loss / (double)count);
-            add_partial(s.gains, chunks, d, head->by_gain);
-        }
+        Thread thread = this_thread(&meeting);
+        Own own = own_in(head, (Memory){s.own + (size_t)thread.number * s.own_size, 0},
+                         &(size_t){0});
+        FOR_ALL(thread, matrices,
+                i < panels ? pack_columns(head->weight, vocab, d, i, s.to_logits)
+                           : pack_rows(head->weight, vocab, d, i - panels, s.to_x));
+        FOR_ALL(thread, chunks, these_rows(head, &s, own, i, factor));
+        FOR_ALL(thread, pieces,
+                matrix_gradient(s.by_logits, s.in, parts(head->rows, TERMS), vocab, d, i,
+                                head->by_weight));
     }
+    double loss = 0.0;
+    for (long part = 0; part < chunks; part++) loss += s.losses[part];
+    *head->loss = (float)(loss / (double)count);
+    add_partial(s.gains, chunks, d, head->by_gain);
     return 0;
 }
-
-#else
-
-EXPORT size_t minitx_head_scratch(const Head *head) { return 0 * (size_t)head->rows; }
-EXPORT long minitx_head_loss(const Head *head) { return 0 * head->rows; }
-
-#endif

@@ -1,189 +1,220 @@
-/* Muon's orthogonalization (training/optimizers/muon.py, `orthogonalize`), a matrix in each thread: all that
-   the products of one matrix read and write stays in that core's cache.
+/* A step of Muon (training/optimizers/muon.py) for many matrices, each of them by one thread, from
+   the gradient to the weights. */
+#include <math.h>
 
-   For this processors need AVX512-BF16. */
-#include <stddef.h>
+#include "products.h"
+#include "thread.h"
 
-#include "vector.h"
+/* Rows that are multiplied, and whose share of the Gram matrix is formed, while they are in the
+   cache. */
+#define BAND 96
 
-#ifdef BFLOAT16_PRODUCTS
-#pragma GCC target("avx512bf16")
-#define BFLOAT16
-#include "fused.h"
-
-/* Rows of pairs for the factor b, from bfloat16: as pack_columns and pack_rows. */
-static void pack_columns_of(const uint16_t *matrix, long rows, long columns, Pair *b) {
-    for (long r = 0; r < whole(rows, PANEL); r++) {
-        Pair *to = b + r / PANEL * PANEL * (columns / 2) + r % PANEL;
-        const Pair *row = (const Pair *)(matrix + r * columns);
-        for (long k = 0; k < columns / 2; k++) to[k * PANEL] = r < rows ? row[k] : 0;
-    }
-}
-
-static void pack_rows_of(const uint16_t *matrix, long rows, long columns, Pair *b) {
-    for (long k = 0; k < rows / 2; k++) {
-        const uint16_t *first = matrix + 2 * k * columns, *second = first + columns;
-        for (long from = 0; from < columns; from += PANEL) {
-            Pair *to = b + from * (rows / 2) + k * PANEL;
-            pair_rows(first + from, second + from, columns - from < PANEL ? columns - from : PANEL,
-                      to);
-        }
-    }
-}
-
-/* A thread's memory: x in bfloat16, in pairs for both factors, a square matrix in float32, and in
-   bfloat16 for both factors. Each reaches to whole tiles. */
 typedef struct {
-    uint16_t *x, *square_half;
-    Pair *x_pairs, *x_panels, *square_panels;
-    float *square;
+    const float *gradient;
+    float *momentum, *weights;
+    long rows, columns;
+} Matrix;
+
+static int is_tall(const Matrix *matrix) { return matrix->rows > matrix->columns; }
+
+/* How many rows, and of which length, x has: the matrix, or if it is not tall, the transposed. An
+   odd row is as long as the next even one where TERMS are read together. */
+static long length(const Matrix *matrix) { return most(matrix->rows, matrix->columns); }
+
+static long width(const Matrix *matrix) {
+    return whole(is_tall(matrix) ? matrix->columns : matrix->rows, TERMS);
+}
+
+/* A thread's memory. Each reaches to whole tiles. */
+typedef struct {
+    Stored *x, *square_stored;
+    float *band, *turned; /* rows of x, and the same transposed */
+    float *square;        /* the Gram matrix x^T x, then its polynomial */
+    Word *words, *panels, *square_panels;
 } Own;
 
-static Own own_in(Memory memory, long rows, long columns, size_t *used) {
-    long n = rows < columns ? rows : columns, all = whole(rows, PANEL) * whole(columns, PANEL);
-    long square = whole(n, PANEL) * whole(n, PANEL);
+static Own own_in(Memory memory, const Matrix *matrix, size_t *used) {
+    long n = width(matrix), all = whole(n, PANEL);
     Own own;
-    own.x = take(&memory, all, sizeof(uint16_t));
-    own.x_pairs = take(&memory, all, sizeof(Pair));
-    own.x_panels = take(&memory, all, sizeof(Pair));
-    own.square = take(&memory, square, sizeof(float));
-    own.square_half = take(&memory, square, sizeof(uint16_t));
-    own.square_panels = take(&memory, square, sizeof(Pair));
+    own.x = reserve(&memory, whole(length(matrix), BAND) * n, sizeof(Stored));
+    own.square_stored = reserve(&memory, all * n, sizeof(Stored));
+    own.band = reserve(&memory, BAND * n, sizeof(float));
+    own.turned = reserve(&memory, BAND * n, sizeof(float));
+    own.square = reserve(&memory, n * n, sizeof(float));
+    own.words = reserve(&memory, BAND / TERMS * all, sizeof(Word));
+    own.panels = reserve(&memory, BAND / TERMS * all, sizeof(Word));
+    own.square_panels = reserve(&memory, n / TERMS * all, sizeof(Word));
     *used = memory.used;
     return own;
 }
 
-/* The smaller of x x^T and x^T x. */
-static void gram(const Own *own, long rows, long columns) {
-    if (rows <= columns) {
-        pack_columns_of(own->x, rows, columns, own->x_panels);
-        symmetric_product((const Pair *)own->x, columns / 2, 1, own->x_panels, columns / 2, rows,
-                          own->square, SET);
-    } else {
-        long stride = whole(columns, PANEL);
-        for (long r = 0; r < rows; r += 2)
-            pair_rows(own->x + r * columns, own->x + (r + 1) * columns, columns,
-                      own->x_pairs + r / 2 * stride);
-        pack_rows_of(own->x, rows, columns, own->x_panels);
-        symmetric_product(own->x_pairs, 1, stride, own->x_panels, rows / 2, columns, own->square,
-                          SET);
+/* n momenta from place `at` on, and the look ahead (Nesterov) from them. */
+static void look_ahead(const Matrix *matrix, long at, long n, float momentum,
+                       float *restrict ahead) {
+    const float *restrict g = matrix->gradient + at;
+    float *restrict m = matrix->momentum + at;
+    for (long i = 0; i < n; i++) {
+        m[i] += (1.0f - momentum) * (g[i] - m[i]);
+        ahead[i] = g[i] + momentum * (m[i] - g[i]);
     }
 }
 
-/* square = linear * square + cubic * square^2, and `constant` added on the diagonal; then in
-   bfloat16. */
-static void polynomial(const Own *own, long n, float constant, float linear, float cubic) {
-    for (long r = 0; r < n; r++)
-        store_row(own->square + r * n, n, own->square_half + r * n);
-    pack_rows_of(own->square_half, n, n, own->square_panels);
-    /* Scaled by their ratio, so that the product can be added to it. */
-    float ratio = linear / cubic;
-    for (long i = 0; i < n * n; i++) own->square[i] *= ratio;
-    symmetric_product((const Pair *)own->square_half, n / 2, 1, own->square_panels, n / 2, n,
-                      own->square, ADD);
-    for (long i = 0; i < n * n; i++) own->square[i] *= cubic;
-    for (long i = 0; i < n; i++) own->square[i * n + i] += constant;
-    for (long r = 0; r < n; r++)
-        store_row(own->square + r * n, n, own->square_half + r * n);
-}
-
-/* x becomes the square matrix times x, or x times it. */
-static void apply(const Own *own, long rows, long columns, uint16_t *out) {
-    if (rows <= columns) {
-        pack_rows_of(own->x, rows, columns, own->x_panels);
-        product((const Pair *)own->square_half, rows / 2, 1, rows, own->x_panels, rows / 2,
-                columns, out, columns, SET_STORED);
-    } else {
-        pack_rows_of(own->square_half, columns, columns, own->square_panels);
-        product((const Pair *)own->x, columns / 2, 1, rows, own->square_panels, columns / 2,
-                columns, out, columns, SET_STORED);
-    }
-}
-
-static float norm_of(const float *x, long n) {
-    double sum = 0.0;
-    for (long from = 0; from < n; from += 4096) {
-        float part = 0.0f;
-        for (long i = from; i < n && i < from + 4096; i++) part += x[i] * x[i];
-        sum += part;
-    }
-    return (float)sqrt(sum);
-}
-
-static void orthogonalize(uint16_t *matrix, long rows, long columns, const float *polynomials,
-                          long count, float safety, char *memory) {
-    size_t used;
-    Own own = own_in((Memory){memory, 0}, rows, columns, &used);
-    long n = rows < columns ? rows : columns;
+/* Rows of x. Returns the sum of their squares. */
+static double read_band(const Matrix *matrix, const Own *own, long first, long rows,
+                        float momentum) {
+    long n = width(matrix), columns = matrix->columns;
     double squares = 0.0;
-    for (long r = 0; r < rows; r++) {
-        float row[columns], sum = 0.0f;
-        read_row(matrix, r * columns, 1, columns, row);
-        for (long i = 0; i < columns; i++) sum += row[i] * row[i];
+    memset(own->band, 0, (size_t)(BAND * n) * sizeof(float));
+    if (is_tall(matrix)) {
+        for (long r = 0; r < rows; r++)
+            look_ahead(matrix, (first + r) * columns, columns, momentum, own->band + r * n);
+    } else {
+        for (long i = 0; i < matrix->rows; i++)
+            look_ahead(matrix, i * columns + first, rows, momentum, own->turned + i * BAND);
+        turn(own->turned, BAND, matrix->rows, rows, own->band, n);
+    }
+    for (long r = 0; r < whole(rows, TERMS); r++) {
+        float *row = own->band + r * n, sum = 0.0f;
+        store_row(row, n, own->x + (first + r) * n);
+        read_row(own->x, (first + r) * n, TERMS == 2, n, row);
+        for (long i = 0; i < n; i++) sum += row[i] * row[i];
         squares += sum;
     }
+    return squares;
+}
+
+/* weights = weights * keep - rate * update, for n of them from place `at` on. */
+static void change(const Matrix *matrix, long at, long n, float rate, float keep,
+                   const float *restrict update) {
+    float *restrict w = matrix->weights + at;
+    for (long i = 0; i < n; i++) w[i] = w[i] * keep - rate * update[i];
+}
+
+static void write_band(const Matrix *matrix, const Own *own, long first, long rows, float rate,
+                       float keep) {
+    long n = width(matrix), columns = matrix->columns;
+    if (is_tall(matrix)) {
+        for (long r = 0; r < rows; r++)
+            change(matrix, (first + r) * columns, columns, rate, keep, own->band + r * n);
+    } else {
+        turn(own->band, n, rows, matrix->rows, own->turned, BAND);
+        for (long i = 0; i < matrix->rows; i++)
+            change(matrix, i * columns + first, rows, rate, keep, own->turned + i * BAND);
+    }
+}
+
+/* The share of some rows in x^T x. */
+static void add_gram(const Own *own, const Stored *band, long rows, long n, Into into) {
+    long stride;
+    const Word *words = words_of_columns(band, rows, n, own->words, &stride);
+    pack_stored_rows(band, rows, n, own->panels);
+    upper_product(words, 1, stride, own->panels, rows / TERMS, n, own->square, into);
+}
+
+/* square = linear * square + cubic * square^2, and `constant` added on the diagonal; as the factor
+   of a product. */
+static void polynomial(const Own *own, long n, float constant, float linear, float cubic) {
+    /* Scaled by their ratio, so that the product can be added to it. */
+    float ratio = linear / cubic;
+    for (long r = 0; r < n; r++) {
+        float *row = own->square + r * n;
+        store_row(row, n, own->square_stored + r * n);
+        for (long i = 0; i < n; i++) row[i] *= ratio;
+    }
+    pack_stored_rows(own->square_stored, n, n, own->square_panels);
+    upper_product((const Word *)own->square_stored, n / TERMS, 1, own->square_panels, n / TERMS, n,
+                  own->square, ADD);
+    mirror(own->square, n);
+    for (long r = 0; r < n; r++) {
+        float *row = own->square + r * n;
+        for (long i = 0; i < n; i++) row[i] *= cubic;
+        row[r] += constant;
+        store_row(row, n, own->square_stored + r * n);
+    }
+    pack_stored_rows(own->square_stored, n, n, own->square_panels);
+}
+
+static float norm_of(const float *x, long rows, long n) {
+    double squares = 0.0;
+    for (long r = 0; r < rows; r++) {
+        float sum = 0.0f;
+        for (long i = 0; i < n; i++) sum += x[r * n + i] * x[r * n + i];
+        squares += sum;
+    }
+    return (float)sqrt(squares);
+}
+
+/* Coefficients of x, x^3 and x^5. */
+typedef struct {
+    float a, b, c;
+} Polynomial;
+
+static void step(const Matrix *matrix, const Own *own, float momentum, float rate, float keep,
+                 const Polynomial *polynomials, long count, float safety) {
+    long n = width(matrix), all = length(matrix);
+    double squares = 0.0;
+    for (long first = 0; first < all; first += BAND)
+        squares += read_band(matrix, own, first, all - first < BAND ? all - first : BAND, momentum);
     /* First to a size at which squares neither overflow nor vanish. */
     float size = 1.0f / ((float)sqrt(squares) + 1e-20f);
-    for (long r = 0; r < rows; r++) {
-        float row[columns];
-        read_row(matrix, r * columns, 1, columns, row);
-        for (long i = 0; i < columns; i++) row[i] *= size;
-        store_row(row, columns, own.x + r * columns);
-    }
-    for (long i = 0; i < count; i++) {
-        float a = polynomials[3 * i], b = polynomials[3 * i + 1], c = polynomials[3 * i + 2];
-        gram(&own, rows, columns);
+    for (long i = 0; i <= count; i++) {
+        for (long first = 0; first < all; first += BAND) {
+            long rows = all - first < BAND ? all - first : BAND, even = whole(rows, TERMS);
+            Stored *x = own->x + first * n;
+            if (i == 0) {
+                for (long r = 0; r < even; r++) {
+                    read_row(x, r * n, TERMS == 2, n, own->band + r * n);
+                    for (long j = 0; j < n; j++) own->band[r * n + j] *= size;
+                }
+            } else {
+                product((const Word *)x, n / TERMS, 1, even, own->square_panels, n / TERMS, n,
+                        own->band, n, SET);
+            }
+            if (i == count) {
+                write_band(matrix, own, first, rows, rate, keep);
+                continue;
+            }
+            for (long r = 0; r < even; r++) store_row(own->band + r * n, n, x + r * n);
+            add_gram(own, x, even, n, first ? ADD : SET);
+        }
+        if (i == count) break;
+        mirror(own->square, n);
+        float a = polynomials[i].a, b = polynomials[i].b, c = polynomials[i].c;
         if (i == 0) {
-            /* To x / sqrt(bound), by the polynomial: x stays as it is. Zeros stay zeros: queries
-             * have such gradients where the context is one token. */
-            float bound = safety * norm_of(own.square, n * n);
-            if (bound < 1e-10f) bound = 1e-10f;
+            /* To x / sqrt(bound), by the polynomial: x stays as it is. Only that of an x that is
+               almost 0 is smaller than this, and would make the coefficients infinite. */
+            float bound = safety * norm_of(own->square, n, n);
+            bound = bound < 1e-12f ? 1e-12f : bound;
             float root = sqrtf(bound);
             a /= root;
             b /= bound * root;
             c /= bound * bound * root;
         }
-        polynomial(&own, n, a, b, c);
-        /* The product reads x as it is, where the matrix is tall. */
-        uint16_t *out = i + 1 == count ? matrix : rows <= columns ? own.x : (uint16_t *)own.x_pairs;
-        apply(&own, rows, columns, out);
-        if (out == (uint16_t *)own.x_pairs)
-            memcpy(own.x, out, (size_t)(rows * columns) * sizeof(uint16_t));
+        polynomial(own, n, a, b, c);
     }
 }
 
 /* Bytes of scratch for one thread. */
-EXPORT long minitx_orthogonalize_scratch(long n, const int64_t *rows, const int64_t *columns) {
-    long largest = 0;
+EXPORT long NAMED(muon_scratch)(long n, const int64_t *rows, const int64_t *columns) {
+    size_t largest = 0;
     for (long i = 0; i < n; i++) {
         size_t used;
-        own_in((Memory){0, 0}, rows[i], columns[i], &used);
-        largest = most(largest, (long)used);
+        own_in((Memory){0, 0}, &(Matrix){0, 0, 0, rows[i], columns[i]}, &used);
+        largest = used > largest ? used : largest;
     }
-    return largest;
+    return (long)largest;
 }
 
-/* Matrices of bfloat16, in place. */
-EXPORT void minitx_orthogonalize(long n, void *const *matrices, const int64_t *rows,
-                                 const int64_t *columns, const float *polynomials, long count,
-                                 float safety, void *scratch, int threads) {
-    long own = minitx_orthogonalize_scratch(n, rows, columns);
+EXPORT void NAMED(muon)(long n, const float *const *gradients, float *const *momenta,
+                        float *const *weights, const int64_t *rows, const int64_t *columns,
+                        const float *rates, float momentum, float keep,
+                        const Polynomial *polynomials, long count, float safety, void *scratch,
+                        int threads) {
+    long bytes = NAMED(muon_scratch)(n, rows, columns);
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (long i = 0; i < n; i++)
-        orthogonalize(matrices[i], rows[i], columns[i], polynomials, count, safety,
-                      (char *)scratch + THREAD * own);
+    for (long i = 0; i < n; i++) {
+        Matrix matrix = {gradients[i], momenta[i], weights[i], rows[i], columns[i]};
+        Own own = own_in((Memory){(char *)scratch + THREAD * bytes, 0}, &matrix, &(size_t){0});
+        step(&matrix, &own, momentum, rates[i], keep, polynomials, count, safety);
+    }
 }
-
-#else
-
-EXPORT long minitx_orthogonalize_scratch(long n, const int64_t *rows, const int64_t *columns) {
-    return 0 * (n + rows[0] + columns[0]);
-}
-EXPORT void minitx_orthogonalize(long n, void *const *matrices, const int64_t *rows,
-                                 const int64_t *columns, const float *polynomials, long count,
-                                 float safety, void *scratch, int threads) {
-    (void)n, (void)matrices, (void)rows, (void)columns, (void)polynomials, (void)count;
-    (void)safety, (void)scratch, (void)threads;
-}
-
-#endif

@@ -45,11 +45,11 @@ EXPORT void minitx_swiglu_forward(const void *gate_up, int half, long rows, long
                                   int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long r = 0; r < rows; r++) {
-        float gate[width], up[width];
+        float gate[width], up[width], given[width];
         read_row(gate_up, 2 * r * width, half, width, gate);
         read_row(gate_up, (2 * r + 1) * width, half, width, up);
-        swiglu_row(gate, up, width);
-        write_row(out, r * width, half, width, gate);
+        swiglu_row(gate, up, width, given);
+        write_row(out, r * width, half, width, given);
     }
 }
 
@@ -57,18 +57,17 @@ EXPORT void minitx_swiglu_backward(const void *grad, const void *gate_up, int ha
                                    long width, void *back, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long r = 0; r < rows; r++) {
-        float g[width], gate[width], up[width], given[width];
+        float g[width], gate[width], up[width], by_gate[width], by_up[width], given[width];
         read_row(grad, r * width, half, width, g);
         read_row(gate_up, 2 * r * width, half, width, gate);
         read_row(gate_up, (2 * r + 1) * width, half, width, up);
-        swiglu_row_back(g, gate, up, width, given);
-        write_row(back, 2 * r * width, half, width, gate);
-        write_row(back, (2 * r + 1) * width, half, width, up);
+        swiglu_row_back(g, gate, up, width, by_gate, by_up, given);
+        write_row(back, 2 * r * width, half, width, by_gate);
+        write_row(back, (2 * r + 1) * width, half, width, by_up);
     }
 }
 
 #define PIECE 1024 /* logits of a row that are in float32 at once */
-#define LANES 16
 
 static float largest(const void *logits, long at, int half, long vocab) {
     float piece[PIECE], best[LANES];

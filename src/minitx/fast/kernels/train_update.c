@@ -49,6 +49,15 @@ EXPORT void minitx_scale(long n, float *const *tensors, const int64_t *sizes, fl
         }
 }
 
+/* base^n for a whole n >= 0. `pow` of newer C libraries is another than that of older ones, and
+   kernels compiled with it would not load there. */
+static double whole_power(double base, long n) {
+    double power = 1.0;
+    for (; n; n /= 2, base *= base)
+        if (n % 2) power *= base;
+    return power;
+}
+
 /* AdamW (Loshchilov and Hutter 2019, algorithm 2); counts up steps[i] as well. */
 EXPORT void minitx_adamw(long n, float *const *parameters, float *const *gradients,
                          float *const *firsts, float *const *seconds, float *const *steps,
@@ -62,8 +71,8 @@ EXPORT void minitx_adamw(long n, float *const *parameters, float *const *gradien
         for (long i = 0; i < n; i++) {
             long from, to;
             stretch(sizes, n, i, thread, threads, &from, &to);
-            float stride = (float)(rate / (1.0 - pow(beta1, *steps[i])));
-            float grow = (float)(1.0 / sqrt(1.0 - pow(beta2, *steps[i])));
+            float stride = (float)(rate / (1.0 - whole_power(beta1, (long)*steps[i])));
+            float grow = (float)(1.0 / sqrt(1.0 - whole_power(beta2, (long)*steps[i])));
             float *restrict p = parameters[i], *restrict first = firsts[i];
             float *restrict second = seconds[i];
             const float *restrict g = gradients[i];
@@ -72,49 +81,6 @@ EXPORT void minitx_adamw(long n, float *const *parameters, float *const *gradien
                 second[j] = old2 * second[j] + new2 * g[j] * g[j];
                 float size = sqrtf(second[j]) * grow + small;
                 p[j] = p[j] * keep - stride * first[j] / size;
-            }
-        }
-}
-
-/* Muon's momentum, and the look ahead (Nesterov) from it, in the format of its products. */
-EXPORT void minitx_muon_ahead(long n, float *const *gradients, float *const *momenta,
-                              void *const *ahead, int half, const int64_t *sizes, float momentum,
-                              int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int thread = 0; thread < threads; thread++)
-        for (long i = 0; i < n; i++) {
-            long from, to;
-            stretch(sizes, n, i, thread, threads, &from, &to);
-            float *restrict m = momenta[i];
-            const float *restrict g = gradients[i];
-            float piece[PIECE];
-            for (; from < to; from += PIECE) {
-                long many = to - from < PIECE ? to - from : PIECE;
-                for (long j = 0; j < many; j++) {
-                    float x = g[from + j];
-                    m[from + j] += (1.0f - momentum) * (x - m[from + j]);
-                    piece[j] = x + momentum * (m[from + j] - x);
-                }
-                write_row(ahead[i], from, half, many, piece);
-            }
-        }
-}
-
-/* parameter = parameter * keep - rate * update. */
-EXPORT void minitx_muon_apply(long n, float *const *parameters, void *const *updates, int half,
-                              const int64_t *sizes, const float *rates, float keep, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int thread = 0; thread < threads; thread++)
-        for (long i = 0; i < n; i++) {
-            long from, to;
-            stretch(sizes, n, i, thread, threads, &from, &to);
-            float *restrict p = parameters[i];
-            float piece[PIECE];
-            for (; from < to; from += PIECE) {
-                long many = to - from < PIECE ? to - from : PIECE;
-                read_row(updates[i], from, half, many, piece);
-                for (long j = 0; j < many; j++)
-                    p[from + j] = p[from + j] * keep - rates[i] * piece[j];
             }
         }
 }

@@ -5,10 +5,14 @@
 #include <string.h>
 
 /* Visible to Python. */
+#ifdef _WIN32
+#define EXPORT __declspec(dllexport)
+#else
 #define EXPORT __attribute__((visibility("default")))
+#endif
 
 /* Must equal `ABI` in library.py. */
-#define MINITX_ABI 8
+#define MINITX_ABI 13
 
 /* Floats in a vector of this processor. */
 #if defined __AVX512F__
@@ -19,9 +23,22 @@
 #define LANES 4
 #endif
 
-/* Where a file can be compiled for the processor's own products of bfloat16 (AVX512-BF16) beside
-   files that are not. Whether it has them is asked when they are to run. */
-#if defined(__AVX512F__) && defined(__GNUC__) && !defined(__clang__)
+/* Elements of two vectors by their numbers, which go on from a to b. Clang finds the instruction by
+   itself where `order` is known. */
+#ifdef __clang__
+#define shuffle(a, b, order)                                                          \
+    ({                                                                                \
+        __typeof__(a) made;                                                           \
+        _Pragma("unroll") for (int l = 0; l < LANES; l++) made[l] =                   \
+            (order)[l] < LANES ? (a)[(order)[l]] : (b)[(order)[l] - LANES];           \
+        made;                                                                         \
+    })
+#else
+#define shuffle(a, b, order) __builtin_shuffle(a, b, order)
+#endif
+
+/* The processor's own products of bfloat16: AVX512-BF16. */
+#ifdef __AVX512BF16__
 #define BFLOAT16_PRODUCTS
 #endif
 

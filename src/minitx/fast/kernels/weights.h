@@ -7,70 +7,52 @@
 #include <immintrin.h>
 #endif
 
-typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-static inline float from_float32(float weight) { return weight; }
+/* Rows of a matrix that lie side by side, column by column: two vectors. */
+#define PANEL (2 * LANES)
 
-static inline float from_int8(int8_t weight) { return (float)weight; }
-
-/* The upper half of a float32. */
-static inline float from_bfloat16(uint16_t weight) {
-    uint32_t bits = (uint32_t)weight << 16;
-    float number;
-    memcpy(&number, &bits, sizeof number);
-    return number;
-}
-
-static inline Floats load_float32(const float *at) {
-    Floats loaded;
-    memcpy(&loaded, at, sizeof loaded);
-    return loaded;
-}
-
-/* Compilers widen integers in more steps than the processor needs. */
-#if defined __AVX512F__
-static inline Floats load_int8(const int8_t *at) {
-    __m128i bytes = _mm_loadu_si128((const void *)at);
-    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
-}
-
-static inline Floats load_bfloat16(const uint16_t *at) {
-    __m256i halves = _mm256_loadu_si256((const void *)at);
-    return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16);
-}
-#elif defined __AVX2__
-static inline Floats load_int8(const int8_t *at) {
-    __m128i bytes = _mm_loadl_epi64((const void *)at);
-    return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
-}
-
-static inline Floats load_bfloat16(const uint16_t *at) {
-    __m128i halves = _mm_loadu_si128((const void *)at);
-    return (Floats)_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16);
-}
-#else
-static inline Floats load_int8(const int8_t *at) {
-    Floats loaded;
-    for (int lane = 0; lane < LANES; lane++) loaded[lane] = from_int8(at[lane]);
-    return loaded;
-}
-
-static inline Floats load_bfloat16(const uint16_t *at) {
-    Floats loaded;
-    for (int lane = 0; lane < LANES; lane++) loaded[lane] = from_bfloat16(at[lane]);
-    return loaded;
-}
-#endif
-
-static inline float total(Floats x) {
-    float sum = 0;
-    for (int lane = 0; lane < LANES; lane++) sum += x[lane];
-    return sum;
-}
-
-/* Memory is asked for this many bytes before it is read, some rows further on: rows end too soon
-   for the processor to see by itself what comes. */
-#define AHEAD 4096
+/* Bytes of a line of memory. */
 #define LINE 64
 
-static inline void fetch_ahead(const void *at) { __builtin_prefetch((const char *)at + AHEAD); }
+enum { FLOAT32, BFLOAT16, INT8 };
+
+/* Bytes of a weight. */
+static inline int64_t bytes_of(int64_t format) { return 4 >> format; }
+
+/* Where row i of a panel lies in a column. Two bfloat16 of both vectors share a word, the left one
+   in its lower half, so that a vector of words is widened by one operation for each half. */
+static inline int64_t slot_of(int64_t format, int64_t i) {
+    return format == BFLOAT16 ? i % LANES * 2 + i / LANES : i;
+}
+
+static inline vec widen_int8(const int8_t *at) {
+    /* Compilers widen integers in more steps than the processor needs. */
+#if defined __AVX512F__
+    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)at)));
+#elif defined __AVX2__
+    return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)at)));
+#else
+    vec loaded;
+    for (int lane = 0; lane < LANES; lane++) loaded[lane] = (float)at[lane];
+    return loaded;
+#endif
+}
+
+/* A column of a panel. `format` is a constant where it is inlined. */
+static inline __attribute__((always_inline)) void read_column(
+    const int format, const char *column, vec *left, vec *right
+) {
+    if (format == FLOAT32) {
+        *left = *(const vec *)column;
+        *right = *(const vec *)(column + sizeof(vec));
+    } else if (format == BFLOAT16) {
+        Words both = *(const Words *)column;
+        *left = (vec)(both << 16);
+        *right = (vec)(both & 0xffff0000u);
+    } else {
+        *left = widen_int8((const int8_t *)column);
+        *right = widen_int8((const int8_t *)column + LANES);
+    }
+}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
+from typing import Any
 
 from rich.console import RenderableType
+from rich.containers import Lines
 from rich.text import Text
 
 from minitx.config import ModelConfig, TrainConfig
@@ -36,8 +39,25 @@ def plan_table(start: RunStart, width: int = 80) -> RenderableType:
     for name, value, keys in rows:
         reasons = dict.fromkeys(start.reasons[key] for key in keys if key in start.reasons)
         cells = (name, value, *(["; ".join(reasons)] if with_reasons else []))
-        made.add_row(*(Text(visible(cell)) for cell in cells))
+        made.add_row(*(_WithUnits(visible(cell)) for cell in cells))
     return made
+
+
+_JOINED = "\ue000"
+"""Stands for a space at which no line ends: rich ends lines at every kind of space."""
+
+
+class _WithUnits(Text):
+    """A text whose numbers stand in one line with what they count: ``1.05 M``, ``4 layers``."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(re.sub(r"(?<=\d) (?=[^\W\d])", _JOINED, text))
+
+    def wrap(self, *arguments: Any, **options: Any) -> Lines:
+        lines = super().wrap(*arguments, **options)
+        for line in lines:
+            line.plain = line.plain.replace(_JOINED, " ")
+        return lines
 
 
 def _rows(start: RunStart) -> list[_Row]:

@@ -133,28 +133,22 @@ class Muon:
         return update_kernels([*self.parameters, *self.momenta])
 
     @functools.cached_property
-    def _buffers(self) -> tuple[list[Any], list[Tensor], list[Tensor]]:
-        # Each section; what is made orthogonal, (matrices, rows, columns) of each group, in the
-        # same memory in every step; and its matrices.
-        sections: list[Any] = []
-        stacks: list[Tensor] = []
-        for shape, group in self._groups.items():
-            sections += [self._kernels.Section(index, row, *shape) for index, row in group]
-            stacks.append(torch.empty(len(group), *shape, dtype=self.dtype))
-        return sections, stacks, _unstacked(stacks)
+    def _sections(self) -> list[Any]:
+        sections = [
+            self._kernels.Section(index, row, *shape)
+            for shape, group in self._groups.items()
+            for index, row in group
+        ]
+        return sorted(sections, key=lambda section: -section.rows * section.columns)
 
     def _step_native(self, learning_rate: float, gradients: list[Tensor]) -> None:
-        # The same, with one pass over memory before and one after the products.
-        kernels = self._kernels
-        sections, stacks, updates = self._buffers
-        kernels.muon_ahead(sections, gradients, self.momenta, updates, self.momentum)
-        if kernels.can_orthogonalize(stacks):
-            kernels.orthogonalize(updates, POLYNOMIALS, _SAFETY)
-        else:
-            updates = _unstacked([orthogonalize(stack).contiguous() for stack in stacks])
-        rates = [learning_rate * _size(section.rows, section.columns) for section in sections]
-        keep = 1.0 - learning_rate * self.weight_decay
-        kernels.muon_apply(sections, self.parameters, updates, rates, keep)
+        sections = self._sections
+        self._kernels.muon(
+            sections, gradients, self.momenta, self.parameters,
+            [learning_rate * _size(section.rows, section.columns) for section in sections],
+            momentum=self.momentum, keep=1.0 - learning_rate * self.weight_decay,
+            polynomials=POLYNOMIALS, safety=_SAFETY, dtype=self.dtype,
+        )  # fmt: skip
 
     def state_tensors(self) -> dict[str, Tensor]:
         """The momentum of each matrix by the parameter's name, not copied."""
@@ -168,10 +162,6 @@ class Muon:
             # The Gram matrix, its square, and the product with the matrix, for each polynomial.
             flops += len(sections) * 2.0 * len(POLYNOMIALS) * (2 * short**2 * long + short**3)
         return flops
-
-
-def _unstacked(stacks: list[Tensor]) -> list[Tensor]:
-    return [matrix for stack in stacks for matrix in stack.unbind(0)]
 
 
 @OPTIMIZERS.register("muon")

@@ -1,10 +1,8 @@
 /* Attention of all rows in a layer: each row's heads look at its own text. */
 #pragma once
 
-#include "batch_model.h"
+#include "decode_model.h"
 #include "team.h"
-
-#include <math.h>
 
 /* Vectors that make up the widest head whose sums stay in registers. */
 #define MOST_VECTORS 8
@@ -23,8 +21,8 @@ static inline vec totals(vec sums[LANES]) {
     for (int n = LANES / 2; n; n /= 2)
 #pragma GCC unroll 16
         for (int i = 0; i < n; i++)
-            sums[i] = __builtin_shuffle(sums[2 * i], sums[2 * i + 1], even) +
-                      __builtin_shuffle(sums[2 * i], sums[2 * i + 1], odd);
+            sums[i] = shuffle(sums[2 * i], sums[2 * i + 1], even) +
+                      shuffle(sums[2 * i], sums[2 * i + 1], odd);
     return sums[0];
 }
 
@@ -51,6 +49,10 @@ static inline __attribute__((always_inline)) vec score(
     }
     return vectors ? totals(sums) : *(vec *)loose;
 }
+
+/* Ask for a line of memory that a step reads once: it need not be kept, since the cache that all
+   cores share is smaller than what is read until the next step. */
+static inline void fetch(const void *line) { __builtin_prefetch(line, 0, 0); }
 
 static inline void fetch_floats(const float *at, int64_t n) {
     for (int64_t i = 0; i < n; i += LINE / (int64_t)sizeof(float)) fetch(at + i);
@@ -143,8 +145,8 @@ typedef struct {
 } Tokens;
 
 /* Norm and rotation of a token's queries and key in one key/value head, and its key and value into
-   the cache. */
-static void place(
+   the cache. Not inlined, so that a prompt's tokens are rounded as single ones are. */
+static __attribute__((noinline)) void place(
     const Model *model, const Layer *layer, float *keys, int64_t kind, int64_t h, int64_t position,
     float *qkv
 ) {
