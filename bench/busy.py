@@ -238,7 +238,6 @@ PARTS = {
 
 
 def _run(out: Path, model: dict[str, int] | None = None, **keys: float) -> FinishedRun:
-
     shutil.rmtree(out, ignore_errors=True)
     return train(TrainRequest(model=model or {}, train=keys, out=out), [])
 

@@ -259,19 +259,12 @@ def _command() -> str:
 
 
 def _processor() -> str:
-    if sys.platform == "linux":
-        found: dict[str, str] = {}
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
-            found.setdefault(key.strip(), value.strip())
-        if "model name" in found:
-            # In a virtual machine the name alone may stand for several generations.
-            numbers = f"family {found.get('cpu family', '?')}, model {found.get('model', '?')}"
-            return f"{found['model name']} ({numbers})"
+    from minitx.training.machine_speed import processor_name
+
     if sys.platform == "darwin":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
         return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    return platform.processor() or platform.machine()
+    return processor_name()
 
 
 def _memory() -> str:

@@ -57,7 +57,7 @@ def test_what_is_nearly_the_same_changes_nothing_but_the_date(clock):
     assert measure_speed(CPU, "auto").rate > 1.1e11
 
 
-@pytest.mark.parametrize("change", ["_processor", "kernel_build", "threads", "dtype"])
+@pytest.mark.parametrize("change", ["processor_name", "kernel_build", "threads", "dtype"])
 def test_another_machine_is_measured_anew(clock, monkeypatch, change):
     clock += [1e11]
     measure_speed(CPU, "auto")

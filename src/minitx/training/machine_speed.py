@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import platform
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -132,7 +133,7 @@ def _name(compute: Compute, engine: str) -> str:
     if compute.device.type == "cuda":
         processor = torch.cuda.get_device_name(compute.device)
     else:
-        processor = _processor()
+        processor = processor_name()
     kernels = " ".join(kernel_build())
     return (
         f"{processor}, {compute.device.type}, {torch.get_num_threads()} threads, "
@@ -140,11 +141,18 @@ def _name(compute: Compute, engine: str) -> str:
     )
 
 
-def _processor() -> str:
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+def processor_name() -> str:
+    """What the system calls the processor, with its family and model where it tells them."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            told: dict[str, str] = {}
+            for line in Path("/proc/cpuinfo").read_text().splitlines():
+                key, _, value = line.partition(":")
+                told.setdefault(key.strip(), value.strip())
+            if "model name" in told:
+                # In a virtual machine the name alone may stand for several generations.
+                numbers = f"family {told.get('cpu family', '?')}, model {told.get('model', '?')}"
+                return f"{told['model name']} ({numbers})"
     return platform.processor() or platform.machine()
 
 
