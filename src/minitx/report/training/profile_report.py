@@ -59,7 +59,7 @@ def profile_report(measured: RunProfile) -> Group:
     ]
     if profile.whole_blocks:
         lines.append(
-            "Each block is one compiled call, and so are the last norm, the head and the loss, "
+            "All blocks are one compiled call, and so are the last norm, the head and the loss, "
             "which give their gradients on the way forward"
         )
     return Group(title, parts, *(Text(line) for line in lines))
