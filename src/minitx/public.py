@@ -103,6 +103,7 @@ class SamplingOptions(TypedDict, total=False):
 
     max_new_tokens: int
     min_new_tokens: int
+    ignore_eos: bool
     seed: int
     temperature: float
     top_k: int | None

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from corpus_parts import read, split_of, text_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitx.config import DataConfig
 from minitx.corpus import (
-    Split,
     WindowSampler,
     encode_corpus,
     gather,
@@ -21,16 +21,13 @@ from minitx.corpus import (
     split_corpus,
 )
 from minitx.corpus.readers.plain_text import PlainText
+from minitx.corpus.training_windows import NO_TARGET, Windows, permuted
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.tokenizer import train_tokenizer
 
 
 def decode_text(content, name):
-    return "".join(PlainText().texts(io.BytesIO(content), name))
-
-
-def text_of(corpus, part):
-    return (corpus.directory / f"{part}.txt").read_bytes().decode()
+    return "".join(PlainText.text(io.BytesIO(content), name))
 
 
 @pytest.fixture(autouse=True)
@@ -48,15 +45,15 @@ def write(path, content):
 
 
 def test_one_file(inside):
-    corpus = read_corpus([write(inside / "my text.txt", "a\r\nb\u00e9\n")])
-    assert corpus.text == "a\r\nb\u00e9\n"  # line ends are kept
-    assert (corpus.name, len(corpus.text.encode())) == ("my-text", 7)
+    source = write(inside / "my text.txt", "a\r\nb\u00e9\n")
+    assert read([source]) == ["a\r\nb\u00e9\n"]  # line ends are kept
+    assert read_corpus([source]).name == "my-text"
 
 
-def test_several_files_stand_on_lines_of_their_own(inside):
+def test_each_file_is_a_document(inside):
     sources = [write(inside / "b.txt", "two"), write(inside / "a.txt", "one\n"),
                write(inside / "c.txt", "three")]  # fmt: skip
-    assert read_corpus(sources).text == "two\none\nthree"
+    assert read(sources) == ["two", "one\n", "three"]
 
 
 def test_directory_is_searched_in_order(inside):
@@ -64,34 +61,33 @@ def test_directory_is_searched_in_order(inside):
     write(inside / "d/a/z.txt", "1")
     write(inside / "d/.hidden/x.txt", "no")
     write(inside / "d/picture.png", b"\x89PNG\0")
-    corpus = read_corpus(["d"])
-    assert (corpus.text, corpus.name) == ("1\n2", "d")
+    assert (read(["d"]), read_corpus(["d"]).name) == (["1", "2"], "d")
 
 
 def test_glob(inside):
     write(inside / "x/2.txt", "b")
     write(inside / "x/1.txt", "a")
-    assert read_corpus(["x/*.txt"]).text == "a\nb"
-    assert read_corpus(["**/*.txt"]).text == "a\nb"
+    assert read(["x/*.txt"]) == ["a", "b"]
+    assert read(["**/*.txt"]) == ["a", "b"]
 
 
 def test_file_whose_name_looks_like_a_glob(inside):
-    assert read_corpus([write(inside / "a[1].txt", "text")]).text == "text"
+    assert read([write(inside / "a[1].txt", "text")]) == ["text"]
 
 
 def test_standard_input():
-    corpus = read_corpus(["-"], io.BytesIO(b"piped"))
-    assert (corpus.text, corpus.name) == ("piped", "stdin")
+    assert read(["-"], io.BytesIO(b"piped")) == ["piped"]
+    assert read_corpus(["-"]).name == "stdin"
     with pytest.raises(BadInputError, match="no standard input"):
-        read_corpus(["-"])
+        read(["-"])
 
 
 def test_embedded_default_is_english_and_always_the_same():
-    corpus = read_corpus([])
-    assert corpus.name == "python-reference"
-    assert len(corpus.text.encode()) > 300_000
-    assert "statement" in corpus.text
-    assert corpus.text == read_corpus([]).text
+    assert read_corpus([]).name == "python-reference"
+    (text,) = read([])
+    assert len(text.encode()) > 300_000
+    assert "statement" in text
+    assert read([]) == [text]
 
 
 def test_byte_order_mark_is_dropped_and_offsets_count_it():
@@ -117,48 +113,25 @@ def test_unreadable_file(inside):
     if os.access(path, os.R_OK):
         pytest.skip("this user may read everything")
     with pytest.raises(BadInputError, match="can't be read"):
-        read_corpus([path])
-
-
-# Split
-
-
-def test_tail_is_held_out():
-    split = split_corpus(read_corpus(["-"], io.BytesIO(b"0123456789")), DataConfig())
-    assert (split.train, split.holdout) == ("012345678", "9")
-
-
-def test_given_holdout(inside):
-    data = DataConfig(holdout=write(inside / "h.txt", "held"))
-    split = split_corpus(read_corpus(["-"], io.BytesIO(b"all of it")), data)
-    assert (split.train, split.holdout) == ("all of it", "held")
-
-
-def test_nothing_left_to_train_on():
-    with pytest.raises(BadInputError, match="too short to split"):
-        split_corpus(read_corpus(["-"], io.BytesIO(b"x")), DataConfig())
-
-
-def test_digest_tells_where_the_border_is():
-    assert Split("ab", "c").digest != Split("a", "bc").digest
-    assert Split("ab", "c").digest == Split("ab", "c").digest
+        read([path])
 
 
 # Encoding
 
-SPLIT = Split("the cat sat on the mat\n" * 30, "a dog \u00e9\u00e9\n" * 5)
+TRAIN = "the cat sat on the mat\n" * 30
+HOLDOUT = "a dog \u00e9\u00e9\n" * 5
 
 
 @pytest.mark.parametrize("kind", ["char", "word", "bpe"])
 def test_ids_on_disk_are_those_of_the_tokenizer(inside, kind):
-    tokenizer = train_tokenizer(SPLIT.train, kind, 280 if kind == "bpe" else 0)
-    encoded = encode_corpus(SPLIT, tokenizer, inside / "data")
-    assert encoded.train_ids.tolist() == tokenizer.encode(SPLIT.train).tolist()
-    assert encoded.holdout_ids.tolist() == tokenizer.encode(SPLIT.holdout, "replace").tolist()
-    assert text_of(encoded, "train") == SPLIT.train
-    assert text_of(encoded, "holdout") == SPLIT.holdout
-    assert encoded.holdout_beginning(7) == SPLIT.holdout[:7]
-    assert encoded.holdout.bytes == len(SPLIT.holdout.encode())
+    tokenizer = train_tokenizer(TRAIN, kind, 280 if kind == "bpe" else 0)
+    encoded = encode_corpus(split_of(inside / "data", TRAIN, HOLDOUT), tokenizer)
+    assert encoded.train_ids.tolist() == tokenizer.encode(TRAIN).tolist()
+    assert encoded.holdout_ids.tolist() == tokenizer.encode(HOLDOUT, "replace").tolist()
+    assert text_of(encoded, "train") == TRAIN
+    assert text_of(encoded, "holdout") == HOLDOUT
+    assert encoded.holdout_beginning(7) == HOLDOUT[:7]
+    assert encoded.holdout.bytes == len(HOLDOUT.encode())
     assert encoded.train.unknown == 0
     assert (encoded.holdout.unknown > 0) == (kind != "bpe")
     assert isinstance(encoded.train_ids, np.memmap)
@@ -167,44 +140,48 @@ def test_ids_on_disk_are_those_of_the_tokenizer(inside, kind):
 
 
 def test_unchanged_corpus_is_not_encoded_again(inside, monkeypatch):
-    tokenizer = train_tokenizer(SPLIT.train, "char", 0)
-    encode_corpus(SPLIT, tokenizer, inside / "one")
-    monkeypatch.setattr(type(tokenizer), "encode_parts", None)
-    again = encode_corpus(SPLIT, tokenizer, inside / "one")
-    linked = encode_corpus(SPLIT, tokenizer, inside / "two", [inside / "gone", inside / "one"])
+    tokenizer = train_tokenizer(TRAIN, "char", 0)
+    encode_corpus(split_of(inside / "one", TRAIN, HOLDOUT), tokenizer)
+    monkeypatch.setattr(type(tokenizer), "encode_documents", None)
+    again = encode_corpus(split_of(inside / "one", TRAIN, HOLDOUT), tokenizer)
+    linked = encode_corpus(
+        split_of(inside / "two", TRAIN, HOLDOUT), tokenizer, [inside / "gone", inside / "one"]
+    )
     assert again.train_ids.tolist() == linked.train_ids.tolist()
     assert (inside / "one/train.ids").samefile(inside / "two/train.ids")
 
 
 def test_copied_where_links_are_not_allowed(inside, monkeypatch):
-    tokenizer = train_tokenizer(SPLIT.train, "char", 0)
-    encode_corpus(SPLIT, tokenizer, inside / "one")
+    tokenizer = train_tokenizer(TRAIN, "char", 0)
+    encode_corpus(split_of(inside / "one", TRAIN, HOLDOUT), tokenizer)
 
     def refuse(*_):
         raise OSError("no links here")
 
     monkeypatch.setattr(os, "link", refuse)
-    linked = encode_corpus(SPLIT, tokenizer, inside / "two", [inside / "one"])
-    assert text_of(linked, "train") == SPLIT.train
+    linked = encode_corpus(split_of(inside / "two", TRAIN, HOLDOUT), tokenizer, [inside / "one"])
+    assert text_of(linked, "train") == TRAIN
     assert not (inside / "one/train.ids").samefile(inside / "two/train.ids")
 
 
 def test_changed_text_or_tokenizer_is_encoded_anew_and_links_are_left_alone(inside):
-    tokenizer = train_tokenizer(SPLIT.train, "char", 0)
-    one = encode_corpus(SPLIT, tokenizer, inside / "one")
-    encode_corpus(SPLIT, tokenizer, inside / "two", [inside / "one"])
-    other = Split(SPLIT.train + "more", SPLIT.holdout)
-    changed = encode_corpus(other, tokenizer, inside / "two")
+    tokenizer = train_tokenizer(TRAIN, "char", 0)
+    one = encode_corpus(split_of(inside / "one", TRAIN, HOLDOUT), tokenizer)
+    encode_corpus(split_of(inside / "two", TRAIN, HOLDOUT), tokenizer, [inside / "one"])
+    changed = encode_corpus(split_of(inside / "two", TRAIN + "more", HOLDOUT), tokenizer)
     assert text_of(changed, "train").endswith("more")
-    assert text_of(load_encoded(inside / "one"), "train") == SPLIT.train
+    assert text_of(load_encoded(inside / "one"), "train") == TRAIN
     assert one.digest != changed.digest
-    smaller = train_tokenizer(SPLIT.train, "char", 8)
-    assert encode_corpus(SPLIT, smaller, inside / "one").tokenizer_digest == smaller.digest
+    smaller = train_tokenizer(TRAIN, "char", 8)
+    assert (
+        encode_corpus(split_of(inside / "one", TRAIN, HOLDOUT), smaller).tokenizer_digest
+        == smaller.digest
+    )
 
 
 def test_empty_holdout(inside):
     tokenizer = train_tokenizer("abc", "char", 0)
-    encoded = encode_corpus(Split("abc", ""), tokenizer, inside / "data")
+    encoded = encode_corpus(split_of(inside / "data", "abc", ""), tokenizer)
     assert len(encoded.holdout_ids) == 0
     assert text_of(encoded, "holdout") == ""
 
@@ -214,14 +191,14 @@ def test_large_vocabularies_take_four_bytes(inside):
         map(chr, range(0x20000, 0x20000 + 50_000))
     )
     tokenizer = train_tokenizer(text, "char", 0)
-    encoded = encode_corpus(Split(text, ""), tokenizer, inside / "data")
+    encoded = encode_corpus(split_of(inside / "data", text, ""), tokenizer)
     assert encoded.train_ids.dtype == np.dtype("<u4")
     assert encoded.train_ids.tolist() == tokenizer.encode(text).tolist()
 
 
 @pytest.mark.parametrize("damage", ["gone", "short", "json", "format", "dtype", "count", "key"])
 def test_damaged_data_is_refused(inside, damage):
-    encode_corpus(SPLIT, train_tokenizer(SPLIT.train, "char", 0), inside / "data")
+    encode_corpus(split_of(inside / "data", TRAIN, HOLDOUT), train_tokenizer(TRAIN, "char", 0))
     path = inside / "data/corpus.json"
     description = json.loads(path.read_text())
     if damage == "gone":
@@ -247,82 +224,95 @@ def test_damaged_data_is_refused(inside, damage):
 
 def test_unwritable_directory(inside):
     (inside / "file").write_text("")
-    with pytest.raises(BadInputError, match="can't be written"):
-        encode_corpus(SPLIT, train_tokenizer("abc", "char", 0), inside / "file/data")
+    with pytest.raises(BadInputError, match="can't be kept"):
+        split_corpus(read_corpus([]), DataConfig(), inside / "file/data")
 
 
 # Windows
 
 
+def epoch_of(sampler, epoch):
+    """Inputs and targets of an epoch of a text in which each id is its position."""
+    windows = sampler.windows(epoch * sampler.per_epoch, sampler.per_epoch)
+    return windows, *gather(np.arange(sampler._n_targets + 1), windows, sampler._context_length)
+
+
 @settings(max_examples=150, deadline=None)
 @given(n=st.integers(2, 300), context=st.integers(1, 40), seed=st.integers(0, 2**63 - 1))
-def test_every_epoch_has_each_window_once_at_one_phase(n, context, seed):
+def test_each_token_but_the_first_is_a_target_once_an_epoch(n, context, seed):
     if n < context + 1:
         with pytest.raises(BadInputError, match=f"one context needs {context + 1}"):
             WindowSampler(n, context, seed)
         return
     sampler = WindowSampler(n, context, seed)
+    assert sampler.per_epoch <= -(-(n - 1) // context) + 1
     for epoch in range(3):
-        starts = sampler.starts(epoch * sampler.per_epoch, sampler.per_epoch)
-        assert len(set(starts.tolist())) == sampler.per_epoch
-        assert len(set((starts % context).tolist())) == 1
-        assert starts.min() >= 0
-        assert starts.max() + context + 1 <= n
-    # No room for another window, whatever the phase.
-    assert (sampler.per_epoch + 2) * context + 1 > n - context
+        _, inputs, targets = epoch_of(sampler, epoch)
+        learned = targets[targets != NO_TARGET]
+        assert sorted(learned.tolist()) == list(range(1, n))
+        assert (learned == inputs[targets != NO_TARGET] + 1).all()
+        # No window is without a target, whose mean loss would be NaN.
+        assert (targets != NO_TARGET).any(axis=1).all()
 
 
 @settings(max_examples=60, deadline=None)
 @given(first=st.integers(0, 400), cuts=st.lists(st.integers(1, 50), max_size=8))
 def test_sample_does_not_depend_on_how_it_was_reached(first, cuts):
     sampler = WindowSampler(503, 16, 7)
-    whole = sampler.starts(first, sum(cuts))
+    whole = sampler.windows(first, sum(cuts)).starts
     parts, at = [], first
     for count in cuts:
-        parts.extend(WindowSampler(503, 16, 7).starts(at, count).tolist())
+        parts.extend(WindowSampler(503, 16, 7).windows(at, count).starts.tolist())
         at += count
     assert whole.tolist() == parts
 
 
 def test_order_and_phase_change_with_epoch_and_seed():
     sampler = WindowSampler(5000, 16, 7)
-    epochs = [tuple(sampler.starts(e * sampler.per_epoch, sampler.per_epoch)) for e in range(8)]
+    epochs = [tuple(epoch_of(sampler, epoch)[0].first) for epoch in range(8)]
     assert len(set(epochs)) == 8
-    phases = Counter(epoch[0] % 16 for epoch in epochs)
+    phases = Counter(first % 16 for epoch in epochs for first in epoch[:1])
     assert len(phases) > 2
-    assert tuple(WindowSampler(5000, 16, 8).starts(0, sampler.per_epoch)) not in epochs
+    assert tuple(epoch_of(WindowSampler(5000, 16, 8), 0)[0].first) not in epochs
 
 
-@pytest.mark.parametrize(("n", "context"), [(191, 64), (767, 256), (1535, 512), (40, 16), (17, 16)])
-@pytest.mark.parametrize("seed", range(3))
-def test_every_token_is_learned_and_in_one_epoch_at_most_once(n, context, seed):
-    sampler = WindowSampler(n, context, seed)
-    learned = np.zeros(n, np.int64)
-    last = 0
+@pytest.mark.parametrize(("n", "context"), [(191, 64), (767, 256), (1535, 512), (40, 16)])
+def test_a_token_is_seen_at_many_positions_of_a_window(n, context):
+    sampler = WindowSampler(n, context, 1)
+    positions = set()
     for epoch in range(1000):
-        starts = sampler.starts(epoch * sampler.per_epoch, sampler.per_epoch)
-        targets = (starts[:, None] + np.arange(1, context + 1)).ravel()
-        assert len(set(targets.tolist())) == len(targets)
-        learned[targets] += 1
-        last = max(last, int(starts.max()))
-    assert last + context == n - 1
-    assert learned[1:].min() > 20
+        _, _, targets = epoch_of(sampler, epoch)
+        positions.update(np.flatnonzero((targets == n // 2).any(axis=0)).tolist())
+    assert len(positions) >= context // 3
 
 
-def test_the_order_of_earlier_versions_is_kept():
+@settings(max_examples=60, deadline=None)
+@given(size=st.integers(1, 3000), seed=st.integers(0, 2**32))
+def test_the_order_is_a_permutation(size, seed):
+    keys = np.random.default_rng(seed).integers(2**63, size=4, dtype=np.uint64)
+    assert sorted(permuted(np.arange(size), size, keys).tolist()) == list(range(size))
+
+
+def test_the_orders_of_earlier_versions_are_kept():
     sampler = WindowSampler(100, 16, 7, data_order=1)
-    assert sampler.starts(0, 14).tolist() == [
+    assert sampler.windows(0, 14).starts.tolist() == [
         34, 66, 18, 50, 2, 27, 75, 11, 59, 43, 16, 48, 64, 32
     ]  # fmt: skip
-    assert sampler.starts(0, 90).tolist() != WindowSampler(100, 16, 7).starts(0, 90).tolist()
+    second = WindowSampler(100, 16, 7, data_order=2).windows(0, 14).starts.tolist()
+    assert second == [34, 66, 18, 50, 2, 32, 80, 16, 64, 48, 16, 48, 64, 32]
+    for order in (1, 2):
+        windows = WindowSampler(100, 16, 7, data_order=order).windows(0, 14)
+        _, targets = gather(np.arange(100), windows, 16)
+        assert (targets != NO_TARGET).all()
 
 
 def test_targets_follow_their_inputs():
     ids = np.arange(100, dtype=np.uint16)
-    inputs, targets = gather(ids, np.array([3, 50]), 4)
+    windows = Windows(np.array([3, 50]), np.array([4, 52]), np.array([7, 53]))
+    inputs, targets = gather(ids, windows, 4)
     assert inputs.tolist() == [[3, 4, 5, 6], [50, 51, 52, 53]]
-    assert targets.tolist() == [[4, 5, 6, 7], [51, 52, 53, 54]]
-    assert inputs.dtype == np.int64
+    assert targets.tolist() == [[4, 5, 6, 7], [NO_TARGET, 52, 53, NO_TARGET]]
+    assert inputs.dtype == targets.dtype == np.int64
 
 
 def test_short_text_names_the_context_that_fits():

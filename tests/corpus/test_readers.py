@@ -3,8 +3,10 @@
 import io
 
 import pytest
+from corpus_parts import read, text_of
 
-from minitx.corpus import encode_file, load_encoded, read_corpus
+from minitx.corpus import encode_file, load_encoded
+from minitx.corpus.documents import Document
 from minitx.corpus.readers import BEGINNING, READERS, CorpusReader, choose_reader
 from minitx.corpus.readers.plain_text import PlainText
 from minitx.errors import BadInputError
@@ -23,17 +25,16 @@ class Script(CorpusReader):
         assert len(beginning) <= BEGINNING
         return super().recognises(name, beginning) or beginning.startswith(b"%SCRIPT")
 
-    def texts(self, file, name):
+    def documents(self, file, name, reading):
+        yield Document(self.spoken(file, name), name)
+
+    def spoken(self, file, name):
         for number, line in enumerate(file, start=1):
             if number == 1:
                 continue
             if b"|" not in line:
                 raise BadInputError(f"{name} has no bar in line {number}", "Give each line one")
             yield line.partition(b"|")[2].decode()
-
-
-def text_of(corpus, part):
-    return (corpus.directory / f"{part}.txt").read_bytes().decode()
 
 
 @pytest.fixture(autouse=True)
@@ -49,9 +50,9 @@ def test_it_is_recognised_by_name_and_by_first_bytes(inside):
     (inside / "d/note.txt").write_text("A note.\n")
     (inside / "d/picture.png").write_bytes(b"\x89PNG\0")
     (inside / "no-suffix").write_bytes(SCRIPT)
-    assert read_corpus(["d"]).text == "A note.\n" + SPOKEN
-    assert read_corpus(["no-suffix"]).text == SPOKEN
-    assert read_corpus(["-"], io.BytesIO(SCRIPT)).text == SPOKEN
+    assert read(["d"]) == ["A note.\n", SPOKEN]
+    assert read(["no-suffix"]) == [SPOKEN]
+    assert read(["-"], io.BytesIO(SCRIPT)) == [SPOKEN]
     assert isinstance(choose_reader("note.txt", b"A note."), PlainText)
     assert isinstance(choose_reader("no name that says anything", b""), PlainText)
 
@@ -59,7 +60,7 @@ def test_it_is_recognised_by_name_and_by_first_bytes(inside):
 def test_its_errors_are_told(inside):
     (inside / "bad.script").write_bytes(SCRIPT + b"silence\n")
     with pytest.raises(BadInputError, match=r"bad\.script has no bar in line 402"):
-        read_corpus(["bad.script"])
+        read(["bad.script"])
 
 
 def test_a_file_to_be_scored_is_read_by_it_too(inside):

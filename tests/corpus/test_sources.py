@@ -6,14 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from corpus_parts import read, split_of, text_of
 
-from minitx.corpus import Split, encode_corpus, load_encoded, read_corpus
+from minitx.corpus import encode_corpus, load_encoded, read_corpus
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.tokenizer import train_tokenizer
-
-
-def text_of(corpus, part):
-    return (corpus.directory / f"{part}.txt").read_bytes().decode()
 
 
 @pytest.fixture(autouse=True)
@@ -29,13 +26,13 @@ def _inside(inside):
 )
 def test_a_file_is_read_once_however_it_is_named(sources):
     Path("d/link.txt").symlink_to("a.txt")
-    assert read_corpus(sources).text == "one\ntwo\n"
+    assert read(sources) == ["one\n", "two\n"]
 
 
 def test_standard_input_is_read_once_and_takes_its_place():
-    assert read_corpus(["d/a.txt", "-", "d/b.txt", "-"], io.BytesIO(b"piped")).text == (
-        "one\npiped\ntwo\n"
-    )
+    assert read(["d/a.txt", "-", "d/b.txt", "-"], io.BytesIO(b"piped")) == [
+        "one\n", "piped", "two\n"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -72,7 +69,7 @@ def test_names_are_fit_for_a_directory(source, name):
 def test_sources_that_are_none(source, words):
     Path("empty").mkdir()
     with pytest.raises(BadInputError, match=words) as caught:
-        read_corpus([source])
+        read([source])
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
 
@@ -83,31 +80,31 @@ def test_a_file_that_may_not_be_read(monkeypatch):
 
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(BadInputError, match=r"d/a.txt can't be read \(Permission denied\)"):
-        read_corpus(["d"])
+        read(["d"])
 
 
 def test_a_python_without_its_reference(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
     with pytest.raises(BadInputError, match="comes without the reference"):
-        read_corpus([])
+        read([])
 
 
 def test_binary_and_invalid_files_of_a_directory_are_named():
     Path("d/c.txt").write_bytes(b"caf\xe9")
     with pytest.raises(BadInputError, match=r"d/c.txt is not UTF-8: byte 3 is 0xe9"):
-        read_corpus(["d"])
+        read(["d"])
     Path("d/c.txt").write_bytes("abc".encode("utf-16"))
     with pytest.raises(BadInputError, match=r"d/c.txt is binary, not text: byte 3 is zero"):
-        read_corpus(["d"])
+        read(["d"])
 
 
-SPLIT = Split("the cat sat on the mat\n" * 30, "a dog\n" * 5)
+TRAIN, HOLDOUT = "the cat sat on the mat\n" * 30, "a dog\n" * 5
 
 
 @pytest.mark.parametrize("name", ["train.txt", "holdout.txt", "train.ids", "holdout.ids"])
 def test_a_changed_byte_is_noticed_and_encoded_anew(inside, name):
-    tokenizer = train_tokenizer(SPLIT.train, "char", 0)
-    encode_corpus(SPLIT, tokenizer, inside / "data")
+    tokenizer = train_tokenizer(TRAIN, "char", 0)
+    encode_corpus(split_of(inside / "data", TRAIN, HOLDOUT), tokenizer)
     path = inside / "data" / name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -115,34 +112,34 @@ def test_a_changed_byte_is_noticed_and_encoded_anew(inside, name):
     with pytest.raises(DamagedFileError, match=f"the {path.suffix} files are not what they were"):
         load_encoded(inside / "data")
     # Such a directory is not linked from either.
-    fresh = encode_corpus(SPLIT, tokenizer, inside / "fresh", [inside / "data"])
-    assert text_of(fresh, "train") == SPLIT.train
-    again = encode_corpus(SPLIT, tokenizer, inside / "data")
-    assert again.train_ids.tolist() == tokenizer.encode(SPLIT.train).tolist()
-    assert again.train.bytes == len(SPLIT.train)
+    fresh = encode_corpus(split_of(inside / "fresh", TRAIN, HOLDOUT), tokenizer, [inside / "data"])
+    assert text_of(fresh, "train") == TRAIN
+    again = encode_corpus(split_of(inside / "data", TRAIN, HOLDOUT), tokenizer)
+    assert again.train_ids.tolist() == tokenizer.encode(TRAIN).tolist()
+    assert again.train.bytes == len(TRAIN)
 
 
 def test_only_a_directory_of_the_same_text_and_tokenizer_is_checked(inside, monkeypatch):
     from minitx.corpus import encoded
 
-    tokenizer = train_tokenizer(SPLIT.train, "char", 0)
-    encode_corpus(SPLIT, tokenizer, inside / "other")
+    tokenizer = train_tokenizer(TRAIN, "char", 0)
+    encode_corpus(split_of(inside / "other", TRAIN, HOLDOUT), tokenizer)
     opened = []
     real = encoded.load_encoded
     monkeypatch.setattr(encoded, "load_encoded", lambda path: opened.append(path) or real(path))
-    encode_corpus(Split("cat", ""), tokenizer, inside / "new", [inside / "other"])
+    encode_corpus(split_of(inside / "new", "cat", ""), tokenizer, [inside / "other"])
     assert opened == [inside / "new"]
 
 
 def test_a_run_that_vanishes_while_it_is_copied_from_is_no_loss(inside, monkeypatch):
-    tokenizer = train_tokenizer(SPLIT.train, "char", 0)
-    encode_corpus(SPLIT, tokenizer, inside / "one")
+    tokenizer = train_tokenizer(TRAIN, "char", 0)
+    encode_corpus(split_of(inside / "one", TRAIN, HOLDOUT), tokenizer)
 
     def vanish(*_):
         (inside / "one/train.ids").unlink(missing_ok=True)
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", vanish)
-    fresh = encode_corpus(SPLIT, tokenizer, inside / "two", [inside / "one"])
-    assert text_of(fresh, "train") == SPLIT.train
+    fresh = encode_corpus(split_of(inside / "two", TRAIN, HOLDOUT), tokenizer, [inside / "one"])
+    assert text_of(fresh, "train") == TRAIN
     assert not list((inside / "two").glob(".*"))

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitx.evaluation import copying
-from minitx.evaluation.copying import find_copied
+from minitx.corpus import common_passages as copying
+from minitx.corpus.common_passages import find_copied
 
 
 def as_bytes(text):

@@ -7,6 +7,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from minitx.corpus.common_passages import Copied
 from minitx.evaluation.breakdown import (
     CalibrationCurve,
     ClassLoss,
@@ -16,7 +17,6 @@ from minitx.evaluation.breakdown import (
     SurprisingText,
 )
 from minitx.evaluation.comparison import Comparison, Interval
-from minitx.evaluation.copying import Copied
 from minitx.evaluation.holdout_figures import (
     Baselines,
     ComparisonReport,

@@ -128,6 +128,7 @@ def test_gpt2_s_kind_is_cut_within_a_line_and_never_within_an_added_token(
     for size in range(12, 40):
         monkeypatch.setattr(base, "_CHUNK", size)
         assert tokenizer.encode(text).tolist() == whole
+    monkeypatch.setattr(base, "_CHUNKS_AT_ONCE", 1)
     assert len(list(tokenizer.encode_parts(text[i : i + 9] for i in range(0, len(text), 9)))) > 9
 
 
@@ -325,7 +326,7 @@ def test_plain_entries_of_earlier_versions_mean_the_same(tmp_path, kind):
     content = copy.deepcopy(SOUND[kind])
     content["pre_tokenizer"] = content["pre_tokenizer"]["pretokenizers"][0]
     content["decoder"]["decoders"][1] = {"type": "Fuse"}
-    pieces = [ours.decode([i]) for i in range(ours.vocab_size - 1)]
+    pieces = [ours.decode([i]) for i in range(ours.vocab_size - 2)]
     content["model"]["vocab"] = {piece: i for i, piece in enumerate([*pieces, "<unk>"])}
     earlier = load_tokenizer(write(tmp_path, content))
     text = TEXT + " \u4e2d\u6587 never \x00 <unk>"

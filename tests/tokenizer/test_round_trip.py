@@ -26,7 +26,9 @@ awkward = st.lists(
     st.one_of(
         st.text(max_size=6),
         st.sampled_from([" ", "  ", "\n", "\r\n", "\t", "\u2028", "\x85", "'s", "’t", "e\u0301"]),
-        st.sampled_from(["\ufeff", "\x00", "\x1b[0m", "<unk>", "Ġ", "中", "👩‍💻", "0123456789"]),
+        st.sampled_from(
+            ["\ufeff", "\x00", "\x1b[0m", "<unk>", "<|endoftext|>", "Ġ", "中", "👩‍💻", "0123456789"]
+        ),
     ),
     max_size=20,
 ).map("".join)
@@ -135,7 +137,7 @@ def test_a_lone_surrogate_is_an_error_of_one_line(tokenizer):
 
 
 def test_pieces_show_half_characters_as_bytes():
-    plain = train_tokenizer("aa", "bpe", 256)
+    plain = train_tokenizer("aa", "bpe", 257)
     pieces = [plain.piece(int(i)) for i in plain.encode("é€ \n")]
     assert pieces == ["<0xC3>", "<0xA9>", "<0xE2>", "<0x82>", "<0xAC>", " ", "\n"]
     assert plain.decode(plain.encode("é")[:1]) == "\ufffd"
@@ -144,10 +146,22 @@ def test_pieces_show_half_characters_as_bytes():
 
 def test_pieces_of_the_unknown():
     for tokenizer in (CHAR, WORD):
-        assert tokenizer.unknown_id == tokenizer.vocab_size - 1
+        assert tokenizer.unknown_id == tokenizer.vocab_size - 2
         assert tokenizer.piece(tokenizer.unknown_id) == "<unk>"
         assert tokenizer.token_bytes(tokenizer.unknown_id) == "\ufffd".encode()
     assert BPE.unknown_id is None
+
+
+def test_the_end_of_a_document_is_no_text_and_its_name_is_no_way_to_get_it():
+    text = "a <|endoftext|> b <|endoftext|><|endoftext|>\n"
+    for kind, size in (("bpe", 400), ("char", 0), ("word", 0)):
+        tokenizer = train_tokenizer(text * 50, kind, size)
+        end = tokenizer.end_id
+        assert end == tokenizer.vocab_size - 1
+        assert (tokenizer.piece(end), tokenizer.token_bytes(end)) == ("<|endoftext|>", b"")
+        ids = tokenizer.encode(text)
+        assert end not in ids
+        assert tokenizer.decode([end, *ids, end]) == text
 
 
 def test_the_name_of_the_unknown_token_is_no_way_to_get_it():

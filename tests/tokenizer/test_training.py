@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from minitx.errors import BadInputError
 from minitx.tokenizer import chunks, train_tokenizer
+from minitx.tokenizer.base import END_OF_TEXT
 from minitx.tokenizer.chunks import LINE_END, LINE_START
 
 TEXT = "".join(
@@ -74,7 +75,8 @@ def test_training_in_chunks_is_training_at_once(kind, monkeypatch):
 
 def test_texts_of_an_iterable_are_not_joined():
     apart = train_tokenizer(["ab"] * 9 + ["c"] * 9, "bpe", 300)
-    assert sorted(apart.backend.get_vocab(), key=len)[-1] == "ab"
+    longest = sorted(apart.backend.get_vocab(), key=len)[-2:]
+    assert longest == ["ab", END_OF_TEXT]
 
 
 # Characters at which the patterns decide: letters, marks, digits, quotes, white space of all sorts.
@@ -190,38 +192,38 @@ def test_encoding_in_parts_is_encoding_at_once(kind, monkeypatch):
 
 def test_bpe_sizes():
     assert train_tokenizer(TEXT, "bpe", 330).vocab_size == 330
-    assert train_tokenizer(TEXT, "bpe", 256).vocab_size == 256
-    for size in (0, 1, 255):
-        with pytest.raises(BadInputError, match=r"256 bytes.*Choose --vocab-size 256 or more"):
+    assert train_tokenizer(TEXT, "bpe", 257).vocab_size == 257
+    for size in (0, 1, 256):
+        with pytest.raises(BadInputError, match=r"256 bytes.*Choose --vocab-size 257 or more"):
             train_tokenizer(TEXT, "bpe", size)
     # A text too poor for so many merges gives what it has.
     assert train_tokenizer("aaaa aaaa", "bpe", 5000).vocab_size < 270
 
 
 def test_bpe_merges_the_most_frequent_pair_first():
-    content = json.loads(train_tokenizer("ab ab ab ab cd cd", "bpe", 258).json_bytes)
+    content = json.loads(train_tokenizer("ab ab ab ab cd cd", "bpe", 259).json_bytes)
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in
               content["model"]["merges"]]  # fmt: skip
     assert merges[0] == ("a", "b")
     assert merges[1] == ("Ġ", "ab")
 
 
-@given(st.text(alphabet="abcdeéž \n", max_size=60), st.integers(2, 12))
+@given(st.text(alphabet="abcdeéž \n", max_size=60), st.integers(3, 12))
 @settings(deadline=None, max_examples=150)
 def test_char_keeps_the_most_frequent(text, size):
     counts = Counter(text)
-    expected = sorted(sorted(counts, key=lambda c: (-counts[c], c))[: size - 1])
+    expected = sorted(sorted(counts, key=lambda c: (-counts[c], c))[: size - 2])
     tokenizer = train_tokenizer(text, "char", size)
-    assert [tokenizer.piece(i) for i in range(tokenizer.vocab_size - 1)] == expected
-    assert tokenizer.vocab_size == len(expected) + 1
-    assert train_tokenizer(text, "char", 0).vocab_size == len(counts) + 1
+    assert [tokenizer.piece(i) for i in range(tokenizer.vocab_size - 2)] == expected
+    assert tokenizer.vocab_size == len(expected) + 2
+    assert train_tokenizer(text, "char", 0).vocab_size == len(counts) + 2
 
 
 def test_word_keeps_the_most_frequent():
     text = "b b b a a c c d\n"
-    tokenizer = train_tokenizer(text, "word", 5)
-    assert [tokenizer.piece(i) for i in range(5)] == [" ", "b", "a", "c", "<unk>"]
-    assert train_tokenizer(text, "word", 0).vocab_size == 7
+    tokenizer = train_tokenizer(text, "word", 6)
+    assert [tokenizer.piece(i) for i in range(6)] == [" ", "b", "a", "c", "<unk>", "<|endoftext|>"]
+    assert train_tokenizer(text, "word", 0).vocab_size == 8
     assert (
         tokenizer.decode(tokenizer.encode(text, unknown="replace")) == "b b b a a c c \ufffd\ufffd"
     )
@@ -229,9 +231,10 @@ def test_word_keeps_the_most_frequent():
 
 
 @pytest.mark.parametrize("kind", ["char", "word"])
-def test_a_vocabulary_of_the_unknown_alone_is_refused(kind):
-    with pytest.raises(BadInputError, match="the unknown token takes it"):
-        train_tokenizer(TEXT, kind, 1)
+def test_a_vocabulary_of_special_tokens_alone_is_refused(kind):
+    for size in (1, 2):
+        with pytest.raises(BadInputError, match=r"take 2\. Choose --vocab-size 3 or more"):
+            train_tokenizer(TEXT, kind, size)
 
 
 def test_unknown_kind_and_invalid_unicode():

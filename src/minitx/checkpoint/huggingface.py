@@ -21,6 +21,7 @@ from minitx.errors import BadInputError, DamagedFileError
 from minitx.files import json_bytes, os_errors_as_bad_input, read_json, replacing, write_atomically
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, load_tokenizer
+from minitx.tokenizer.base import silent_ids
 
 FORMAT = 1
 _FIX = "Use another checkpoint, or write this one again"
@@ -86,16 +87,17 @@ def model_files(model: Transformer, tokenizer: Tokenizer) -> dict[str, bytes]:
         "dropout": model.config.dropout,
         "tokenizer_digest": tokenizer.digest,
     }
-    # No token for padding or the end is named here: transformers would hide the one in prompts,
-    # and stop at the other. Its tokenizer knows them.
+    # No token for padding is named here, since transformers would hide it in prompts, and none for
+    # the end where the model never saw one. Its tokenizer knows them.
     generation: dict[str, Any] = {
         "do_sample": True, "temperature": SamplingConfig.temperature, "top_k": 0,
         "max_length": model.config.context_length,
         "bos_token_id": tokenizer.backend.token_to_id(tokenizer.special_token),
     }  # fmt: skip
-    if tokenizer.unknown_id is not None:
-        # It stands for what is not there, and says nothing.
-        generation["suppress_tokens"] = [tokenizer.unknown_id]
+    if model.config.end_id is not None:
+        generation["eos_token_id"] = model.config.end_id
+    if silent := silent_ids(tokenizer, model.config.end_id):
+        generation["suppress_tokens"] = silent
     return {
         "config.json": json_bytes(config),
         "generation_config.json": json_bytes(generation),
@@ -150,7 +152,8 @@ def config_to_huggingface(config: ModelConfig) -> dict[str, Any]:
     description = _DESCRIPTIONS[config.architecture]
     common = {
         "architectures": [description.class_name], "model_type": config.architecture,
-        "bos_token_id": None, "eos_token_id": None, "dtype": "float32", "torch_dtype": "float32",
+        "bos_token_id": None, "eos_token_id": config.end_id,
+        "dtype": "float32", "torch_dtype": "float32",
         "initializer_range": 0.02,
         **{key: getattr(config, field) for field, key in description.keys.items()},
     }  # fmt: skip
@@ -207,7 +210,13 @@ def config_from_huggingface(values: dict[str, Any], path: Path) -> ModelConfig:
             if field not in fields or values.get(key) is not None:
                 fields[field] = values[key]
         dropout = own.get("dropout", values.get("resid_pdrop", 0.0))
-        fields.update(architecture=kind, dropout=dropout)
+        end: Any = values.get("eos_token_id")
+        end = end[0] if isinstance(end, list) and end else end
+        is_id = type(end) is int and type(fields["vocab_size"]) is int
+        fields.update(
+            architecture=kind, dropout=dropout,
+            end_id=end if is_id and 0 <= end < fields["vocab_size"] else None,
+        )  # fmt: skip
         return build(ModelConfig, fields, str(path))
     except KeyError as error:
         raise DamagedFileError(f"{path} lacks {error}", _FIX) from None

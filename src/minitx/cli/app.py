@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 from minitx import __version__
 from minitx.cli.model_commands import attn, evaluate, generate, serve
 from minitx.cli.run_commands import diagnose, profile, report
-from minitx.cli.training_commands import resume, tokenize, train
+from minitx.cli.training_commands import corpus, resume, tokenize, train
 from minitx.errors import MinitxError, as_sentence
 from minitx.files import lookup_error
 from minitx.report.terminal.printable import visible
@@ -52,6 +52,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.command("corpus")(corpus)
 app.command("tokenize")(tokenize)
 app.command("train")(train)
 app.command("resume")(resume)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from minitx.cli import many_imports
-from minitx.cli.flags import Loggers, RunDirectory, TensorBoard, takes
+from minitx.cli.flags import Json, Loggers, RunDirectory, TensorBoard, takes
 from minitx.config import DataConfig, ModelConfig, TokenizerConfig, TokenizeRequest, TrainConfig
 from minitx.config.options import LENGTH, MACHINE, TEXT
 from minitx.config.overrides import config_from_options, merged, tables_from_options, values_of
@@ -41,6 +41,29 @@ def tokenize(**options: Any) -> None:
     if request.out is not None:
         typer.echo(f"Wrote {printed_name(request.out / 'tokenizer.json')}", err=True)
     print_tokenized(tokenized, request.show, request.json)
+
+
+@takes(DataConfig, TokenizerConfig, planned=True)
+def corpus(json: Json = False, **options: Any) -> None:
+    """See what is in a corpus before training: its documents, and whether its holdout is new to it.
+
+    minitx corpus texts/ notes.jsonl.gz
+
+    minitx corpus table.csv --text-field review --json
+    """
+    from minitx.report.evaluation.evaluation_progress import EvaluationProgress
+
+    data = config_from_options(DataConfig, options)
+    with EvaluationProgress(sys.stderr) as progress:
+        progress.update("loading what reads it", 0, 0)
+        from minitx.report.terminal.corpus_view import print_corpus
+        from minitx.workflows.corpus import study_corpus
+
+        study = study_corpus(
+            data, values_of(TokenizerConfig, options), sys.stdin.buffer,
+            lambda stage: progress.update(stage, 0, 0),
+        )  # fmt: skip
+    print_corpus(study, json)
 
 
 def _print_schema(wanted: bool) -> None:

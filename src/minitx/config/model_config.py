@@ -60,6 +60,10 @@ class ModelConfig(Config):
     norm_eps: float = option(
         1e-6, "Added to the variance in every norm.", within=FRACTION, flag=None
     )
+    end_id: int | None = option(
+        None, "The token that ends a document; none if it was trained on one text.",
+        within=(0, 2**24), flag=None,
+    )
     # fmt: on
 
     def check(self) -> None:

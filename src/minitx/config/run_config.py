@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from minitx.config.checks import require
 from minitx.config.model_config import ModelConfig
-from minitx.config.options import TEXT, Config, Option, option, options_of
+from minitx.config.options import MACHINE, TEXT, Config, Option, option, options_of
 from minitx.config.train_config import TrainConfig
 
 TokenizerKind = Literal["bpe", "char", "word"]
 TOKENIZER_KINDS: tuple[TokenizerKind, ...] = get_args(TokenizerKind)
+
+
+SPLITS = ("tail", "hash", "characters")
+"""Ways to hold out a part of the corpus; characters is that of earlier versions, the tail from any
+character on."""
+
+_ESCAPES = {"\\n": "\n", "\\t": "\t", "\\r": "\r", "\\\\": "\\"}
+
+
+def parse_separator(name: str, text: str) -> str:
+    r"""A separator, in which `\n`, `\t`, `\r` and `\\` stand for what they do in Python.
+
+    Raises:
+        BadInputError: it is empty.
+    """
+    require(bool(text), f"{name} is empty", r"Name a text, for example '\n\n'")
+    return re.sub(r"\\[ntr\\]", lambda match: _ESCAPES[match[0]], text)
 
 
 @dataclass(frozen=True)
@@ -25,10 +44,39 @@ class DataConfig(Config):
         "Python if left out.",
         is_argument=True,
     )
-    holdout_fraction: float = option(
-        0.1, "Part of the text, counted from its end, that is never trained on.", TEXT, (0.0, 0.9)
+    format: str | None = option(
+        None, "Format of all files, for example jsonl; recognised if left out.", TEXT
     )
-    holdout: str | None = option(None, "File to hold out instead.", TEXT, metavar="FILE")
+    document_separator: str | None = option(
+        None,
+        "What stands between the documents of a plain text, for example a blank line: '\\n\\n'. A "
+        "file is one document if left out.",
+        TEXT,
+        parse=parse_separator,
+        metavar="TEXT",
+    )
+    text_field: str | None = option(
+        None, "Key (a.b inside another) or column that holds the text of a record.", TEXT
+    )
+    skip_bad: bool = option(False, "Pass over records that can't be used, and count them.", TEXT)
+    dedup: bool = option(False, "Leave out documents that stand in the corpus already.", TEXT)
+    holdout_fraction: float = option(
+        0.1, "Part of the text that is never trained on.", TEXT, (0.0, 0.9)
+    )
+    split: str | None = option(
+        None,
+        "What is held out: the tail of the text, from a line on; documents, chosen by a hash of "
+        "what they say; or a file.",
+        TEXT,
+        details="From 20 documents on it is hash if left out, else tail. In runs of earlier "
+        "versions it is not noted: they held out the tail from any character on.",
+        metavar="tail|hash|FILE",
+    )
+    workers: int = option(
+        0, "Processes that encode a long text; 0 for one a core.", MACHINE, (0, 1024)
+    )
+    split_seed: int = option(0, "Random seed of the hash.", TEXT, (0, 2**63 - 1))
+    holdout: str | None = option(None, "The same as --split FILE.", TEXT, metavar="FILE")
     working_directory: str | None = option(
         None,
         "Where training began: the directory that relative names of the corpus and the holdout "
@@ -37,9 +85,14 @@ class DataConfig(Config):
     )
 
     @property
+    def held_file(self) -> str | None:
+        """The file that is held out, as given; None if a part of the corpus is."""
+        return self.holdout if self.split in (None, *SPLITS) else self.split
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Of the corpus and the holdout, as given."""
-        return self.corpus if self.holdout is None else (*self.corpus, self.holdout)
+        return self.corpus if self.held_file is None else (*self.corpus, self.held_file)
 
 
 @dataclass(frozen=True)

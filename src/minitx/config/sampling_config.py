@@ -43,6 +43,9 @@ class SamplingConfig(Config):
     required_strings: tuple[str, ...] = option(
         (), "Write this text before the end.", WISHES, flag="require"
     )
+    ignore_eos: bool = option(
+        False, "Go on where a document would end: the end-of-text token is never drawn.", WISHES
+    )
     min_new_tokens: int = option(
         0, "No end and no stop text before this many tokens.", WISHES, COUNT_OR_NONE
     )

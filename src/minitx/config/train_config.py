@@ -86,8 +86,8 @@ class TrainConfig(Config):
         1337, "Random seed of weights, data order and dropout.", LENGTH, (0, 2**63 - 1)
     )
     data_order: int = option(
-        1, "Version of the function from the seed to the order of the text.", within=(1, 2),
-        details="New runs have 2, by which the end of the text is learned, too.", flag=None,
+        1, "Version of the function from the seed to the order of the text.", within=(1, 3),
+        details="New runs have 3: each token of the text is a target once an epoch.", flag=None,
     )
     # Any name that an optimizer registered, so it is checked where the optimizer is looked up.
     optimizer: str = option(

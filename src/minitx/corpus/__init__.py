@@ -1,12 +1,13 @@
 """From files to token ids on disk, and from ids to training windows."""
 
 from minitx.corpus.encoded import EncodedCorpus, encode_corpus, encode_file, load_encoded
-from minitx.corpus.sources import Split, read_corpus, split_corpus
+from minitx.corpus.sources import read_corpus
+from minitx.corpus.splitting import SplitCorpus, split_corpus
 from minitx.corpus.training_windows import WindowSampler, gather, require_one_window
 
 __all__ = [
     "EncodedCorpus",
-    "Split",
+    "SplitCorpus",
     "WindowSampler",
     "encode_corpus",
     "encode_file",

@@ -3,16 +3,20 @@
 data/
     corpus.json                digests, counts and the ids' type; written last
     train.ids, holdout.ids     token ids, little-endian, 2 or 4 bytes each
-    train.txt, holdout.txt     the text itself
+    shards/                    while these are made: ids of stretches of the text (shards.py)
+                               and the texts themselves (splitting.py)
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import mmap
 import os
+import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +24,18 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from minitx.corpus.sources import Split, digest_of_parts, texts_of
+from minitx.corpus.documents import Reading
+from minitx.corpus.shards import (
+    SHORTEST,
+    EncodedShard,
+    IdArray,
+    encode_shards,
+    ids_type,
+    plan_shards,
+    shard_key,
+)
+from minitx.corpus.sources import documents_of
+from minitx.corpus.splitting import PARTS, PartText, SplitCorpus, block_sizes, text_digest
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.files import (
     describe_damage,
@@ -32,13 +47,14 @@ from minitx.files import (
     write_atomically,
 )
 from minitx.tokenizer import Tokenizer
-
-IdArray = npt.NDArray[np.integer[Any]]
+from minitx.tokenizer.base import SETTINGS_FILE, TOKENIZER_FILE
 
 DESCRIPTION = "corpus.json"
+SHARDS = "shards"
 _FORMAT = 1
-_PARTS = ("train", "holdout")
+_NAMES = [f"{part}.{kind}" for part in PARTS for kind in ("ids", "txt", "documents")]
 _FIX = "Train again, or restore the data directory of the run"
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -55,7 +71,7 @@ class PartCounts:
 class Description:
     """What an encoded corpus came from."""
 
-    digest: str  # `Split.digest`
+    digest: str  # `text_digest`
     tokenizer_digest: str
 
 
@@ -80,64 +96,130 @@ Progress = Callable[[int, int], None]
 
 
 def encode_corpus(
-    split: Split,
+    split: SplitCorpus,
     tokenizer: Tokenizer,
-    directory: Path,
     earlier: Iterable[Path] = (),
-    progress: Progress = lambda done, total: None,
+    n_workers: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    notes: Mapping[str, Any] | None = None,
 ) -> EncodedCorpus:
-    """Encode both parts into a directory, or use what is there if nothing has changed.
+    """Encode both parts where they are, or use what is there if nothing has changed.
 
-    What the vocabulary lacks becomes the unknown token, and is counted. Of the `earlier`
-    directories, one with the same text and tokenizer is linked from instead of encoding again.
+    What the vocabulary lacks becomes the unknown token, and is counted. What one of the `earlier`
+    directories has of the same text and tokenizer is not encoded again.
+
+    Args:
+        n_workers: processes that encode a long text.
+        progress: is told how many bytes of text were encoded, of how many, each time some were.
+        notes: further keys for `corpus.json`.
 
     Raises:
         BadInputError: the directory can't be written.
     """
+    directory = split.directory
     what = f"the encoded corpus can't be written to {directory}"
     with os_errors_as_bad_input(what, "Free some space, or choose another directory"):
         wanted = Description(split.digest, tokenizer.digest)
-        for candidate in (directory, *earlier):
+        candidates = (directory, *earlier)
+        for candidate in candidates:
             # Another process may remove its run while we look.
             with contextlib.suppress(DamagedFileError, FileNotFoundError):
                 if read_description(candidate) == wanted:
                     corpus = load_encoded(candidate)
                     return corpus if candidate == directory else _linked(candidate, directory)
-        directory.mkdir(parents=True, exist_ok=True)
         (directory / DESCRIPTION).unlink(missing_ok=True)
-        counts = {}
-        for part in _PARTS:
-            with (
-                replacing(directory / f"{part}.txt") as text_path,
-                replacing(directory / f"{part}.ids") as ids_path,
-                text_path.open("wb") as text_file,
-                ids_path.open("wb") as ids_file,
-            ):
-                parts = _told_parts(split, part, progress)
-                counts[part] = asdict(write_encoded(parts, tokenizer, text_file, ids_file))
-        description = {
+        parts = {part.name: part for part in (split.train, split.holdout)}
+        has_ends = split.has_several
+        tokenizer.save(directory)
+        description: dict[str, Any] = {
+            **(notes or {}),
             "format": _FORMAT,
-            "digest": split.digest,
-            "tokenizer_digest": tokenizer.digest,
+            "digest": wanted.digest,
+            "tokenizer_digest": wanted.tokenizer_digest,
             "dtype": ids_type(tokenizer.vocab_size).str,
-            **counts,
-            "ids_digest": _digest_of(directory, "ids"),
+            "documents": {name: len(part.table()) for name, part in parts.items()},
+            "split": split.method,
+            **{key: getattr(split, key) for key in ("files", "left_out", "skipped")},
+            "shards": {},
         }
+        made = directory / SHARDS
+        done, total = 0, sum(part.n_bytes for part in parts.values())
+
+        def count(n_bytes: int) -> None:
+            nonlocal done
+            done += n_bytes
+            progress(done, total)
+
+        for name, part in parts.items():
+            planned = plan_shards(part, tokenizer, has_ends)
+            known: dict[str, _KnownShard] = {}
+            keys = [""] * len(planned)
+            if part.n_bytes >= SHORTEST:  # Sooner encoded than looked for.
+                keys = [shard_key(part, shard, tokenizer) for shard in planned]
+                for candidate in candidates:
+                    known |= _known_shards(candidate, tokenizer, set(keys))
+            shards = [(shard, known.get(key)) for shard, key in zip(planned, keys, strict=True)]
+            lacking = [shard for shard, there in shards if there is None]
+            encoded = iter(encode_shards(lacking, directory, tokenizer, made, n_workers, count))
+            in_order = [there or _made(made, next(encoded)) for _, there in shards]
+            with replacing(directory / f"{name}.ids") as path, path.open("wb") as file:
+                for shard in in_order:
+                    shard.copy_to(file, ids_type(tokenizer.vocab_size).itemsize)
+            description[name] = _counts([shard.encoded for shard in in_order])
+            description["shards"][name] = [asdict(shard.encoded) for shard in in_order]
+        description["ids_digest"] = _ids_digest(directory)
+        description["changed"] = _changed(directory)
         write_atomically(directory / DESCRIPTION, json_bytes(description))
+        shutil.rmtree(made, ignore_errors=True)
     return load_encoded(directory)
 
 
-def _told_parts(split: Split, part: str, progress: Progress) -> Iterator[str]:
-    text, total = getattr(split, part), len(split.train) + len(split.holdout)
-    before = 0 if part == _PARTS[0] else len(split.train)
-    for start in range(0, len(text), _BLOCK):
-        progress(before + start, total)
-        yield text[start : start + _BLOCK]
+@dataclass(frozen=True)
+class _KnownShard:
+    """A shard that was encoded: ids of a file, from number `first` on."""
+
+    encoded: EncodedShard
+    path: Path
+    first: int = 0
+
+    def copy_to(self, file: IO[bytes], size: int) -> None:
+        with self.path.open("rb") as source:
+            source.seek(self.first * size)
+            for part in block_sizes(self.encoded.tokens * size):
+                file.write(source.read(part))
 
 
-def ids_type(vocab_size: int) -> np.dtype[Any]:
-    """What an id is kept as: 2 bytes where they suffice, else 4."""
-    return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
+def _made(directory: Path, encoded: EncodedShard) -> _KnownShard:
+    return _KnownShard(encoded, directory / f"{encoded.key}.ids")
+
+
+def _known_shards(
+    directory: Path, tokenizer: Tokenizer, wanted: set[str]
+) -> dict[str, _KnownShard]:
+    """Of the wanted shards, those of an earlier run, or of an encoding that was killed."""
+    known: dict[str, _KnownShard] = {}
+    with contextlib.suppress(DamagedFileError, OSError, ValueError, TypeError):
+        for key in wanted:
+            if (note := directory / SHARDS / f"{key}.json").exists():
+                known[key] = _made(note.parent, EncodedShard(**read_json(note)))
+        if read_description(directory).tokenizer_digest == tokenizer.digest:
+            noted = read_json(directory / DESCRIPTION).get("shards", {})
+            found: dict[str, _KnownShard] = {}
+            for name in noted:
+                first = 0
+                for shard in (EncodedShard(**values) for values in noted[name]):
+                    if shard.key in wanted:
+                        found[shard.key] = _KnownShard(shard, directory / f"{name}.ids", first)
+                    first += shard.tokens
+            if found:
+                load_encoded(directory)  # Not damaged.
+            known |= found
+    return known
+
+
+def _counts(shards: Sequence[EncodedShard]) -> dict[str, int]:
+    keys = ("tokens", "bytes", "characters", "unknown")
+    return {key: sum(getattr(shard, key) for shard in shards) for key in keys}
 
 
 def read_description(directory: Path) -> Description:
@@ -154,35 +236,45 @@ def read_description(directory: Path) -> Description:
         raise DamagedFileError(f"{path} can't be used: {describe_damage(error)}", _FIX) from None
 
 
-def kept_split(directory: Path, digest: str) -> Split | None:
-    """The text in a directory, if it is the one of that digest; None if not."""
+def kept_split(source: Path, digest: str, directory: Path) -> SplitCorpus | None:
+    """The text in one directory, put into another, if it is the one of that digest; None if not."""
     try:
-        train, holdout = (
-            (directory / f"{part}.txt").read_bytes().decode("utf-8") for part in _PARTS
-        )
-    except (OSError, UnicodeDecodeError):
+        if text_digest(source) != digest:
+            return None
+    except (OSError, ValueError):
         return None
-    split = Split(train, holdout)
-    return split if split.digest == digest else None
+    directory.mkdir(exist_ok=True)
+    link_texts(source, directory)
+    return SplitCorpus(directory, "")
 
 
-def describe_change(directory: Path, split: Split) -> str:
-    """Say in a few words where a text first differs from the one kept in a directory."""
-    for part in _PARTS:
+def describe_change(old: SplitCorpus, new: SplitCorpus) -> str:
+    """Say in a few words where a text first differs from the one that was kept."""
+    for part in PARTS:
+        before, after = (PartText(split.directory, part).path for split in (old, new))
         name = "train part" if part == "train" else "holdout"
-        new = str(getattr(split, part)).encode()
-        try:
-            old = (directory / f"{part}.txt").read_bytes()
-        except OSError:
+        if not before.exists() or (start := _first_difference(before, after)) is None:
             continue
-        if old != new:
-            n = min(len(old), len(new))
-            differs = np.frombuffer(old, np.uint8, n) != np.frombuffer(new, np.uint8, n)
-            start = int(differs.argmax()) if differs.any() else n
-            size = "" if len(old) == len(new) else f"{len(new):,} bytes instead of {len(old):,}, "
-            line = old.count(b"\n", 0, start) + 1
-            return f"its {name} has {size}other text from line {line:,} on (byte {start:,})"
-    return "its text is another"
+        sizes = after.stat().st_size, before.stat().st_size
+        size = "" if sizes[0] == sizes[1] else f"{sizes[0]:,} bytes instead of {sizes[1]:,}, "
+        with before.open("rb") as file:
+            line = 1 + sum(file.read(n).count(b"\n") for n in block_sizes(start))
+        return f"its {name} has {size}other text from line {line:,} on (byte {start:,})"
+    return "its documents end elsewhere"
+
+
+def _first_difference(one: Path, other: Path) -> int | None:
+    start = 0
+    with one.open("rb") as first, other.open("rb") as second:
+        while True:
+            left, right = first.read(_BLOCK), second.read(_BLOCK)
+            if left != right:
+                n = min(len(left), len(right))
+                differs = np.frombuffer(left, np.uint8, n) != np.frombuffer(right, np.uint8, n)
+                return start + (int(differs.argmax()) if differs.any() else n)
+            if not left:
+                return None
+            start += len(left)
 
 
 def load_encoded(directory: Path) -> EncodedCorpus:
@@ -199,7 +291,7 @@ def load_encoded(directory: Path) -> EncodedCorpus:
         dtype = np.dtype(description["dtype"])
         no_ids: IdArray = np.empty(0, dtype)
         parts: list[tuple[IdArray, PartCounts]] = []
-        for part in _PARTS:
+        for part in PARTS:
             counts = PartCounts(**description[part])
             if not all(type(n) is int and n >= 0 for n in asdict(counts).values()):
                 raise ValueError(f"the counts of {part} are not whole numbers")
@@ -210,9 +302,11 @@ def load_encoded(directory: Path) -> EncodedCorpus:
             # An empty file can't be mapped.
             ids = np.memmap(directory / f"{part}.ids", dtype, "r") if counts.tokens else no_ids
             parts.append((ids, counts))
-        for kind, noted in (("txt", "digest"), ("ids", "ids_digest")):
-            if _digest_of(directory, kind) != description[noted]:
-                raise ValueError(f"the .{kind} files are not what they were")
+        if not is_unchanged(directory, description):
+            if text_digest(directory) != description["digest"]:
+                raise ValueError("the .txt files are not what they were")
+            if _ids_digest(directory) != description["ids_digest"]:
+                raise ValueError("the .ids files are not what they were")
         digests = str(description["digest"]), str(description["tokenizer_digest"])
         (train_ids, train), (holdout_ids, holdout) = parts
         return EncodedCorpus(*digests, directory, train_ids, holdout_ids, train, holdout)
@@ -220,50 +314,53 @@ def load_encoded(directory: Path) -> EncodedCorpus:
         raise DamagedFileError(f"{path} can't be used: {describe_damage(error)}", _FIX) from None
 
 
-def _digest_of(directory: Path, kind: str) -> str:
-    """Digest of both files of a kind, as `Split.digest` is one of both texts."""
-    return digest_of_parts(file_digest(directory / f"{part}.{kind}") for part in _PARTS)
+ALWAYS_READ = 64 << 20
+"""Bytes of a corpus up to which its digests are taken each time: this is quick."""
 
 
-def write_encoded(
-    texts: Iterable[str], tokenizer: Tokenizer, text_file: IO[bytes], ids_file: IO[bytes]
-) -> PartCounts:
-    """Write a text that comes in parts, in UTF-8, and its ids, unknown ones included."""
-    n_tokens = n_bytes = n_characters = n_unknown = 0
+def is_unchanged(directory: Path, description: Mapping[str, Any]) -> bool:
+    """Whether the files of a large corpus have the sizes and times of change that were noted."""
+    changed: dict[str, list[int]] = description.get("changed", {})
+    sizes = [size for size, _ in changed.values()]
+    with contextlib.suppress(OSError):
+        return sum(sizes) > ALWAYS_READ and changed == _changed(directory)
+    return False
 
-    def kept() -> Iterator[str]:
-        nonlocal n_bytes, n_characters
-        for text in texts:
-            n_characters += len(text)
-            n_bytes += text_file.write(text.encode("utf-8"))
-            yield text
 
-    dtype = ids_type(tokenizer.vocab_size)
-    for ids in tokenizer.encode_parts(kept(), "replace"):
-        n_tokens += len(ids)
-        if tokenizer.unknown_id is not None:
-            n_unknown += int(np.count_nonzero(ids == tokenizer.unknown_id))
-        ids_file.write(ids.astype(dtype).tobytes())
-    return PartCounts(n_tokens, n_bytes, n_characters, n_unknown)
+def _changed(directory: Path) -> dict[str, list[int]]:
+    """Size and time of change (ns) of the files of a corpus."""
+    stats = {name: (directory / name).stat() for name in _NAMES if (directory / name).exists()}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+
+
+def link_texts(source: Path, directory: Path, more: Iterable[str] = ()) -> None:
+    """Put the texts of one directory, and more of its files, into another."""
+    _link(source, directory, [*(name for name in _NAMES if ".ids" not in name), *more])
+
+
+def _ids_digest(directory: Path) -> str:
+    digests = "".join(file_digest(directory / f"{part}.ids") for part in PARTS)
+    return hashlib.sha256(bytes.fromhex(digests)).hexdigest()
 
 
 def _linked(source: Path, directory: Path) -> EncodedCorpus:
-    directory.mkdir(parents=True, exist_ok=True)
-    names = [f"{part}.{kind}" for part in _PARTS for kind in ("ids", "txt")]
-    for name in (*names, DESCRIPTION):
-        target = directory / name
-        target.unlink(missing_ok=True)
-        try:
-            os.link(source / name, target)
-        except OSError:
-            # Another file system, or one without links.
-            write_atomically(target, (source / name).read_bytes())
+    _link(source, directory, [*_NAMES, TOKENIZER_FILE, SETTINGS_FILE, DESCRIPTION])
     return load_encoded(directory)
 
 
-ByteArray = npt.NDArray[np.uint8]
+def _link(source: Path, directory: Path, names: Iterable[str]) -> None:
+    for name in names:
+        if not (source / name).exists():  # Earlier versions noted no documents.
+            continue
+        with replacing(directory / name) as target:
+            try:
+                os.link(source / name, target)
+            except OSError:
+                # Another file system, or one without links.
+                shutil.copyfile(source / name, target)
 
-_BLOCK = 1 << 20
+
+ByteArray = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,8 +372,8 @@ class EncodedFile:
     counts: PartCounts
 
 
-def encode_file(path: Path, tokenizer: Tokenizer) -> EncodedFile:
-    """Encode a text file of any size; what the vocabulary lacks becomes the unknown token.
+def encode_file(path: Path, tokenizer: Tokenizer, reading: Reading | None = None) -> EncodedFile:
+    """Encode a file of any size; what the vocabulary lacks becomes the unknown token.
 
     It is read block by block. Its text and ids go to temporary files without a name, which are
     gone when nobody maps them any more.
@@ -284,13 +381,22 @@ def encode_file(path: Path, tokenizer: Tokenizer) -> EncodedFile:
     Raises:
         BadInputError: it can't be read, has no text, is not UTF-8, or there is no room for it.
     """
+    n_tokens = n_bytes = n_characters = n_unknown = n_documents = 0
     has_text = False
 
-    def noted() -> Iterator[str]:
-        nonlocal has_text
-        for text in texts_of(path):
+    def noted(parts: Iterable[str]) -> Iterator[str]:
+        nonlocal n_bytes, n_characters, has_text
+        for text in parts:
             has_text = has_text or bool(text.strip())
+            n_characters += len(text)
+            n_bytes += text_file.write(text.encode("utf-8"))
             yield text
+
+    def documents() -> Iterator[Iterator[str]]:
+        nonlocal n_documents
+        for document in documents_of(path, reading or Reading()):
+            n_documents += 1
+            yield noted(document.parts)
 
     what = f"what {path} holds can't be kept in {tempfile.gettempdir()}"
     fix = "Free some space there, or let TMPDIR name another directory"
@@ -299,13 +405,21 @@ def encode_file(path: Path, tokenizer: Tokenizer) -> EncodedFile:
         tempfile.TemporaryFile() as text_file,
         tempfile.TemporaryFile() as ids_file,
     ):
-        counts = write_encoded(noted(), tokenizer, text_file, ids_file)
+        dtype = ids_type(tokenizer.vocab_size)
+        for ids in tokenizer.encode_documents(documents(), sys.maxsize, "replace"):
+            n_tokens += len(ids)
+            if tokenizer.unknown_id is not None:
+                n_unknown += int(np.count_nonzero(ids == tokenizer.unknown_id))
+            ids_file.write(ids.astype(dtype).tobytes())
         if not has_text:
             raise BadInputError(f"{path} has no text in it", "Give a file with some text")
         text_file.flush()
         ids_file.flush()
-        ids = np.memmap(ids_file, ids_type(tokenizer.vocab_size), "r")
-        return EncodedFile(ids, np.memmap(text_file, np.uint8, "r"), counts)
+        mapped: IdArray = np.memmap(ids_file, dtype, "r")
+        if n_documents == 1 and tokenizer.end_id is not None:
+            mapped, n_tokens = mapped[:-1], n_tokens - 1  # As in a corpus of one document.
+        counts = PartCounts(n_tokens, n_bytes, n_characters, n_unknown)
+        return EncodedFile(mapped, np.memmap(text_file, np.uint8, "r"), counts)
 
 
 def blocks_of(content: ByteArray) -> Iterator[bytes]:

@@ -1,6 +1,5 @@
-"""A text, and its split in what a model learns from and what it is judged by.
-
-It comes from wherever it is kept: files, directories, globs, standard input, or Python itself.
+"""Where the documents of a corpus come from: files, directories, globs, standard input, or Python
+itself.
 """
 
 from __future__ import annotations
@@ -8,99 +7,65 @@ from __future__ import annotations
 import contextlib
 import functools
 import glob
-import hashlib
 import io
-import json
-import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO, cast
 
-from minitx.config import DataConfig
-from minitx.corpus.readers import BEGINNING, CorpusReader, choose_reader, known_suffixes
+from minitx.corpus.documents import Document, Reading
+from minitx.corpus.readers import BEGINNING, choose_reader, known_suffixes
+from minitx.corpus.readers.plain_text import PlainText
+from minitx.corpus.unpacking import damage_told, is_packed_text, unpacked
 from minitx.errors import BadInputError
-from minitx.files import open_plain_file, os_errors_as_bad_input, read_json
+from minitx.files import open_plain_file, os_errors_as_bad_input
 
 DEFAULT_NAME = "python-reference"
 """Name of the embedded default corpus: the language reference that comes with Python."""
 
-_log = logging.getLogger("minitx")
+STANDARD_INPUT = "standard input"
 
 _SHOWN = 60
-_WITH_MARKUP = {".jsonl", ".ndjson", ".json", ".csv", ".tsv"}
-"""Suffixes of formats whose keys and separators are read as part of the text."""
-
-
-@dataclass(frozen=True)
-class SourceText:
-    """The text of one file; `path` is None where it was none."""
-
-    text: str
-    path: Path | None = None
-
-    @cached_property
-    def marks(self) -> set[object]:
-        """What it shares with the same file under another name, and with a copy."""
-        marks: set[object] = {self.text}
-        with contextlib.suppress(OSError):
-            if self.path is not None:
-                status = self.path.stat()
-                marks.add((status.st_dev, status.st_ino))
-        return marks
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text, in which files follow each other on lines of their own, and a short name for it."""
+    """Files that were found to exist, in order.
 
-    parts: tuple[SourceText, ...]
+    Attributes:
+        named: how a person named it, for messages.
+        name: a short name, fit for a directory.
+        paths: of the files; None for standard input.
+        only_files: refuse pipes and devices, whose text may never come.
+    """
+
+    named: str
     name: str
-
-    @cached_property
-    def text(self) -> str:
-        """All of it."""
-        texts = [part.text for part in self.parts]
-        ended = (text if not text or text.endswith("\n") else f"{text}\n" for text in texts[:-1])
-        return "".join([*ended, *texts[-1:]])
+    paths: tuple[Path | None, ...]
+    reading: Reading = field(default_factory=Reading)
+    stdin: BinaryIO | None = None
+    only_files: bool = False
 
     @property
     def files(self) -> tuple[str, ...]:
         """Where its files are, in full."""
-        return tuple(str(part.path.absolute()) for part in self.parts if part.path is not None)
+        return tuple(str(path.absolute()) for path in self.paths if path is not None)
 
-    def without(self, other: Corpus) -> tuple[Corpus, list[SourceText]]:
-        """What is in none of another's files, by whatever name or as a copy; and what is."""
-        marks = set[object]().union(*(part.marks for part in other.parts))
-        shared = [part for part in self.parts if part.marks & marks]
-        kept = tuple(part for part in self.parts if not part.marks & marks)
-        return Corpus(kept, self.name), shared
+    def documents(self) -> Iterator[Document]:
+        """All documents, file after file; standard input gives them once.
 
-    def warn_of_markup(self) -> None:
-        """Warn of files in formats that hold texts among other things, all of which is read."""
-        marked = [
-            "standard input" if part.path is None else part.path.name
-            for part in self.parts
-            if (part.path is not None and part.path.suffix.lower() in _WITH_MARKUP)
-            or _has_json_lines(part.text)
-        ]
-        if marked:
-            more = f" and {len(marked) - 1:,} more" if len(marked) > 1 else ""
-            _log.warning(
-                f"warning: {marked[0]}{more}: read as plain text, keys, quotes and separators "
-                "included; to train on the texts alone, write them to a .txt file"
-            )
-
-
-def _has_json_lines(text: str) -> bool:
-    """Whether the first line is a JSON object, whatever the file is called."""
-    line = text[: 1 << 20].lstrip().partition("\n")[0]
-    with contextlib.suppress(ValueError, RecursionError):
-        return line.startswith("{") and isinstance(json.loads(line), dict)
-    return False
+        Raises:
+            BadInputError: a file is unreadable, or is not what its format allows.
+        """
+        if self.name == DEFAULT_NAME and not self.paths:
+            yield Document([default_text()], DEFAULT_NAME)
+        for path in self.paths:
+            if path is None:
+                yield from _piped_documents(self.stdin, self.reading)
+            else:
+                yield from documents_of(path, self.reading, self.only_files)
 
 
 def read_corpus(
@@ -108,35 +73,31 @@ def read_corpus(
     stdin: BinaryIO | None = None,
     directory: str | None = None,
     only_files: bool = False,
+    reading: Reading | None = None,
 ) -> Corpus:
-    """Read a corpus; its characters are kept as they are, line ends included.
+    """Find the files of a corpus; its characters are kept as they are, line ends included.
 
     Args:
-        sources: files, directories (searched for text files, in order of their paths), globs, or
-            ``-`` for `stdin`; none for the embedded default. A file is read once, however often
-            it is named.
+        sources: files, directories (searched for files of known formats, in order of their paths),
+            globs, or ``-`` for `stdin`; none for the embedded default. A file is read once, however
+            often it is named.
         directory: that relative names start from; None for the current one.
-        only_files: refuse pipes and devices, whose text may never come.
+        only_files: as in `Corpus`.
+        reading: how files are read.
 
     Raises:
-        BadInputError: a source is missing, empty, unreadable, or not UTF-8 text.
+        BadInputError: a source is missing.
     """
+    reading = reading or Reading()
     if not sources:
-        return Corpus((SourceText(default_text()),), DEFAULT_NAME)
-    parts: list[SourceText] = []
+        return Corpus(DEFAULT_NAME, DEFAULT_NAME, (), reading)
     # A text that is named twice, by its directory for example, would land on both sides of a split.
-    seen: set[Path | None] = set()
+    paths: dict[Path | None, Path | None] = {}
     for source in sources:
         for path in [None] if source == "-" else _files(source, Path(directory or "")):
-            where = path and Path(os.path.realpath(path))
-            if where not in seen:
-                text = _standard_input(stdin) if path is None else texts_of(path, only_files)
-                parts.append(SourceText("".join(text), path))
-            seen.add(where)
-    named = ", ".join("standard input" if source == "-" else source for source in sources)
-    if not any(part.text.strip() for part in parts):
-        raise BadInputError(f"{named} has no text in it", "Give a file with some text")
-    return Corpus(tuple(parts), _name(sources[0]))
+            paths.setdefault(path and Path(os.path.realpath(path)), path)
+    named = ", ".join(STANDARD_INPUT if source == "-" else source for source in sources)
+    return Corpus(named, _name(sources[0]), tuple(paths.values()), reading, stdin, only_files)
 
 
 def default_text() -> str:
@@ -178,20 +139,17 @@ def _files(source: str, directory: Path) -> list[Path]:
     with os_errors_as_bad_input(f"corpus {shown!r} can't be read", "Name a text file"):
         is_directory, exists = path.is_dir(), path.exists()
     if is_directory:
-        suffixes = known_suffixes()
         files = _no_results(
             file
             for file in path.rglob("*")
-            if file.suffix.lower() in suffixes
-            and file.is_file()
-            and not any(part.startswith(".") for part in file.relative_to(path).parts)
+            if _is_wanted(str(file.relative_to(path))) and file.is_file()
         )
         if not files:
             raise BadInputError(
                 f"directory {source} has no text files (such as .txt, .md, .py)",
                 "Name the files themselves",
             )
-        return files
+        return _without_notes(files)
     if exists:
         return [path]
     if not glob.has_magic(source):
@@ -200,7 +158,7 @@ def _files(source: str, directory: Path) -> list[Path]:
     files = _no_results(path for path in map(directory.joinpath, matches) if path.is_file())
     if not files:
         raise BadInputError(f"no file matches {source}", "Check the pattern, or name a file")
-    return files
+    return _without_notes(files)
 
 
 def _no_results(files: Iterable[Path]) -> list[Path]:
@@ -243,32 +201,47 @@ def piped_text(stdin: TextIO | None, missing: str, fix: str) -> str:
     """
     if stdin is None or stdin.isatty():
         raise BadInputError(missing, fix)
-    return "".join(_standard_input(stdin.buffer))
+    with os_errors_as_bad_input(f"{STANDARD_INPUT} can't be read", "Name a file"):
+        return "".join(PlainText.text(stdin.buffer, STANDARD_INPUT))
 
 
-def _standard_input(stdin: BinaryIO | None) -> Iterator[str]:
+def _piped_documents(stdin: BinaryIO | None, reading: Reading) -> Iterator[Document]:
     if stdin is None:
         raise BadInputError("there is no standard input to read", "Name a file")
-    name = "standard input"
-    with os_errors_as_bad_input(f"{name} can't be read", "Name a file"):
-        content = stdin.read()
-    yield from choose_reader(name, content).texts(io.BytesIO(content), name)
+    with os_errors_as_bad_input(f"{STANDARD_INPUT} can't be read", "Name a file"):
+        file: Any = stdin if hasattr(stdin, "peek") else io.BufferedReader(cast(Any, stdin))
+        yield from _documents_in(file, STANDARD_INPUT, reading)
 
 
-def texts_of(
-    path: Path,
-    only_files: bool = False,
-    what: str = "corpus",
-    reader: CorpusReader | None = None,
-) -> Iterator[str]:
-    """The text of a file in parts, cut anywhere.
+def documents_of(
+    path: Path, reading: Reading, only_files: bool = False, what: str = "corpus"
+) -> Iterator[Document]:
+    """The documents of a file.
 
-    Pipes are read, too, unless `only_files` are. `what` is for errors; `reader` None chooses.
+    Pipes are read, too, unless `only_files` are. `what` is for errors.
 
     Raises:
-        BadInputError: it is missing, a device, can't be read, or is no text.
+        BadInputError: it is missing, a device, can't be read, or is not what its format allows.
     """
-    _refuse_dataset(path)
+    with _opened(path, only_files, what) as file:
+        yield from _documents_in(file, str(path), reading)
+
+
+def _documents_in(file: io.BufferedReader, name: str, reading: Reading) -> Iterator[Document]:
+    with damage_told(name):
+        for inner, content in unpacked(file, name, _is_wanted):
+            reader = choose_reader(inner, content.peek(BEGINNING), reading.file_format)
+            yield from reader.documents(content, inner, reading)
+
+
+def plain_text_of(path: Path, what: str) -> Iterator[str]:
+    """The text of a plain text file or a pipe, in parts, cut anywhere; errors as above."""
+    with _opened(path, False, what) as file:
+        yield from PlainText.text(file, str(path))
+
+
+@contextlib.contextmanager
+def _opened(path: Path, only_files: bool, what: str) -> Iterator[io.BufferedReader]:
     fix = "Name a text file you may read"
     with os_errors_as_bad_input(f"{what} {path} can't be read", fix):
         if path.is_char_device() or path.is_block_device():
@@ -276,74 +249,35 @@ def texts_of(
         if only_files and not path.is_file():
             raise BadInputError(f"{what} {path} is not a plain file", fix)
         with open_plain_file(path) if only_files else path.open("rb") as file:
-            chosen = reader or choose_reader(str(path), file.peek(BEGINNING))
-            yield from chosen.texts(file, str(path))
+            yield file
 
 
-def _refuse_dataset(path: Path) -> None:
-    """Refuse what `datasets.save_to_disk` notes beside its texts, which are in other files."""
-    key = {"dataset_dict.json": "splits", "dataset_info.json": "features",
-           "state.json": "_data_files"}.get(path.name)  # fmt: skip
-    if key is None:
-        return
-    noted: dict[str, object] = {}
-    with contextlib.suppress(OSError, ValueError):
-        noted = read_json(path)
-    # What is linked elsewhere is not found below.
-    if key in noted or any(path.parent.rglob("*.arrow")):
-        raise BadInputError(
-            f"{path.parent} is from datasets.save_to_disk, which keeps texts in .arrow files",
-            "Write its texts to a .txt file, and train on that",
-        )
+def _is_wanted(name: str) -> bool:
+    """Whether a file of a directory or an archive is read: of a known format, and not hidden."""
+    if any(part.startswith(".") for part in Path(name).parts):
+        return False
+    suffixes = known_suffixes()
+    return Path(name).suffix.lower() in suffixes or is_packed_text(
+        name, lambda inner: Path(inner).suffix.lower() in suffixes
+    )
 
 
-@dataclass(frozen=True)
-class Split:
-    """The two parts of a text; nothing, not even the tokenizer, learns from the holdout."""
-
-    train: str
-    holdout: str
-    left_out: tuple[str, ...] = ()  # Files of the corpus that are in the holdout.
-    files: tuple[str, ...] = ()  # Where both parts were read, in full.
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 over both parts, in hexadecimal; moves when either does."""
-        parts = (self.train.encode("utf-8"), self.holdout.encode("utf-8"))
-        return digest_of_parts(hashlib.sha256(part).hexdigest() for part in parts)
+_NOTES = ("dataset_info.json", "state.json")
 
 
-def digest_of_parts(digests: Iterable[str]) -> str:
-    """`Split.digest`, from the SHA-256 (in hexadecimal) of train part and holdout."""
-    return hashlib.sha256(bytes.fromhex("".join(digests))).hexdigest()
-
-
-def split_corpus(
-    corpus: Corpus, data: DataConfig, only_files: bool = False, leave_out: bool = True
-) -> Split:
-    """Cut off the tail of a corpus as its holdout, or read the holdout from its own file.
-
-    A contiguous tail is harder than random lines, and more honest: neighbouring lines give each
-    other away. `only_files` is as in `read_corpus`. To `leave_out` is to take out of the train part
-    what is in the holdout file, too.
+def _without_notes(files: list[Path]) -> list[Path]:
+    """Without what `datasets.save_to_disk` notes beside its texts.
 
     Raises:
-        BadInputError: the holdout file can't be read, or nothing is left to train on.
+        BadInputError: it wrote several splits, of which some are for training.
     """
-    if data.holdout is not None:
-        held = read_corpus([data.holdout], None, data.working_directory, only_files)
-        kept, shared = corpus.without(held) if leave_out else (corpus, [])
-        if shared and not kept.text.strip():
+    for file in files:
+        if file.name == "dataset_dict.json":
+            splits = sorted(path.name for path in file.parent.iterdir() if path.is_dir())
             raise BadInputError(
-                f"nothing is left to train on without the holdout {data.holdout}",
-                "Name more text, or leave out --holdout to hold out the end of the text",
+                f"{file.parent} has the splits {', '.join(splits)} of a data set",
+                f"Name one, for example {file.parent / splits[0] if splits else file.parent}, and "
+                "hold out another with --split",
             )
-        names = tuple(str(part.path or "standard input") for part in shared)
-        return Split(kept.text, held.text, names, (*kept.files, *held.files))
-    cut = int(len(corpus.text) * (1.0 - data.holdout_fraction))
-    if cut == 0:
-        raise BadInputError(
-            f"a corpus of {len(corpus.text)} characters is too short to split",
-            "Give a longer text, or --holdout-fraction 0",
-        )
-    return Split(corpus.text[:cut], corpus.text[cut:], (), corpus.files)
+    tables = {file.parent for file in files if file.suffix == ".arrow"}
+    return [file for file in files if file.name not in _NOTES or file.parent not in tables]

@@ -6,6 +6,7 @@ often the run was stopped: the order of the data is a function, not a state.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,24 +14,40 @@ import numpy.typing as npt
 
 from minitx.errors import BadInputError
 
-Starts = npt.NDArray[np.int64]
+Positions = npt.NDArray[np.int64]
 
-DATA_ORDER = 2
+DATA_ORDER = 3
 """The order of new runs; a run keeps the one that it began with."""
+
+NO_TARGET = -100
+"""In place of a target that is not learned from: what cross-entropy leaves out."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Stretches of the text, `(count,)` each: where they start, and their first and last target."""
+
+    starts: Positions
+    first: Positions
+    last: Positions
 
 
 class WindowSampler:
-    """Every window once an epoch, in an order shuffled anew, at a new phase.
+    """Every token but the first is a target once an epoch, in an order shuffled anew.
 
-    Windows lie side by side; where the first begins is drawn for each epoch, so that over time a
-    token is seen at every position of a window, and every token but the first is a target. A
-    window needs one token more than the context, as its last target. There are `per_epoch` windows
-    in an epoch.
+    The text is cut into blocks as long as the context, side by side; where the first begins is
+    drawn for each epoch, so that over time a token is seen at every position of a window. What is
+    left at both ends of the text makes two blocks more, each in a window in which only its own
+    tokens are targets. There are `per_epoch` blocks in an epoch, each of which is visited once.
+
+    The order is a permutation that is computed, not kept: a Feistel network over block numbers
+    (Luby and Rackoff 1988), keyed by seed and epoch, and walked until it is back in range (Black
+    and Rogaway 2002).
 
     Args:
         n_ids, context_length: of the text, and of a window.
         seed: of order and phases.
-        data_order: 1 for that of earlier versions, to which the end of a text was no target.
+        data_order: 1 or 2 for those of earlier versions.
 
     Raises:
         BadInputError: the text is too short for a window.
@@ -40,6 +57,72 @@ class WindowSampler:
         self, n_ids: int, context_length: int, seed: int, data_order: int = DATA_ORDER
     ) -> None:
         require_one_window(n_ids, context_length, "the train part")
+        self._context_length, self._n_targets = context_length, n_ids - 1
+        self._seed = seed
+        self._earlier = None
+        # A phase is how many targets before the text the first block begins. Up to `spare`, as many
+        # blocks as are needed hold the text, and beyond, one more: whichever has more phases.
+        blocks = -(-self._n_targets // context_length)
+        spare = blocks * context_length - self._n_targets
+        has_more_before = 2 * (spare + 1) >= context_length
+        self._phases = (0, spare + 1) if has_more_before else (spare + 1, context_length)
+        self.per_epoch = blocks if has_more_before else blocks + 1
+        if data_order < DATA_ORDER:
+            self._earlier = _EarlierOrder(n_ids, context_length, seed, data_order)
+            self.per_epoch = self._earlier.per_epoch
+
+    def windows(self, sample_index: int, count: int) -> Windows:
+        """The windows of the samples from `sample_index` on."""
+        if self._earlier is not None:
+            starts = self._earlier.starts(sample_index, count)
+            return Windows(starts, starts + 1, starts + self._context_length)
+        length, parts = self._context_length, []
+        while count > 0:
+            epoch, offset = divmod(sample_index, self.per_epoch)
+            n = min(count, self.per_epoch - offset)
+            # A generator of numbers by position: any epoch is reached without those before it.
+            random = np.random.Generator(np.random.Philox(key=(self._seed, epoch)))
+            phase = int(random.integers(*self._phases))
+            keys = random.integers(2**63, size=_ROUNDS, dtype=np.uint64)
+            blocks = permuted(np.arange(offset, offset + n), self.per_epoch, keys)
+            parts.append(blocks * length - phase)
+            sample_index, count = sample_index + n, count - n
+        begins = np.concatenate(parts) if parts else np.empty(0, np.int64)
+        return Windows(
+            starts=np.clip(begins, 0, self._n_targets - length),
+            first=np.maximum(begins, 0) + 1,
+            last=np.minimum(begins + length, self._n_targets),
+        )
+
+
+_ROUNDS = 4
+
+
+def permuted(numbers: Positions, size: int, keys: npt.NDArray[np.uint64]) -> Positions:
+    """Where a permutation of the numbers below `size` takes these; the keys choose which."""
+    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+    mask = np.uint64((1 << int(half)) - 1)
+
+    def network(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        left, right = values >> half, values & mask
+        for key in keys:
+            mixed = (right + key) * np.uint64(0x9E3779B97F4A7C15)
+            mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+            left, right = right, left ^ ((mixed >> np.uint64(32)) & mask)
+        joined: npt.NDArray[np.uint64] = left << half | right
+        return joined
+
+    with np.errstate(over="ignore"):
+        values = network(numbers.astype(np.uint64))
+        while (outside := values >= size).any():
+            values[outside] = network(values[outside])
+    return values.astype(np.int64)
+
+
+class _EarlierOrder:
+    """Orders 1 and 2: whole windows, a shuffled list of them for each epoch."""
+
+    def __init__(self, n_ids: int, context_length: int, seed: int, data_order: int) -> None:
         self._context_length = context_length
         self._seed = seed
         self._data_order = data_order
@@ -49,9 +132,9 @@ class WindowSampler:
         self.per_epoch = (n_targets - (self._phases - 1)) // context_length
         self._last_phase = n_targets - self.per_epoch * context_length
         self._epoch = -1
-        self._order: Starts = np.empty(0, np.int64)
+        self._order: Positions = np.empty(0, np.int64)
 
-    def starts(self, sample_index: int, count: int) -> Starts:
+    def starts(self, sample_index: int, count: int) -> Positions:
         """Where windows begin: `(count,)`, of the samples from `sample_index` on."""
         parts = []
         while count > 0:
@@ -63,7 +146,7 @@ class WindowSampler:
             sample_index, count = sample_index + len(part), count - len(part)
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
-    def _shuffled(self, epoch: int) -> Starts:
+    def _shuffled(self, epoch: int) -> Positions:
         # A generator of numbers by position: any epoch is reached without those before it.
         random = np.random.Generator(np.random.Philox(key=(self._seed, epoch)))
         if self._data_order == 1 or epoch % 2 == 0:
@@ -78,11 +161,14 @@ class WindowSampler:
 
 
 def gather(
-    ids: npt.NDArray[np.integer[Any]], starts: Starts, context_length: int
+    ids: npt.NDArray[np.integer[Any]], windows: Windows, context_length: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Inputs and targets of windows, each `(batch, seq)`: a target is the id after its input."""
-    windows = ids[starts[:, None] + np.arange(context_length + 1)].astype(np.int64)
-    return windows[:, :-1], windows[:, 1:]
+    """Inputs and targets of windows, each `(batch, seq)`: a target is the id after its input, or
+    `NO_TARGET`."""
+    positions = windows.starts[:, None] + np.arange(context_length + 1)
+    stretches = ids[positions].astype(np.int64)
+    is_target = (positions >= windows.first[:, None]) & (positions <= windows.last[:, None])
+    return stretches[:, :-1], np.where(is_target, stretches, NO_TARGET)[:, 1:]
 
 
 def require_one_window(n_ids: int, context_length: int, name: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from minitx.corpus.common_passages import Copied
 from minitx.evaluation.breakdown import CalibrationCurve, ClassLoss, ContextUse, SurprisingText
 from minitx.evaluation.comparison import Comparison, Interval
-from minitx.evaluation.copying import Copied
 from minitx.evaluation.verdict import Verdict
 from minitx.files import as_plain
 from minitx.shown import Shown

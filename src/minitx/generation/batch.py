@@ -114,7 +114,12 @@ class TextBatch:
         row.ids.append(token)
         if row.counts is not None:
             row.counts[token] += 1.0
-        stream, content = row.stream, self._tokenizer.token_bytes(token)
+        stream = row.stream
+        if token == self._model.config.end_id:
+            row.piece = stream.finish()
+            row.finish_reason = "stop"
+            return
+        content = self._tokenizer.token_bytes(token)
         row.piece = stream.feed(content, not stream.stops or self._chooser.may_stop(row))
         if stream.stopped:
             row.finish_reason = "stop"

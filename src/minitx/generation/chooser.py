@@ -24,6 +24,7 @@ from minitx.generation.filters import (
 from minitx.generation.row import ALTERNATIVES, Chosen, Row
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
+from minitx.tokenizer.base import silent_ids
 
 _KEPT_CONSTRAINTS = 64
 _BYTES_THAT_MATTER = 256
@@ -36,6 +37,7 @@ class Chooser:
         self._tokenizer = tokenizer
         self._vocab_size = model.config.vocab_size
         self._device = model.embedding.weight.device
+        self._end = model.config.end_id
         self._silent = _silent(model, tokenizer, self._device)
         silent = [] if self._silent is None else self._silent.nonzero().flatten().tolist()
         self._draw_kernel = engine.draw_kernel(silent, self._vocab_size)
@@ -79,7 +81,7 @@ class Chooser:
         return chosen
 
     def may_stop(self, row: Row) -> bool:
-        """Whether a stop string would end the row now."""
+        """Whether a stop string or the end of the document would end the row now."""
         if len(row.ids) < row.config.min_new_tokens:
             return False
         return not row.config.required_strings or not self._missing(row)
@@ -87,12 +89,14 @@ class Chooser:
     def _choose_alike(self, rows: Sequence[Row], own: Tensor) -> list[int]:
         config, recorded = rows[0].config, any(row.record for row in rows)
         numbers = [number(row.source, len(row.ids)) for row in rows]
+        barred = [self._bars_end(row) for row in rows] if self._end is not None else []
         is_plain = rows[0].plain and own.is_cpu and own.dtype == torch.float32 and not recorded
+        is_plain = is_plain and not any(barred)
         if is_plain and self._draw_kernel is not None:
             temperature = 0.0 if config.is_greedy else config.temperature
             chosen: list[int] = self._draw_kernel(own, temperature, config.top_k, numbers)
         else:
-            logits = self._shaped(rows, own)
+            logits = self._shaped(rows, own, barred)
             chosen = draw(logits, numbers)
         _require_tokens(own, chosen)
         for index, row in enumerate(rows):
@@ -106,7 +110,10 @@ class Chooser:
                 rows[index].chosen[len(rows[index].ids) :] = [record]
         return chosen
 
-    def _shaped(self, rows: Sequence[Row], logits: Tensor) -> Tensor:
+    def _bars_end(self, row: Row) -> bool:
+        return row.config.ignore_eos or not self.may_stop(row)
+
+    def _shaped(self, rows: Sequence[Row], logits: Tensor, barred: Sequence[bool]) -> Tensor:
         # After all settings.
         config = rows[0].config
         if rows[0].counts is not None:
@@ -125,6 +132,9 @@ class Chooser:
             logits = logits.masked_fill(masks, -torch.inf)
         if self._silent is not None:
             logits = logits.masked_fill(self._silent, -torch.inf)
+        if any(barred):
+            logits = logits.clone()
+            logits[torch.tensor(barred, device=self._device), self._end] = -torch.inf
         return reshape(logits, config)
 
     def _missing(self, row: Row) -> list[int]:
@@ -187,10 +197,9 @@ def _require_tokens(own: Tensor, chosen: Sequence[int]) -> None:
 
 
 def _silent(model: Transformer, tokenizer: Tokenizer, device: torch.device) -> Tensor | None:
-    """True for ids that say nothing: the unknown token, and rows of the head without a token."""
+    """True for ids that say nothing: special tokens, and rows of the head without a token."""
     mask = torch.arange(model.config.vocab_size) >= tokenizer.vocab_size
-    if tokenizer.unknown_id is not None:
-        mask[tokenizer.unknown_id] = True
+    mask[silent_ids(tokenizer, model.config.end_id)] = True
     return mask.to(device) if bool(mask.any()) else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from minitx.generation.batch import TextBatch
 from minitx.generation.row import Generation, Row
 from minitx.model import KVCache, Transformer, evaluating
 from minitx.tokenizer import Tokenizer
+from minitx.tokenizer.base import silent_ids
 
 ROWS_AT_ONCE = 64
 """Continuations drawn in one batch; more wait for their turn."""
@@ -137,9 +139,9 @@ def beam_search(
 ) -> list[Generation]:
     """Keep the likeliest texts at every step, instead of drawing one.
 
-    All have the same length, so their log-probabilities compare without a length penalty. They are
-    likelier than greedy choice, and duller than sampling: the likeliest text is seldom one that a
-    person would write (Holtzman et al. 2020, section 3).
+    All have the same length, or end by themselves, so their log-probabilities compare without a
+    length penalty. They are likelier than greedy choice, and duller than sampling: the likeliest
+    text is seldom one that a person would write (Holtzman et al. 2020, section 3).
 
     Returns:
         `beams` generations (fewer if there are not as many texts), the likeliest first; `sample`
@@ -150,6 +152,7 @@ def beam_search(
     """
     ids = prompt_ids(model, tokenizer, prompt)
     context, vocab_size = model.config.context_length, tokenizer.vocab_size
+    end: Any = model.config.end_id
     if len(ids) + max_new_tokens > context:
         raise BadInputError(
             f"beam search over {len(ids):,} + {max_new_tokens:,} tokens exceeds the context of "
@@ -166,8 +169,11 @@ def beam_search(
         texts: list[list[int]] = [[]]
         for step in range(max_new_tokens):
             steps = logits[:, -1, :vocab_size].double().log_softmax(dim=-1)
-            if tokenizer.unknown_id is not None:
-                steps[:, tokenizer.unknown_id] = -torch.inf
+            steps[:, silent_ids(tokenizer, end)] = -torch.inf
+            # A text that has ended goes on with its end, which costs nothing.
+            for row in [i for i, text in enumerate(texts) if end is not None and end in text]:
+                steps[row] = -torch.inf
+                steps[row, end] = 0.0
             candidates = (totals[:, None] + steps).flatten()
             kept = int(min(beams, int((candidates > -torch.inf).sum())))
             if not kept:
@@ -181,6 +187,10 @@ def beam_search(
                 newest = torch.tensor(tokens, device=weight.device)[:, None]
                 logits = model(newest, cache=cache)
     return [
-        Generation(prompt, ids, rank, ids=text, text=tokenizer.decode(text))
+        Generation(
+            prompt, ids, rank, ids=text[: text.index(end) + 1] if end in text else text,
+            text=tokenizer.decode([token for token in text if token != end]),
+            finish_reason="stop" if end in text else "length",
+        )
         for rank, text in enumerate(texts)
-    ]
+    ]  # fmt: skip

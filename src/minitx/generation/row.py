@@ -15,7 +15,7 @@ ALTERNATIVES = 5
 
 _NOT_OF_THE_DISTRIBUTION = {
     "seed", "num_samples", "max_new_tokens", "min_new_tokens", "stop_strings", "required_strings",
-    "logit_bias",
+    "logit_bias", "ignore_eos",
 }  # fmt: skip
 
 
@@ -38,7 +38,8 @@ class Generation:
     Attributes:
         sample: which continuation of the prompt, from 0.
         ids, text: the new tokens, and what they say, a stop string left out.
-        finish_reason: `stop` at a stop string, `length` at `max_new_tokens`.
+        finish_reason: `stop` at a stop string or the end of the document, `length` at
+            `max_new_tokens`.
         chosen: a record of each new token; empty unless asked for.
         seconds_to_first_token, seconds: from the start of its batch, the latter to its end.
     """

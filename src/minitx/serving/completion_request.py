@@ -96,6 +96,7 @@ def parse_completion(content: Mapping[str, Any], max_tokens: int) -> CompletionR
         presence_penalty=fields.number("presence_penalty", within=(-2.0, 2.0)),
         frequency_penalty=fields.number("frequency_penalty", within=(-2.0, 2.0)),
         logit_bias=_biases(fields),
+        ignore_eos=fields.boolean("ignore_eos"),
         stop_strings=_stops(fields),
         max_new_tokens=max(1, length),
         seed=seed % 2**63,
@@ -118,7 +119,7 @@ _THEIRS = (
     "logprobs", "echo", "stream", "stream_options", "presence_penalty", "frequency_penalty",
     "logit_bias", "suffix", "user",
 )  # fmt: skip
-_OURS = ("top_k", "min_p", "typical_p", "repetition_penalty")
+_OURS = ("top_k", "min_p", "typical_p", "repetition_penalty", "ignore_eos")
 _KNOWN = frozenset((*_THEIRS, *_OURS))
 
 _SAMPLING = {option.name: option for option in options_of(SamplingConfig)}

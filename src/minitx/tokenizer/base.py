@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from hashlib import sha256
+from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -32,6 +34,10 @@ UNKNOWN = "<unk>"
 """How `char` and `word` vocabularies name the unknown token. No text encodes to it by that name:
 their pieces hold a punctuation mark alone."""
 
+END_OF_TEXT = "<|endoftext|>"
+"""How a vocabulary names the token that stands after a document. It stands for no text, and no text
+encodes to it by that name: merges and words end between its letters and its marks."""
+
 # Small enough that the work of a batch is a few MB, large enough to be worth a batch.
 _CHUNK = 16_384
 _CHUNKS_AT_ONCE = 16
@@ -47,6 +53,7 @@ class Tokenizer(ABC):
         json_bytes: content of `tokenizer.json`, the same bytes for the same tokenizer.
         digest: SHA-256 of `json_bytes`, in hexadecimal.
         unknown_id: the id for what the vocabulary lacks; None where nothing can be lacking.
+        end_id: the id that ends a document; None in tokenizers of earlier versions.
     """
 
     kind: ClassVar[TokenizerKind]
@@ -58,6 +65,7 @@ class Tokenizer(ABC):
         self.backend = Backend.from_str(self.json_bytes.decode("utf-8"))
         self.vocab_size = self.backend.get_vocab_size()
         self.unknown_id: int | None = None
+        self.end_id: int | None = self.backend.token_to_id(END_OF_TEXT)
 
     def has_digest(self, digest: str) -> bool:
         """Whether it is the tokenizer of a digest; earlier versions took that of the file."""
@@ -66,8 +74,8 @@ class Tokenizer(ABC):
     def files(self, context_length: int | None = None) -> dict[str, bytes]:
         """What a directory needs, by name, to be opened by `load_tokenizer` and `AutoTokenizer`.
 
-        The latter is told of a token for padding, the beginning and the end, which a model is
-        never asked to write, and of the model's context.
+        The latter is told of a token for padding, the beginning and the end, and of the model's
+        context.
         """
         special = self.special_token
         config = {
@@ -84,7 +92,13 @@ class Tokenizer(ABC):
 
     @property
     def special_token(self) -> str:
-        """The entry that stands for no text: a special one, the unknown token, or the byte FF."""
+        """The entry that stands for no text.
+
+        It ends a document; in tokenizers of earlier versions it is the unknown token or the byte
+        FF, in those of other programs another special one.
+        """
+        if self.end_id is not None:
+            return END_OF_TEXT
         added = self.backend.get_added_tokens_decoder().values()
         fallback = UNKNOWN if self.unknown_id is not None else "\u00ff"
         return next((token.content for token in added if token.special), fallback)
@@ -107,16 +121,61 @@ class Tokenizer(ABC):
         Raises:
             BadInputError: as in `encode`, after the parts before.
         """
+        pieces = self._pieces([texts] if isinstance(texts, str) else texts)
+        while ready := list(islice(pieces, _CHUNKS_AT_ONCE)):
+            yield np.concatenate(self._encode_chunks(ready, unknown))
+
+    def encode_documents(
+        self, documents: Iterable[Iterable[str]], n_ends: int, unknown: Unknown = "error"
+    ) -> Iterator[Ids]:
+        """Give the ids of documents, each of which comes in parts, in several arrays.
+
+        After each of the first `n_ends` stands `end_id`, if there is one. Few ids are in memory at
+        once.
+
+        Raises:
+            BadInputError: as in `encode`.
+        """
+        end = np.array([] if self.end_id is None else [self.end_id], np.int32)
+        ready: list[str] = []
+        ends: list[bool] = []  # Of each chunk, whether its document ends with it.
+        size = 0
+        for number, document in enumerate(documents):
+            for piece in self._pieces(document):
+                ready.append(piece)
+                ends.append(False)
+                size += len(piece)
+                if size >= _CHUNK * _CHUNKS_AT_ONCE:
+                    # The last may be the end of its document, which is not known yet.
+                    yield self._with_ends(ready[:-1], ends[:-1], end, unknown)
+                    ready, ends, size = ready[-1:], ends[-1:], len(piece)
+            if number < n_ends:
+                if not ready or ends[-1]:  # Its text is empty, or was given out.
+                    ready.append("")
+                    ends.append(False)
+                ends[-1] = True
+        if ready:
+            yield self._with_ends(ready, ends, end, unknown)
+
+    def _with_ends(self, ready: list[str], ends: list[bool], end: Ids, unknown: Unknown) -> Ids:
+        ids = self._encode_chunks(ready, unknown)
+        parts = [part for own, ended in zip(ids, ends, strict=True)
+                 for part in ((own, end) if ended else (own,))]  # fmt: skip
+        return np.concatenate(parts) if parts else np.empty(0, np.int32)
+
+    def _pieces(self, texts: Iterable[str]) -> Iterator[str]:
+        """A text that comes in parts, in pieces whose ids are those of the text as a whole."""
         rest = ""
-        for text in [texts] if isinstance(texts, str) else texts:
+        for text in texts:
             *ready, rest = chunks(rest + text, _CHUNK, self._border, self._starts) or [""]
-            for start in range(0, len(ready), _CHUNKS_AT_ONCE):
-                yield self._encode_chunks(ready[start : start + _CHUNKS_AT_ONCE], unknown)
+            yield from ready
         if rest:
-            yield self._encode_chunks([rest], unknown)
+            yield rest
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """Turn ids into text; bytes that are no UTF-8 become U+FFFD, as do unknown tokens.
+
+        The end of a document is no text.
 
         Raises:
             BadInputError: an id is not in the vocabulary.
@@ -125,7 +184,7 @@ class Tokenizer(ABC):
         return b"".join([table[i] for i in self._checked(ids).tolist()]).decode("utf-8", "replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The exact bytes that an id stands for.
+        """The exact bytes that an id stands for; none for the end of a document.
 
         Raises:
             BadInputError: the id is not in the vocabulary.
@@ -137,16 +196,22 @@ class Tokenizer(ABC):
     def piece(self, token_id: int) -> str:
         """The text of one id, for display.
 
-        Bytes of part of a character look like ``<0xE2>``; the unknown token is ``<unk>``. Errors
-        are those of `token_bytes`.
+        Bytes of part of a character look like ``<0xE2>``; the unknown token is ``<unk>``, the
+        end of a document ``<|endoftext|>``. Errors are those of `token_bytes`.
         """
-        if token_id == self.unknown_id:
-            return UNKNOWN
+        if token_id in (self.unknown_id, self.end_id):
+            return UNKNOWN if token_id == self.unknown_id else END_OF_TEXT
         text = self.token_bytes(token_id).decode("utf-8", "surrogateescape")
         return "".join(
             f"<0x{ord(character) - 0xDC00:02X}>" if "\ud800" <= character <= "\udfff" else character
             for character in text
         )
+
+    def safe_cut(self, text: str) -> int | None:
+        """Where a text may be cut, not at its beginning, without changing any ids, whatever stands
+        before and after it; None if it is not known."""
+        match = self._border and self._border.search(text, 2, max(2, len(text) - 1))
+        return match.start() if match else None
 
     def unknown_characters(self, text: str) -> list[str]:
         """What of a text would become the unknown token: each once, in order.
@@ -167,10 +232,18 @@ class Tokenizer(ABC):
             for name, content in self.files().items():
                 write_atomically(directory / name, content)
 
-    @property
-    @abstractmethod
+    @cached_property
     def _bytes_of(self) -> list[bytes]:
-        """Bytes of each id."""
+        # Where it is an added token, as other programs make it, a text can spell it.
+        silent = {self.end_id} - self.backend.get_added_tokens_decoder().keys()
+        return [
+            b"" if i in silent else self._bytes_of_entry(i, token)
+            for i, token in enumerate(self._vocabulary())
+        ]
+
+    @abstractmethod
+    def _bytes_of_entry(self, token_id: int, entry: str) -> bytes:
+        """Bytes of an id, from its vocabulary entry."""
 
     def _vocabulary(self) -> list[str]:
         """Entry of each id."""
@@ -193,9 +266,10 @@ class Tokenizer(ABC):
             starts.setdefault(word, start)
         return [start for start in starts.values() if start <= known]
 
-    def _encode_chunks(self, texts: list[str], unknown: Unknown) -> Ids:
+    def _encode_chunks(self, texts: list[str], unknown: Unknown) -> list[Ids]:
         ids = self._ids_of(texts)
-        if unknown == "error" and self.unknown_id is not None and (ids == self.unknown_id).any():
+        lacks = self.unknown_id is not None and unknown == "error"
+        if lacks and any((own == self.unknown_id).any() for own in ids):
             lacking = _named(self.unknown_characters("".join(texts)))
             raise BadInputError(
                 f"the {self.kind} tokenizer never saw {lacking} in its training text",
@@ -203,7 +277,7 @@ class Tokenizer(ABC):
             )
         return ids
 
-    def _ids_of(self, texts: list[str]) -> Ids:
+    def _ids_of(self, texts: list[str]) -> list[Ids]:
         try:
             encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
         except TypeError:
@@ -212,7 +286,7 @@ class Tokenizer(ABC):
                 f"the text has a lone surrogate (U+{ord(lone):04X}), which is not valid Unicode",
                 "Give the text as UTF-8",
             ) from None
-        return np.concatenate([np.asarray(encoding.ids, np.int32) for encoding in encodings])
+        return [np.asarray(encoding.ids, np.int32) for encoding in encodings]
 
     def _checked(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
         fix = f"Use ids from 0 to {self.vocab_size - 1}"
@@ -226,6 +300,13 @@ class Tokenizer(ABC):
                 f"token id {outside[0]} is not in the vocabulary of {self.vocab_size:,}", fix
             )
         return array
+
+
+def silent_ids(tokenizer: Tokenizer, end_id: int | None) -> list[int]:
+    """Ids that a model is never asked to write: they stand for no text, and it does not end by
+    them (with `end_id`)."""
+    ids = {tokenizer.unknown_id, tokenizer.end_id} - {None, end_id}
+    return sorted(i for i in ids if i is not None)
 
 
 def _in_our_form(definition: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ themselves; the others, in order, take the characters from U+0100 on (a space is
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,7 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
 from minitx.errors import BadInputError
-from minitx.tokenizer.base import Tokenizer
+from minitx.tokenizer.base import END_OF_TEXT, Tokenizer
 from minitx.tokenizer.chunks import LINE_END, LINE_START, Border, training_chunks
 
 LONGEST_PIECE = 64
@@ -47,6 +47,8 @@ CHARACTER_OF_BYTE: dict[int, str] = {
     **{byte: chr(byte) for byte in sorted(_PRINTED)},
     **{byte: chr(0x100 + i) for i, byte in enumerate(_MOVED)},
 }
+SMALLEST_VOCABULARY = len(CHARACTER_OF_BYTE) + 1
+
 BYTE_OF_CHARACTER = {character: byte for byte, character in CHARACTER_OF_BYTE.items()}
 
 
@@ -56,12 +58,13 @@ class BytePairTokenizer(Tokenizer):
     kind = "bpe"
 
     @cached_property
-    def _bytes_of(self) -> list[bytes]:
-        added = self.backend.get_added_tokens_decoder()
-        return [
-            token.encode("utf-8") if i in added else bytes(BYTE_OF_CHARACTER[c] for c in token)
-            for i, token in enumerate(self._vocabulary())
-        ]
+    def _added(self) -> Collection[int]:
+        return self.backend.get_added_tokens_decoder()
+
+    def _bytes_of_entry(self, token_id: int, entry: str) -> bytes:
+        if token_id in self._added:
+            return entry.encode("utf-8")
+        return bytes(BYTE_OF_CHARACTER[character] for character in entry)
 
     @cached_property
     def _border(self) -> Border | None:
@@ -88,13 +91,16 @@ def _stays_in_word(added: dict[str, Any]) -> bool:
 def train_bpe(texts: Iterable[str], vocab_size: int) -> BytePairTokenizer:
     """Learn merges until the vocabulary has `vocab_size` ids, or no pair is left that repeats.
 
+    The last id ends a document.
+
     Raises:
-        BadInputError: `vocab_size` is below 256.
+        BadInputError: `vocab_size` is below 257.
     """
-    if vocab_size < 256:
+    if vocab_size < SMALLEST_VOCABULARY:
         raise BadInputError(
-            f"vocab_size is {vocab_size}, and byte-level BPE begins with the 256 bytes",
-            "Choose --vocab-size 256 or more, or --kind char",
+            f"vocab_size is {vocab_size}, and byte-level BPE begins with the 256 bytes and the end "
+            "of a document",
+            f"Choose --vocab-size {SMALLEST_VOCABULARY} or more, or --kind char",
         )
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -105,11 +111,13 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BytePairTokenizer:
     )
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=vocab_size - 1,
         min_frequency=2,
         initial_alphabet=list(CHARACTER_OF_BYTE.values()),
         show_progress=False,
     )
     backend.train_from_iterator(training_chunks(texts, backend.pre_tokenizer), trainer)
     definition: dict[str, Any] = json.loads(backend.to_str())
+    vocabulary = definition["model"]["vocab"]
+    vocabulary[END_OF_TEXT] = len(vocabulary)
     return BytePairTokenizer(definition)

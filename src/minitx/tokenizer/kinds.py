@@ -38,8 +38,8 @@ _TRAINERS: dict[TokenizerKind, Callable[[Iterable[str], int], Tokenizer]] = {
 def train_tokenizer(text: str | Iterable[str], kind: TokenizerKind, vocab_size: int) -> Tokenizer:
     """Train a tokenizer; of several texts, none is joined to the next.
 
-    `vocab_size` is the most ids. For `char` and `word` 0 means all characters or words, and the
-    unknown token is counted.
+    `vocab_size` is the most ids. For `char` and `word` 0 means all characters or words. The
+    unknown token and the end of a document are counted.
 
     Raises:
         BadInputError: the kind is unknown, the vocabulary too small for it, or the text has a

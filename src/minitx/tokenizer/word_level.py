@@ -1,8 +1,9 @@
 """Characters or words as tokens, which the `tokenizers` library calls WordLevel.
 
-The most frequent pieces have an id; all others share the unknown token, the last id. Characters
-give the smallest vocabulary, in the order of code points, and the longest sequences. With words,
-white space and punctuation are pieces too, so that nothing is lost between.
+The most frequent pieces have an id; all others share the unknown token. It and the end of a
+document are the last ids. Characters give the smallest vocabulary, in the order of code points, and
+the longest sequences. With words, white space and punctuation are pieces too, so that nothing is
+lost between.
 
 Vocabulary entries spell the bytes of a piece as those of `bpe` do. Other programs then know the
 text of each entry alone: transformers' `stop_strings` finds that of plain entries by encoding
@@ -14,7 +15,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,7 +24,7 @@ from tokenizers import Tokenizer as Backend
 
 from minitx.config.run_config import TokenizerKind
 from minitx.errors import BadInputError
-from minitx.tokenizer.base import UNKNOWN, Ids, Tokenizer
+from minitx.tokenizer.base import END_OF_TEXT, UNKNOWN, Ids, Tokenizer
 from minitx.tokenizer.bpe import BYTE_OF_CHARACTER, CHARACTER_OF_BYTE, LONGEST_PIECE
 from minitx.tokenizer.chunks import ANYWHERE, LINE_START, training_chunks
 
@@ -37,6 +37,7 @@ SPELLS_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": Fal
 """The second step of the pre-tokenizer; files of earlier versions have the first alone."""
 
 _EVERY_WORD = 2**24
+_SPECIAL = 2  # ids: the unknown token and the end of a document
 
 
 class WordTokenizer(Tokenizer):
@@ -59,12 +60,8 @@ class WordTokenizer(Tokenizer):
         unknown = [word for word in dict.fromkeys(words) if self.backend.token_to_id(word) is None]
         return [self._bytes_in(word).decode("utf-8") for word in unknown]
 
-    @cached_property
-    def _bytes_of(self) -> list[bytes]:
-        return [
-            "\ufffd".encode() if i == self.unknown_id else self._bytes_in(token)
-            for i, token in enumerate(self._vocabulary())
-        ]
+    def _bytes_of_entry(self, token_id: int, entry: str) -> bytes:
+        return "\ufffd".encode() if token_id == self.unknown_id else self._bytes_in(entry)
 
     def _bytes_in(self, entry: str) -> bytes:
         """The text of an entry that the vocabulary has, or could have."""
@@ -82,12 +79,17 @@ class CharTokenizer(WordTokenizer):
 
     def __init__(self, definition: dict[str, Any]) -> None:
         super().__init__(definition)
-        characters = [piece.decode("utf-8") for piece in self._bytes_of]
-        if any(len(character) != 1 for character in characters):
+        pieces = {
+            i: content.decode("utf-8")
+            for i, content in enumerate(self._bytes_of)
+            if i != self.end_id
+        }
+        if any(len(piece) != 1 for piece in pieces.values()):
             raise ValueError("its vocabulary has something else than characters")
-        self._code_of = np.array([ord(character) for character in characters], dtype="<u4")
         assert self.unknown_id is not None  # The vocabulary has it.
-        known = np.delete(np.arange(self.vocab_size, dtype=np.int32), self.unknown_id)
+        self._code_of = np.full(self.vocab_size, ord("\ufffd"), dtype="<u4")
+        self._code_of[list(pieces)] = [ord(piece) for piece in pieces.values()]
+        known = np.array([i for i in pieces if i != self.unknown_id], dtype=np.int32)
         # One entry more than the highest code point: all above it are looked up there.
         highest = int(self._code_of[known].max(initial=0))
         self._id_of = np.full(highest + 2, self.unknown_id, dtype=np.int32)
@@ -95,20 +97,23 @@ class CharTokenizer(WordTokenizer):
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """As in `Tokenizer`."""
-        return self._code_of[self._checked(ids)].tobytes().decode("utf-32-le")
+        checked = self._checked(ids)
+        if self.end_id is not None:
+            checked = checked[checked != self.end_id]
+        return self._code_of[checked].tobytes().decode("utf-32-le")
 
     def unknown_characters(self, text: str) -> list[str]:
         """As in `Tokenizer`."""
-        return [c for c in dict.fromkeys(text) if self._ids_of([c])[0] == self.unknown_id]
+        return [c for c in dict.fromkeys(text) if self._ids_of([c])[0][0] == self.unknown_id]
 
-    def _ids_of(self, texts: list[str]) -> Ids:
+    def _ids_of(self, texts: list[str]) -> list[Ids]:
         codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype="<u4")
         ids: Ids = self._id_of[np.minimum(codes, len(self._id_of) - 1)]
-        return ids
+        return np.split(ids, np.cumsum([len(text) for text in texts[:-1]]))
 
 
 def train_word(texts: Iterable[str], vocab_size: int) -> WordTokenizer:
-    """Collect the most frequent words of a text, for `vocab_size` ids with the unknown token.
+    """Collect the most frequent words, for `vocab_size` ids with the two special ones.
 
     Where two are as frequent, the first in code point order is kept. 0 keeps all.
 
@@ -119,7 +124,7 @@ def train_word(texts: Iterable[str], vocab_size: int) -> WordTokenizer:
     backend = Backend(models.WordLevel(unk_token=UNKNOWN))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(WORD), "isolated")
     trainer = trainers.WordLevelTrainer(
-        vocab_size=(vocab_size or _EVERY_WORD) - 1, min_frequency=1, show_progress=False
+        vocab_size=(vocab_size or _EVERY_WORD) - _SPECIAL, min_frequency=1, show_progress=False
     )
     backend.train_from_iterator(training_chunks(texts, backend.pre_tokenizer), trainer)
     learned: dict[str, int] = json.loads(backend.to_str())["model"]["vocab"]
@@ -134,23 +139,24 @@ def train_char(texts: Iterable[str], vocab_size: int) -> CharTokenizer:
         counts.update(text)
     kept = sorted(counts, key=lambda character: (-counts[character], character))
     if vocab_size:
-        kept = kept[: vocab_size - 1]
+        kept = kept[: vocab_size - _SPECIAL]
     return CharTokenizer(_definition(sorted(kept), CHARACTER))
 
 
 def _require_room(vocab_size: int, piece: str) -> None:
-    """Refuse a vocabulary that the unknown token fills; `piece` is for the error."""
-    if vocab_size == 1:
+    """Refuse a vocabulary that special tokens fill; `piece` is for the error."""
+    if 0 < vocab_size <= _SPECIAL:
         raise BadInputError(
-            "vocab_size is 1, and the unknown token takes it",
-            f"Choose --vocab-size 2 or more, or 0 for every {piece}",
+            f"vocab_size is {vocab_size}, and the unknown token and the end of a document take "
+            f"{_SPECIAL}",
+            f"Choose --vocab-size {_SPECIAL + 1} or more, or 0 for every {piece}",
         )
 
 
 def _definition(pieces: Sequence[str], pattern: str) -> dict[str, Any]:
-    """Give each piece (a match of the pattern) its place as id, the last to the unknown token."""
+    """Give each piece (a match of the pattern) its place as id, the last to the special tokens."""
     spelled = ["".join(CHARACTER_OF_BYTE[byte] for byte in piece.encode()) for piece in pieces]
-    vocabulary = {entry: i for i, entry in enumerate([*spelled, UNKNOWN])}
+    vocabulary = {entry: i for i, entry in enumerate([*spelled, UNKNOWN, END_OF_TEXT])}
     backend = Backend(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     cut = pre_tokenizers.Split(Regex(pattern), "isolated")
     spelling = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

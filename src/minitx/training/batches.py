@@ -37,8 +37,8 @@ class Batches:
 
     def _prepared(self, number: int) -> Batch:
         # Where it is drawn: in the memory of the processor.
-        starts = self._sampler.starts(number * self.batch_size, self.batch_size)
-        inputs, targets = map(torch.from_numpy, gather(self.ids, starts, self.context_length))
+        windows = self._sampler.windows(number * self.batch_size, self.batch_size)
+        inputs, targets = map(torch.from_numpy, gather(self.ids, windows, self.context_length))
         if self.device.type == "cuda":
             # From pinned memory the copy runs beside the step before.
             return inputs.pin_memory(), targets.pin_memory()

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+
+import numpy as np
 
 from minitx.config import ModelConfig, TokenizerConfig
 from minitx.config.overrides import Overrides
 from minitx.config.run_config import TokenizerKind
 from minitx.config.toml import build
+from minitx.corpus.splitting import PartText
 from minitx.training.planning import (
     DEFAULT_BUDGET_SECONDS,
     EMBEDDING_TO_BLOCKS,
@@ -22,6 +27,9 @@ from minitx.training.planning import (
 
 BYTES_PER_TOKEN = 3
 """Of byte-level BPE, about; where it is needed before there is one."""
+
+MOST_LEARNED_FROM = 64 << 20
+"""Bytes of text that pieces of words are learned from: more changes few of them."""
 
 CHARACTERS_FROM = 6.0
 """Epochs, times parameters for each character of the train part, from which on a text of few
@@ -42,9 +50,20 @@ class TextSize:
     n_distinct: int
 
     @classmethod
-    def of(cls, text: str) -> TextSize:
-        """Count."""
-        return cls(len(text.encode()), len(text), len(set(text)))
+    def of(cls, texts: Iterable[str]) -> TextSize:
+        """Count, in a text that comes in parts."""
+        n_bytes = n_characters = 0
+        seen = np.zeros(sys.maxunicode + 1, bool)
+        for text in texts:
+            n_bytes += len(text.encode("utf-8"))
+            n_characters += len(text)
+            seen[np.frombuffer(text.encode("utf-32-le"), "<u4")] = True
+        return cls(n_bytes, n_characters, int(seen.sum()))
+
+
+def learned_from(train: PartText, kind: TokenizerKind) -> Iterator[str]:
+    """What a tokenizer of a kind is trained on: the train part, or as much of it as it needs."""
+    yield from train.sample(sys.maxsize if kind == "char" else MOST_LEARNED_FROM)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from typing import Any, TextIO
 
 from minitx.checkpoint.rundir import named_run
 from minitx.config import GenerationRequest, SamplingConfig
-from minitx.corpus.readers.plain_text import PlainText
-from minitx.corpus.sources import piped_text, texts_of
+from minitx.corpus.sources import piped_text, plain_text_of
 from minitx.errors import BadInputError
 from minitx.files import shell_word
 from minitx.generation import Generation
@@ -54,7 +53,7 @@ def prompts_of(request: GenerationRequest, stdin: TextIO | None) -> list[str]:
 def _read_prompts(path: Path) -> list[str]:
     """Prompts of a file: each line's `prompt` in a ``.jsonl``, the whole text of any other."""
     parts: list[str] = []
-    for part in texts_of(path, what="prompt file", reader=PlainText()):
+    for part in plain_text_of(path, "prompt file"):
         parts.append(part)
         # A pipe tells no size, and some have no end.
         if sum(map(len, parts)) > _LARGEST_PROMPT_FILE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,12 +18,13 @@ from minitx.config.toml import build
 from minitx.config.train_config import RESUMABLE
 from minitx.corpus import (
     EncodedCorpus,
-    Split,
+    SplitCorpus,
     encode_corpus,
     load_encoded,
     read_corpus,
     split_corpus,
 )
+from minitx.corpus.documents import Reading
 from minitx.corpus.encoded import DESCRIPTION, describe_change, kept_split, read_description
 from minitx.engine import choose_engine
 from minitx.errors import BadInputError, DamagedFileError
@@ -185,17 +187,19 @@ def _corpus(
         raise DamagedFileError(
             f"{checkpoint} was trained on a corpus encoded with another tokenizer", USE_ANOTHER
         )
-    split = _present_split(config, noted.digest, changed_ok)
+    split = _present_split(run, config, noted.digest, changed_ok)
     if split is not None and split.digest != noted.digest:
         if not changed_ok:
-            more = f" and {len(split.files) - 1:,} more" if len(split.files) > 1 else ""
-            compared = f"; compared with {split.files[0]}{more}" if split.files else ""
+            files = [Path(file).absolute() for file in split.files if Path(file).exists()]
+            more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
+            compared = f"; compared with {files[0]}{more}" if files else ""
             raise BadInputError(
                 f"the corpus of {run.path} changed since training began: "
-                f"{describe_change(run.data, split)}{compared}",
+                f"{describe_change(SplitCorpus(run.data, ''), split)}{compared}",
                 "Restore it, or go on with the new text: --allow-changed-corpus",
             )
-        changed = encode_corpus(split, tokenizer, run.new_data)
+        n_workers = config.data.workers or os.cpu_count() or 1
+        changed = encode_corpus(split, tokenizer, [run.data], n_workers)
         n_ids, needed = len(changed.train_ids), config.model.context_length + 1
         if n_ids < needed:
             raise BadInputError(
@@ -214,15 +218,18 @@ def _corpus(
         return kept
     except DamagedFileError as error:
         # What the ids were made from may still be there, to the letter.
-        split = split or kept_split(run.data, noted.digest)
+        split = split or kept_split(run.data, noted.digest, run.new_data)
         if split is None:
             raise
         _log.warning("warning: %s; encoding the corpus again", error.what)
-        return encode_corpus(split, tokenizer, run.new_data)
+        return encode_corpus(split, tokenizer)
 
 
-def _present_split(config: RunConfig, digest: str, changed_ok: bool) -> Split | None:
-    """The text as it is now; of the ways to split it, the one with that digest, if it has it.
+def _present_split(
+    run: RunDirectory, config: RunConfig, digest: str, changed_ok: bool
+) -> SplitCorpus | None:
+    """The text as it is now, beside the run's; of the ways to split it, the one with that digest,
+    if it has it.
 
     None where the sources are no longer what can be read: then the copy in the run serves.
     """
@@ -230,10 +237,16 @@ def _present_split(config: RunConfig, digest: str, changed_ok: bool) -> Split | 
     if any(name == "-" or name.startswith(_STREAMS) for name in data.names):
         return None
     try:
-        corpus = read_corpus(data.corpus, None, data.working_directory, only_files=True)
-        # Earlier versions trained on a holdout that was in the corpus, too.
-        split = split_corpus(corpus, data, only_files=True, leave_out=False)
-        return split if split.digest == digest else split_corpus(corpus, data, only_files=True)
+        reading = Reading.of(data)
+        corpus = read_corpus(data.corpus, None, data.working_directory, True, reading)
+        if data.split is not None:
+            return split_corpus(corpus, data, run.new_data)
+        # Earlier versions, the first of which trained on a holdout that was in the corpus, too.
+        data = replace(data, split="characters")
+        split = split_corpus(corpus, data, run.new_data, leave_out=False)
+        if split.digest == digest or data.holdout is None:
+            return split
+        return split_corpus(corpus, data, run.new_data)
     except BadInputError as error:
         if changed_ok:
             raise BadInputError(

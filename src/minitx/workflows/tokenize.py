@@ -7,6 +7,7 @@ print(tokenization(tokenizer, "To be or not to be").bytes_per_token)
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,13 @@ import numpy as np
 from minitx.checkpoint.rundir import named_run, resolve_checkpoint, use_checkpoint
 from minitx.config import DataConfig, TokenizeRequest
 from minitx.config.overrides import Overrides
-from minitx.corpus import Split, read_corpus, split_corpus
+from minitx.corpus import SplitCorpus, read_corpus, split_corpus
+from minitx.corpus.documents import Reading
 from minitx.corpus.sources import piped_text
 from minitx.errors import BadInputError
 from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from minitx.tokenizer.base import Ids, Unknown
-from minitx.training.tokenizer_planning import TextSize, plan_tokenizer
+from minitx.training.tokenizer_planning import TextSize, learned_from, plan_tokenizer
 
 _WORD = re.compile(r"\w+", re.UNICODE)
 
@@ -119,17 +121,21 @@ def tokenize(request: TokenizeRequest, stdin: TextIO) -> Tokenized:
             )
     parts: dict[str, Tokenization] = {}
     if request.tokenizer is None and (request.corpus or request.fixed or request.out):
-        tokenizer, split, _ = train_on(request.corpus, request.fixed, stdin=stdin.buffer)
-        if request.text is None and request.decode is None:
-            parts = {
-                "train part": tokenization(tokenizer, split.train, "replace"),
-                "holdout": tokenization(tokenizer, split.holdout, "replace"),
-            }
+        with tempfile.TemporaryDirectory() as directory:
+            tokenizer, split, _ = train_on(
+                request.corpus, request.fixed, Path(directory), stdin=stdin.buffer
+            )
+            if request.text is None and request.decode is None:
+                parts = {
+                    "train part": tokenization(tokenizer, split.train.text(), "replace"),
+                    "holdout": tokenization(tokenizer, split.holdout.text(), "replace"),
+                }
     else:
         tokenizer = open_tokenizer(request.tokenizer)
         if request.corpus:
             corpus = read_corpus(request.corpus, stdin.buffer)
-            parts = {corpus.name: tokenization(tokenizer, corpus.text, "replace")}
+            text = "".join(part for document in corpus.documents() for part in document.parts)
+            parts = {corpus.name: tokenization(tokenizer, text, "replace")}
     decoded = None
     if request.decode is not None:
         ids = parse_ids(_piped(stdin) if request.decode == "-" else request.decode)
@@ -150,23 +156,25 @@ def _piped(stdin: TextIO) -> str:
 def train_on(
     sources: Sequence[str],
     given: Overrides,
+    directory: Path,
     data: Overrides | None = None,
     stdin: BinaryIO | None = None,
-) -> tuple[Tokenizer, Split, dict[str, str]]:
+) -> tuple[Tokenizer, SplitCorpus, dict[str, str]]:
     """Train a tokenizer on the train part of a corpus, as `minitx train` would.
 
-    `given` and `data` are keys of `TokenizerConfig` and `DataConfig` that are fixed; those that are
-    planned come back with their reasons.
+    Both parts are kept in `directory`. `given` and `data` are keys of `TokenizerConfig` and
+    `DataConfig` that are fixed; those that are planned come back with their reasons.
 
     Raises:
         BadInputError: the corpus or a setting can't be used.
     """
     config = DataConfig(tuple(sources), **(data or {}))
-    corpus = read_corpus(sources, stdin)
-    corpus.warn_of_markup()
-    split = split_corpus(corpus, config)
-    planned, reasons = plan_tokenizer(TextSize.of(split.train), given)
-    return train_tokenizer(split.train, planned.kind, planned.vocab_size), split, reasons
+    corpus = read_corpus(sources, stdin, reading=Reading.of(config))
+    split = split_corpus(corpus, config, directory)
+    text = TextSize.of(part for document in split.train.documents() for part in document)
+    planned, reasons = plan_tokenizer(text, given)
+    learned = learned_from(split.train, planned.kind)
+    return train_tokenizer(learned, planned.kind, planned.vocab_size), split, reasons
 
 
 def open_tokenizer(path: Path | None) -> Tokenizer:

@@ -7,15 +7,18 @@ run = train(request, [])
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 
+from minitx import __version__
 from minitx.checkpoint.new_run import create_run, require_name
 from minitx.checkpoint.rundir import RUNS, RunDirectory
 from minitx.compute import Compute, choose_compute
@@ -26,12 +29,15 @@ from minitx.config.toml import build, dump_toml
 from minitx.config.train_config import MOST_THREADS
 from minitx.corpus import (
     EncodedCorpus,
-    Split,
+    SplitCorpus,
     encode_corpus,
     read_corpus,
     require_one_window,
     split_corpus,
 )
+from minitx.corpus.audit import audit, read_audit
+from minitx.corpus.documents import Reading
+from minitx.corpus.earlier import reused_notes, reused_split, reused_tokenizer, signature
 from minitx.corpus.training_windows import DATA_ORDER
 from minitx.engine import choose_engine, kernel_build, plan_engine
 from minitx.errors import BadInputError, InstabilityError
@@ -44,9 +50,11 @@ from minitx.training.optimizers import OPTIMIZERS
 from minitx.training.planning import NOMINAL_RATES, TokenFigures, plan_run
 from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
-from minitx.training.tokenizer_planning import TextSize, plan_capacity, plan_tokenizer
+from minitx.training.tokenizer_planning import TextSize, learned_from, plan_capacity, plan_tokenizer
 from minitx.workflows.run_session import run_session
 from minitx.workflows.session import Session
+
+_log = logging.getLogger("minitx")
 
 
 @dataclass(frozen=True)
@@ -110,23 +118,33 @@ def train(
         dump_toml({"data": data})
         if request.out is not None:
             require_name(request.out)
-        corpus = read_corpus(data.corpus, stdin)
-        corpus.warn_of_markup()
-        split = split_corpus(corpus, data)
-        data = replace(data, working_directory=_working_directory(data))
-        require_holdout(request.train.get("early_stopping", 0), len(split.holdout))
-        rate, measured = _rate(request, compute, told)
-        told.observe(Phase("training the tokenizer"))
-        tokenizer, tokenizer_config, reasons = _tokenizer(request, split, rate)
-        if split.left_out:
-            reasons["holdout"] = f"left out of the train part: {', '.join(split.left_out)}"
+        corpus = read_corpus(data.corpus, stdin, reading=Reading.of(data))
         run = create_run(request.out, corpus.name)
         with run.lock():
             try:
+                earlier = list(_earlier_data(run))
+                known_by = signature(corpus, data)
+                split = reused_split(known_by, run.data, earlier) or split_corpus(
+                    corpus, data, run.data
+                )
+                require_holdout(request.train.get("early_stopping", 0), split.holdout.n_bytes)
+                rate, measured = _rate(request, compute, told)
+                told.observe(Phase("training the tokenizer"))
+                notes: dict[str, Any] = {"signature": known_by}
+                tokenizer, tokenizer_config, reasons = _tokenizer(
+                    request, split, rate, earlier, notes
+                )
+                data, reasons = _resolved(data, split, reasons)
                 told.observe(Phase("encoding the corpus"))
-                progress = _progress(told, "encoding the corpus", "characters")
-                encoded = encode_corpus(split, tokenizer, run.data, _earlier_data(run), progress)
+                progress = _progress(told, "encoding the corpus", "bytes")
+                workers = data.workers or os.cpu_count() or 1
+                encoded = encode_corpus(split, tokenizer, earlier, workers, progress, notes)
+                told.observe(Phase("comparing the holdout with the train part"))
+                _audit(split)
                 config, planned = _plan(request, data, tokenizer_config, encoded, compute, rate)
+                if split.has_several:
+                    ended = replace(config.model, end_id=tokenizer.end_id)
+                    config = replace(config, model=ended)
                 state_bytes = OPTIMIZERS.get(config.train.optimizer).state_bytes
                 workload = Workload(config.train.batch_size, state_bytes)
                 require_memory(config.model, workload, _free_memory(compute.device))
@@ -191,6 +209,41 @@ def _rate(
     return speed.planned_rate, {"device": speed.told(time.time())}
 
 
+def _resolved(
+    data: DataConfig, split: SplitCorpus, reasons: dict[str, str]
+) -> tuple[DataConfig, dict[str, str]]:
+    """The settings as they are noted, with a reason for what was not given."""
+    n_documents = sum(len(part.table()) for part in (split.train, split.holdout))
+    told = dict(reasons)
+    if data.split is None and data.held_file is None:
+        few = "too few documents to choose from" if split.has_several else "of one text"
+        told["split"] = f"of {n_documents:,} documents" if split.method == "hash" else few
+    left_out = [f"{count:,} {reason}" for reason, count in (*split.left_out, *split.skipped)]
+    if left_out:
+        told["corpus"] = f"left out: {', '.join(left_out)}"
+    directory = _working_directory(data)
+    return replace(data, working_directory=directory, split=split.method), told
+
+
+def _audit(split: SplitCorpus) -> None:
+    """Compare the parts, keep what was found, and warn of what stands in both."""
+    if not split.holdout.n_bytes:
+        return
+    found = read_audit(split.directory) if split.known_digest else None
+    if found is None:
+        found = audit(split)
+        found.save(split.directory)
+    if found.needs:
+        _log.info("near duplicates were not looked for: %s", found.needs)
+    if found.is_clean:
+        return
+    share = max(found.share, found.common_share)
+    _log.warning("warning: %.1f %% of the holdout also stands in the train part", 100 * share)
+    for pair in found.pairs:
+        similar = f"{pair.holdout} is {pair.similarity:.0%} like {pair.train}"
+        _log.warning("  %s: %s", similar, pair.text)
+
+
 def _working_directory(data: DataConfig) -> str | None:
     """Where relative names start from; None if there are none, or `run.toml` can't hold it."""
     if all(name == "-" or Path(name).is_absolute() for name in data.names):
@@ -214,7 +267,11 @@ def require_holdout(early_stopping: int, n_holdout: int) -> None:
 
 
 def _tokenizer(
-    request: TrainRequest, split: Split, rate: float
+    request: TrainRequest,
+    split: SplitCorpus,
+    rate: float,
+    earlier: Sequence[Path],
+    notes: dict[str, Any],
 ) -> tuple[Tokenizer, TokenizerConfig, dict[str, str]]:
     if request.tokenizer_directory is not None:
         if request.tokenizer:
@@ -225,10 +282,17 @@ def _tokenizer(
         loaded = load_tokenizer(request.tokenizer_directory)
         config = TokenizerConfig(loaded.kind, loaded.vocab_size)
         return loaded, config, {"kind": f"from {request.tokenizer_directory}"}
-    text = TextSize.of(split.train)
+    sizes = [noted["size"] for _, noted in reused_notes(split, earlier) if "size" in noted]
+    parts = (part for document in split.train.documents() for part in document)
+    text = TextSize(*sizes[0]) if sizes else TextSize.of(parts)
     capacity = plan_capacity(text, rate, request.model, request.train)
     config, reasons = plan_tokenizer(text, request.tokenizer, capacity)
-    trained = train_tokenizer(split.train, config.kind, config.vocab_size)
+    learned = learned_from(split.train, config.kind)
+    trained = reused_tokenizer(split, config.kind, config.vocab_size, earlier) or train_tokenizer(
+        learned, config.kind, config.vocab_size
+    )
+    notes["size"] = [text.n_bytes, text.n_characters, text.n_distinct]
+    notes["asked_for"] = [__version__, config.kind, config.vocab_size]
     return trained, replace(config, vocab_size=trained.vocab_size), reasons
 
 

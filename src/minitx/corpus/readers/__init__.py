@@ -1,4 +1,4 @@
-"""Corpus readers: how the files of one format give their text.
+"""Corpus readers: how the files of one format give their documents.
 
 A format is one file in this package, whose class carries `@READERS.register("name")`. From then on,
 files of that format are found in directories, trained on and scored.
@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
+from minitx.corpus.documents import Document, Reading
+from minitx.errors import BadInputError
 from minitx.registry import Registry
 
 BEGINNING = 4096
@@ -18,7 +20,7 @@ BEGINNING = 4096
 
 
 class CorpusReader(ABC):
-    """How the files of one format, with these suffixes (in lower case), give their text."""
+    """How the files of one format, with these suffixes (in lower case), give their documents."""
 
     suffixes: ClassVar[tuple[str, ...]] = ()
 
@@ -27,10 +29,11 @@ class CorpusReader(ABC):
         return Path(name).suffix.lower() in self.suffixes
 
     @abstractmethod
-    def texts(self, file: BinaryIO, name: str) -> Iterator[str]:
-        """Give the text in parts, cut anywhere, so that a large file needs little memory.
+    def documents(self, file: BinaryIO, name: str, reading: Reading) -> Iterator[Document]:
+        """Give the documents of a file, one after the other, so that it needs little memory.
 
-        The file is open at its beginning, and perhaps a pipe, which can't seek.
+        The file is open at its beginning, and perhaps a pipe, which can't seek. What can't be used
+        is told to `reading.pass_over`.
 
         Raises:
             BadInputError: it is not what this format allows, with the file's name.
@@ -42,11 +45,22 @@ READERS: Registry[type[CorpusReader]] = Registry("corpus reader", "minitx.corpus
 _FALLBACK = "text"
 
 
-def choose_reader(name: str, content: bytes) -> CorpusReader:
-    """The first reader that recognises a file by its path (or ``standard input``) and content.
+def choose_reader(name: str, content: bytes, file_format: str | None = None) -> CorpusReader:
+    """The reader of a format; without one, the first that recognises a file by its path (or
+    ``standard input``) and content.
 
     Plain text takes whatever no other does.
+
+    Raises:
+        BadInputError: there is no such format.
     """
+    if file_format is not None:
+        if file_format not in READERS.names():
+            raise BadInputError(
+                f"there is no format {file_format!r}",
+                f"Choose one of {', '.join(READERS.names())}",
+            )
+        return READERS.get(file_format)()
     for kind in READERS.names():
         reader = READERS.get(kind)()
         if kind != _FALLBACK and reader.recognises(name, content[:BEGINNING]):

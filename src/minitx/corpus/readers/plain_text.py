@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import BinaryIO
 
+from minitx.corpus.documents import Document, Reading, separated
 from minitx.corpus.readers import READERS, CorpusReader
 from minitx.errors import BadInputError
 
@@ -28,8 +29,21 @@ class PlainText(CorpusReader):
         ".lua .rb .hs .ml .el .lisp .scm .swift .kt".split()
     )
 
-    def texts(self, file: BinaryIO, name: str) -> Iterator[str]:
-        """As in `CorpusReader`."""
+    def documents(self, file: BinaryIO, name: str, reading: Reading) -> Iterator[Document]:
+        """As in `CorpusReader`: one, unless something stands between several."""
+        text = self.text(file, name)
+        if reading.separator is None:
+            yield Document(text, name)
+        else:
+            yield from separated(text, reading.separator, name)
+
+    @staticmethod
+    def text(file: BinaryIO, name: str) -> Iterator[str]:
+        """All of it, in parts cut anywhere.
+
+        Raises:
+            BadInputError: as in `decoded`.
+        """
         first = file.read(_BLOCK)
         start = len(BOM) if first.startswith(BOM) else 0
         return decoded(chain([first[start:]], iter(lambda: file.read(_BLOCK), b"")), name, start)
@@ -61,18 +75,6 @@ def decoded(blocks: Iterable[bytes], name: str, start: int = 0) -> Iterator[str]
         start += len(block)
 
 
-_PACKED = {
-    b"\x1f\x8b": "is compressed; unpack it with gzip -dc",
-    b"\x28\xb5\x2f\xfd": "is compressed; unpack it with zstd -dc",
-    b"\xfd7zXZ\0": "is compressed; unpack it with xz -dc",
-    b"BZh": "is compressed; unpack it with bzip2 -dc",
-    b"PK\x03\x04": "is a zip archive, as .docx and .epub are; export its text to a .txt file",
-    b"PAR1": "is a Parquet table; export its texts to a .txt file",
-    b"ARROW1": "is an Arrow table; export its texts to a .txt file",
-    b"%PDF-": "is a PDF document; export its text to a .txt file",
-}
-"""First bytes of what other programs pack texts into, and the way to the text."""
-
 _MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -89,9 +91,8 @@ def way_to_utf8(block: bytes, offset: int = 0, is_end: bool = False) -> str:
 
     `offset` is that of the first bad byte in the file; with `is_end`, only the end is missing.
     """
-    for mark, way in _PACKED.items():
-        if block.startswith(mark):
-            return f"It {way}"
+    if block.startswith(b"%PDF-"):
+        return "It is a PDF document; export its text to a .txt file"
     if name := _wide_encoding(block):
         return f"It looks like {name}; convert it with iconv -f {name} -t utf-8"
     if b"\0" in block:

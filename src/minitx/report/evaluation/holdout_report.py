@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from minitx.corpus.common_passages import COPY_BYTES, Copied
 from minitx.evaluation.breakdown import (
     LETTER_KINDS,
     PASSAGES,
@@ -18,7 +19,6 @@ from minitx.evaluation.breakdown import (
     ContextUse,
 )
 from minitx.evaluation.comparison import Interval
-from minitx.evaluation.copying import COPY_BYTES, Copied
 from minitx.evaluation.holdout_figures import (
     Baselines,
     ComparisonReport,

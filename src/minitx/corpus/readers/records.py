@@ -1,0 +1,79 @@
+"""What readers of records share: which of a record's values is its text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from minitx.corpus.documents import Document, Reading
+from minitx.errors import BadInputError
+
+USUAL_FIELDS = ("text", "content", "body")
+"""Where texts are looked for if no field is named, the first that there is."""
+
+_SHOWN = 8
+
+
+def documents_of_records(
+    records: Iterable[tuple[int, Any]],
+    unit: str,
+    file: str,
+    reading: Reading,
+    field: str | None = None,
+) -> Iterator[Document]:
+    """Documents of numbered records: mappings, or texts themselves. Empty texts are left out.
+
+    `field` is that of the texts; None for the one that `reading` names, or a usual one.
+
+    Raises:
+        BadInputError: the first has no field that is named or usual; or a later one, unless those
+            are passed over.
+    """
+    field = field or reading.text_field
+    for number, record in records:
+        if isinstance(record, str):
+            text: Any = record
+        elif not isinstance(record, Mapping):
+            reading.pass_over(file, f"{unit} {number:,}", "is neither a text nor an object")
+            continue
+        else:
+            field = field or usual_field(record, file)
+            text = value_at(record, field)
+        if not isinstance(text, str):
+            what = "is no text" if text is not None else "is missing or null"
+            reading.pass_over(file, f"{unit} {number:,}", f"{field!r} {what}")
+        elif any("\ud800" <= character <= "\udfff" for character in text):
+            reading.pass_over(file, f"{unit} {number:,}", "has half a character (a lone surrogate)")
+        elif text.strip():
+            yield Document([text], file, unit, number)
+
+
+def usual_field(fields: Iterable[str], file: str) -> str:
+    """The usual field among these.
+
+    Raises:
+        BadInputError: there is none; says which there are.
+    """
+    names = list(fields)
+    for field in USUAL_FIELDS:
+        if field in names:
+            return field
+    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    if "messages" in names:
+        raise BadInputError(
+            f"{file} has chats (messages), which minitx does not train on",
+            "Write their texts under a key of their own, and name it with --text-field",
+        )
+    raise BadInputError(
+        f"{file} has records with {shown or 'no fields'}, and none of {', '.join(USUAL_FIELDS)}",
+        f"Name the one that holds the text: --text-field {names[0] if names else 'text'}",
+    )
+
+
+def value_at(record: Mapping[str, Any], field: str) -> Any:
+    """The value of a field, where a.b is b of a; None if it is not there."""
+    if field in record:
+        return record[field]
+    first, _, rest = field.partition(".")
+    inner = record.get(first)
+    return value_at(inner, rest) if rest and isinstance(inner, Mapping) else None

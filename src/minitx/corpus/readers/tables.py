@@ -1,0 +1,150 @@
+"""Tables with a column of texts: CSV, TSV, Parquet and Arrow."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from minitx.corpus.documents import Document, Reading
+from minitx.corpus.readers import READERS, CorpusReader
+from minitx.corpus.readers.plain_text import PlainText
+from minitx.corpus.readers.records import documents_of_records, usual_field
+from minitx.corpus.unpacking import seekable
+from minitx.errors import BadInputError
+
+_LONGEST_CELL = 64 << 20
+
+
+@READERS.register("csv")
+class SeparatedValues(CorpusReader):
+    """Rows of cells between commas (RFC 4180), tabs, semicolons or bars; the first names them."""
+
+    suffixes = (".csv", ".tsv")
+
+    def documents(self, file: BinaryIO, name: str, reading: Reading) -> Iterator[Document]:
+        """As in `CorpusReader`."""
+        parts = PlainText.text(file, name)
+        first = next(parts, "")
+        header = first.split("\n", 1)[0]
+        # Of what may stand between cells, what stands most often in the first line.
+        delimiter = "\t" if Path(name).suffix.lower() == ".tsv" else max(",\t;|", key=header.count)
+        csv.field_size_limit(_LONGEST_CELL)
+        reader = csv.reader(_lines(first, parts), delimiter=delimiter)
+        rows = _rows(reader, name, reading)
+        _, columns = next(rows, (0, []))
+        field = _column(columns, name, reading)
+        records = ((number, dict(zip(columns, row, strict=False))) for number, row in rows)
+        return documents_of_records(records, "line", name, reading, field)
+
+
+def _rows(reader: Any, name: str, reading: Reading) -> Iterator[tuple[int, list[str]]]:
+    """Rows that are not empty, with the number of their first line."""
+    while True:
+        number = reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            reading.pass_over(name, f"line {number:,}", str(error))
+            continue
+        if row is None:
+            return
+        if row:
+            yield number, row
+
+
+def _lines(first: str, parts: Iterator[str]) -> Iterator[str]:
+    """Lines with their ends, of a text in parts."""
+    rest = ""
+    for part in chain([first], parts):
+        *ended, rest = (rest + part).split("\n")
+        for line in ended:
+            yield f"{line}\n"
+    if rest:
+        yield rest
+
+
+@READERS.register("parquet")
+class Parquet(CorpusReader):
+    """A column of a Parquet file, by pyarrow."""
+
+    suffixes = (".parquet",)
+
+    def recognises(self, name: str, beginning: bytes) -> bool:
+        """By its first bytes, or its name."""
+        return beginning.startswith(b"PAR1") or super().recognises(name, beginning)
+
+    def documents(self, file: BinaryIO, name: str, reading: Reading) -> Iterator[Document]:
+        """As in `CorpusReader`."""
+        with _arrow_errors(name):
+            from pyarrow import parquet  # type: ignore[import-untyped]
+
+            source = parquet.ParquetFile(seekable(file))
+            field = _column(source.schema_arrow.names, name, reading)
+            batches = source.iter_batches(batch_size=1024, columns=[field])
+            yield from documents_of_records(_numbered(batches), "row", name, reading)
+
+
+@READERS.register("arrow")
+class Arrow(CorpusReader):
+    """A column of an Arrow file or stream, as `datasets.save_to_disk` writes it, by pyarrow."""
+
+    suffixes = (".arrow", ".feather")
+
+    def recognises(self, name: str, beginning: bytes) -> bool:
+        """By its first bytes, or its name."""
+        return beginning.startswith(b"ARROW1") or super().recognises(name, beginning)
+
+    def documents(self, file: BinaryIO, name: str, reading: Reading) -> Iterator[Document]:
+        """As in `CorpusReader`."""
+        with _arrow_errors(name):
+            from pyarrow import ipc
+
+            is_file = file.peek(6).startswith(b"ARROW1")  # type: ignore[attr-defined]
+            if is_file:
+                source = ipc.open_file(seekable(file))
+                batches = (source.get_batch(i) for i in range(source.num_record_batches))
+            else:
+                source = batches = ipc.open_stream(file)
+            field = _column(source.schema.names, name, reading)
+            chosen = (batch.select([field]) for batch in batches)
+            yield from documents_of_records(_numbered(chosen), "row", name, reading)
+
+
+def _numbered(batches: Any) -> Iterator[tuple[int, Any]]:
+    number = 0
+    for batch in batches:
+        for record in batch.to_pylist():
+            number += 1
+            yield number, record
+
+
+def _column(names: list[str], file: str, reading: Reading) -> str:
+    """The column to read: the first part of a.b."""
+    field = reading.text_field or usual_field(names, file)
+    for column in (field, field.partition(".")[0]):
+        if column in names:
+            return column
+    raise BadInputError(
+        f"{file} has no column {field!r}, but {', '.join(names)}",
+        f"Name one of them: --text-field {names[0] if names else 'text'}",
+    )
+
+
+@contextlib.contextmanager
+def _arrow_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError:
+        raise BadInputError(
+            f"{name} is a table, which needs pyarrow", "Install it: pip install 'minitx[data]'"
+        ) from None
+    except Exception as error:
+        # Those of pyarrow derive from what they are like: ValueError, OSError, KeyError ...
+        if not type(error).__module__.startswith("pyarrow") and not isinstance(error, OSError):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInputError(f"{name} can't be read as a table: {reason}", "Write it anew") from None

@@ -1,0 +1,403 @@
+"""The two parts of a corpus on disk: what a model learns from, and what it is judged by.
+
+data/
+    train.txt, holdout.txt                 the documents of each part, one after the other
+    train.documents, holdout.documents     where each ends, and what is known of it (`DOCUMENT`)
+
+Nothing, not even the tokenizer, learns from the holdout. Documents go to it whole, by a hash of
+what they say: equal texts land on one side, and one more document moves no other. Of few documents
+the holdout is the tail, which is harder than random lines, and more honest: neighbouring lines give
+each other away.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+
+from minitx.config import DataConfig
+from minitx.corpus.documents import Document
+from minitx.corpus.sources import Corpus, read_corpus
+from minitx.errors import BadInputError
+from minitx.files import file_digest, os_errors_as_bad_input
+
+PARTS = ("train", "holdout")
+
+DOCUMENT = np.dtype([("end", "<i8"), ("hash", "<u8"), ("number", "<i8"), ("file", "<i4")])
+"""Of one document: the byte after its last, the first 8 bytes of its SHA-256, and where it is from:
+the place of its file in a list, and the number of its line or row there."""
+
+Table = npt.NDArray[np.void]
+BoolArray = npt.NDArray[np.bool_]
+
+MANY = 20
+"""Documents from which on a hash gives a holdout of about the size that was asked for."""
+
+_BLOCK = 1 << 20
+_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class PartText:
+    """The documents of one part."""
+
+    directory: Path
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """Its text in UTF-8, all documents one after the other."""
+        return self.directory / f"{self.name}.txt"
+
+    @property
+    def table_path(self) -> Path:
+        """Its `table` as a file."""
+        return self.directory / f"{self.name}.documents"
+
+    @property
+    def n_bytes(self) -> int:
+        """Of its text."""
+        return self.path.stat().st_size
+
+    def table(self) -> Table:
+        """`(documents,)` of `DOCUMENT`, mapped."""
+        path = self.table_path
+        if path.exists():
+            return np.memmap(path, DOCUMENT, "r") if path.stat().st_size else np.empty(0, DOCUMENT)
+        # Earlier versions, to which all of it was one text.
+        return np.array([(self.n_bytes, 0, 0, 0)][: bool(self.n_bytes)], DOCUMENT)
+
+    def documents(self) -> Iterator[Iterator[str]]:
+        """The text of each document, in parts; in order, each once."""
+        ends = self.table()["end"]
+        return self.pieces(0, self.n_bytes, 0, len(ends))
+
+    def pieces(self, start: int, end: int, first: int, last: int) -> Iterator[Iterator[str]]:
+        """The text from byte `start` to `end` as `documents` gives it: what ends there of the
+        documents `first` to `last`, and the rest."""
+        ends = self.table()["end"][first:last].tolist()
+        with self.path.open("rb") as file:
+            file.seek(start)
+            for cut in ends if ends and ends[-1] == end else [*ends, end]:
+                yield _decoded(file, cut - start)
+                start = cut
+
+    def text(self) -> str:
+        """All of it."""
+        return self.path.read_bytes().decode("utf-8")
+
+    def sample(self, n_bytes: int) -> Iterator[str]:
+        """Its documents; of a part that is longer than `n_bytes`, stretches of about as many.
+
+        Which ones follows from what they say, so that the sample of a text to which something was
+        added is mostly the same.
+        """
+        size = self.n_bytes
+        if size <= n_bytes:
+            yield from map("".join, self.documents())
+            return
+        for document in self.documents():
+            for stretch in document:
+                digest = hashlib.sha256(stretch.encode("utf-8")).digest()
+                if int.from_bytes(digest[:8], "little") < n_bytes / size * 2**64:
+                    yield stretch
+
+
+@dataclass(frozen=True)
+class SplitCorpus:
+    """Both parts of a corpus, in a directory of their own.
+
+    Attributes:
+        method: how it was split: tail, hash, or the file that is held out.
+        files: that the documents are from, as `DOCUMENT` counts them.
+        left_out: documents that are not in the train part, by reason.
+        skipped: records that could not be used, by file.
+        known_digest: if it was read from a run that noted it.
+    """
+
+    directory: Path
+    method: str
+    files: tuple[str, ...] = ()
+    left_out: tuple[tuple[str, int], ...] = ()
+    skipped: tuple[tuple[str, int], ...] = ()
+    known_digest: str | None = None
+
+    @property
+    def train(self) -> PartText:
+        """What is learned from."""
+        return PartText(self.directory, "train")
+
+    @property
+    def holdout(self) -> PartText:
+        """What is never learned from."""
+        return PartText(self.directory, "holdout")
+
+    def name_of(self, part: PartText, position: int) -> str:
+        """What the document at a byte of a part is called: its file, and where in there it is."""
+        table = part.table()
+        row = table[int(np.searchsorted(table["end"], position, side="right"))]
+        name = self.files[row["file"]] if row["file"] < len(self.files) else ""
+        return f"{name}:{row['number']}" if row["number"] else name
+
+    @property
+    def has_several(self) -> bool:
+        """Whether it has several documents, each of which has an end."""
+        return any(len(part.table()) > 1 for part in (self.train, self.holdout))
+
+    @property
+    def digest(self) -> str:
+        """`text_digest` of its directory."""
+        return self.known_digest or text_digest(self.directory)
+
+
+def text_digest(directory: Path) -> str:
+    """SHA-256 over both parts, in hexadecimal; moves when a text or the end of a document does."""
+    digest = hashlib.sha256()
+    tables = [PartText(directory, name).table() for name in PARTS]
+    for name in PARTS:
+        digest.update(bytes.fromhex(file_digest(directory / f"{name}.txt")))
+    # Of one text in two parts it is what earlier versions noted.
+    if any(len(table) > 1 for table in tables):
+        for table in tables:
+            digest.update(hashlib.sha256(table["end"].tobytes()).digest())
+    return digest.hexdigest()
+
+
+def split_corpus(
+    corpus: Corpus, data: DataConfig, directory: Path, leave_out: bool = True
+) -> SplitCorpus:
+    """Read a corpus into a directory, and hold out a part of it.
+
+    To `leave_out` is to take out of the train part what is in the holdout file, too.
+
+    Raises:
+        BadInputError: a file can't be read, or nothing is left to train on.
+    """
+    what = f"the corpus can't be kept in {directory}"
+    with os_errors_as_bad_input(what, "Free some space, or choose another directory"):
+        directory.mkdir(parents=True, exist_ok=True)
+        return _Split(corpus, data, directory, leave_out).done()
+
+
+class _Split:
+    def __init__(self, corpus: Corpus, data: DataConfig, directory: Path, leave_out: bool) -> None:
+        self._corpus, self._data, self._leave_out = corpus, data, leave_out
+        self._train, self._holdout = (PartText(directory, name) for name in PARTS)
+        self._files: dict[str, int] = {}
+        self._left_out: dict[str, int] = {}
+
+    def done(self) -> SplitCorpus:
+        data, method = self._data, self._data.split
+        held_file = data.held_file
+        documents = self._corpus.documents()
+        if method == "characters":
+            documents = iter([Document(_joined(documents), self._corpus.named)])
+        write_documents(documents, self._train, self._files)
+        _require_text(self._train, self._corpus.named)
+        if data.dedup:
+            hashes = self._train.table()["hash"]
+            repeated = np.ones(len(hashes), bool)
+            repeated[np.unique(hashes, return_index=True)[1]] = False
+            self._drop("duplicates", repeated)
+        if held_file is not None:
+            method = held_file
+            self._hold_out_file(held_file)
+        else:
+            write_documents((), self._holdout, self._files)
+            many = len(self._train.table()) >= MANY
+            method = method or ("hash" if many else "tail")
+            if method == "hash":
+                self._hold_out_by_hash()
+            elif data.holdout_fraction:
+                self._hold_out_tail(exactly=method == "characters")
+        return SplitCorpus(
+            self._train.directory, method, tuple(self._files),
+            tuple(self._left_out.items()), tuple(self._corpus.reading.skipped.items()),
+        )  # fmt: skip
+
+    def _drop(self, reason: str, dropped: BoolArray) -> None:
+        if dropped.any():
+            self._left_out[reason] = int(dropped.sum())
+            _keep(self._train, ~dropped)
+
+    def _hold_out_file(self, name: str) -> None:
+        corpus = self._corpus
+        held = read_corpus(
+            [name], None, self._data.working_directory, corpus.only_files, corpus.reading
+        )
+        write_documents(held.documents(), self._holdout, self._files)
+        _require_text(self._holdout, name)
+        if not self._leave_out:
+            return
+        table, identities = self._train.table(), {_identity(file) for file in held.files}
+        same_file = [i for file, i in self._files.items() if _identity(file) in identities]
+        in_both = np.isin(table["hash"], self._holdout.table()["hash"])
+        self._drop("also in the holdout", in_both | np.isin(table["file"], same_file))
+        if not self._train.n_bytes:
+            raise BadInputError(
+                f"nothing is left to train on without the holdout {name}",
+                "Name more text, or leave it out to hold out a part of the corpus",
+            )
+
+    def _hold_out_by_hash(self) -> None:
+        table = self._train.table()
+        held = _uniform(table["hash"], self._data.split_seed) < self._data.holdout_fraction
+        if held.all():
+            raise BadInputError(
+                f"a corpus of {len(table):,} documents is too short to split by hash",
+                "Give more documents, or --split tail",
+            )
+        if held.any():
+            _keep(self._train, held, self._holdout)
+            _keep(self._train, ~held)
+
+    def _hold_out_tail(self, exactly: bool) -> None:
+        table, size = self._train.table(), self._train.n_bytes
+        fraction = 1.0 - self._data.holdout_fraction
+        if exactly:
+            text = self._train.text()
+            cut = len(text[: int(len(text) * fraction)].encode("utf-8"))
+        else:
+            cut = _line_near(self._train.path, int(size * fraction))
+        if not 0 < cut < size:
+            raise BadInputError(
+                f"a corpus of {size:,} bytes is too short to split",
+                "Give a longer text, or --holdout-fraction 0",
+            )
+        first = int(np.searchsorted(table["end"], cut, side="right"))
+        tail, head = table[first:].copy(), table[: first + 1].copy()
+        tail["end"] -= cut
+        head["end"] = np.minimum(head["end"], cut)
+        if first and head["end"][-1] == head["end"][-2]:
+            head = head[:-1]  # The cut is between two documents.
+        else:
+            tail["hash"][0] = ~tail["hash"][0]  # Its two pieces are not the same.
+        del table
+        with self._train.path.open("rb+") as file, self._holdout.path.open("wb") as held:
+            file.seek(cut)
+            shutil.copyfileobj(file, held, _BLOCK)
+            file.truncate(cut)
+        self._train.table_path.write_bytes(head.tobytes())
+        self._holdout.table_path.write_bytes(tail.tobytes())
+
+
+def write_documents(documents: Iterable[Document], part: PartText, files: dict[str, int]) -> None:
+    """Write documents as a part; `files` gets a number for each file that they are from."""
+    for path in (part.path, part.table_path):
+        path.unlink(missing_ok=True)  # It may be a link to a file of another run.
+    rows = np.empty(_ROWS, DOCUMENT)
+    n_rows = start = end = 0
+    with part.path.open("wb") as text_file, part.table_path.open("wb") as table_file:
+        for document in documents:
+            digest = hashlib.sha256()
+            for text in document.parts:
+                content = text.encode("utf-8")
+                digest.update(content)
+                end += text_file.write(content)
+            if end == start:
+                continue
+            start = end
+            number = files.setdefault(document.file, len(files))
+            start_of_hash = int.from_bytes(digest.digest()[:8], "little")
+            rows[n_rows] = (end, start_of_hash, document.number, number)
+            n_rows += 1
+            if n_rows == _ROWS:
+                table_file.write(rows.tobytes())
+                n_rows = 0
+        table_file.write(rows[:n_rows].tobytes())
+
+
+def _require_text(part: PartText, name: str) -> None:
+    with part.path.open("rb") as file:
+        if all(not block.strip() for block in iter(lambda: file.read(_BLOCK), b"")):
+            raise BadInputError(f"{name} has no text in it", "Give a file with some text")
+
+
+def _joined(documents: Iterable[Document]) -> Iterator[str]:
+    """One text, in which each begins on a line of its own: how earlier versions read several."""
+    last = "\n"
+    for document in documents:
+        if not last.endswith("\n"):
+            yield "\n"
+        last = "\n"
+        for part in filter(None, document.parts):
+            last = part
+            yield part
+
+
+def _identity(file: str) -> object:
+    """The same for all names of a file."""
+    try:
+        status = os.stat(file)  # noqa: PTH116
+    except OSError:
+        return file
+    return status.st_dev, status.st_ino
+
+
+def _uniform(hashes: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.float64]:
+    """A number from 0 to 1 for each, by the last step of SplitMix64 (Steele et al. 2014)."""
+    with np.errstate(over="ignore"):
+        mixed = hashes + np.uint64(seed % 2**64) * np.uint64(0x9E3779B97F4A7C15)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    result: npt.NDArray[np.float64] = (mixed >> np.uint64(11)) * 2.0**-53
+    return result
+
+
+def _line_near(path: Path, position: int) -> int:
+    """The start of the first line from a byte on; of the last before it, or the nearest character,
+    where there is none soon."""
+    with path.open("rb") as file:
+        file.seek(position - 1 if position else 0)
+        after = file.read(_BLOCK).find(b"\n")
+        if 0 <= after < path.stat().st_size - position:
+            return position + after
+        file.seek(max(0, position - _BLOCK))
+        before = file.read(position - file.tell())
+    if (line := before.rfind(b"\n")) >= 0:
+        return position - len(before) + line + 1
+    # Bytes after the first of a character begin with 10.
+    while position and before and before[-1] & 0xC0 == 0x80:
+        before, position = before[:-1], position - 1
+    return position
+
+
+def _keep(part: PartText, kept: BoolArray, into: PartText | None = None) -> None:
+    """Leave these documents of a part, or write them to another one; in the same order."""
+    table, target = part.table(), into or part
+    ends = table["end"].tolist()
+    rows = table[kept].copy()
+    rows["end"] = np.cumsum(np.diff(table["end"], prepend=0)[kept])
+    del table
+    # In place, nothing is written over before it was read: documents only move to the front.
+    with part.path.open("rb") as source, target.path.open("wb" if into else "rb+") as file:
+        start = 0
+        for end, is_kept in zip(ends, kept.tolist(), strict=True):
+            if is_kept:
+                source.seek(start)
+                for size in block_sizes(end - start):
+                    file.write(source.read(size))
+            start = end
+        file.truncate()
+    target.table_path.write_bytes(rows.tobytes())
+
+
+def block_sizes(size: int) -> Iterator[int]:
+    """How many bytes to read at a time of so many."""
+    for start in range(0, size, _BLOCK):
+        yield min(_BLOCK, size - start)
+
+
+def _decoded(file: IO[bytes], size: int) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for part in block_sizes(size):
+        yield decoder.decode(file.read(part))

@@ -1,0 +1,144 @@
+"""Packed files: compressed ones (gzip, bzip2, xz, zstd) and archives (zip, tar) of files."""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import io
+import lzma
+import re
+import shutil
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import PurePath
+from typing import Any, BinaryIO, cast
+
+from minitx.errors import BadInputError
+
+_Open = Callable[[BinaryIO], Any]
+
+
+def _open_zstd(file: BinaryIO) -> Any:
+    import zstandard
+
+    return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+
+
+_COMPRESSED: dict[re.Pattern[bytes], _Open] = {
+    re.compile(rb"\x1f\x8b\x08"): lambda file: gzip.GzipFile(fileobj=file),
+    re.compile(rb"BZh[1-9]1AY&SY"): bz2.BZ2File,
+    re.compile(rb"\xfd7zXZ\0"): lzma.LZMAFile,
+    re.compile(rb"\x28\xb5\x2f\xfd"): _open_zstd,
+}
+"""How to open what begins so."""
+
+COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tbz2", ".txz")
+
+_LARGEST_NESTING = 4
+_OFFICE = ("[Content_Types].xml", "mimetype")
+_ZIP = b"PK\x03\x04"
+_TAR, _TAR_AT = b"ustar", 257
+
+Wanted = Callable[[str], bool]
+
+
+def unpacked(
+    file: io.BufferedReader, name: str, wanted: Wanted, depth: int = 0
+) -> Iterator[tuple[str, io.BufferedReader]]:
+    """What a file holds: itself, or the files in it, each with a name; one at a time.
+
+    Args:
+        wanted: whether a file of an archive is read, by its name.
+
+    Raises:
+        BadInputError: it is packed in a way that can't be read; `damage_told` tells the rest.
+    """
+    beginning = file.peek(_TAR_AT + len(_TAR))
+    opened = next((how for mark, how in _COMPRESSED.items() if mark.match(beginning)), None)
+    is_zip, is_tar = beginning.startswith(_ZIP), beginning[_TAR_AT:].startswith(_TAR)
+    if opened is None and not is_zip and not is_tar:
+        yield name, file
+        return
+    if depth == _LARGEST_NESTING:
+        raise BadInputError(f"{name} is packed more than {depth} times", "Unpack it")
+    if opened is not None:
+        inner = name.removesuffix(PurePath(name).suffix) if _is_packed(name) else name
+        yield from unpacked(io.BufferedReader(opened(file)), inner, wanted, depth + 1)
+        return
+    for member, source in _zip_members(file, name) if is_zip else _tar_members(file):
+        if wanted(member):
+            content = io.BufferedReader(source)
+            yield from unpacked(content, f"{name}/{member}", wanted, depth + 1)
+
+
+def is_packed_text(name: str, wanted: Wanted) -> bool:
+    """Whether a file's name says that it is an archive, or a compressed file that is wanted."""
+    suffix = PurePath(name).suffix.lower()
+    inner = name.removesuffix(PurePath(name).suffix)
+    return suffix in ARCHIVE_SUFFIXES or (
+        suffix in COMPRESSED_SUFFIXES and (wanted(inner) or inner.lower().endswith(".tar"))
+    )
+
+
+def _is_packed(name: str) -> bool:
+    return PurePath(name).suffix.lower() in COMPRESSED_SUFFIXES
+
+
+def seekable(file: BinaryIO) -> BinaryIO:
+    """The file, or a copy of it for who can't read it from its beginning to its end."""
+    with contextlib.suppress(AttributeError):  # A file of a tar archive that streams by.
+        if file.seekable():
+            return file
+    copy = tempfile.TemporaryFile()  # noqa: SIM115
+    shutil.copyfileobj(file, copy)
+    copy.seek(0)
+    return cast(BinaryIO, copy)
+
+
+def _zip_members(file: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
+    with zipfile.ZipFile(seekable(file)) as archive:
+        names = archive.namelist()
+        if any(member in names for member in _OFFICE):
+            raise BadInputError(
+                f"{name} is a document of an office program or an e-book",
+                "Export its text to a .txt file",
+            )
+        for info in archive.infolist():
+            if not info.is_dir():
+                with archive.open(info) as source:
+                    yield info.filename, source
+
+
+def _tar_members(file: BinaryIO) -> Iterator[tuple[str, Any]]:
+    with tarfile.open(fileobj=file, mode="r|") as archive:
+        for info in archive:
+            source = archive.extractfile(info) if info.isfile() else None
+            if source is not None:
+                yield info.name, source
+
+
+@contextlib.contextmanager
+def damage_told(name: str) -> Iterator[None]:
+    """Tell what is wrong with a packed file that is read in the block."""
+    try:
+        yield
+    except ImportError:
+        raise BadInputError(
+            f"{name} is compressed with zstd", "Install what reads it: pip install 'minitx[zstd]'"
+        ) from None
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile,
+            tarfile.TarError, NotImplementedError) as error:  # fmt: skip
+        reason = str(error).splitlines()[0] if str(error) else "it ends too soon"
+        raise BadInputError(f"{name} can't be unpacked: {reason}", "Get it anew") from None
+    except Exception as error:
+        is_theirs = type(error).__module__.partition(".")[0] == "zstandard"
+        # Of zipfile where a password is needed; of bz2 for what is none.
+        says_little = type(error) is RuntimeError or getattr(error, "errno", 0) is None
+        if isinstance(error, BadInputError) or not (is_theirs or says_little):
+            raise
+        raise BadInputError(f"{name} can't be unpacked: {error}", "Get it anew") from None

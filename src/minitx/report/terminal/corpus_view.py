@@ -1,0 +1,109 @@
+"""What is in a corpus, for a terminal and for programs."""
+
+from __future__ import annotations
+
+import json
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from minitx.corpus.audit import Audit
+from minitx.report.terminal.printable import printed_name, text_label, token_label
+from minitx.report.terminal.tables import labelled, table
+from minitx.report.terminal.units import bytes_, percent
+from minitx.workflows.corpus import CorpusStudy
+
+_WAYS = {
+    "tail": "the end of the text, from a line on",
+    "hash": "documents chosen by a hash of what they say",
+}
+
+
+def print_corpus(study: CorpusStudy, as_json: bool) -> None:
+    """Print it to standard output."""
+    if as_json:
+        print(json.dumps(study.to_json(), ensure_ascii=False))
+        return
+    console = Console(highlight=False)
+    console.print(corpus_view(study, not console.encoding.lower().startswith("utf")))
+
+
+def corpus_view(study: CorpusStudy, ascii_only: bool) -> RenderableType:
+    """All that was found, in the order in which a reader asks for it."""
+    parts = [
+        (name.replace("train", "train part"), f"{part.documents:,}", bytes_(part.bytes),
+         f"{part.characters:,}", f"{part.tokens:,}")
+        for name, part in study.parts.items()
+    ]  # fmt: skip
+    sizes = table(("", "documents", "bytes", "characters", "tokens"), parts, range(1, 5))
+    kind, vocab_size = study.tokenizer
+    shortest, tenth, half, most, longest = study.lengths
+    n_documents = sum(part.documents for part in study.parts.values())
+    lengths = (
+        f"half of the documents have up to {half:,} characters; shortest {shortest:,}, a tenth up "
+        f"to {tenth:,}, nine tenths up to {most:,}, longest {longest:,}"
+    )
+    facts = [
+        ("files", f"{study.files:,}"),
+        ("holdout", _WAYS.get(study.split, f"the file {printed_name(study.split)}")),
+        ("tokenizer", f"{kind}, {vocab_size:,} ids, as minitx train would choose"),
+        ("an epoch", f"{study.parts['train'].tokens:,} tokens"),
+        ("letters", ", ".join(f"{name} {percent(part)}" for name, part in study.scripts.items())
+         or "none"),
+        *([("lengths", lengths)] if n_documents > 2 else []),
+        *_oddities(study),
+    ]  # fmt: skip
+    shown = [
+        Group(
+            Text(f"\n{printed_name(name) or study.name}", style="dim"),
+            Text(" ".join(token_label(piece, ascii_only) for piece in pieces)),
+        )
+        for name, pieces in study.shown
+    ]
+    return Group(sizes, labelled(facts), *_audit(study.audit, ascii_only), *shown)
+
+
+def _oddities(study: CorpusStudy) -> list[tuple[str, str]]:
+    """What a person may want to mend."""
+    told = []
+    if study.duplicates:
+        told.append(("duplicates", f"{study.duplicates:,} documents stand twice; --dedup leaves "
+                     "them out"))  # fmt: skip
+    for reason, count in study.left_out.items():
+        told.append(("left out", f"{count:,} documents: {reason}"))
+    for file, count in study.skipped.items():
+        told.append(("skipped", f"{count:,} records of {printed_name(file)}"))
+    if study.replacements:
+        told.append(("encoding", f"{study.replacements:,} times U+FFFD, which stands for what a "
+                     "conversion lost"))  # fmt: skip
+    if study.controls:
+        told.append(("encoding", f"{study.controls:,} control characters"))
+    return told
+
+
+def _audit(audit: Audit | None, ascii_only: bool) -> list[RenderableType]:
+    if audit is None:
+        return []
+    if audit.is_clean:
+        told = "nothing of the holdout stands in the train part"
+    else:
+        told = (
+            f"{percent(audit.share)} of the holdout is nearly the same as passages of the train "
+            f"part; {percent(audit.common_share)} stands there to the letter, in passages of 100 "
+            "bytes or more"
+        )
+    rows = [("audit", told)]
+    rows += [
+        ("", f"{printed_name(pair.holdout)} is {percent(pair.similarity)} like "
+         f"{printed_name(pair.train)}: {text_label(pair.text, ascii_only)}")
+        for pair in audit.pairs
+    ]  # fmt: skip
+    if audit.longest:
+        rows.append(("in common", text_label(audit.longest[:120], ascii_only)))
+    rows += [
+        ("" if i else "repeated", f"{count:,} times: {text_label(line.strip(), ascii_only)}")
+        for i, (line, count) in enumerate(audit.boilerplate)
+    ]
+    if audit.needs:
+        rows.append(("", f"near duplicates were not looked for: {audit.needs}"))
+    return [labelled(rows)]

@@ -1,0 +1,184 @@
+"""What is in a corpus, before any training: `minitx corpus` as a library call."""
+
+from __future__ import annotations
+
+import tempfile
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from minitx.config import DataConfig
+from minitx.config.overrides import Overrides
+from minitx.corpus import read_corpus, split_corpus
+from minitx.corpus.audit import Audit, audit
+from minitx.corpus.documents import Reading
+from minitx.corpus.encoded import encode_corpus
+from minitx.corpus.splitting import PartText, SplitCorpus
+from minitx.tokenizer import Tokenizer, train_tokenizer
+from minitx.training.tokenizer_planning import TextSize, learned_from, plan_tokenizer
+
+_QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
+_SHOWN_DOCUMENTS, _SHOWN_TOKENS = 3, 40
+_MOST_SCRIPTS = 8
+
+
+@dataclass(frozen=True)
+class PartStudy:
+    """Size of one part, in documents, bytes, characters and tokens."""
+
+    documents: int
+    bytes: int
+    characters: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class CorpusStudy:
+    """What is in a corpus.
+
+    Attributes:
+        files: how many it was read from.
+        split: how the holdout was chosen: tail, hash, or its file.
+        parts: train part and holdout, by name.
+        lengths: of documents, in characters: shortest, a tenth, half, nine tenths, longest.
+        duplicates: documents that stand in the corpus already.
+        left_out, skipped: documents that are in no part, by reason, and records, by file.
+        scripts: share of the letters, by writing system, the largest first.
+        controls: control characters other than white space, which a text seldom means.
+        replacements: U+FFFD, which stands for what was lost in a conversion.
+        tokenizer: kind and number of ids of the tokenizer that would be trained.
+        shown: the beginnings of a few documents, as pieces that the model will see.
+        audit: what the parts have in common; None without a holdout.
+    """
+
+    name: str
+    files: int
+    split: str
+    parts: dict[str, PartStudy]
+    lengths: tuple[int, ...]
+    duplicates: int
+    left_out: dict[str, int]
+    skipped: dict[str, int]
+    scripts: dict[str, float]
+    controls: int
+    replacements: int
+    tokenizer: tuple[str, int]
+    shown: tuple[tuple[str, tuple[str, ...]], ...]
+    audit: Audit | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        values = asdict(self)
+        kind, vocab_size = self.tokenizer
+        shown = [{"document": name, "pieces": pieces} for name, pieces in self.shown]
+        return {**values, "tokenizer": {"kind": kind, "vocab_size": vocab_size}, "shown": shown}
+
+
+def study_corpus(
+    data: DataConfig,
+    tokenizer: Overrides,
+    stdin: BinaryIO | None = None,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> CorpusStudy:
+    """Read a corpus as a training would, compare all of its parts, and count.
+
+    Args:
+        tokenizer: keys of `TokenizerConfig` that are fixed.
+        progress: is told what is being done.
+
+    Raises:
+        BadInputError: it can't be read.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        progress("reading the corpus")
+        corpus = read_corpus(data.corpus, stdin, reading=Reading.of(data))
+        split = split_corpus(corpus, data, Path(directory))
+        progress("counting characters")
+        counts = _character_counts(split.train, split.holdout)
+        progress("training the tokenizer")
+        size = TextSize.of(part for document in split.train.documents() for part in document)
+        planned, _ = plan_tokenizer(size, tokenizer)
+        learned = learned_from(split.train, planned.kind)
+        trained = train_tokenizer(learned, planned.kind, planned.vocab_size)
+        progress("encoding the corpus")
+        encoded = encode_corpus(split, trained)
+        progress("comparing the holdout with the train part")
+        found = audit(split, None) if split.holdout.n_bytes else None
+        parts = {
+            part.name: PartStudy(len(part.table()), own.bytes, own.characters, own.tokens)
+            for part, own in ((split.train, encoded.train), (split.holdout, encoded.holdout))
+        }
+        hashes = np.concatenate([part.table()["hash"] for part in (split.train, split.holdout)])
+        return CorpusStudy(
+            name=corpus.name,
+            files=len(split.files),
+            split=split.method,
+            parts=parts,
+            lengths=_lengths(split),
+            duplicates=len(hashes) - len(np.unique(hashes)),
+            left_out=dict(split.left_out),
+            skipped=dict(split.skipped),
+            scripts=_scripts(counts),
+            controls=sum(n for c, n in counts.items() if _is_control(c)),
+            replacements=counts.get("\ufffd", 0),
+            tokenizer=(trained.kind, trained.vocab_size),
+            shown=_shown(split, trained),
+            audit=found,
+        )
+
+
+def _character_counts(*parts: PartText) -> dict[str, int]:
+    """How often each character stands in the parts."""
+    counts: Counter[int] = Counter()
+    for part in parts:
+        for document in part.documents():
+            for text in document:
+                codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
+                values, numbers = np.unique(codes, return_counts=True)
+                counts.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
+    return {chr(code): n for code, n in counts.items()}
+
+
+def _scripts(counts: dict[str, int]) -> dict[str, float]:
+    """Share of each writing system in the letters, by the first word of their Unicode names."""
+    letters: Counter[str] = Counter()
+    for character, n in counts.items():
+        if character.isalpha():
+            letters[unicodedata.name(character, "UNNAMED").split()[0].capitalize()] += n
+    total = max(1, letters.total())
+    return {name: n / total for name, n in letters.most_common(_MOST_SCRIPTS)}
+
+
+def _is_control(character: str) -> bool:
+    return unicodedata.category(character) == "Cc" and character not in "\t\n\r\f\v"
+
+
+def _lengths(split: SplitCorpus) -> tuple[int, ...]:
+    lengths = [
+        sum(map(len, document))
+        for part in (split.train, split.holdout)
+        for document in part.documents()
+    ]
+    return tuple(int(n) for n in np.quantile(lengths, _QUANTILES, method="nearest"))
+
+
+def _shown(split: SplitCorpus, tokenizer: Tokenizer) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The beginnings of documents that lie evenly in the train part, and their ends if short."""
+    part, table = split.train, split.train.table()
+    shown = []
+    for number in sorted({i * len(table) // _SHOWN_DOCUMENTS for i in range(_SHOWN_DOCUMENTS)}):
+        start = int(table["end"][number - 1]) if number else 0
+        end = int(table["end"][number])
+        cut = min(end, start + 64 * _SHOWN_TOKENS)
+        text = "".join(map("".join, part.pieces(start, cut, number, number)))
+        ids = tokenizer.encode(text, "replace").tolist()
+        if split.has_several and tokenizer.end_id is not None and len(ids) < _SHOWN_TOKENS:
+            ids.append(tokenizer.end_id)
+        pieces = tuple(tokenizer.piece(i) for i in ids[:_SHOWN_TOKENS])
+        shown.append((split.name_of(part, start), pieces))
+    return tuple(shown)

@@ -1,0 +1,190 @@
+"""Every format gives the same documents, packed in every way; what can't be used is told."""
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from corpus_parts import read
+
+from minitx.corpus.documents import Reading
+from minitx.errors import BadInputError
+
+TEXTS = ["one é\n", 'two, "x"\nthree', "四\u2028five"]
+RECORDS = [{"id": i, "text": text} for i, text in enumerate(TEXTS)]
+LINES = "".join(json.dumps(record) + "\n" for record in RECORDS)
+
+
+def as_csv(delimiter=","):
+    content = io.StringIO()
+    writer = csv.DictWriter(content, ["id", "text"], delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(RECORDS)
+    return content.getvalue()
+
+
+def as_parquet():
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    content = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(RECORDS), content)
+    return content.getvalue()
+
+
+def as_arrow(way):
+    pa = pytest.importorskip("pyarrow")
+    table, content = pa.Table.from_pylist(RECORDS), io.BytesIO()
+    with getattr(pa.ipc, way)(content, table.schema) as writer:
+        writer.write_table(table)
+    return content.getvalue()
+
+
+FORMATS = {
+    "notes.jsonl": lambda: LINES,
+    "notes.txt": lambda: LINES,  # By its content.
+    "list.json": lambda: json.dumps(RECORDS, indent=1),
+    "texts.json": lambda: json.dumps(TEXTS, ensure_ascii=False),
+    "table.csv": as_csv,
+    "semicolons.csv": lambda: as_csv(";"),
+    "marked.csv": lambda: "\ufeff" + as_csv(),
+    "table.tsv": lambda: as_csv("\t"),
+    "table.parquet": as_parquet,
+    "file.arrow": lambda: as_arrow("new_file"),
+    "stream.arrow": lambda: as_arrow("new_stream"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _inside(inside):
+    pass
+
+
+def write(name, content):
+    Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return name
+
+
+def compressed_zstd(content):
+    return pytest.importorskip("zstandard").compress(content)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_each_format_gives_its_documents(name):
+    assert read([write(name, FORMATS[name]())]) == TEXTS
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    ("suffix", "compress"),
+    [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress),
+     (".zst", compressed_zstd)],
+)  # fmt: skip
+def test_each_format_is_read_compressed(name, suffix, compress):
+    content = FORMATS[name]()
+    content = content if isinstance(content, bytes) else content.encode()
+    assert read([write(name + suffix, compress(content))]) == TEXTS
+    if name in ("notes.jsonl", "table.parquet", "file.arrow"):  # Known without a name.
+        assert read(["-"], io.BytesIO(compress(content))) == TEXTS
+
+
+def test_archives_give_the_files_of_known_formats():
+    write("notes.jsonl", LINES)
+    with zipfile.ZipFile("all.zip", "w") as archive:
+        archive.writestr("x/notes.jsonl", LINES)
+        archive.writestr("x/plain.txt", "plain")
+        archive.writestr("x/.hidden.txt", "no")
+        archive.writestr("x/picture.png", b"\x89PNG\0")
+        archive.writestr("x/notes.jsonl.gz", gzip.compress(LINES.encode()))
+    assert read(["all.zip"]) == [*TEXTS, "plain", *TEXTS]
+    for name, mode in (("all.tar", "w"), ("all.tar.gz", "w:gz"), ("all.txz", "w:xz")):
+        with tarfile.open(name, mode) as archive:
+            archive.add("notes.jsonl")
+            archive.add("all.zip")
+        assert read([name]) == [*TEXTS, *TEXTS, "plain", *TEXTS]
+
+
+def test_a_directory_of_any_mixture():
+    Path("d").mkdir()
+    for name in ("b.jsonl", "c.csv", "e.txt.gz"):
+        content = {"b.jsonl": LINES.encode(), "c.csv": as_csv().encode()}
+        write(f"d/{name}", content.get(name, gzip.compress(b"plain")))
+    assert read(["d"]) == [*TEXTS, *TEXTS, "plain"]
+
+
+def test_fields_are_named_guessed_and_nested():
+    lines = json.dumps({"meta": {"note": {"en": "yes"}}, "body": "no"}) + "\n"
+    write("a.jsonl", lines)
+    assert read(["a.jsonl"]) == ["no"]
+    assert read(["a.jsonl"], reading=Reading(text_field="meta.note.en")) == ["yes"]
+    write("b.csv", "id,review\n1,fine\n2,\n3,good\n")
+    assert read(["b.csv"], reading=Reading(text_field="review")) == ["fine", "good"]
+
+
+def test_a_separator_cuts_a_plain_text():
+    write("a.txt", "a\n\nb\n\n\n\nc\n")
+    assert read(["a.txt"], reading=Reading(separator="\n\n")) == ["a", "b", "c\n"]
+    write("b.txt", "one<br>" * 3)
+    assert read(["b.txt"], reading=Reading(separator="<br>")) == ["one"] * 3
+
+
+def test_a_format_can_be_forced():
+    write("a.jsonl", LINES)
+    assert read(["a.jsonl"], reading=Reading(file_format="text")) == [LINES]
+    with pytest.raises(BadInputError, match="no format 'xml'.*Choose one of .*jsonl"):
+        read(["a.jsonl"], reading=Reading(file_format="xml"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.jsonl", LINES + "{oops\n", "a.jsonl, line 4: is no JSON"),
+        ("a.jsonl", LINES + '{"text": 3}\n', "a.jsonl, line 4: 'text' is no text"),
+        ("a.jsonl", LINES + '{"text": "\\ud83d"}\n', "line 4: has half a character"),
+        ("a.jsonl", LINES + "[" * 100_000 + "\n", "line 4: is nested too deeply"),
+        ("a.jsonl", '{"id": 1}\n', "records with id, and none of text.*--text-field id"),
+        ("a.jsonl", '{"messages": []}\n', "has chats"),
+        ("a.csv", "id,x\n1,2\n", "records with id, x, and none of text"),
+        ("a.json", "{}", "holds no list"),
+        ("a.json", '["a", 3', "record 2: is no JSON, or cut"),
+        ("a.json", '["a" "b"]', "record 1: no comma follows"),
+        ("a.txt", b"a\0b", "is binary, not text"),
+        ("a.txt.bz2", bz2.compress(LINES.encode())[:-9], "can't be unpacked"),
+        ("a.zst", b"\x28\xb5\x2f\xfd garbage", "can't be unpacked"),
+    ],
+)
+def test_what_can_t_be_used_is_told_with_its_place(name, content, words):
+    with pytest.raises(BadInputError, match=words) as caught:
+        read([write(name, content)])
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_bad_records_are_passed_over_and_counted():
+    write("a.jsonl", '{"text": 3}\n{oops\n\n' + LINES + '{"id": 1}\n')
+    reading = Reading(skip_bad=True)
+    assert read(["a.jsonl"], reading=reading) == TEXTS
+    assert reading.skipped == {"a.jsonl": 3}
+
+
+def test_a_line_too_long_is_told_without_much_memory(monkeypatch):
+    from minitx.corpus.readers import json_records
+
+    monkeypatch.setattr(json_records, "LONGEST_RECORD", 1000)
+    write("a.jsonl", LINES + '{"text": "' + "x" * 3_000_000 + '"}\n' + LINES)
+    with pytest.raises(BadInputError, match="line 4: has over 1,000 characters"):
+        read(["a.jsonl"])
+    assert read(["a.jsonl"], reading=Reading(skip_bad=True)) == [*TEXTS, *TEXTS]
+
+
+def test_a_document_of_an_office_program_is_refused():
+    with zipfile.ZipFile("a.docx", "w") as archive:
+        archive.writestr("[Content_Types].xml", "<x/>")
+    with pytest.raises(BadInputError, match="document of an office program"):
+        read(["a.docx"])

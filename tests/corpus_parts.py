@@ -1,0 +1,25 @@
+"""Corpora as tests write and read them."""
+
+from minitx.corpus import SplitCorpus, read_corpus
+from minitx.corpus.documents import Document
+from minitx.corpus.splitting import write_documents
+
+
+def read(sources, *arguments, **options):
+    """The texts of the documents of a corpus."""
+    corpus = read_corpus(sources, *arguments, **options)
+    return ["".join(document.parts) for document in corpus.documents()]
+
+
+def split_of(directory, train, holdout=""):
+    """A corpus that was split, from a text or the texts of its documents for each part."""
+    directory.mkdir(parents=True, exist_ok=True)
+    split = SplitCorpus(directory, "tail")
+    for part, texts in ((split.train, train), (split.holdout, holdout)):
+        texts = [texts] if isinstance(texts, str) else texts
+        write_documents((Document([text], "text") for text in texts if text), part, {})
+    return split
+
+
+def text_of(corpus, part):
+    return (corpus.directory / f"{part}.txt").read_bytes().decode()
