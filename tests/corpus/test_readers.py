@@ -7,8 +7,7 @@ from corpus_parts import read, text_of
 
 from minitx.corpus import encode_file, load_encoded
 from minitx.corpus.documents import Document
-from minitx.corpus.readers import BEGINNING, READERS, CorpusReader, choose_reader
-from minitx.corpus.readers.plain_text import PlainText
+from minitx.corpus.readers import BEGINNING, READERS, CorpusReader, format_of
 from minitx.errors import BadInputError
 from minitx.tokenizer import train_tokenizer
 
@@ -53,8 +52,8 @@ def test_it_is_recognised_by_name_and_by_first_bytes(inside):
     assert read(["d"]) == ["A note.\n", SPOKEN]
     assert read(["no-suffix"]) == [SPOKEN]
     assert read(["-"], io.BytesIO(SCRIPT)) == [SPOKEN]
-    assert isinstance(choose_reader("note.txt", b"A note."), PlainText)
-    assert isinstance(choose_reader("no name that says anything", b""), PlainText)
+    assert format_of("note.txt", b"A note.") == "text"
+    assert format_of("no name that says anything", b"") == "text"
 
 
 def test_its_errors_are_told(inside):

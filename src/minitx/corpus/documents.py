@@ -28,7 +28,7 @@ class Document:
 
 @dataclass
 class Reading:
-    """How files are read, and what was passed over.
+    """How files are read, and what was found while they were.
 
     Attributes:
         file_format: name of the reader; None to recognise it.
@@ -36,6 +36,7 @@ class Reading:
         text_field: key or column that holds the text; None to look for a usual one.
         skip_bad: pass over records that can't be used.
         skipped: how many were, by file.
+        formats: how many files were read as each format.
     """
 
     file_format: str | None = None
@@ -43,6 +44,7 @@ class Reading:
     text_field: str | None = None
     skip_bad: bool = False
     skipped: dict[str, int] = field(default_factory=dict)
+    formats: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, data: DataConfig) -> Reading:

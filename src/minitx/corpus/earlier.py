@@ -50,7 +50,7 @@ def reused_split(
     """The two parts of a corpus with this signature, linked into a directory, or None."""
     for candidate, noted in _described(earlier) if known_by is not None else ():
         if noted.get("signature") == known_by and is_unchanged(candidate, noted):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, KeyError):
                 directory.mkdir(exist_ok=True)
                 link_texts(candidate, directory, [AUDIT_FILE])
                 return SplitCorpus(
@@ -59,6 +59,7 @@ def reused_split(
                     files=tuple(noted["files"]),
                     left_out=tuple((reason, n) for reason, n in noted["left_out"]),
                     skipped=tuple((file, n) for file, n in noted["skipped"]),
+                    formats=tuple((name, n) for name, n in noted["formats"]),
                     known_digest=noted["digest"],
                 )
     return None

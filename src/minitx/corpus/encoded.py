@@ -139,7 +139,7 @@ def encode_corpus(
             "dtype": ids_type(tokenizer.vocab_size).str,
             "documents": {name: len(part.table()) for name, part in parts.items()},
             "split": split.method,
-            **{key: getattr(split, key) for key in ("files", "left_out", "skipped")},
+            **{key: getattr(split, key) for key in ("files", "left_out", "skipped", "formats")},
             "shards": {},
         }
         made = directory / SHARDS

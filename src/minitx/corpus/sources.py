@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
 from minitx.corpus.documents import Document, Reading
-from minitx.corpus.readers import BEGINNING, choose_reader, known_suffixes
+from minitx.corpus.readers import BEGINNING, READERS, format_of, known_suffixes
 from minitx.corpus.readers.plain_text import PlainText
 from minitx.corpus.unpacking import damage_told, is_packed_text, unpacked
 from minitx.errors import BadInputError
@@ -230,8 +230,9 @@ def documents_of(
 def _documents_in(file: io.BufferedReader, name: str, reading: Reading) -> Iterator[Document]:
     with damage_told(name):
         for inner, content in unpacked(file, name, _is_wanted):
-            reader = choose_reader(inner, content.peek(BEGINNING), reading.file_format)
-            yield from reader.documents(content, inner, reading)
+            kind = format_of(inner, content.peek(BEGINNING), reading.file_format)
+            reading.formats[kind] = reading.formats.get(kind, 0) + 1
+            yield from READERS.get(kind)().documents(content, inner, reading)
 
 
 def plain_text_of(path: Path, what: str) -> Iterator[str]:

@@ -121,6 +121,7 @@ class SplitCorpus:
         files: that the documents are from, as `DOCUMENT` counts them.
         left_out: documents that are not in the train part, by reason.
         skipped: records that could not be used, by file.
+        formats: how many files were read as each format.
         known_digest: if it was read from a run that noted it.
     """
 
@@ -129,6 +130,7 @@ class SplitCorpus:
     files: tuple[str, ...] = ()
     left_out: tuple[tuple[str, int], ...] = ()
     skipped: tuple[tuple[str, int], ...] = ()
+    formats: tuple[tuple[str, int], ...] = ()
     known_digest: str | None = None
 
     @property
@@ -219,9 +221,10 @@ class _Split:
                 self._hold_out_by_hash()
             elif data.holdout_fraction:
                 self._hold_out_tail(exactly=method == "characters")
+        found = self._corpus.reading
         return SplitCorpus(
-            self._train.directory, method, tuple(self._files),
-            tuple(self._left_out.items()), tuple(self._corpus.reading.skipped.items()),
+            self._train.directory, method, tuple(self._files), tuple(self._left_out.items()),
+            tuple(found.skipped.items()), tuple(found.formats.items()),
         )  # fmt: skip
 
     def _drop(self, reason: str, dropped: BoolArray) -> None:
@@ -356,15 +359,16 @@ def _uniform(hashes: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.float6
 def _line_near(path: Path, position: int) -> int:
     """The start of the first line from a byte on; of the last before it, or the nearest character,
     where there is none soon."""
+    position = max(1, position)
     with path.open("rb") as file:
-        file.seek(position - 1 if position else 0)
+        file.seek(position - 1)
         after = file.read(_BLOCK).find(b"\n")
         if 0 <= after < path.stat().st_size - position:
             return position + after
         file.seek(max(0, position - _BLOCK))
-        before = file.read(position - file.tell())
-    if (line := before.rfind(b"\n")) >= 0:
-        return position - len(before) + line + 1
+        before = file.read(position - file.tell() + 1)  # And the byte there.
+    if (line := before.rfind(b"\n", 0, -1)) >= 0:
+        return position - len(before) + line + 2
     # Bytes after the first of a character begin with 10.
     while position and before and before[-1] & 0xC0 == 0x80:
         before, position = before[:-1], position - 1

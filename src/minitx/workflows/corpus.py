@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import tempfile
 import unicodedata
 from collections import Counter
@@ -22,9 +24,12 @@ from minitx.corpus.splitting import PartText, SplitCorpus
 from minitx.tokenizer import Tokenizer, train_tokenizer
 from minitx.training.tokenizer_planning import TextSize, learned_from, plan_tokenizer
 
-_QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
+_LENGTHS = {"shortest": 0.0, "p10": 0.1, "median": 0.5, "p90": 0.9, "longest": 1.0}
 _SHOWN_DOCUMENTS, _SHOWN_TOKENS = 3, 40
 _MOST_SCRIPTS = 8
+
+# UTF-8 that was read as Latin-1 or Windows-1252 once: é as Ã©, a quotation mark as â€œ.
+_TWICE_ENCODED = re.compile("[ÃÂ][\x80-\xbf]|â[\x80€]")
 
 
 @dataclass(frozen=True)
@@ -42,31 +47,35 @@ class CorpusStudy:
     """What is in a corpus.
 
     Attributes:
-        files: how many it was read from.
+        formats: how many files were read as each format; none of the embedded default.
         split: how the holdout was chosen: tail, hash, or its file.
         parts: train part and holdout, by name.
-        lengths: of documents, in characters: shortest, a tenth, half, nine tenths, longest.
+        lengths: of documents, in characters: shortest, 10th percentile (p10) ..., longest.
         duplicates: documents that stand in the corpus already.
         left_out, skipped: documents that are in no part, by reason, and records, by file.
+        distinct: how many different characters there are.
+        classes: share of letters, digits, white space and other characters.
         scripts: share of the letters, by writing system, the largest first.
-        controls: control characters other than white space, which a text seldom means.
-        replacements: U+FFFD, which stands for what was lost in a conversion.
-        tokenizer: kind and number of ids of the tokenizer that would be trained.
+        problems: of encoding, and how often: characters that a conversion lost (U+FFFD), UTF-8
+            that was encoded twice, control characters, and line ends of Windows.
+        tokenizer: kind and number of ids, as the text alone asks for; a training also looks at its
+            time.
         shown: the beginnings of a few documents, as pieces that the model will see.
         audit: what the parts have in common; None without a holdout.
     """
 
     name: str
-    files: int
+    formats: dict[str, int]
     split: str
     parts: dict[str, PartStudy]
-    lengths: tuple[int, ...]
+    lengths: dict[str, int]
     duplicates: int
     left_out: dict[str, int]
     skipped: dict[str, int]
+    distinct: int
+    classes: dict[str, float]
     scripts: dict[str, float]
-    controls: int
-    replacements: int
+    problems: dict[str, int]
     tokenizer: tuple[str, int]
     shown: tuple[tuple[str, tuple[str, ...]], ...]
     audit: Audit | None
@@ -99,14 +108,15 @@ def study_corpus(
         corpus = read_corpus(data.corpus, stdin, reading=Reading.of(data))
         split = split_corpus(corpus, data, Path(directory))
         progress("counting characters")
-        counts = _character_counts(split.train, split.holdout)
+        counts, twice_encoded = _character_counts(split.train, split.holdout)
+        classes = _shares(counts, _class)
         progress("training the tokenizer")
         size = TextSize.of(part for document in split.train.documents() for part in document)
         planned, _ = plan_tokenizer(size, tokenizer)
         learned = learned_from(split.train, planned.kind)
         trained = train_tokenizer(learned, planned.kind, planned.vocab_size)
         progress("encoding the corpus")
-        encoded = encode_corpus(split, trained)
+        encoded = encode_corpus(split, trained, n_workers=data.workers or os.cpu_count() or 1)
         progress("comparing the holdout with the train part")
         found = audit(split, None) if split.holdout.n_bytes else None
         parts = {
@@ -116,55 +126,79 @@ def study_corpus(
         hashes = np.concatenate([part.table()["hash"] for part in (split.train, split.holdout)])
         return CorpusStudy(
             name=corpus.name,
-            files=len(split.files),
+            formats=dict(split.formats),
             split=split.method,
             parts=parts,
             lengths=_lengths(split),
             duplicates=len(hashes) - len(np.unique(hashes)),
             left_out=dict(split.left_out),
             skipped=dict(split.skipped),
-            scripts=_scripts(counts),
-            controls=sum(n for c, n in counts.items() if _is_control(c)),
-            replacements=counts.get("\ufffd", 0),
+            distinct=len(counts),
+            classes=classes,
+            scripts=_shares(counts, _script),
+            problems={
+                "lost": counts["\ufffd"],
+                "twice_encoded": twice_encoded,
+                "controls": sum(n for c, n in counts.items() if _is_control(c)),
+                "carriage_returns": counts["\r"],
+            },
             tokenizer=(trained.kind, trained.vocab_size),
             shown=_shown(split, trained),
             audit=found,
         )
 
 
-def _character_counts(*parts: PartText) -> dict[str, int]:
-    """How often each character stands in the parts."""
+def _character_counts(*parts: PartText) -> tuple[Counter[str], int]:
+    """How often each character stands in the parts, and how often one that was encoded twice."""
     counts: Counter[int] = Counter()
+    twice_encoded = 0
     for part in parts:
         for document in part.documents():
             for text in document:
                 codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
                 values, numbers = np.unique(codes, return_counts=True)
                 counts.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
-    return {chr(code): n for code, n in counts.items()}
+                twice_encoded += len(_TWICE_ENCODED.findall(text))
+    return Counter({chr(code): n for code, n in counts.items()}), twice_encoded
 
 
-def _scripts(counts: dict[str, int]) -> dict[str, float]:
-    """Share of each writing system in the letters, by the first word of their Unicode names."""
-    letters: Counter[str] = Counter()
+def _shares(counts: Counter[str], kind_of: Callable[[str], str | None]) -> dict[str, float]:
+    """Share of each kind of character, the largest first, of those that are of one."""
+    kinds: Counter[str] = Counter()
     for character, n in counts.items():
-        if character.isalpha():
-            letters[unicodedata.name(character, "UNNAMED").split()[0].capitalize()] += n
-    total = max(1, letters.total())
-    return {name: n / total for name, n in letters.most_common(_MOST_SCRIPTS)}
+        if (kind := kind_of(character)) is not None:
+            kinds[kind] += n
+    return {kind: n / kinds.total() for kind, n in kinds.most_common(_MOST_SCRIPTS)}
+
+
+def _class(character: str) -> str:
+    if character.isspace():
+        return "white_space"
+    return {"L": "letters", "M": "letters", "N": "digits"}.get(
+        unicodedata.category(character)[0], "others"
+    )
+
+
+def _script(character: str) -> str | None:
+    """The writing system of a letter: the first word of its Unicode name."""
+    if not character.isalpha():
+        return None
+    name = unicodedata.name(character, "unnamed").split()[0].capitalize()
+    return "Han" if name == "Cjk" else name
 
 
 def _is_control(character: str) -> bool:
     return unicodedata.category(character) == "Cc" and character not in "\t\n\r\f\v"
 
 
-def _lengths(split: SplitCorpus) -> tuple[int, ...]:
+def _lengths(split: SplitCorpus) -> dict[str, int]:
     lengths = [
         sum(map(len, document))
         for part in (split.train, split.holdout)
         for document in part.documents()
     ]
-    return tuple(int(n) for n in np.quantile(lengths, _QUANTILES, method="nearest"))
+    values = np.quantile(lengths, list(_LENGTHS.values()), method="nearest")
+    return dict(zip(_LENGTHS, map(int, values), strict=True))
 
 
 def _shown(split: SplitCorpus, tokenizer: Tokenizer) -> tuple[tuple[str, tuple[str, ...]], ...]:

@@ -218,9 +218,18 @@ def _resolved(
     if data.split is None and data.held_file is None:
         few = "too few documents to choose from" if split.has_several else "of one text"
         told["split"] = f"of {n_documents:,} documents" if split.method == "hash" else few
-    left_out = [f"{count:,} {reason}" for reason, count in (*split.left_out, *split.skipped)]
-    if left_out:
-        told["corpus"] = f"left out: {', '.join(left_out)}"
+    lists = {
+        "read as": split.formats if dict(split.formats).keys() != {"text"} else (),
+        "left out": split.left_out,
+        "skipped": [(f"records of {file}", count) for file, count in split.skipped],
+    }
+    found = [
+        f"{what} {', '.join(f'{count:,} {name}' for name, count in counts)}"
+        for what, counts in lists.items()
+        if counts
+    ]
+    if found:
+        told["corpus"] = "; ".join(found)
     directory = _working_directory(data)
     return replace(data, working_directory=directory, split=split.method), told
 

@@ -45,9 +45,9 @@ READERS: Registry[type[CorpusReader]] = Registry("corpus reader", "minitx.corpus
 _FALLBACK = "text"
 
 
-def choose_reader(name: str, content: bytes, file_format: str | None = None) -> CorpusReader:
-    """The reader of a format; without one, the first that recognises a file by its path (or
-    ``standard input``) and content.
+def format_of(name: str, content: bytes, file_format: str | None = None) -> str:
+    """The format that was asked for; without one, the first whose reader recognises a file by its
+    path (or ``standard input``) and content.
 
     Plain text takes whatever no other does.
 
@@ -60,12 +60,11 @@ def choose_reader(name: str, content: bytes, file_format: str | None = None) -> 
                 f"there is no format {file_format!r}",
                 f"Choose one of {', '.join(READERS.names())}",
             )
-        return READERS.get(file_format)()
+        return file_format
     for kind in READERS.names():
-        reader = READERS.get(kind)()
-        if kind != _FALLBACK and reader.recognises(name, content[:BEGINNING]):
-            return reader
-    return READERS.get(_FALLBACK)()
+        if kind != _FALLBACK and READERS.get(kind)().recognises(name, content[:BEGINNING]):
+            return kind
+    return _FALLBACK
 
 
 def known_suffixes() -> set[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from minitx.corpus.audit import Audit
-from minitx.report.terminal.printable import printed_name, text_label, token_label
+from minitx.report.terminal.printable import json_line, printed_name, text_label, token_label
 from minitx.report.terminal.tables import labelled, table
 from minitx.report.terminal.units import bytes_, percent
 from minitx.workflows.corpus import CorpusStudy
@@ -22,7 +22,7 @@ _WAYS = {
 def print_corpus(study: CorpusStudy, as_json: bool) -> None:
     """Print it to standard output."""
     if as_json:
-        print(json.dumps(study.to_json(), ensure_ascii=False))
+        print(json_line(study.to_json()))
         return
     console = Console(highlight=False)
     console.print(corpus_view(study, not console.encoding.lower().startswith("utf")))
@@ -37,21 +37,18 @@ def corpus_view(study: CorpusStudy, ascii_only: bool) -> RenderableType:
     ]  # fmt: skip
     sizes = table(("", "documents", "bytes", "characters", "tokens"), parts, range(1, 5))
     kind, vocab_size = study.tokenizer
-    shortest, tenth, half, most, longest = study.lengths
     n_documents = sum(part.documents for part in study.parts.values())
-    lengths = (
-        f"half of the documents have up to {half:,} characters; shortest {shortest:,}, a tenth up "
-        f"to {tenth:,}, nine tenths up to {most:,}, longest {longest:,}"
-    )
+    lengths = ", ".join(f"{_LENGTHS.get(name, name)} {n:,}" for name, n in study.lengths.items())
+    files = ", ".join(f"{n:,} {name}" for name, n in study.formats.items())
     facts = [
-        ("files", f"{study.files:,}"),
-        ("holdout", _WAYS.get(study.split, f"the file {printed_name(study.split)}")),
-        ("tokenizer", f"{kind}, {vocab_size:,} ids, as minitx train would choose"),
-        ("an epoch", f"{study.parts['train'].tokens:,} tokens"),
-        ("letters", ", ".join(f"{name} {percent(part)}" for name, part in study.scripts.items())
-         or "none"),
-        *([("lengths", lengths)] if n_documents > 2 else []),
+        *([("files", files)] if files else []),
+        *([("lengths", f"{lengths} characters")] if n_documents > 2 else []),
+        ("characters", f"{study.distinct:,} different: {_shares(study.classes)}"),
+        ("scripts", _shares(study.scripts) or "no letters"),
         *_oddities(study),
+        ("holdout", _WAYS.get(study.split, f"the file {printed_name(study.split)}")),
+        ("tokenizer", f"{kind}, {vocab_size:,} ids"),
+        ("an epoch", f"{study.parts['train'].tokens:,} tokens"),
     ]  # fmt: skip
     shown = [
         Group(
@@ -63,22 +60,34 @@ def corpus_view(study: CorpusStudy, ascii_only: bool) -> RenderableType:
     return Group(sizes, labelled(facts), *_audit(study.audit, ascii_only), *shown)
 
 
+_LENGTHS = {"p10": "10th percentile", "p90": "90th percentile"}
+_PROBLEMS = {
+    "lost": "characters that an earlier conversion lost (U+FFFD)",
+    "twice_encoded": "characters whose UTF-8 was encoded twice (mojibake)",
+    "controls": "control characters",
+    "carriage_returns": "carriage returns, of line ends as Windows writes them",
+}
+
+
 def _oddities(study: CorpusStudy) -> list[tuple[str, str]]:
     """What a person may want to mend."""
     told = []
     if study.duplicates:
-        told.append(("duplicates", f"{study.duplicates:,} documents stand twice; --dedup leaves "
-                     "them out"))  # fmt: skip
+        copies = f"{study.duplicates:,} documents are copies of an earlier one"
+        told.append(("duplicates", f"{copies}; --dedup leaves them out"))
     for reason, count in study.left_out.items():
         told.append(("left out", f"{count:,} documents: {reason}"))
     for file, count in study.skipped.items():
         told.append(("skipped", f"{count:,} records of {printed_name(file)}"))
-    if study.replacements:
-        told.append(("encoding", f"{study.replacements:,} times U+FFFD, which stands for what a "
-                     "conversion lost"))  # fmt: skip
-    if study.controls:
-        told.append(("encoding", f"{study.controls:,} control characters"))
-    return told
+    found = [(name, count) for name, count in study.problems.items() if count]
+    return told + [
+        ("" if i else "encoding", f"{count:,} {_PROBLEMS[name]}")
+        for i, (name, count) in enumerate(found)
+    ]
+
+
+def _shares(shares: Mapping[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {percent(share)}" for name, share in shares.items())
 
 
 def _audit(audit: Audit | None, ascii_only: bool) -> list[RenderableType]:

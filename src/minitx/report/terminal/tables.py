@@ -36,7 +36,7 @@ def labelled(rows: Iterable[tuple[str, str]]) -> Table:
     """Dim labels of one width, each with a text that is wrapped beside it."""
     made = Table.grid(padding=(0, 2))
     made.add_column(width=12, style="dim")
-    made.add_column()
+    made.add_column(overflow="fold")  # A text without spaces would be cut.
     for label, text in rows:
         made.add_row(label, Text(text))
     return made
