@@ -161,7 +161,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def json_bytes(content: dict[str, Any]) -> bytes:
     """JSON as we write it: one form for one content, in the order given."""
-    return (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode()
+    text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+    # Of a path that is not UTF-8, what is no character comes back from its escape.
+    return text.encode("utf-8", "backslashreplace")
 
 
 def as_plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ from minitx.errors import BadInputError
 
 TYPES = {"integer": int, "number": (int, float), "string": str, "boolean": bool, "array": list,
          "object": dict}  # fmt: skip
-MODEL = ModelConfig(66, 8, 1, 4, 4, 16, 32, 4)
+MODEL = ModelConfig(66, 8, 1, 4, 4, 16, 32, 4, end_id=65)
 TRAIN = {"steps": 3, "batch_size": 1, "learning_rate": 0.1}
 
 
@@ -56,7 +56,8 @@ def test_a_written_run_toml_follows_it(tmp_path):
         optimizer_options={"nesterov": True, "power": 2, "form": "wide"},
     )  # fmt: skip
     tables = {
-        "data": DataConfig(("a", "b"), 0.2, "c"), "tokenizer": TokenizerConfig("bpe", 300),
+        "data": DataConfig(("a", "b"), holdout_fraction=0.2, holdout="c"),
+        "tokenizer": TokenizerConfig("bpe", 300),
         "model": MODEL, "train": train,
     }  # fmt: skip
     path = tmp_path / "run.toml"

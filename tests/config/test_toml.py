@@ -19,7 +19,7 @@ TEXT = st.text(st.characters(blacklist_categories=("Cs",)), max_size=20)
     fraction=st.floats(0, 0.9),
 )
 def test_written_config_comes_back_equal(tmp_path_factory, corpus, holdout, fraction):
-    config = DataConfig(tuple(corpus), fraction, holdout)
+    config = DataConfig(tuple(corpus), holdout_fraction=fraction, holdout=holdout)
     path = tmp_path_factory.mktemp("toml") / "run.toml"
     path.write_text(dump_toml({"data": config}), encoding="utf-8", newline="")
     assert build(DataConfig, parse_toml(path)["data"], "data") == config

@@ -5,11 +5,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from corpus_parts import split_of, text_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitx.corpus import Split, encode_corpus, encode_file
-from minitx.corpus import encoded as encoded_module
+from minitx.corpus import encode_corpus, encode_file, splitting
+from minitx.corpus.documents import Reading
 from minitx.corpus.encoded import release
 from minitx.corpus.readers import plain_text
 from minitx.corpus.readers.plain_text import decoded
@@ -46,20 +47,45 @@ def test_a_file_in_blocks_is_the_text_at_once(kind, mark, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_a_corpus_in_parts_is_the_text_at_once_and_says_how_far_it_is(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(encoded_module, "_BLOCK", 1_001)
+    monkeypatch.setattr(splitting, "_BLOCK", 101)
     monkeypatch.setattr(base, "_CHUNK", 30)
     tokenizer, told = TOKENIZERS[kind], []
     cut = len(TEXT) // 2
-    split = Split(TEXT[:cut], TEXT[cut:])
-    corpus = encode_corpus(split, tokenizer, tmp_path, progress=lambda *how: told.append(how))
-    for part in ("train", "holdout"):
-        text = getattr(split, part)
+    texts = {"train": TEXT[:cut], "holdout": TEXT[cut:]}
+    split = split_of(tmp_path, **texts)
+    corpus = encode_corpus(split, tokenizer, progress=lambda *how: told.append(how))
+    for part, text in texts.items():
         expected = tokenizer.encode(text, unknown="replace")
         assert np.array_equal(getattr(corpus, f"{part}_ids"), expected)
-        assert (tmp_path / f"{part}.txt").read_bytes() == text.encode()
+        assert text_of(corpus, part) == text
         assert getattr(corpus, part).characters == len(text)
-    starts = [*range(0, cut, 1_001), *range(cut, len(TEXT), 1_001)]
-    assert told == [(start, len(TEXT)) for start in starts]
+    done, n_bytes = [done for done, _ in told], len(TEXT.encode())
+    assert done == sorted(done)
+    assert (done[-1], {total for _, total in told}) == (n_bytes, {n_bytes})
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_after_each_document_of_several_stands_its_end(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(base, "_CHUNK", 30)
+    monkeypatch.setattr(base, "_CHUNKS_AT_ONCE", 3)
+    tokenizer = TOKENIZERS[kind]
+    texts = TEXT.splitlines(keepends=True)
+    path = tmp_path / "texts.txt"
+    path.write_bytes("---".join(texts).encode())
+    found = encode_file(path, tokenizer, Reading(separator="---"))
+    corpus = encode_corpus(split_of(tmp_path / "data", texts[:-9], texts[-9:]), tokenizer)
+    expected = [
+        id for text in texts if text.strip()
+        for id in (*tokenizer.encode(text, unknown="replace").tolist(), tokenizer.end_id)
+    ]  # fmt: skip
+    assert found.ids.tolist() == expected
+    blank = [text for text in texts if not text.strip()]
+    assert len(blank) > 50
+    for ids, own in ((corpus.train_ids, texts[:-9]), (corpus.holdout_ids, texts[-9:])):
+        assert ids.tolist() == [
+            id for text in own
+            for id in (*tokenizer.encode(text, unknown="replace").tolist(), tokenizer.end_id)
+        ]  # fmt: skip
 
 
 def test_a_pipe_is_read_once(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from diagnosis import recipes
 
-from minitx.corpus import encoded
+from minitx.corpus import shards
 from minitx.diagnosis.curves import CurveDetector, Moment
 from minitx.errors import InstabilityError
 from minitx.evaluation.ngrams import bigram_loss
@@ -119,24 +119,24 @@ def test_leaky_mask(tmp_path, monkeypatch):
 @pytest.mark.parametrize("seed", [1, 2])
 def test_holdout_of_another_tokenizer(tmp_path, monkeypatch, kind, changed, seed):
     """Told before the model has learned anything, and so on any machine."""
-    real = encoded.write_encoded
+    real = shards.encode_shard
 
     class Other:
         def __init__(self, tokenizer):
             self.tokenizer, self.unknown_id = tokenizer, tokenizer.unknown_id
-            self.vocab_size = tokenizer.vocab_size
+            self.vocab_size, self.digest = tokenizer.vocab_size, tokenizer.digest
 
-        def encode_parts(self, text, unknown):
+        def encode_documents(self, *arguments):
             size = self.tokenizer.vocab_size
             table = np.random.default_rng(seed).permutation(size)
-            for ids in self.tokenizer.encode_parts(text, unknown=unknown):
+            for ids in self.tokenizer.encode_documents(*arguments):
                 yield (ids + 1) % size if changed == "shifted" else table[ids]
 
-    def encode(texts, tokenizer, text_file, ids_file):
-        used = Other(tokenizer) if "holdout.ids" in ids_file.name else tokenizer
-        return real(texts, used, text_file, ids_file)
+    def encode(part, shard, tokenizer, directory):
+        used = Other(tokenizer) if part.name == "holdout" else tokenizer
+        return real(part, shard, used, directory)
 
-    monkeypatch.setattr(encoded, "write_encoded", encode)
+    monkeypatch.setattr(shards, "encode_shard", encode)
     tokenizer = {"kind": kind} if kind == "char" else {"kind": kind, "vocab_size": 400}
     run, _ = recipes.run_recipe(
         tmp_path, tokenizer=tokenizer, steps=4, evaluate_every=2, checkpoint_every=4, seed=seed

@@ -87,8 +87,7 @@ def _exact(model, ids, config):
         logits[0, token] += value
     for string in config.banned_strings:
         logits[0, int(TOKENIZER.encode(string)[0])] = -math.inf
-    if TOKENIZER.unknown_id is not None:
-        logits[0, TOKENIZER.unknown_id] = -math.inf
+    logits[0, [TOKENIZER.unknown_id, TOKENIZER.end_id]] = -math.inf
     return reshape(logits, config)[0].double().softmax(-1)
 
 
@@ -101,7 +100,7 @@ def test_greedy_text_is_that_of_transformers(architecture, tmp_path):
     ids = torch.tensor([TOKENIZER.encode(prompt).tolist()])
     wanted = theirs.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False,
-        pad_token_id=0, bad_words_ids=[[TOKENIZER.unknown_id]],
+        pad_token_id=0, bad_words_ids=[[TOKENIZER.unknown_id], [TOKENIZER.end_id]],
     )[0, ids.size(1) :].tolist()  # fmt: skip
     config = SamplingConfig(temperature=0.0, max_new_tokens=40)
     assert generate(model, TOKENIZER, [prompt], config)[0].ids == wanted

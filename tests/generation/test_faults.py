@@ -148,7 +148,7 @@ def test_a_model_that_gives_no_numbers_is_named(model, temperature, weight):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_bans_that_leave_no_token_are_named(model, temperature):
     a = int(TOKENIZER.encode("a")[0])
-    pieces = {TOKENIZER.token_bytes(i).decode() for i in range(TOKENIZER.vocab_size)}
+    pieces = {TOKENIZER.token_bytes(i).decode() for i in range(TOKENIZER.end_id)}
     config = dataclasses.replace(
         GOOD, temperature=temperature, logit_bias={a: 1000.0},
         banned_strings=tuple("a" + piece for piece in sorted(pieces)),

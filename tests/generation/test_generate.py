@@ -52,8 +52,8 @@ def by_recomputing(model, tokenizer, prompt, config, sample=0):
             window.append(ids[-1])
         with torch.no_grad():
             logits = model(torch.tensor([window]))[:, -1]
-        if tokenizer.unknown_id is not None:
-            logits[:, tokenizer.unknown_id] = -math.inf
+        for silent in {tokenizer.unknown_id, tokenizer.end_id} - {None}:
+            logits[:, silent] = -math.inf
         logits = reshape(logits, config)
         if config.temperature == 0:
             ids.append(int(logits.argmax()))
@@ -209,7 +209,7 @@ def test_records_are_exact():
         assert len(chosen.alternatives) == 5
         assert chosen.alternatives[0][0] == int(row.argmax())
         row = row.clone()
-        row[TOKENIZER.unknown_id] = -math.inf
+        row[[TOKENIZER.unknown_id, TOKENIZER.end_id]] = -math.inf
         drawn = (row / 0.7).topk(5)
         place = drawn.indices.tolist().index(chosen.id)
         expected = float(drawn.values.log_softmax(-1)[place])

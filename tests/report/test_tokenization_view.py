@@ -69,7 +69,7 @@ def test_the_table_tells_an_inexact_round_trip_from_unknown_text(width):
     out = drawn(figures_table(letters, parts), width)
     assert max(map(len, out.splitlines())) <= width
     rows = {line.strip().split("  ")[0]: line for line in out.splitlines() if line.strip()}
-    assert "char, 5 ids" in rows
+    assert "char, 6 ids" in rows
     assert "1 (33.333%)" in rows["unknown tokens"]
     assert "exact" in rows["round trip"]
     assert "exact, unknown tokens apart" in rows["round trip"]

@@ -47,7 +47,7 @@ def test_all_fields_arrive():
         "echo": True, "stream": True, "stream_options": {"include_usage": True},
         "presence_penalty": 1, "frequency_penalty": -1.5, "logit_bias": {"3": -100, "4": 2.5},
         "user": "u", "suffix": "", "top_k": 5, "min_p": 0.1, "typical_p": 0.8,
-        "repetition_penalty": 1.2,
+        "repetition_penalty": 1.2, "ignore_eos": True,
     }  # fmt: skip
     assert set(fields) == _KNOWN
     request = parse_completion(fields, MOST)
@@ -60,7 +60,7 @@ def test_all_fields_arrive():
     assert request.sampling == SamplingConfig(
         temperature=0.5, top_p=0.9, stop_strings=("x", "y"), seed=2**63 - 1, presence_penalty=1.0,
         frequency_penalty=-1.5, logit_bias={3: -100.0, 4: 2.5}, top_k=5, min_p=0.1, typical_p=0.8,
-        repetition_penalty=1.2, max_new_tokens=7,
+        repetition_penalty=1.2, ignore_eos=True, max_new_tokens=7,
     )  # fmt: skip
 
 

@@ -259,7 +259,7 @@ def wide_loaded(tmp_path_factory):
     (place / "wide.txt").write_text((Characters.TEXT + "\n") * 300)
     request = TrainRequest(
         data={"corpus": (str(place / "wide.txt"),)},
-        tokenizer={"kind": "bpe", "vocab_size": 256},
+        tokenizer={"kind": "bpe", "vocab_size": 257},
         model={"n_layers": 1, "n_heads": 1, "d_model": 32, "context_length": 32},
         train={"steps": 80, "batch_size": 4, "threads": 1, "device": "cpu", "dtype": "float32"},
         out=place / "runs" / "wide-001",

@@ -282,10 +282,12 @@ def test_early_stopping_needs_a_holdout(trained, tmp_path):
         train(request, [])
     assert not list(tmp_path.iterdir())
     assert "--early-stopping 0" in caught.value.fix
-    one_token = replace(request, data={"corpus": (str(text),), "holdout_fraction": 0.001})
+    last_line = tmp_path / "one token.txt"
+    last_line.write_text(text.read_text().rstrip("\n") + "\nx")
+    one_token = replace(request, data={"corpus": (str(last_line),), "holdout_fraction": 0.001})
     with pytest.raises(BadInputError, match="no holdout to score"):
         train(one_token, [])
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [last_line]
     run = train(replace(request, train={**train_keys, "early_stopping": 0}), []).run
     before = contents(run)
     with pytest.raises(BadInputError, match="no holdout to score"):

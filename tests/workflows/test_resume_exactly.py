@@ -315,7 +315,7 @@ def test_a_run_of_an_earlier_version_keeps_its_names_and_its_order(tmp_path, ver
     assert numbers(tmp_path / "run") == numbers(tmp_path / "uncut")
     assert RunDirectory(tmp_path / "run").read_config().train.data_order == 1
     train(request("text.txt", tmp_path / "new"), [])
-    assert RunDirectory(tmp_path / "new").read_config().train.data_order == 2
+    assert RunDirectory(tmp_path / "new").read_config().train.data_order == 3
     assert numbers(tmp_path / "new") != numbers(tmp_path / "uncut")
 
 
@@ -327,8 +327,8 @@ def test_a_run_that_was_trained_on_its_holdout_goes_on_with_it(tmp_path, verses,
     data = {"corpus": (str(tmp_path / "texts"),), "holdout": str(tmp_path / "texts/b.txt")}
     asked = replace(request("", tmp_path / "run", steps=4), data=data)
 
-    def split_as_before(corpus, data, **named):
-        return split_corpus(corpus, data, leave_out=False)
+    def split_as_before(corpus, data, directory):
+        return split_corpus(corpus, data, directory, leave_out=False)
 
     with monkeypatch.context() as patch:
         patch.setattr("minitx.workflows.train.split_corpus", split_as_before)

@@ -35,12 +35,14 @@ def test_nothing_has_finite_figures(kind):
 
 def test_only_the_train_part_trains(inside):
     (inside / "text.txt").write_text("a" * 90 + "Z" * 10)
-    tokenizer, split, reasons = train_on(["text.txt"], {})
-    assert split.holdout == "Z" * 10
+    tokenizer, split, reasons = train_on(["text.txt"], {}, inside / "split")
+    assert split.holdout.text() == "Z" * 10
     assert tokenizer.kind == "char"
     assert tokenizer.unknown_characters("aZ") == ["Z"]
     assert "kind" in reasons
-    everything, _, _ = train_on(["text.txt"], {"kind": "char"}, {"holdout_fraction": 0.0})
+    everything, _, _ = train_on(
+        ["text.txt"], {"kind": "char"}, inside / "whole", {"holdout_fraction": 0.0}
+    )
     assert everything.unknown_characters("aZ") == []
 
 

@@ -33,7 +33,7 @@ def signature(corpus: Corpus, data: DataConfig) -> dict[str, Any] | None:
         try:
             path = (directory / name).resolve()
             status = path.stat()
-        except OSError:
+        except (OSError, ValueError):
             return None
         if not path.is_file():
             return None

@@ -42,9 +42,8 @@ class Chooser:
         silent = [] if self._silent is None else self._silent.nonzero().flatten().tolist()
         self._draw_kernel = engine.draw_kernel(silent, self._vocab_size)
         keep = functools.lru_cache(_KEPT_CONSTRAINTS)
-        self._banned = keep(
-            partial(BannedStrings, tokenizer, vocab_size=self._vocab_size, device=self._device)
-        )
+        own = partial(BannedStrings, tokenizer, silent=silent)
+        self._banned = keep(partial(own, vocab_size=self._vocab_size, device=self._device))
         self._required = keep(partial(RequiredStrings, tokenizer))
 
     def prepare(self, row: Row) -> None:
@@ -211,7 +210,12 @@ class BannedStrings:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, strings: tuple[str, ...], vocab_size: int, device: torch.device
+        self,
+        tokenizer: Tokenizer,
+        strings: tuple[str, ...],
+        silent: Sequence[int],
+        vocab_size: int,
+        device: torch.device,
     ) -> None:
         self._banned = [string.encode("utf-8") for string in strings if string]
         self._tokens = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
@@ -219,7 +223,7 @@ class BannedStrings:
         self._n_extra, self._device = vocab_size - len(self._tokens), device
         self._masks: dict[bytes, Tensor] = {}
         always = [any(banned in token for banned in self._banned) for token in self._tokens]
-        if all(always):
+        if all(always[i] for i in {*range(len(always))}.difference(silent)):
             raise BadInputError("every token has a banned string in it", "Ban less")
         self._always = self._mask(always)
 

@@ -119,6 +119,7 @@ def train(
         if request.out is not None:
             require_name(request.out)
         corpus = read_corpus(data.corpus, stdin, reading=Reading.of(data))
+        new_directories = _missing(request.out or RUNS)
         run = create_run(request.out, corpus.name)
         with run.lock():
             try:
@@ -139,8 +140,6 @@ def train(
                 progress = _progress(told, "encoding the corpus", "bytes")
                 workers = data.workers or os.cpu_count() or 1
                 encoded = encode_corpus(split, tokenizer, earlier, workers, progress, notes)
-                told.observe(Phase("comparing the holdout with the train part"))
-                _audit(split)
                 config, planned = _plan(request, data, tokenizer_config, encoded, compute, rate)
                 if split.has_several:
                     ended = replace(config.model, end_id=tokenizer.end_id)
@@ -148,6 +147,9 @@ def train(
                 state_bytes = OPTIMIZERS.get(config.train.optimizer).state_bytes
                 workload = Workload(config.train.batch_size, state_bytes)
                 require_memory(config.model, workload, _free_memory(compute.device))
+                # Last, so that a refusal is all that is said.
+                told.observe(Phase("comparing the holdout with the train part"))
+                _audit(split)
                 torch.manual_seed(config.train.seed)
                 model = Transformer(config.model).to(compute.device)
                 engine = choose_engine(model, compute, config.train.engine)
@@ -173,8 +175,18 @@ def train(
                 # have begun one there.
                 if not run.steps() and not isinstance(error, InstabilityError):
                     shutil.rmtree(run.path, ignore_errors=True)
+                    for directory in new_directories:
+                        with contextlib.suppress(OSError):
+                            directory.rmdir()
                 raise
     return FinishedRun(run.path, end)
+
+
+def _missing(path: Path) -> list[Path]:
+    """The directory and those around it that are to be made, the innermost first."""
+    with contextlib.suppress(OSError, ValueError):
+        return [directory for directory in (path, *path.parents) if not directory.exists()]
+    return []
 
 
 def _progress(told: Observers, name: str, units: str) -> Callable[[int, int], None]:
