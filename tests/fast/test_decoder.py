@@ -245,7 +245,7 @@ def test_a_patched_class_has_no_decoder(monkeypatch):
 
 
 def test_a_hook_that_comes_later_is_honoured_by_the_next_prompt():
-    tokenizer = train_tokenizer("abcdefghijklmno\n", "char", 0)
+    tokenizer = train_tokenizer("abcdefghijklmn\n", "char", 0)
     model = built(SMALL)
     batch, config = TextBatch(model, tokenizer), SamplingConfig(max_new_tokens=5)
     batch.add([Row([1, 2], config)])

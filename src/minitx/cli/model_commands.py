@@ -45,7 +45,9 @@ def generate(run: Run = None, **options: Any) -> None:
         converse(Conversation(model, sampling, request.show_probs), screen)
     elif request.beams:
         for prompt in prompts:
-            beams = model.beam_search(prompt, request.beams, sampling.max_new_tokens)
+            beams = model.beam_search(
+                prompt, request.beams, sampling.max_new_tokens, sampling.ignore_eos
+            )
             screen.beams(beams, as_json=request.as_json)
     elif request.as_json:
         texts = in_batches(model, prompts, sampling)

@@ -135,11 +135,16 @@ def _run(batch: TextBatch, rows: Sequence[Row], first: int, on_text: OnText | No
 
 
 def beam_search(
-    model: Transformer, tokenizer: Tokenizer, prompt: str, beams: int, max_new_tokens: int
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompt: str,
+    beams: int,
+    max_new_tokens: int,
+    ignore_eos: bool = False,
 ) -> list[Generation]:
     """Keep the likeliest texts at every step, instead of drawing one.
 
-    All have the same length, or end by themselves, so their log-probabilities compare without a
+    All have the same length, or end by themselves (unless `ignore_eos`), so their log-probabilities compare without a
     length penalty. They are likelier than greedy choice, and duller than sampling: the likeliest
     text is seldom one that a person would write (Holtzman et al. 2020, section 3).
 
@@ -153,6 +158,9 @@ def beam_search(
     ids = prompt_ids(model, tokenizer, prompt)
     context, vocab_size = model.config.context_length, tokenizer.vocab_size
     end: Any = model.config.end_id
+    barred = silent_ids(tokenizer, end)
+    if ignore_eos and end is not None:
+        barred, end = [*barred, end], None
     if len(ids) + max_new_tokens > context:
         raise BadInputError(
             f"beam search over {len(ids):,} + {max_new_tokens:,} tokens exceeds the context of "
@@ -169,7 +177,7 @@ def beam_search(
         texts: list[list[int]] = [[]]
         for step in range(max_new_tokens):
             steps = logits[:, -1, :vocab_size].double().log_softmax(dim=-1)
-            steps[:, silent_ids(tokenizer, end)] = -torch.inf
+            steps[:, barred] = -torch.inf
             # A text that has ended goes on with its end, which costs nothing.
             for row in [i for i, text in enumerate(texts) if end is not None and end in text]:
                 steps[row] = -torch.inf
@@ -182,6 +190,8 @@ def beam_search(
             rows = (best // vocab_size).tolist()
             tokens = (best % vocab_size).tolist()
             texts = [[*texts[row], token] for row, token in zip(rows, tokens, strict=True)]
+            if end is not None and all(end in text for text in texts):
+                break
             if step < max_new_tokens - 1:
                 cache.select(rows)
                 newest = torch.tensor(tokens, device=weight.device)[:, None]

@@ -15,7 +15,7 @@ ALTERNATIVES = 5
 
 _NOT_OF_THE_DISTRIBUTION = {
     "seed", "num_samples", "max_new_tokens", "min_new_tokens", "stop_strings", "required_strings",
-    "logit_bias", "ignore_eos",
+    "logit_bias",
 }  # fmt: skip
 
 

@@ -305,8 +305,10 @@ class Tokenizer(ABC):
 def silent_ids(tokenizer: Tokenizer, end_id: int | None) -> list[int]:
     """Ids that a model is never asked to write: they stand for no text, and it does not end by
     them (with `end_id`)."""
-    ids = {tokenizer.unknown_id, tokenizer.end_id} - {None, end_id}
-    return sorted(i for i in ids if i is not None)
+    own_end = tokenizer.end_id
+    if own_end is not None and tokenizer.token_bytes(own_end):
+        own_end = None  # An added token, which texts of earlier runs could spell.
+    return sorted(i for i in {tokenizer.unknown_id, own_end} if i not in (None, end_id))
 
 
 def _in_our_form(definition: dict[str, Any]) -> dict[str, Any]:

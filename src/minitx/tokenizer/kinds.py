@@ -18,7 +18,13 @@ from minitx.config.checks import require_one_of
 from minitx.config.run_config import TOKENIZER_KINDS, TokenizerKind
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.files import os_errors_as_bad_input, read_bounded, read_json
-from minitx.tokenizer.base import SETTINGS_FILE, TOKENIZER_FILE, UNKNOWN, Tokenizer
+from minitx.tokenizer.base import (
+    END_OF_TEXT,
+    SETTINGS_FILE,
+    TOKENIZER_FILE,
+    UNKNOWN,
+    Tokenizer,
+)
 from minitx.tokenizer.bpe import BYTE_OF_CHARACTER, CHARACTER_OF_BYTE, BytePairTokenizer, train_bpe
 from minitx.tokenizer.word_level import (
     SPELLS_BYTES,
@@ -66,6 +72,33 @@ def train_tokenizer(text: str | Iterable[str], kind: TokenizerKind, vocab_size: 
             "the training text has a lone surrogate, which is not valid Unicode",
             "Give the text as UTF-8",
         ) from None
+
+
+def with_end_of_text(tokenizer: Tokenizer) -> Tokenizer:
+    """The same tokenizer with an end of a document that no text can spell.
+
+    One of an earlier version gets it as its last id. In one from another program it may be there
+    as an added token, which is found in a text by its name; then it keeps its id.
+
+    Raises:
+        BadInputError: this tokenizer takes any text at all for one piece.
+    """
+    content = json.loads(tokenizer.json_bytes)
+    vocabulary, added = content["model"]["vocab"], content["added_tokens"]
+    others = [token for token in added if token["content"] != END_OF_TEXT]
+    if tokenizer.end_id is not None and len(others) == len(added):
+        return tokenizer
+    # The library counts its added tokens on from the vocabulary, so that they are in there too.
+    for token in added:
+        vocabulary.setdefault(token["content"], token["id"])
+    vocabulary.setdefault(END_OF_TEXT, tokenizer.vocab_size)
+    ended = type(tokenizer)({**content, "added_tokens": others})
+    if ended.end_id in ended.encode(END_OF_TEXT, "replace"):
+        raise BadInputError(
+            f"this tokenizer makes one token of the text {END_OF_TEXT}",
+            "Use another tokenizer, or train a new one",
+        )
+    return ended
 
 
 LARGEST_FILE = 64 * 2**20

@@ -50,9 +50,13 @@ class LoadedModel(SavedModel):
             self.model, self.tokenizer, prompts, config, on_text, record_probabilities, first
         )
 
-    def beam_search(self, prompt: str, beams: int, max_new_tokens: int) -> list[Generation]:
+    def beam_search(
+        self, prompt: str, beams: int, max_new_tokens: int, ignore_eos: bool = False
+    ) -> list[Generation]:
         """Find the most likely continuations: see `minitx.generation.generate_text.beam_search`."""
-        return beam_search(self.model, self.tokenizer, prompt, beams, max_new_tokens)
+        return beam_search(
+            self.model, self.tokenizer, prompt, beams, max_new_tokens, ignore_eos
+        )
 
 
 def load(

@@ -42,7 +42,7 @@ from minitx.corpus.training_windows import DATA_ORDER
 from minitx.engine import choose_engine, kernel_build, plan_engine
 from minitx.errors import BadInputError, InstabilityError
 from minitx.model import Transformer
-from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer, with_end_of_text
 from minitx.training.machine_speed import kept_speed, measure_speed
 from minitx.training.memory import Workload, free_memory, require_memory
 from minitx.training.observer import Observers, Phase, RunEnd, TrainingObserver
@@ -301,6 +301,8 @@ def _tokenizer(
                 "Give one or the other",
             )
         loaded = load_tokenizer(request.tokenizer_directory)
+        if split.has_several:
+            loaded = with_end_of_text(loaded)
         config = TokenizerConfig(loaded.kind, loaded.vocab_size)
         return loaded, config, {"kind": f"from {request.tokenizer_directory}"}
     sizes = [noted["size"] for _, noted in reused_notes(split, earlier) if "size" in noted]
