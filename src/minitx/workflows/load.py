@@ -54,9 +54,7 @@ class LoadedModel(SavedModel):
         self, prompt: str, beams: int, max_new_tokens: int, ignore_eos: bool = False
     ) -> list[Generation]:
         """Find the most likely continuations: see `minitx.generation.generate_text.beam_search`."""
-        return beam_search(
-            self.model, self.tokenizer, prompt, beams, max_new_tokens, ignore_eos
-        )
+        return beam_search(self.model, self.tokenizer, prompt, beams, max_new_tokens, ignore_eos)
 
 
 def load(
