@@ -144,9 +144,10 @@ def beam_search(
 ) -> list[Generation]:
     """Keep the likeliest texts at every step, instead of drawing one.
 
-    All have the same length, or end by themselves (unless `ignore_eos`), so their log-probabilities compare without a
-    length penalty. They are likelier than greedy choice, and duller than sampling: the likeliest
-    text is seldom one that a person would write (Holtzman et al. 2020, section 3).
+    All have the same length, or end by themselves (unless `ignore_eos`), so their log-probabilities
+    compare without a length penalty. They are likelier than greedy choice, and duller than
+    sampling: the likeliest text is seldom one that a person would write (Holtzman et al. 2020,
+    section 3).
 
     Returns:
         `beams` generations (fewer if there are not as many texts), the likeliest first; `sample`
