@@ -174,3 +174,21 @@ def test_a_directory_of_any_mixture_and_a_glob(minitx, inside):
 @pytest.mark.parametrize("content", [LINES, gzip.compress(LINES)], ids=["plain", "gzip"])
 def test_standard_input(minitx, inside, content):
     trains_resumes_and_evaluates(minitx, ["-"], {"jsonl": 1}, stdin=content)
+
+
+def test_a_table_is_scored_as_the_run_reads_it(minitx, inside):
+    reviews = as_table(",").replace(b"id,text", b"id,review", 1)
+    Path("reviews.csv").write_bytes(reviews)
+    Path("others.csv").write_bytes(reviews.replace(b"id,review", b"id,words", 1))
+    done = minitx("train", "reviews.csv", "--text-field", "review", *SMALL, "--steps", 2,
+                  "--out", "run")  # fmt: skip
+    assert done.code == 0, done.err
+    scored = [
+        json.loads(minitx("eval", "run", *rest, "--quick", "--json").out)["reports"][0]["text"]
+        for rest in (["reviews.csv"], ["others.csv", "--text-field", "words"])
+    ]
+    assert scored[0]["tokens"] == scored[1]["tokens"] == sum(map(len, TEXTS)) + len(TEXTS)
+    done = minitx("eval", "run", "others.csv", "--quick")
+    assert done.code == 2
+    assert "has no column 'review', but id, words" in done.err
+    assert "--text-field id" in done.err

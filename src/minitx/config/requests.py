@@ -61,6 +61,10 @@ class EvaluationSettings(Config, named_by_flags=True):
         details="The latter makes bits per byte too low. In a run's own holdout they are always "
         "scored so, as are words that a `word` tokenizer lacks; and counted.",
     )
+    text_field: str | None = option(
+        None,
+        "Key or column that holds the text of a record in a file; that of the run if left out.",
+    )
     quantize: WeightFormat | None = option(
         None, "Round the weights, and show what it costs beside the model as it is.", LOADED
     )

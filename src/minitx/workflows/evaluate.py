@@ -198,7 +198,7 @@ class _Evaluation:
             self.text = holdout_text(self.subject)
         else:
             progress(f"encoding {source}", 0, 0)
-            self.text = file_text(self.subject, source, settings.unknown)
+            self.text = file_text(self.subject, source, settings)
 
     def measure(self) -> tuple[HoldoutReport, Blocks]:
         """The report, and what was summed in each block of the text."""

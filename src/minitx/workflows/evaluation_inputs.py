@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from minitx.checkpoint.rundir import RunDirectory, find_run
 from minitx.compute import Compute, choose_compute
 from minitx.config import EvaluationSettings
 from minitx.corpus import EncodedCorpus, encode_file, load_encoded
+from minitx.corpus.documents import Reading
 from minitx.corpus.encoded import PartCounts, blocks_of
 from minitx.corpus.readers.plain_text import decoded
 from minitx.errors import BadInputError, DamagedFileError
@@ -149,15 +150,19 @@ def _figures(name: str, counts: PartCounts) -> TextFigures:
     return TextFigures(name, counts.tokens, counts.bytes, counts.characters, counts.unknown)
 
 
-def file_text(subject: Subject, source: str, unknown: str) -> ScoredText:
-    """A text file of any size, or a pipe, encoded with the tokenizer of a subject.
+def file_text(subject: Subject, source: str, settings: EvaluationSettings) -> ScoredText:
+    """A file of any size, or a pipe, read as its run reads and encoded with its tokenizer.
 
     Raises:
         BadInputError: it can't be read, is too short, or has characters that the tokenizer does
             not know.
     """
     tokenizer = subject.loaded.tokenizer
-    encoded = encode_file(Path(source), tokenizer)
+    reading = Reading() if subject.run is None else Reading.of(subject.run.read_config().data)
+    # Another file may be of another format.
+    text_field = settings.text_field or reading.text_field
+    reading = replace(reading, file_format=None, text_field=text_field)
+    encoded = encode_file(Path(source), tokenizer, reading)
     counts = encoded.counts
     if counts.unknown == counts.tokens:
         raise BadInputError(
@@ -170,7 +175,7 @@ def file_text(subject: Subject, source: str, unknown: str) -> ScoredText:
             "Give a text of at least 2 tokens",
         )
     # A vocabulary of words is never complete; one of characters is expected to be.
-    if counts.unknown and unknown == "error" and tokenizer.kind == "char":
+    if counts.unknown and settings.unknown == "error" and tokenizer.kind == "char":
         parts = decoded(blocks_of(encoded.content), source)
         first = next(
             characters[0] for part in parts if (characters := tokenizer.unknown_characters(part))
