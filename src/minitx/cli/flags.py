@@ -95,9 +95,10 @@ def _parameter(option: Option, default: Any) -> inspect.Parameter:
 
 def _names(option: Option, default: Any) -> list[str]:
     names = f"--{option.flag}"
+    others = [f"--{option.also}"] if option.also else []
     if option.kind is bool and default is not False:
         names += f"/--{option.off_flag or f'no-{option.flag}'}"
-    return [names, f"-{option.short_flag}"] if option.short_flag else [names]
+    return [names, *others, *([f"-{option.short_flag}"] if option.short_flag else [])]
 
 
 def _place(parameter: inspect.Parameter) -> int:

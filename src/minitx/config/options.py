@@ -57,6 +57,7 @@ class Option:
         group: one of `GROUPS`; empty for none.
         within: smallest and largest number allowed; None for any.
         flag: without dashes, the name if `option` was given none; None if no flag sets it.
+        also: another flag that means the same.
         off_flag: that sets a truth to false; None for `no-` and the flag.
         metavar: stands for the value in help; None for that of the type.
         parse: makes a value from the flag's name and its text.
@@ -71,6 +72,7 @@ class Option:
     group: str = ""
     within: tuple[float, float] | None = None
     flag: str | None = None
+    also: str | None = None
     off_flag: str | None = None
     short_flag: str | None = None
     metavar: str | None = None

@@ -56,7 +56,10 @@ class DataConfig(Config):
         metavar="TEXT",
     )
     text_field: str | None = option(
-        None, "Key (a.b inside another) or column that holds the text of a record.", TEXT
+        None,
+        "Key (a.b inside another) or column that holds the text of a record.",
+        TEXT,
+        also="text-column",
     )
     skip_bad: bool = option(False, "Pass over records that can't be used, and count them.", TEXT)
     dedup: bool = option(False, "Leave out documents that stand in the corpus already.", TEXT)

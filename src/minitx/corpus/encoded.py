@@ -372,11 +372,14 @@ class EncodedFile:
     counts: PartCounts
 
 
-def encode_file(path: Path, tokenizer: Tokenizer, reading: Reading | None = None) -> EncodedFile:
+def encode_file(
+    path: Path, tokenizer: Tokenizer, reading: Reading | None = None, has_ends: bool = True
+) -> EncodedFile:
     """Encode a file of any size; what the vocabulary lacks becomes the unknown token.
 
-    It is read block by block. Its text and ids go to temporary files without a name, which are
-    gone when nobody maps them any more.
+    After each document of several stands its end, if it `has_ends`. The file is read block by
+    block. Its text and ids go to temporary files without a name, which are gone when nobody maps
+    them any more.
 
     Raises:
         BadInputError: it can't be read, has no text, is not UTF-8, or there is no room for it.
@@ -406,7 +409,8 @@ def encode_file(path: Path, tokenizer: Tokenizer, reading: Reading | None = None
         tempfile.TemporaryFile() as ids_file,
     ):
         dtype = ids_type(tokenizer.vocab_size)
-        for ids in tokenizer.encode_documents(documents(), sys.maxsize, "replace"):
+        n_ends = sys.maxsize if has_ends else 0
+        for ids in tokenizer.encode_documents(documents(), n_ends, "replace"):
             n_tokens += len(ids)
             if tokenizer.unknown_id is not None:
                 n_unknown += int(np.count_nonzero(ids == tokenizer.unknown_id))
@@ -416,7 +420,7 @@ def encode_file(path: Path, tokenizer: Tokenizer, reading: Reading | None = None
         text_file.flush()
         ids_file.flush()
         mapped: IdArray = np.memmap(ids_file, dtype, "r")
-        if n_documents == 1 and tokenizer.end_id is not None:
+        if n_documents == 1 and has_ends and tokenizer.end_id is not None:
             mapped, n_tokens = mapped[:-1], n_tokens - 1  # As in a corpus of one document.
         counts = PartCounts(n_tokens, n_bytes, n_characters, n_unknown)
         return EncodedFile(mapped, np.memmap(text_file, np.uint8, "r"), counts)

@@ -40,5 +40,5 @@ def sample_texts(model: Transformer, tokenizer: Tokenizer, ids: IdArray) -> list
     ]
     if not prompts:
         return []
-    config = SamplingConfig(max_new_tokens=_STRETCH_TOKENS)
+    config = SamplingConfig(max_new_tokens=_STRETCH_TOKENS, ignore_eos=True)
     return [sample.text for sample in generate(model, tokenizer, prompts, config)]

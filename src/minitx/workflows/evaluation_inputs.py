@@ -162,7 +162,10 @@ def file_text(subject: Subject, source: str, settings: EvaluationSettings) -> Sc
     # Another file may be of another format.
     text_field = settings.text_field or reading.text_field
     reading = replace(reading, file_format=None, text_field=text_field)
-    encoded = encode_file(Path(source), tokenizer, reading)
+    # A model that never saw the end of a document is not judged by it.
+    end_id = subject.loaded.model.config.end_id
+    has_ends = end_id is not None and end_id == tokenizer.end_id
+    encoded = encode_file(Path(source), tokenizer, reading, has_ends)
     counts = encoded.counts
     if counts.unknown == counts.tokens:
         raise BadInputError(
