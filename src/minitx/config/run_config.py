@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from minitx.config.checks import require
 from minitx.config.model_config import ModelConfig
-from minitx.config.options import MACHINE, TEXT, Config, Option, option, options_of
+from minitx.config.options import FRACTION, MACHINE, TEXT, Config, Option, option, options_of
 from minitx.config.train_config import TrainConfig
 
 TokenizerKind = Literal["bpe", "char", "word"]
@@ -80,6 +80,13 @@ class DataConfig(Config):
     )
     split_seed: int = option(0, "Random seed of the hash.", TEXT, (0, 2**63 - 1))
     holdout: str | None = option(None, "The same as --split FILE.", TEXT, metavar="FILE")
+    leaked: float | None = option(
+        None,
+        "Part of the holdout that also stands in the train part, as was found before training.",
+        within=FRACTION,
+        flag=None,
+    )
+    leaks: tuple[str, ...] = option((), "The worst three passages of these.", flag=None)
     working_directory: str | None = option(
         None,
         "Where training began: the directory that relative names of the corpus and the holdout "

@@ -79,7 +79,7 @@ class PartText:
     def documents(self) -> Iterator[Iterator[str]]:
         """The text of each document, in parts; in order, each once."""
         ends = self.table()["end"]
-        return self.pieces(0, self.n_bytes, 0, len(ends))
+        return self.pieces(0, self.n_bytes, 0, len(ends)) if len(ends) else iter(())
 
     def pieces(self, start: int, end: int, first: int, last: int) -> Iterator[Iterator[str]]:
         """The text from byte `start` to `end` as `documents` gives it: what ends there of the
@@ -366,12 +366,12 @@ def _line_near(path: Path, position: int) -> int:
         if 0 <= after < path.stat().st_size - position:
             return position + after
         file.seek(max(0, position - _BLOCK))
-        before = file.read(position - file.tell() + 1)  # And the byte there.
-    if (line := before.rfind(b"\n", 0, -1)) >= 0:
-        return position - len(before) + line + 2
+        around = file.read(position - file.tell() + 1)
+    if (line := around.rfind(b"\n", 0, -1)) >= 0:
+        return position - len(around) + line + 2
     # Bytes after the first of a character begin with 10.
-    while position and before and before[-1] & 0xC0 == 0x80:
-        before, position = before[:-1], position - 1
+    while position and around and around[-1] & 0xC0 == 0x80:
+        around, position = around[:-1], position - 1
     return position
 
 

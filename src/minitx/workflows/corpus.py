@@ -118,7 +118,7 @@ def study_corpus(
         progress("encoding the corpus")
         encoded = encode_corpus(split, trained, n_workers=data.workers or os.cpu_count() or 1)
         progress("comparing the holdout with the train part")
-        found = audit(split, None) if split.holdout.n_bytes else None
+        found = audit(split, None)
         parts = {
             part.name: PartStudy(len(part.table()), own.bytes, own.characters, own.tokens)
             for part, own in ((split.train, encoded.train), (split.holdout, encoded.holdout))

@@ -7,7 +7,6 @@ run = train(request, [])
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import shutil
 import time
@@ -53,8 +52,6 @@ from minitx.training.state import TrainingState
 from minitx.training.tokenizer_planning import TextSize, learned_from, plan_capacity, plan_tokenizer
 from minitx.workflows.run_session import run_session
 from minitx.workflows.session import Session
-
-_log = logging.getLogger("minitx")
 
 
 @dataclass(frozen=True)
@@ -148,8 +145,8 @@ def train(
                 workload = Workload(config.train.batch_size, state_bytes)
                 require_memory(config.model, workload, _free_memory(compute.device))
                 # Last, so that a refusal is all that is said.
-                told.observe(Phase("comparing the holdout with the train part"))
-                _audit(split)
+                data, sample = _audited(config.data, split, told)
+                config, reasons = replace(config, data=data), reasons | sample
                 torch.manual_seed(config.train.seed)
                 model = Transformer(config.model).to(compute.device)
                 engine = choose_engine(model, compute, config.train.engine)
@@ -246,23 +243,22 @@ def _resolved(
     return replace(data, working_directory=directory, split=split.method), told
 
 
-def _audit(split: SplitCorpus) -> None:
-    """Compare the parts, keep what was found, and warn of what stands in both."""
-    if not split.holdout.n_bytes:
-        return
+def _audited(
+    data: DataConfig, split: SplitCorpus, told: Observers
+) -> tuple[DataConfig, dict[str, str]]:
+    """The settings with what the parts have in common, which is kept beside the corpus; and what
+    was compared, if not all."""
     found = read_audit(split.directory) if split.known_digest else None
     if found is None:
-        found = audit(split)
+        phase = "comparing the holdout with the train part"
+        told.observe(Phase(phase))
+        found = audit(split, progress=_progress(told, phase, "bytes"))
+        if found is None:
+            return replace(data, leaked=None, leaks=()), {}
         found.save(split.directory)
-    if found.needs:
-        _log.info("near duplicates were not looked for: %s", found.needs)
-    if found.is_clean:
-        return
-    share = max(found.share, found.common_share)
-    _log.warning("warning: %.1f %% of the holdout also stands in the train part", 100 * share)
-    for pair in found.pairs:
-        similar = f"{pair.holdout} is {pair.similarity:.0%} like {pair.train}"
-        _log.warning("  %s: %s", similar, pair.text)
+    leaks = tuple(map(str, found.pairs))
+    sample = {"leaked": found.sample} if found.sample else {}
+    return replace(data, leaked=found.share, leaks=leaks), sample
 
 
 def _working_directory(data: DataConfig) -> str | None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from minitx.corpus.audit import Audit
-from minitx.report.terminal.printable import json_line, printed_name, text_label, token_label
+from minitx.report.terminal.audit_view import audit_rows
+from minitx.report.terminal.printable import json_line, printed_name, token_label
 from minitx.report.terminal.tables import labelled, table
 from minitx.report.terminal.units import bytes_, percent
 from minitx.workflows.corpus import CorpusStudy
@@ -57,7 +57,8 @@ def corpus_view(study: CorpusStudy, ascii_only: bool) -> RenderableType:
         )
         for name, pieces in study.shown
     ]
-    return Group(sizes, labelled(facts), *_audit(study.audit, ascii_only), *shown)
+    audit = [] if study.audit is None else [labelled(audit_rows(study.audit, ascii_only))]
+    return Group(sizes, labelled(facts), *audit, *shown)
 
 
 _LENGTHS = {"p10": "10th percentile", "p90": "90th percentile"}
@@ -88,31 +89,3 @@ def _oddities(study: CorpusStudy) -> list[tuple[str, str]]:
 
 def _shares(shares: Mapping[str, float]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {percent(share)}" for name, share in shares.items())
-
-
-def _audit(audit: Audit | None, ascii_only: bool) -> list[RenderableType]:
-    if audit is None:
-        return []
-    if audit.is_clean:
-        told = "nothing of the holdout stands in the train part"
-    else:
-        told = (
-            f"{percent(audit.share)} of the holdout is nearly the same as passages of the train "
-            f"part; {percent(audit.common_share)} stands there to the letter, in passages of 100 "
-            "bytes or more"
-        )
-    rows = [("audit", told)]
-    rows += [
-        ("", f"{printed_name(pair.holdout)} is {percent(pair.similarity)} like "
-         f"{printed_name(pair.train)}: {text_label(pair.text, ascii_only)}")
-        for pair in audit.pairs
-    ]  # fmt: skip
-    if audit.longest:
-        rows.append(("in common", text_label(audit.longest[:120], ascii_only)))
-    rows += [
-        ("" if i else "repeated", f"{count:,} times: {text_label(line.strip(), ascii_only)}")
-        for i, (line, count) in enumerate(audit.boilerplate)
-    ]
-    if audit.needs:
-        rows.append(("", f"near duplicates were not looked for: {audit.needs}"))
-    return [labelled(rows)]

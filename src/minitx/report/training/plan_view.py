@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.containers import Lines
 from rich.text import Text
 
-from minitx.config import ModelConfig, TrainConfig
-from minitx.report.terminal.printable import visible
+from minitx.config import DataConfig, ModelConfig, TrainConfig
+from minitx.corpus.audit import told_amount, told_share
+from minitx.report.terminal.printable import cut_label, text_label, visible
 from minitx.report.terminal.tables import table
 from minitx.report.terminal.units import count, duration
 from minitx.training.observer import RunStart
@@ -40,7 +41,11 @@ def plan_table(start: RunStart, width: int = 80) -> RenderableType:
         reasons = dict.fromkeys(start.reasons[key] for key in keys if key in start.reasons)
         cells = (name, value, *(["; ".join(reasons)] if with_reasons else []))
         made.add_row(*(_WithUnits(visible(cell)) for cell in cells))
-    return made
+    data = start.config.data
+    if not data.leaked:
+        return made
+    head = Text(f"{told_share(data.leaked)}, most of all:", "yellow")
+    return Group(made, head, *(Text(cut_label(text_label(leak), width)) for leak in data.leaks))
 
 
 _JOINED = "\ue000"
@@ -81,7 +86,8 @@ def _rows(start: RunStart) -> list[_Row]:
     against = f"dropout {model.dropout:g}, weight decay {train.weight_decay:g}, grad clip {clip}"
     device = f"{start.device}, {start.dtype}, {start.engine} engine"
     return [
-        ("corpus", corpus, ("corpus", "holdout", "holdout_fraction")),
+        ("corpus", corpus, ("corpus",)),
+        _holdout(start.config.data),
         ("tokenizer", f"{tokenizer.kind}, {model.vocab_size:,} ids", ("kind", "vocab_size")),
         ("model", _shape(model), _MODEL_KEYS),
         ("parameters", count(start.n_parameters), ("n_parameters", "tie_embeddings")),
@@ -102,6 +108,16 @@ _OPTIMIZER_KEYS = ("optimizer", "optimizer_options", "beta1", "beta2", "momentum
 _RATE_KEYS = ("learning_rate", "muon_learning_rate", "warmup_steps", "decay", "decay_fraction",
               "final_rate_fraction")  # fmt: skip
 _EVALUATION_KEYS = ("evaluate_every", "evaluation_tokens", "closing_tokens", "early_stopping")
+
+
+def _holdout(data: DataConfig) -> _Row:
+    ways = {"hash": "by hash", "tail": "the end", "characters": "the end"}
+    told = ways.get(data.split or "characters") or _corpus_name((data.held_file or "",))
+    if data.held_file is None and not data.holdout_fraction:
+        told = "none"
+    elif data.leaked is not None:
+        told += f", {told_amount(data.leaked)} in the train part"
+    return ("holdout", told, ("split", "holdout", "holdout_fraction", "leaked"))
 
 
 def _corpus_name(sources: tuple[str, ...]) -> str:

@@ -1,0 +1,141 @@
+"""Which bytes of a text stand in a much longer one, too, in one pass over that.
+
+Of the text, the hashes of all its windows of 48 bytes are kept, sorted. Of the long one, every 16th
+window is looked up among them. A stretch of 63 bytes that both have holds such a window, wherever
+it stands, so that none is missed. A shorter one of 48 bytes or more may be found. Hashes
+have 64 bits: of a million million comparisons, one in ten million would be wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+ByteArray = npt.NDArray[np.uint8]
+IntArray = npt.NDArray[np.int64]
+HashArray = npt.NDArray[np.uint64]
+BoolArray = npt.NDArray[np.bool_]
+
+WINDOW, STRIDE = 48, 16
+SURE = WINDOW + STRIDE - 1
+"""Bytes from which on a stretch in common is always found."""
+
+_WORD = 8
+_FACTORS = np.random.default_rng(16).integers(0, 2**63, WINDOW // _WORD, np.uint64) * 2 + 1
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """Stretches in common: from and to which byte of the text, and from which of the other one."""
+
+    start: IntArray
+    end: IntArray
+    place: IntArray
+
+    def covered(self, n_bytes: int) -> BoolArray:
+        """Whether each byte of the text, which has so many, lies in one of them."""
+        edges = np.zeros(n_bytes + 1, np.int32)
+        np.add.at(edges, self.start, 1)
+        np.add.at(edges, self.end, -1)
+        result: BoolArray = np.cumsum(edges[:-1]) > 0
+        return result
+
+
+class SharedWindows:
+    """The windows of a text that were seen in another one.
+
+    Args:
+        content: `(bytes,)` the text; some 30 bytes of memory are needed for each of it.
+        limits: rising; no stretch crosses one of these positions: the ends of documents.
+    """
+
+    def __init__(self, content: ByteArray, limits: IntArray) -> None:
+        self._content, self._limits = content, limits
+        hashes = np.empty(max(0, len(content) - WINDOW + 1), np.uint64)
+        for offset in range(min(_WORD, len(hashes))):
+            hashes[offset::_WORD] = _hashes(content[offset:], 1)
+        self._known, number = np.unique(hashes, return_inverse=True)
+        self._number = number.astype(np.uint32)
+        del hashes, number
+        self._seen_at = np.full(len(self._known), -1, np.int64)
+
+    def look_up(self, piece: ByteArray, start: int, limits: IntArray) -> None:
+        """Look for windows of a piece of the long text, which begins at byte `start`, a multiple of
+        `STRIDE`, and shares `WINDOW - STRIDE` bytes with the next one. `limits` are that text's."""
+        hashes = _hashes(piece, STRIDE // _WORD)
+        if not len(self._known) or not len(hashes):
+            return
+        order = np.argsort(hashes)  # Neighbours are found near each other.
+        hashes = hashes[order]
+        slot = np.minimum(np.searchsorted(self._known, hashes), len(self._known) - 1)
+        hits = np.flatnonzero(self._known[slot] == hashes)
+        slot, place = slot[hits], start + STRIDE * order[hits]
+        new = (self._seen_at[slot] < 0) & _within(place, limits)
+        # Of equal windows the first: what is assigned last stays.
+        slot, place = slot[new], place[new]
+        first = np.argsort(-place, kind="stable")
+        self._seen_at[slot[first]] = place[first]
+
+    def stretches(self, other: ByteArray, limits: IntArray) -> Stretches:
+        """The stretches in common, to their first and last byte, given the whole other text."""
+        place = self._seen_at[self._number]
+        start = np.flatnonzero(place >= 0)
+        start = start[_within(start, self._limits)]
+        place = place[start]
+        # Windows that were seen one after the other are one stretch.
+        order = np.lexsort((start, place - start))
+        start, place = start[order], place[order]
+        apart = (np.diff(place - start) != 0) | (np.diff(start) > WINDOW)
+        is_first = np.append(True, apart)[: len(start)]
+        end = start[np.append(apart, True)[: len(start)]] + WINDOW
+        start, place = start[is_first], place[is_first]
+        before = np.minimum(
+            start - _limit(self._limits, start, -1), place - _limit(limits, place, -1)
+        )
+        shift = place - start
+        last = end - 1
+        after = np.minimum(
+            _limit(self._limits, last, 0) - end, _limit(limits, last + shift, 0) - end - shift
+        )
+        # The window before the first is not in common, nor is the one after the last.
+        for i in range(STRIDE - 1):
+            grows = np.flatnonzero(before > i)
+            same = self._content[start[grows] - 1] == other[place[grows] - 1]
+            before[grows[~same]] = 0
+            start[grows[same]] -= 1
+            place[grows[same]] -= 1
+            grows = np.flatnonzero(after > i)
+            same = self._content[end[grows]] == other[end[grows] + shift[grows]]
+            after[grows[~same]] = 0
+            end[grows[same]] += 1
+        return Stretches(start, end, place)
+
+
+def _hashes(content: ByteArray, step: int) -> HashArray:
+    """Hash of the window at every `step`-th word of 8 bytes."""
+    words = content[: len(content) // _WORD * _WORD].view("<u8")
+    n = len(words) - len(_FACTORS) + 1
+    if n <= 0:
+        return np.empty(0, np.uint64)
+    with np.errstate(over="ignore"):
+        words = (words ^ (words >> np.uint64(29))) * _MIX
+        words ^= words >> np.uint64(32)
+        total: HashArray = words[:n:step] * _FACTORS[0]
+        for i in range(1, len(_FACTORS)):
+            total += words[i : i + n : step] * _FACTORS[i]
+    return total
+
+
+def _limit(limits: IntArray, positions: IntArray, which: int) -> IntArray:
+    """The first limit after each position; with -1 the last before it, or at it."""
+    i = np.searchsorted(limits, positions, side="right") + which
+    return np.where(i < 0, 0, limits[np.maximum(i, 0)])
+
+
+def _within(starts: IntArray, limits: IntArray) -> BoolArray:
+    """Whether the windows that begin there end before the next limit, or at it."""
+    result: BoolArray = _limit(limits, starts, 0) - starts >= WINDOW
+    return result
