@@ -218,7 +218,7 @@ def test_a_long_holdout_is_sampled_and_that_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(audit_module, "_STRETCH", 4_000)
     train = [f"{sentences(i, 60)}\n" for i in range(600)]
     held = [f"{sentences(i, 60)}\n" for i in range(1000, 1600)]
-    held[::3] = train[::3]
+    held[::3] = [f"{text}and more\n" for text in train[::3]]
     split = split_of(tmp_path / "data", train, held)
     found = audit(split)
     compared = sum(end - start for start, end in found.compared)
