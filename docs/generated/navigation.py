@@ -26,6 +26,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     ),
     "Use": (
         "python.md",
+        "corpus.md",
         "plan.md",
         "generation.md",
         "evaluation.md",

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import lzma
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -188,3 +189,23 @@ def test_a_document_of_an_office_program_is_refused():
         archive.writestr("[Content_Types].xml", "<x/>")
     with pytest.raises(BadInputError, match="document of an office program"):
         read(["a.docx"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "lacks"),
+    [
+        ("a.parquet", lambda: b"PAR1" + bytes(99), "pyarrow"),
+        ("a.arrow", lambda: b"ARROW1" + bytes(99), "pyarrow"),
+        ("a.jsonl.zst", lambda: b"\x28\xb5\x2f\xfd" + bytes(99), "zstandard"),
+    ],
+)
+def test_a_library_that_is_missing_is_named_with_how_to_install_it(
+    monkeypatch, name, content, lacks
+):
+    for module in ("pyarrow", "zstandard", "compression.zstd"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(BadInputError, match=lacks) as caught:
+        read([write(name, content())])
+    assert 'pip install "minitx[data]"' in str(caught.value)
+    write("a.jsonl", LINES)
+    assert read(["a.jsonl"]) == TEXTS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
+import importlib
 import io
 import lzma
 import re
@@ -23,6 +24,8 @@ _Open = Callable[[BinaryIO], Any]
 
 
 def _open_zstd(file: BinaryIO) -> Any:
+    with contextlib.suppress(ImportError):  # From Python 3.14 on.
+        return importlib.import_module("compression.zstd").ZstdFile(file)
     import zstandard
 
     return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
@@ -129,14 +132,15 @@ def damage_told(name: str) -> Iterator[None]:
         yield
     except ImportError:
         raise BadInputError(
-            f"{name} is compressed with zstd", "Install what reads it: pip install 'minitx[zstd]'"
+            f"{name} is compressed with zstd, and zstandard is missing",
+            'Install it with: pip install "minitx[data]"',
         ) from None
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile,
             tarfile.TarError, NotImplementedError) as error:  # fmt: skip
         reason = str(error).splitlines()[0] if str(error) else "it ends too soon"
         raise BadInputError(f"{name} can't be unpacked: {reason}", "Get it anew") from None
     except Exception as error:
-        is_theirs = type(error).__module__.partition(".")[0] == "zstandard"
+        is_theirs = type(error).__module__.partition(".")[0] in ("zstandard", "compression")
         # Of zipfile where a password is needed; of bz2 for what is none.
         says_little = type(error) is RuntimeError or getattr(error, "errno", 0) is None
         if isinstance(error, BadInputError) or not (is_theirs or says_little):

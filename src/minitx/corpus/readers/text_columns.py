@@ -140,7 +140,8 @@ def _arrow_errors(name: str) -> Iterator[None]:
         yield
     except ImportError:
         raise BadInputError(
-            f"{name} is a table, which needs pyarrow", "Install it: pip install 'minitx[data]'"
+            f"{name} is a table that pyarrow reads, which is missing",
+            'Install it with: pip install "minitx[data]"',
         ) from None
     except Exception as error:
         # Those of pyarrow derive from what they are like: ValueError, OSError, KeyError ...
