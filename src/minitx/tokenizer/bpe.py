@@ -18,8 +18,9 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
 from minitx.errors import BadInputError
-from minitx.tokenizer.base import END_OF_TEXT, Tokenizer
+from minitx.tokenizer.base import END_OF_TEXT, Ids, Tokenizer
 from minitx.tokenizer.chunks import LINE_END, LINE_START, Border, training_chunks
+from minitx.tokenizer.known_words import WORTH_IT, KnownWords
 
 LONGEST_PIECE = 64
 """Characters in a run before it is cut: without a limit, a line of a million dashes would be one
@@ -27,18 +28,23 @@ word, and merging it would take minutes."""
 
 _RUN = f"{{1,{LONGEST_PIECE}}}"
 
-# Merges never cross the pieces that this cuts a text into. Every character matches one of the
-# alternatives, and no alternative goes on after a line end (see `chunks.LINE_START`).
-PATTERN = "|".join(
-    [
-        rf"[ '’]?[\p{{L}}\p{{M}}]{_RUN}",  # a word with the space before it; 't, 's
-        r" ?\p{N}{1,3}",  # digits, by threes
-        rf" ?[^\s\p{{L}}\p{{M}}\p{{N}}]{_RUN}[\r\n]{{0,8}}",  # punctuation, with the line end
-        rf"[\r\n]{_RUN}",  # empty lines
-        rf"[^\S\r\n]{_RUN}(?= \S)",  # indentation, but for the space that goes with the word
-        rf"[^\S\r\n]{_RUN}",
-    ]
-)
+
+def _pattern(letter: str, number: str, blank: str, mark: str, solid: str) -> str:
+    # Merges never cross the pieces that this cuts a text into. Every character matches one of the
+    # alternatives, and no alternative goes on after a line end (see `chunks.LINE_START`).
+    return "|".join(
+        [
+            rf"[ '’]?{letter}{_RUN}",  # a word with the space before it; 't, 's
+            rf" ?{number}{{1,3}}",  # digits, by threes
+            rf" ?{mark}{_RUN}[\r\n]{{0,8}}",  # punctuation, with the line end
+            rf"[\r\n]{_RUN}",  # empty lines
+            rf"{blank}{_RUN}(?= {solid})",  # indentation, but for the space that goes with the word
+            rf"{blank}{_RUN}",
+        ]
+    )
+
+
+PATTERN = _pattern(r"[\p{L}\p{M}]", r"\p{N}", r"[^\S\r\n]", r"[^\s\p{L}\p{M}\p{N}]", r"\S")
 
 _PRINTED = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
 _MOVED = [byte for byte in range(256) if byte not in _PRINTED]
@@ -56,6 +62,16 @@ class BytePairTokenizer(Tokenizer):
     """Byte-level BPE, ours or one from elsewhere (GPT-2's, for example)."""
 
     kind = "bpe"
+
+    def _ids_of(self, texts: list[str]) -> list[Ids]:
+        is_long = sum(map(len, texts)) >= WORTH_IT
+        if is_long and self._border is LINE_START and not self._added:
+            return self._known_words.ids(texts)
+        return super()._ids_of(texts)
+
+    @cached_property
+    def _known_words(self) -> KnownWords:
+        return KnownWords(_pattern, super()._ids_of)
 
     @cached_property
     def _added(self) -> Collection[int]:
