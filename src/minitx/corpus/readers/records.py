@@ -42,10 +42,18 @@ def documents_of_records(
         if not isinstance(text, str):
             what = "is no text" if text is not None else "is missing or null"
             reading.pass_over(file, f"{unit} {number:,}", f"{field!r} {what}")
-        elif any("\ud800" <= character <= "\udfff" for character in text):
+        elif not _is_encodable(text):
             reading.pass_over(file, f"{unit} {number:,}", "has half a character (a lone surrogate)")
         elif text.strip():
             yield Document([text], file, unit, number)
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def usual_field(fields: Iterable[str], file: str) -> str:
