@@ -5,8 +5,7 @@ processes, and a text to which documents were added has most of its shards in co
 before. A shard is known by a digest of what decides its ids. Those that are there, from an encoding
 that was killed or from another run, are not made again.
 
-A process that encodes is `python -m minitx.corpus.shards TEXTS DIRECTORY`: it reads from its input
-which shards, a line each.
+A process that encodes is `shard_worker.py`.
 """
 
 from __future__ import annotations
@@ -28,13 +27,14 @@ import numpy.typing as npt
 
 from minitx.corpus.splitting import PartText, block_sizes
 from minitx.files import json_bytes, replacing
-from minitx.tokenizer import Tokenizer, load_tokenizer
+from minitx.tokenizer import Tokenizer
 
 IdArray = npt.NDArray[np.integer[Any]]
 
 SHORTEST, LONGEST = 4 << 20, 32 << 20
 """Bytes of text in a shard; between them, it ends after a document with a certain hash."""
 
+_WORKER = "minitx.corpus.shard_worker"
 _ENDING = 64
 _LOOKED_FOR_A_CUT = 1 << 16
 WORTH_A_PROCESS = 2 * LONGEST
@@ -181,7 +181,7 @@ def encode_shards(
     tokenizer.save(directory)
     results: dict[int, EncodedShard] = {}
     waiting = iter(range(len(shards)))
-    command = [sys.executable, "-m", __name__, str(texts), str(directory)]
+    command = [sys.executable, "-m", _WORKER, str(texts), str(directory)]
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
 
     def work() -> None:
@@ -204,20 +204,3 @@ def encode_shards(
         for worker in [threads.submit(work) for _ in range(min(n_workers, len(shards)))]:
             worker.result()
     return [results[i] for i in range(len(shards))]
-
-
-def _serve(texts: Path, directory: Path) -> None:
-    """Encode the shards that the standard input asks for."""
-    tokenizer = load_tokenizer(directory)
-    for line in sys.stdin:
-        shard = Shard(**json.loads(line))
-        try:
-            encoded = encode_shard(PartText(texts, shard.part), shard, tokenizer, directory)
-            answer = asdict(encoded)
-        except OSError as error:
-            answer = {"errno": error.errno}
-        print(json.dumps(answer), flush=True)
-
-
-if __name__ == "__main__":
-    _serve(*map(Path, sys.argv[1:]))

@@ -378,19 +378,18 @@ def _line_near(path: Path, position: int) -> int:
 def _keep(part: PartText, kept: BoolArray, into: PartText | None = None) -> None:
     """Leave these documents of a part, or write them to another one; in the same order."""
     table, target = part.table(), into or part
-    ends = table["end"].tolist()
+    bounds = np.concatenate(([0], table["end"]))
     rows = table[kept].copy()
-    rows["end"] = np.cumsum(np.diff(table["end"], prepend=0)[kept])
+    rows["end"] = np.cumsum(np.diff(bounds)[kept])
     del table
+    # Those that follow each other are copied at once.
+    edges = np.flatnonzero(np.diff(kept, prepend=False, append=False))
     # In place, nothing is written over before it was read: documents only move to the front.
     with part.path.open("rb") as source, target.path.open("wb" if into else "rb+") as file:
-        start = 0
-        for end, is_kept in zip(ends, kept.tolist(), strict=True):
-            if is_kept:
-                source.seek(start)
-                for size in block_sizes(end - start):
-                    file.write(source.read(size))
-            start = end
+        for start, end in bounds[edges].reshape(-1, 2):
+            source.seek(start)
+            for size in block_sizes(end - start):
+                file.write(source.read(size))
         file.truncate()
     target.table_path.write_bytes(rows.tobytes())
 

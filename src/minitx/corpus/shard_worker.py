@@ -1,0 +1,31 @@
+"""A process that encodes: `python -m minitx.corpus.shard_worker TEXTS DIRECTORY`.
+
+It reads from its input which shards, a line each, and answers in a line what each became.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from minitx.corpus.shards import Shard, encode_shard
+from minitx.corpus.splitting import PartText
+from minitx.tokenizer import load_tokenizer
+
+
+def _serve(texts: Path, directory: Path) -> None:
+    tokenizer = load_tokenizer(directory)
+    for line in sys.stdin:
+        shard = Shard(**json.loads(line))
+        try:
+            encoded = encode_shard(PartText(texts, shard.part), shard, tokenizer, directory)
+            answer = asdict(encoded)
+        except OSError as error:
+            answer = {"errno": error.errno}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    _serve(*map(Path, sys.argv[1:]))
