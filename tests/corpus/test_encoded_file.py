@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from minitx.corpus import encode_corpus, encode_file, splitting
 from minitx.corpus.documents import Reading
-from minitx.corpus.encoded import release
+from minitx.corpus.encoded_file import release
 from minitx.corpus.readers import plain_text
 from minitx.corpus.readers.plain_text import decoded
 from minitx.errors import BadInputError

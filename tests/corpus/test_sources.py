@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from corpus_parts import read, split_of, text_of
 
-from minitx.corpus import encode_corpus, load_encoded, read_corpus
+from minitx.config import DataConfig
+from minitx.corpus import encode_corpus, load_encoded, read_corpus, split_corpus
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.tokenizer import train_tokenizer
 
@@ -143,3 +144,18 @@ def test_a_run_that_vanishes_while_it_is_copied_from_is_no_loss(inside, monkeypa
     fresh = encode_corpus(split_of(inside / "two", TRAIN, HOLDOUT), tokenizer, [inside / "one"])
     assert text_of(fresh, "train") == TRAIN
     assert not list((inside / "two").glob(".*"))
+
+
+def test_reading_tells_how_far_it_is(tmp_path):
+    (tmp_path / "texts").mkdir()
+    files = [tmp_path / "texts" / name for name in ("a.jsonl", "b.txt")]
+    files[0].write_text('{"text": "one"}\n' * 30)
+    files[1].write_text("two\n" * 1_000_000)
+    told = []
+    corpus = read_corpus(["texts"])
+    split_corpus(corpus, DataConfig(), tmp_path / "data", progress=lambda *seen: told.append(seen))
+    sizes = [file.stat().st_size for file in files]
+    assert told[0] == (sizes[0], sum(sizes))
+    assert told[-1] == (sum(sizes), sum(sizes))
+    # A long document is told of while it is read.
+    assert len({done for done, _ in told if done > sizes[0]}) > 3

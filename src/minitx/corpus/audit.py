@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minitx.corpus.part_text import PartText, block_sizes
 from minitx.corpus.shared_windows import (
     STRIDE,
     WINDOW,
@@ -25,7 +26,7 @@ from minitx.corpus.shared_windows import (
     SharedWindows,
     Stretches,
 )
-from minitx.corpus.splitting import PartText, SplitCorpus, block_sizes
+from minitx.corpus.splitting import SplitCorpus
 from minitx.files import json_bytes, read_json, write_atomically
 
 AUDIT_FILE = "audit.json"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from minitx.config import DataConfig
@@ -37,6 +37,7 @@ class Reading:
         skip_bad: pass over records that can't be used.
         skipped: how many were, by file.
         formats: how many files were read as each format.
+        n_read, position: bytes of the files that were read, and of the one that is being read.
     """
 
     file_format: str | None = None
@@ -45,6 +46,8 @@ class Reading:
     skip_bad: bool = False
     skipped: dict[str, int] = field(default_factory=dict)
     formats: dict[str, int] = field(default_factory=dict)
+    n_read: int = 0
+    position: Callable[[], int] = lambda: 0
 
     @classmethod
     def of(cls, data: DataConfig) -> Reading:

@@ -11,20 +11,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import mmap
 import os
 import shutil
-import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from minitx.corpus.documents import Reading
+from minitx.corpus.part_text import PARTS, PartText, block_sizes
 from minitx.corpus.shards import (
     SHORTEST,
     EncodedShard,
@@ -34,9 +30,8 @@ from minitx.corpus.shards import (
     plan_shards,
     shard_key,
 )
-from minitx.corpus.sources import documents_of
-from minitx.corpus.splitting import PARTS, PartText, SplitCorpus, block_sizes, text_digest
-from minitx.errors import BadInputError, DamagedFileError
+from minitx.corpus.splitting import SplitCorpus, text_digest
+from minitx.errors import DamagedFileError
 from minitx.files import (
     describe_damage,
     file_digest,
@@ -358,88 +353,3 @@ def _link(source: Path, directory: Path, names: Iterable[str]) -> None:
             except OSError:
                 # Another file system, or one without links.
                 shutil.copyfile(source / name, target)
-
-
-ByteArray = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedFile:
-    """A text in UTF-8, `(bytes,)`, and its ids, `(tokens,)`, both mapped."""
-
-    ids: IdArray
-    content: ByteArray
-    counts: PartCounts
-
-
-def encode_file(
-    path: Path, tokenizer: Tokenizer, reading: Reading | None = None, has_ends: bool = True
-) -> EncodedFile:
-    """Encode a file of any size; what the vocabulary lacks becomes the unknown token.
-
-    After each document of several stands its end, if it `has_ends`. The file is read block by
-    block. Its text and ids go to temporary files without a name, which are gone when nobody maps
-    them any more.
-
-    Raises:
-        BadInputError: it can't be read, has no text, is not UTF-8, or there is no room for it.
-    """
-    n_tokens = n_bytes = n_characters = n_unknown = n_documents = 0
-    has_text = False
-
-    def noted(parts: Iterable[str]) -> Iterator[str]:
-        nonlocal n_bytes, n_characters, has_text
-        for text in parts:
-            has_text = has_text or bool(text.strip())
-            n_characters += len(text)
-            n_bytes += text_file.write(text.encode("utf-8"))
-            yield text
-
-    def documents() -> Iterator[Iterator[str]]:
-        nonlocal n_documents
-        for document in documents_of(path, reading or Reading()):
-            n_documents += 1
-            yield noted(document.parts)
-
-    what = f"what {path} holds can't be kept in {tempfile.gettempdir()}"
-    fix = "Free some space there, or let TMPDIR name another directory"
-    with (
-        os_errors_as_bad_input(what, fix),
-        tempfile.TemporaryFile() as text_file,
-        tempfile.TemporaryFile() as ids_file,
-    ):
-        dtype = ids_type(tokenizer.vocab_size)
-        n_ends = sys.maxsize if has_ends else 0
-        for ids in tokenizer.encode_documents(documents(), n_ends, "replace"):
-            n_tokens += len(ids)
-            if tokenizer.unknown_id is not None:
-                n_unknown += int(np.count_nonzero(ids == tokenizer.unknown_id))
-            ids_file.write(ids.astype(dtype).tobytes())
-        if not has_text:
-            raise BadInputError(f"{path} has no text in it", "Give a file with some text")
-        text_file.flush()
-        ids_file.flush()
-        mapped: IdArray = np.memmap(ids_file, dtype, "r")
-        if n_documents == 1 and has_ends and tokenizer.end_id is not None:
-            mapped, n_tokens = mapped[:-1], n_tokens - 1  # As in a corpus of one document.
-        counts = PartCounts(n_tokens, n_bytes, n_characters, n_unknown)
-        return EncodedFile(mapped, np.memmap(text_file, np.uint8, "r"), counts)
-
-
-def blocks_of(content: ByteArray) -> Iterator[bytes]:
-    """A mapped text, block by block."""
-    for start in range(0, len(content), _BLOCK):
-        yield content[start : start + _BLOCK].tobytes()
-        release(content)
-
-
-def release(mapped: npt.NDArray[np.generic]) -> None:
-    """Let go of what was read of a mapped array; it is read anew when needed.
-
-    Without this, a file that streams by stays in this process's memory until others need it.
-    """
-    base = mapped
-    while isinstance(base, np.ndarray):
-        base = base.base  # type: ignore[assignment]
-    if isinstance(base, mmap.mmap) and hasattr(base, "madvise"):
-        base.madvise(mmap.MADV_DONTNEED)

@@ -10,8 +10,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from minitx.corpus.part_text import PartText
 from minitx.corpus.shards import Shard, encode_shard
-from minitx.corpus.splitting import PartText
 from minitx.tokenizer import load_tokenizer
 
 

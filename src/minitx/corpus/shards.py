@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minitx.corpus.splitting import PartText, block_sizes
+from minitx.corpus.part_text import PartText, block_sizes
 from minitx.files import json_bytes, replacing
 from minitx.tokenizer import Tokenizer
 

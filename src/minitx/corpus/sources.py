@@ -224,7 +224,10 @@ def documents_of(
         BadInputError: it is missing, a device, can't be read, or is not what its format allows.
     """
     with _opened(path, only_files, what) as file:
+        if file.seekable():
+            reading.position = file.tell
         yield from _documents_in(file, str(path), reading)
+        reading.n_read, reading.position = reading.n_read + reading.position(), lambda: 0
 
 
 def _documents_in(file: io.BufferedReader, name: str, reading: Reading) -> Iterator[Document]:

@@ -12,31 +12,23 @@ each other away.
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
 from minitx.config import DataConfig
 from minitx.corpus.documents import Document
+from minitx.corpus.part_text import DOCUMENT, PARTS, PartText, block_sizes
 from minitx.corpus.sources import Corpus, read_corpus
 from minitx.errors import BadInputError
 from minitx.files import file_digest, os_errors_as_bad_input
 
-PARTS = ("train", "holdout")
-
-DOCUMENT = np.dtype([("end", "<i8"), ("hash", "<u8"), ("number", "<i8"), ("file", "<i4")])
-"""Of one document: the byte after its last, the first 8 bytes of its SHA-256, and where it is from:
-the place of its file in a list, and the number of its line or row there."""
-
-Table = npt.NDArray[np.void]
 BoolArray = npt.NDArray[np.bool_]
 
 MANY = 20
@@ -44,72 +36,6 @@ MANY = 20
 
 _BLOCK = 1 << 20
 _ROWS = 4096
-
-
-@dataclass(frozen=True)
-class PartText:
-    """The documents of one part."""
-
-    directory: Path
-    name: str
-
-    @property
-    def path(self) -> Path:
-        """Its text in UTF-8, all documents one after the other."""
-        return self.directory / f"{self.name}.txt"
-
-    @property
-    def table_path(self) -> Path:
-        """Its `table` as a file."""
-        return self.directory / f"{self.name}.documents"
-
-    @property
-    def n_bytes(self) -> int:
-        """Of its text."""
-        return self.path.stat().st_size
-
-    def table(self) -> Table:
-        """`(documents,)` of `DOCUMENT`, mapped."""
-        path = self.table_path
-        if path.exists():
-            return np.memmap(path, DOCUMENT, "r") if path.stat().st_size else np.empty(0, DOCUMENT)
-        # Earlier versions, to which all of it was one text.
-        return np.array([(self.n_bytes, 0, 0, 0)][: bool(self.n_bytes)], DOCUMENT)
-
-    def documents(self) -> Iterator[Iterator[str]]:
-        """The text of each document, in parts; in order, each once."""
-        ends = self.table()["end"]
-        return self.pieces(0, self.n_bytes, 0, len(ends)) if len(ends) else iter(())
-
-    def pieces(self, start: int, end: int, first: int, last: int) -> Iterator[Iterator[str]]:
-        """The text from byte `start` to `end` as `documents` gives it: what ends there of the
-        documents `first` to `last`, and the rest."""
-        ends = self.table()["end"][first:last].tolist()
-        with self.path.open("rb") as file:
-            file.seek(start)
-            for cut in ends if ends and ends[-1] == end else [*ends, end]:
-                yield _decoded(file, cut - start)
-                start = cut
-
-    def text(self) -> str:
-        """All of it."""
-        return self.path.read_bytes().decode("utf-8")
-
-    def sample(self, n_bytes: int) -> Iterator[str]:
-        """Its documents; of a part that is longer than `n_bytes`, stretches of about as many.
-
-        Which ones follows from what they say, so that the sample of a text to which something was
-        added is mostly the same.
-        """
-        size = self.n_bytes
-        if size <= n_bytes:
-            yield from map("".join, self.documents())
-            return
-        for document in self.documents():
-            for stretch in document:
-                digest = hashlib.sha256(stretch.encode("utf-8")).digest()
-                if int.from_bytes(digest[:8], "little") < n_bytes / size * 2**64:
-                    yield stretch
 
 
 @dataclass(frozen=True)
@@ -175,11 +101,18 @@ def text_digest(directory: Path) -> str:
 
 
 def split_corpus(
-    corpus: Corpus, data: DataConfig, directory: Path, leave_out: bool = True
+    corpus: Corpus,
+    data: DataConfig,
+    directory: Path,
+    leave_out: bool = True,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SplitCorpus:
     """Read a corpus into a directory, and hold out a part of it.
 
-    To `leave_out` is to take out of the train part what is in the holdout file, too.
+    Args:
+        leave_out: take out of the train part what is in the holdout file, too.
+        progress: is told how many bytes of its files were read, of how many, document by document;
+            nothing of standard input.
 
     Raises:
         BadInputError: a file can't be read, or nothing is left to train on.
@@ -187,12 +120,20 @@ def split_corpus(
     what = f"the corpus can't be kept in {directory}"
     with os_errors_as_bad_input(what, "Free some space, or choose another directory"):
         directory.mkdir(parents=True, exist_ok=True)
-        return _Split(corpus, data, directory, leave_out).done()
+        return _Split(corpus, data, directory, leave_out, progress).done()
 
 
 class _Split:
-    def __init__(self, corpus: Corpus, data: DataConfig, directory: Path, leave_out: bool) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        data: DataConfig,
+        directory: Path,
+        leave_out: bool,
+        progress: Callable[[int, int], None],
+    ) -> None:
         self._corpus, self._data, self._leave_out = corpus, data, leave_out
+        self._progress = progress
         self._train, self._holdout = (PartText(directory, name) for name in PARTS)
         self._files: dict[str, int] = {}
         self._left_out: dict[str, int] = {}
@@ -200,7 +141,7 @@ class _Split:
     def done(self) -> SplitCorpus:
         data, method = self._data, self._data.split
         held_file = data.held_file
-        documents = self._corpus.documents()
+        documents = self._told(self._corpus.documents())
         if method == "characters":
             documents = iter([Document(_joined(documents), self._corpus.named)])
         write_documents(documents, self._train, self._files)
@@ -226,6 +167,19 @@ class _Split:
             self._train.directory, method, tuple(self._files), tuple(self._left_out.items()),
             tuple(found.skipped.items()), tuple(found.formats.items()),
         )  # fmt: skip
+
+    def _told(self, documents: Iterable[Document]) -> Iterator[Document]:
+        """The same, while the progress is told; also within a document, of which one may be all."""
+        reading = self._corpus.reading
+        total = sum(Path(file).stat().st_size for file in self._corpus.files)
+
+        def told(parts: Iterable[str]) -> Iterator[str]:
+            for part in parts:
+                if total:
+                    self._progress(min(total, reading.n_read + reading.position()), total)
+                yield part
+
+        return (replace(document, parts=told(document.parts)) for document in documents)
 
     def _drop(self, reason: str, dropped: BoolArray) -> None:
         if dropped.any():
@@ -392,15 +346,3 @@ def _keep(part: PartText, kept: BoolArray, into: PartText | None = None) -> None
                 file.write(source.read(size))
         file.truncate()
     target.table_path.write_bytes(rows.tobytes())
-
-
-def block_sizes(size: int) -> Iterator[int]:
-    """How many bytes to read at a time of so many."""
-    for start in range(0, size, _BLOCK):
-        yield min(_BLOCK, size - start)
-
-
-def _decoded(file: IO[bytes], size: int) -> Iterator[str]:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    for part in block_sizes(size):
-        yield decoder.decode(file.read(part))

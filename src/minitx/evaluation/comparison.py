@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minitx.corpus.encoded import release
+from minitx.corpus.encoded_file import release
 from minitx.evaluation.arrays import (
     Float32Array,
     FloatArray,

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from minitx.compute import Compute
-from minitx.corpus.encoded import release
+from minitx.corpus.encoded_file import release
 from minitx.errors import BadInputError
 from minitx.evaluation.arrays import BoolArray, Float32Array, IdArray, IntArray
 from minitx.model import Transformer, evaluating

@@ -13,7 +13,7 @@ from minitx.config import ModelConfig, TokenizerConfig
 from minitx.config.overrides import Overrides
 from minitx.config.run_config import TokenizerKind
 from minitx.config.toml import build
-from minitx.corpus.splitting import PartText
+from minitx.corpus.part_text import PartText
 from minitx.training.planning import (
     DEFAULT_BUDGET_SECONDS,
     EMBEDDING_TO_BLOCKS,

@@ -20,7 +20,8 @@ from minitx.corpus import read_corpus, split_corpus
 from minitx.corpus.audit import Audit, audit
 from minitx.corpus.documents import Reading
 from minitx.corpus.encoded import encode_corpus
-from minitx.corpus.splitting import PartText, SplitCorpus
+from minitx.corpus.part_text import PartText
+from minitx.corpus.splitting import SplitCorpus
 from minitx.tokenizer import Tokenizer, train_tokenizer
 from minitx.training.tokenizer_planning import TextSize, learned_from, plan_tokenizer
 

@@ -13,7 +13,8 @@ from minitx.compute import Compute, choose_compute
 from minitx.config import EvaluationSettings
 from minitx.corpus import EncodedCorpus, encode_file, load_encoded
 from minitx.corpus.documents import Reading
-from minitx.corpus.encoded import PartCounts, blocks_of
+from minitx.corpus.encoded import PartCounts
+from minitx.corpus.encoded_file import blocks_of
 from minitx.corpus.readers.plain_text import decoded
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.evaluation.arrays import ByteArray, IdArray

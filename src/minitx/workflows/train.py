@@ -123,8 +123,9 @@ def train(
                 earlier = list(_earlier_data(run))
                 known_by = signature(corpus, data)
                 split = reused_split(known_by, run.data, earlier) or split_corpus(
-                    corpus, data, run.data
-                )
+                    corpus, data, run.data,
+                    progress=_progress(told, "reading the corpus", "bytes"),
+                )  # fmt: skip
                 require_holdout(request.train.get("early_stopping", 0), split.holdout.n_bytes)
                 rate, measured = _rate(request, compute, told)
                 told.observe(Phase("training the tokenizer"))
