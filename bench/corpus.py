@@ -33,7 +33,10 @@ from minitx.tokenizer import load_tokenizer
 from minitx.tokenizer.bpe import PATTERN, train_bpe
 
 UNITS = {"MB": 10**6, "GB": 10**9}
-MODEL = ("--layers", "1", "--heads", "1", "--width", "32", "--context", "64", "--batch", "4")
+SMALL = (
+    "--layers 1 --heads 1 --d-model 32 --context 64 --batch-size 4 "
+    "--evaluation-tokens 2000 --closing-tokens 2000"
+)
 N_WORDS, AT_ONCE = 60_000, 256
 ADDED = 0.01
 """Part of the corpus that is added to it as a file of its own."""
@@ -250,7 +253,7 @@ def measure(directory: Path, size: int, given: argparse.Namespace) -> Result:
     wanted = make(texts / "a.jsonl", size, 1)
     made = wanted.n_bytes / 1e6
     print(f"made {wanted.n:,} documents, {made:,.0f} MB", flush=True)
-    train = ["train", str(texts), "--steps", "2", *MODEL]
+    train = ["train", str(texts), "--steps", "2", *SMALL.split()]
     first = run(*train, "--out", str(runs / "first"))
     print("\n".join(f"{seconds:7.1f} s  {line}" for seconds, line in first.lines), flush=True)
     found = count_encoded(runs / "first/data")
