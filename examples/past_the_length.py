@@ -12,7 +12,6 @@ import torch
 from small_training import small_model, small_text, train_small
 
 from minitx.config import TrainConfig
-from minitx.corpus import gather
 from minitx.model import Transformer
 
 TRAINED, READ = 32, 64
@@ -39,8 +38,8 @@ def main() -> None:
     given = parser.parse_args()
     steps = 160 if given.quick else 1000
     tokenizer, train_ids, holdout_ids = small_text()
-    starts = torch.arange(0, len(holdout_ids) - READ - 1, READ).numpy()
-    inputs, targets = map(torch.from_numpy, gather(holdout_ids, starts, READ))
+    windows = torch.from_numpy(holdout_ids).long().unfold(0, READ + 1, READ)
+    inputs, targets = windows[:, :-1], windows[:, 1:]
 
     parts = [(0, 8), (8, 16), (16, 32), (32, 40), (40, 48), (48, 64)]
     print("holdout loss at positions   " + "  ".join(f"{a:2}-{b - 1:2}" for a, b in parts))

@@ -51,7 +51,11 @@ def needs_run(page):
     """Whether a page speaks of a run that it does not train."""
     text = "\n".join(block.body for block in blocks(page.read_text()))
     first = re.search(r"minitx[ .](\w+(?: --config)?)|resolve_checkpoint", text)
-    return page.name != "README.md" and first is not None and first[1] not in ("train", "tokenize", "corpus")
+    return (
+        page.name != "README.md"
+        and first is not None
+        and first[1] not in ("train", "tokenize", "corpus")
+    )
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tempfile
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +22,6 @@ from minitx.corpus import read_corpus, split_corpus
 from minitx.corpus.audit import Audit, audit
 from minitx.corpus.documents import Reading
 from minitx.corpus.encoded import encode_corpus
-from minitx.corpus.part_text import PartText
 from minitx.corpus.splitting import SplitCorpus
 from minitx.tokenizer import Tokenizer, train_tokenizer
 from minitx.training.tokenizer_planning import TextSize, learned_from, plan_tokenizer
@@ -109,7 +110,7 @@ def study_corpus(
         corpus = read_corpus(data.corpus, stdin, reading=Reading.of(data))
         split = split_corpus(corpus, data, Path(directory))
         progress("counting characters")
-        counts, twice_encoded = _character_counts(split.train, split.holdout)
+        counts, twice_encoded, lengths = _counted(split)
         classes = _shares(counts, _class)
         progress("training the tokenizer")
         size = TextSize.of(part for document in split.train.documents() for part in document)
@@ -130,7 +131,7 @@ def study_corpus(
             formats=dict(split.formats),
             split=split.method,
             parts=parts,
-            lengths=_lengths(split),
+            lengths=lengths,
             duplicates=len(hashes) - len(np.unique(hashes)),
             left_out=dict(split.left_out),
             skipped=dict(split.skipped),
@@ -149,18 +150,20 @@ def study_corpus(
         )
 
 
-def _character_counts(*parts: PartText) -> tuple[Counter[str], int]:
-    """How often each character stands in the parts, and how often one that was encoded twice."""
-    counts: Counter[int] = Counter()
-    twice_encoded = 0
-    for part in parts:
-        for document in part.documents():
-            for text in document:
-                codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
-                values, numbers = np.unique(codes, return_counts=True)
-                counts.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
-                twice_encoded += len(_TWICE_ENCODED.findall(text))
-    return Counter({chr(code): n for code, n in counts.items()}), twice_encoded
+def _counted(split: SplitCorpus) -> tuple[Counter[str], int, dict[str, int]]:
+    """How often each character stands in a corpus, and how often one that was encoded twice; and
+    the lengths of its documents."""
+    counts = np.zeros(sys.maxunicode + 1, np.int64)
+    twice_encoded, lengths = 0, []
+    for document in chain(split.train.documents(), split.holdout.documents()):
+        lengths.append(0)
+        for text in document:
+            np.add.at(counts, np.frombuffer(text.encode("utf-32-le"), "<u4"), 1)
+            twice_encoded += len(_TWICE_ENCODED.findall(text))
+            lengths[-1] += len(text)
+    characters = Counter({chr(code): int(counts[code]) for code in np.flatnonzero(counts)})
+    quantiles = np.quantile(lengths, list(_LENGTHS.values()), method="nearest")
+    return characters, twice_encoded, dict(zip(_LENGTHS, map(int, quantiles), strict=True))
 
 
 def _shares(counts: Counter[str], kind_of: Callable[[str], str | None]) -> dict[str, float]:
@@ -190,16 +193,6 @@ def _script(character: str) -> str | None:
 
 def _is_control(character: str) -> bool:
     return unicodedata.category(character) == "Cc" and character not in "\t\n\r\f\v"
-
-
-def _lengths(split: SplitCorpus) -> dict[str, int]:
-    lengths = [
-        sum(map(len, document))
-        for part in (split.train, split.holdout)
-        for document in part.documents()
-    ]
-    values = np.quantile(lengths, list(_LENGTHS.values()), method="nearest")
-    return dict(zip(_LENGTHS, map(int, values), strict=True))
 
 
 def _shown(split: SplitCorpus, tokenizer: Tokenizer) -> tuple[tuple[str, tuple[str, ...]], ...]:
