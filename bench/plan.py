@@ -1,6 +1,7 @@
 """The planned recipe against neighbours chosen by hand, on texts that it was not tuned to.
 
 python bench/plan.py
+python bench/plan.py --kinds --rate 194 --budget 16 --jobs 2
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gettext
 import json
+import multiprocessing
 import os
 import shutil
 import statistics
@@ -16,19 +18,23 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from harness import Result, Table, Target, publish, result_file
+from kinds_of_text import KINDS, MOST, both_parts
 
 from minitx.checkpoint.huggingface import load_model
 from minitx.checkpoint.rundir import RunDirectory, resolve_checkpoint
 from minitx.config import RunConfig
-from minitx.corpus import load_encoded
-from minitx.corpus.sources import read_corpus
+from minitx.corpus import encode_file, load_encoded
+from minitx.corpus.sources import default_text
 from minitx.evaluation.arrays import bits_per
 from minitx.evaluation.scoring import score
+from minitx.tokenizer import load_tokenizer
 from minitx.training.machine_speed import MachineSpeed
 from minitx.training.observer import RunStart, TrainingObserver
 from minitx.training.planning import LADDER
@@ -79,7 +85,11 @@ class Trial:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--budget", type=float, default=10.0, help="seconds of each run")
-    parser.add_argument("--texts", nargs="+", choices=TEXTS, default=list(TEXTS))
+    parser.add_argument(
+        "--kinds", action="store_true",
+        help="eight kinds of text, of which the last tenth is scored and seen by no run",
+    )  # fmt: skip
+    parser.add_argument("--texts", nargs="+", metavar="NAME", help="of those, these alone")
     parser.add_argument("--add", action="store_true", help="keep what was found of other texts")
     parser.add_argument("--out", type=Path, help="write the JSON here instead")
     parser.add_argument(
@@ -87,25 +97,41 @@ def main() -> None:
         help="plan, and count steps, for a machine of so many billion operations of training a "
         "second instead of this one: others may then use the processor meanwhile",
     )  # fmt: skip
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="with --rate: runs at once, each on one thread"
+    )
     given = parser.parse_args()
-    if given.rate:
-        _pretend(given.rate * 1e9)
-    path = given.out or result_file("plan")
+    known = KINDS if given.kinds else TEXTS
+    names = given.texts or list(known)
+    if unknown := set(names) - set(known):
+        parser.error(f"no text {', '.join(unknown)}; there are {', '.join(known)}")
+    if given.jobs > 1 and not given.rate:
+        parser.error("runs at once disturb each other: --jobs needs --rate")
+    path = given.out or result_file("plan_kinds" if given.kinds else "plan")
     trials: list[Trial] = []
     if given.add and path.is_file():
         earlier = json.loads(path.read_text())["raw"]["trials"]
-        trials = [Trial(**trial) for trial in earlier if trial["text"] not in given.texts]
-    for name in given.texts:
-        with tempfile.TemporaryDirectory() as temporary:
-            trials += _trials(name, given.budget, Path(temporary))
-        # Some texts may be run again after others.
-        trials.sort(key=lambda trial: list(TEXTS).index(trial.text))
-        # A long bench keeps what it has.
-        publish(_result(trials, given.budget), given.out)
+        trials = [Trial(**trial) for trial in earlier if trial["text"] not in names]
+    with (
+        tempfile.TemporaryDirectory() as work,
+        ProcessPoolExecutor(
+            given.jobs, multiprocessing.get_context("spawn"), _begin, (given.rate, given.jobs)
+        ) as runs,
+        ThreadPoolExecutor(given.jobs) as texts,
+    ):
+        tried = [
+            texts.submit(_trials, name, given.budget, Path(work, name), runs) for name in names
+        ]
+        for some in tried:
+            trials += some.result()
+            # Some texts may be run again after others.
+            trials.sort(key=lambda trial: list(known).index(trial.text))
+            # A long bench keeps what it has.
+            publish(_result(trials, given), given.out)
 
 
 def reference() -> str:
-    return read_corpus((), None).text
+    return default_text()
 
 
 def own_source() -> str:
@@ -152,13 +178,18 @@ TEXTS: dict[str, tuple[str, Callable[[], str]]] = {
 }
 
 
+DESCRIPTIONS = {name: text[0] for name, text in (TEXTS | KINDS).items()}
+
 PRETENDED: list[float] = []
-"""The rate that `--rate` names."""
+"""The rate that `--rate` names, in billions."""
 
 
-def _pretend(rate: float) -> None:
-    PRETENDED.append(rate)
-    train_module.kept_speed = lambda *_: MachineSpeed(rate, time.time())
+def _begin(rate: float | None, jobs: int) -> None:
+    if jobs > 1:
+        torch.set_num_threads(1)
+    if rate:
+        PRETENDED.append(rate)
+        train_module.kept_speed = lambda *_: MachineSpeed(rate * 1e9, time.time())
 
 
 def _train(request: TrainRequest) -> FinishedRun:
@@ -206,25 +237,40 @@ class Change:
     tokenizer: dict[str, Any] = field(default_factory=dict)
 
 
-def _trials(name: str, budget: float, work: Path) -> Iterator[Trial]:
-    text = work / f"{name}.txt"
-    text.write_text(TEXTS[name][1]())
-    planned, config = _run(name, text, budget, work / "plan", Change(""))
-    found = [(planned, Change(""))]
-    yield planned
+def _trials(name: str, budget: float, work: Path, runs: ProcessPoolExecutor) -> list[Trial]:
+    text, unseen = _written(name, work)
+
+    def begun(change: Change, directory: str) -> Future[tuple[Trial, RunConfig]]:
+        return runs.submit(_run, name, text, unseen, budget, work / directory, change)
+
+    planned, config = begun(Change(""), "plan").result()
     fixed = {"kind": config.tokenizer.kind, "vocab_size": config.tokenizer.vocab_size}
-    for number, change in enumerate(_neighbours(config)):
-        # Another model would be planned another tokenizer.
-        change = replace(change, tokenizer=change.tokenizer or fixed)
-        trial, _ = _run(name, text, budget, work / str(number), change)
-        found.append((trial, change))
-        yield trial
+    # Another model would be planned another tokenizer.
+    changes = [replace(c, tokenizer=c.tokenizer or fixed) for c in _neighbours(config)]
+    waiting = [begun(change, str(number)) for number, change in enumerate(changes)]
+    trials = [trial.result()[0] for trial in waiting]
     # The best of many single runs was lucky, too: with other seeds, it is not.
-    best = min(found[1:], key=lambda one: one[0].bits_per_byte)[1]
-    for seed in SEEDS:
-        for change in (Change(""), best):
-            again = replace(change, train={**change.train, "seed": seed})
-            yield _run(name, text, budget, work / "again", again)[0]
+    best = changes[min(range(len(trials)), key=lambda at: trials[at].bits_per_byte)]
+    waiting = [
+        begun(replace(change, train={**change.train, "seed": seed}), f"{seed}-{at}")
+        for seed in SEEDS
+        for at, change in enumerate((Change(""), best))
+    ]
+    return [planned, *trials, *(trial.result()[0] for trial in waiting)]
+
+
+def _written(name: str, work: Path) -> tuple[Path, Path | None]:
+    # A file to train on, and one that is scored, unless that is the holdout.
+    work.mkdir()
+    if name in TEXTS:
+        text = work / f"{name}.txt"
+        text.write_text(TEXTS[name][1]())
+        return text, None
+    suffix, make = KINDS[name][1:]
+    text, unseen = work / f"{name}{suffix}", work / f"unseen{suffix}"
+    for path, part in zip((text, unseen), both_parts(make()), strict=True):
+        path.write_text(part)
+    return text, unseen
 
 
 def _neighbours(config: RunConfig) -> Iterator[Change]:
@@ -278,7 +324,7 @@ def _cpu_seconds() -> tuple[float, float]:
 
 
 def _run(
-    name: str, text: Path, budget: float, run: Path, change: Change
+    name: str, text: Path, unseen: Path | None, budget: float, run: Path, change: Change
 ) -> tuple[Trial, RunConfig]:
     request = TrainRequest(
         data={"corpus": (str(text),)}, tokenizer=change.tokenizer, model=change.model,
@@ -286,14 +332,18 @@ def _run(
     )  # fmt: skip
     finished, seconds = _undisturbed(lambda: _train(request))
     config = RunDirectory.open(run).read_config()
-    loaded = load_model(resolve_checkpoint(run))
+    checkpoint = resolve_checkpoint(run)
+    loaded = load_model(checkpoint)
     corpus = load_encoded(run / "data")
-    loss = score(loaded.model, corpus.holdout_ids).loss
-    bytes_per_token = corpus.holdout.bytes / len(corpus.holdout_ids)
-    ids = f"{config.tokenizer.kind}, {config.model.vocab_size:,}"
+    ids, n_bytes = corpus.holdout_ids, corpus.holdout.bytes
+    if unseen is not None:
+        encoded = encode_file(unseen, load_tokenizer(checkpoint))
+        ids, n_bytes = encoded.ids, encoded.counts.bytes
+    loss = score(loaded.model, ids).loss
+    vocabulary = f"{config.tokenizer.kind}, {config.model.vocab_size:,}"
     trial = Trial(
-        name, change.name, loss, bits_per(loss, bytes_per_token), seconds,
-        f"{config.model.n_layers} x {config.model.d_model} ({ids})",
+        name, change.name, loss, bits_per(loss, n_bytes / len(ids)), seconds,
+        f"{config.model.n_layers} x {config.model.d_model} ({vocabulary})",
         finished.end.tokens / len(corpus.train_ids), config.train.seed,
     )  # fmt: skip
     print(trial, file=sys.stderr, flush=True)
@@ -310,7 +360,7 @@ def _how_steady(trials: list[Trial]) -> str:
             if t.text == name and t.shape == planned.shape
             and (not t.change or t.change.endswith("the rates")) and t.seed not in SEEDS
         ]  # fmt: skip
-        ranges.append(f"{max(alike) / min(alike) - 1:.0%} ({TEXTS[name][0]})")
+        ranges.append(f"{max(alike) / min(alike) - 1:.0%} ({DESCRIPTIONS[name]})")
     return (
         "How steady the machine was: of the plan and its neighbours in the rates, which do the "
         "same work in a step, the fastest did so much more in its time than the slowest: "
@@ -328,7 +378,7 @@ def _again(trials: list[Trial]) -> tuple[str, float, float]:
     return change, statistics.mean(sides[0]), statistics.mean(sides[1])
 
 
-def _result(trials: list[Trial], budget: float) -> Result:
+def _result(trials: list[Trial], given: argparse.Namespace) -> Result:
     rows, compared, targets = [], [], []
     for name in dict.fromkeys(trial.text for trial in trials):
         mine = [trial for trial in trials if trial.text == name]
@@ -337,7 +387,7 @@ def _result(trials: list[Trial], budget: float) -> Result:
         for trial in single:
             rows.append(
                 [
-                    TEXTS[name][0] if trial is planned else "",
+                    DESCRIPTIONS[name] if trial is planned else "",
                     trial.change or "the plan",
                     trial.shape,
                     f"{trial.epochs:.2f}",
@@ -348,27 +398,43 @@ def _result(trials: list[Trial], budget: float) -> Result:
             )  # fmt: skip
         change, best, plan = _again(mine)
         loses = plan / best - 1
-        compared.append([TEXTS[name][0], change, f"{best:.4f}", f"{plan:.4f}", f"{loses:+.1%}"])
+        compared.append([DESCRIPTIONS[name], change, f"{best:.4f}", f"{plan:.4f}", f"{loses:+.1%}"])
         targets.append(
             Target(
-                f"at most 2 % worse than the best found: {TEXTS[name][0]}",
+                f"at most 2 % worse than the best found: {DESCRIPTIONS[name]}",
                 f"{loses:+.1%} beside {change}" if loses > 0 else "the plan is the best",
                 loses <= 0.02,
             )
         )
+    scored = "the whole holdout"
+    tuned = (
+        "Rates were chosen on tiny Shakespeare alone; sizes, batch, dropout and tokenizer on that, "
+        "on these texts, and on parts of them (`docs/plan.md`)."
+    )
+    if given.kinds:
+        scored = "the last tenth of the text, which neither plan nor run sees,"
+        tuned = (
+            "Nothing was chosen on these texts: they are taken from the standard library and "
+            f"torch, or generated, {MOST / 1e6:.1f} million characters of each at most "
+            "(`bench/kinds_of_text.py`)."
+        )
+    machine = "A run during which others took more than a tenth of the processor is done again."
+    if given.rate:
+        machine = (
+            f"Steps are those of a machine that does {given.rate:g} billion operations of training "
+            "a second, so nothing depends on what else this one did."
+        )
     return Result(
-        name="plan",
-        title="The plan on other texts",
-        about=f"For each text, the plan of `minitx train` with {budget:.0f} seconds, and its "
+        name="plan_kinds" if given.kinds else "plan",
+        title="The plan on eight kinds of text" if given.kinds else "The plan on other texts",
+        about=f"For each text, the plan of `minitx train` with {given.budget:.0f} seconds, and its "
         "neighbours with the same time: the next smaller and larger model of the ladder, half and "
         "twice both learning rates, half and twice the batch, the next lower and higher dropout, "
         "characters instead of pieces of words or the other way, and half and twice as many of "
-        "these. The figure is bits per byte of the whole holdout with the checkpoint that other "
+        f"these. The figure is bits per byte of {scored} with the checkpoint that other "
         f"commands use. The best neighbour and the plan are then run with {len(SEEDS)} other "
         "seeds, since the best of a dozen single runs was lucky, too; what counts is the average "
-        "of these alone. A run during which other programs took more than a tenth of the processor "
-        "is done again. Rates were chosen on tiny Shakespeare alone; sizes, batch, dropout and "
-        "tokenizer on that, on these texts, and on parts of them (`docs/plan.md`).",
+        f"of these alone. {machine} {tuned}",
         tables=[
             Table(
                 "Other seeds, averages:",
@@ -376,7 +442,7 @@ def _result(trials: list[Trial], budget: float) -> Result:
                 compared,
             ),
             Table(
-                "Single runs, one after the other:",
+                "Single runs:",
                 [
                     "text",
                     "change",
@@ -390,8 +456,8 @@ def _result(trials: list[Trial], budget: float) -> Result:
             ),
         ],
         targets=targets,
-        notes=[_how_steady(trials)],
-        raw={"trials": [asdict(trial) for trial in trials], "budget": budget},
+        notes=[] if given.rate else [_how_steady(trials)],
+        raw={"trials": [asdict(trial) for trial in trials], "budget": given.budget},
     )
 
 
