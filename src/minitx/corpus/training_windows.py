@@ -31,6 +31,12 @@ class Windows:
     first: Positions
     last: Positions
 
+    def __getitem__(self, some: slice) -> Windows:
+        return Windows(self.starts[some], self.first[some], self.last[some])
+
+
+_NO_WINDOWS = Windows(*np.empty((3, 0), np.int64))
+
 
 class WindowSampler:
     """Every token but the first is a target once an epoch, in an order shuffled anew.
@@ -60,6 +66,7 @@ class WindowSampler:
         self._context_length, self._n_targets = context_length, n_ids - 1
         self._seed = seed
         self._earlier = None
+        self._last = (-1, -1), _NO_WINDOWS
         # A phase is how many targets before the text the first block begins. Up to `spare`, as many
         # blocks as are needed hold the text, and beyond, one more: whichever has more phases.
         blocks = -(-self._n_targets // context_length)
@@ -72,28 +79,47 @@ class WindowSampler:
             self.per_epoch = self._earlier.per_epoch
 
     def windows(self, sample_index: int, count: int) -> Windows:
-        """The windows of the samples from `sample_index` on."""
-        if self._earlier is not None:
-            starts = self._earlier.starts(sample_index, count)
-            return Windows(starts, starts + 1, starts + self._context_length)
-        length, parts = self._context_length, []
+        """The windows of the samples from `sample_index` on.
+
+        What they are does not depend on `count`: processes that share a batch ask for a part each.
+        """
+        parts = [_NO_WINDOWS]
         while count > 0:
             epoch, offset = divmod(sample_index, self.per_epoch)
-            n = min(count, self.per_epoch - offset)
-            # A generator of numbers by position: any epoch is reached without those before it.
-            random = np.random.Generator(np.random.Philox(key=(self._seed, epoch)))
-            phase = int(random.integers(*self._phases))
-            keys = random.integers(2**63, size=_ROUNDS, dtype=np.uint64)
-            blocks = permuted(np.arange(offset, offset + n), self.per_epoch, keys)
-            parts.append(blocks * length - phase)
-            sample_index, count = sample_index + n, count - n
-        begins = np.concatenate(parts) if parts else np.empty(0, np.int64)
+            number, begin = divmod(offset, _AT_ONCE)
+            if self._last[0] != (epoch, number):
+                self._last = (epoch, number), self._some_windows(epoch, number * _AT_ONCE)
+            part = self._last[1][begin : begin + count]
+            parts.append(part)
+            sample_index, count = sample_index + len(part.starts), count - len(part.starts)
+        if len(parts) == 2:
+            return parts[1]
+        arrays = ("starts", "first", "last")
+        return Windows(*(np.concatenate([getattr(p, name) for p in parts]) for name in arrays))
+
+    def _some_windows(self, epoch: int, offset: int) -> Windows:
+        # A part of an epoch: computed for a single batch, they would take a tenth of a small step.
+        length, offsets = (
+            self._context_length,
+            np.arange(offset, min(offset + _AT_ONCE, self.per_epoch)),
+        )
+        if self._earlier is not None:
+            starts = self._earlier.starts(epoch)[offsets]
+            return Windows(starts, starts + 1, starts + length)
+        # A generator of numbers by position: any epoch is reached without those before it.
+        random = np.random.Generator(np.random.Philox(key=(self._seed, epoch)))
+        phase = int(random.integers(*self._phases))
+        keys = random.integers(2**63, size=_ROUNDS, dtype=np.uint64)
+        begins = permuted(offsets, self.per_epoch, keys) * length - phase
         return Windows(
             starts=np.clip(begins, 0, self._n_targets - length),
             first=np.maximum(begins, 0) + 1,
             last=np.minimum(begins + length, self._n_targets),
         )
 
+
+_AT_ONCE = 4096
+"""Windows that are computed, and kept, together."""
 
 _ROUNDS = 4
 
@@ -131,22 +157,9 @@ class _EarlierOrder:
         self._phases = min(context_length, n_targets - context_length + 1)
         self.per_epoch = (n_targets - (self._phases - 1)) // context_length
         self._last_phase = n_targets - self.per_epoch * context_length
-        self._epoch = -1
-        self._order: Positions = np.empty(0, np.int64)
 
-    def starts(self, sample_index: int, count: int) -> Positions:
-        """Where windows begin: `(count,)`, of the samples from `sample_index` on."""
-        parts = []
-        while count > 0:
-            epoch, offset = divmod(sample_index, self.per_epoch)
-            if epoch != self._epoch:
-                self._epoch, self._order = epoch, self._shuffled(epoch)
-            part = self._order[offset : offset + count]
-            parts.append(part)
-            sample_index, count = sample_index + len(part), count - len(part)
-        return np.concatenate(parts) if parts else np.empty(0, np.int64)
-
-    def _shuffled(self, epoch: int) -> Positions:
+    def starts(self, epoch: int) -> Positions:
+        """Where the windows of an epoch begin: `(per_epoch,)`."""
         # A generator of numbers by position: any epoch is reached without those before it.
         random = np.random.Generator(np.random.Philox(key=(self._seed, epoch)))
         if self._data_order == 1 or epoch % 2 == 0:
@@ -165,10 +178,17 @@ def gather(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Inputs and targets of windows, each `(batch, seq)`: a target is the id after its input, or
     `NO_TARGET`."""
-    positions = windows.starts[:, None] + np.arange(context_length + 1)
-    stretches = ids[positions].astype(np.int64)
-    is_target = (positions >= windows.first[:, None]) & (positions <= windows.last[:, None])
-    return stretches[:, :-1], np.where(is_target, stretches, NO_TARGET)[:, 1:]
+    stretches = ids[windows.starts[:, None] + np.arange(context_length + 1)].astype(np.int64)
+    inputs, targets = stretches[:, :-1], stretches[:, 1:]
+    partial = np.flatnonzero(windows.last - windows.first + 1 < context_length)
+    if len(partial):
+        # Both are the same memory.
+        targets = targets.copy()
+        positions = windows.starts[partial, None] + np.arange(1, context_length + 1)
+        is_target = windows.first[partial, None] <= positions
+        is_target &= positions <= windows.last[partial, None]
+        targets[partial] = np.where(is_target, targets[partial], NO_TARGET)
+    return inputs, targets
 
 
 def require_one_window(n_ids: int, context_length: int, name: str) -> None:
