@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-MOST = 1_500_000
+MOST = 600_000
 """Characters of each, at most."""
 
 STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib"))

@@ -286,11 +286,47 @@ def test_a_token_is_seen_at_many_positions_of_a_window(n, context):
     assert len(positions) >= context // 3
 
 
-@settings(max_examples=60, deadline=None)
-@given(size=st.integers(1, 3000), seed=st.integers(0, 2**32))
-def test_the_order_is_a_permutation(size, seed):
-    keys = np.random.default_rng(seed).integers(2**63, size=4, dtype=np.uint64)
-    assert sorted(permuted(np.arange(size), size, keys).tolist()) == list(range(size))
+def order_of(size, seed):
+    keys = np.random.default_rng(seed).integers(2**63, size=6, dtype=np.uint64)
+    return permuted(np.arange(size), size, keys)
+
+
+def test_the_order_is_a_permutation():
+    for size in range(1, 2001):
+        assert (np.bincount(order_of(size, size), minlength=size) == 1).all(), size
+
+
+@pytest.mark.parametrize("size", [7, 50, 300, 2000, 40_000])
+def test_the_order_looks_random(size):
+    orders = np.array([order_of(size, seed) for seed in range(max(20, 20_000 // size))])
+    numbers = np.arange(size)
+    moved = np.abs(orders - numbers).mean()
+    assert moved == pytest.approx((size * size - 1) / (3 * size), rel=0.04)
+    correlations = [np.corrcoef(order[:-1], order[1:])[0, 1] for order in orders]
+    assert np.mean(correlations) == pytest.approx(-1 / (size - 1), abs=0.04)
+    # As many stay where they are, and as many are followed by the next, as in any permutation: one.
+    assert (orders == numbers).sum(axis=1).mean() == pytest.approx(1, abs=0.75)
+    assert (np.diff(orders) == 1).sum(axis=1).mean() == pytest.approx(1, abs=0.75)
+
+
+def test_windows_of_a_long_text_are_where_those_of_a_whole_epoch_are():
+    """An epoch of 10,001 blocks, more than are computed at once; and the epochs about it."""
+    sampler = WindowSampler(20_002, 2, 5)
+    for epoch in (0, 1, 2**40):
+        _, _, targets = epoch_of(sampler, epoch)
+        assert (np.bincount(targets[targets != NO_TARGET])[1:] == 1).all()
+        begin = epoch * sampler.per_epoch
+        for at in (0, 4095, 4096, 8191, sampler.per_epoch - 1):
+            one = WindowSampler(20_002, 2, 5).windows(begin + at, 2)
+            many = sampler.windows(begin, at + 2)
+            assert one.first.tolist() == many.first[at:].tolist()
+            assert one.last.tolist() == many.last[at:].tolist()
+
+
+def test_processes_that_share_a_batch_have_a_part_each():
+    batch = WindowSampler(503, 16, 7).windows(5 * 24, 24)
+    parts = [WindowSampler(503, 16, 7).windows(5 * 24 + rank * 8, 8) for rank in range(3)]
+    assert batch.starts.tolist() == [start for part in parts for start in part.starts.tolist()]
 
 
 def test_the_orders_of_earlier_versions_are_kept():

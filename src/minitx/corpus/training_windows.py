@@ -121,7 +121,7 @@ class WindowSampler:
 _AT_ONCE = 4096
 """Windows that are computed, and kept, together."""
 
-_ROUNDS = 4
+_ROUNDS = 6  # Four would do for many blocks; of a few, they favour some orders.
 
 
 def permuted(numbers: Positions, size: int, keys: npt.NDArray[np.uint64]) -> Positions:
