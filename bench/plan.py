@@ -18,7 +18,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -117,13 +117,9 @@ def main() -> None:
         ProcessPoolExecutor(
             given.jobs, multiprocessing.get_context("spawn"), _begin, (given.rate, given.jobs)
         ) as runs,
-        ThreadPoolExecutor(given.jobs) as texts,
     ):
-        tried = [
-            texts.submit(_trials, name, given.budget, Path(work, name), runs) for name in names
-        ]
-        for some in tried:
-            trials += some.result()
+        for name in names:
+            trials += _trials(name, given.budget, Path(work, name), runs)
             # Some texts may be run again after others.
             trials.sort(key=lambda trial: list(known).index(trial.text))
             # A long bench keeps what it has.

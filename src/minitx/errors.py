@@ -17,6 +17,8 @@ Every error minitx raises on purpose derives from `MinitxError`. The command lin
 
 from __future__ import annotations
 
+from typing import Any
+
 
 def as_sentence(text: str) -> str:
     """A text with a full stop, unless it ends as a sentence does."""
@@ -37,6 +39,14 @@ class MinitxError(Exception):
         super().__init__(f"{as_sentence(what)} {fix}")
         self.what = what
         self.fix = fix
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is else made again from its message alone, where another process raised it.
+        return _made_again, (type(self), self.args), self.__dict__
+
+
+def _made_again(kind: type[MinitxError], arguments: tuple[str, ...]) -> MinitxError:
+    return kind.__new__(kind, *arguments)
 
 
 class BadInputError(MinitxError):
