@@ -157,7 +157,7 @@ def both_parts(text: str) -> tuple[str, str]:
     Lines with characters that the first part lacks are left out of the second: what is unknown to
     a tokenizer would cost it nothing.
     """
-    lines = text[:MOST].splitlines(keepends=True)
+    lines = text[:MOST].splitlines(keepends=True)[:-1]  # The last was cut.
     cut = len(lines) * 9 // 10
     known = set(train := "".join(lines[:cut]))
     return train, "".join(line for line in lines[cut:] if known.issuperset(line))
