@@ -152,3 +152,25 @@ def test_a_file_is_held_out_and_left_out_of_the_rest(tmp_path, monkeypatch, opti
 def test_all_documents_alike_can_t_be_hashed_apart(tmp_path):
     with pytest.raises(BadInputError, match="too short to split by hash"):
         split_texts(tmp_path, ["same"] * 30, split="hash", holdout_fraction=0.9, split_seed=1)
+
+
+def test_no_holdout_is_empty_in_silence(tmp_path):
+    """Of some twenty documents, a hash may choose none."""
+    methods = set()
+    for seed in range(40):
+        options = {"split_seed": seed, "holdout_fraction": 0.1}
+        train, held, split = split_texts(
+            tmp_path / str(seed), [f"text {i}\n" for i in range(MANY)], **options
+        )
+        assert train
+        assert held
+        methods.add(split.method)
+        if split.method == "tail":
+            with pytest.raises(BadInputError, match="too short to split by hash"):
+                split_texts(
+                    tmp_path / f"{seed} by hash", [f"text {i}\n" for i in range(MANY)],
+                    split="hash", **options,
+                )  # fmt: skip
+    assert methods == {"hash", "tail"}
+    with pytest.raises(BadInputError, match="too short to split by hash"):
+        split_texts(tmp_path / "one", ["one\ntext\n"], split="hash", split_seed=1)

@@ -157,7 +157,7 @@ class _Split:
         else:
             write_documents((), self._holdout, self._files)
             many = len(self._train.table()) >= MANY
-            method = method or ("hash" if many else "tail")
+            method = method or ("hash" if many and self._chosen().any() else "tail")
             if method == "hash":
                 self._hold_out_by_hash()
             elif data.holdout_fraction:
@@ -205,12 +205,17 @@ class _Split:
                 "Name more text, or leave it out to hold out a part of the corpus",
             )
 
+    def _chosen(self) -> BoolArray:
+        """Which documents a hash holds out."""
+        numbers = _uniform(self._train.table()["hash"], self._data.split_seed)
+        chosen: BoolArray = numbers < self._data.holdout_fraction
+        return chosen
+
     def _hold_out_by_hash(self) -> None:
-        table = self._train.table()
-        held = _uniform(table["hash"], self._data.split_seed) < self._data.holdout_fraction
-        if held.all():
+        held = self._chosen()
+        if self._data.holdout_fraction and held.all() == held.any():
             raise BadInputError(
-                f"a corpus of {len(table):,} documents is too short to split by hash",
+                f"a corpus of {len(held):,} documents is too short to split by hash",
                 "Give more documents, or --split tail",
             )
         if held.any():
