@@ -35,7 +35,7 @@ from minitx.tokenizer.bpe import PATTERN, train_bpe
 UNITS = {"MB": 10**6, "GB": 10**9}
 SMALL = (
     "--layers 1 --heads 1 --d-model 32 --context 64 --batch-size 4 "
-    "--evaluation-tokens 2000 --closing-tokens 2000"
+    "--evaluation-tokens 2000 --closing-tokens 2000 --vocab-size 8192"
 )
 N_WORDS, AT_ONCE = 60_000, 256
 ADDED = 0.01
@@ -253,15 +253,15 @@ def measure(directory: Path, size: int, given: argparse.Namespace) -> Result:
     wanted = make(texts / "a.jsonl", size, 1)
     made = wanted.n_bytes / 1e6
     print(f"made {wanted.n:,} documents, {made:,.0f} MB", flush=True)
-    train = ["train", str(texts), "--steps", "2", *SMALL.split()]
+    train = ["train", str(texts), "--steps", "2", "--log-every", "1", *SMALL.split()]
     first = run(*train, "--out", str(runs / "first"))
     print("\n".join(f"{seconds:7.1f} s  {line}" for seconds, line in first.lines), flush=True)
     found = count_encoded(runs / "first/data")
     again = run(*train, "--out", str(runs / "again"))
     score = run("eval", str(runs / "first"), "--holdout", "--max-tokens", "20000")
     make(texts / "b.jsonl", int(size * ADDED), 2)
-    tokenizer = ["--tokenizer", str(runs / "first/data")]
-    added = run(*train, *tokenizer, "--out", str(runs / "added"))
+    train = [*train[:-2], "--tokenizer", str(runs / "first/data")]  # In place of its size.
+    added = run(*train, "--out", str(runs / "added"))
     before, after = (shards_of(runs / name / "data") for name in ("first", "added"))
     encoded_anew = sum(size for key, size in after.items() if key not in before)
     rates, n_bytes = beside_encode_batch(runs / "first/data", given.rounds)
