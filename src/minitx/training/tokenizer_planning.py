@@ -63,7 +63,9 @@ class TextSize:
 
 def learned_from(train: PartText, kind: TokenizerKind) -> Iterator[str]:
     """What a tokenizer of a kind is trained on: the train part, or as much of it as it needs."""
-    yield from train.sample(sys.maxsize if kind == "char" else MOST_LEARNED_FROM)
+    if kind != "char":
+        return train.sample(MOST_LEARNED_FROM)
+    return (stretch for document in train.documents() for stretch in document)
 
 
 @dataclass(frozen=True)

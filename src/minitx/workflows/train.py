@@ -7,6 +7,7 @@ run = train(request, [])
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import time
@@ -36,7 +37,13 @@ from minitx.corpus import (
 )
 from minitx.corpus.audit import audit, read_audit
 from minitx.corpus.documents import Reading
-from minitx.corpus.earlier import reused_notes, reused_split, reused_tokenizer, signature
+from minitx.corpus.earlier import (
+    one_with_most_of,
+    reused_notes,
+    reused_split,
+    reused_tokenizer,
+    signature,
+)
 from minitx.corpus.training_windows import DATA_ORDER
 from minitx.engine import choose_engine, kernel_build, plan_engine
 from minitx.errors import BadInputError, InstabilityError
@@ -52,6 +59,8 @@ from minitx.training.state import TrainingState
 from minitx.training.tokenizer_planning import TextSize, learned_from, plan_capacity, plan_tokenizer
 from minitx.workflows.run_session import run_session
 from minitx.workflows.session import Session
+
+_log = logging.getLogger("minitx")
 
 
 @dataclass(frozen=True)
@@ -307,10 +316,12 @@ def _tokenizer(
     text = TextSize(*sizes[0]) if sizes else TextSize.of(parts)
     capacity = plan_capacity(text, rate, request.model, request.train)
     config, reasons = plan_tokenizer(text, request.tokenizer, capacity)
-    learned = learned_from(split.train, config.kind)
-    trained = reused_tokenizer(split, config.kind, config.vocab_size, earlier) or train_tokenizer(
-        learned, config.kind, config.vocab_size
-    )
+    trained = reused_tokenizer(split, config.kind, config.vocab_size, earlier)
+    if trained is None:
+        if has_most := one_with_most_of(notes["signature"], earlier):
+            _log.info("with --tokenizer %s, only what is new of this text is encoded", has_most)
+        learned = learned_from(split.train, config.kind)
+        trained = train_tokenizer(learned, config.kind, config.vocab_size)
     notes["size"] = [text.n_bytes, text.n_characters, text.n_distinct]
     notes["asked_for"] = [__version__, config.kind, config.vocab_size]
     return trained, replace(config, vocab_size=trained.vocab_size), reasons
