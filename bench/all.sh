@@ -29,6 +29,7 @@ benches() {
 5 nanogpt busy.py --nanogpt NANOGPT
 1 - attention_forms.py
 1 - memory.py
+15 - corpus.py --size 2GB
 3 - checkpoint_cost.py
 5 nanogpt generation.py --nanogpt NANOGPT --llama=LLAMA
 3 - serving.py

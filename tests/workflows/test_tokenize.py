@@ -1,12 +1,15 @@
 import json
+import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minitx.config import TokenizeRequest
 from minitx.errors import BadInputError
 from minitx.tokenizer import train_tokenizer
-from minitx.workflows.tokenize import open_tokenizer, parse_ids, tokenization, train_on
+from minitx.workflows import tokenize as workflow
+from minitx.workflows.tokenize import open_tokenizer, parse_ids, tokenization, tokenize, train_on
 
 TEXT = "the cat sat on the mat, naïvely\n" * 20
 
@@ -44,6 +47,23 @@ def test_only_the_train_part_trains(inside):
         ["text.txt"], {"kind": "char"}, inside / "whole", {"holdout_fraction": 0.0}
     )
     assert everything.unknown_characters("aZ") == []
+
+
+def test_of_a_long_corpus_the_beginning_is_shown(inside, monkeypatch):
+    (inside / "text.txt").write_text("é" * 90 + "Z" * 10)
+    train_on(["text.txt"], {}, inside / "split")[0].save(inside / "tokenizer")
+    for request in (
+        TokenizeRequest(("text.txt",)),
+        TokenizeRequest(("text.txt",), tokenizer=inside / "tokenizer"),
+    ):
+        monkeypatch.setattr(workflow, "MOST_CHARACTERS", 100)
+        whole = tokenize(request, sys.stdin).parts
+        assert not any("beginning" in name for name in whole)
+        monkeypatch.setattr(workflow, "MOST_CHARACTERS", 40)
+        parts = tokenize(request, sys.stdin).parts
+        name, part = next(iter(parts.items()))
+        assert name.endswith(", its beginning")
+        assert part.text == "é" * 40
 
 
 def test_a_tokenizer_of_a_directory_or_of_a_run(inside, tiny_run):

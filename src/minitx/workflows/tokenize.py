@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -25,6 +26,9 @@ from minitx.errors import BadInputError
 from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from minitx.tokenizer.base import Ids, Unknown
 from minitx.training.tokenizer_planning import TextSize, learned_from, plan_tokenizer
+
+MOST_CHARACTERS = 1 << 24
+"""Of a corpus, how much is encoded at once and shown: its beginning, if it is longer."""
 
 _WORD = re.compile(r"\w+", re.UNICODE)
 
@@ -126,16 +130,16 @@ def tokenize(request: TokenizeRequest, stdin: TextIO) -> Tokenized:
                 request.corpus, request.fixed, Path(directory), stdin=stdin.buffer
             )
             if request.text is None and request.decode is None:
-                parts = {
-                    "train part": tokenization(tokenizer, split.train.text(), "replace"),
-                    "holdout": tokenization(tokenizer, split.holdout.text(), "replace"),
-                }
+                parts = dict(
+                    _part(tokenizer, name, part.documents())
+                    for name, part in (("train part", split.train), ("holdout", split.holdout))
+                )
     else:
         tokenizer = open_tokenizer(request.tokenizer)
         if request.corpus:
             corpus = read_corpus(request.corpus, stdin.buffer)
-            text = "".join(part for document in corpus.documents() for part in document.parts)
-            parts = {corpus.name: tokenization(tokenizer, text, "replace")}
+            documents = (document.parts for document in corpus.documents())
+            parts = dict([_part(tokenizer, corpus.name, documents)])
     decoded = None
     if request.decode is not None:
         ids = parse_ids(_piped(stdin) if request.decode == "-" else request.decode)
@@ -146,6 +150,20 @@ def tokenize(request: TokenizeRequest, stdin: TextIO) -> Tokenized:
     if request.out is not None:
         tokenizer.save(request.out)
     return Tokenized(tokenizer, parts, decoded)
+
+
+def _part(
+    tokenizer: Tokenizer, name: str, documents: Iterable[Iterable[str]]
+) -> tuple[str, Tokenization]:
+    """A text, or the beginning of one that is too long to be held in memory, and its name."""
+    taken, left = [], MOST_CHARACTERS
+    for stretch in chain.from_iterable(documents):
+        taken.append(stretch[:left])
+        if len(stretch) > left:
+            name = f"{name}, its beginning"
+            break
+        left -= len(stretch)
+    return name, tokenization(tokenizer, "".join(taken), "replace")
 
 
 def _piped(stdin: TextIO) -> str:

@@ -133,7 +133,7 @@ def train(
                 known_by = signature(corpus, data)
                 split = reused_split(known_by, run.data, earlier) or split_corpus(
                     corpus, data, run.data,
-                    progress=_progress(told, "reading the corpus", "bytes"),
+                    progress=_progress(told, "reading the corpus"),
                 )  # fmt: skip
                 require_holdout(request.train.get("early_stopping", 0), split.holdout.n_bytes)
                 rate, measured = _rate(request, compute, told)
@@ -144,7 +144,7 @@ def train(
                 )
                 data, reasons = _resolved(data, split, reasons)
                 told.observe(Phase("encoding the corpus"))
-                progress = _progress(told, "encoding the corpus", "bytes")
+                progress = _progress(told, "encoding the corpus")
                 workers = data.workers or os.cpu_count() or 1
                 encoded = encode_corpus(split, tokenizer, earlier, workers, progress, notes)
                 config, planned = _plan(request, data, tokenizer_config, encoded, compute, rate)
@@ -196,8 +196,9 @@ def _missing(path: Path) -> list[Path]:
     return []
 
 
-def _progress(told: Observers, name: str, units: str) -> Callable[[int, int], None]:
-    """Tells how far a phase is that begins now: after a second, and then some twenty times."""
+def _progress(told: Observers, name: str) -> Callable[[int, int], None]:
+    """Tells how many bytes a phase has done that begins now: after a second, then some twenty
+    times."""
     began = time.perf_counter()
     due = began + 1.0
 
@@ -208,7 +209,7 @@ def _progress(told: Observers, name: str, units: str) -> Callable[[int, int], No
             rate = done / (now - began)
             due = now + max(1.0, 0.05 * total / rate)
             left = (total - done) / rate
-            how_fast = f"{rate:,.0f} {units} a second, {left:,.0f} s left"
+            how_fast = f"{rate / 1e6:.1f} MB a second, {left:,.0f} s left"
             told.observe(Phase(f"{name}: {done / total:.0%}, {how_fast}"))
 
     return tell
@@ -262,7 +263,7 @@ def _audited(
     if found is None:
         phase = "comparing the holdout with the train part"
         told.observe(Phase(phase))
-        found = audit(split, progress=_progress(told, phase, "bytes"))
+        found = audit(split, progress=_progress(told, phase))
         if found is None:
             return replace(data, leaked=None, leaks=()), {}
         found.save(split.directory)
