@@ -292,7 +292,8 @@ def _neighbours(config: RunConfig) -> Iterator[Change]:
         return
     yield Change("characters", tokenizer={"kind": "char"})
     for factor in (0.5, 2.0):
-        ids = round(tokenizer.vocab_size * factor)
+        # 256 bytes and an end are none that was learned.
+        ids = max(320, round(tokenizer.vocab_size * factor))
         yield Change(f"{factor:g} times the ids", tokenizer={"kind": "bpe", "vocab_size": ids})
 
 

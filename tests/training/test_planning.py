@@ -1,10 +1,14 @@
 """The plan: whatever the text, machine and time, a run that can be trained."""
 
+import random
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitx.config import DataConfig
+from minitx.corpus.sources import default_text
 from minitx.errors import BadInputError
 from minitx.training.planning import (
     BATCH_TOKENS,
@@ -122,7 +126,29 @@ def test_an_english_manual_on_a_slow_machine_is_read_in_pieces():
 
 
 def test_text_is_counted_in_bytes_and_characters():
-    assert TextSize.of("für für") == TextSize(9, 7, 4)
+    size = TextSize.of(["für ", "für"])
+    assert (size.n_bytes, size.n_characters, size.n_distinct) == (9, 7, 4)
+
+
+def test_a_text_whose_characters_do_not_tell_the_next_has_few_pieces():
+    """And smoothly more, the more they do."""
+    letters = "".join(random.Random(0).choices("ACGT", (3, 2, 2, 3), k=200_000))
+    size = TextSize.of([letters[:77], letters[77:]])
+    assert size.foretold == pytest.approx(0, abs=0.001)
+    large = replace(size, n_bytes=4_000_000)
+    config, reasons = plan_tokenizer(large, {"kind": "bpe"})
+    assert config.vocab_size == 512
+    assert "hardly tell the next one" in reasons["vocab_size"]
+    parts = (0.005, 0.01, 0.02, 0.04, 0.08, 0.1, 0.25, 1.0)
+    ids = [
+        plan_tokenizer(replace(large, foretold=part), {"kind": "bpe"})[0].vocab_size
+        for part in parts
+    ]
+    assert ids == [1024, 2048, 4096, 8192, 16_384, 16_384, 16_384, 16_384]
+    # By the definition: the entropy of "ab" repeated is 1 bit, and nothing is left of it.
+    assert TextSize.of(["ab" * 50_000]).foretold == pytest.approx(1, abs=0.001)
+    assert TextSize.of(["aaaa"]).foretold == 1
+    assert 0.15 < TextSize.of([default_text()]).foretold < 0.35
 
 
 @settings(max_examples=50, deadline=None)

@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -323,7 +323,7 @@ def _tokenizer(
             _log.info("with --tokenizer %s, only what is new of this text is encoded", has_most)
         learned = learned_from(split.train, config.kind)
         trained = train_tokenizer(learned, config.kind, config.vocab_size)
-    notes["size"] = [text.n_bytes, text.n_characters, text.n_distinct]
+    notes["size"] = astuple(text)
     notes["asked_for"] = [__version__, config.kind, config.vocab_size]
     return trained, replace(config, vocab_size=trained.vocab_size), reasons
 
