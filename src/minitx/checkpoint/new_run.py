@@ -16,7 +16,9 @@ from minitx.files import read_bounded, sync_directory
 _UNBEGUN = re.compile(
     r"lock|\.?(metrics\.jsonl|run\.toml)(\.part)?"
     r"|checkpoints(/\.step-\d{6,12}\.part(/.*)?)?"
-    r"|data(/\.?((train|holdout)\.(ids|txt)|corpus\.json)(\.part)?)?"
+    r"|data(/\.?((train|holdout)\.(ids|txt|documents)|(corpus|audit|tokenizer(_config)?)\.json)"
+    r"(\.part)?)?"
+    r"|data/shards(/\.?([0-9a-f]+\.(ids|json)|tokenizer(_config)?\.json)(\.part)?)?"
 )
 """Names in a run that never began. A person's own directory may have such folders, but with more
 in them."""
@@ -63,7 +65,7 @@ def create_run(path: Path | None, name: str) -> RunDirectory:
 def _may_hold_a_new_run(path: Path) -> bool:
     """Whether it is empty but for what a process left that was killed before its first checkpoint.
 
-    `checkpoints` is made first and removed last: a kill between leaves it alone, beside the lock.
+    `checkpoints` is made first, and stays.
     """
     inside = [entry.relative_to(path).as_posix() for entry in path.rglob("*")]
     if inside == ["lock"]:
@@ -76,11 +78,14 @@ def _may_hold_a_new_run(path: Path) -> bool:
 
 def _make(path: Path) -> None:
     root = path / "checkpoints"
-    for entry in sorted(path.iterdir(), key=root.__eq__):
-        if entry.name != "lock":
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    root.mkdir()
-    (path / "data").mkdir()
+    # What was encoded before a kill is kept: each shard is known by what decides its ids.
+    kept = (root, path / "lock", path / "data", path / "data/shards")
+    for directory in (path, root, path / "data"):
+        for entry in directory.glob("*"):
+            if entry not in kept:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    root.mkdir(exist_ok=True)
+    (path / "data").mkdir(exist_ok=True)
     sync_directory(path)
     sync_directory(path.parent)
 

@@ -158,7 +158,7 @@ class RunDirectory:
         if not damaged:
             raise BadInputError(
                 f"run {self.path} has no checkpoint yet",
-                "Wait for its first checkpoint, or train again: minitx train",
+                "Wait for its first checkpoint, or give the minitx train that began it once more",
             )
         raise DamagedFileError(
             f"none of the {len(damaged)} checkpoints of {self.path} is whole; first: {damaged[0]}",

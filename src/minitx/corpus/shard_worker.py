@@ -1,4 +1,4 @@
-"""A process that encodes: `python -m minitx.corpus.shard_worker TEXTS DIRECTORY`.
+"""A process that encodes: `python -m minitx.corpus.shard_worker TEXTS DIRECTORY PARENT`.
 
 It reads from its input which shards, a line each, and answers in a line what each became.
 """
@@ -15,17 +15,17 @@ from minitx.corpus.shards import Shard, encode_shard
 from minitx.tokenizer import load_tokenizer
 
 
-def _serve(texts: Path, directory: Path) -> None:
+def _serve(texts: Path, directory: Path, parent: int) -> None:
     tokenizer = load_tokenizer(directory)
     for line in sys.stdin:
         shard = Shard(**json.loads(line))
         try:
-            encoded = encode_shard(PartText(texts, shard.part), shard, tokenizer, directory)
-            answer = asdict(encoded)
+            part = PartText(texts, shard.part)
+            answer = asdict(encode_shard(part, shard, tokenizer, directory, parent))
         except OSError as error:
             answer = {"errno": error.errno}
         print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":
-    _serve(*map(Path, sys.argv[1:]))
+    _serve(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

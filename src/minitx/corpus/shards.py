@@ -122,11 +122,15 @@ def shard_key(part: PartText, shard: Shard, tokenizer: Tokenizer) -> str:
 
 
 def encode_shard(
-    part: PartText, shard: Shard, tokenizer: Tokenizer, directory: Path
+    part: PartText, shard: Shard, tokenizer: Tokenizer, directory: Path, parent: int | None = None
 ) -> EncodedShard:
     """Encode a shard into a file of `directory`, named by its key, unless it is there.
 
     What the vocabulary lacks becomes the unknown token.
+
+    Raises:
+        OSError: there is no room; or the process that this was done for, `parent`, is gone, and
+            another may be writing the text anew.
     """
     key = shard_key(part, shard, tokenizer)
     note = directory / f"{key}.json"
@@ -142,12 +146,18 @@ def encode_shard(
 
     pieces = map(noted, part.pieces(shard.start, shard.end, shard.first, shard.last))
     n_ends = shard.last - shard.first if shard.has_ends else 0
-    with replacing(directory / f"{key}.ids") as path, path.open("wb") as file:
+    # A process that goes on where another was killed may meet a worker that the other has left.
+    own = directory / f"{os.getpid()}.ids"
+    with replacing(own) as path, path.open("wb") as file:
         for ids in tokenizer.encode_documents(pieces, n_ends, "replace"):
             n_tokens += len(ids)
             if tokenizer.unknown_id is not None:
                 n_unknown += int(np.count_nonzero(ids == tokenizer.unknown_id))
             file.write(ids.astype(ids_type(tokenizer.vocab_size)).tobytes())
+    if parent not in (None, os.getppid()):
+        own.unlink()
+        raise OSError(errno.ESRCH, os.strerror(errno.ESRCH))
+    own.replace(directory / f"{key}.ids")
     encoded = EncodedShard(key, n_tokens, shard.n_bytes, n_characters, n_unknown)
     with replacing(note) as path:
         path.write_bytes(json_bytes(asdict(encoded)))
@@ -181,7 +191,7 @@ def encode_shards(
     tokenizer.save(directory)
     results: dict[int, EncodedShard] = {}
     waiting = iter(range(len(shards)))
-    command = [sys.executable, "-m", _WORKER, str(texts), str(directory)]
+    command = [sys.executable, "-m", _WORKER, str(texts), str(directory), str(os.getpid())]
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
 
     def work() -> None:
