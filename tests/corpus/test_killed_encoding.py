@@ -99,6 +99,7 @@ def test_a_killed_encoding_goes_on_to_the_same_bytes(corpus, undisturbed, tmp_pa
 
 
 @pytest.mark.campaign
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_many_killed_encodings_go_on_to_the_same_bytes(corpus, undisturbed, tmp_path, workers):
     kept = [

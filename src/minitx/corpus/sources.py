@@ -154,11 +154,26 @@ def _files(source: str, directory: Path) -> list[Path]:
         return [path]
     if not glob.has_magic(source):
         raise BadInputError(f"corpus {source} does not exist", "Name a text file")
-    matches = glob.glob(source, root_dir=directory, recursive=True)  # noqa: PTH207
-    files = _no_results(path for path in map(directory.joinpath, matches) if path.is_file())
+    files = _no_results(path for path in _matching(directory, source) if path.is_file())
     if not files:
         raise BadInputError(f"no file matches {source}", "Check the pattern, or name a file")
     return _without_notes(files)
+
+
+def _matching(directory: Path, pattern: str) -> Iterator[Path]:
+    """What matches a pattern and is not hidden; unlike that of `glob`, a ** follows no links, which
+    may lead back to where they are."""
+    wanted = Path(pattern)
+    start = Path(wanted.anchor) if wanted.anchor else directory
+    inner = wanted.relative_to(wanted.anchor)
+    inner = inner / "*" if inner.name == "**" else inner
+    for path in start.glob(str(inner)):
+        if _has_hidden(inner) or not _has_hidden(path.relative_to(start)):
+            yield path
+
+
+def _has_hidden(path: Path) -> bool:
+    return any(part.startswith(".") and part != ".." for part in path.parts)
 
 
 def _no_results(files: Iterable[Path]) -> list[Path]:
@@ -253,12 +268,19 @@ def _opened(path: Path, only_files: bool, what: str) -> Iterator[io.BufferedRead
         if only_files and not path.is_file():
             raise BadInputError(f"{what} {path} is not a plain file", fix)
         with open_plain_file(path) if only_files else path.open("rb") as file:
+            before = os.fstat(file.fileno())
             yield file
+            after = os.fstat(file.fileno())
+        changed = (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
+        if changed and path.is_file():
+            raise BadInputError(
+                f"{what} {path} changed while it was read", "Give it when nobody writes to it"
+            )
 
 
 def _is_wanted(name: str) -> bool:
     """Whether a file of a directory or an archive is read: of a known format, and not hidden."""
-    if any(part.startswith(".") for part in Path(name).parts):
+    if _has_hidden(Path(name)):
         return False
     suffixes = known_suffixes()
     return Path(name).suffix.lower() in suffixes or is_packed_text(

@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import PurePath
+from types import SimpleNamespace
 from typing import Any, BinaryIO, cast
 
 from minitx.errors import BadInputError
@@ -26,11 +27,40 @@ _Open = Callable[[BinaryIO], Any]
 def _open_zstd(file: BinaryIO) -> Any:
     with contextlib.suppress(ImportError):  # From Python 3.14 on.
         return importlib.import_module("compression.zstd").ZstdFile(file)
-    import zstandard
-
-    return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+    return _Zstd(file)
 
 
+class _Zstd(io.RawIOBase):
+    """Frame after frame. The library's own reader tells nobody that one is cut."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        import zstandard
+
+        self._file, self._new_frame = file, zstandard.ZstdDecompressor().decompressobj
+        self._frame: Any = None
+        self._packed, self._ready = b"", memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            # Little at a time: it may stand for ten thousand times as much.
+            packed = self._packed or self._file.read(_ZSTD_BLOCK)
+            if not packed:
+                if self._frame is not None:
+                    raise EOFError("Compressed file ended before the end of a frame")
+                return 0
+            self._frame = self._frame or self._new_frame()
+            self._ready, self._packed = memoryview(self._frame.decompress(packed)), b""
+            if self._frame.eof:
+                self._packed, self._frame = self._frame.unused_data, None
+        size = min(len(buffer), len(self._ready))
+        buffer[:size], self._ready = self._ready[:size], self._ready[size:]
+        return size
+
+
+_ZSTD_BLOCK = 1 << 13
 _COMPRESSED: dict[re.Pattern[bytes], _Open] = {
     re.compile(rb"\x1f\x8b\x08"): lambda file: gzip.GzipFile(fileobj=file),
     re.compile(rb"BZh[1-9]1AY&SY"): bz2.BZ2File,
@@ -44,8 +74,8 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tbz2", ".txz")
 
 _LARGEST_NESTING = 4
 _OFFICE = ("[Content_Types].xml", "mimetype")
-_ZIP = b"PK\x03\x04"
-_TAR, _TAR_AT = b"ustar", 257
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # the latter of an empty one
+_TAR, _TAR_AT, _TAR_BLOCK = b"ustar", 257, 512
 
 Wanted = Callable[[str], bool]
 
@@ -73,10 +103,9 @@ def unpacked(
         inner = name.removesuffix(PurePath(name).suffix) if _is_packed(name) else name
         yield from unpacked(io.BufferedReader(opened(file)), inner, wanted, depth + 1)
         return
-    for member, source in _zip_members(file, name) if is_zip else _tar_members(file):
-        if wanted(member):
-            content = io.BufferedReader(source)
-            yield from unpacked(content, f"{name}/{member}", wanted, depth + 1)
+    members = _zip_members(file, name, wanted) if is_zip else _tar_members(file, wanted)
+    for member, source in members:
+        yield from unpacked(io.BufferedReader(source), f"{name}/{member}", wanted, depth + 1)
 
 
 def is_packed_text(name: str, wanted: Wanted) -> bool:
@@ -103,7 +132,7 @@ def seekable(file: BinaryIO) -> BinaryIO:
     return cast(BinaryIO, copy)
 
 
-def _zip_members(file: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
+def _zip_members(file: BinaryIO, name: str, wanted: Wanted) -> Iterator[tuple[str, Any]]:
     with zipfile.ZipFile(seekable(file)) as archive:
         names = archive.namelist()
         if any(member in names for member in _OFFICE):
@@ -112,17 +141,33 @@ def _zip_members(file: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
                 "Export its text to a .txt file",
             )
         for info in archive.infolist():
-            if not info.is_dir():
+            if not info.is_dir() and wanted(info.filename):
+                if info.flag_bits & 1:
+                    raise BadInputError(
+                        f"{name} can't be unpacked: {info.filename} is encrypted",
+                        "Unpack it with its password, and name the files",
+                    )
                 with archive.open(info) as source:
                     yield info.filename, source
 
 
-def _tar_members(file: BinaryIO) -> Iterator[tuple[str, Any]]:
-    with tarfile.open(fileobj=file, mode="r|") as archive:
+def _tar_members(file: BinaryIO, wanted: Wanted) -> Iterator[tuple[str, Any]]:
+    last = b""
+
+    def read(size: int) -> bytes:
+        nonlocal last
+        if block := file.read(size):
+            last = block[-_TAR_BLOCK:]
+        return block
+
+    stream: Any = SimpleNamespace(read=read)
+    with tarfile.open(fileobj=stream, mode="r|") as archive:
         for info in archive:
-            source = archive.extractfile(info) if info.isfile() else None
+            source = archive.extractfile(info) if info.isfile() and wanted(info.name) else None
             if source is not None:
                 yield info.name, source
+    if any(last):  # Zeros end an archive; without them it is cut, perhaps between two files.
+        raise EOFError("Archive ended before its end mark was reached")
 
 
 @contextlib.contextmanager
@@ -141,8 +186,8 @@ def damage_told(name: str) -> Iterator[None]:
         raise BadInputError(f"{name} can't be unpacked: {reason}", "Get it anew") from None
     except Exception as error:
         is_theirs = type(error).__module__.partition(".")[0] in ("zstandard", "compression")
-        # Of zipfile where a password is needed; of bz2 for what is none.
-        says_little = type(error) is RuntimeError or getattr(error, "errno", 0) is None
+        # Of bz2 for what is none.
+        says_little = getattr(error, "errno", 0) is None
         if isinstance(error, BadInputError) or not (is_theirs or says_little):
             raise
         raise BadInputError(f"{name} can't be unpacked: {error}", "Get it anew") from None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from minitx.corpus.documents import Document, Reading
 from minitx.corpus.readers import READERS, CorpusReader
-from minitx.corpus.readers.plain_text import PlainText
+from minitx.corpus.readers.plain_text import BOM, PlainText, lines_of
 from minitx.corpus.readers.records import documents_of_records
 from minitx.errors import BadInputError
 
@@ -16,6 +17,7 @@ LONGEST_RECORD = 64 << 20
 """Characters: a longer one is no note but another file in a line."""
 
 _decoder = json.JSONDecoder()
+_OBJECT = re.compile(rb'\s*\{\s*"(?:[^"\\]|\\.)*"\s*:')
 
 
 @READERS.register("jsonl")
@@ -28,8 +30,8 @@ class JSONLines(CorpusReader):
         """By its name, or by a first line that is an object, whatever the name."""
         if super().recognises(name, beginning):
             return True
-        first, ended, _ = beginning.lstrip(b"\xef\xbb\xbf").partition(b"\n")
-        return bool(ended) and first.startswith(b"{") and isinstance(_parsed(first), dict)
+        first, ended, _ = beginning.removeprefix(BOM).partition(b"\n")
+        return isinstance(_parsed(first), dict) if ended else bool(_OBJECT.match(first))
 
     def documents(self, file: BinaryIO, name: str, reading: Reading) -> Iterator[Document]:
         """As in `CorpusReader`."""
@@ -41,6 +43,12 @@ class JSONList(CorpusReader):
     """A list of objects or texts, read one after the other."""
 
     suffixes = (".json",)
+
+    def recognises(self, name: str, beginning: bytes) -> bool:
+        """By its name, or by a list that begins with an object, whatever the name."""
+        first, *others = beginning.removeprefix(BOM).split(b"[", 1)
+        is_list = not first.strip() and bool(others and _OBJECT.match(others[0]))
+        return is_list or super().recognises(name, beginning)
 
     def documents(self, file: BinaryIO, name: str, reading: Reading) -> Iterator[Document]:
         """As in `CorpusReader`."""
@@ -55,7 +63,8 @@ def _parsed(line: bytes) -> Any:
 
 
 def _records(file: BinaryIO, name: str, reading: Reading) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(_lines(file, name), start=1):
+    lines = lines_of(PlainText.text(file, name), LONGEST_RECORD)
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         if len(line) > LONGEST_RECORD:
@@ -64,25 +73,14 @@ def _records(file: BinaryIO, name: str, reading: Reading) -> Iterator[tuple[int,
         try:
             record = _decoder.decode(line)
         except (ValueError, RecursionError) as error:
-            is_deep = isinstance(error, RecursionError)
-            why = "is nested too deeply" if is_deep else f"is no JSON: {error}"
+            why = f"is no JSON: {error}"
+            if isinstance(error, RecursionError):
+                why = "is nested too deeply"
+            elif isinstance(error, json.JSONDecodeError):
+                why = f"is no JSON: {error.msg} (character {error.pos + 1:,})"
             reading.pass_over(name, f"line {number:,}", why)
             continue
         yield number, record
-
-
-def _lines(file: BinaryIO, name: str) -> Iterator[str]:
-    """Lines without their ends; of one that is too long, so much that this can be seen."""
-    rest = ""
-    for part in PlainText.text(file, name):
-        *ended, last = part.split("\n")
-        if not ended:
-            rest = (rest + last)[: LONGEST_RECORD + 1]
-            continue
-        yield rest + ended[0]
-        yield from ended[1:]
-        rest = last
-    yield rest
 
 
 def _listed(file: BinaryIO, name: str) -> Iterator[tuple[int, Any]]:
@@ -124,3 +122,6 @@ def _listed(file: BinaryIO, name: str) -> Iterator[tuple[int, Any]]:
             held = held[1:]
         elif next_character() != "]":
             raise BadInputError(f"{name}, record {number:,}: no comma follows", fix)
+    held = held[1:]
+    if next_character():
+        raise BadInputError(f"{name} goes on after its list, with {held[:20]!r}", fix)

@@ -75,11 +75,39 @@ def decoded(blocks: Iterable[bytes], name: str, start: int = 0) -> Iterator[str]
         start += len(block)
 
 
+def lines_of(parts: Iterable[str], longest: int) -> Iterator[str]:
+    """Lines with their ends, of a text in parts; of one that is longer, a little more than so
+    many characters, so that this can be seen."""
+    held: list[str] = []
+    size = 0
+    for part in parts:
+        first, *others = part.split("\n")
+        if size <= longest:
+            held.append(first)
+            size += len(first)
+        if not others:
+            continue
+        yield f"{''.join(held)}\n"
+        for line in others[:-1]:
+            yield f"{line}\n"
+        held, size = [others[-1]], len(others[-1])
+    if last := "".join(held):
+        yield last
+
+
 _MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
+}
+_FOREIGN = {
+    b"%PDF-": "a PDF document; export its text to a .txt file",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive; unpack it",
+    b"Rar!": "a RAR archive; unpack it",
+    b"\x04\x22\x4d\x18": "compressed by lz4; unpack it",
+    b"\x1f\x9d": "compressed by compress; unpack it",
+    b"SQLite format 3": "an SQLite database; write its texts to a .jsonl file",
 }
 _LOOKED_AT = 4096
 _CONTROLS = bytes({*range(1, 32)} - {*b"\t\n\f\r\x1b"})
@@ -91,8 +119,9 @@ def way_to_utf8(block: bytes, offset: int = 0, is_end: bool = False) -> str:
 
     `offset` is that of the first bad byte in the file; with `is_end`, only the end is missing.
     """
-    if block.startswith(b"%PDF-"):
-        return "It is a PDF document; export its text to a .txt file"
+    for mark, told in _FOREIGN.items():
+        if block.startswith(mark):
+            return f"It is {told}"
     if name := _wide_encoding(block):
         return f"It looks like {name}; convert it with iconv -f {name} -t utf-8"
     if b"\0" in block:

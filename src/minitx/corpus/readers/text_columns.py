@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from minitx.corpus.documents import Document, Reading
 from minitx.corpus.readers import READERS, CorpusReader
-from minitx.corpus.readers.plain_text import PlainText
+from minitx.corpus.readers.plain_text import PlainText, lines_of
 from minitx.corpus.readers.records import documents_of_records, usual_field
 from minitx.corpus.unpacking import seekable
 from minitx.errors import BadInputError
@@ -33,12 +33,26 @@ class SeparatedValues(CorpusReader):
         # Of what may stand between cells, what stands most often in the first line.
         delimiter = "\t" if Path(name).suffix.lower() == ".tsv" else max(",\t;|", key=header.count)
         csv.field_size_limit(_LONGEST_CELL)
-        reader = csv.reader(_lines(first, parts), delimiter=delimiter)
-        rows = _rows(reader, name, reading)
+        lines = lines_of(chain([first], parts), _LONGEST_CELL)
+        # Strict: a quote that nobody closes is told, not taken for a text to the end of the file.
+        rows = _rows(csv.reader(lines, delimiter=delimiter, strict=True), name, reading)
         _, columns = next(rows, (0, []))
+        if not columns:
+            return iter(())
         field = _column(columns, name, reading)
-        records = ((number, dict(zip(columns, row, strict=False))) for number, row in rows)
+        records = _records(columns, rows, name, reading)
         return documents_of_records(records, "line", name, reading, field)
+
+
+def _records(
+    columns: list[str], rows: Iterator[tuple[int, list[str]]], name: str, reading: Reading
+) -> Iterator[tuple[int, dict[str, str]]]:
+    for number, row in rows:
+        if len(row) == len(columns):
+            yield number, dict(zip(columns, row, strict=True))
+        else:
+            why = f"has {len(row):,} cells, and the first line {len(columns):,}"
+            reading.pass_over(name, f"line {number:,}", why)
 
 
 def _rows(reader: Any, name: str, reading: Reading) -> Iterator[tuple[int, list[str]]]:
@@ -54,17 +68,6 @@ def _rows(reader: Any, name: str, reading: Reading) -> Iterator[tuple[int, list[
             return
         if row:
             yield number, row
-
-
-def _lines(first: str, parts: Iterator[str]) -> Iterator[str]:
-    """Lines with their ends, of a text in parts."""
-    rest = ""
-    for part in chain([first], parts):
-        *ended, rest = (rest + part).split("\n")
-        for line in ended:
-            yield f"{line}\n"
-    if rest:
-        yield rest
 
 
 @READERS.register("parquet")
