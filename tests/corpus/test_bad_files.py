@@ -318,7 +318,8 @@ def test_skipped_records_are_told_and_noted(minitx):
     write("bad.jsonl", NOTES + b"{oops\n" + b'{"text": 5}\n')
     done = minitx(*COMMANDS["train"], "bad.jsonl", "--skip-bad", "--out", "run")
     assert done.code == 0, done.err
-    assert "skipped 2" in done.out
+    assert "2 records of bad.jsonl" in done.out
+    assert "\nskipped = 2\n" in Path("run/run.toml").read_text()
     noted = json.loads(Path("run/data/corpus.json").read_text())["skipped"]
     assert noted == [["bad.jsonl", 2]]
 

@@ -93,6 +93,7 @@ def live_and_die(corpus, directory, workers, kills, seed, undisturbed):
     return len(there)
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_encoding_goes_on_to_the_same_bytes(corpus, undisturbed, tmp_path, workers):
     live_and_die(corpus, tmp_path / "run", workers, 2, workers, undisturbed)

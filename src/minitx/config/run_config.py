@@ -80,6 +80,9 @@ class DataConfig(Config):
     )
     split_seed: int = option(0, "Random seed of the hash.", TEXT, (0, 2**63 - 1))
     holdout: str | None = option(None, "The same as --split FILE.", TEXT, metavar="FILE")
+    skipped: int | None = option(
+        None, "Records that could not be used.", within=(0, 2**62), flag=None
+    )
     leaked: float | None = option(
         None,
         "Part of the holdout that also stands in the train part, as was found before training.",

@@ -21,7 +21,7 @@ from minitx.errors import MinitxError
 from minitx.files import read_json
 from minitx.tokenizer import Tokenizer, load_tokenizer
 
-_WITHOUT_EFFECT = ("corpus", "working_directory", "workers", "leaked", "leaks")
+_WITHOUT_EFFECT = ("corpus", "working_directory", "workers", "skipped", "leaked", "leaks")
 
 
 def signature(corpus: Corpus, data: DataConfig) -> dict[str, Any] | None:

@@ -251,7 +251,9 @@ def _resolved(
     if found:
         told["corpus"] = "; ".join(found)
     directory = _working_directory(data)
-    return replace(data, working_directory=directory, split=split.method), told
+    skipped = sum(count for _, count in split.skipped) or None
+    noted = replace(data, working_directory=directory, split=split.method, skipped=skipped)
+    return noted, told
 
 
 def _audited(

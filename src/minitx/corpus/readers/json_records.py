@@ -31,7 +31,9 @@ class JSONLines(CorpusReader):
         if super().recognises(name, beginning):
             return True
         first, ended, _ = beginning.removeprefix(BOM).partition(b"\n")
-        return isinstance(_parsed(first), dict) if ended else bool(_OBJECT.match(first))
+        if ended:
+            return isinstance(_parsed(first), dict)
+        return bool(_OBJECT.match(first)) and not name.lower().endswith(".json")
 
     def documents(self, file: BinaryIO, name: str, reading: Reading) -> Iterator[Document]:
         """As in `CorpusReader`."""
