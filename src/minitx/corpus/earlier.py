@@ -84,6 +84,12 @@ def reused_split(
     return None
 
 
+def noted_split(directory: Path) -> SplitCorpus:
+    """The two parts of a corpus that was encoded, as far as earlier versions noted them."""
+    noted: dict[str, Any] = next((noted for _, noted in _described([directory])), {})
+    return SplitCorpus(directory, noted.get("split", "characters"), tuple(noted.get("files", ())))
+
+
 def reused_notes(split: SplitCorpus, earlier: Iterable[Path]) -> Iterator[tuple[Path, Any]]:
     """Directories with the same texts, each with what it notes of them."""
     for candidate, noted in _described(earlier):

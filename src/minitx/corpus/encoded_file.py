@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import sys
 import tempfile
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +28,21 @@ ByteArray = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class EncodedFile:
-    """A text in UTF-8, `(bytes,)`, and its ids, `(tokens,)`, both mapped."""
+    """A text in UTF-8, `(bytes,)`, and its ids, `(tokens,)`, both mapped.
+
+    Of its documents, `ends` are the bytes after each, `numbers` count them in their file.
+    """
 
     ids: IdArray
     content: ByteArray
     counts: PartCounts
+    ends: npt.NDArray[np.int64]
+    numbers: npt.NDArray[np.int64]
+
+    def name_of(self, file: str, start: int) -> str:
+        """What the document at a byte is called, of this file."""
+        number = self.numbers[int(np.searchsorted(self.ends, start, side="right"))]
+        return f"{file}:{number}" if number else file
 
 
 def encode_file(
@@ -46,7 +57,8 @@ def encode_file(
     Raises:
         BadInputError: it can't be read, has no text, is not UTF-8, or there is no room for it.
     """
-    n_tokens = n_bytes = n_characters = n_unknown = n_documents = 0
+    n_tokens = n_bytes = n_characters = n_unknown = 0
+    ends, numbers = array("q"), array("q")
     has_text = False
 
     def noted(parts: Iterable[str]) -> Iterator[str]:
@@ -58,10 +70,10 @@ def encode_file(
             yield text
 
     def documents() -> Iterator[Iterator[str]]:
-        nonlocal n_documents
         for document in documents_of(path, reading or Reading()):
-            n_documents += 1
             yield noted(document.parts)
+            ends.append(n_bytes)
+            numbers.append(document.number)
 
     what = f"what {path} holds can't be kept in {tempfile.gettempdir()}"
     fix = "Free some space there, or let TMPDIR name another directory"
@@ -82,10 +94,11 @@ def encode_file(
         text_file.flush()
         ids_file.flush()
         mapped: IdArray = np.memmap(ids_file, dtype, "r")
-        if n_documents == 1 and has_ends and tokenizer.end_id is not None:
+        if len(ends) == 1 and has_ends and tokenizer.end_id is not None:
             mapped, n_tokens = mapped[:-1], n_tokens - 1  # As in a corpus of one document.
         counts = PartCounts(n_tokens, n_bytes, n_characters, n_unknown)
-        return EncodedFile(mapped, np.memmap(text_file, np.uint8, "r"), counts)
+        content = np.memmap(text_file, np.uint8, "r")
+        return EncodedFile(mapped, content, counts, np.array(ends), np.array(numbers))
 
 
 def blocks_of(content: ByteArray) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from minitx.corpus.common_passages import Copied
 from minitx.evaluation.breakdown import CalibrationCurve, ClassLoss, ContextUse, SurprisingText
+from minitx.evaluation.by_document import DocumentLosses
 from minitx.evaluation.comparison import Comparison, Interval
 from minitx.evaluation.verdict import Verdict
 from minitx.files import as_plain
@@ -138,6 +139,9 @@ class HoldoutReport(Shown):
 
     Attributes:
         plain: windows side by side: the figure that training reports.
+        without_leaks: the same without passages that also stand in the train part; None if there
+            are none.
+        documents: loss by document; None of a single one.
         strided: overlapping windows, so that contexts are fuller; None where not asked for.
         train_loss: nats per token on as many tokens of the train part; None without one.
         verdict: under-, over- or well fitted; None where the text is not the run's holdout.
@@ -162,6 +166,8 @@ class HoldoutReport(Shown):
     calibration: CalibrationCurve | None = None
     surprising: tuple[SurprisingText, ...] = ()
     samples: Copied | None = None
+    without_leaks: Figures | None = None
+    documents: DocumentLosses | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object; a figure that is no number is None."""

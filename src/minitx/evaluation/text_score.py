@@ -24,9 +24,11 @@ from minitx.evaluation.breakdown import (
     calibration_curve,
     confidence_bins,
     context_use,
+    count_ids,
     frequency_groups,
     group_losses,
 )
+from minitx.evaluation.by_document import Documents, DocumentSums
 from minitx.evaluation.comparison import Blocks, BlockSums, bootstrap_interval
 from minitx.evaluation.holdout_figures import Figures, HoldoutReport, TextFigures
 from minitx.evaluation.scoring import LossChunk, Progress, Windows, token_losses
@@ -45,12 +47,14 @@ class ScoredText:
         ids: `(tokens,)`, perhaps a memory map.
         content: `(bytes,)` the text in UTF-8, perhaps a memory map.
         is_holdout: whether the model's run kept the text for this.
+        documents: what it is made of, if that is known.
     """
 
     figures: TextFigures
     ids: IdArray
     content: ByteArray
     is_holdout: bool
+    documents: Documents | None = None
 
     def scored_size(self, tokenizer: Tokenizer) -> tuple[int, int]:
         """Bytes and characters of all but the first token, which is not scored."""
@@ -80,10 +84,11 @@ def score_text(
         if progress is not None:
             progress(len(chunk.losses))
     blocks = sums.result()
-    return _figures(blocks, windows, text, tokenizer), blocks
+    return figures_of(blocks, windows, text, tokenizer), blocks
 
 
-def _figures(blocks: Blocks, windows: Windows, text: ScoredText, tokenizer: Tokenizer) -> Figures:
+def figures_of(blocks: Blocks, windows: Windows, text: ScoredText, tokenizer: Tokenizer) -> Figures:
+    """The figures of a text, or of a part of it, from what was summed in its blocks."""
     nats, tokens = float(blocks.nats.sum()), int(blocks.tokens.sum())
     n_bytes = float(blocks.bytes.sum())
     n_characters = n_bytes * text.figures.characters / text.figures.bytes
@@ -145,6 +150,8 @@ class Details:
         n_beginning: int,
     ) -> None:
         self.beginning = Beginning(n_beginning)
+        self._text, self._windows, self._tokenizer = text, windows, tokenizer
+        self.documents = None if text.documents is None else _sums_by_document(text, tokenizer)
         self.positions = GroupedSums(windows.context_length, 2)
         self.class_of = TokenClasses(tokenizer)
         self.classes = GroupedSums(len(CLASSES))
@@ -168,14 +175,33 @@ class Details:
             self.frequencies.add(self.group_of[targets], chunk.losses)
         self.confidence.add(confidence_bins(chunk.confidence), chunk.confidence, chunk.correct)
         self.passages.add(chunk.index, targets, chunk.losses)
+        if self.documents is not None:
+            self.documents.add(ids, chunk)
 
     def added_to(self, report: HoldoutReport) -> HoldoutReport:
         """A report with all that is known."""
+        sums = self.documents
+        clean = None if sums is None else sums.clean()
+        how = (self._windows, self._text, self._tokenizer)
         return replace(
             report,
+            without_leaks=None if clean is None else figures_of(clean, *how),
+            documents=None if sums is None else sums.by_document(),
             context_use=context_use(self.positions),
             classes=group_losses(self.classes, CLASS_GROUPS),
             frequencies=group_losses(self.frequencies, FREQUENCY_GROUPS),
             calibration=calibration_curve(self.confidence),
             surprising=tuple(self.passages.result()),
         )
+
+
+def _sums_by_document(text: ScoredText, tokenizer: Tokenizer) -> DocumentSums:
+    assert text.documents is not None
+    sizes = token_sizes(tokenizer).astype(np.float64)
+    n_unknown, unknown = text.figures.unknown_tokens, tokenizer.unknown_id
+    if n_unknown and unknown is not None:
+        # What they stand for, on average.
+        known = float(count_ids(text.ids, tokenizer.vocab_size) @ sizes) - n_unknown
+        sizes[unknown] = max(0.0, (text.figures.bytes - known) / n_unknown)
+    n_bytes = text.figures.bytes
+    return DocumentSums(text.documents, n_bytes, sizes, tokenizer.end_id)

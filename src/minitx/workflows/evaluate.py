@@ -195,7 +195,7 @@ class _Evaluation:
         stride = half if settings.stride is None else settings.stride
         self.overlapping = windows_for(loaded.model, context, stride, *how)
         if source is None:
-            self.text = holdout_text(self.subject)
+            self.text = holdout_text(self.subject, with_documents=not settings.quick)
         else:
             progress(f"encoding {source}", 0, 0)
             self.text = file_text(self.subject, source, settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,15 @@ from minitx.checkpoint.rundir import RunDirectory, find_run
 from minitx.compute import Compute, choose_compute
 from minitx.config import EvaluationSettings
 from minitx.corpus import EncodedCorpus, encode_file, load_encoded
+from minitx.corpus.audit import audit, read_audit
 from minitx.corpus.documents import Reading
+from minitx.corpus.earlier import noted_split
 from minitx.corpus.encoded import PartCounts
 from minitx.corpus.encoded_file import blocks_of
 from minitx.corpus.readers.plain_text import decoded
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.evaluation.arrays import ByteArray, IdArray
+from minitx.evaluation.by_document import Documents
 from minitx.evaluation.holdout_figures import ModelFigures, TextFigures
 from minitx.evaluation.text_score import ScoredText
 from minitx.files import file_digest
@@ -135,8 +139,8 @@ def require_same_holdout(checkpoints: Sequence[Path]) -> None:
         )
 
 
-def holdout_text(subject: Subject) -> ScoredText:
-    """The holdout of a subject that was found with one.
+def holdout_text(subject: Subject, with_documents: bool = True) -> ScoredText:
+    """The holdout of a subject that was found with one, and what its documents are.
 
     What the tokenizer does not know was replaced when the run began, and is counted.
     """
@@ -144,7 +148,20 @@ def holdout_text(subject: Subject) -> ScoredText:
     assert corpus is not None
     figures = _figures("holdout", corpus.holdout)
     content = np.memmap(corpus.directory / "holdout.txt", np.uint8, "r")
-    return ScoredText(figures, corpus.holdout_ids, content, is_holdout=True)
+    documents = _holdout_documents(corpus.directory) if with_documents else None
+    return ScoredText(figures, corpus.holdout_ids, content, True, documents)
+
+
+def _holdout_documents(directory: Path) -> Documents:
+    split = noted_split(directory)
+    # Runs of earlier versions did not compare the parts.
+    found = read_audit(directory) or audit(split)
+    leaked, compared = (
+        np.array(spans, np.int64).reshape(-1, 2)
+        for spans in ((found.leaked, found.compared) if found else ((), ()))
+    )
+    name = partial(split.name_of, split.holdout)
+    return Documents(split.holdout.table()["end"], name, leaked, compared)
 
 
 def _figures(name: str, counts: PartCounts) -> TextFigures:
@@ -190,4 +207,5 @@ def file_text(subject: Subject, source: str, settings: EvaluationSettings) -> Sc
             "Give --unknown replace to score them as <unk>, or train with --kind bpe",
         )
     figures = _figures(Path(source).name, counts)
-    return ScoredText(figures, encoded.ids, encoded.content, is_holdout=False)
+    documents = Documents(encoded.ends, lambda start: encoded.name_of(Path(source).name, start))
+    return ScoredText(figures, encoded.ids, encoded.content, False, documents)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -18,6 +19,7 @@ from minitx.evaluation.breakdown import (
     ClassLoss,
     ContextUse,
 )
+from minitx.evaluation.by_document import FEWEST_TOKENS, DocumentLosses
 from minitx.evaluation.comparison import Interval
 from minitx.evaluation.holdout_figures import (
     Baselines,
@@ -34,6 +36,7 @@ from minitx.report.terminal.tables import bar, table
 from minitx.report.terminal.units import bytes_, count, fixed, percent
 
 _MODEL = "this model"
+_WITHOUT_LEAKS = "without leaks"
 
 
 def print_reports(reports: Sequence[Report], full: bool = True, with_stride: bool = True) -> None:
@@ -109,13 +112,19 @@ def _figures_table(
         columns.append((f"{number + 1}" if len(reports) > 1 else "plain", report, report.plain))
         if report.strided is not None:
             columns.append((f"stride {report.strided.stride:,}", report, report.strided))
+        if report.without_leaks is not None:
+            columns.append((_WITHOUT_LEAKS, report, report.without_leaks))
     figures = [scored for _, _, scored in columns]
+    decimals = 4 if len(figures) < 3 else 3  # Three columns fit 80 characters.
     rows: list[tuple[str, list[str]]] = [
         ("loss, nats per token", [fixed(scored.loss, 4) for scored in figures]),
-        ("  95 % interval", [_interval(scored.loss_interval) for scored in figures]),
+        ("  95 % interval", [_interval(scored.loss_interval, decimals) for scored in figures]),
         ("perplexity", [fixed(scored.perplexity, 3) for scored in figures]),
         ("bits per byte", [fixed(scored.bits_per_byte, 4) for scored in figures]),
-        ("  95 % interval", [_interval(scored.bits_per_byte_interval) for scored in figures]),
+        (
+            "  95 % interval",
+            [_interval(scored.bits_per_byte_interval, decimals) for scored in figures],
+        ),
         ("bits per character", [fixed(scored.bits_per_character, 4) for scored in figures]),
         ("tokens scored", [f"{scored.tokens_scored:,}" for scored in figures]),
         ("tokens in context", [_seen(scored) for scored in figures]),
@@ -151,8 +160,10 @@ def _unknown(report: HoldoutReport) -> str:
     return f"{unknown:,} ({percent(report.text.unknown_rate)})" if unknown else "0"
 
 
-def _interval(interval: Interval | None) -> str:
-    return "-" if interval is None else f"{interval.low:.4f} to {interval.high:.4f}"
+def _interval(interval: Interval | None, decimals: int) -> str:
+    if interval is None:
+        return "-"
+    return f"{interval.low:.{decimals}f} to {interval.high:.{decimals}f}"
 
 
 def _notes(report: HoldoutReport, full: bool) -> Iterator[Text]:
@@ -176,6 +187,12 @@ def _notes(report: HoldoutReport, full: bool) -> Iterator[Text]:
             "More than half of this text is in the train part: its loss says little about unseen "
             "text."
         )
+    if report.without_leaks is not None:
+        left_out = 1 - report.without_leaks.tokens_scored / scored
+        yield _note(
+            f"{_WITHOUT_LEAKS.capitalize()}: windows side by side, of which {percent(left_out)} of "
+            "the tokens do not count, since they also stand in the train part."
+        )
     if text.unknown_tokens:
         yield _warning(
             f"{percent(text.unknown_rate)} of the tokens are unknown: they stand for text outside "
@@ -197,6 +214,7 @@ class _Sections:
             ("Baselines on the same text", report.baselines, self._baselines),
             ("Loss by number of tokens in context", report.context_use, self._positions),
             ("Loss by kind of token", report.classes, self._classes),
+            ("Loss by document", report.documents, self._documents),
             ("Loss by frequency of the token in the train part", report.frequencies, self._classes),
             ("Calibration: how confident the model is, and how often it is right",
              report.calibration, self._calibration),
@@ -262,6 +280,26 @@ class _Sections:
                 self._bar(group.loss, highest, 6, 24, beside=66),
             )
         yield made
+
+    def _documents(self, losses: DocumentLosses) -> Iterator[RenderableType]:
+        highest = max(one.loss for one in (*losses.best, *losses.worst))
+        made = table(["", "loss", "bits per byte", "tokens", "document", ""], numbers=range(1, 4))
+        for label, ranked in (("best", losses.best), ("worst", losses.worst)):
+            for i, one in enumerate(ranked if label == "best" else ranked[::-1]):
+                is_end = i == (0 if label == "best" else len(ranked) - 1)
+                name = printed_name(Path(one.name).name)
+                made.add_row(
+                    label if is_end else "", fixed(one.loss, 3), fixed(one.bits_per_byte, 3),
+                    f"{one.tokens:,}", cut_label(name, 30, self._ascii_only),
+                    self._bar(one.loss, highest, 6, 24, beside=66),
+                )  # fmt: skip
+        yield made
+        tenth, half, most = (fixed(loss, 3) for loss in losses.quantiles)
+        note = f"Of {losses.documents:,} documents, a tenth have a loss below {tenth}, half below "
+        note += f"{half}, nine tenths below {most}."
+        if losses.ranked < losses.documents:
+            note += f" Compared: the {losses.ranked:,} of at least {FEWEST_TOKENS} tokens."
+        yield _note(note)
 
     def _calibration(self, curve: CalibrationCurve) -> Iterator[RenderableType]:
         mark = "|" if self._ascii_only else "│"
