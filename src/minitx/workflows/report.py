@@ -10,11 +10,13 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from minitx.checkpoint.manifest import weights_digest
 from minitx.checkpoint.rundir import RunDirectory, resolve_checkpoint
 from minitx.config import EvaluationSettings, ReportSettings, RunConfig
-from minitx.corpus.encoded import Description, read_description
+from minitx.corpus.audit import Audit, read_audit
+from minitx.corpus.encoded import DESCRIPTION, Description, read_description
 from minitx.errors import BadInputError, MinitxError
 from minitx.evaluation.holdout_figures import ComparisonReport, HoldoutReport
 from minitx.files import read_json
@@ -31,6 +33,8 @@ class RunStory:
 
     Attributes:
         corpus: digests of the text and the tokenizer; None if they can't be read.
+        corpus_notes: what `corpus.json` says; empty if it can't be read.
+        audit: what its parts have in common; None if that was not noted.
         checkpoint: that was measured; None before there is a whole one.
         weights_digest: SHA-256 of its `model.safetensors`; None without one.
         made_with: versions and the machine that made it; empty if that was not noted.
@@ -42,6 +46,8 @@ class RunStory:
     config: RunConfig
     history: RunHistory
     corpus: Description | None = None
+    corpus_notes: dict[str, Any] = field(default_factory=dict)
+    audit: Audit | None = None
     checkpoint: Path | None = None
     weights_digest: str | None = None
     made_with: dict[str, str] = field(default_factory=dict)
@@ -113,6 +119,8 @@ def gather_run(
     story = RunStory(run, run.read_config(), read_history(read_metrics(run.metrics_file)))
     with contextlib.suppress(MinitxError):
         story.corpus = read_description(run.data)
+        story.corpus_notes = read_json(run.data / DESCRIPTION)
+        story.audit = read_audit(run.data)
     try:
         story.checkpoint = checkpoint = resolve_checkpoint(run.path, settings.checkpoint)
     except MinitxError as error:

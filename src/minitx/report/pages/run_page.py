@@ -26,8 +26,11 @@ from minitx.report.pages.attention_page import study_page
 from minitx.report.pages.elements import Cell, Grid, elements
 from minitx.report.pages.run_curves import curves, plotting_library, problems
 from minitx.report.pages.templates import render
-from minitx.report.terminal.printable import run_path, run_word
+from minitx.report.terminal.audit_view import audit_rows
+from minitx.report.terminal.printable import printed_name, run_path, run_word
+from minitx.report.terminal.tables import labelled
 from minitx.report.terminal.units import count, duration
+from minitx.report.training.plan_view import split_told
 from minitx.report.training.training_report import (
     EVALUATION_COLUMNS,
     evaluation_figures,
@@ -38,6 +41,7 @@ from minitx.workflows.report import RunStory, Stories
 
 MAX_PAGE_BYTES = 12_000_000
 _MOST_SAMPLES = 200
+_SIZES = ("bytes", "characters", "tokens")
 _MOST_EVALUATIONS = 400
 _WIDTH = 100
 _NOT_KNOWN = "–"
@@ -69,6 +73,7 @@ def run_page(stories: Stories) -> str:
         "run.html",
         title=", ".join(run["name"] for run in runs),
         runs=runs,
+        corpus=_corpus(stories.runs[0]),
         holdout=_holdout(stories),
         attention=attention,
         why_no_attention=why_no_attention,
@@ -168,6 +173,27 @@ def _commands(story: RunStory) -> list[str]:
         f"minitx train --config {run_word(story.run.config_file)}",
         *(line for line in steps if " eval " in line or " attn " in line),
     ]
+
+
+def _corpus(story: RunStory) -> dict[str, Any]:
+    """Both parts of the corpus in numbers, how they were told apart, and what they share."""
+    noted, n_documents = story.corpus_notes, story.corpus_notes.get("documents", {})
+    parts = [
+        [title, *(f"{number:,}" if number else _NOT_KNOWN
+                  for number in (n_documents.get(name), *map(noted[name].get, _SIZES)))]
+        for name, title in (("train", "train part"), ("holdout", "holdout"))
+        if name in noted
+    ]  # fmt: skip
+    rows = [("held out", split_told(story.config.data))] if parts else []
+    rows += [
+        ("" if i else "left out", f"{count:,} {printed_name(reason)}")
+        for i, (reason, count) in enumerate([*noted.get("left_out", ()), *noted.get("skipped", ())])
+    ]
+    rows += [] if story.audit is None else audit_rows(story.audit)
+    return {
+        "parts": Grid(parts, ["", "documents", *_SIZES], numbers=range(1, len(_SIZES) + 2)),
+        "told": elements([labelled(rows)]) if rows else None,
+    }
 
 
 def _holdout(stories: Stories) -> dict[str, Any]:

@@ -110,12 +110,18 @@ _RATE_KEYS = ("learning_rate", "muon_learning_rate", "warmup_steps", "decay", "d
 _EVALUATION_KEYS = ("evaluate_every", "evaluation_tokens", "closing_tokens", "early_stopping")
 
 
+def split_told(data: DataConfig) -> str:
+    """What is held out, in a few words."""
+    if data.held_file is not None:
+        return _corpus_name((data.held_file,))
+    if not data.holdout_fraction:
+        return "none"
+    return "by hash" if data.split == "hash" else "the end"
+
+
 def _holdout(data: DataConfig) -> _Row:
-    ways = {"hash": "by hash", "tail": "the end", "characters": "the end"}
-    told = ways.get(data.split or "characters") or _corpus_name((data.held_file or "",))
-    if data.held_file is None and not data.holdout_fraction:
-        told = "none"
-    elif data.leaked is not None:
+    told = split_told(data)
+    if data.leaked is not None:
         told += f", {told_amount(data.leaked)} in the train part"
     return ("holdout", told, ("split", "holdout", "holdout_fraction", "leaked"))
 
