@@ -179,3 +179,15 @@ def test_runs_that_noted_nothing_go_on(leaky, tmp_path):
     seen = Starts()
     resume(ResumeRequest(run, {"steps": 6}), [seen])
     assert "by hash" in shown(plan_table(seen.starts[0]))
+
+
+def test_a_changed_corpus_is_compared_anew(tmp_path):
+    texts = [words(i, 40) for i in range(60)]
+    run, start = trained(tmp_path, texts)
+    assert start.config.data.leaked == 0.0
+    path = tmp_path / "notes.jsonl"
+    more = "".join(json.dumps({"text": f"{text} more"}) + "\n" for text in texts)
+    path.write_text(path.read_text() + more)
+    resume(ResumeRequest(run, {"steps": 6}, allow_changed_corpus=True), [])
+    found = read_audit(run / "data")
+    assert RunDirectory(run).read_config().data.leaked == found.share > 0.02

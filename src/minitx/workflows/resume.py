@@ -25,6 +25,7 @@ from minitx.corpus import (
     split_corpus,
 )
 from minitx.corpus.documents import Reading
+from minitx.corpus.earlier import noted_split
 from minitx.corpus.encoded import DESCRIPTION, describe_change, kept_split, read_description
 from minitx.engine import choose_engine
 from minitx.errors import BadInputError, DamagedFileError
@@ -43,7 +44,7 @@ from minitx.workflows.session import (
     read_state,
     tell_other_numbers,
 )
-from minitx.workflows.train import FinishedRun, require_holdout
+from minitx.workflows.train import FinishedRun, audited, require_holdout
 
 RESUME_FILES = (*MODEL_FILES, STATE_FILE, OPTIMIZER_FILE, CONFIG_COPY, DESCRIPTION)
 """What a checkpoint needs to be gone on from."""
@@ -119,6 +120,9 @@ def _open_session(run: RunDirectory, request: ResumeRequest) -> Session:
     corpus = _corpus(run, config, loaded.tokenizer, checkpoint, request.allow_changed_corpus)
     if "early_stopping" in request.train or corpus.directory == run.new_data:
         require_holdout(config.train.early_stopping, len(corpus.holdout_ids))
+    if corpus.directory == run.new_data:
+        data, _ = audited(config.data, noted_split(corpus.directory), Observers([]))
+        config = replace(config, data=data)
     session = Session(
         run=run,
         config=config,

@@ -155,7 +155,7 @@ def train(
                 workload = Workload(config.train.batch_size, state_bytes)
                 require_memory(config.model, workload, _free_memory(compute.device))
                 # Last, so that a refusal is all that is said.
-                data, sample = _audited(config.data, split, told)
+                data, sample = audited(config.data, split, told)
                 config, reasons = replace(config, data=data), reasons | sample
                 torch.manual_seed(config.train.seed)
                 model = Transformer(config.model).to(compute.device)
@@ -256,7 +256,7 @@ def _resolved(
     return noted, told
 
 
-def _audited(
+def audited(
     data: DataConfig, split: SplitCorpus, told: Observers
 ) -> tuple[DataConfig, dict[str, str]]:
     """The settings with what the parts have in common, which is kept beside the corpus; and what

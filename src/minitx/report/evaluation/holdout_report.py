@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -19,7 +18,7 @@ from minitx.evaluation.breakdown import (
     ClassLoss,
     ContextUse,
 )
-from minitx.evaluation.by_document import FEWEST_TOKENS, DocumentLosses
+from minitx.evaluation.by_document import DocumentLosses
 from minitx.evaluation.comparison import Interval
 from minitx.evaluation.holdout_figures import (
     Baselines,
@@ -29,6 +28,7 @@ from minitx.evaluation.holdout_figures import (
     PairedTest,
     Report,
 )
+from minitx.report.evaluation.document_losses import document_lines
 from minitx.report.evaluation.surprise import passage_lines
 from minitx.report.terminal.heatmap import Shading, shading_for
 from minitx.report.terminal.printable import cut_label, printed_name, run_path, text_label
@@ -188,10 +188,9 @@ def _notes(report: HoldoutReport, full: bool) -> Iterator[Text]:
             "text."
         )
     if report.without_leaks is not None:
-        left_out = 1 - report.without_leaks.tokens_scored / scored
         yield _note(
-            f"{_WITHOUT_LEAKS.capitalize()}: windows side by side, of which {percent(left_out)} of "
-            "the tokens do not count, since they also stand in the train part."
+            f"{_WITHOUT_LEAKS.capitalize()}: windows side by side, and only tokens that were "
+            "compared with the train part and do not also stand there."
         )
     if text.unknown_tokens:
         yield _warning(
@@ -281,25 +280,9 @@ class _Sections:
             )
         yield made
 
-    def _documents(self, losses: DocumentLosses) -> Iterator[RenderableType]:
+    def _documents(self, losses: DocumentLosses) -> Iterable[RenderableType]:
         highest = max(one.loss for one in (*losses.best, *losses.worst))
-        made = table(["", "loss", "bits per byte", "tokens", "document", ""], numbers=range(1, 4))
-        for label, ranked in (("best", losses.best), ("worst", losses.worst)):
-            for i, one in enumerate(ranked if label == "best" else ranked[::-1]):
-                is_end = i == (0 if label == "best" else len(ranked) - 1)
-                name = printed_name(Path(one.name).name)
-                made.add_row(
-                    label if is_end else "", fixed(one.loss, 3), fixed(one.bits_per_byte, 3),
-                    f"{one.tokens:,}", cut_label(name, 30, self._ascii_only),
-                    self._bar(one.loss, highest, 6, 24, beside=66),
-                )  # fmt: skip
-        yield made
-        tenth, half, most = (fixed(loss, 3) for loss in losses.quantiles)
-        note = f"Of {losses.documents:,} documents, a tenth have a loss below {tenth}, half below "
-        note += f"{half}, nine tenths below {most}."
-        if losses.ranked < losses.documents:
-            note += f" Compared: the {losses.ranked:,} of at least {FEWEST_TOKENS} tokens."
-        yield _note(note)
+        return document_lines(losses, lambda loss: self._bar(loss, highest, 6, 24, beside=66))
 
     def _calibration(self, curve: CalibrationCurve) -> Iterator[RenderableType]:
         mark = "|" if self._ascii_only else "│"
