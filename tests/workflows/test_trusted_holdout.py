@@ -1,5 +1,6 @@
 """What a run knows of its holdout: in the plan, in run.toml, in an evaluation and on the page."""
 
+import hashlib
 import json
 import random
 import shutil
@@ -166,9 +167,12 @@ def test_runs_that_noted_nothing_go_on(leaky, tmp_path):
     shutil.copytree(leaky[0], tmp_path / "run")
     run = tmp_path / "run"
     (run / "data/audit.json").unlink()
-    text = (run / "run.toml").read_text()
-    lines = text.split("leaked = ")[1].split("\n]\n")[0]
-    (run / "run.toml").write_text(text.replace(f"leaked = {lines}\n]\n", ""))
+    *lines, _ = (run / "run.toml").read_text().splitlines(keepends=True)
+    text = "".join(lines)
+    noted = text[text.index("leaked = ") : text.index("]\n", text.index("leaks = [")) + 2]
+    text = text.replace(noted, "")
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    (run / "run.toml").write_text(f"{text}# sha256 of the lines above: {digest}\n")
     assert RunDirectory(run).read_config().data.leaked is None
     # The parts are compared when they are asked for.
     assert evaluate_holdout(resolve_checkpoint(run), EVALUATION).without_leaks is not None
