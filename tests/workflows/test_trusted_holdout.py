@@ -178,7 +178,7 @@ def test_runs_that_noted_nothing_go_on(leaky, tmp_path):
     assert evaluate_holdout(resolve_checkpoint(run), EVALUATION).without_leaks is not None
     page = run_page(gather([run], ReportSettings(eval=False, attn=False)))
     assert (
-        "also stands in the train part" not in page.split('id="corpus"')[2].split("</section>")[0]
+        "also stands in the train part" not in page.split('id="corpus"')[1].split("</section>")[0]
     )
     seen = Starts()
     resume(ResumeRequest(run, {"steps": 6}), [seen])
