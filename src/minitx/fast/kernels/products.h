@@ -5,54 +5,11 @@
 
 #include "memory.h"
 #include "rows.h"
+#include "turn.h"
 
 /* What becomes of the sums: put there, added to what is there (both in float32), or stored as
    products read them. */
 typedef enum { SET, ADD, SET_STORED } Into;
-
-typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-/* Rows of a matrix become its columns. */
-static inline __attribute__((always_inline)) void transpose(Vector square[LANES]) {
-    typedef int32_t Order __attribute__((vector_size(4 * LANES)));
-#pragma GCC unroll 4
-    for (int step = 1; step < LANES; step *= 2) {
-        Order first, second;
-        for (int i = 0; i < LANES; i++) {
-            first[i] = i & step ? LANES + i - step : i;
-            second[i] = i & step ? LANES + i : i + step;
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++) {
-            if (i & step) continue;
-            Vector a = square[i], b = square[i + step];
-            square[i] = shuffle(a, b, first);
-            square[i + step] = shuffle(a, b, second);
-        }
-    }
-}
-
-/* `to` (columns, rows) = the transposed `from` (rows, columns). */
-static inline void turn(const float *from, long from_stride, long rows, long columns, float *to,
-                 long to_stride) {
-    for (long r = 0; r < rows; r += LANES)
-        for (long i = 0; i < columns; i += LANES) {
-            const float *a = from + r * from_stride + i;
-            float *b = to + i * to_stride + r;
-            if (r + LANES <= rows && i + LANES <= columns) {
-                Vector square[LANES];
-#pragma GCC unroll 16
-                for (long k = 0; k < LANES; k++) square[k] = *(const Vector *)(a + k * from_stride);
-                transpose(square);
-#pragma GCC unroll 16
-                for (long k = 0; k < LANES; k++) *(Vector *)(b + k * to_stride) = square[k];
-            } else {
-                for (long k = 0; k < LANES && r + k < rows; k++)
-                    for (long j = 0; j < LANES && i + j < columns; j++)
-                        b[j * to_stride + k] = a[k * from_stride + j];
-            }
-        }
-}
 
 /* A kernel that is there for both formats says which it is for. */
 #ifdef BFLOAT16

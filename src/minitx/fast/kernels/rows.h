@@ -28,6 +28,14 @@ static inline void read_row(const void *from, long at, int half, long n, float *
     }
 }
 
+/* The same where they lie, or in `room` if they must be widened: numbers that were copied in vectors
+   of one size and are then read in another wait for the memory. */
+static inline const float *row_at(const void *from, long at, int half, long n, float *room) {
+    if (!half) return (const float *)from + at;
+    read_row(from, at, half, n, room);
+    return room;
+}
+
 static inline void write_row(void *to, long at, int half, long n, const float *restrict from) {
     if (half) {
         uint16_t *row = (uint16_t *)to + at;

@@ -10,12 +10,11 @@
 #include "layers.h"
 #include "rows.h"
 #include "thread.h"
+#include "turn.h"
 
 #define PANEL (2 * LANES) /* columns that a tile computes */
 #define TILE 4            /* rows that it computes */
 #define BLOCK 64          /* queries whose weights are in memory at once */
-
-typedef float lanes __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 
 static inline long padded(long n) { return (n + PANEL - 1) / PANEL * PANEL; }
 
@@ -23,12 +22,12 @@ static inline long padded(long n) { return (n + PANEL - 1) / PANEL * PANEL; }
    a[r * by_row + k * by_column], so that it may be read as its transpose. */
 static inline void tile(float *c, long c_stride, const float *a, long by_row, long by_column,
                         const float *b, long b_stride, long depth, int add) {
-    lanes sum[TILE][2] = {0};
+    Vector sum[TILE][2] = {0};
     if (add)
         for (int r = 0; r < TILE; r++)
-            for (int v = 0; v < 2; v++) sum[r][v] = *(const lanes *)(c + r * c_stride + v * LANES);
+            for (int v = 0; v < 2; v++) sum[r][v] = *(const Vector *)(c + r * c_stride + v * LANES);
     for (long k = 0; k < depth; k++) {
-        lanes left = *(const lanes *)b, right = *(const lanes *)(b + LANES);
+        Vector left = *(const Vector *)b, right = *(const Vector *)(b + LANES);
         for (int r = 0; r < TILE; r++) {
             float x = a[r * by_row];
             sum[r][0] += x * left;
@@ -38,7 +37,7 @@ static inline void tile(float *c, long c_stride, const float *a, long by_row, lo
         b += b_stride;
     }
     for (int r = 0; r < TILE; r++)
-        for (int v = 0; v < 2; v++) *(lanes *)(c + r * c_stride + v * LANES) = sum[r][v];
+        for (int v = 0; v < 2; v++) *(Vector *)(c + r * c_stride + v * LANES) = sum[r][v];
 }
 
 /* A strip of TILE rows, `width` columns. */
@@ -68,7 +67,7 @@ static inline __attribute__((always_inline)) void load_rows(const Job *job, long
                                                             long head, long first, long rows,
                                                             const float *gain, float *to, long d) {
     long middle = d / 2, width = padded(d);
-    float x[d], cosine[d], sine[d];
+    float room[3 * d], normed[d];
     for (long r = 0; r < rows; r++) {
         float *restrict row = to + r * width;
         if (first + r >= job->seq) {
@@ -76,18 +75,19 @@ static inline __attribute__((always_inline)) void load_rows(const Job *job, long
             continue;
         }
         for (long i = d; i < width; i++) row[i] = 0.0f;
-        read_row(job->qkv, place(job, sequence, first + r, head), job->half, d, x);
+        long at = place(job, sequence, first + r, head), angles = (first + r) * d;
         if (!gain) {
-            for (long i = 0; i < d; i++) row[i] = x[i];
+            read_row(job->qkv, at, job->half, d, row);
             continue;
         }
-        read_row(job->cosine, (first + r) * d, job->half, d, cosine);
-        read_row(job->sine, (first + r) * d, job->half, d, sine);
+        const float *x = row_at(job->qkv, at, job->half, d, room);
+        const float *cosine = row_at(job->cosine, angles, job->half, d, room + d);
+        const float *sine = row_at(job->sine, angles, job->half, d, room + 2 * d);
         float scale = unit_scale(x, d, job->eps);
-        for (long i = 0; i < d; i++) x[i] *= scale * gain[i];
+        for (long i = 0; i < d; i++) normed[i] = x[i] * (scale * gain[i]);
         for (long i = 0; i < middle; i++) {
-            row[i] = x[i] * cosine[i] - x[i + middle] * sine[i];
-            row[i + middle] = x[i + middle] * cosine[i + middle] + x[i] * sine[i + middle];
+            row[i] = normed[i] * cosine[i] - normed[i + middle] * sine[i];
+            row[i + middle] = normed[i + middle] * cosine[i + middle] + normed[i] * sine[i + middle];
         }
     }
 }
@@ -104,7 +104,7 @@ static inline __attribute__((always_inline)) void store_rows(const Job *job, lon
                                                              const float *gain, const float *from,
                                                              void *back, float *by_gain, long d) {
     long middle = d / 2, width = padded(d);
-    float x[d], cosine[d], sine[d], turned[d];
+    float room[3 * d], unit[d], rounded[d];
     for (long r = 0; r < rows && first + r < job->seq; r++) {
         const float *row = from + r * width;
         long at = place(job, sequence, first + r, head);
@@ -112,18 +112,19 @@ static inline __attribute__((always_inline)) void store_rows(const Job *job, lon
             write_row(back, at, job->half, d, row);
             continue;
         }
-        read_row(job->qkv, at, job->half, d, x);
-        read_row(job->cosine, (first + r) * d, job->half, d, cosine);
-        read_row(job->sine, (first + r) * d, job->half, d, sine);
+        float *restrict turned = job->half ? rounded : (float *)back + at;
+        const float *x = row_at(job->qkv, at, job->half, d, room);
+        const float *cosine = row_at(job->cosine, (first + r) * d, job->half, d, room + d);
+        const float *sine = row_at(job->sine, (first + r) * d, job->half, d, room + 2 * d);
         /* The gradient of a turn is the turn back. */
         for (long i = 0; i < middle; i++) {
             turned[i] = row[i] * cosine[i] + row[i + middle] * sine[i + middle];
             turned[i + middle] = row[i + middle] * cosine[i + middle] - row[i] * sine[i];
         }
         float scale = unit_scale(x, d, job->eps);
-        for (long i = 0; i < d; i++) x[i] *= scale;
-        norm_row_back(turned, x, gain, scale, d, by_gain);
-        write_row(back, at, job->half, d, turned);
+        for (long i = 0; i < d; i++) unit[i] = x[i] * scale;
+        norm_row_back(turned, unit, gain, scale, d, by_gain);
+        if (job->half) write_row(back, at, job->half, d, turned);
     }
 }
 
@@ -132,13 +133,6 @@ static void store_head(const Job *job, long sequence, long head, long first, lon
                        const float *gain, const float *from, void *back, float *by_gain) {
     FOR_HEAD_DIM(job->head_dim, store_rows, job, sequence, head, first, rows, gain, from, back,
                  by_gain);
-}
-
-/* Rows and columns are padded. */
-static void transpose(const float *from, long rows, long columns, float *to) {
-    for (long c = 0; c < columns; c += LANES)
-        for (long r = 0; r < rows; r++)
-            for (long l = 0; l < LANES; l++) to[(c + l) * rows + r] = from[r * columns + c + l];
 }
 
 /* Scores of a block's queries against all keys that one of each TILE may see. */
@@ -150,22 +144,29 @@ static void score(const float *queries, const float *keys_across, long first, lo
 }
 
 /* exp(scores * temper - shift) up to the own position, and 0 beyond, up to the padded end. Gives
-   the sum of the row. */
+   the sum of the row. The own position is in the last panel. */
 static inline float weigh(float *row, int own, int end, float temper, float shift) {
     float sum = 0.0f;
-    for (int j = 0; j < end; j++) {
+    for (int j = 0; j < end - PANEL; j++) {
+        row[j] = fast_exp(row[j] * temper - shift);
+        sum += row[j];
+    }
+    row += end - PANEL;
+    for (int j = 0; j < PANEL; j++) {
         float weight = fast_exp(row[j] * temper - shift);
-        row[j] = j <= own ? weight : 0.0f;
+        row[j] = j <= own - (end - PANEL) ? weight : 0.0f;
         sum += row[j];
     }
     return sum;
 }
 
-/* The largest up to the own position; `end` is padded. */
+/* The largest up to the own position, which is in the last panel. */
 static inline float largest(const float *row, int own, int end) {
     float best[LANES];
     for (int l = 0; l < LANES; l++) best[l] = -INFINITY;
-    for (int j = 0; j < end; j += LANES)
+    for (int j = 0; j < end - PANEL; j += LANES)
+        for (int l = 0; l < LANES; l++) best[l] = row[j + l] > best[l] ? row[j + l] : best[l];
+    for (int j = end - PANEL; j < end; j += LANES)
         for (int l = 0; l < LANES; l++) {
             float x = j + l <= own ? row[j + l] : -INFINITY;
             best[l] = x > best[l] ? x : best[l];
@@ -188,7 +189,7 @@ void attend_forward(const Job *job, long task, void *out, float *log_sums, float
     float *k = scratch, *k_across = k + keys * width, *v = k_across + keys * width;
     float *q = v + keys * width, *o = q + BLOCK * width, *weights = o + BLOCK * width;
     load_head(job, sequence, heads + kv, 0, keys, job->key_gain, k);
-    transpose(k, keys, width, k_across);
+    turn(k, width, keys, width, k_across, keys);
     load_head(job, sequence, heads + job->kv_heads + kv, 0, keys, 0, v);
     for (long head = kv * group; head < (kv + 1) * group; head++)
         for (long first = 0; first < seq; first += BLOCK) {
@@ -244,9 +245,9 @@ void attend_backward(const Job *job, long task, const void *out, const float *lo
     float *weights = by_q + BLOCK * width, *by_weights = weights + BLOCK * keys;
     for (long i = 0; i < 2 * head_dim; i++) by_gains[i] = 0.0f;
     load_head(job, sequence, heads + kv, 0, keys, job->key_gain, k);
-    transpose(k, keys, width, k_across);
+    turn(k, width, keys, width, k_across, keys);
     load_head(job, sequence, heads + job->kv_heads + kv, 0, keys, 0, v);
-    transpose(v, keys, width, v_across);
+    turn(v, width, keys, width, v_across, keys);
     memset(by_k, 0, (size_t)(2 * keys * width) * sizeof(float));
     for (long head = kv * group; head < (kv + 1) * group; head++)
         for (long first = 0; first < seq; first += BLOCK) {
