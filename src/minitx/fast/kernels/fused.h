@@ -69,7 +69,10 @@ static inline __attribute__((always_inline)) void lay_word(const Stored *rows, l
         long here = width - i < across ? width - i : across;
 #if TERMS == 1
         (void)stride;
-        for (long j = 0; j < here; j++) to[j] = rows[i + j];
+        if (here == across) /* a constant: vectors instead of a call that copies */
+            for (long j = 0; j < across; j++) to[j] = rows[i + j];
+        else
+            for (long j = 0; j < here; j++) to[j] = rows[i + j];
 #else
         for (long j = 0; j < here; j++)
             to[j] = (Word)rows[i + j] | (Word)rows[stride + i + j] << 16;

@@ -87,10 +87,12 @@ static inline void pack_columns(const float *matrix, long rows, long columns, lo
 static inline void pack_rows(const float *matrix, long rows, long columns, long panel, Word *b) {
     Word *to = b + panel * PANEL * rows;
     long here = columns - panel * PANEL < PANEL ? columns - panel * PANEL : PANEL;
-    for (long k = 0; k < rows; k++) {
+    for (long k = 0; k < rows; k++, to += PANEL) {
         const float *row = matrix + k * columns + panel * PANEL;
-        for (long j = 0; j < here; j++) to[k * PANEL + j] = row[j];
-        for (long j = here; j < PANEL; j++) to[k * PANEL + j] = 0.0f;
+        if (here == PANEL) /* a constant: vectors instead of a call that copies */
+            for (long j = 0; j < PANEL; j++) to[j] = row[j];
+        else
+            for (long j = 0; j < PANEL; j++) to[j] = j < here ? row[j] : 0.0f;
     }
 }
 

@@ -151,10 +151,10 @@ static inline float weigh(float *row, int own, int end, float temper, float shif
         row[j] = fast_exp(row[j] * temper - shift);
         sum += row[j];
     }
-    row += end - PANEL;
+    row += end - PANEL, own -= end - PANEL;
     for (int j = 0; j < PANEL; j++) {
         float weight = fast_exp(row[j] * temper - shift);
-        row[j] = j <= own - (end - PANEL) ? weight : 0.0f;
+        row[j] = j <= own ? weight : 0.0f;
         sum += row[j];
     }
     return sum;
