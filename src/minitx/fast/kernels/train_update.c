@@ -62,8 +62,8 @@ static double whole_power(double base, long n) {
 EXPORT void minitx_adamw(long n, float *const *parameters, float *const *gradients,
                          float *const *firsts, float *const *seconds, float *const *steps,
                          const int64_t *sizes, double rate, double beta1, double beta2, double eps,
-                         double decay, int threads) {
-    float keep = (float)(1.0 - rate * decay), new1 = (float)(1.0 - beta1);
+                         const float *decays, int threads) {
+    float new1 = (float)(1.0 - beta1);
     float old2 = (float)beta2, new2 = (float)(1.0 - beta2), small = (float)eps;
     for (long i = 0; i < n; i++) *steps[i] += 1.0f;
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -71,6 +71,7 @@ EXPORT void minitx_adamw(long n, float *const *parameters, float *const *gradien
         for (long i = 0; i < n; i++) {
             long from, to;
             stretch(sizes, n, i, thread, threads, &from, &to);
+            float keep = (float)(1.0 - rate * decays[i]);
             float stride = (float)(rate / (1.0 - whole_power(beta1, (long)*steps[i])));
             float grow = (float)(1.0 / sqrt(1.0 - whole_power(beta2, (long)*steps[i])));
             float *restrict p = parameters[i], *restrict first = firsts[i];
