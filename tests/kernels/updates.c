@@ -3,21 +3,24 @@
 
 #include "vector.h"
 
-void minitx_norms(long n, float *const *tensors, const int64_t *sizes, float *norms, int threads);
-void minitx_scale(long n, float *const *tensors, const int64_t *sizes, float factor, int threads);
-void minitx_adamw(long n, float *const *parameters, float *const *gradients, float *const *firsts,
-                  float *const *seconds, float *const *steps, const int64_t *sizes, double rate,
-                  double beta1, double beta2, double eps, const float *decays, int threads);
+void minitx_norms(int64_t n, float *const *tensors, const int64_t *sizes, float *norms,
+                  int threads);
+void minitx_scale(int64_t n, float *const *tensors, const int64_t *sizes, float factor,
+                  int threads);
+void minitx_adamw(int64_t n, float *const *parameters, float *const *gradients,
+                  float *const *firsts, float *const *seconds, float *const *steps,
+                  const int64_t *sizes, double rate, double beta1, double beta2, double eps,
+                  const float *decays, int threads);
 typedef struct {
     float a, b, c;
 } Polynomial; /* as in train_muon.c */
 
 #define DECLARE(format)                                                                            \
-    long minitx_muon_scratch_##format(long n, const int64_t *rows, const int64_t *columns);        \
-    void minitx_muon_##format(long n, const float *const *gradients, float *const *momenta,        \
+    int64_t minitx_muon_scratch_##format(int64_t n, const int64_t *rows, const int64_t *columns);  \
+    void minitx_muon_##format(int64_t n, const float *const *gradients, float *const *momenta,     \
                               float *const *weights, const int64_t *rows, const int64_t *columns,  \
                               const float *rates, float momentum, float keep,                      \
-                              const Polynomial *polynomials, long count, float safety,             \
+                              const Polynomial *polynomials, int64_t count, float safety,          \
                               void *scratch, int threads);
 DECLARE(float32)
 #ifdef BFLOAT16_PRODUCTS
@@ -148,7 +151,8 @@ static void muon(void) {
                 w[r * columns[i] + c] = 0.99f * w[r * columns[i] + c] -
                                         rates[i] * x[wide ? r * columns[i] + c : c * rows[i] + r];
     }
-    long bytes = (half ? minitx_muon_scratch_bfloat16 : minitx_muon_scratch_float32)(n, rows, columns);
+    int64_t bytes = (half ? minitx_muon_scratch_bfloat16 : minitx_muon_scratch_float32)(n, rows,
+                                                                                        columns);
     (half ? minitx_muon_bfloat16 : minitx_muon_float32)(
         n, (const float *const *)gradients, momenta, weights, rows, columns, rates, 0.9f, 0.99f,
         polynomials, count, 1.05f, room(bytes * threads), threads);

@@ -23,30 +23,33 @@ typedef enum { SET, ADD, SET_STORED } Into;
 /* c = a b for rows of words, `rows` by `columns`. In bfloat16 the memory of a reaches to the next
    multiple of TILE rows. b is as `pack_rows` or `pack_columns` left it: one panel of columns after
    the other. */
-static inline __attribute__((always_inline)) void product(const Word *a, long by_row, long by_word,
-                                                          long rows, const Word *b, long words,
-                                                          long columns, void *c, long c_stride,
+static inline __attribute__((always_inline)) void product(const Word *a, int64_t by_row,
+                                                          int64_t by_word,
+                                                          int64_t rows, const Word *b,
+                                                          int64_t words,
+                                                          int64_t columns, void *c,
+                                                          int64_t c_stride,
                                                           Into into) {
-    long size = into == SET_STORED ? sizeof(Stored) : sizeof(float);
-    for (long j = 0; j < columns; j += PANEL)
-        for (long r = 0; r < rows; r += TILE)
+    int64_t size = into == SET_STORED ? sizeof(Stored) : sizeof(float);
+    for (int64_t j = 0; j < columns; j += PANEL)
+        for (int64_t r = 0; r < rows; r += TILE)
             tile_product(a + r * by_row, by_row, by_word, b + j * words, PANEL, words,
                          (char *)c + (r * c_stride + j) * size, c_stride, rows - r, columns - j,
                          into);
 }
 
 /* `product` where c (n, n) is known to be symmetric, for what is not below the diagonal. */
-static inline __attribute__((always_inline)) void upper_product(const Word *a, long by_row,
-                                                                long by_word, const Word *b,
-                                                                long words, long n, float *c,
+static inline __attribute__((always_inline)) void upper_product(const Word *a, int64_t by_row,
+                                                                int64_t by_word, const Word *b,
+                                                                int64_t words, int64_t n, float *c,
                                                                 Into into) {
-    for (long j = 0; j < n; j += PANEL)
+    for (int64_t j = 0; j < n; j += PANEL)
         product(a, by_row, by_word, j + PANEL < n ? j + PANEL : n, b + j * words, words,
                 n - j < PANEL ? n - j : PANEL, c + j, n, into);
 }
 
 /* What is above the diagonal of c (n, n) is put below it. */
-static inline void mirror(float *c, long n) {
-    for (long r = LANES; r < n; r += LANES)
+static inline void mirror(float *c, int64_t n) {
+    for (int64_t r = LANES; r < n; r += LANES)
         turn(c + r, n, r, n - r < LANES ? n - r : LANES, c + r * n, n);
 }

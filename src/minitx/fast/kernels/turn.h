@@ -26,22 +26,23 @@ static inline __attribute__((always_inline)) void transpose(Vector square[LANES]
 }
 
 /* `to` (columns, rows) = the transposed `from` (rows, columns). */
-static inline void turn(const float *from, long from_stride, long rows, long columns, float *to,
-                 long to_stride) {
-    for (long r = 0; r < rows; r += LANES)
-        for (long i = 0; i < columns; i += LANES) {
+static inline void turn(const float *from, int64_t from_stride, int64_t rows, int64_t columns,
+                        float *to, int64_t to_stride) {
+    for (int64_t r = 0; r < rows; r += LANES)
+        for (int64_t i = 0; i < columns; i += LANES) {
             const float *a = from + r * from_stride + i;
             float *b = to + i * to_stride + r;
             if (r + LANES <= rows && i + LANES <= columns) {
                 Vector square[LANES];
 #pragma GCC unroll 16
-                for (long k = 0; k < LANES; k++) square[k] = *(const Vector *)(a + k * from_stride);
+                for (int64_t k = 0; k < LANES; k++)
+                    square[k] = *(const Vector *)(a + k * from_stride);
                 transpose(square);
 #pragma GCC unroll 16
-                for (long k = 0; k < LANES; k++) *(Vector *)(b + k * to_stride) = square[k];
+                for (int64_t k = 0; k < LANES; k++) *(Vector *)(b + k * to_stride) = square[k];
             } else {
-                for (long k = 0; k < LANES && r + k < rows; k++)
-                    for (long j = 0; j < LANES && i + j < columns; j++)
+                for (int64_t k = 0; k < LANES && r + k < rows; k++)
+                    for (int64_t j = 0; j < LANES && i + j < columns; j++)
                         b[j * to_stride + k] = a[k * from_stride + j];
             }
         }
