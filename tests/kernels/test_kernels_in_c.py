@@ -78,6 +78,7 @@ def test_sanitizers_find_nothing(tmp_path):
         ("train_attention.c", "j <= own ? weight", "j < own ? weight"),
         ("train_head.c", "logits[target] -= factor", "logits[target] -= 0.9f * factor"),
         ("layers.h", "along /= (float)n", "along /= (float)(n + 1)"),
+        ("decode_model.h", "scale = 1.0f / sqrtf", "scale = 1.00005f / sqrtf"),
     ],
 )
 def test_a_fault_is_found(file, right, wrong, tmp_path):
