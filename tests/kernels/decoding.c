@@ -182,17 +182,21 @@ static Cache cache_of(const Model *model, int64_t rows) {
     return cache;
 }
 
-/* How far these logits of a text move by rounding, as a part of the largest. */
-static double moved_by_rounding(const Made *made, const int64_t *text, int64_t seq, const double *right) {
-    double moved = 0, largest = 1e-3;
+/* How far the last two lines of a text's logits move by rounding, as a part of the largest. */
+static void move_by_rounding(const Made *m, const int64_t *text, int64_t seq, const double *right,
+                             double moved[2]) {
+    double largest[2] = {1e-3, 1e-3};
+    int64_t last = (seq - 2) * m->vocab;
+    moved[0] = moved[1] = 0;
     for (int draw = 0; draw < DRAWS; draw++) {
-        double *beside = logits_of(made, text, seq, ROUNDING) + (seq - 1) * made->vocab;
-        for (int64_t i = 0; i < made->vocab; i++) {
-            moved = fmax(moved, fabs(beside[i] - right[i]));
-            largest = fmax(largest, fabs(right[i]));
+        double *beside = logits_of(m, text, seq, ROUNDING);
+        for (int64_t i = 0; i < 2 * m->vocab; i++) {
+            int line = i >= m->vocab;
+            moved[line] = fmax(moved[line], fabs(beside[last + i] - right[last + i]));
+            largest[line] = fmax(largest[line], fabs(right[last + i]));
         }
     }
-    return moved / largest;
+    for (int line = 0; line < 2; line++) moved[line] /= largest[line];
 }
 
 /* Texts whose tokens come in turn: some of each as a prompt, then one of each. */
@@ -203,7 +207,7 @@ static void texts(void) {
     int64_t rows = pick(1, 20), most = rows * model->context, stride = minitx_decode_stride(made.vocab);
     int64_t *tokens = room(most * 8), *positions = room(most * 8), *of = room(most * 8);
     int64_t *asked = room(rows * 8), count = 0, read[20], *text[20];
-    double *right[20];
+    double *right[20], moved[20][2];
     int threads = (int)pick(1, 3);
     Cache cache = cache_of(model, rows);
     for (int64_t r = 0; r < rows; r++) {
@@ -215,16 +219,16 @@ static void texts(void) {
             tokens[count] = text[r][t], positions[count] = t, of[count] = r;
         asked[r] = count - 1;
     }
+    for (int64_t r = 0; r < rows; r++)
+        move_by_rounding(&made, text[r], read[r] + 1, right[r], moved[r]);
     for (int round = 0; round < 2; round++) {
         float *logits = floats(rows * stride);
         minitx_decode_step(model, &cache, tokens, positions, of, count, asked, rows,
                           room(minitx_decode_room(model, count, threads)), logits, threads);
-        for (int64_t r = 0; r < rows; r++) {
-            const double *line = right[r] + (read[r] - 1 + round) * made.vocab;
-            double moved = moved_by_rounding(&made, text[r], read[r] + round, line);
-            compare(round ? "one more" : "prompts", logits + r * stride, 0, line, made.vocab,
-                    CLOSE + TIMES * moved);
-        }
+        for (int64_t r = 0; r < rows; r++)
+            compare(round ? "one more" : "prompts", logits + r * stride, 0,
+                    right[r] + (read[r] - 1 + round) * made.vocab, made.vocab,
+                    CLOSE + TIMES * moved[r][round]);
         count = rows;
         for (int64_t r = 0; r < rows; r++)
             tokens[r] = text[r][read[r]], positions[r] = read[r], of[r] = r, asked[r] = r;

@@ -19,6 +19,7 @@ SANITIZERS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recove
 QUICK, MANY = 20, 200
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+takes_minutes = pytest.mark.timeout(3600)
 
 
 def hatch_build():
@@ -94,6 +95,7 @@ def test_a_fault_is_found(file, right, wrong, tmp_path):
 
 @needs_compiler
 @pytest.mark.campaign
+@takes_minutes
 @pytest.mark.parametrize("family", families())
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_sanitizers_find_nothing_in_any_family(compiler, family, tmp_path):
@@ -103,6 +105,7 @@ def test_sanitizers_find_nothing_in_any_family(compiler, family, tmp_path):
 
 
 @pytest.mark.campaign
+@takes_minutes
 @pytest.mark.parametrize("family", families())
 def test_clang_optimizes_all_families(family, tmp_path):
     if shutil.which("clang") is None:
@@ -111,6 +114,7 @@ def test_clang_optimizes_all_families(family, tmp_path):
 
 
 @pytest.mark.campaign
+@takes_minutes
 @pytest.mark.parametrize(
     "compiler", [["aarch64-linux-gnu-gcc", "-fopenmp"], ["clang", "--target=aarch64-linux-gnu"]]
 )
