@@ -36,7 +36,7 @@ FLAGS = {**BUILD.X86, "plain": []}
 def program(into, compiler, family, *flags, source=KERNELS, library=None):
     """The test program, with kernels from their sources or from a library."""
     sources = [*HERE.glob("*.c"), *([library] if library else source.glob("*.c"))]
-    made = into / "kernels_test"
+    made = into / "kernels_test.exe"  # so that Windows runs it, too
     command = [*compiler, *BUILD.FLAGS, "-w", *FLAGS[family], *flags, f"-I{source}", "-o", made]
     done = subprocess.run(
         [*map(str, [*command, *sources]), "-lm"], capture_output=True, text=True, check=False
@@ -124,3 +124,14 @@ def test_arm64_in_an_emulator(compiler, tmp_path):
     if missing:
         pytest.skip(f"no {missing[0]}")
     require_right(program(tmp_path, compiler, "plain", "-static"), MANY, "qemu-aarch64-static")
+
+
+@pytest.mark.campaign
+@takes_minutes
+@pytest.mark.parametrize("family", families())
+def test_windows_in_an_emulator(family, tmp_path):
+    compiler = "x86_64-w64-mingw32-gcc"
+    missing = [tool for tool in (compiler, "wine") if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"no {missing[0]}")
+    require_right(program(tmp_path, [compiler], family, "-static"), MANY, "wine")

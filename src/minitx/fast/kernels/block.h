@@ -31,10 +31,20 @@ enum { NORM, ATTENTION, MLP, PARTS };
 enum { WEIGHTS, AFTER_ATTENTION, AFTER_MLP }; /* where numbers are dropped */
 
 
+#ifdef _WIN32
+int QueryPerformanceCounter(int64_t *), QueryPerformanceFrequency(int64_t *);
+#endif
+
 static inline double now(void) {
+#ifdef _WIN32
+    int64_t ticks, rate;
+    QueryPerformanceCounter(&ticks), QueryPerformanceFrequency(&rate);
+    return (double)ticks / (double)rate;
+#else
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+#endif
 }
 
 typedef struct {
