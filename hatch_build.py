@@ -122,7 +122,7 @@ def _compile(compiler: Compiler, family: str, flags: list[str], into: Path) -> P
 
 
 def _compiler() -> Compiler | None:
-    named = shlex.split(os.environ.get("CC", ""))
+    named = shlex.split(os.environ.get("CC", "").replace(os.sep, "/"))  # Windows has others
     command = named or [shutil.which("cc") or shutil.which("clang") or ""]
     try:
         target, version = (

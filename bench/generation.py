@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import shutil
 import statistics
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import torch
 from harness import Result, Samples, Table, Target, publish
-from llama import LlamaProcess, write_gguf
+from llama import LlamaProcess, missing_for_llama, write_gguf
 from peak import float32_peak, product_peak
 from peers import SHAKESPEARE_GPU
 from torch import nn
@@ -193,7 +192,11 @@ def _nanogpt(checkout: Path) -> Contender:
 def _llama(installed: Path | None, model: Transformer, room: Path) -> dict[str, Contender]:
     # Each format with the number of threads that is best for it.
     found: dict[str, Contender] = {}
-    if not (installed and (installed / "node_modules").is_dir() and shutil.which("node")):
+    if installed in (None, Path()):
+        return found
+    lacks = missing_for_llama(installed)
+    if lacks:
+        print(f"llama.cpp is left out: {lacks}", file=sys.stderr, flush=True)
         return found
     for weight_format in LLAMA_FORMATS.values():
         path = room / f"{weight_format}.gguf"

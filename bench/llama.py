@@ -5,7 +5,10 @@ Needs node, a folder where `npm install node-llama-cpp` was run, and the package
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,17 @@ from minitx.model import Transformer
 from minitx.model.transformer import SwiGLU
 
 _SCRIPT = Path(__file__).parent / "llama.mjs"
+
+
+def missing_for_llama(installed: Path) -> str:
+    """What it lacks here, and how to get that; empty if it can run."""
+    if not shutil.which("node"):
+        return "no program node; install Node.js"
+    if not (installed / "node_modules/node-llama-cpp").is_dir():
+        return f"no node-llama-cpp in {installed}; run npm install node-llama-cpp there"
+    if importlib.util.find_spec("gguf") is None:
+        return f"no package gguf; run {sys.executable} -m pip install gguf"
+    return ""
 
 
 def write_gguf(model: Transformer, path: Path, weight_format: str) -> None:

@@ -1,17 +1,18 @@
 /* train_attention.c, forward and backward. */
 #include "kernels_test.h"
 
-long minitx_attention_scratch(long seq, long head_dim);
+int64_t minitx_attention_scratch(int64_t seq, int64_t head_dim);
 void minitx_attention_forward(const void *qkv, int half, const void *cosine, const void *sine,
-                              const float *query_gain, const float *key_gain, float eps, long batch,
-                              long seq, long heads, long kv_heads, long head_dim, void *out,
-                              float *log_sums, float *scratch, int threads);
+                              const float *query_gain, const float *key_gain, float eps,
+                              int64_t batch, int64_t seq, int64_t heads, int64_t kv_heads,
+                              int64_t head_dim, void *out, float *log_sums, float *scratch,
+                              int threads);
 void minitx_attention_backward(const void *qkv, int half, const void *cosine, const void *sine,
                                const float *query_gain, const float *key_gain, float eps,
-                               long batch, long seq, long heads, long kv_heads, long head_dim,
-                               const void *out, const float *log_sums, const void *grad,
-                               void *back, float *by_gains, float *partial, float *scratch,
-                               int threads);
+                               int64_t batch, int64_t seq, int64_t heads, int64_t kv_heads,
+                               int64_t head_dim, const void *out, const float *log_sums,
+                               const void *grad, void *back, float *by_gains, float *partial,
+                               float *scratch, int threads);
 
 typedef struct {
     AttentionShape shape;

@@ -7,7 +7,7 @@
 
 /* As in train_head.c. */
 typedef struct {
-    long rows, d_model, vocab;
+    int64_t rows, d_model, vocab;
     float eps;
     int threads;
     int64_t ignored;
@@ -20,10 +20,10 @@ typedef struct {
 #define DECLARE(format)                                                     \
     size_t minitx_block_kept_##format(const Block *block);                  \
     size_t minitx_block_scratch_##format(const Block *block, int backward); \
-    void minitx_blocks_forward_##format(const Block *blocks, long count);    \
-    void minitx_blocks_backward_##format(const Block *blocks, long count);   \
+    void minitx_blocks_forward_##format(const Block *blocks, int64_t count);    \
+    void minitx_blocks_backward_##format(const Block *blocks, int64_t count);   \
     size_t minitx_head_scratch_##format(const Head *head);                  \
-    long minitx_head_loss_##format(const Head *head);
+    int64_t minitx_head_loss_##format(const Head *head);
 #define KERNELS(format)                                                                          \
     {                                                                                            \
         minitx_block_kept_##format, minitx_block_scratch_##format, minitx_blocks_forward_##format, \
@@ -38,10 +38,10 @@ DECLARE(bfloat16)
 static const struct {
     size_t (*block_kept)(const Block *block);
     size_t (*block_scratch)(const Block *block, int backward);
-    void (*blocks_forward)(const Block *blocks, long count);
-    void (*blocks_backward)(const Block *blocks, long count);
+    void (*blocks_forward)(const Block *blocks, int64_t count);
+    void (*blocks_backward)(const Block *blocks, int64_t count);
     size_t (*head_scratch)(const Head *head);
-    long (*head_loss)(const Head *head);
+    int64_t (*head_loss)(const Head *head);
 } KINDS[] = {
     KERNELS(float32),
 #ifdef BFLOAT16_PRODUCTS

@@ -9,7 +9,7 @@
 static uint64_t state;
 static const char *running;
 static uint64_t seed_of_shape;
-static void *held[512];
+static void *held[2048];
 static int n_held, failures;
 
 static uint64_t next(void) {
@@ -30,7 +30,7 @@ int64_t pick(int64_t low, int64_t high) {
 
 void *room(int64_t bytes) {
     void *made = malloc((size_t)bytes);
-    if (!made || n_held == 512) abort();
+    if (!made || n_held == 2048) abort();
     memset(made, 0xff, (size_t)bytes);
     return held[n_held++] = made;
 }

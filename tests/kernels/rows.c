@@ -1,21 +1,21 @@
 /* train_rows.c: norm, SwiGLU, cross-entropy, each forward and backward. */
 #include "kernels_test.h"
 
-void minitx_norm_forward(const void *x, int x_half, const float *gain, float eps, long rows,
-                         long width, void *out, void *unit, int out_half, float *scales,
+void minitx_norm_forward(const void *x, int x_half, const float *gain, float eps, int64_t rows,
+                         int64_t width, void *out, void *unit, int out_half, float *scales,
                          int threads);
 void minitx_norm_backward(const void *grad, const void *unit, int half, const float *scales,
-                          const float *gain, long rows, long width, void *back, int back_half,
+                          const float *gain, int64_t rows, int64_t width, void *back, int back_half,
                           float *by_gain, float *partial, int threads);
-void minitx_swiglu_forward(const void *gate_up, int half, long rows, long width, void *out,
+void minitx_swiglu_forward(const void *gate_up, int half, int64_t rows, int64_t width, void *out,
                            int threads);
-void minitx_swiglu_backward(const void *grad, const void *gate_up, int half, long rows, long width,
-                            void *back, int threads);
-long minitx_loss_forward(const void *logits, int half, const int64_t *targets, int64_t ignored,
-                         long rows, long vocab, float *log_sums, float *losses,
-                         float *mean_and_count, int threads);
+void minitx_swiglu_backward(const void *grad, const void *gate_up, int half, int64_t rows,
+                            int64_t width, void *back, int threads);
+int64_t minitx_loss_forward(const void *logits, int half, const int64_t *targets, int64_t ignored,
+                            int64_t rows, int64_t vocab, float *log_sums, float *losses,
+                            float *mean_and_count, int threads);
 void minitx_loss_backward(const void *logits, int half, const int64_t *targets, int64_t ignored,
-                          long rows, long vocab, const float *log_sums,
+                          int64_t rows, int64_t vocab, const float *log_sums,
                           const float *mean_and_count, const float *grad, void *back, int threads);
 
 #define EPS 1e-5f
@@ -98,7 +98,7 @@ static void loss(void) {
     int64_t *targets = room(rows * 8);
     for (int64_t r = 0; r < rows; r++) targets[r] = r && !pick(0, 2) ? -100 : pick(0, vocab - 1);
     double factor = 1.5, mean = plain_loss(all, targets, -100, rows, vocab);
-    long wrong = minitx_loss_forward(logits, half, targets, -100, rows, vocab, log_sums, losses,
+    int64_t wrong = minitx_loss_forward(logits, half, targets, -100, rows, vocab, log_sums, losses,
                                      mean_and_count, threads);
     expect("all targets are tokens", wrong == 0);
     compare("loss", mean_and_count, 0, &mean, 1, close_to(0));

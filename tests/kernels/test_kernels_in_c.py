@@ -19,6 +19,7 @@ SANITIZERS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recove
 QUICK, MANY = 20, 200
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+takes_minutes = pytest.mark.timeout(3600)
 
 
 def hatch_build():
@@ -35,7 +36,7 @@ FLAGS = {**BUILD.X86, "plain": []}
 def program(into, compiler, family, *flags, source=KERNELS, library=None):
     """The test program, with kernels from their sources or from a library."""
     sources = [*HERE.glob("*.c"), *([library] if library else source.glob("*.c"))]
-    made = into / "kernels_test"
+    made = into / "kernels_test.exe"  # so that Windows runs it, too
     command = [*compiler, *BUILD.FLAGS, "-w", *FLAGS[family], *flags, f"-I{source}", "-o", made]
     done = subprocess.run(
         [*map(str, [*command, *sources]), "-lm"], capture_output=True, text=True, check=False
@@ -78,6 +79,7 @@ def test_sanitizers_find_nothing(tmp_path):
         ("train_attention.c", "j <= own ? weight", "j < own ? weight"),
         ("train_head.c", "logits[target] -= factor", "logits[target] -= 0.9f * factor"),
         ("layers.h", "along /= (float)n", "along /= (float)(n + 1)"),
+        ("decode_model.h", "scale = 1.0f / sqrtf", "scale = 1.00005f / sqrtf"),
     ],
 )
 def test_a_fault_is_found(file, right, wrong, tmp_path):
@@ -93,6 +95,7 @@ def test_a_fault_is_found(file, right, wrong, tmp_path):
 
 @needs_compiler
 @pytest.mark.campaign
+@takes_minutes
 @pytest.mark.parametrize("family", families())
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_sanitizers_find_nothing_in_any_family(compiler, family, tmp_path):
@@ -102,6 +105,7 @@ def test_sanitizers_find_nothing_in_any_family(compiler, family, tmp_path):
 
 
 @pytest.mark.campaign
+@takes_minutes
 @pytest.mark.parametrize("family", families())
 def test_clang_optimizes_all_families(family, tmp_path):
     if shutil.which("clang") is None:
@@ -110,6 +114,7 @@ def test_clang_optimizes_all_families(family, tmp_path):
 
 
 @pytest.mark.campaign
+@takes_minutes
 @pytest.mark.parametrize(
     "compiler", [["aarch64-linux-gnu-gcc", "-fopenmp"], ["clang", "--target=aarch64-linux-gnu"]]
 )
@@ -119,3 +124,14 @@ def test_arm64_in_an_emulator(compiler, tmp_path):
     if missing:
         pytest.skip(f"no {missing[0]}")
     require_right(program(tmp_path, compiler, "plain", "-static"), MANY, "qemu-aarch64-static")
+
+
+@pytest.mark.campaign
+@takes_minutes
+@pytest.mark.parametrize("family", families())
+def test_windows_in_an_emulator(family, tmp_path):
+    compiler = "x86_64-w64-mingw32-gcc"
+    missing = [tool for tool in (compiler, "wine") if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"no {missing[0]}")
+    require_right(program(tmp_path, [compiler], family, "-static"), MANY, "wine")

@@ -3,21 +3,24 @@
 
 #include "vector.h"
 
-void minitx_norms(long n, float *const *tensors, const int64_t *sizes, float *norms, int threads);
-void minitx_scale(long n, float *const *tensors, const int64_t *sizes, float factor, int threads);
-void minitx_adamw(long n, float *const *parameters, float *const *gradients, float *const *firsts,
-                  float *const *seconds, float *const *steps, const int64_t *sizes, double rate,
-                  double beta1, double beta2, double eps, double decay, int threads);
+void minitx_norms(int64_t n, float *const *tensors, const int64_t *sizes, float *norms,
+                  int threads);
+void minitx_scale(int64_t n, float *const *tensors, const int64_t *sizes, float factor,
+                  int threads);
+void minitx_adamw(int64_t n, float *const *parameters, float *const *gradients,
+                  float *const *firsts, float *const *seconds, float *const *steps,
+                  const int64_t *sizes, double rate, double beta1, double beta2, double eps,
+                  const float *decays, int threads);
 typedef struct {
     float a, b, c;
 } Polynomial; /* as in train_muon.c */
 
 #define DECLARE(format)                                                                            \
-    long minitx_muon_scratch_##format(long n, const int64_t *rows, const int64_t *columns);        \
-    void minitx_muon_##format(long n, const float *const *gradients, float *const *momenta,        \
+    int64_t minitx_muon_scratch_##format(int64_t n, const int64_t *rows, const int64_t *columns);  \
+    void minitx_muon_##format(int64_t n, const float *const *gradients, float *const *momenta,     \
                               float *const *weights, const int64_t *rows, const int64_t *columns,  \
                               const float *rates, float momentum, float keep,                      \
-                              const Polynomial *polynomials, long count, float safety,             \
+                              const Polynomial *polynomials, int64_t count, float safety,          \
                               void *scratch, int threads);
 DECLARE(float32)
 #ifdef BFLOAT16_PRODUCTS
@@ -71,10 +74,10 @@ static void norms_and_scale(void) {
 static void adamw(void) {
     Tensors p = tensors_like(0, 1), g = tensors_like(&p, 1), m = tensors_like(&p, 0.1);
     Tensors v = tensors_like(&p, 0.1);
-    float counts[MOST], *steps[MOST];
+    float counts[MOST], *steps[MOST], decays[MOST];
     for (int64_t i = 0; i < p.n; i++) {
         double step = (double)pick(0, 50) + 1;
-        counts[i] = (float)step - 1, steps[i] = counts + i;
+        counts[i] = (float)step - 1, steps[i] = counts + i, decays[i] = 0.1f * (float)pick(0, 2);
         for (int64_t j = 0; j < p.sizes[i]; j++) {
             double *x = p.exact[i] + j, *first = m.exact[i] + j, *second = v.exact[i] + j;
             double grad = g.exact[i][j];
@@ -83,10 +86,10 @@ static void adamw(void) {
             *first = 0.9 * *first + 0.1 * grad;
             *second = 0.95 * *second + 0.05 * grad * grad;
             double size = sqrt(*second / (1 - pow(0.95, step))) + 1e-8;
-            *x = *x * (1 - 0.02 * 0.1) - 0.02 * *first / (1 - pow(0.9, step)) / size;
+            *x = *x * (1 - 0.02 * decays[i]) - 0.02 * *first / (1 - pow(0.9, step)) / size;
         }
     }
-    minitx_adamw(p.n, p.made, g.made, m.made, v.made, steps, p.sizes, 0.02, 0.9, 0.95, 1e-8, 0.1,
+    minitx_adamw(p.n, p.made, g.made, m.made, v.made, steps, p.sizes, 0.02, 0.9, 0.95, 1e-8, decays,
                  (int)pick(1, 3));
     compare_all("parameters", &p);
     compare_all("first moments", &m);
@@ -148,7 +151,8 @@ static void muon(void) {
                 w[r * columns[i] + c] = 0.99f * w[r * columns[i] + c] -
                                         rates[i] * x[wide ? r * columns[i] + c : c * rows[i] + r];
     }
-    long bytes = (half ? minitx_muon_scratch_bfloat16 : minitx_muon_scratch_float32)(n, rows, columns);
+    int64_t bytes = (half ? minitx_muon_scratch_bfloat16 : minitx_muon_scratch_float32)(n, rows,
+                                                                                        columns);
     (half ? minitx_muon_bfloat16 : minitx_muon_float32)(
         n, (const float *const *)gradients, momenta, weights, rows, columns, rates, 0.9f, 0.99f,
         polynomials, count, 1.05f, room(bytes * threads), threads);

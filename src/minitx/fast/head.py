@@ -25,7 +25,7 @@ from minitx.model.transformer import IGNORED, Transformer
 class _Head(ctypes.Structure):
     # As `Head` in train_head.c.
     _fields_ = (
-        *((name, ctypes.c_long) for name in ("rows", "d_model", "vocab")),
+        *((name, ctypes.c_int64) for name in ("rows", "d_model", "vocab")),
         ("eps", ctypes.c_float),
         ("threads", ctypes.c_int),
         ("ignored", ctypes.c_int64),

@@ -7,6 +7,7 @@ by a kernel of `train_kernels`. The products stay torch's.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -76,9 +77,17 @@ def rotary_tables(model: Transformer, x: Tensor) -> tuple[Tensor, Tensor] | None
     config = model.config
     if config.architecture == "gpt2":
         return None
-    tables = rotary_table(torch.arange(x.size(1)), config.head_dim, config.rope_theta)
-    cosine, sine = (table.to(product_dtype(x)) for table in tables)
-    return cosine, sine
+    return _rotary_tables(x.size(1), config.head_dim, config.rope_theta, product_dtype(x))
+
+
+@lru_cache(maxsize=4)
+def _rotary_tables(
+    seq: int, head_dim: int, theta: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    # Kept for all steps, whoever asks first.
+    with torch.inference_mode(False):
+        cosine, sine = rotary_table(torch.arange(seq), head_dim, theta)
+        return cosine.to(dtype), sine.to(dtype)
 
 
 def _norm(norm: nn.Module, x: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ _KERNELS = {
     # train_update.c
     "norms": "l ppp i",
     "scale": "l pp f i",
-    "adamw": "l pppppp ddddd i",
+    "adamw": "l pppppp dddd p i",
 }
 """What kernels take, in letters of `_TYPES`, and what some of them give back."""
 
@@ -196,6 +196,9 @@ def as_c(argument: Any) -> Any:
     if isinstance(argument, torch.dtype):
         return argument == torch.bfloat16
     if isinstance(argument, Sequence):
+        if argument and isinstance(argument[0], Tensor):  # of many, in each step
+            numbers = [each.data_ptr() for each in argument]
+            return (ctypes.c_int64 * len(numbers))(*numbers)
         numbers = [as_c(each) for each in argument]
         is_float = bool(numbers) and isinstance(numbers[0], float)
         kind = ctypes.c_float if is_float else ctypes.c_int64
@@ -208,7 +211,7 @@ def pointers(*names: str) -> list[tuple[str, type]]:
     return [(name, ctypes.c_void_p) for name in names]
 
 
-ABI = 13
+ABI = 14
 """Raised when a kernel's arguments change, so that an older library is not called."""
 
 LONGEST_ROW = 16_384

@@ -49,12 +49,12 @@ def adamw(
     rate: float,
     betas: tuple[float, float],
     eps: float,
-    weight_decay: float,
+    weight_decays: Sequence[float],
 ) -> None:
-    """AdamW's update of all parameters, moments and step counts, in place."""
+    """AdamW's update of all parameters, moments and step counts, in place; each has a decay."""
     call(
         "adamw", len(parameters), parameters, gradients, firsts, seconds, steps,
-        _sizes(parameters), rate, *betas, eps, weight_decay,
+        _sizes(parameters), rate, *betas, eps, weight_decays,
     )  # fmt: skip
     increment_version(parameters)
 

@@ -38,7 +38,7 @@ _GRADIENTS = (
 class _Block(ctypes.Structure):
     # As `Block` in train_block.c.
     _fields_ = (
-        *((name, ctypes.c_long) for name in _SIZES),
+        *((name, ctypes.c_int64) for name in _SIZES),
         ("eps", ctypes.c_float),
         ("dropout", ctypes.c_float),
         ("seed", ctypes.c_uint64),

@@ -10,7 +10,7 @@
 
 /* As `_Block` in fast/whole_blocks.py. */
 typedef struct {
-    long batch, seq, heads, kv_heads, head_dim, d_model, d_ff;
+    int64_t batch, seq, heads, kv_heads, head_dim, d_model, d_ff;
     float eps, dropout; /* of the weights of attention, and of what both layers add */
     uint64_t seed;      /* of the dropout */
     int threads;
@@ -31,24 +31,34 @@ enum { NORM, ATTENTION, MLP, PARTS };
 enum { WEIGHTS, AFTER_ATTENTION, AFTER_MLP }; /* where numbers are dropped */
 
 
+#ifdef _WIN32
+int QueryPerformanceCounter(int64_t *), QueryPerformanceFrequency(int64_t *);
+#endif
+
 static inline double now(void) {
+#ifdef _WIN32
+    int64_t ticks, rate;
+    QueryPerformanceCounter(&ticks), QueryPerformanceFrequency(&rate);
+    return (double)ticks / (double)rate;
+#else
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+#endif
 }
 
 typedef struct {
-    long rows, chunks, heads, qkv, gate_up; /* of all sequences; numbers in a row */
+    int64_t rows, chunks, heads, qkv, gate_up; /* of all sequences; numbers in a row */
 } Sizes;
 
 static inline Sizes sizes_of(const Block *block) {
-    long heads = block->heads * block->head_dim, rows = block->batch * block->seq;
+    int64_t heads = block->heads * block->head_dim, rows = block->batch * block->seq;
     return (Sizes){rows, parts(rows, CHUNK), heads,
                    heads + 2 * block->kv_heads * block->head_dim, 2 * block->d_ff};
 }
 
-static inline long rows_of(const Sizes *n, long chunk) {
-    long left = n->rows - chunk * CHUNK;
+static inline int64_t rows_of(const Sizes *n, int64_t chunk) {
+    int64_t left = n->rows - chunk * CHUNK;
     return left < CHUNK ? left : CHUNK;
 }
 
@@ -109,14 +119,14 @@ typedef struct {
 } Scratch;
 
 /* For the panels of a matrix in either direction. */
-static inline Word *room_for_panels(Memory *memory, long rows, long columns) {
-    long forward = whole(rows, PANEL) * parts(columns, TERMS);
+static inline Word *room_for_panels(Memory *memory, int64_t rows, int64_t columns) {
+    int64_t forward = whole(rows, PANEL) * parts(columns, TERMS);
     return reserve(memory, most(forward, whole(columns, PANEL) * parts(rows, TERMS)), sizeof(Word));
 }
 
 static inline Scratch scratch_in(const Block *block, int backward, Memory memory, size_t *used) {
     Sizes n = sizes_of(block);
-    long d = block->d_model, ff = block->d_ff;
+    int64_t d = block->d_model, ff = block->d_ff;
     Scratch s = {0};
     s.qkv = room_for_panels(&memory, n.qkv, d);
     s.output = room_for_panels(&memory, d, n.heads);
@@ -143,7 +153,7 @@ static inline Scratch scratch_in(const Block *block, int backward, Memory memory
     size_t own_size;
     own_in(block, (Memory){0, 0}, &own_size);
     s.own_size = own_size;
-    s.own = reserve(&memory, block->threads * (long)own_size, 1);
+    s.own = reserve(&memory, block->threads * (int64_t)own_size, 1);
     *used = memory.used;
     return s;
 }

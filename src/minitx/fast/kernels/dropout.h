@@ -37,8 +37,8 @@ static inline float keep_factor(Dropout dropout, uint32_t key, uint32_t i) {
     return hash >= dropout.dropped ? dropout.scale : 0.0f;
 }
 
-static inline void drop_row(float *row, long n, Dropout dropout, uint64_t number) {
+static inline void drop_row(float *row, int64_t n, Dropout dropout, uint64_t number) {
     if (!dropout.dropped) return;
     uint32_t key = row_key(dropout, number);
-    for (long i = 0; i < n; i++) row[i] *= keep_factor(dropout, key, (uint32_t)i);
+    for (int64_t i = 0; i < n; i++) row[i] *= keep_factor(dropout, key, (uint32_t)i);
 }

@@ -2,12 +2,13 @@
 #pragma once
 
 #include <stddef.h>
+#include <stdint.h>
 
-static inline long whole(long n, long part) { return (n + part - 1) / part * part; }
+static inline int64_t whole(int64_t n, int64_t part) { return (n + part - 1) / part * part; }
 
-static inline long parts(long n, long part) { return (n + part - 1) / part; }
+static inline int64_t parts(int64_t n, int64_t part) { return (n + part - 1) / part; }
 
-static inline long most(long a, long b) { return a > b ? a : b; }
+static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* Without a base it only counts. */
 typedef struct {
@@ -15,7 +16,7 @@ typedef struct {
     size_t used;
 } Memory;
 
-static inline void *reserve(Memory *memory, long count, long size) {
+static inline void *reserve(Memory *memory, int64_t count, int64_t size) {
     size_t at = memory->used;
     memory->used += (size_t)whole(count * size, 64);
     return memory->base ? memory->base + at : 0;

@@ -5,54 +5,11 @@
 
 #include "memory.h"
 #include "rows.h"
+#include "turn.h"
 
 /* What becomes of the sums: put there, added to what is there (both in float32), or stored as
    products read them. */
 typedef enum { SET, ADD, SET_STORED } Into;
-
-typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-/* Rows of a matrix become its columns. */
-static inline __attribute__((always_inline)) void transpose(Vector square[LANES]) {
-    typedef int32_t Order __attribute__((vector_size(4 * LANES)));
-#pragma GCC unroll 4
-    for (int step = 1; step < LANES; step *= 2) {
-        Order first, second;
-        for (int i = 0; i < LANES; i++) {
-            first[i] = i & step ? LANES + i - step : i;
-            second[i] = i & step ? LANES + i : i + step;
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++) {
-            if (i & step) continue;
-            Vector a = square[i], b = square[i + step];
-            square[i] = shuffle(a, b, first);
-            square[i + step] = shuffle(a, b, second);
-        }
-    }
-}
-
-/* `to` (columns, rows) = the transposed `from` (rows, columns). */
-static inline void turn(const float *from, long from_stride, long rows, long columns, float *to,
-                 long to_stride) {
-    for (long r = 0; r < rows; r += LANES)
-        for (long i = 0; i < columns; i += LANES) {
-            const float *a = from + r * from_stride + i;
-            float *b = to + i * to_stride + r;
-            if (r + LANES <= rows && i + LANES <= columns) {
-                Vector square[LANES];
-#pragma GCC unroll 16
-                for (long k = 0; k < LANES; k++) square[k] = *(const Vector *)(a + k * from_stride);
-                transpose(square);
-#pragma GCC unroll 16
-                for (long k = 0; k < LANES; k++) *(Vector *)(b + k * to_stride) = square[k];
-            } else {
-                for (long k = 0; k < LANES && r + k < rows; k++)
-                    for (long j = 0; j < LANES && i + j < columns; j++)
-                        b[j * to_stride + k] = a[k * from_stride + j];
-            }
-        }
-}
 
 /* A kernel that is there for both formats says which it is for. */
 #ifdef BFLOAT16
@@ -66,30 +23,33 @@ static inline void turn(const float *from, long from_stride, long rows, long col
 /* c = a b for rows of words, `rows` by `columns`. In bfloat16 the memory of a reaches to the next
    multiple of TILE rows. b is as `pack_rows` or `pack_columns` left it: one panel of columns after
    the other. */
-static inline __attribute__((always_inline)) void product(const Word *a, long by_row, long by_word,
-                                                          long rows, const Word *b, long words,
-                                                          long columns, void *c, long c_stride,
+static inline __attribute__((always_inline)) void product(const Word *a, int64_t by_row,
+                                                          int64_t by_word,
+                                                          int64_t rows, const Word *b,
+                                                          int64_t words,
+                                                          int64_t columns, void *c,
+                                                          int64_t c_stride,
                                                           Into into) {
-    long size = into == SET_STORED ? sizeof(Stored) : sizeof(float);
-    for (long j = 0; j < columns; j += PANEL)
-        for (long r = 0; r < rows; r += TILE)
+    int64_t size = into == SET_STORED ? sizeof(Stored) : sizeof(float);
+    for (int64_t j = 0; j < columns; j += PANEL)
+        for (int64_t r = 0; r < rows; r += TILE)
             tile_product(a + r * by_row, by_row, by_word, b + j * words, PANEL, words,
                          (char *)c + (r * c_stride + j) * size, c_stride, rows - r, columns - j,
                          into);
 }
 
 /* `product` where c (n, n) is known to be symmetric, for what is not below the diagonal. */
-static inline __attribute__((always_inline)) void upper_product(const Word *a, long by_row,
-                                                                long by_word, const Word *b,
-                                                                long words, long n, float *c,
+static inline __attribute__((always_inline)) void upper_product(const Word *a, int64_t by_row,
+                                                                int64_t by_word, const Word *b,
+                                                                int64_t words, int64_t n, float *c,
                                                                 Into into) {
-    for (long j = 0; j < n; j += PANEL)
+    for (int64_t j = 0; j < n; j += PANEL)
         product(a, by_row, by_word, j + PANEL < n ? j + PANEL : n, b + j * words, words,
                 n - j < PANEL ? n - j : PANEL, c + j, n, into);
 }
 
 /* What is above the diagonal of c (n, n) is put below it. */
-static inline void mirror(float *c, long n) {
-    for (long r = LANES; r < n; r += LANES)
+static inline void mirror(float *c, int64_t n) {
+    for (int64_t r = LANES; r < n; r += LANES)
         turn(c + r, n, r, n - r < LANES ? n - r : LANES, c + r * n, n);
 }

@@ -19,9 +19,11 @@ typedef float Word;   /* TERMS of them, neighbours along the summed dimension */
 
 /* `rows` is a constant where this is inlined. */
 static inline __attribute__((always_inline)) void tile_of(const int rows, const Word *a,
-                                                          long by_row, long by_word, const Word *b,
-                                                          long b_stride, long words, float *c,
-                                                          long c_stride, long columns, Into into) {
+                                                          int64_t by_row, int64_t by_word,
+                                                          const Word *b,
+                                                          int64_t b_stride, int64_t words, float *c,
+                                                          int64_t c_stride, int64_t columns,
+                                                          Into into) {
     Vector sums[TILE][2];
     float edge[PANEL] = {0}; /* a row of c that is shorter than a panel */
     size_t width = (size_t)(columns < PANEL ? columns : PANEL) * sizeof(float);
@@ -34,7 +36,7 @@ static inline __attribute__((always_inline)) void tile_of(const int rows, const 
             sums[r][0] = *(const Vector *)row, sums[r][1] = *(const Vector *)(row + LANES);
         }
     }
-    for (long k = 0; k < words; k++) {
+    for (int64_t k = 0; k < words; k++) {
         Vector left = *(const Vector *)b, right = *(const Vector *)(b + LANES);
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
@@ -55,8 +57,9 @@ static inline __attribute__((always_inline)) void tile_of(const int rows, const 
 /* For at most TILE rows and PANEL columns: c = a b. Row r of a has its number k at a[r * by_row +
    k * by_word]; b has a row of PANEL columns for each, `b_stride` apart: all of it is read, and
    `rows` by `columns` of c are stored. */
-static void tile_product(const Word *a, long by_row, long by_word, const Word *b, long b_stride,
-                         long words, void *c, long c_stride, long rows, long columns, Into into) {
+static void tile_product(const Word *a, int64_t by_row, int64_t by_word, const Word *b,
+                         int64_t b_stride, int64_t words, void *c, int64_t c_stride, int64_t rows,
+                         int64_t columns, Into into) {
     switch (rows < TILE ? rows : TILE) {
 #define ROWS_ARE(n)                                                                                \
     case n:                                                                                        \
@@ -71,39 +74,43 @@ static void tile_product(const Word *a, long by_row, long by_word, const Word *b
 }
 
 /* A row as products read it. */
-static inline void store_row(const float *from, long n, Stored *to) {
+static inline void store_row(const float *from, int64_t n, Stored *to) {
     memcpy(to, from, (size_t)n * sizeof(Stored));
 }
 
 /* A matrix (rows, columns) for one panel of the factor b: b = matrix^T. */
-static inline void pack_columns(const float *matrix, long rows, long columns, long panel, Word *b) {
+static inline void pack_columns(const float *matrix, int64_t rows, int64_t columns, int64_t panel,
+                                Word *b) {
     Word *to = b + panel * PANEL * columns;
-    long first = panel * PANEL, here = rows - first < PANEL ? rows - first : PANEL;
+    int64_t first = panel * PANEL, here = rows - first < PANEL ? rows - first : PANEL;
     if (here < PANEL) memset(to, 0, (size_t)(PANEL * columns) * sizeof(Word));
     turn(matrix + first * columns, columns, here, columns, to, PANEL);
 }
 
 /* The same for b = matrix. */
-static inline void pack_rows(const float *matrix, long rows, long columns, long panel, Word *b) {
+static inline void pack_rows(const float *matrix, int64_t rows, int64_t columns, int64_t panel,
+                             Word *b) {
     Word *to = b + panel * PANEL * rows;
-    long here = columns - panel * PANEL < PANEL ? columns - panel * PANEL : PANEL;
-    for (long k = 0; k < rows; k++) {
+    int64_t here = columns - panel * PANEL < PANEL ? columns - panel * PANEL : PANEL;
+    for (int64_t k = 0; k < rows; k++, to += PANEL) {
         const float *row = matrix + k * columns + panel * PANEL;
-        for (long j = 0; j < here; j++) to[k * PANEL + j] = row[j];
-        for (long j = here; j < PANEL; j++) to[k * PANEL + j] = 0.0f;
+        if (here == PANEL) /* a constant: vectors instead of a call that copies */
+            for (int64_t j = 0; j < PANEL; j++) to[j] = row[j];
+        else
+            for (int64_t j = 0; j < PANEL; j++) to[j] = j < here ? row[j] : 0.0f;
     }
 }
 
 /* All panels of a matrix that is stored already. */
-static inline void pack_stored_rows(const Stored *matrix, long rows, long columns, Word *b) {
-    for (long panel = 0; panel * PANEL < columns; panel++)
+static inline void pack_stored_rows(const Stored *matrix, int64_t rows, int64_t columns, Word *b) {
+    for (int64_t panel = 0; panel * PANEL < columns; panel++)
         pack_rows(matrix, rows, columns, panel, b);
 }
 
 /* The words of a matrix's columns, neighbours along a column: word k of column i is at
    i + k * stride. `room` is for those that are not there yet. */
-static inline const Word *words_of_columns(const Stored *matrix, long rows, long columns,
-                                           Word *room, long *stride) {
+static inline const Word *words_of_columns(const Stored *matrix, int64_t rows, int64_t columns,
+                                           Word *room, int64_t *stride) {
     (void)rows, (void)room;
     *stride = columns;
     return matrix;

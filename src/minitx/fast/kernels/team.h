@@ -83,7 +83,7 @@ static inline int64_t take_near(Thread thread, int64_t count) {
    on. */
 #define FOR_ALL(thread, count, work)                                                               \
     do {                                                                                           \
-        for (long i; (i = (long)take_near(thread, count)) < (count);) work;                        \
+        for (int64_t i; (i = take_near(thread, count)) < (count);) work;                           \
         wait_for_all(thread);                                                                      \
     } while (0)
 

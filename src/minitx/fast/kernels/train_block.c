@@ -10,7 +10,7 @@
 #include "block.h"
 
 /* The attention of one sequence, from its first row on. */
-static Job job_of(const Block *block, const Stored *qkv, long sequence) {
+static Job job_of(const Block *block, const Stored *qkv, int64_t sequence) {
     Dropout dropout = dropout_of(block->dropout, mix(block->seed + (uint64_t)sequence) + WEIGHTS);
     return (Job){qkv, block->cosine, block->sine, block->query_gain, block->key_gain, TERMS == 2,
                  block->eps, 1, block->seq, block->heads, block->kv_heads, block->head_dim,
@@ -18,27 +18,27 @@ static Job job_of(const Block *block, const Stored *qkv, long sequence) {
 }
 
 /* c += dropout(a b), as `product`. `out` has room for the rows. */
-static void add_product(const Block *block, int site, long first, const Word *a, long words,
-                        long rows, const Word *b, float *out, float *c) {
-    long d = block->d_model;
+static void add_product(const Block *block, int site, int64_t first, const Word *a, int64_t words,
+                        int64_t rows, const Word *b, float *out, float *c) {
+    int64_t d = block->d_model;
     if (block->dropout == 0.0f) {
         product(a, words, 1, rows, b, words, d, c, d, ADD);
         return;
     }
     Dropout dropout = dropout_of(block->dropout, block->seed + (uint64_t)site);
     product(a, words, 1, rows, b, words, d, out, d, SET);
-    for (long r = 0; r < rows; r++) {
+    for (int64_t r = 0; r < rows; r++) {
         drop_row(out + r * d, d, dropout, (uint64_t)(first + r));
-        for (long i = 0; i < d; i++) c[r * d + i] += out[r * d + i];
+        for (int64_t i = 0; i < d; i++) c[r * d + i] += out[r * d + i];
     }
 }
 
 /* The way back: the gradient of a b as a product reads it. */
-static void narrow_dropped(const Block *block, int site, long first, const float *grad, long rows,
-                           Stored *in) {
-    long d = block->d_model;
+static void narrow_dropped(const Block *block, int site, int64_t first, const float *grad,
+                           int64_t rows, Stored *in) {
+    int64_t d = block->d_model;
     Dropout dropout = dropout_of(block->dropout, block->seed + (uint64_t)site);
-    for (long r = 0; r < rows; r++) {
+    for (int64_t r = 0; r < rows; r++) {
         float room[d], *row = place_for(in + r * d, room);
         memcpy(row, grad + r * d, (size_t)d * sizeof(float));
         drop_row(row, d, dropout, (uint64_t)(first + r));
@@ -47,9 +47,9 @@ static void narrow_dropped(const Block *block, int site, long first, const float
 }
 
 static void before_attention(const Block *block, const Kept *kept, const Scratch *s, Own *own,
-                             long chunk) {
+                             int64_t chunk) {
     Sizes n = sizes_of(block);
-    long d = block->d_model, first = chunk * CHUNK, rows = rows_of(&n, chunk);
+    int64_t d = block->d_model, first = chunk * CHUNK, rows = rows_of(&n, chunk);
     norm_rows(block->x + first * d, block->attention_gain, block->eps, rows, d,
               kept->attention_scale + first, own->in);
     lap(block, own, NORM);
@@ -59,9 +59,9 @@ static void before_attention(const Block *block, const Kept *kept, const Scratch
 }
 
 /* Task `sequence * kv_heads + head of keys`. */
-static void attend(const Block *block, const Kept *kept, Own *own, long task) {
+static void attend(const Block *block, const Kept *kept, Own *own, int64_t task) {
     Sizes n = sizes_of(block);
-    long sequence = task / block->kv_heads, begin = sequence * block->seq;
+    int64_t sequence = task / block->kv_heads, begin = sequence * block->seq;
     Job job = job_of(block, kept->qkv + begin * n.qkv, sequence);
     attend_forward(&job, task % block->kv_heads, kept->heads + begin * n.heads,
                    kept->log_sums + begin * block->heads, own->attention);
@@ -69,9 +69,9 @@ static void attend(const Block *block, const Kept *kept, Own *own, long task) {
 }
 
 static void after_attention(const Block *block, const Kept *kept, const Scratch *s, Own *own,
-                            long chunk) {
+                            int64_t chunk) {
     Sizes n = sizes_of(block);
-    long d = block->d_model, ff = block->d_ff, first = chunk * CHUNK, rows = rows_of(&n, chunk);
+    int64_t d = block->d_model, ff = block->d_ff, first = chunk * CHUNK, rows = rows_of(&n, chunk);
     float *middle = kept->middle + first * d, *out = block->out + first * d;
     memcpy(middle, block->x + first * d, (size_t)(rows * d) * sizeof(float));
     add_product(block, AFTER_ATTENTION, first, (const Word *)(kept->heads + first * n.heads),
@@ -82,7 +82,7 @@ static void after_attention(const Block *block, const Kept *kept, const Scratch 
     Stored *gate_up = kept->gate_up + first * n.gate_up;
     product((const Word *)own->in, d / TERMS, 1, rows, s->gate_up, d / TERMS, n.gate_up, gate_up,
             n.gate_up, SET_STORED);
-    for (long r = 0; r < rows; r++) {
+    for (int64_t r = 0; r < rows; r++) {
         float gate[ff], up[ff], room[ff], *given = place_for(own->wide_in + r * ff, room);
         swiglu_row(widened(gate_up + r * n.gate_up, ff, gate),
                    widened(gate_up + r * n.gate_up + ff, ff, up), ff, given);
@@ -96,10 +96,10 @@ static void after_attention(const Block *block, const Kept *kept, const Scratch 
 
 /* The way back through SwiGLU: gradients of gate and up in `in`, and what SwiGLU gave, laid out.
    The first row is number `first`. */
-static void swiglu_back(const float *grad, const Stored *gate_up, long first, long rows, long ff,
-                        Stored *in, Word *hidden) {
+static void swiglu_back(const float *grad, const Stored *gate_up, int64_t first, int64_t rows,
+                        int64_t ff, Stored *in, Word *hidden) {
     Stored given[TERMS * ff];
-    for (long r = 0; r < rows; r++) {
+    for (int64_t r = 0; r < rows; r++) {
         Stored *to = in + 2 * r * ff, *laid = given + r % TERMS * ff;
         float gate[ff], up[ff], gate_room[ff], up_room[ff], room[ff];
         float *by_gate = place_for(to, gate_room), *by_up = place_for(to + ff, up_room);
@@ -115,9 +115,9 @@ static void swiglu_back(const float *grad, const Stored *gate_up, long first, lo
 
 /* Back to what attention gave. */
 static void back_to_attention(const Block *block, const Kept *kept, const Scratch *s, Own *own,
-                              long chunk) {
+                              int64_t chunk) {
     Sizes n = sizes_of(block);
-    long d = block->d_model, ff = block->d_ff, first = chunk * CHUNK, rows = rows_of(&n, chunk);
+    int64_t d = block->d_model, ff = block->d_ff, first = chunk * CHUNK, rows = rows_of(&n, chunk);
     float *back = block->back + first * d, *mlp_gain = s->mlp_gains + chunk * d;
     memset(mlp_gain, 0, (size_t)d * sizeof(float));
     if (block->back != block->grad)
@@ -143,9 +143,9 @@ static void back_to_attention(const Block *block, const Kept *kept, const Scratc
 }
 
 static void attend_back(const Block *block, const Kept *kept, const Scratch *s, Own *own,
-                        long task) {
+                        int64_t task) {
     Sizes n = sizes_of(block);
-    long sequence = task / block->kv_heads, begin = sequence * block->seq;
+    int64_t sequence = task / block->kv_heads, begin = sequence * block->seq;
     Job job = job_of(block, kept->qkv + begin * n.qkv, sequence);
     attend_backward(&job, task % block->kv_heads, kept->heads + begin * n.heads,
                     kept->log_sums + begin * block->heads, s->by_heads + begin * n.heads,
@@ -155,9 +155,9 @@ static void attend_back(const Block *block, const Kept *kept, const Scratch *s, 
 }
 
 static void back_from_attention(const Block *block, const Kept *kept, const Scratch *s, Own *own,
-                                long chunk) {
+                                int64_t chunk) {
     Sizes n = sizes_of(block);
-    long d = block->d_model, first = chunk * CHUNK, rows = rows_of(&n, chunk);
+    int64_t d = block->d_model, first = chunk * CHUNK, rows = rows_of(&n, chunk);
     const Stored *by_qkv = s->by_qkv + first * n.qkv;
     float *attention_gain = s->attention_gains + chunk * d;
     memset(attention_gain, 0, (size_t)d * sizeof(float));
@@ -172,15 +172,15 @@ static void back_from_attention(const Block *block, const Kept *kept, const Scra
 }
 
 /* Panel number i of the matrices one after the other. */
-static void pack(const Block *block, const Scratch *s, Own *own, int backward, long i) {
+static void pack(const Block *block, const Scratch *s, Own *own, int backward, int64_t i) {
     Sizes n = sizes_of(block);
-    struct { const float *from; long rows, columns; Word *to; int part; } matrices[] = {
+    struct { const float *from; int64_t rows, columns; Word *to; int part; } matrices[] = {
         {block->qkv, n.qkv, block->d_model, s->qkv, ATTENTION},
         {block->output, block->d_model, n.heads, s->output, ATTENTION},
         {block->gate_up, n.gate_up, block->d_model, s->gate_up, MLP},
         {block->down, block->d_model, block->d_ff, s->down, MLP}};
     for (int m = 0; m < 4; m++) {
-        long panels = parts(backward ? matrices[m].columns : matrices[m].rows, PANEL);
+        int64_t panels = parts(backward ? matrices[m].columns : matrices[m].rows, PANEL);
         if (i < panels) {
             if (backward)
                 pack_rows(matrices[m].from, matrices[m].rows, matrices[m].columns, i,
@@ -195,31 +195,31 @@ static void pack(const Block *block, const Scratch *s, Own *own, int backward, l
     }
 }
 
-static long panels_of(const Block *block, int backward) {
+static int64_t panels_of(const Block *block, int backward) {
     Sizes n = sizes_of(block);
-    long d = parts(block->d_model, PANEL);
+    int64_t d = parts(block->d_model, PANEL);
     return backward ? 2 * d + parts(n.heads, PANEL) + parts(block->d_ff, PANEL)
                     : 2 * d + parts(n.qkv, PANEL) + parts(n.gate_up, PANEL);
 }
 
 /* Pieces that the gradients fall into; the last is all that are no matrices. */
-static long pieces_of(const Block *block) {
+static int64_t pieces_of(const Block *block) {
     Sizes n = sizes_of(block);
-    long d = block->d_model;
+    int64_t d = block->d_model;
     return gradient_parts(n.gate_up, d) + gradient_parts(n.qkv, d) +
            gradient_parts(d, block->d_ff) + gradient_parts(d, n.heads) + 1;
 }
 
-static void gradient(const Block *block, const Scratch *s, Own *own, long i) {
+static void gradient(const Block *block, const Scratch *s, Own *own, int64_t i) {
     Sizes n = sizes_of(block);
-    long d = block->d_model, words = parts(n.rows, TERMS);
-    struct { const Word *grad, *in; long rows, columns; float *to; int part; } matrices[] = {
+    int64_t d = block->d_model, words = parts(n.rows, TERMS);
+    struct { const Word *grad, *in; int64_t rows, columns; float *to; int part; } matrices[] = {
         {s->laid_by_gate_up, s->mlp_in, n.gate_up, d, block->by_gate_up, MLP},
         {s->laid_by_qkv, s->attention_in, n.qkv, d, block->by_qkv, ATTENTION},
         {s->laid_by_down, s->hidden, d, block->d_ff, block->by_down, MLP},
         {s->laid_by_output, s->heads, d, n.heads, block->by_output, ATTENTION}};
     for (int m = 0; m < 4; m++) {
-        long pieces = gradient_parts(matrices[m].rows, matrices[m].columns);
+        int64_t pieces = gradient_parts(matrices[m].rows, matrices[m].columns);
         if (i < pieces) {
             matrix_gradient(matrices[m].grad, matrices[m].in, words, matrices[m].rows,
                             matrices[m].columns, i, matrices[m].to);
@@ -249,7 +249,7 @@ EXPORT size_t NAMED(block_scratch)(const Block *block, int backward) {
 }
 
 /* Blocks of the same sizes, one after the other. */
-EXPORT void NAMED(blocks_forward)(const Block *blocks, long count) {
+EXPORT void NAMED(blocks_forward)(const Block *blocks, int64_t count) {
     Meeting meeting = {0};
 #pragma omp parallel num_threads(blocks->threads)
     for (const Block *block = blocks; block < blocks + count; block++) {
@@ -258,7 +258,7 @@ EXPORT void NAMED(blocks_forward)(const Block *blocks, long count) {
         Scratch s = scratch_in(block, 0, (Memory){block->scratch, 0}, &used);
         Thread thread = this_thread(&meeting);
         Own own = own_in(block, (Memory){s.own + (size_t)thread.number * s.own_size, 0}, &used);
-        long chunks = sizes_of(block).chunks, heads = block->batch * block->kv_heads;
+        int64_t chunks = sizes_of(block).chunks, heads = block->batch * block->kv_heads;
         FOR_ALL(thread, panels_of(block, 0), pack(block, &s, &own, 0, i));
         FOR_ALL(thread, chunks, before_attention(block, &kept, &s, &own, i));
         FOR_ALL(thread, heads, attend(block, &kept, &own, i));
@@ -268,7 +268,7 @@ EXPORT void NAMED(blocks_forward)(const Block *blocks, long count) {
 }
 
 /* The last of them first. `back` of a block may be its `grad`. */
-EXPORT void NAMED(blocks_backward)(const Block *blocks, long count) {
+EXPORT void NAMED(blocks_backward)(const Block *blocks, int64_t count) {
     Meeting meeting = {0};
 #pragma omp parallel num_threads(blocks->threads)
     for (const Block *block = blocks + count - 1; block >= blocks; block--) {
@@ -278,7 +278,7 @@ EXPORT void NAMED(blocks_backward)(const Block *blocks, long count) {
         Scratch s = scratch_in(block, 1, (Memory){block->scratch, 0}, &used);
         Thread thread = this_thread(&meeting);
         Own own = own_in(block, (Memory){s.own + (size_t)thread.number * s.own_size, 0}, &used);
-        long heads = block->batch * block->kv_heads;
+        int64_t heads = block->batch * block->kv_heads;
         FOR_ALL(thread, panels_of(block, 1), pack(block, &s, &own, 1, i));
         FOR_ALL(thread, n.chunks, back_to_attention(block, &kept, &s, &own, i));
         FOR_ALL(thread, heads, attend_back(block, &kept, &s, &own, i));

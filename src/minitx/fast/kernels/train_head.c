@@ -8,7 +8,7 @@
 
 /* As `_Head` in fast/head.py. */
 typedef struct {
-    long rows, d_model, vocab;
+    int64_t rows, d_model, vocab;
     float eps;
     int threads;
     int64_t ignored;
@@ -49,7 +49,7 @@ static Own own_in(const Head *head, Memory memory, size_t *used) {
 }
 
 static Scratch scratch_in(const Head *head, Memory memory, size_t *used) {
-    long d = head->d_model, vocab = head->vocab;
+    int64_t d = head->d_model, vocab = head->vocab;
     Scratch s;
     s.to_logits = reserve(&memory, whole(vocab, PANEL) * d / TERMS, sizeof(Word));
     s.to_x = reserve(&memory, whole(d, PANEL) * parts(vocab, TERMS), sizeof(Word));
@@ -58,15 +58,15 @@ static Scratch scratch_in(const Head *head, Memory memory, size_t *used) {
     s.gains = reserve(&memory, parts(head->rows, ROWS) * head->d_model, sizeof(float));
     s.losses = reserve(&memory, parts(head->rows, ROWS), sizeof(double));
     own_in(head, (Memory){0, 0}, &s.own_size);
-    s.own = reserve(&memory, head->threads * (long)s.own_size, 1);
+    s.own = reserve(&memory, head->threads * (int64_t)s.own_size, 1);
     *used = memory.used;
     return s;
 }
 
-static float largest(const float *row, long n) {
+static float largest(const float *row, int64_t n) {
     float best[16];
     for (int l = 0; l < 16; l++) best[l] = -INFINITY;
-    long i = 0;
+    int64_t i = 0;
     for (; i + 16 <= n; i += 16)
         for (int l = 0; l < 16; l++) best[l] = row[i + l] > best[l] ? row[i + l] : best[l];
     for (; i < n; i++) best[0] = row[i] > best[0] ? row[i] : best[0];
@@ -76,28 +76,29 @@ static float largest(const float *row, long n) {
 }
 
 /* Of one row: its loss; the logits become their gradient. */
-static float row_loss(float *logits, long vocab, int64_t target, float factor) {
+static float row_loss(float *logits, int64_t vocab, int64_t target, float factor) {
     float top = largest(logits, vocab), sum = 0.0f;
     float chosen = logits[target];
-    for (long i = 0; i < vocab; i++) {
+    for (int64_t i = 0; i < vocab; i++) {
         logits[i] = fast_exp(logits[i] - top);
         sum += logits[i];
     }
     float share = factor / sum;
-    for (long i = 0; i < vocab; i++) logits[i] *= share;
+    for (int64_t i = 0; i < vocab; i++) logits[i] *= share;
     logits[target] -= factor;
     return top + logf(sum) - chosen;
 }
 
-static void these_rows(const Head *head, const Scratch *s, Own own, long part, float factor) {
-    long first = part * ROWS, d = head->d_model, vocab = head->vocab, padded = whole(vocab, TERMS);
-    long rows = head->rows - first < ROWS ? head->rows - first : ROWS;
+static void these_rows(const Head *head, const Scratch *s, Own own, int64_t part, float factor) {
+    int64_t first = part * ROWS, d = head->d_model, vocab = head->vocab;
+    int64_t padded = whole(vocab, TERMS);
+    int64_t rows = head->rows - first < ROWS ? head->rows - first : ROWS;
     float *back = head->back + first * d;
     norm_rows(head->x + first * d, head->gain, head->eps, rows, d, own.scales, own.in);
     product((const Word *)own.in, d / TERMS, 1, rows, s->to_logits, d / TERMS, vocab, own.logits,
             vocab, SET);
     double loss = 0.0;
-    for (long r = 0; r < rows; r++) {
+    for (int64_t r = 0; r < rows; r++) {
         float *logits = own.logits + r * vocab;
         int64_t target = head->targets[first + r];
         if (target == head->ignored)
@@ -108,7 +109,7 @@ static void these_rows(const Head *head, const Scratch *s, Own own, long part, f
         if (padded > vocab) own.by_logits[r * padded + vocab] = 0;
     }
     s->losses[part] = loss;
-    for (long r = 0; r < rows; r += TERMS)
+    for (int64_t r = 0; r < rows; r += TERMS)
         lay_word(own.by_logits + r * padded, padded, first + r, vocab, STRIP, s->by_logits);
     product((const Word *)own.by_logits, padded / TERMS, 1, rows, s->to_x, padded / TERMS, d,
             own.by_in, d, SET);
@@ -126,20 +127,20 @@ EXPORT size_t NAMED(head_scratch)(const Head *head) {
 }
 
 /* Returns how many targets are no token; then nothing that is given back counts. */
-EXPORT long NAMED(head_loss)(const Head *head) {
+EXPORT int64_t NAMED(head_loss)(const Head *head) {
     size_t used;
-    long count = 0, wrong = 0, vocab = head->vocab, d = head->d_model;
-    for (long r = 0; r < head->rows; r++) {
+    int64_t count = 0, wrong = 0, vocab = head->vocab, d = head->d_model;
+    for (int64_t r = 0; r < head->rows; r++) {
         int64_t target = head->targets[r];
         count += target != head->ignored;
         wrong += target != head->ignored && (target < 0 || target >= vocab);
     }
     if (wrong) return wrong;
     Scratch s = scratch_in(head, (Memory){head->scratch, 0}, &used);
-    long chunks = parts(head->rows, ROWS);
+    int64_t chunks = parts(head->rows, ROWS);
     float factor = 1.0f / (float)count;
-    long panels = parts(vocab, PANEL), matrices = panels + parts(d, PANEL);
-    long pieces = gradient_parts(vocab, d);
+    int64_t panels = parts(vocab, PANEL), matrices = panels + parts(d, PANEL);
+    int64_t pieces = gradient_parts(vocab, d);
     Meeting meeting = {0};
 #pragma omp parallel num_threads(head->threads)
     {
@@ -155,7 +156,7 @@ EXPORT long NAMED(head_loss)(const Head *head) {
                                 head->by_weight));
     }
     double loss = 0.0;
-    for (long part = 0; part < chunks; part++) loss += s.losses[part];
+    for (int64_t part = 0; part < chunks; part++) loss += s.losses[part];
     *head->loss = (float)(loss / (double)count);
     add_partial(s.gains, chunks, d, head->by_gain);
     return 0;

@@ -12,16 +12,16 @@
 typedef struct {
     const float *gradient;
     float *momentum, *weights;
-    long rows, columns;
+    int64_t rows, columns;
 } Matrix;
 
 static int is_tall(const Matrix *matrix) { return matrix->rows > matrix->columns; }
 
 /* How many rows, and of which length, x has: the matrix, or if it is not tall, the transposed. An
    odd row is as long as the next even one where TERMS are read together. */
-static long length(const Matrix *matrix) { return most(matrix->rows, matrix->columns); }
+static int64_t length(const Matrix *matrix) { return most(matrix->rows, matrix->columns); }
 
-static long width(const Matrix *matrix) {
+static int64_t width(const Matrix *matrix) {
     return whole(is_tall(matrix) ? matrix->columns : matrix->rows, TERMS);
 }
 
@@ -34,7 +34,7 @@ typedef struct {
 } Own;
 
 static Own own_in(Memory memory, const Matrix *matrix, size_t *used) {
-    long n = width(matrix), all = whole(n, PANEL);
+    int64_t n = width(matrix), all = whole(n, PANEL);
     Own own;
     own.x = reserve(&memory, whole(length(matrix), BAND) * n, sizeof(Stored));
     own.square_stored = reserve(&memory, all * n, sizeof(Stored));
@@ -49,63 +49,63 @@ static Own own_in(Memory memory, const Matrix *matrix, size_t *used) {
 }
 
 /* n momenta from place `at` on, and the look ahead (Nesterov) from them. */
-static void look_ahead(const Matrix *matrix, long at, long n, float momentum,
+static void look_ahead(const Matrix *matrix, int64_t at, int64_t n, float momentum,
                        float *restrict ahead) {
     const float *restrict g = matrix->gradient + at;
     float *restrict m = matrix->momentum + at;
-    for (long i = 0; i < n; i++) {
+    for (int64_t i = 0; i < n; i++) {
         m[i] += (1.0f - momentum) * (g[i] - m[i]);
         ahead[i] = g[i] + momentum * (m[i] - g[i]);
     }
 }
 
 /* Rows of x. Returns the sum of their squares. */
-static double read_band(const Matrix *matrix, const Own *own, long first, long rows,
+static double read_band(const Matrix *matrix, const Own *own, int64_t first, int64_t rows,
                         float momentum) {
-    long n = width(matrix), columns = matrix->columns;
+    int64_t n = width(matrix), columns = matrix->columns;
     double squares = 0.0;
     memset(own->band, 0, (size_t)(BAND * n) * sizeof(float));
     if (is_tall(matrix)) {
-        for (long r = 0; r < rows; r++)
+        for (int64_t r = 0; r < rows; r++)
             look_ahead(matrix, (first + r) * columns, columns, momentum, own->band + r * n);
     } else {
-        for (long i = 0; i < matrix->rows; i++)
+        for (int64_t i = 0; i < matrix->rows; i++)
             look_ahead(matrix, i * columns + first, rows, momentum, own->turned + i * BAND);
         turn(own->turned, BAND, matrix->rows, rows, own->band, n);
     }
-    for (long r = 0; r < whole(rows, TERMS); r++) {
+    for (int64_t r = 0; r < whole(rows, TERMS); r++) {
         float *row = own->band + r * n, sum = 0.0f;
         store_row(row, n, own->x + (first + r) * n);
         read_row(own->x, (first + r) * n, TERMS == 2, n, row);
-        for (long i = 0; i < n; i++) sum += row[i] * row[i];
+        for (int64_t i = 0; i < n; i++) sum += row[i] * row[i];
         squares += sum;
     }
     return squares;
 }
 
 /* weights = weights * keep - rate * update, for n of them from place `at` on. */
-static void change(const Matrix *matrix, long at, long n, float rate, float keep,
+static void change(const Matrix *matrix, int64_t at, int64_t n, float rate, float keep,
                    const float *restrict update) {
     float *restrict w = matrix->weights + at;
-    for (long i = 0; i < n; i++) w[i] = w[i] * keep - rate * update[i];
+    for (int64_t i = 0; i < n; i++) w[i] = w[i] * keep - rate * update[i];
 }
 
-static void write_band(const Matrix *matrix, const Own *own, long first, long rows, float rate,
-                       float keep) {
-    long n = width(matrix), columns = matrix->columns;
+static void write_band(const Matrix *matrix, const Own *own, int64_t first, int64_t rows,
+                       float rate, float keep) {
+    int64_t n = width(matrix), columns = matrix->columns;
     if (is_tall(matrix)) {
-        for (long r = 0; r < rows; r++)
+        for (int64_t r = 0; r < rows; r++)
             change(matrix, (first + r) * columns, columns, rate, keep, own->band + r * n);
     } else {
         turn(own->band, n, rows, matrix->rows, own->turned, BAND);
-        for (long i = 0; i < matrix->rows; i++)
+        for (int64_t i = 0; i < matrix->rows; i++)
             change(matrix, i * columns + first, rows, rate, keep, own->turned + i * BAND);
     }
 }
 
 /* The share of some rows in x^T x. */
-static void add_gram(const Own *own, const Stored *band, long rows, long n, Into into) {
-    long stride;
+static void add_gram(const Own *own, const Stored *band, int64_t rows, int64_t n, Into into) {
+    int64_t stride;
     const Word *words = words_of_columns(band, rows, n, own->words, &stride);
     pack_stored_rows(band, rows, n, own->panels);
     upper_product(words, 1, stride, own->panels, rows / TERMS, n, own->square, into);
@@ -113,32 +113,32 @@ static void add_gram(const Own *own, const Stored *band, long rows, long n, Into
 
 /* square = linear * square + cubic * square^2, and `constant` added on the diagonal; as the factor
    of a product. */
-static void polynomial(const Own *own, long n, float constant, float linear, float cubic) {
+static void polynomial(const Own *own, int64_t n, float constant, float linear, float cubic) {
     /* Scaled by their ratio, so that the product can be added to it. */
     float ratio = linear / cubic;
-    for (long r = 0; r < n; r++) {
+    for (int64_t r = 0; r < n; r++) {
         float *row = own->square + r * n;
         store_row(row, n, own->square_stored + r * n);
-        for (long i = 0; i < n; i++) row[i] *= ratio;
+        for (int64_t i = 0; i < n; i++) row[i] *= ratio;
     }
     pack_stored_rows(own->square_stored, n, n, own->square_panels);
     upper_product((const Word *)own->square_stored, n / TERMS, 1, own->square_panels, n / TERMS, n,
                   own->square, ADD);
     mirror(own->square, n);
-    for (long r = 0; r < n; r++) {
+    for (int64_t r = 0; r < n; r++) {
         float *row = own->square + r * n;
-        for (long i = 0; i < n; i++) row[i] *= cubic;
+        for (int64_t i = 0; i < n; i++) row[i] *= cubic;
         row[r] += constant;
         store_row(row, n, own->square_stored + r * n);
     }
     pack_stored_rows(own->square_stored, n, n, own->square_panels);
 }
 
-static float norm_of(const float *x, long rows, long n) {
+static float norm_of(const float *x, int64_t rows, int64_t n) {
     double squares = 0.0;
-    for (long r = 0; r < rows; r++) {
+    for (int64_t r = 0; r < rows; r++) {
         float sum = 0.0f;
-        for (long i = 0; i < n; i++) sum += x[r * n + i] * x[r * n + i];
+        for (int64_t i = 0; i < n; i++) sum += x[r * n + i] * x[r * n + i];
         squares += sum;
     }
     return (float)sqrt(squares);
@@ -150,21 +150,21 @@ typedef struct {
 } Polynomial;
 
 static void step(const Matrix *matrix, const Own *own, float momentum, float rate, float keep,
-                 const Polynomial *polynomials, long count, float safety) {
-    long n = width(matrix), all = length(matrix);
+                 const Polynomial *polynomials, int64_t count, float safety) {
+    int64_t n = width(matrix), all = length(matrix);
     double squares = 0.0;
-    for (long first = 0; first < all; first += BAND)
+    for (int64_t first = 0; first < all; first += BAND)
         squares += read_band(matrix, own, first, all - first < BAND ? all - first : BAND, momentum);
     /* First to a size at which squares neither overflow nor vanish. */
     float size = 1.0f / ((float)sqrt(squares) + 1e-20f);
-    for (long i = 0; i <= count; i++) {
-        for (long first = 0; first < all; first += BAND) {
-            long rows = all - first < BAND ? all - first : BAND, even = whole(rows, TERMS);
+    for (int64_t i = 0; i <= count; i++) {
+        for (int64_t first = 0; first < all; first += BAND) {
+            int64_t rows = all - first < BAND ? all - first : BAND, even = whole(rows, TERMS);
             Stored *x = own->x + first * n;
             if (i == 0) {
-                for (long r = 0; r < even; r++) {
+                for (int64_t r = 0; r < even; r++) {
                     read_row(x, r * n, TERMS == 2, n, own->band + r * n);
-                    for (long j = 0; j < n; j++) own->band[r * n + j] *= size;
+                    for (int64_t j = 0; j < n; j++) own->band[r * n + j] *= size;
                 }
             } else {
                 product((const Word *)x, n / TERMS, 1, even, own->square_panels, n / TERMS, n,
@@ -174,7 +174,7 @@ static void step(const Matrix *matrix, const Own *own, float momentum, float rat
                 write_band(matrix, own, first, rows, rate, keep);
                 continue;
             }
-            for (long r = 0; r < even; r++) store_row(own->band + r * n, n, x + r * n);
+            for (int64_t r = 0; r < even; r++) store_row(own->band + r * n, n, x + r * n);
             add_gram(own, x, even, n, first ? ADD : SET);
         }
         if (i == count) break;
@@ -195,24 +195,23 @@ static void step(const Matrix *matrix, const Own *own, float momentum, float rat
 }
 
 /* Bytes of scratch for one thread. */
-EXPORT long NAMED(muon_scratch)(long n, const int64_t *rows, const int64_t *columns) {
+EXPORT int64_t NAMED(muon_scratch)(int64_t n, const int64_t *rows, const int64_t *columns) {
     size_t largest = 0;
-    for (long i = 0; i < n; i++) {
+    for (int64_t i = 0; i < n; i++) {
         size_t used;
         own_in((Memory){0, 0}, &(Matrix){0, 0, 0, rows[i], columns[i]}, &used);
         largest = used > largest ? used : largest;
     }
-    return (long)largest;
+    return (int64_t)largest;
 }
 
-EXPORT void NAMED(muon)(long n, const float *const *gradients, float *const *momenta,
-                        float *const *weights, const int64_t *rows, const int64_t *columns,
-                        const float *rates, float momentum, float keep,
-                        const Polynomial *polynomials, long count, float safety, void *scratch,
-                        int threads) {
-    long bytes = NAMED(muon_scratch)(n, rows, columns);
+EXPORT void NAMED(muon)(int64_t n, const float *const *gradients, float *const *momenta,
+                  float *const *weights, const int64_t *rows, const int64_t *columns,
+                  const float *rates, float momentum, float keep, const Polynomial *polynomials,
+                  int64_t count, float safety, void *scratch, int threads) {
+    int64_t bytes = NAMED(muon_scratch)(n, rows, columns);
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (long i = 0; i < n; i++) {
+    for (int64_t i = 0; i < n; i++) {
         Matrix matrix = {gradients[i], momenta[i], weights[i], rows[i], columns[i]};
         Own own = own_in((Memory){(char *)scratch + THREAD * bytes, 0}, &matrix, &(size_t){0});
         step(&matrix, &own, momentum, rates[i], keep, polynomials, count, safety);

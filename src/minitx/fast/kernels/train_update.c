@@ -7,11 +7,11 @@
 /* The part of tensor `which` that belongs to a thread: all numbers, one tensor after the other,
    are cut into equal stretches. Sets *from and *to; what is done to each number alone does not
    depend on the cut. */
-static inline void stretch(const int64_t *sizes, long n, long which, int thread, int threads,
-                           long *from, long *to) {
-    long total = 0, before = 0;
-    for (long i = 0; i < n; i++) total += sizes[i];
-    for (long i = 0; i < which; i++) before += sizes[i];
+static inline void stretch(const int64_t *sizes, int64_t n, int64_t which, int thread, int threads,
+                           int64_t *from, int64_t *to) {
+    int64_t total = 0, before = 0;
+    for (int64_t i = 0; i < n; i++) total += sizes[i];
+    for (int64_t i = 0; i < which; i++) before += sizes[i];
     *from = total * thread / threads - before;
     *to = total * (thread + 1) / threads - before;
     *from = *from < 0 ? 0 : *from;
@@ -21,16 +21,16 @@ static inline void stretch(const int64_t *sizes, long n, long which, int thread,
 #define PIECE 4096 /* numbers whose squares are added in float32 */
 
 /* The norm of each tensor. */
-EXPORT void minitx_norms(long n, float *const *tensors, const int64_t *sizes, float *norms,
+EXPORT void minitx_norms(int64_t n, float *const *tensors, const int64_t *sizes, float *norms,
                          int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (long i = 0; i < n; i++) {
+    for (int64_t i = 0; i < n; i++) {
         double sum = 0.0;
-        for (long from = 0; from < sizes[i]; from += PIECE) {
+        for (int64_t from = 0; from < sizes[i]; from += PIECE) {
             const float *x = tensors[i] + from;
-            long many = sizes[i] - from < PIECE ? sizes[i] - from : PIECE;
+            int64_t many = sizes[i] - from < PIECE ? sizes[i] - from : PIECE;
             float part = 0.0f;
-            for (long j = 0; j < many; j++) part += x[j] * x[j];
+            for (int64_t j = 0; j < many; j++) part += x[j] * x[j];
             sum += part;
         }
         norms[i] = (float)sqrt(sum);
@@ -38,20 +38,20 @@ EXPORT void minitx_norms(long n, float *const *tensors, const int64_t *sizes, fl
 }
 
 /* All tensors times a factor. */
-EXPORT void minitx_scale(long n, float *const *tensors, const int64_t *sizes, float factor,
+EXPORT void minitx_scale(int64_t n, float *const *tensors, const int64_t *sizes, float factor,
                          int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int thread = 0; thread < threads; thread++)
-        for (long i = 0; i < n; i++) {
-            long from, to;
+        for (int64_t i = 0; i < n; i++) {
+            int64_t from, to;
             stretch(sizes, n, i, thread, threads, &from, &to);
-            for (long j = from; j < to; j++) tensors[i][j] *= factor;
+            for (int64_t j = from; j < to; j++) tensors[i][j] *= factor;
         }
 }
 
 /* base^n for a whole n >= 0. `pow` of newer C libraries is another than that of older ones, and
    kernels compiled with it would not load there. */
-static double whole_power(double base, long n) {
+static double whole_power(double base, int64_t n) {
     double power = 1.0;
     for (; n; n /= 2, base *= base)
         if (n % 2) power *= base;
@@ -59,24 +59,25 @@ static double whole_power(double base, long n) {
 }
 
 /* AdamW (Loshchilov and Hutter 2019, algorithm 2); counts up steps[i] as well. */
-EXPORT void minitx_adamw(long n, float *const *parameters, float *const *gradients,
+EXPORT void minitx_adamw(int64_t n, float *const *parameters, float *const *gradients,
                          float *const *firsts, float *const *seconds, float *const *steps,
                          const int64_t *sizes, double rate, double beta1, double beta2, double eps,
-                         double decay, int threads) {
-    float keep = (float)(1.0 - rate * decay), new1 = (float)(1.0 - beta1);
+                         const float *decays, int threads) {
+    float new1 = (float)(1.0 - beta1);
     float old2 = (float)beta2, new2 = (float)(1.0 - beta2), small = (float)eps;
-    for (long i = 0; i < n; i++) *steps[i] += 1.0f;
+    for (int64_t i = 0; i < n; i++) *steps[i] += 1.0f;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int thread = 0; thread < threads; thread++)
-        for (long i = 0; i < n; i++) {
-            long from, to;
+        for (int64_t i = 0; i < n; i++) {
+            int64_t from, to;
             stretch(sizes, n, i, thread, threads, &from, &to);
-            float stride = (float)(rate / (1.0 - whole_power(beta1, (long)*steps[i])));
-            float grow = (float)(1.0 / sqrt(1.0 - whole_power(beta2, (long)*steps[i])));
+            float keep = (float)(1.0 - rate * decays[i]);
+            float stride = (float)(rate / (1.0 - whole_power(beta1, (int64_t)*steps[i])));
+            float grow = (float)(1.0 / sqrt(1.0 - whole_power(beta2, (int64_t)*steps[i])));
             float *restrict p = parameters[i], *restrict first = firsts[i];
             float *restrict second = seconds[i];
             const float *restrict g = gradients[i];
-            for (long j = from; j < to; j++) {
+            for (int64_t j = from; j < to; j++) {
                 first[j] += new1 * (g[j] - first[j]);
                 second[j] = old2 * second[j] + new2 * g[j] * g[j];
                 float size = sqrtf(second[j]) * grow + small;

@@ -12,7 +12,7 @@
 #endif
 
 /* Must equal `ABI` in library.py. */
-#define MINITX_ABI 13
+#define MINITX_ABI 14
 
 /* Floats in a vector of this processor. */
 #if defined __AVX512F__

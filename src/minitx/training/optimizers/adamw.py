@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -71,23 +72,26 @@ class AdamW:
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
         """Update every parameter from its `.grad`."""
-        for group in self._groups:
-            gradients = [p.grad for p in group.parameters if p.grad is not None]
-            if len(gradients) < len(group.parameters):
-                raise RuntimeError("AdamW.step needs a gradient for every parameter")
-            if not gradients:
-                continue
-            kernels = self._kernels
-            if kernels is not None and all(gradient.is_contiguous() for gradient in gradients):
-                kernels.adamw(
-                    group.parameters, gradients, group.firsts, group.seconds, group.steps,
-                    rate=learning_rate, betas=self.betas, eps=self.eps,
-                    weight_decay=group.weight_decay,
-                )  # fmt: skip
-                continue
+        groups = [group for group in self._groups if group.parameters]
+        gradients = [[p.grad for p in group.parameters if p.grad is not None] for group in groups]
+        every = list(chain(*gradients))
+        if len(every) < sum(len(group.parameters) for group in groups):
+            raise RuntimeError("AdamW.step needs a gradient for every parameter")
+        kernels = self._kernels
+        if kernels is not None and all(gradient.is_contiguous() for gradient in every):
+            decays = [group.weight_decay for group in groups for _ in group.parameters]
+            kernels.adamw(
+                [p for group in groups for p in group.parameters], every,
+                [first for group in groups for first in group.firsts],
+                [second for group in groups for second in group.seconds],
+                [steps for group in groups for steps in group.steps],
+                rate=learning_rate, betas=self.betas, eps=self.eps, weight_decays=decays,
+            )  # fmt: skip
+            return
+        for group, its_gradients in zip(groups, gradients, strict=True):
             torch._foreach_add_(group.steps, 1.0)
             torch._fused_adamw_(
-                group.parameters, gradients, group.firsts, group.seconds, [], group.steps,
+                group.parameters, its_gradients, group.firsts, group.seconds, [], group.steps,
                 lr=learning_rate, beta1=self.betas[0], beta2=self.betas[1], eps=self.eps,
                 weight_decay=group.weight_decay, amsgrad=False, maximize=False,
             )  # fmt: skip
