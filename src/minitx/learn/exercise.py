@@ -48,7 +48,7 @@ class Exercise:
     Attributes:
         name: of the file, and of the module that a learner imports later.
         page: the idea, its formula, its place in the paper; the first line is the title.
-        solution: the code above the mark, page included.
+        solution: the code above the mark, without the page.
         hints: in words; the solution is the last layer and not among them.
         slips: wrong answers that are known.
     """
@@ -77,15 +77,14 @@ class Exercise:
         return f"{self.name}.py"
 
     @property
-    def answer(self) -> str:
-        """The solution as a learner would have written it: earlier exercises are imported alone."""
+    def code(self) -> str:
+        """The solution as a learner would have written it: earlier exercises are their own."""
         return self.solution.replace(_PACKAGE, "")
 
     @property
-    def code(self) -> str:
-        """The answer without the page."""
-        body = ast.parse(self.answer).body
-        return "\n".join(self.answer.splitlines()[body[0].end_lineno :]).strip() + "\n"
+    def answer(self) -> str:
+        """The learner's file when it is solved."""
+        return f'"""{self.page}\n"""\n\n{self.code}'
 
     @property
     def gaps(self) -> str:
@@ -94,7 +93,6 @@ class Exercise:
         for function in reversed(functions(ast.parse(self.answer))):
             first, last = function.body[0], function.body[-1]
             start = first.end_lineno if ast.get_docstring(function) else first.lineno - 1
-            assert start is not None
             lines[start : last.end_lineno] = [" " * first.col_offset + _GAP]
         return "\n".join(lines) + "\n"
 
@@ -151,5 +149,5 @@ def read_exercise(name: str) -> Exercise:
         Slip((edit,) if isinstance(edit[0], str) else edit, told)
         for told, edit in constants["SLIPS"].items()
     )
-    solution = solution.rstrip() + "\n"
+    solution = "\n".join(solution.splitlines()[tree.body[0].end_lineno :]).strip() + "\n"
     return Exercise(name, page, solution, constants["HINTS"], slips)

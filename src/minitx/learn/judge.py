@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from minitx.errors import BadInputError
-from minitx.files import describe_damage, read_bounded
+from minitx.files import describe_damage, read_bounded, shell_word
 from minitx.learn.exercise import Exercise, unfilled
 
 TIME_LIMIT = 10.0
@@ -90,7 +90,7 @@ class Judge:
         Raises:
             BadInputError: it can't be read.
         """
-        if (early := _before_it_runs(file, self.exercise)) is not None:
+        if (early := early_verdict(file, self.exercise)) is not None:
             return early
         order = json.dumps({"file": str(file.resolve()), "limit": self._limit}) + "\n"
         is_late = False
@@ -123,14 +123,18 @@ class Judge:
         return Verdict(False, what, file=file.name, line=number, printed=printed)
 
 
-def _before_it_runs(file: Path, exercise: Exercise) -> Verdict | None:
-    # What needs no process: it can't be read as Python, or it is as it was laid out.
+def early_verdict(file: Path, exercise: Exercise) -> Verdict | None:
+    """What can be said before the code runs: it is no Python, or not filled in. None if neither.
+
+    Raises:
+        BadInputError: the file can't be read.
+    """
     try:
         code = read_bounded(file).decode("utf-8")
     except UnicodeDecodeError:
         return Verdict(False, "It is not UTF-8 text. Save it as UTF-8.", file=file.name)
     except (OSError, ValueError) as error:
-        fix = "Lay it out again: minitx learn start, with this directory"
+        fix = f"To lay it out again: minitx learn start {shell_word(file.parent)}"
         raise BadInputError(f"{file} can't be read ({describe_damage(error)})", fix) from None
     try:
         ast.parse(code)

@@ -91,12 +91,13 @@ SLIPS = {
 }  # fmt: skip
 
 
-def small_config(d_model: int, n_heads: int, **sizes: int) -> ModelConfig:
+def small_config(
+    d_model: int, n_heads: int, d_ff: int = 12, vocab_size: int = 11, n_layers: int = 1
+) -> ModelConfig:
     """A shape for minitx's own layers, as the exercises build them."""
-    given = {"vocab_size": 11, "n_layers": 1, "d_ff": 12, **sizes}
     return ModelConfig(
-        context_length=32, n_heads=n_heads, n_kv_heads=n_heads, d_model=d_model,
-        head_dim=d_model // n_heads, **given,
+        vocab_size=vocab_size, context_length=32, n_layers=n_layers, n_heads=n_heads,
+        n_kv_heads=n_heads, d_model=d_model, d_ff=d_ff, head_dim=d_model // n_heads,
     )  # fmt: skip
 
 

@@ -75,7 +75,7 @@ def _strongest(weights: Tensor) -> Tensor:
 def _at_distance(weights: Tensor, distance: int) -> float:
     rows = weights.tolist()
     at = [row[i - distance] for i, row in enumerate(rows) if i >= distance]
-    return sum(at) / len(at)
+    return float(sum(at) / len(at))
 
 
 def _entropies(weights: Tensor) -> Tensor:

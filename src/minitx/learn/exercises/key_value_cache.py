@@ -93,7 +93,7 @@ SLIPS = {
 def _pieces(code: Code, sizes: list[int]) -> object:
     cache: dict[str, Tensor] = {}
     inputs = [normal(2, sum(sizes), 4, seed=seed) for seed in range(3)]
-    parts = zip(*(x.split(sizes, dim=1) for x in inputs), strict=True)
+    parts = zip(*(torch.split(x, sizes, dim=1) for x in inputs), strict=True)
     mixed = [code.attend(*part, cache) for part in parts]
     return {"outputs": mixed, "kept": cache}
 

@@ -58,8 +58,8 @@ SLIPS = {
 
 
 def _scores(queries: Tensor, keys: Tensor) -> Tensor:
-    products = torch.einsum("...tw,...sw->...ts", queries.double(), keys.double())
-    return (products * queries.size(-1) ** -0.5).to(queries.dtype)
+    products: Tensor = torch.einsum("...tw,...sw->...ts", queries.double(), keys.double())
+    return products.mul(queries.size(-1) ** -0.5).to(queries.dtype)
 
 
 REFERENCE = Code(scaled_scores=_scores)

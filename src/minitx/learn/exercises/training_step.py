@@ -63,16 +63,11 @@ SLIPS = {
     "The old gradients are never set to zero: each step goes where all steps before pointed, too.": (
         "optimizer.zero_grad()", "pass"
     ),
-    "The gradients are not clipped.": ("clip_gradients(model.parameters(), max_norm)\n", "pass\n"),
-    "The gradients are clipped after the step, when it is too late.": (
-        "clip_gradients(model.parameters(), max_norm)\n    optimizer.step()",
-        "optimizer.step()\n    clip_gradients(model.parameters(), max_norm)",
+    "The gradients are not clipped when the step is taken: clip between backward and step.": (
+        "    clip_gradients(model.parameters(), max_norm)\n", ""
     ),
-    "The step is taken before the gradients are there: backward comes first.": (
-        ("    loss.backward()  # type: ignore[no-untyped-call]\n", ""),
-        ("optimizer.step()", "optimizer.step()\n    loss.backward()"),
-    ),
-    "The optimizer takes no step: nothing is learned.": ("optimizer.step()", "pass"),
+    "No step is taken, or none that has gradients (backward comes before it, and zero_grad not "
+    "between them): nothing is learned.": ("optimizer.step()", "pass"),
     "Small gradients are scaled up, too: clipping only ever makes them smaller.": (
         "if norm > max_norm:", "if norm > 0:"
     ),

@@ -88,8 +88,7 @@ class _Ours(transformer.Transformer):
     def __init__(
         self, vocab_size: int, d_model: int, n_heads: int, d_ff: int, n_layers: int
     ) -> None:
-        sizes = {"vocab_size": vocab_size, "d_ff": d_ff, "n_layers": n_layers}
-        super().__init__(small_config(d_model, n_heads, **sizes))
+        super().__init__(small_config(d_model, n_heads, d_ff, vocab_size, n_layers))
 
 
 REFERENCE = Code(Model=_Ours)
