@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minitx.learn.trial import Trial, as_data, is_number, same
+from minitx.learn.trial import Trial, as_data, is_number, kind_of, same
 
 
 def difference(got: Any, wanted: Any) -> str:
@@ -85,7 +85,7 @@ def _of_tensors(got: Tensor, wanted: Tensor) -> str:
         else:
             about = ""
         return f"Its shape is {tuple(got.shape)}, and should be {tuple(wanted.shape)}.{about}"
-    if got.dtype.is_floating_point != wanted.dtype.is_floating_point:
+    if kind_of(got) != kind_of(wanted):
         return f"Its dtype is {_dtype(got)}, and should be {_dtype(wanted)}."
     one, other = got.double(), wanted.double()
     if (bad := _bad_number(one, other)) is not None:
@@ -115,7 +115,7 @@ def _bad_number(got: Tensor, wanted: Tensor) -> str | None:
 def _pattern(got: Tensor, wanted: Tensor) -> str:
     # What all numbers have in common, if they do: a factor, an offset, an order.
     finite = torch.isfinite(got) & torch.isfinite(wanted)
-    if int(finite.sum()) > 1 and bool((finite == torch.isfinite(wanted)).all()):
+    if int(finite.sum()) > 1 and bool((got[~finite] == wanted[~finite]).all()):
         one, other = got[finite], wanted[finite]
         factor = float((one * other).sum() / (other * other).sum().clamp(min=1e-30))
         if factor and torch.allclose(one, factor * other, rtol=1e-4, atol=1e-5):

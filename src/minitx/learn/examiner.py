@@ -6,9 +6,11 @@ before the learner's code is loaded, so that nothing that the code does changes 
 
 from __future__ import annotations
 
+import ast
 import faulthandler
 import importlib
 import importlib.util
+import itertools
 import json
 import os
 import sys
@@ -61,47 +63,60 @@ def examine(exercise: Exercise, trials: Trials, wanted: list[Any], file: Path) -
         missing = [name for name in _names(exercise) if not hasattr(answer, name)]
         if missing:
             return _wrong(f"There is no `{missing[0]}` in it any more.")
-        if (changed := _changed_torch()) is not None:
-            return _wrong(changed)
         for trial in trials(answer):
             got.append(result_of(trial))
-    except ChangedInputError as error:
-        return _wrong(f"`{error}` writes into what it is given. Make a new list or tensor instead.")
     except BaseException as error:  # SystemExit and KeyboardInterrupt are the learner's, too
+        # What came out before may say more than the exception that it led to.
+        if got and (verdict := _compared(exercise, trials, answer, got, wanted)):
+            return verdict
+        if isinstance(error, ChangedInputError):
+            what = f"`{error}` writes into what it is given. Make a new list or tensor instead."
+            return _wrong(what)
         return _raised(error, file, trial)
-    if (changed := _changed_torch()) is not None:
-        return _wrong(changed)
-    return _compared(exercise, trials, answer, got, wanted)
+    if verdict := _compared(exercise, trials, answer, got, wanted):
+        return verdict
+    return _left_behind(trials, answer, got) or {"passed": True}
 
 
 def _compared(
     exercise: Exercise, trials: Trials, answer: Any, got: list[Any], wanted: list[Any]
-) -> dict[str, Any]:
-    calls = list(trials(answer))
-    for trial, one, other in zip(calls, got, wanted, strict=True):
+) -> dict[str, Any] | None:
+    """What the first wrong result says; None if those that there are, are right."""
+    for i, (one, other) in enumerate(zip(got, wanted, strict=False)):
         if not (what := difference(one, other)):
             continue
+        trial = next(itertools.islice(trials(answer), i, None))
         if slips := slips_that_explain(exercise, trials, got):
-            return _wrong(" ".join(slip.told for slip in slips), f"{trial.about}: {what}", True)
+            told = " ".join(slip.told for slip in slips)
+            return {**_wrong(told, f"{trial.about}: {what}"), "named": True}
         try:
             early = seen_too_early(trial)
         except Exception:
             early = ""
         return _wrong(early or what, f"{trial.about}: {what}" if early else trial.about)
+    return None
+
+
+def _left_behind(trials: Trials, answer: Any, got: list[Any]) -> dict[str, Any] | None:
+    """What a right answer changed beside its results; None if nothing."""
+    if torch.get_default_dtype() != torch.float32:
+        return _wrong("It changes torch's default dtype, for everybody. Give a dtype where needed.")
+    if not torch.is_grad_enabled():
+        return _wrong("It switches gradients off, for everybody. Use `with torch.no_grad():`.")
     try:
         again = [result_of(trial) for trial in trials(answer)]
     except Exception:
         again = []
-    if not same(again, got):
-        return _wrong(
-            "It gives something else when it is called again. Does it keep something in a global "
-            "variable, or draw random numbers?"
-        )
-    return {"passed": True}
+    if same(again, got):
+        return None
+    return _wrong(
+        "It gives something else when it is called again. Does it keep something in a global "
+        "variable, or draw random numbers?"
+    )
 
 
-def _wrong(what: str, where: str = "", named: bool = False) -> dict[str, Any]:
-    return {"passed": False, "what": what, "where": where, "named": named}
+def _wrong(what: str, where: str = "") -> dict[str, Any]:
+    return {"passed": False, "what": what, "where": where}
 
 
 def _raised(error: BaseException, file: Path, trial: Trial | None) -> dict[str, Any]:
@@ -144,21 +159,11 @@ def _load(file: Path) -> Any:
 
 
 def _names(exercise: Exercise) -> list[str]:
-    import ast
-
     tree = ast.parse(exercise.solution)
     classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
     methods = {node.name for node in tree.body for node in getattr(node, "body", ())
                if isinstance(node, ast.FunctionDef)}  # fmt: skip
     return classes + [f.name for f in functions(tree) if f.name not in methods]
-
-
-def _changed_torch() -> str | None:
-    if torch.get_default_dtype() != torch.float32:
-        return "It changes torch's default dtype, for everybody. Give a dtype where you need one."
-    if not torch.is_grad_enabled():
-        return "It switches gradients off, for everybody. Use `with torch.no_grad():`."
-    return None
 
 
 def _bound_memory() -> None:

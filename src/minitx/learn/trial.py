@@ -80,8 +80,7 @@ def same(one: Any, other: Any) -> bool:
         first, second = torch.as_tensor(one), torch.as_tensor(other)
         if first.shape != second.shape:
             return False
-        kinds = (first.dtype.is_floating_point, second.dtype.is_floating_point)
-        if isinstance(one, Tensor) and isinstance(other, Tensor) and kinds[0] != kinds[1]:
+        if isinstance(one, Tensor) and isinstance(other, Tensor) and kind_of(one) != kind_of(other):
             return False
         return bool(
             torch.isclose(
@@ -97,6 +96,13 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, (nn.Module, torch.optim.Optimizer)):
         return True
     return bool(one == other)
+
+
+def kind_of(tensor: Tensor) -> str:
+    """Which of three kinds of numbers are in a tensor, whatever their precision."""
+    if tensor.dtype == torch.bool:
+        return "bool"
+    return "float" if tensor.is_floating_point() else "int"
 
 
 def is_number(value: Any) -> bool:

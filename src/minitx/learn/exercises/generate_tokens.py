@@ -10,7 +10,7 @@ the model's context, it reads the last `context` tokens.
 `choose` turns logits `(B, vocab_size)` into ids `(B,)`: greedily, or with your filters and a draw.
 
 Paper: Radford et al. 2019 (GPT-2), section 2; Graves 2013, section 4 (writing by sampling).
-In minitx: generation/generate_text.py: generate_text
+In minitx: generation/generate_text.py: generate
 """
 
 from __future__ import annotations

@@ -51,6 +51,9 @@ HINTS = (
 SLIPS = {
     "Nothing is shifted: each position is asked for its own token, which it has seen. Logits of "
     "position t belong to token t + 1.": (("logits[:, :-1]", "logits"), ("ids[:, 1:]", "ids")),
+    "The targets are the inputs: position t is asked for token t, which it has seen.": (
+        "ids[:, 1:]", "ids[:, :-1]"
+    ),
     "The loss looks one token too far: logits of position t are compared with token t + 2.": (
         ("logits[:, :-1]", "logits[:, :-2]"), ("ids[:, 1:]", "ids[:, 2:]")
     ),
