@@ -195,25 +195,12 @@ def attention(queries, keys, values):
     "several_heads": (
         """
 import torch
-from torch import nn
-from one_head import attention
 
 def split_heads(x, n_heads):
     return torch.stack(torch.chunk(x, n_heads, dim=2), dim=1)
 
 def merge_heads(x):
     return torch.cat([x[:, h] for h in range(x.shape[1])], dim=2)
-
-class MultiHeadAttention(nn.Module):
-    def __init__(self, d_model, n_heads):
-        super().__init__()
-        self.n_heads = n_heads
-        self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
-        self.output = nn.Linear(d_model, d_model, bias=False)
-
-    def forward(self, x):
-        q, k, v = (split_heads(y, self.n_heads) for y in torch.chunk(self.qkv(x), 3, -1))
-        return self.output(merge_heads(attention(q, k, v)))
 """,
         {
             (
@@ -224,13 +211,14 @@ class MultiHeadAttention(nn.Module):
                 "torch.stack(torch.chunk(x, n_heads, dim=2), dim=1)",
                 "torch.stack([x[..., h::n_heads] for h in range(n_heads)], dim=1)",
             ): "interleaved",
-            ("attention(q, k, v)", "attention(q, v, k)"): "Keys and values are swapped",
             (
-                "self.output(merge_heads(attention(q, k, v)))",
-                "merge_heads(attention(q, k, v))",
-            ): "output matrix is missing",
-            ("return self.output(", "return x + self.output("): "adds x",
-            ("q, k, v =", "k, q, v ="): "Queries and keys are swapped",
+                "torch.cat([x[:, h] for h in range(x.shape[1])], dim=2)",
+                "x.reshape(x.shape[0], x.shape[2], -1)",
+            ): "merged without transposing back",
+            (
+                "torch.cat([x[:, h] for h in range(x.shape[1])], dim=2)",
+                "torch.stack([x[:, h] for h in range(x.shape[1])], dim=3).flatten(2)",
+            ): "merged heads are interleaved",
         },
     ),
     "rotary_positions": (
@@ -261,7 +249,6 @@ def rotate(x, angles):
                 "half = x.shape[-1] // 2\n",
                 "half = x.shape[-1] // 2\n    angles = torch.pi / 2 - angles\n",
             ): "Sine and cosine",
-            ("speeds)\n", "speeds.flip(0))\n"): "reverse order",
             ("speeds)\n", "torch.cat((speeds, speeds)))\n"): "stand twice",
         },
     ),

@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -34,7 +35,7 @@ def judged(solved, monkeypatch):
     from minitx.learn import examiner
 
     monkeypatch.syspath_prepend(str(solved))
-    cwd = os.getcwd()
+    cwd = Path.cwd()
 
     def judge(name, code):
         monkeypatch.setattr(sys, "dont_write_bytecode", True)

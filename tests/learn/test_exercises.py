@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+from planted_answers import PLANTED
 
 from minitx.learn.course import EXERCISES
 from minitx.learn.exercise import functions, read_exercise, unfilled
-from planted_answers import PLANTED
 
 SOURCE = Path(importlib.import_module("minitx").__file__).parent
 WRONG = [

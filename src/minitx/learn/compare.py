@@ -1,4 +1,4 @@
-"""What differs between an answer and what was wanted, in words: kind, shape, factor, first place."""
+"""What differs between an answer and what was wanted, in words: kind, shape, factor, place."""
 
 from __future__ import annotations
 

@@ -145,9 +145,21 @@ def read_exercise(name: str) -> Exercise:
         for target in node.targets
         if isinstance(target, ast.Name) and target.id in ("HINTS", "SLIPS")
     }
-    slips = tuple(
-        Slip((edit,) if isinstance(edit[0], str) else edit, told)
-        for told, edit in constants["SLIPS"].items()
-    )
     solution = "\n".join(solution.splitlines()[tree.body[0].end_lineno :]).strip() + "\n"
-    return Exercise(name, page, solution, constants["HINTS"], slips)
+    return Exercise(name, page, solution, constants["HINTS"], _slips(constants["SLIPS"]))
+
+
+def _slips(text: str) -> tuple[Slip, ...]:
+    # What is told stands at the margin, and below it, indented, its edits: old -> new.
+    slips: list[Slip] = []
+    told: list[str] = []
+    for line in text.strip().replace("\n    -> ", " -> ").splitlines():
+        if not line.startswith("    "):
+            told.append(line)
+            continue
+        old, _, new = line.strip().replace("\\n", "\n").partition(" ->")
+        if told:
+            slips.append(Slip((), " ".join(told)))
+            told = []
+        slips[-1] = Slip((*slips[-1].edits, (old, new[1:])), slips[-1].told)
+    return tuple(slips)

@@ -1,14 +1,16 @@
 """The attention layer of a modern model
 
 Your heads, with what has been added since 2017: queries and keys are normalized in each head, so
-that scores can't grow without bound, and turned by their positions. Values are left alone.
+that scores can't grow without bound, and turned by their positions. Values are left alone. One
+matrix makes all three, queries, keys, values in this order, D columns each; an output matrix mixes
+the heads.
 
     Q, K, V = split(qkv(x))
     Q = rotate(query_norm(Q)),   K = rotate(key_norm(K))        norm first, then the rotation
     output( merge( attention(Q, K, V) ) )
 
-The norms work on the width of one head, W = D / H. The angles come in from outside: all layers share
-them.
+The norms work on the width of one head, W = D / H. The angles come in from outside: all layers
+share them.
 
 Paper: Vaswani et al. 2017, section 3.2; Henry et al. 2020 (query-key norm); Su et al. 2021.
 In minitx: model/transformer.py: Attention
@@ -56,39 +58,33 @@ from minitx.learn.trial import Calls, Code, Trial
 from minitx.model import transformer
 
 HINTS = (
-    "Begin as in your MultiHeadAttention. Norm and rotation come after split_heads, when the last "
-    "axis is the width of a head.",
+    "self.qkv(x).chunk(3, dim=-1) gives the three parts. Split each into heads; norm and rotation "
+    "come then, when the last axis is the width of a head.",
     "queries = rotate(self.query_norm(queries), angles), the same for keys with self.key_norm; "
     "values go to attention as they are.",
 )
-SLIPS = {
-    "The values are rotated, too: they are what is said, wherever it was said.": (
-        "attention(queries, keys, values)", "attention(queries, keys, rotate(values, angles))"
-    ),
-    "Nothing is rotated: the layer can't tell positions apart.": (
-        ("rotate(self.query_norm(queries), angles)", "self.query_norm(queries)"),
-        ("rotate(self.key_norm(keys), angles)", "self.key_norm(keys)"),
-    ),
-    "Only the queries are rotated: what counts is the difference to a key that is rotated, too.": (
-        "rotate(self.key_norm(keys), angles)", "self.key_norm(keys)"
-    ),
-    "The norms are missing: queries and keys are normalized before they are rotated.": (
-        ("rotate(self.query_norm(queries), angles)", "rotate(queries, angles)"),
-        ("rotate(self.key_norm(keys), angles)", "rotate(keys, angles)"),
-    ),
-    "It rotates first and normalizes then: the gain would stretch turned points. Norm first.": (
-        ("rotate(self.query_norm(queries), angles)", "self.query_norm(rotate(queries, angles))"),
-        ("rotate(self.key_norm(keys), angles)", "self.key_norm(rotate(keys, angles))"),
-    ),
-    "The norms of queries and keys are swapped: each has gains of its own.": (
-        ("self.query_norm(queries)", "self.key_norm(queries)"),
-        ("self.key_norm(keys)", "self.query_norm(keys)"),
-    ),
-    "The output matrix is missing.": ("self.output(merge_heads", "(merge_heads"),
-    "Keys and values are swapped: the matrix gives queries, keys, values, in this order.": (
-        "queries, keys, values = (", "queries, values, keys = ("
-    ),
-}  # fmt: skip
+SLIPS = """
+The values are rotated, too: they are what is said, wherever it was said.
+    attention(queries, keys, values) -> attention(queries, keys, rotate(values, angles))
+Nothing is rotated: the layer can't tell positions apart.
+    rotate(self.query_norm(queries), angles) -> self.query_norm(queries)
+    rotate(self.key_norm(keys), angles) -> self.key_norm(keys)
+Only the queries are rotated: what counts is the difference to a key that is rotated, too.
+    rotate(self.key_norm(keys), angles) -> self.key_norm(keys)
+The norms are missing: queries and keys are normalized before they are rotated.
+    rotate(self.query_norm(queries), angles) -> rotate(queries, angles)
+    rotate(self.key_norm(keys), angles) -> rotate(keys, angles)
+It rotates first and normalizes then: the gain would stretch turned points. Norm first.
+    rotate(self.query_norm(queries), angles) -> self.query_norm(rotate(queries, angles))
+    rotate(self.key_norm(keys), angles) -> self.key_norm(rotate(keys, angles))
+The norms of queries and keys are swapped: each has gains of its own.
+    self.query_norm(queries) -> self.key_norm(queries)
+    self.key_norm(keys) -> self.query_norm(keys)
+The output matrix is missing: the heads' results stand side by side unmixed.
+    self.output(merge_heads -> (merge_heads
+Keys and values are swapped: the matrix gives queries, keys, values, in this order.
+    queries, keys, values = ( -> queries, values, keys = (
+"""
 
 
 def small_config(

@@ -44,28 +44,30 @@ from minitx.learn.seeded import normal
 from minitx.learn.trial import Calls, Code, Trial
 
 HINTS = (
-    "argmax along the last axis. weights.diagonal(-d) are the weights d before the query: a diagonal "
-    "below the main one.",
+    "argmax along the last axis. weights.diagonal(-d) are the weights d before the query: a "
+    "diagonal below the main one.",
     "For the entropy, put 0 where the weight is 0 before you multiply: 0 * -inf is NaN.",
 )
-SLIPS = {
-    "It reads columns: who looks most at each token. Rows are what a position looks at.": (
-        "argmax(dim=-1)", "argmax(dim=-2)"
-    ),
-    "It gives the largest weight: its position is wanted.": ("weights.argmax(dim=-1)", "weights.amax(dim=-1)"),
-    "It looks at the token that it looks at least.": ("weights.argmax(", "weights.argmin("),
-    "It takes the diagonal above: those are later positions, whose weight is 0.": (
-        "diagonal(-distance)", "diagonal(distance)"
-    ),
-    "It divides by all positions: the first `distance` of them have nothing that far back.": (
-        ".mean().item()", ".sum().item() / len(weights)"
-    ),
-    "The distance is one too small.": ("diagonal(-distance)", "diagonal(1 - distance)"),
-    "The entropy's minus is missing: it is at least 0.": ("return -(weights", "return (weights"),
-    "The entropy is in bits: nats are wanted, the natural logarithm.": ("weights.log()", "weights.log2()"),
-    "A weight of 0 gives NaN, 0 * -inf: it adds 0.": (".masked_fill(weights == 0, 0.0)", ""),
-    "The entropy is that of columns: rows sum to 1.": (".sum(dim=-1)", ".sum(dim=-2)"),
-}  # fmt: skip
+SLIPS = """
+It reads columns: who looks most at each token. Rows are what a position looks at.
+    argmax(dim=-1) -> argmax(dim=-2)
+It gives the largest weight: its position is wanted.
+    weights.argmax(dim=-1) -> weights.amax(dim=-1)
+It looks at the token that it looks at least.
+    weights.argmax( -> weights.argmin(
+It takes the diagonal above: those are later positions, whose weight is 0.
+    diagonal(-distance) -> diagonal(distance)
+It divides by all positions: the first `distance` of them have nothing that far back.
+    .mean().item() -> .sum().item() / len(weights)
+The entropy's minus is missing: it is at least 0.
+    return -(weights -> return (weights
+The entropy is in bits: nats are wanted, the natural logarithm.
+    weights.log() -> weights.log2()
+A weight of 0 gives NaN, 0 * -inf: it adds 0.
+    .masked_fill(weights == 0, 0.0) ->
+The entropy is that of columns: rows sum to 1.
+    .sum(dim=-1) -> .sum(dim=-2)
+"""
 
 
 def _strongest(weights: Tensor) -> Tensor:

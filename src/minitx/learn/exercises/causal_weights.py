@@ -1,13 +1,13 @@
 """Attention 2: the mask and the softmax
 
-In training, a model foretells the next token at every position of a text at once. That works only if
-no position sees what comes after it. So scores of later positions become -inf before the softmax:
-e^-inf is exactly 0, and the other weights still sum to 1.
+In training, a model foretells the next token at every position of a text at once. That works only
+if no position sees what comes after it. So scores of later positions become -inf before the
+softmax: e^-inf is exactly 0, and the other weights still sum to 1.
 
     weights[i, j] = e^scores[i, j] / sum over visible j of e^scores[i, j]
 
-Each row is one position that looks; its weights sum to 1. While generating, the queries are only the
-last T of S positions, and the mask is the bottom rows of the square:
+Each row is one position that looks; its weights sum to 1. While generating, the queries are only
+the last T of S positions, and the mask is the bottom rows of the square:
 
     causal_mask(2, 4)   1 1 1 0
                         1 1 1 1
@@ -41,37 +41,31 @@ from minitx.learn.seeded import normal
 from minitx.learn.trial import Calls, Code, Trial
 
 HINTS = (
-    "torch.ones(T, S).tril(k) keeps what lies on or below a diagonal; k moves it to the right. With "
-    "as many queries as keys k is 0. With more keys, the first query may see more than one.",
+    "torch.ones(T, S).tril(k) keeps what lies on or below a diagonal; k moves it to the right. "
+    "With as many queries as keys k is 0. With more keys, the first query may see more than one.",
     "k is keys - queries. scores.masked_fill(~mask, -math.inf) hides, .softmax(dim=-1) follows: "
     "each row sums to 1 over the keys.",
 )
-SLIPS = {
-    "The mask is shifted by one: position i sees position i + 1, which is what it should foretell.": (
-        ".tril(keys - queries)", ".tril(keys - queries + 1)"
-    ),
-    "The mask is shifted by one, so that no position sees itself: the first has nothing to look at.": (
-        ".tril(keys - queries)", ".tril(keys - queries - 1)"
-    ),
-    "The mask is transposed: it shows the future and hides the past.": (
-        ".tril(keys - queries)", ".triu(keys - queries)"
-    ),
-    "The mask is that of the first positions: with more keys than queries, the queries are the "
-    "last ones.": (".tril(keys - queries)", ".tril()"),
-    "The mask is turned around: True is where a query may look, and -inf belongs where it may not.": (
-        "~mask", "mask"
-    ),
-    "The softmax is over the wrong axis: each row, the one that looks, sums to 1, over the keys.": (
-        "softmax(dim=-1)", "softmax(dim=-2)"
-    ),
-    "The mask comes after the softmax, so rows sum to less than 1, and hidden scores have had their "
-    "say in the sum: put -inf in before.": (
-        "masked = scores.masked_fill(~mask, -math.inf)\n    return masked.softmax(dim=-1)",
-        "return scores.softmax(dim=-1) * mask",
-    ),
-    "Hidden scores become 0, and e^0 is 1: they need -inf.": ("-math.inf", "0.0"),
-    "The mask is not used.": ("scores.masked_fill(~mask, -math.inf)", "scores"),
-}  # fmt: skip
+SLIPS = r"""
+The mask is shifted by one: position i sees position i + 1, which is what it should foretell.
+    .tril(keys - queries) -> .tril(keys - queries + 1)
+The mask is shifted by one, so that no position sees itself: the first has nothing to look at.
+    .tril(keys - queries) -> .tril(keys - queries - 1)
+The mask is transposed: it shows the future and hides the past.
+    .tril(keys - queries) -> .triu(keys - queries)
+The mask is that of the first positions: with more keys than queries, the queries are the last ones.
+    .tril(keys - queries) -> .tril()
+The softmax is over the wrong axis: each row, the one that looks, sums to 1, over the keys.
+    softmax(dim=-1) -> softmax(dim=-2)
+The mask comes after the softmax, so rows sum to less than 1, and hidden scores have had their say
+in the sum: put -inf in before.
+    masked = scores.masked_fill(~mask, -math.inf)\n    return masked.softmax(dim=-1)
+    -> return scores.softmax(dim=-1) * mask
+Hidden scores become 0, and e^0 is 1: they need -inf.
+    -math.inf -> 0.0
+The mask is not used.
+    scores.masked_fill(~mask, -math.inf) -> scores
+"""
 
 
 def _mask(queries: int, keys: int) -> Tensor:

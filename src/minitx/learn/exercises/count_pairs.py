@@ -1,8 +1,8 @@
 """Byte-level BPE by hand: count pairs, merge one
 
 A model reads numbers. Text is bytes first: 256 ids, and every text can be written in them. But they
-are many, and attention pays for the square of their number. Byte-pair encoding shortens a text: take
-the pair of neighbours that occurs most often, and write a new id wherever it stands.
+are many, and attention pays for the square of their number. Byte-pair encoding shortens a text:
+take the pair of neighbours that occurs most often, and write a new id wherever it stands.
 
     ids     97 98 97 98 97        "ababa"
     pairs   (97, 98): 2, (98, 97): 2
@@ -51,27 +51,22 @@ HINTS = (
     "For merge, walk with an index: where ids[i] and ids[i + 1] are the pair, write new_id and go "
     "on two places, else write ids[i] and go on one. Mind the last id, which has no neighbour.",
 )
-SLIPS = {
-    "Pairs are taken two by two, so every second one is missing: they overlap, and each id but the "
-    "last begins one.": ("zip(ids, ids[1:],", "zip(ids[::2], ids[1::2],"),
-    "The order within a pair is lost: (a, b) and (b, a) are two pairs.": (
-        "for pair in zip(ids, ids[1:], strict=False):",
-        "for pair in map(tuple, map(sorted, zip(ids, ids[1:], strict=False))):",
-    ),
-    "The last pair is not counted: the range ends one too early.": ("ids[1:],", "ids[1:-1],"),
-    "The last id and the first are counted as a pair: a text is no ring.": (
-        "ids[1:],", "ids[1:] + ids[:1],"
-    ),
-    "After a merge the second half of the pair is read again: go on two places, not one.": (
-        "i += 2", "i += 1"
-    ),
-    "The last id is lost when no pair ends there: go on to the end.": (
-        "while i < len(ids):", "while i < len(ids) - 1:"
-    ),
-    "It merges the pair in either order: (b, a) is another pair.": (
-        "tuple(ids[i : i + 2]) == pair", "sorted(ids[i : i + 2]) == sorted(pair)"
-    ),
-}  # fmt: skip
+SLIPS = """
+Pairs are taken two by two, so every second one is missing: they overlap, and each id but the last
+begins one.
+    zip(ids, ids[1:], -> zip(ids[::2], ids[1::2],
+The order within a pair is lost: (a, b) and (b, a) are two pairs.
+    for pair in zip(ids, ids[1:], strict=False):
+    -> for pair in map(tuple, map(sorted, zip(ids, ids[1:], strict=False))):
+The last pair is not counted: the range ends one too early.
+    ids[1:], -> ids[1:-1],
+After a merge the second half of the pair is read again: go on two places, not one.
+    i += 2 -> i += 1
+The last id is lost when no pair ends there: go on to the end.
+    while i < len(ids): -> while i < len(ids) - 1:
+It merges the pair in either order: (b, a) is another pair.
+    tuple(ids[i : i + 2]) == pair -> sorted(ids[i : i + 2]) == sorted(pair)
+"""
 
 
 def _counted(ids: list[int]) -> dict[tuple[int, int], int]:

@@ -1,8 +1,8 @@
 """From ids to vectors: the embedding
 
 An id is a name, not a quantity: 7 is not more than 6. So each id gets a vector of its own, a row of
-a table that training fills in. To look up a row is to multiply by a one-hot vector, which is 1 at the
-id and 0 elsewhere:
+a table that training fills in. To look up a row is to multiply by a one-hot vector, which is 1 at
+the id and 0 elsewhere:
 
     one_hot(id) @ table == table[id]
 
@@ -43,26 +43,21 @@ HINTS = (
     "torch.arange(vocab_size) broadcasts to one row of True and False for each id.",
     "== gives booleans; .float() makes 1.0 and 0.0 of them.",
 )
-SLIPS = {
-    "The rows are one id off: ids begin at 0, as the table's rows do.": ("table[ids]", "table[ids - 1]"),
-    "The vectors are multiplied by the root of the width. Vaswani et al. 2017 do that, in section "
-    "3.4; GPT and its successors don't.": ("table[ids]", "table[ids] * table.size(-1) ** 0.5"),
-    "The vectors are normalized: the row goes into the stream as it is.": (
-        "table[ids]", "torch.nn.functional.normalize(table[ids], dim=-1)"
-    ),
-    "It takes columns of the table: the ids are its rows.": ("table[ids]", "table.T[ids]"),
-    "It is made of True and False: float32 is what can be multiplied by a table.": (
-        "(ids[..., None] == torch.arange(vocab_size)).float()",
-        "ids[..., None] == torch.arange(vocab_size)",
-    ),
-    "The 1 stands one place too far: ids begin at 0.": (
-        "torch.arange(vocab_size)", "torch.arange(1, vocab_size + 1)"
-    ),
-    "The vocabulary stands in front of the positions: it is the last axis.": (
-        "(ids[..., None] == torch.arange(vocab_size)).float()",
-        "(ids[..., None] == torch.arange(vocab_size)).float().movedim(-1, 0)",
-    ),
-}  # fmt: skip
+SLIPS = """
+The rows are one id off: ids begin at 0, as the table's rows do.
+    table[ids] -> table[ids - 1]
+The vectors are multiplied by the root of the width. Vaswani et al. 2017 do that, in section 3.4;
+GPT and its successors don't.
+    table[ids] -> table[ids] * table.size(-1) ** 0.5
+It takes columns of the table: the ids are its rows.
+    table[ids] -> table.T[ids]
+It is made of True and False: float32 is what can be multiplied by a table.
+    (ids[..., None] == torch.arange(vocab_size)).float()
+    -> ids[..., None] == torch.arange(vocab_size)
+The vocabulary stands in front of the positions: it is the last axis.
+    (ids[..., None] == torch.arange(vocab_size)).float()
+    -> (ids[..., None] == torch.arange(vocab_size)).float().movedim(-1, 0)
+"""
 REFERENCE = Code(
     one_hot=lambda ids, vocab_size: F.one_hot(ids, vocab_size).float(),
     embed=lambda ids, table: F.embedding(ids, table),

@@ -1,9 +1,9 @@
 """Encode a text, and decode it again
 
 To encode: the text's bytes, then every merge in the order in which it was learned. The order is the
-tokenizer: a later pair is made of ids that earlier merges write. To decode: put the bytes of all ids
-one behind the other, and read the whole as UTF-8. An id below 256 is one byte; 256 + i is what its
-pair spells, part by part.
+tokenizer: a later pair is made of ids that earlier merges write. To decode: put the bytes of all
+ids one behind the other, and read the whole as UTF-8. An id below 256 is one byte; 256 + i is what
+its pair spells, part by part.
 
     decode(encode(text)) == text       for every text there is
 
@@ -49,32 +49,23 @@ HINTS = (
     "The entry of a merge is pieces[first] + pieces[second], and both are there by then. Join the "
     'pieces of all ids, and only then .decode("utf-8", errors="replace").',
 )
-SLIPS = {
-    "The merges are applied in the wrong order, last first: a later pair is made of ids that "
-    "earlier merges write, so nothing is left for it to find.": (
-        "in enumerate(merges):", "in reversed(list(enumerate(merges))):"
-    ),
-    "The ids of merges begin at 0, where the bytes are: pair i has the id 256 + i.": (
-        "merge(ids, pair, 256 + i)", "merge(ids, pair, i)"
-    ),
-    "It encodes characters, not bytes: the ids of a text begin as its UTF-8 bytes.": (
-        'list(text.encode("utf-8"))', "[ord(c) for c in text]"
-    ),
-    "Each id is read as UTF-8 by itself, which breaks characters whose bytes lie in two ids: join "
-    "the bytes first.": (
-        'b"".join(pieces[i] for i in ids).decode("utf-8", errors="replace")',
-        '"".join(pieces[i].decode("utf-8", errors="replace") for i in ids)',
-    ),
-    "The two parts of a pair are put together in the wrong order.": (
-        "pieces[first] + pieces[second]", "pieces[second] + pieces[first]"
-    ),
-    "Bytes that are no UTF-8 vanish: half a character becomes �, with errors=\"replace\".": (
-        'errors="replace"', 'errors="ignore"'
-    ),
-    "Bytes are read as Latin-1: every byte becomes a character of its own.": (
-        '.decode("utf-8", errors="replace")', '.decode("latin-1")'
-    ),
-}  # fmt: skip
+SLIPS = """
+The merges are applied in the wrong order, last first: a later pair is made of ids that earlier
+merges write, so nothing is left for it to find.
+    in enumerate(merges): -> in reversed(list(enumerate(merges))):
+The ids of merges begin at 0, where the bytes are: pair i has the id 256 + i.
+    merge(ids, pair, 256 + i) -> merge(ids, pair, i)
+It encodes characters, not bytes: the ids of a text begin as its UTF-8 bytes.
+    list(text.encode("utf-8")) -> [ord(c) for c in text]
+Each id is read as UTF-8 by itself, which breaks characters whose bytes lie in two ids: join the
+bytes first.
+    b"".join(pieces[i] for i in ids).decode("utf-8", errors="replace")
+    -> "".join(pieces[i].decode("utf-8", errors="replace") for i in ids)
+The two parts of a pair are put together in the wrong order.
+    pieces[first] + pieces[second] -> pieces[second] + pieces[first]
+Bytes that are no UTF-8 vanish: half a character becomes �, with errors="replace".
+    errors="replace" -> errors="ignore"
+"""
 
 
 def _tokenizer(merges: list[tuple[int, int]]) -> Tokenizer:

@@ -42,24 +42,22 @@ HINTS = (
     "self.gate_up(x) has both halves along its last axis; .chunk(2, dim=-1) parts them.",
     "torch.nn.functional.silu, or gate * gate.sigmoid(). Multiply by up, then self.down.",
 )
-SLIPS = {
-    "Gate and up are swapped: the first half of the matrix is the gate.": ("gate, up =", "up, gate ="),
-    "The sigmoid stands alone: silu(z) is z * sigmoid(z).": ("gate * gate.sigmoid()", "gate.sigmoid()"),
-    "The activation is a GELU, which looks alike: this MLP takes silu.": (
-        "gate * gate.sigmoid()", "nn.functional.gelu(gate)"
-    ),
-    "The activation is a ReLU: this MLP takes silu.": ("gate * gate.sigmoid()", "gate.relu()"),
-    "There is no activation: without one, gate and up are a plain product.": (
-        "gate * gate.sigmoid() * up", "gate * up"
-    ),
-    "The gate is added: it has to multiply, so that it can close.": (
-        "gate.sigmoid() * up", "gate.sigmoid() + up"
-    ),
-    "The activation comes after the product: it belongs to the gate alone.": (
-        "gate * gate.sigmoid() * up", "nn.functional.silu(gate * up)"
-    ),
-    "It adds x: the residual stream is the block's affair.": ("= self.down(", "= x + self.down("),
-}  # fmt: skip
+SLIPS = """
+Gate and up are swapped: the first half of the matrix is the gate.
+    gate, up = -> up, gate =
+The sigmoid stands alone: silu(z) is z * sigmoid(z).
+    gate * gate.sigmoid() -> gate.sigmoid()
+The activation is a GELU, which looks alike: this MLP takes silu.
+    gate * gate.sigmoid() -> nn.functional.gelu(gate)
+The activation is a ReLU: this MLP takes silu.
+    gate * gate.sigmoid() -> gate.relu()
+There is no activation: without one, gate and up are a plain product.
+    gate * gate.sigmoid() * up -> gate * up
+The gate is added: it has to multiply, so that it can close.
+    gate.sigmoid() * up -> gate.sigmoid() + up
+The activation comes after the product: it belongs to the gate alone.
+    gate * gate.sigmoid() * up -> nn.functional.silu(gate * up)
+"""
 REFERENCE = Code(SwiGLU=transformer.SwiGLU)
 
 

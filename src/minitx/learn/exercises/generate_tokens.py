@@ -1,8 +1,8 @@
 """The loop that writes
 
-A model gives the distribution of one next token. To write a text is to choose one, put it behind the
-others, and ask again. Only the logits of the last position are of use. When the text is longer than
-the model's context, it reads the last `context` tokens.
+A model gives the distribution of one next token. To write a text is to choose one, put it behind
+the others, and ask again. Only the logits of the last position are of use. When the text is longer
+than the model's context, it reads the last `context` tokens.
 
     repeat:  logits = model(last `context` ids)[:, -1]
              ids    = ids with choose(logits) behind it
@@ -39,31 +39,30 @@ from minitx.learn.seeded import normal
 from minitx.learn.trial import Calls, Code, Trial
 
 HINTS = (
-    "ids[:, -context:] are the last tokens, or all if there are fewer. The model's result at [:, -1] "
-    "is about what follows the last of them.",
-    "choose(logits) is (B,); [:, None] makes a column of it, which torch.cat((ids, column), dim=1) "
-    "puts behind.",
+    "ids[:, -context:] are the last tokens, or all if there are fewer. The model's result at [:, "
+    "-1] is about what follows the last of them.",
+    "choose(logits) is (B,); [:, None] makes a column of it, which torch.cat((ids, column), "
+    "dim=1) puts behind.",
 )
-SLIPS = {
-    "It reads the first tokens of the context: the last ones matter.": ("ids[:, -context:]", "ids[:, :context]"),
-    "It takes the logits of the first position: what comes next stands at the last, [:, -1].": (
-        "[:, -1]\n", "[:, 0]\n"
-    ),
-    "The logits are those of the last position but one.": (
-        "[:, -1]\n", "[:, max(-2, -min(ids.size(1), context))]\n"
-    ),
-    "The text is read in full: it must be cut to the last `context` tokens, as the model knows no "
-    "later positions.": ("ids[:, -context:]", "ids"),
-    "Only the last token is read: the model then knows nothing of what stands before.": (
-        "ids[:, -context:]", "ids[:, -1:]"
-    ),
-    "One token too few is written.": ("range(n_new)", "range(n_new - 1)"),
-    "The new token is put in front: it belongs behind.": (
-        "(ids, choose(logits)[:, None])", "(choose(logits)[:, None], ids)"
-    ),
-    "Only the new tokens are returned: give the whole text.": ("return ids\n", "return ids[:, -n_new:]\n"),
-    "The likeliest token is taken, whatever `choose` says.": ("choose(logits)", "logits.argmax(-1)"),
-}  # fmt: skip
+SLIPS = r"""
+It reads the first tokens of the context: the last ones matter.
+    ids[:, -context:] -> ids[:, :context]
+It takes the logits of the first position: what comes next stands at the last, [:, -1].
+    [:, -1]\n -> [:, 0]\n
+The text is read in full: it must be cut to the last `context` tokens, as the model knows no later
+positions.
+    ids[:, -context:] -> ids
+Only the last token is read: the model then knows nothing of what stands before.
+    ids[:, -context:] -> ids[:, -1:]
+One token too few is written.
+    range(n_new) -> range(n_new - 1)
+The new token is put in front: it belongs behind.
+    (ids, choose(logits)[:, None]) -> (choose(logits)[:, None], ids)
+Only the new tokens are returned: give the whole text.
+    return ids\n -> return ids[:, -n_new:]\n
+The likeliest token is taken, whatever `choose` says.
+    choose(logits) -> logits.argmax(-1)
+"""
 
 
 def _written(

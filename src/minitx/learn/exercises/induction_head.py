@@ -48,38 +48,31 @@ from minitx.learn.seeded import normal, token_ids
 from minitx.learn.trial import Calls, Code, Trial
 
 HINTS = (
-    "weights[:, queries, keys] with two index tensors of one length picks one weight for each pair, "
-    "in every head.",
-    "argmax of a table counts through its rows: divmod by the number of heads gives layer and head.",
+    "weights[:, queries, keys] with two index tensors of one length picks one weight for each "
+    "pair, in every head.",
+    "argmax of a table counts through its rows: divmod by the number of heads gives layer and "
+    "head.",
 )
-SLIPS = {
-    "The ids are interleaved, each twice in a row: the whole text comes twice.": (
-        "torch.cat((ids, ids))", "ids.repeat_interleave(2)"
-    ),
-    "The second half is reversed.": ("torch.cat((ids, ids))", "torch.cat((ids, ids.flip(0)))"),
-    "It looks at the earlier occurrence itself, as a duplicate-token head does: induction is one "
-    "position after it.": ("queries - period + 1", "queries - period"),
-    "It looks one position too far: the token right after the earlier occurrence.": (
-        "queries - period + 1", "queries - period + 2"
-    ),
-    "It looks before the earlier occurrence: the token after it is what is copied.": (
-        "queries - period + 1", "queries - period - 1"
-    ),
-    "Query and key are swapped: rows of the weights are who looks.": (
-        "weights[:, queries, queries - period + 1]", "weights[:, queries - period + 1, queries]"
-    ),
-    "It is the mean over all positions: only those of the second half have an earlier occurrence.": (
-        ".mean(dim=-1)", ".sum(dim=-1) / weights.size(-1)"
-    ),
-    "It is the mean over heads: each head has its score.": (
-        "weights[:, queries, queries - period + 1].mean(dim=-1)",
-        "weights[:, queries, queries - period + 1].mean(dim=0)",
-    ),
-    "Layer and head are swapped.": ("return layer, head", "return head, layer"),
-    "It is the weakest head.": ("scores.argmax()", "scores.argmin()"),
-    "Head and layer are divided by the wrong number: a row of the table has as many places as a "
-    "layer has heads.": ("scores.size(1)", "scores.size(0)"),
-}  # fmt: skip
+SLIPS = """
+The ids are interleaved, each twice in a row: the whole text comes twice.
+    torch.cat((ids, ids)) -> ids.repeat_interleave(2)
+It looks at the earlier occurrence itself, as a duplicate-token head does: induction is one position
+after it.
+    queries - period + 1 -> queries - period
+It looks one position too far: the token right after the earlier occurrence.
+    queries - period + 1 -> queries - period + 2
+Query and key are swapped: rows of the weights are who looks.
+    weights[:, queries, queries - period + 1] -> weights[:, queries - period + 1, queries]
+It is the mean over all positions: only those of the second half have an earlier occurrence.
+    .mean(dim=-1) -> .sum(dim=-1) / weights.size(-1)
+It is the mean over heads: each head has its score.
+    weights[:, queries, queries - period + 1].mean(dim=-1)
+    -> weights[:, queries, queries - period + 1].mean(dim=0)
+Layer and head are swapped.
+    return layer, head -> return head, layer
+It is the weakest head.
+    scores.argmax() -> scores.argmin()
+"""
 
 
 def _scores(weights: Tensor) -> Tensor:

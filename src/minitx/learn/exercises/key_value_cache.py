@@ -2,9 +2,9 @@
 
 Writing token 101, the model would compute keys and values of 100 positions that it computed before.
 They can't have changed: no position looks ahead. So they are kept, and only the new tokens pass
-through the model. Three things must fit: the new keys and values stand *behind* the old ones; the new
-queries see all of them, and not what comes after themselves; and the new tokens have the positions
-that follow, not 0.
+through the model. Three things must fit: the new keys and values stand *behind* the old ones; the
+new queries see all of them, and not what comes after themselves; and the new tokens have the
+positions that follow, not 0.
 
     new tokens have positions  n, n + 1, ...          n: how many the cache holds
     cache["keys"]   (H, n, W)  ->  (H, n + T, W)      keys are kept rotated
@@ -51,43 +51,26 @@ from minitx.model import transformer
 HINTS = (
     "Rotate first, at positions from how many the cache holds. Then torch.cat the old and the new "
     "along axis 1, the positions, and keep both.",
-    "Your attention already fits more keys than queries, if your mask does: attention(queries, all "
-    "keys, all values).",
+    "Your attention already fits more keys than queries, if your mask does: attention(queries, "
+    "all keys, all values).",
 )
-SLIPS = {
-    "The cache forgets its position: new tokens stand behind those that it holds, not at 0.": (
-        "torch.arange(held, held + queries.size(1))", "torch.arange(queries.size(1))"
-    ),
-    "The position is one too far: with n tokens held, the next has position n.": (
-        "torch.arange(held, held + queries.size(1))",
-        "torch.arange(held, held + queries.size(1)) + bool(cache)",
-    ),
-    "The new keys and values stand in front: they belong behind the old ones.": (
-        ('(cache["keys"], keys)', '(keys, cache["keys"])'),
-        ('(cache["values"], values)', '(values, cache["values"])'),
-    ),
-    "The cache is overwritten with the new tokens alone: earlier ones are forgotten.": (
-        'cache["keys"], cache["values"] = keys, values',
-        'cache["keys"], cache["values"] = keys[:, held:], values[:, held:]',
-    ),
-    "The cache is read and never filled.": (
-        'cache["keys"], cache["values"] = keys, values', "pass"
-    ),
-    "Old keys are rotated once more in every call: they are kept as they are, rotated.": (
-        ('(cache["keys"], keys)', '(rotate(cache["keys"], rotary_angles(torch.arange(held), '
-         'keys.size(-1), 10_000.0)), keys)'),
-    ),
-    "Keys and values are swapped in the cache.": (
-        'cache["keys"], cache["values"] = keys, values', 'cache["keys"], cache["values"] = values, keys'
-    ),
-    "Only the newest of several tokens sees right: the mask is that of a text without a cache. "
-    "Query i may see all that is held, and i + 1 more.": (
-        "return attention(queries, keys, values)",
-        "return torch.cat([attention(queries[:, : i + 1], keys[:, : i + 1], values[:, : i + 1])"
-        "[:, -1:] for i in range(queries.size(1))], dim=1)",
-    ),
-    "The cache is not used: each piece sees itself alone.": ("    if cache:\n", "    if False:\n"),
-}  # fmt: skip
+SLIPS = """
+The cache forgets its position: new tokens stand behind those that it holds, not at 0.
+    torch.arange(held, held + queries.size(1)) -> torch.arange(queries.size(1))
+The position is one too far: with n tokens held, the next has position n.
+    torch.arange(held, held + queries.size(1))
+    -> torch.arange(held, held + queries.size(1)) + bool(cache)
+The new keys and values stand in front: they belong behind the old ones.
+    (cache["keys"], keys) -> (keys, cache["keys"])
+    (cache["values"], values) -> (values, cache["values"])
+The cache is overwritten with the new tokens alone: earlier ones are forgotten.
+    cache["keys"], cache["values"] = keys, values
+    -> cache["keys"], cache["values"] = keys[:, held:], values[:, held:]
+The cache is read and never filled.
+    cache["keys"], cache["values"] = keys, values -> pass
+The cache is not used: each piece sees itself alone.
+    if cache: -> if False:
+"""
 
 
 def _pieces(code: Code, sizes: list[int]) -> object:

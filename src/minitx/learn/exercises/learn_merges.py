@@ -1,9 +1,9 @@
 """Byte-level BPE by hand: learn the merges
 
 A tokenizer is learned from text, by counting alone. Begin with the text's bytes. Then repeat: count
-the pairs, take the most frequent one (of several, the one that comes first in the text), give it the
-next free id, 256 at first, and merge it. The list of pairs, in this order, is the tokenizer. Stop
-early when no pair occurs twice: a merge that happens once saves nothing.
+the pairs, take the most frequent one (of several, the one that comes first in the text), give it
+the next free id, 256 at first, and merge it. The list of pairs, in this order, is the tokenizer.
+Stop early when no pair occurs twice: a merge that happens once saves nothing.
 
     vocabulary = 256 bytes + number of merges
 
@@ -41,31 +41,21 @@ HINTS = (
     "max(counts, key=counts.get) gives the most frequent pair, and of several the one that was "
     "counted first. Merge it with the id 256 + len(merges), then append it.",
 )
-SLIPS = {
-    "It merges the rarest pair: take the one with the largest count.": (
-        "pair = max(", "pair = min("
-    ),
-    "It merges characters, not bytes: encode the text as UTF-8 first. There are 256 bytes and a "
-    "million characters.": ('list(text.encode("utf-8"))', "[ord(c) for c in text]"),
-    "The merge is noted and not made: without it the same pair wins again and again.": (
-        "ids = merge(", "merge("
-    ),
-    "The new ids begin one too late: the bytes are 0 to 255, so the first new id is 256.": (
-        "256 + len(merges)", "257 + len(merges)"
-    ),
-    "Every merge gets the same id: each needs one of its own, 256 + how many there are.": (
-        "256 + len(merges)", "256"
-    ),
-    "It goes on when no pair occurs twice any more: such a merge saves nothing.": (
-        "counts[pair] < 2", "counts[pair] < 1"
-    ),
-    "Of equally frequent pairs it takes the last: take the one that comes first in the text.": (
-        "pair = max(counts,", "pair = max(reversed(counts),"
-    ),
-    "It merges one pair too few: there are n_merges in all.": (
-        "len(merges) < n_merges", "len(merges) < n_merges - 1"
-    ),
-}  # fmt: skip
+SLIPS = """
+It merges characters, not bytes: encode the text as UTF-8 first. There are 256 bytes and a million
+characters.
+    list(text.encode("utf-8")) -> [ord(c) for c in text]
+The merge is noted and not made: without it the same pair wins again and again.
+    ids = merge( -> merge(
+The new ids begin one too late: the bytes are 0 to 255, so the first new id is 256.
+    256 + len(merges) -> 257 + len(merges)
+It goes on when no pair occurs twice any more: such a merge saves nothing.
+    counts[pair] < 2 -> counts[pair] < 1
+Of equally frequent pairs it takes the last: take the one that comes first in the text.
+    pair = max(counts, -> pair = max(reversed(counts),
+It merges one pair too few: there are n_merges in all.
+    len(merges) < n_merges -> len(merges) < n_merges - 1
+"""
 
 
 def _merges(text: str, n_merges: int) -> list[tuple[int, int]]:

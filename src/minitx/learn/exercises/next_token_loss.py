@@ -5,9 +5,9 @@ found the one that came: its negative logarithm, the mean over all positions tha
 
     loss = mean over t of  -log softmax(logits[t])[ ids[t + 1] ]          in nats
 
-Logits of position t are compared with the token of position t + 1: the last logits have nothing to be
-compared with, and the first token is foretold by nobody. A model that knows nothing has a loss of
-ln(vocab_size).
+Logits of position t are compared with the token of position t + 1: the last logits have nothing to
+be compared with, and the first token is foretold by nobody. A model that knows nothing has a loss
+of ln(vocab_size).
 
     perplexity = e^loss           as unsure as when choosing evenly among that many tokens
 
@@ -45,44 +45,37 @@ from minitx.learn.trial import Calls, Code, Trial
 HINTS = (
     "Cut both to T - 1 positions: logits without the last, ids without the first. Then position t "
     "of one belongs to position t of the other.",
-    "log_softmax(dim=-1), .gather(-1, targets[..., None]) picks one number for each position, mean, "
-    "minus. (Or torch.nn.functional.cross_entropy, once you have seen it by hand.)",
+    "log_softmax(dim=-1), .gather(-1, targets[..., None]) picks one number for each position, "
+    "mean, minus. (Or torch.nn.functional.cross_entropy, once you have seen it by hand.)",
 )
-SLIPS = {
-    "Nothing is shifted: each position is asked for its own token, which it has seen. Logits of "
-    "position t belong to token t + 1.": (("logits[:, :-1]", "logits"), ("ids[:, 1:]", "ids")),
-    "The targets are the inputs: position t is asked for token t, which it has seen.": (
-        "ids[:, 1:]", "ids[:, :-1]"
-    ),
-    "The loss looks one token too far: logits of position t are compared with token t + 2.": (
-        ("logits[:, :-1]", "logits[:, :-2]"), ("ids[:, 1:]", "ids[:, 2:]")
-    ),
-    "It is shifted the wrong way: each position is asked for the token before it.": (
-        ("logits[:, :-1]", "logits[:, 1:]"), ("ids[:, 1:]", "ids[:, :-1]")
-    ),
-    "The targets go round: the last position is asked for the first token. It has no target.": (
-        ("logits[:, :-1]", "logits"), ("ids[:, 1:]", "ids.roll(-1, 1)")
-    ),
-    "The losses are summed: take the mean, so that a longer text is not a worse one.": (
-        ".mean()", ".sum()"
-    ),
-    "The sum is divided by the rows alone: it is the mean over all positions.": (
-        ".mean()", ".sum() / len(ids)"
-    ),
-    "The minus is missing: a likely token has a small loss.": ("return -log_", "return log_"),
-    "It is in bits, by the logarithm to base 2: nats are wanted, the natural logarithm.": (
-        ".mean()", ".mean() / math.log(2)"
-    ),
-    "The softmax is over positions: it is over the vocabulary, the last axis.": (
-        "log_softmax(dim=-1)", "log_softmax(dim=1)"
-    ),
-    "It is a probability, without the logarithm.": ("return -log_probabilities", "return -log_probabilities.exp()"),
-    "The softmax is missing: logits are no logarithms of probabilities yet.": (
-        ".log_softmax(dim=-1)", ""
-    ),
-    "Perplexity is a power of 2: the loss is in nats, so it is e^loss.": ("math.exp(loss)", "2**loss"),
-    "Perplexity's sign is turned: it is e^loss, at least 1.": ("math.exp(loss)", "math.exp(-loss)"),
-}  # fmt: skip
+SLIPS = """
+Nothing is shifted: each position is asked for its own token, which it has seen. Logits of position
+t belong to token t + 1.
+    logits[:, :-1] -> logits
+    ids[:, 1:] -> ids
+The targets are the inputs: position t is asked for token t, which it has seen.
+    ids[:, 1:] -> ids[:, :-1]
+The loss looks one token too far: logits of position t are compared with token t + 2.
+    logits[:, :-1] -> logits[:, :-2]
+    ids[:, 1:] -> ids[:, 2:]
+It is shifted the wrong way: each position is asked for the token before it.
+    logits[:, :-1] -> logits[:, 1:]
+    ids[:, 1:] -> ids[:, :-1]
+The losses are summed: take the mean, so that a longer text is not a worse one.
+    .mean() -> .sum()
+The sum is divided by the rows alone: it is the mean over all positions.
+    .mean() -> .sum() / len(ids)
+The minus is missing: a likely token has a small loss.
+    return -log_ -> return log_
+It is in bits, by the logarithm to base 2: nats are wanted, the natural logarithm.
+    .mean() -> .mean() / math.log(2)
+The softmax is over positions: it is over the vocabulary, the last axis.
+    log_softmax(dim=-1) -> log_softmax(dim=1)
+Perplexity is a power of 2: the loss is in nats, so it is e^loss.
+    math.exp(loss) -> 2**loss
+Perplexity's sign is turned: it is e^loss, at least 1.
+    math.exp(loss) -> math.exp(-loss)
+"""
 
 
 def _loss(logits: Tensor, ids: Tensor) -> Tensor:

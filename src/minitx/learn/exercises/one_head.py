@@ -1,7 +1,7 @@
 """Attention 3: one whole head
 
-What a position gets is the sum of the values of all positions that it may see, each times its weight.
-Query and key decide who is listened to; the value is what is said.
+What a position gets is the sum of the values of all positions that it may see, each times its
+weight. Query and key decide who is listened to; the value is what is said.
 
     attention(Q, K, V) = softmax(Q K^T / sqrt(W) + mask) V
 
@@ -39,37 +39,30 @@ HINTS = (
     "The mask needs two sizes: how many queries, how many keys. Both are the axis before the last.",
     "weights @ values: a row of weights times the matrix of values is the weighted sum.",
 )
-SLIPS = {
-    "The mask is missing: each position sees what comes after it.": (
-        ", mask)", ", mask | True)"
-    ),
-    "The mask is shifted by one: position i sees position i + 1, which is what it should foretell.": (
-        "causal_mask(queries.size(-2), keys.size(-2))",
-        "causal_mask(queries.size(-2), keys.size(-2) + 1)[:, :-1]",
-    ),
-    "Values and keys are swapped: keys are what is compared, values are what is summed.": (
-        ("scaled_scores(queries, keys)", "scaled_scores(queries, values)"),
-        ("weights @ values", "weights @ keys"),
-    ),
-    "It sums the keys: what a position gets is made of values.": ("weights @ values", "weights @ keys"),
-    "The scale is missing: divide the scores by the root of the width.": (
-        "scaled_scores(queries, keys)", "queries @ keys.transpose(-2, -1)"
-    ),
-    "The weights are transposed: row i holds what position i looks at.": (
-        "weights @ values", "weights.transpose(-2, -1) @ values"
-    ),
-    "Queries and keys are swapped: the query is the one who asks.": (
-        "scaled_scores(queries, keys)", "scaled_scores(keys, queries)"
-    ),
-    "The softmax is over the wrong axis: each query's weights sum to 1.": (
-        "attention_weights(scaled_scores(queries, keys), mask)",
-        'scaled_scores(queries, keys).masked_fill(~mask, -float("inf")).softmax(-2)',
-    ),
-    "The mask comes after the softmax: rows sum to less than 1, and hidden scores have had their say.": (
-        "attention_weights(scaled_scores(queries, keys), mask)",
-        "scaled_scores(queries, keys).softmax(-1) * mask",
-    ),
-}  # fmt: skip
+SLIPS = """
+The mask is missing: each position sees what comes after it.
+    , mask) -> , mask | True)
+The mask is shifted by one: position i sees position i + 1, which is what it should foretell.
+    causal_mask(queries.size(-2), keys.size(-2))
+    -> causal_mask(queries.size(-2), keys.size(-2) + 1)[:, :-1]
+Values and keys are swapped: keys are what is compared, values are what is summed.
+    scaled_scores(queries, keys) -> scaled_scores(queries, values)
+    weights @ values -> weights @ keys
+It sums the keys: what a position gets is made of values.
+    weights @ values -> weights @ keys
+The scale is missing: divide the scores by the root of the width.
+    scaled_scores(queries, keys) -> queries @ keys.transpose(-2, -1)
+The weights are transposed: row i holds what position i looks at.
+    weights @ values -> weights.transpose(-2, -1) @ values
+Queries and keys are swapped: the query is the one who asks.
+    scaled_scores(queries, keys) -> scaled_scores(keys, queries)
+The softmax is over the wrong axis: each query's weights sum to 1.
+    attention_weights(scaled_scores(queries, keys), mask)
+    -> scaled_scores(queries, keys).masked_fill(~mask, -float("inf")).softmax(-2)
+The mask comes after the softmax: rows sum to less than 1, and hidden scores have had their say.
+    attention_weights(scaled_scores(queries, keys), mask)
+    -> scaled_scores(queries, keys).softmax(-1) * mask
+"""
 REFERENCE = Code(
     attention=lambda queries, keys, values: F.scaled_dot_product_attention(
         queries, keys, values, is_causal=True

@@ -52,33 +52,26 @@ HINTS = (
     "Two lines, the formula as it stands. self.attention takes the angles as well.",
     "Mind what the second line reads: the x that the first line made, both times.",
 )
-SLIPS = {
-    "The attention's residual is missing: it replaces the stream instead of adding to it.": (
-        "h = x + self.attention", "h = self.attention"
-    ),
-    "The MLP's residual is missing: it replaces the stream instead of adding to it.": (
-        "= h + self.mlp(", "= self.mlp("
-    ),
-    "The norms stand after the sum (post-norm, as in 2017): each belongs before its layer, on the "
-    "branch, and the stream has none.": (
-        ("h = x + self.attention(self.attention_norm(x), angles)",
-         "h = self.attention_norm(x + self.attention(x, angles))"),
-        ("h + self.mlp(self.mlp_norm(h))", "self.mlp_norm(h + self.mlp(h))"),
-    ),
-    "The attention reads the stream without its norm.": ("self.attention_norm(x)", "x"),
-    "The MLP reads the stream without its norm.": ("self.mlp_norm(h)", "h"),
-    "The MLP reads the stream from before the attention (a parallel block, as in GPT-J): here it "
-    "reads what the attention has just written.": ("self.mlp_norm(h)", "self.mlp_norm(x)"),
-    "The MLP's result is added to the stream from before the attention, whose work is lost.": (
-        "= h + self.mlp(", "= x + self.mlp("
-    ),
-    "The normalized vector is added, and should be the stream itself: x, not norm(x).": (
-        "h = x + self.attention", "h = self.attention_norm(x) + self.attention"
-    ),
-    "The two norms are swapped: each has gains of its own.": (
-        ("self.attention_norm(x)", "self.mlp_norm(x)"), ("self.mlp_norm(h)", "self.attention_norm(h)"),
-    ),
-}  # fmt: skip
+SLIPS = """
+The attention's residual is missing: it replaces the stream instead of adding to it.
+    h = x + self.attention -> h = self.attention
+The MLP's residual is missing: it replaces the stream instead of adding to it.
+    = h + self.mlp( -> = self.mlp(
+The norms stand after the sum (post-norm, as in 2017): each belongs before its layer, on the branch,
+and the stream has none.
+    h = x + self.attention(self.attention_norm(x), angles)
+    -> h = self.attention_norm(x + self.attention(x, angles))
+    h + self.mlp(self.mlp_norm(h)) -> self.mlp_norm(h + self.mlp(h))
+The attention reads the stream without its norm.
+    self.attention_norm(x) -> x
+The MLP reads the stream without its norm.
+    self.mlp_norm(h) -> h
+The MLP reads the stream from before the attention (a parallel block, as in GPT-J): here it reads
+what the attention has just written.
+    self.mlp_norm(h) -> self.mlp_norm(x)
+The normalized vector is added, and should be the stream itself: x, not norm(x).
+    h = x + self.attention -> h = self.attention_norm(x) + self.attention
+"""
 
 
 class _Ours(transformer.Block):

@@ -1,8 +1,8 @@
 """The norm
 
 Layers add to the residual stream, so its numbers grow with depth; each layer wants input of about
-size 1. RMSNorm divides every vector by the root of its mean square, and multiplies by a gain that is
-learned. Each position is normalized by itself, over its width.
+size 1. RMSNorm divides every vector by the root of its mean square, and multiplies by a gain that
+is learned. Each position is normalized by itself, over its width.
 
     norm(x) = x / sqrt( mean(x^2) + eps ) * gain
 
@@ -43,28 +43,25 @@ HINTS = (
     "division broadcasts.",
     "x / torch.sqrt(mean_square + self.eps) * self.gain.",
 )
-SLIPS = {
-    "The mean is subtracted, as LayerNorm does: RMSNorm leaves it.": (
-        "mean_square = x.pow(2)", "x = x - x.mean(dim=-1, keepdim=True)\n        mean_square = x.pow(2)"
-    ),
-    "The root is missing: it divides by the mean square itself.": (").sqrt()", ")"),
-    "It divides by the root of the sum, and should by that of the mean.": (".mean(dim=-1,", ".sum(dim=-1,"),
-    "The mean is over positions: each position is normalized by itself, over its width. (Over "
-    "positions it would even see the future.)": (".mean(dim=-1,", ".mean(dim=-2,"),
-    "The mean is over the whole tensor: each position is normalized by itself.": (
-        ".mean(dim=-1, keepdim=True)", ".mean()"
-    ),
-    "The gain is missing.": (" * self.gain", ""),
-    "The gain is added, and should multiply.": ("* self.gain", "+ self.gain"),
-    "eps is added after the root: it belongs to the mean square.": (
-        "(mean_square + self.eps).sqrt()", "(mean_square.sqrt() + self.eps)"
-    ),
-    "eps is missing: a vector of zeros divides by 0.": ("mean_square + self.eps", "mean_square"),
-    "It divides by the standard deviation, from which the mean is subtracted: take the mean of the "
-    "squares as they are.": (
-        "x.pow(2).mean(dim=-1, keepdim=True)", "x.var(dim=-1, keepdim=True, correction=0)"
-    ),
-}  # fmt: skip
+SLIPS = r"""
+The mean is subtracted, as LayerNorm does: RMSNorm leaves it.
+    mean_square = x.pow(2) -> x = x - x.mean(dim=-1, keepdim=True)\n        mean_square = x.pow(2)
+The root is missing: it divides by the mean square itself.
+    ).sqrt() -> )
+It divides by the root of the sum, and should by that of the mean.
+    .mean(dim=-1, -> .sum(dim=-1,
+The mean is over positions: each position is normalized by itself, over its width. (Over positions
+it would even see the future.)
+    .mean(dim=-1, -> .mean(dim=-2,
+The mean is over the whole tensor: each position is normalized by itself.
+    .mean(dim=-1, keepdim=True) -> .mean()
+The gain is missing.
+     * self.gain ->
+The gain is added, and should multiply.
+    * self.gain -> + self.gain
+eps is missing: a vector of zeros divides by 0.
+    mean_square + self.eps -> mean_square
+"""
 REFERENCE = Code(RMSNorm=transformer.RMSNorm)
 
 

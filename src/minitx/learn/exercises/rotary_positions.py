@@ -1,11 +1,12 @@
 """Rotary positions
 
 Attention sees a set of vectors: without help, "dog bites man" and "man bites dog" are one. Rotary
-positions turn each query and key by an angle that grows with its position. The product of two turned
-vectors depends on the difference of their angles alone, so on how far apart they are.
+positions turn each query and key by an angle that grows with its position. The product of two
+turned vectors depends on the difference of their angles alone, so on how far apart they are.
 
-A vector of width W is read as W / 2 points in the plane; elements i and i + W/2 are one point (a, b).
-Point i turns by theta^(-2i / W) for each position: the first by one radian, later ones ever slower.
+A vector of width W is read as W / 2 points in the plane; elements i and i + W/2 are one point (a,
+b). Point i turns by theta^(-2i / W) for each position: the first by one radian, later ones ever
+slower.
 
     angle[t, i] = t * theta^(-2i / W)
     (a, b)  ->  (a cos - b sin,  b cos + a sin)
@@ -41,44 +42,33 @@ from minitx.learn.seeded import normal
 from minitx.learn.trial import Calls, Code, Trial
 
 HINTS = (
-    "torch.arange(0, W, 2) is 2i for each point. positions[:, None] makes a column, so that column "
-    "times row is a table.",
+    "torch.arange(0, W, 2) is 2i for each point. positions[:, None] makes a column, so that "
+    "column times row is a table.",
     "x.chunk(2, dim=-1) gives all a and all b. Compute both new halves, and torch.cat them along "
     "the last axis.",
 )
-SLIPS = {
-    "The points are made of neighbours, elements 2i and 2i + 1, as in GPT-J; here they are i and "
-    "i + W/2, as in Llama.": (
-        ("x.chunk(2, dim=-1)", "x[..., ::2], x[..., 1::2]"),
-        ("torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)",
-         "torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)"),
-    ),
-    "It turns the other way: the signs of the two sines are exchanged.": (
-        "a * cos - b * sin, b * cos + a * sin", "a * cos + b * sin, b * cos - a * sin"
-    ),
-    "Sine and cosine are swapped: at position 0 nothing may turn.": (
-        "cos, sin = angles.cos(), angles.sin()", "sin, cos = angles.cos(), angles.sin()"
-    ),
-    "Both sines have the same sign, so lengths change: a rotation has one minus.": (
-        "a * cos - b * sin", "a * cos + b * sin"
-    ),
-    "The exponent lacks its 2: it is 2i / W, so that the slowest point hardly turns.": (
-        "torch.arange(0, width, 2) / width", "torch.arange(width // 2) / width"
-    ),
-    "The exponent's sign is wrong: later points turn more slowly, not faster.": (
-        "theta**-exponents", "theta**exponents"
-    ),
-    "The positions are one too large: the first is 0.": (
-        "positions[:, None]", "(positions[:, None] + 1)"
-    ),
-    "The points are in the reverse order: the first turns fastest.": (
-        "theta**-exponents", "theta ** -exponents.flip(0)"
-    ),
-    "The angles stand twice: one for each point, W / 2 of them.": (
-        "exponents = torch.arange(0, width, 2) / width",
-        "exponents = (torch.arange(0, width, 2) / width).repeat(2)",
-    ),
-}  # fmt: skip
+SLIPS = """
+The points are made of neighbours, elements 2i and 2i + 1, as in GPT-J; here they are i and i + W/2,
+as in Llama.
+    x.chunk(2, dim=-1) -> x[..., ::2], x[..., 1::2]
+    torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    -> torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
+It turns the other way: the signs of the two sines are exchanged.
+    a * cos - b * sin, b * cos + a * sin -> a * cos + b * sin, b * cos - a * sin
+Sine and cosine are swapped: at position 0 nothing may turn.
+    cos, sin = angles.cos(), angles.sin() -> sin, cos = angles.cos(), angles.sin()
+Both sines have the same sign, so lengths change: a rotation has one minus.
+    a * cos - b * sin -> a * cos + b * sin
+The exponent lacks its 2: it is 2i / W, so that the slowest point hardly turns.
+    torch.arange(0, width, 2) / width -> torch.arange(width // 2) / width
+The exponent's sign is wrong: later points turn more slowly, not faster.
+    theta**-exponents -> theta**exponents
+The positions are one too large: the first is 0.
+    positions[:, None] -> (positions[:, None] + 1)
+The angles stand twice: one for each point, W / 2 of them.
+    exponents = torch.arange(0, width, 2) / width
+    -> exponents = (torch.arange(0, width, 2) / width).repeat(2)
+"""
 
 
 def _angles(positions: Tensor, width: int, theta: float) -> Tensor:

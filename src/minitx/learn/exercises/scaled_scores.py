@@ -38,23 +38,18 @@ HINTS = (
     "axes change places.",
     "queries @ keys.transpose(-2, -1), divided by math.sqrt of the last size of the queries.",
 )
-SLIPS = {
-    "The scale is missing: divide by the root of the width.": (" / math.sqrt(queries.size(-1))", ""),
-    "The scale is the width, and should be its root: a sum of W products spreads as sqrt(W).": (
-        "math.sqrt(queries.size(-1))", "queries.size(-1)"
-    ),
-    "It multiplies by the scale, and should divide.": ("/ math.sqrt", "* math.sqrt"),
-    "The scale is the root of the number of tokens, and should be that of the width: the last axis.": (
-        "math.sqrt(queries.size(-1))", "math.sqrt(keys.size(-2))"
-    ),
-    "Queries and keys have changed places: row i belongs to the one who asks.": (
-        "queries @ keys.transpose(-2, -1)", "keys @ queries.transpose(-2, -1)"
-    ),
-    "It is a softmax already: that comes in the next exercise, after the mask.": (
-        "queries @ keys.transpose(-2, -1) / math.sqrt(queries.size(-1))",
-        "(queries @ keys.transpose(-2, -1) / math.sqrt(queries.size(-1))).softmax(-1)",
-    ),
-}  # fmt: skip
+SLIPS = """
+The scale is missing: divide by the root of the width.
+     / math.sqrt(queries.size(-1)) ->
+The scale is the width, and should be its root: a sum of W products spreads as sqrt(W).
+    math.sqrt(queries.size(-1)) -> queries.size(-1)
+It multiplies by the scale, and should divide.
+    / math.sqrt -> * math.sqrt
+The scale is the root of the number of tokens, and should be that of the width: the last axis.
+    math.sqrt(queries.size(-1)) -> math.sqrt(keys.size(-2))
+Queries and keys have changed places: row i belongs to the one who asks.
+    queries @ keys.transpose(-2, -1) -> keys @ queries.transpose(-2, -1)
+"""
 
 
 def _scores(queries: Tensor, keys: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """Temperature and top-k
 
-The model gives logits; which token is written is a choice. Temperature divides the logits before the
-softmax: below 1 the likely gets likelier, above 1 all get closer, and the order never changes. Top-k
-rules out all but the k likeliest: a vocabulary has thousands of unlikely tokens, together they are not
-unlikely at all, and one of them derails a text.
+The model gives logits; which token is written is a choice. Temperature divides the logits before
+the softmax: below 1 the likely gets likelier, above 1 all get closer, and the order never changes.
+Top-k rules out all but the k likeliest: a vocabulary has thousands of unlikely tokens, together
+they are not unlikely at all, and one of them derails a text.
 
     with_temperature(logits, t) = logits / t
     keep_top_k(logits, k)       -inf for every token but the k likeliest
@@ -41,34 +41,21 @@ from minitx.learn.trial import Calls, Code, Trial
 
 HINTS = (
     "logits.topk(k, dim=-1).values has the k largest, the smallest of them last.",
-    "Keep that last axis with [..., -1:], so that it broadcasts; what is below becomes -math.inf by "
-    "masked_fill.",
+    "Keep that last axis with [..., -1:], so that it broadcasts; what is below becomes -math.inf "
+    "by masked_fill.",
 )
-SLIPS = {
-    "It multiplies by the temperature: a low one should make the likely likelier. Divide.": (
-        "logits / temperature", "logits * temperature"
-    ),
-    "It returns probabilities: the softmax comes later.": (
-        "logits / temperature", "(logits / temperature).softmax(-1)"
-    ),
-    "The temperature is applied to probabilities: divide the logits, before any softmax.": (
-        "logits / temperature", "logits.softmax(-1) / temperature"
-    ),
-    "It keeps the least likely tokens.": (
-        "lowest = logits.topk(k, dim=-1).values[..., -1:]\n    return logits.masked_fill(logits < lowest",
-        "lowest = logits.topk(k, dim=-1, largest=False).values[..., -1:]\n"
-        "    return logits.masked_fill(logits > lowest",
-    ),
-    "It keeps one token too few: the k-th is still in.": ("logits < lowest", "logits <= lowest"),
-    "It keeps one token too many.": ("topk(k, dim=-1)", "topk(min(k + 1, logits.size(-1)), dim=-1)"),
-    "Tokens that are ruled out get 0, and e^0 is 1: they need -inf.": ("-math.inf", "0.0"),
-    "It looks for the likeliest of all rows together: each row has its own.": (
-        "lowest = logits.topk(k, dim=-1).values[..., -1:]", "lowest = logits.flatten().topk(k).values[-1]"
-    ),
-    "It returns the k logits alone: keep the vocabulary's shape, with -inf for the others.": (
-        "return logits.masked_fill(logits < lowest, -math.inf)", "return logits.topk(k, dim=-1).values"
-    ),
-}  # fmt: skip
+SLIPS = """
+It multiplies by the temperature: a low one should make the likely likelier. Divide.
+    logits / temperature -> logits * temperature
+It returns probabilities: the softmax comes later.
+    logits / temperature -> (logits / temperature).softmax(-1)
+It keeps one token too few: the k-th is still in.
+    logits < lowest -> logits <= lowest
+Tokens that are ruled out get 0, and e^0 is 1: they need -inf.
+    -math.inf -> 0.0
+It returns the k logits alone: keep the vocabulary's shape, with -inf for the others.
+    return logits.masked_fill(logits < lowest, -math.inf) -> return logits.topk(k, dim=-1).values
+"""
 REFERENCE = Code(
     with_temperature=lambda logits, temperature: logits.double().div(temperature).float(),
     keep_top_k=filters.keep_top_k,

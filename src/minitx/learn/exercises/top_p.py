@@ -2,8 +2,8 @@
 
 Top-k does not ask how sure the model is: where one token is certain, ten are too many, and where
 twenty would do, ten are too few. Top-p (nucleus sampling) keeps the likeliest tokens until their
-probabilities add up to p, and rules out the rest. The token with which the sum reaches p is kept too,
-so there is always one.
+probabilities add up to p, and rules out the rest. The token with which the sum reaches p is kept
+too, so there is always one.
 
     sort the probabilities, largest first; add them up
     token i of that order is kept if the sum of those before it is less than p
@@ -36,34 +36,29 @@ from minitx.generation import filters
 from minitx.learn.trial import Calls, Code, Trial
 
 HINTS = (
-    "sort gives values and places. The sum before a token is the running sum (cumsum) minus its own "
-    "probability.",
+    "sort gives values and places. The sum before a token is the running sum (cumsum) minus its "
+    "own probability.",
     "cut.scatter(-1, order, flags) writes flags, which stand in sorted order, to the places in "
     "`order`. Then masked_fill.",
 )
-SLIPS = {
-    "The token with which the sum reaches p is cut off: ask for the sum of those before it.": (
-        "before >= p", "probabilities.cumsum(dim=-1) >= p"
-    ),
-    "The likeliest tokens are cut off: sort the largest first.": ("descending=True", "descending=False"),
-    "What was decided in the sorted order is applied to tokens in their own: scatter it back.": (
-        "torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= p)", "before >= p"
-    ),
-    "Logits are added up: p is a probability, so softmax first.": ("logits.softmax(dim=-1).sort", "logits.sort"),
-    "Each probability is compared with p: their running sum is.": ("before >= p", "probabilities < p"),
-    "One token too many is kept.": (
-        "before >= p", "before - probabilities.roll(1, -1).index_fill(-1, torch.tensor([0]), 0.0) >= p"
-    ),
-    "Tokens that are cut off get 0, and e^0 is 1: they need -inf.": ("-math.inf", "0.0"),
-    "It returns probabilities: logits are wanted, and the softmax comes later.": (
-        "logits.masked_fill(cut, -math.inf)", "logits.masked_fill(cut, -math.inf).softmax(-1)"
-    ),
-    "The places are used the wrong way round: `order` says where a sorted token comes from, so "
-    "scatter by it, or gather by its inverse.": (
-        "torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= p)",
-        "(before >= p).gather(-1, order)",
-    ),
-}  # fmt: skip
+SLIPS = """
+The token with which the sum reaches p is cut off: ask for the sum of those before it.
+    before >= p -> probabilities.cumsum(dim=-1) >= p
+The likeliest tokens are cut off: sort the largest first.
+    descending=True -> descending=False
+What was decided in the sorted order is applied to tokens in their own: scatter it back.
+    torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= p) -> before >= p
+Logits are added up: p is a probability, so softmax first.
+    logits.softmax(dim=-1).sort -> logits.sort
+Tokens that are cut off get 0, and e^0 is 1: they need -inf.
+    -math.inf -> 0.0
+It returns probabilities: logits are wanted, and the softmax comes later.
+    logits.masked_fill(cut, -math.inf) -> logits.masked_fill(cut, -math.inf).softmax(-1)
+The places are used the wrong way round: `order` says where a sorted token comes from, so scatter by
+it, or gather by its inverse.
+    torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= p)
+    -> (before >= p).gather(-1, order)
+"""
 REFERENCE = Code(keep_top_p=filters.keep_top_p)
 
 

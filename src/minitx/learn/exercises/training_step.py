@@ -1,13 +1,14 @@
 """A training step
 
 One step: forget the old gradients, compute the loss, let PyTorch compute how it changes with every
-parameter, and take a step downhill. One odd batch can have a huge gradient; so its length, taken over
-all parameters together, is cut to a maximum. The direction stays.
+parameter, and take a step downhill. One odd batch can have a huge gradient; so its length, taken
+over all parameters together, is cut to a maximum. The direction stays.
 
     norm = sqrt( sum of the squares of all gradients of all parameters )
     if norm > max_norm:  every gradient is multiplied by max_norm / norm
 
-Gradients are added up by PyTorch until someone sets them to zero. In place: parameter.grad.mul_(...).
+Gradients are added up by PyTorch until someone sets them to zero. In place:
+parameter.grad.mul_(...).
 
 Paper: Pascanu et al. 2013, section 3.2, algorithm 1 (clipping).
 In minitx: training/optimizers/optimizer_base.py: Optimizer.clip_gradients
@@ -59,39 +60,24 @@ HINTS = (
     "The norm is one number for all parameters: add the squares of all gradients, then the root. "
     "loss.item() is the loss as a plain number.",
 )
-SLIPS = {
-    "The old gradients are never set to zero: each step goes where all steps before pointed, too.": (
-        "optimizer.zero_grad()", "pass"
-    ),
-    "The gradients are not clipped when the step is taken: clip between backward and step.": (
-        "    clip_gradients(model.parameters(), max_norm)\n", ""
-    ),
-    "No step is taken, or none that has gradients (backward comes before it, and zero_grad not "
-    "between them): nothing is learned.": ("optimizer.step()", "pass"),
-    "Small gradients are scaled up, too: clipping only ever makes them smaller.": (
-        "if norm > max_norm:", "if norm > 0:"
-    ),
-    "Each parameter is clipped by itself, which changes the direction: the norm is that of all "
-    "together.": (
-        "        for gradient in gradients:\n            gradient.mul_(max_norm / norm)",
-        "        for gradient in gradients:\n"
-        "            gradient.mul_(min(1.0, max_norm / float(gradient.norm())))",
-    ),
-    "Every number is clipped by itself, which changes the direction: all are scaled by one factor.": (
-        "gradient.mul_(max_norm / norm)", "gradient.clamp_(-max_norm, max_norm)"
-    ),
-    "The root is missing: the norm is the root of the sum of squares.": (".sum().sqrt())", ".sum())"),
-    "The norms of the parameters are added: add squares, then take the root.": (
-        "gradient.square().sum() for gradient in gradients]).sum().sqrt()",
-        "gradient.norm() for gradient in gradients]).sum()",
-    ),
-    "It returns the norm after clipping: the one before is what tells of trouble.": (
-        "    return norm\n", "    return min(norm, max_norm)\n"
-    ),
-    "It returns the loss after the step.": (
-        "return loss.item()", "return next_token_loss(model(ids), ids).item()"
-    ),
-}  # fmt: skip
+SLIPS = """
+The old gradients are never set to zero: each step goes where all steps before pointed, too.
+    optimizer.zero_grad() -> pass
+The gradients are not clipped when the step is taken: clip between backward and step.
+    clip_gradients(model.parameters(), max_norm) -> pass
+No step is taken, or none that has gradients (backward comes before it, and zero_grad not between
+them): nothing is learned.
+    optimizer.step() -> pass
+Small gradients are scaled up, too: clipping only ever makes them smaller.
+    if norm > max_norm: -> if norm > 0:
+Each parameter is clipped by itself, which changes the direction: the norm is that of all together.
+    gradient.mul_(max_norm / norm)
+    -> gradient.mul_(min(1.0, max_norm / float(gradient.norm())))
+Every number is clipped by itself, which changes the direction: all are scaled by one factor.
+    gradient.mul_(max_norm / norm) -> gradient.clamp_(-max_norm, max_norm)
+The root is missing: the norm is the root of the sum of squares.
+    .sum().sqrt()) -> .sum())
+"""
 
 
 class Bigram(nn.Module):

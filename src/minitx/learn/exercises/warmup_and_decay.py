@@ -1,8 +1,9 @@
 """The loop: warmup, decay, and many steps
 
-Two things about the learning rate. At first it rises, because Adam's averages are still empty and its
-first steps would be long and wrong. In the end it falls, because with a constant rate the weights keep
-jumping across the valley. Steps count from 0; the first one already learns, and so does the last:
+Two things about the learning rate. At first it rises, because Adam's averages are still empty and
+its first steps would be long and wrong. In the end it falls, because with a constant rate the
+weights keep jumping across the valley. Steps count from 0; the first one already learns, and so
+does the last:
 
     rising    peak * (step + 1) / warmup                         while step < warmup
     falling   peak * (steps - step) / (steps - warmup + 1)       after that, in a straight line
@@ -54,45 +55,26 @@ from minitx.learn.seeded import token_ids, with_weights
 from minitx.learn.trial import Calls, Code, Trial
 
 HINTS = (
-    "learning_rate is the two formulas and one `if`. In train, enumerate(batches) counts the steps.",
+    "learning_rate is the two formulas and one `if`. In train, enumerate(batches) counts the "
+    "steps.",
     "Set the rate before the step is taken, in every step: the optimizer reads it then.",
 )
-SLIPS = {
-    "Warmup begins at a rate of 0, so that the first step learns nothing: step + 1.": (
-        "(step + 1) / warmup", "step / warmup"
-    ),
-    "There is no warmup.": ("if step < warmup:", "if False:"),
-    "There is no decay: after warmup the rate falls to almost 0 at the last step.": (
-        "peak * (steps - step) / (steps - warmup + 1)", "peak"
-    ),
-    "The decay is measured from step 0, so that the rate jumps when warmup ends.": (
-        "(steps - warmup + 1)", "steps"
-    ),
-    "The rate of the last step is 0: it would learn nothing.": (
-        "(steps - step) / (steps - warmup + 1)", "(steps - step - 1) / (steps - warmup)"
-    ),
-    "The decay is a cosine: here it is a straight line.": (
-        "peak * (steps - step) / (steps - warmup + 1)",
-        "peak * (1 + torch.tensor(torch.pi * (1 - (steps - step) / (steps - warmup + 1))).cos()"
-        ".item()) / 2",
-    ),
-    "The rate is set after the step, so that each step has that of the one before.": (
-        '        for group in optimizer.param_groups:\n            group["lr"] = learning_rate(step, '
-        "len(batches), warmup, peak)\n        losses.append(training_step(model, optimizer, ids, "
-        "1.0))",
-        "        losses.append(training_step(model, optimizer, ids, 1.0))\n"
-        '        for group in optimizer.param_groups:\n            group["lr"] = learning_rate(step, '
-        "len(batches), warmup, peak)",
-    ),
-    "The rate is never set in the optimizer, which goes on with its own: group[\"lr\"].": (
-        'group["lr"] = learning_rate', "learning_rate"
-    ),
-    "Only the first group of parameters gets the rate: set it in each.": (
-        "in optimizer.param_groups:", "in optimizer.param_groups[:1]:"
-    ),
-    "Every step is on the first batch.": ("optimizer, ids, 1.0", "optimizer, batches[0], 1.0"),
-    "The gradients are not clipped to 1.0.": ("ids, 1.0)", 'ids, float("inf"))'),
-}  # fmt: skip
+SLIPS = """
+Warmup begins at a rate of 0, so that the first step learns nothing: step + 1.
+    (step + 1) / warmup -> step / warmup
+There is no warmup.
+    if step < warmup: -> if False:
+There is no decay: after warmup the rate falls to almost 0 at the last step.
+    peak * (steps - step) / (steps - warmup + 1) -> peak
+The decay is measured from step 0, so that the rate jumps when warmup ends.
+    (steps - warmup + 1) -> steps
+The rate is never set in the optimizer, which goes on with its own: group["lr"].
+    group["lr"] = learning_rate -> learning_rate
+Only the first group of parameters gets the rate: set it in each.
+    in optimizer.param_groups: -> in optimizer.param_groups[:1]:
+The gradients are not clipped to 1.0.
+    ids, 1.0) -> ids, float("inf"))
+"""
 
 
 def _rate(step: int, steps: int, warmup: int, peak: float) -> float:

@@ -1,14 +1,14 @@
 """The model
 
-Everything is there. Ids become vectors, every block adds to them, a last norm brings them to size 1,
-and the head compares each with every token of the vocabulary: a score for each, the logit of that
-token coming next. Softmax comes later, in the loss or the draw.
+Everything is there. Ids become vectors, every block adds to them, a last norm brings them to size
+1, and the head compares each with every token of the vocabulary: a score for each, the logit of
+that token coming next. Softmax comes later, in the loss or the draw.
 
     ids (B, T) -> embedding (B, T, D) -> blocks -> norm -> head: logits (B, T, vocab_size)
 
 The angles are computed once, for positions 0 to T - 1 and theta 10,000, with the width of a head.
-The head shares its matrix with the embedding: what a token looks like going in is what is looked for
-coming out.
+The head shares its matrix with the embedding: what a token looks like going in is what is looked
+for coming out.
 
 Paper: Radford et al. 2018 (GPT), section 3.1; Press and Wolf 2017 (shared matrix).
 In minitx: model/transformer.py: Transformer
@@ -60,28 +60,22 @@ HINTS = (
     "x = self.embedding(ids), then x = block(x, angles) for each block, then norm and head.",
     "rotary_angles(torch.arange(T), self.head_dim, 10_000.0); T is ids.size(1).",
 )
-SLIPS = {
-    "The last norm is missing: the head reads a normalized stream.": ("self.norm(x)", "x"),
-    "It returns probabilities: logits are wanted, and the softmax comes later.": (
-        "self.head(self.norm(x))", "self.head(self.norm(x)).softmax(-1)"
-    ),
-    "Each block reads the embedding, and the work of those before is lost: x = block(x, angles).": (
-        "x = block(x, angles)", "x = block(self.embedding(ids), angles)"
-    ),
-    "One block is left out.": ("in self.blocks:", "in self.blocks[1:]:"),
-    "Only one block is used.": ("in self.blocks:", "in self.blocks[:1]:"),
-    "The blocks run in the reverse order.": ("in self.blocks:", "in reversed(self.blocks):"),
-    "Block after block the norm is applied to the stream: it belongs to the end.": (
-        "x = block(x, angles)", "x = self.norm(block(x, angles))"
-    ),
-    "All positions are the same: the angles need 0, 1, 2, and so on.": (
-        "torch.arange(ids.size(1))", "torch.zeros(ids.size(1))"
-    ),
-    "theta is not 10,000.": ("10_000.0", "100.0"),
-    "The embedding is multiplied by the root of the width, as in 2017.": (
-        "x = self.embedding(ids)", "x = self.embedding(ids) * self.embedding.embedding_dim**0.5"
-    ),
-}  # fmt: skip
+SLIPS = """
+The last norm is missing: the head reads a normalized stream.
+    self.norm(x) -> x
+It returns probabilities: logits are wanted, and the softmax comes later.
+    self.head(self.norm(x)) -> self.head(self.norm(x)).softmax(-1)
+Each block reads the embedding, and the work of those before is lost: x = block(x, angles).
+    x = block(x, angles) -> x = block(self.embedding(ids), angles)
+One block is left out.
+    in self.blocks: -> in self.blocks[1:]:
+The blocks run in the reverse order.
+    in self.blocks: -> in reversed(self.blocks):
+All positions are the same: the angles need 0, 1, 2, and so on.
+    torch.arange(ids.size(1)) -> torch.zeros(ids.size(1))
+theta is not 10,000.
+    10_000.0 -> 100.0
+"""
 
 
 class _Ours(transformer.Transformer):
