@@ -117,7 +117,7 @@ def test_a_right_answer_may_print(answer):
 
 
 def test_a_loop_without_end_is_stopped_and_its_line_named(answer):
-    body = "while True:\n    try:\n        torch.ones(2).sum()\n    except BaseException:\n        pass"
+    body = "while True:\n    try:\n        torch.ones(2)\n    except BaseException:\n        pass"
     verdict = answer(says(body), limit=1.0)
     assert verdict.what == "It is not done after 1 seconds. Does a loop never end?"
     assert verdict.line in range(6, 11)

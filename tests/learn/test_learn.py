@@ -4,11 +4,12 @@ import json
 import sys
 
 import pytest
+from documented import ROOT
 
 from minitx.learn import checking
 from minitx.learn.course import CHAPTERS, EXERCISES
 from minitx.learn.exercise import read_exercise
-from minitx.learn.progress import open_course, start_course
+from minitx.learn.progress import open_course
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_right_answers_pass_until_one_is_empty(course, minitx):
     solve(course, "count_pairs", "learn_merges")
     done = minitx("learn", "--dir", "course")
     assert done.code == 0
-    assert [line[:1] for line in done.out.splitlines() if line[:1] in "✓→"] == ["✓", "✓", "→"]
+    assert [line[0] for line in done.out.splitlines() if line[:1] in ("✓", "→")] == ["✓", "✓", "→"]
     # What has passed is not judged again, until it changes.
     assert "✓" not in minitx("learn", "--dir", "course").out
     with (course / "count_pairs.py").open("a") as file:
@@ -98,7 +99,7 @@ def test_a_milestone_is_told_with_its_questions(course, minitx):
     solve(course, "encode_text")
     out = minitx("learn", "--dir", "course").out
     assert "Milestone: tokenizer works." in out
-    for question, command in CHAPTERS[0].questions:
+    for question, command in CHAPTERS[0].questions.items():
         assert question in out
         assert command in out
     status = minitx("learn", "status", "--dir", "course").out
@@ -106,6 +107,15 @@ def test_a_milestone_is_told_with_its_questions(course, minitx):
     assert "✓ tokenizer works" in status
     assert "· model runs" in status
     assert "→ embed_tokens.py" in status
+
+
+def test_the_commands_of_all_questions_are_run_by_the_page():
+    page = (ROOT / "docs/learn/course.md").read_text()
+    for chapter in CHAPTERS:
+        assert len(chapter.questions) >= 2
+        for question, command in chapter.questions.items():
+            assert question in page
+            assert f"\n{command}\n" in page
 
 
 def test_the_last_exercise_ends_the_course(course, minitx):
@@ -232,7 +242,6 @@ def test_a_course_that_cannot_be_written_is_not_begun(inside, minitx, monkeypatc
     done = minitx("learn", "start", "course")
     assert done.code == 2
     assert list(inside.iterdir()) == []
-    assert start_course  # the same call from Python
 
 
 def _full(self, *args, **kwargs):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from rich.text import Text
+    from rich.console import RenderableType
 
 learn = typer.Typer()
 
@@ -50,7 +50,7 @@ def check(
     if hint:
         asked = only or course.next()
         if asked is not None:
-            _print(course_screen.hint_lines(asked, *course.next_hint(asked)))
+            _print(course_screen.hint_lines(asked, *course.next_hint(asked)), is_code=True)
             return
     checked = None
     with contextlib.suppress(KeyboardInterrupt) if watch else contextlib.nullcontext():
@@ -84,9 +84,10 @@ def status(directory: Directory = Path()) -> None:
     _print(status_lines(open_course(directory)))
 
 
-def _print(lines: Iterable[Text]) -> None:
+def _print(lines: Iterable[RenderableType], is_code: bool = False) -> None:
     from rich.console import Console
 
-    console: Any = Console(highlight=False)
+    console = Console(highlight=False)
     for line in lines:
-        console.print(line)
+        # Code is not wrapped: it is there to be copied.
+        console.print(line, soft_wrap=is_code)

@@ -14,12 +14,12 @@ class Chapter:
     Attributes:
         milestone: what is reached when all have passed.
         names: of the exercises, in order.
-        questions: as in an interview, each with the command that shows the answer.
+        questions: as in an interview, and the command that shows the answer to each.
     """
 
     milestone: str
     names: tuple[str, ...]
-    questions: tuple[tuple[str, str], ...]
+    questions: dict[str, str]
 
     @property
     def exercises(self) -> tuple[Exercise, ...]:
@@ -31,58 +31,50 @@ CHAPTERS = (
     Chapter(
         "tokenizer works",
         ("count_pairs", "learn_merges", "encode_text"),
-        (
-            (
-                "Why not characters, and why not words?",
-                "minitx tokenize corpus.txt --kind bpe --vocab-size 512",
-            ),
-            ("How do you compare models whose tokenizers differ?", "minitx eval"),
-        ),
+        {
+            "Why pieces of words, and not characters or words?":
+                "minitx tokenize corpus.txt --kind bpe --vocab-size 300",
+            "How do you compare models whose tokenizers differ?": "minitx eval --quick",
+        },
     ),
     Chapter(
         "model runs",
-        (
-            "embed_tokens", "scaled_scores", "causal_weights", "one_head", "several_heads",
-            "rotary_positions", "gated_mlp", "rms_norm", "attention_layer", "residual_block",
-            "whole_model",
-        ),
-        (
-            ("Why divide by the root of the width?", "minitx attn --text 'To be or not to be'"),
-            ("How do you prove that a mask does not leak?", "minitx attn --check-mask"),
-        ),
+        ("embed_tokens", "scaled_scores", "causal_weights", "one_head", "several_heads",
+         "rotary_positions", "gated_mlp", "rms_norm", "attention_layer", "residual_block",
+         "whole_model"),
+        {
+            "Why a mask, and how do you prove that it does not leak?": "minitx attn --check-mask",
+            "Why several heads?": "minitx attn --roles",
+            "What does each layer add to the stream?": "minitx attn --prompt 'To be' --lens",
+        },
     ),
     Chapter(
         "model learns",
         ("next_token_loss", "training_step", "warmup_and_decay"),
-        (
-            (
-                "What should the first loss be, and what does a spike look like?",
+        {
+            "What should the first loss be, and what does a spike look like?":
                 "minitx train corpus.txt --steps 200",
-            ),
-            ("How do you tell over- from underfitting?", "minitx diagnose"),
-        ),
+            "How do you tell over- from underfitting?": "minitx diagnose",
+        },
     ),
     Chapter(
         "text is coherent",
         ("top_k", "top_p", "generate_tokens", "key_value_cache"),
-        (
-            (
-                "What does a low temperature do to the distribution?",
+        {
+            "What does a low temperature do to the distribution?":
                 "minitx generate --prompt 'To be' --temperature 0.5 --show-probs",
-            ),
-            (
-                "Why is generation slow, even with a cache?",
-                "minitx generate --prompt 'To be' --quantize int8",
-            ),
-        ),
+            "Why not always take the likeliest token?":
+                "minitx generate --prompt 'To be' --temperature 0",
+        },
     ),
     Chapter(
         "attention is visible",
         ("attention_map", "induction_head"),
-        (
-            ("What does an induction head need in the layer before?", "minitx attn --roles"),
-            ("Is a weight an explanation?", "minitx attn --norms"),
-        ),
+        {
+            "What does one head look at?":
+                "minitx attn --prompt 'To be or not to be' --layer 0 --head 0 --png map.png",
+            "Is a weight an explanation?": "minitx attn --prompt 'To be or not to be' --norms",
+        },
     ),
 )  # fmt: skip
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rich.console import RenderableType
+from rich.padding import Padding
 from rich.text import Text
 
 from minitx.learn.checking import Checked
-from minitx.learn.course import CHAPTERS, EXERCISES, Chapter
+from minitx.learn.course import CHAPTERS, EXERCISES
 from minitx.learn.exercise import Exercise
 from minitx.learn.progress import Course
 from minitx.report.terminal.printable import printed_name, visible
@@ -15,37 +17,35 @@ from minitx.report.terminal.printable import printed_name, visible
 _SHOWN_LINES = 12
 
 
-def checked_lines(checked: Checked, course: Course) -> Iterator[Text]:
+def checked_lines(checked: Checked, course: Course) -> Iterator[RenderableType]:
     """What was said of an exercise, and what to do now."""
     verdict, exercise = checked.verdict, checked.exercise
-    file = exercise.file_name
     printed = visible(verdict.printed).strip("\n").splitlines()
     if printed:
-        yield Text(f"{file} printed:", "dim")
-        yield from (Text(f"  {line}", "dim") for line in printed[:_SHOWN_LINES])
-        if len(printed) > _SHOWN_LINES:
-            yield Text(f"  … and {len(printed) - _SHOWN_LINES} lines more", "dim")
+        yield Text(f"{exercise.file_name} printed:", "dim")
+        more = len(printed) - _SHOWN_LINES
+        shown = [*printed[:_SHOWN_LINES], *([f"… and {more} lines more"] if more > 0 else [])]
+        yield from (_indented(line, "dim") for line in shown)
+    mark, style = ("✓", "green") if verdict.passed else ("→✗"[not verdict.empty], "yellow")
+    title = Text().append(f"{mark} ", style).append(exercise.file_name, "bold")
+    place = f"{EXERCISES.index(exercise.name) + 1} of {len(EXERCISES)}"
+    yield title.append(f"  {place}  {exercise.title}")
     if verdict.passed:
-        yield Text().append("✓ ", "green").append(file, "bold").append(f"  {exercise.title}")
         yield from _reached(exercise, course)
-    elif verdict.empty:
-        yield _heading("→ ", file, exercise)
-        yield Text(
-            f"  {verdict.what} Open {printed_name(course.file(exercise))}: the page is in it."
-        )
-    else:
-        yield _heading("✗ ", file, exercise)
-        place = f"  {printed_name(verdict.file)}, line {verdict.line}" if verdict.line else ""
-        yield Text(f"  {visible(verdict.what)}")
-        for line in (place, f"  {visible(verdict.where)}" if verdict.where else ""):
-            if line:
-                yield Text(line, "dim")
-        yield Text("  minitx learn --hint gives a hint.", "dim")
+        return
+    yield _indented(visible(verdict.what))
+    if verdict.empty:
+        yield _indented(f"The page is in {printed_name(exercise.file_name)}.")
+        return
+    if verdict.line:
+        yield _indented(f"{printed_name(verdict.file)}, line {verdict.line}", "dim")
+    if verdict.where:
+        yield _indented(visible(verdict.where), "dim")
+    yield _indented("minitx learn --hint gives a hint.", "dim")
 
 
-def _heading(mark: str, file: str, exercise: Exercise) -> Text:
-    place = f"  {EXERCISES.index(exercise.name) + 1} of {len(EXERCISES)}"
-    return Text().append(mark, "yellow").append(file, "bold").append(f"{place}  {exercise.title}")
+def _indented(text: str, style: str = "") -> Padding:
+    return Padding.indent(Text(text, style), 2)
 
 
 def _reached(exercise: Exercise, course: Course) -> Iterator[Text]:
@@ -53,18 +53,13 @@ def _reached(exercise: Exercise, course: Course) -> Iterator[Text]:
         if chapter.names[-1] == exercise.name and course.has_reached(chapter):
             yield Text()
             yield Text(f"Milestone: {chapter.milestone}.", "bold green")
-            yield from question_lines(chapter)
+            yield Text("Questions you can answer now; the command shows it:")
+            for question, command in chapter.questions.items():
+                yield Text(f"  {question}")
+                yield Text(f"    {command}", "dim")
             yield Text()
     if course.next() is None:
         yield Text("That was the last one. You have built a transformer.", "bold")
-
-
-def question_lines(chapter: Chapter) -> Iterator[Text]:
-    """The questions of a chapter, each with the command that shows the answer."""
-    yield Text("Questions you can answer now; the command shows it:")
-    for question, command in chapter.questions:
-        yield Text(f"  {question}")
-        yield Text(f"    {command}", "dim")
 
 
 def hint_lines(exercise: Exercise, number: int, text: str) -> Iterator[Text]:
