@@ -123,6 +123,21 @@ def test_a_loop_without_end_is_stopped_and_its_line_named(answer):
     assert verdict.line in range(6, 11)
 
 
+def test_output_without_end_fills_no_disk(answer):
+    verdict = answer(says("while True:\n    print('x' * 10_000)"))
+    assert not verdict.passed
+    assert verdict.what in (
+        "It prints or writes without end.",
+        "It is not done after 10 seconds. Does a loop never end?",
+    )
+    assert len(verdict.printed) <= 2001
+
+
+def test_code_that_fails_when_it_is_called_again_is_told(judged):
+    body = "global embed\nkept, embed = embed, None\nreturn table[ids] * 2"
+    assert not judged("embed_tokens", says(body))["passed"]
+
+
 def test_leaving_the_process_is_no_answer(answer):
     verdict = answer(says("import os\nos._exit(0)"))
     assert not verdict.passed

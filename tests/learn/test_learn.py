@@ -156,6 +156,7 @@ def test_one_exercise_can_be_asked_for(course, minitx):
             "there is no exercise none. Choose one of count_p",
         ),
         (["status", "--dir", "elsewhere"], "holds no course"),
+        (["--watch", "--exercise", "one_head"], "--exercise leaves it. Give one of them"),
     ],
 )
 def test_bad_input_is_one_line(arguments, words, course, minitx):

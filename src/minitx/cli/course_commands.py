@@ -41,10 +41,14 @@ def check(
     """
     if context.invoked_subcommand is not None:
         return
+    from minitx.errors import BadInputError
     from minitx.learn import checking
     from minitx.learn.progress import open_course
     from minitx.report import course_screen
 
+    if watch and exercise is not None:
+        what = "--watch follows the order of the course, and --exercise leaves it"
+        raise BadInputError(what, "Give one of them")
     course = open_course(directory)
     only = None if exercise is None else checking.named_exercise(exercise)
     if hint:

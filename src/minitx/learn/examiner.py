@@ -7,10 +7,11 @@ before the learner's code is loaded, so that nothing that the code does changes 
 from __future__ import annotations
 
 import ast
+import contextlib
+import errno
 import faulthandler
 import importlib
 import importlib.util
-import itertools
 import json
 import os
 import sys
@@ -21,12 +22,12 @@ from typing import Any
 import torch
 
 from minitx.learn.compare import difference, seen_too_early
-from minitx.learn.exercise import Exercise, functions, read_exercise
+from minitx.learn.exercise import Exercise, read_exercise
 from minitx.learn.naming import slips_that_explain
 from minitx.learn.trial import ChangedInputError, Trial, Trials, result_of, same
 
 _ROOM = "minitx.learn.exercises."
-_MEMORY = 4 << 30
+_MEMORY, _OUTPUT = 4 << 30, 8 << 20  # bytes
 
 
 def main(name: str, place: Path) -> None:
@@ -40,13 +41,14 @@ def main(name: str, place: Path) -> None:
     order = json.loads(line)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115
-    _bound_memory()
+    _set_bounds()
     with (place / "stack").open("w") as stack:
         faulthandler.enable(stack)
         faulthandler.dump_traceback_later(order["limit"], exit=True, file=stack)
         verdict = examine(read_exercise(name), module.trials, wanted, Path(order["file"]))
         faulthandler.cancel_dump_traceback_later()
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
         (place / "verdict").write_text(json.dumps(verdict), encoding="utf-8")
         # Threads and exit handlers of the learner's code have no say.
         os._exit(0)
@@ -56,7 +58,7 @@ def examine(exercise: Exercise, trials: Trials, wanted: list[Any], file: Path) -
     """The verdict on a file, as the fields of a `judge.Verdict`."""
     sys.path.insert(0, str(file.parent))
     os.chdir(file.parent)
-    got: list[Any] = []
+    made: list[tuple[Trial, Any]] = []
     trial: Trial | None = None
     try:
         answer = _load(file)
@@ -64,29 +66,28 @@ def examine(exercise: Exercise, trials: Trials, wanted: list[Any], file: Path) -
         if missing:
             return _wrong(f"There is no `{missing[0]}` in it any more.")
         for trial in trials(answer):
-            got.append(result_of(trial))
+            made.append((trial, result_of(trial)))
     except BaseException as error:  # SystemExit and KeyboardInterrupt are the learner's, too
         # What came out before may say more than the exception that it led to.
-        if got and (verdict := _compared(exercise, trials, answer, got, wanted)):
+        if verdict := _compared(exercise, trials, made, wanted):
             return verdict
         if isinstance(error, ChangedInputError):
             what = f"`{error}` writes into what it is given. Make a new list or tensor instead."
             return _wrong(what)
         return _raised(error, file, trial)
-    if verdict := _compared(exercise, trials, answer, got, wanted):
+    if verdict := _compared(exercise, trials, made, wanted):
         return verdict
-    return _left_behind(trials, answer, got) or {"passed": True}
+    return _left_behind(trials, answer, [result for _, result in made]) or {"passed": True}
 
 
 def _compared(
-    exercise: Exercise, trials: Trials, answer: Any, got: list[Any], wanted: list[Any]
+    exercise: Exercise, trials: Trials, made: list[tuple[Trial, Any]], wanted: list[Any]
 ) -> dict[str, Any] | None:
     """What the first wrong result says; None if those that there are, are right."""
-    for i, (one, other) in enumerate(zip(got, wanted, strict=False)):
+    for (trial, one), other in zip(made, wanted, strict=False):
         if not (what := difference(one, other)):
             continue
-        trial = next(itertools.islice(trials(answer), i, None))
-        if slips := slips_that_explain(exercise, trials, got):
+        if slips := slips_that_explain(exercise, trials, [result for _, result in made]):
             told = " ".join(slip.told for slip in slips)
             return {**_wrong(told, f"{trial.about}: {what}"), "named": True}
         try:
@@ -143,6 +144,8 @@ def _raised(error: BaseException, file: Path, trial: Trial | None) -> dict[str, 
         what = f"It imports `{error.name}`, which is not there."
     elif isinstance(error, EOFError):
         what = "It asks for input, and nobody answers here."
+    elif isinstance(error, OSError) and error.errno == errno.EFBIG:
+        what = "It prints or writes without end."
     else:
         what = f"It raises {kind}: {words}." if words else f"It raises {kind}."
     return {**_wrong(what, trial.about if trial else ""), "line": line, "file": source}
@@ -159,22 +162,19 @@ def _load(file: Path) -> Any:
 
 
 def _names(exercise: Exercise) -> list[str]:
-    tree = ast.parse(exercise.solution)
-    classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
-    methods = {node.name for node in tree.body for node in getattr(node, "body", ())
-               if isinstance(node, ast.FunctionDef)}  # fmt: skip
-    return classes + [f.name for f in functions(tree) if f.name not in methods]
+    """Functions and classes that trials call."""
+    body = ast.parse(exercise.solution).body
+    return [node.name for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
 
 
-def _bound_memory() -> None:
-    # Where the system can: a learner's endless list must not take the machine with it.
-    try:
+def _set_bounds() -> None:
+    # Where the system can: an endless list, or endless output, must not take the machine with it.
+    with contextlib.suppress(ImportError, OSError, ValueError, AttributeError):
         import resource
 
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         resource.setrlimit(resource.RLIMIT_DATA, (used + _MEMORY, used + _MEMORY))
-    except (ImportError, OSError, ValueError, AttributeError):
-        pass
+        resource.setrlimit(resource.RLIMIT_FSIZE, (_OUTPUT, _OUTPUT))
 
 
 if __name__ == "__main__":

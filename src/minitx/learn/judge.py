@@ -102,7 +102,8 @@ class Judge:
                 self._process.kill()
                 self._process.communicate()
                 is_late = True
-        said = (self._place / "said").read_bytes()[: 4 * _PRINTED].decode("utf-8", "replace")
+        with (self._place / "said").open("rb") as file_said:
+            said = file_said.read(4 * _PRINTED).decode("utf-8", "replace")
         printed = said if len(said) <= _PRINTED else f"{said[:_PRINTED]}…"
         with contextlib.suppress(OSError, ValueError):
             told = json.loads((self._place / "verdict").read_text("utf-8"))
