@@ -1,6 +1,8 @@
 """`minitx learn` as a person uses it."""
 
 import json
+import re
+import subprocess
 import sys
 
 import pytest
@@ -33,7 +35,7 @@ def pass_all(course, *names):
 
 
 def test_a_course_is_laid_out_whole(course):
-    assert {path.stem for path in course.glob("*.py")} == set(EXERCISES)
+    assert {path.stem for path in course.glob("*.py")} == {*EXERCISES, "my_transformer"}
     text = (course / "README.md").read_text()
     assert [text.index(f"`{name}.py`") for name in EXERCISES] == sorted(
         text.index(f"`{name}.py`") for name in EXERCISES
@@ -193,6 +195,19 @@ def test_a_missing_file_is_one_line_and_the_advice_works(course, minitx):
     assert minitx("learn", "--dir", "course").code == 0
 
 
+def test_all_of_it_works_together(course):
+    solve(course, *EXERCISES)
+    done = subprocess.run(
+        [sys.executable, "my_transformer.py", "9"], cwd=course, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "bytes are" in done.stdout
+    losses = re.search(r"the loss went (.*)", done.stdout)[1].split(", ")
+    assert float(losses[-1]) < float(losses[0]) < 6.5
+    assert "The " in done.stdout
+    assert done.stdout.count("on the token before") == 4
+
+
 def test_watching_judges_at_every_save_and_goes_on(course):
     right = read_exercise("count_pairs").answer
     saves = [right.replace("i += 2", "i += 1"), right]
@@ -222,8 +237,6 @@ sys.modules["torch"] = None
 from minitx.cli.app import main
 main()
 """
-    import subprocess
-
     for arguments in (["--help"], ["status"], ["--hint"], [], ["start", "other"]):
         done = subprocess.run(
             [sys.executable, "-c", code, "learn", *arguments], cwd=course, capture_output=True

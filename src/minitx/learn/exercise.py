@@ -16,6 +16,7 @@ MARK = "# ---- what the judge reads"
 """Above this line stands what a learner's file is made from."""
 
 ROOM = Path(__file__).parent / "exercises"
+SCRIPT = "my_transformer.py"
 _PACKAGE = "minitx.learn.exercises."
 _GAP = "...  # your code here"
 
@@ -127,6 +128,11 @@ def _says_nothing(statement: ast.stmt) -> bool:
     if is_refusal and "NotImplementedError" in ast.dump(statement):
         return True
     return isinstance(statement, ast.Pass)
+
+
+def script_at_work() -> str:
+    """A script in which all that a learner has written works together."""
+    return (ROOM / SCRIPT).read_text(encoding="utf-8").replace(_PACKAGE, "")
 
 
 @functools.cache

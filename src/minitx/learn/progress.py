@@ -19,7 +19,7 @@ from minitx.files import (
     write_atomically,
 )
 from minitx.learn.course import CHAPTERS, EXERCISES, Chapter
-from minitx.learn.exercise import Exercise, read_exercise
+from minitx.learn.exercise import SCRIPT, Exercise, read_exercise, script_at_work
 
 _PROGRESS = "progress.json"
 
@@ -117,6 +117,7 @@ def start_course(directory: Path) -> int:
         raise BadInputError(f"{directory} is a file", "Choose another name")
     files = {f"{name}.py": read_exercise(name).gaps for name in EXERCISES}
     exercises = set(files)
+    files[SCRIPT] = script_at_work()
     files["README.md"] = _read_me()
     files[_PROGRESS] = json_bytes({"passed": {}, "hints": {}}).decode()
     with os_errors_as_bad_input(f"{directory} can't be written", "Choose another place"):
@@ -148,6 +149,7 @@ def _read_me() -> str:
         for exercise in chapter.exercises:
             number += 1
             lines.append(f"{number}. `{exercise.file_name}`: {exercise.title}")
+    lines += ["", f"Then `python {SCRIPT}` puts all of it to work."]
     commands = {
         "minitx learn": "check the next file, and go on as long as they pass",
         "minitx learn --watch": "check it whenever it is saved",

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from minitx.learn.checking import Checked
 from minitx.learn.course import CHAPTERS, EXERCISES
-from minitx.learn.exercise import Exercise
+from minitx.learn.exercise import SCRIPT, Exercise
 from minitx.learn.progress import Course
 from minitx.report.terminal.printable import printed_name, visible
 
@@ -59,7 +59,8 @@ def _reached(exercise: Exercise, course: Course) -> Iterator[Text]:
                 yield Text(f"    {command}", "dim")
             yield Text()
     if course.next() is None:
-        yield Text("That was the last one. You have built a transformer.", "bold")
+        yield Text("That was the last one. You have built a transformer; see it at work:", "bold")
+        yield Text(f"  python {SCRIPT}")
 
 
 def hint_lines(exercise: Exercise, number: int, text: str) -> Iterator[Text]:
