@@ -52,6 +52,13 @@ def test_laying_out_again_restores_what_is_missing_and_nothing_else(course, mini
     assert (course / "count_pairs.py").read_text() == read_exercise("count_pairs").answer
 
 
+def test_an_empty_directory_is_filled_and_stays_the_same(inside, minitx):
+    before = inside.stat().st_ino
+    assert minitx("learn", "start", ".").code == 0
+    assert inside.stat().st_ino == before
+    assert minitx("learn", "status").code == 0
+
+
 @pytest.mark.parametrize("kind", ["full", "file"])
 def test_something_else_is_left_alone(kind, inside, minitx):
     place = inside / "mine"

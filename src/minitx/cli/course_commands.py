@@ -22,7 +22,9 @@ Directory = Annotated[
 @learn.callback(invoke_without_command=True)
 def check(
     context: typer.Context,
-    watch: Annotated[bool, typer.Option(help="Check whenever the file is saved.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Check whenever the file is saved.")
+    ] = False,
     hint: Annotated[
         bool, typer.Option("--hint", help="Give a hint, each time a plainer one; the third solves.")
     ] = False,

@@ -127,7 +127,7 @@ def start_course(directory: Path) -> int:
             raise BadInputError(what, "Choose a new directory")
         missing = {name: text for name, text in files.items() if name not in there}
         directory.parent.mkdir(parents=True, exist_ok=True)
-        if there:
+        if directory.exists():  # a shell may stand in it, so it is not replaced
             for name, text in missing.items():
                 write_atomically(directory / name, text.encode())
         else:
@@ -137,7 +137,7 @@ def start_course(directory: Path) -> int:
                 made.mkdir()
                 for name, text in missing.items():
                     (made / name).write_text(text, encoding="utf-8")
-                made.replace(directory.resolve())
+                made.rename(directory)
     return len(missing)
 
 
