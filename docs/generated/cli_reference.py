@@ -49,6 +49,8 @@ def _command(name: str, command: Any) -> Iterator[str]:
     for panel, items in panels.items():
         yield f"**{panel}**"
         yield "\n".join(items)
+    for word, inner in getattr(command, "commands", {}).items():
+        yield from _command(f"{name} {word}", inner)
 
 
 def _item(command: str, parameter: Any, context: Any) -> str:

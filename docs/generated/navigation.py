@@ -23,6 +23,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "learn/induction.md",
         "learn/wrong.md",
         "learn/questions.md",
+        "learn/course.md",
     ),
     "Use": (
         "python.md",

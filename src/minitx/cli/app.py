@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from minitx import __version__
+from minitx.cli.course_commands import learn
 from minitx.cli.model_commands import attn, evaluate, generate, serve
 from minitx.cli.run_commands import diagnose, profile, report
 from minitx.cli.training_commands import corpus, resume, tokenize, train
@@ -63,6 +64,7 @@ app.command("attn")(attn)
 app.command("diagnose")(diagnose)
 app.command("report")(report)
 app.command("profile")(profile)
+app.add_typer(learn, name="learn")
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,0 +1,1 @@
+"""A course in which one builds a transformer, and that checks itself."""
