@@ -11,6 +11,7 @@ Every error minitx raises on purpose derives from `MinitxError`. The command lin
 | 3         | a damaged checkpoint or run file, detected on load         |
 | 4         | training stopped because it became unstable                |
 | 5         | the run directory is in use by another process             |
+| 6         | one of several processes was lost; the run can be resumed  |
 | 130       | interrupted (Ctrl-C), the run saved                        |
 | 143       | terminated (SIGTERM or SIGHUP), the run saved              |
 """
@@ -69,6 +70,12 @@ class RunLockedError(MinitxError):
     """Another process is writing to this run directory (exit code 5)."""
 
     exit_code = 5
+
+
+class LostProcessError(MinitxError):
+    """One of the processes that train together ended or hangs (exit code 6)."""
+
+    exit_code = 6
 
 
 class InterruptedRunError(MinitxError):

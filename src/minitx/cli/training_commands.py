@@ -126,6 +126,7 @@ def train(
         tables = merged(config, overrides)
         with many_imports():
             from minitx.training.memory import refuse_too_large
+            from minitx.workflows.launch import run_processes, wanted_processes
             from minitx.workflows.train import TrainRequest
             from minitx.workflows.train import train as train_run
 
@@ -134,7 +135,11 @@ def train(
         request = TrainRequest(
             **tables, tokenizer_directory=tokenizer, out=out, loggers=loggers, measure=measure
         )
-        train_run(request, [view], sys.stdin.buffer)
+        processes = wanted_processes(tables["train"].get("processes"))
+        if not processes:
+            train_run(request, [view], sys.stdin.buffer)
+    if processes:
+        run_processes(processes, sys.argv[1:])
 
 
 @takes(TrainConfig, planned=True, only=RESUMABLE)
@@ -156,19 +161,28 @@ def resume(
     changes = tables_from_options(**options)["train"]
     with _view() as view:
         with many_imports():
+            from minitx.workflows.launch import processes_of, run_processes, wanted_processes
             from minitx.workflows.resume import ResumeRequest
             from minitx.workflows.resume import resume as resume_run
 
         loggers = _loggers(logger, tensorboard)
         request = ResumeRequest(run, changes, allow_changed_corpus, loggers)
-        resume_run(request, [view])
+        processes = wanted_processes(changes.get("processes", processes_of(run)))
+        if not processes:
+            resume_run(request, [view])
+    if processes:
+        run_processes(processes, sys.argv[1:])
 
 
 @contextlib.contextmanager
 def _view() -> Iterator[TrainingObserver]:
     from minitx.report.training.training_view import choose_view
-    from minitx.training.observer import Phase
+    from minitx.training.launched import is_follower
+    from minitx.training.observer import Observers, Phase
 
+    if is_follower():
+        yield Observers([])
+        return
     with contextlib.closing(choose_view(sys.stdout)) as view:
         # Something to see before torch is loaded, which takes a second or two.
         view.observe(Phase("loading torch"))

@@ -34,7 +34,7 @@ MOST_THREADS = 512
 
 RESUMABLE = (
     "steps", "learning_rate", "muon_learning_rate", "grad_clip", "on_spike", "max_rollbacks",
-    "early_stopping", "keep_checkpoints", "device", "engine", "threads",
+    "early_stopping", "keep_checkpoints", "device", "engine", "threads", "processes",
 )  # fmt: skip
 """Options that a resumed run may change; all but `steps` change its numbers from there on."""
 
@@ -164,6 +164,11 @@ class TrainConfig(Config):
     )
     threads: int = option(
         0, "CPU threads; 0 leaves the number to torch.", MACHINE, (0, MOST_THREADS)
+    )
+    processes: int = option(
+        1, "Processes on this machine that train together.", MACHINE, (1, 4096),
+        details="Under torchrun, as many as it started. A step learns from the same text for any "
+        "number of them.",
     )
     # fmt: on
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -49,12 +50,15 @@ class Batches:
         return inputs, targets
 
 
+@dataclass(eq=False)
 class PrefetchedBatches(Batches):
     """The same batches; while one is learned from, a thread prepares the one after it.
 
     So a step waits neither for the shuffling of a new epoch nor for a disk that a memory-mapped
-    text is read from. To be used as a context.
+    text is read from. To be used as a context. Which one comes after another, `after` says.
     """
+
+    after: Callable[[int], int] = lambda number: number + 1
 
     def __enter__(self) -> PrefetchedBatches:
         # One thread, so that the sampler is never asked by two at once.
@@ -69,6 +73,7 @@ class PrefetchedBatches(Batches):
         asked_number, asked = self._ahead or (None, None)
         if asked is None or asked_number != number:
             asked = self._thread.submit(self._prepared, number)
-        self._ahead = (number + 1, self._thread.submit(self._prepared, number + 1))
+        following = self.after(number)
+        self._ahead = (following, self._thread.submit(self._prepared, following))
         # The copy to a device is asked for here, so that it comes before the step in its order.
         return self._moved(asked.result())

@@ -6,7 +6,8 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from signal import SIGINT, SIGTERM
 from typing import NoReturn
 
 import torch
@@ -14,7 +15,6 @@ from torch import Tensor
 
 from minitx.compute import Compute
 from minitx.config import TrainConfig
-from minitx.engine import loss_function
 from minitx.errors import InstabilityError, InterruptedRunError
 from minitx.files import shell_word
 from minitx.model import Transformer
@@ -22,6 +22,7 @@ from minitx.training.batches import Batches
 from minitx.training.budget import BudgetController
 from minitx.training.clock import Clock
 from minitx.training.good_states import GoodStates
+from minitx.training.gradients import StepGradients
 from minitx.training.hooks import Anomaly, AnomalyDetector, RunHooks, StopEvaluation
 from minitx.training.observer import (
     CheckpointSaved,
@@ -36,35 +37,13 @@ from minitx.training.optimizers.optimizer_base import Optimizer
 from minitx.training.schedule import rate_of_run
 from minitx.training.signals import StopRequest
 from minitx.training.state import TrainingState
+from minitx.training.team import ALONE, Team
 
 RATE_AFTER_ROLLBACK = 0.5
 """What the learning rate is multiplied by at each rollback."""
 
 STEPS_AHEAD = 2
 """Steps that may be under way on a GPU: while it does one, the next is prepared."""
-
-
-class GradientPass:
-    """Computes the loss of one batch, and adds its gradients to those in the parameters.
-
-    Gradients are averaged over the `passes` of an optimizer step.
-
-    Raises:
-        BadInputError: torch.compile was asked for where it can't be used.
-    """
-
-    def __init__(
-        self, model: Transformer, compute: Compute, passes: int = 1, engine: str = "auto"
-    ) -> None:
-        self._loss = loss_function(model, compute, engine)
-        self._passes = passes
-
-    def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean loss of a batch, `(batch, seq)` ids: a scalar in nats per token."""
-        loss = self._loss(inputs, targets)
-        part = loss / self._passes if self._passes > 1 else loss
-        part.backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
 
 
 class RunAhead:
@@ -94,7 +73,8 @@ class RunAhead:
 class Trainer:
     """Trains a model, in place, from where its state stands to its last step.
 
-    Good states are there if the policy is `rollback`; `now` is a clock, in seconds.
+    Good states are there if the policy is `rollback`; `now` is a clock, in seconds. In a `team`,
+    each process has a trainer; that of the first one decides, scores and saves.
     """
 
     model: Transformer
@@ -109,14 +89,16 @@ class Trainer:
     detector: AnomalyDetector
     good_states: GoodStates | None = None
     now: Callable[[], float] = time.perf_counter
+    team: Team = ALONE
 
     def __post_init__(self) -> None:
         config, state, device = self.config, self.state, self.compute.device
         # Where reading a number costs nothing, or where it matters to which step it belongs.
         self._reads_each_step = device.type == "cpu" or config.on_spike != "warn"
-        self._pass = GradientPass(self.model, self.compute, config.accumulation, config.engine)
+        self._gradients = StepGradients(self.model, self.batches, config, self.compute, self.team)
+        self._asked_to_stop = False
         self._ahead = RunAhead(device)
-        self._unread: list[tuple[Tensor, Tensor]] = []
+        self._unread: list[list[Tensor]] = []
         self._last = (math.nan, math.nan)
         self._clock = Clock(state.elapsed_seconds, self.now)
         context_length = self.model.config.context_length
@@ -144,6 +126,7 @@ class Trainer:
             with self._clock.timing("saving"):
                 self._save()
         if self.good_states is not None:
+            self.optimizer.collect_state()
             self.good_states.take(state.step)
         compiling = config.engine == "torch-compile"
         if compiling:
@@ -155,8 +138,7 @@ class Trainer:
                 compiling = False
             if learned and (state.step % config.log_every == 0 or state.step == 1):
                 self._report_step()
-            self._budget.after_step()
-            self.config = self._budget.config
+            self._decide_steps()
             if state.step % config.evaluate_every == 0 or state.step == state.steps:
                 with self._clock.timing("evaluation"):
                     self._evaluate()
@@ -165,7 +147,7 @@ class Trainer:
                 self._save()
             self._tell_saved()
             # After the evaluation, so that a resumed run goes on with the next step.
-            if self.stop.signal_number is not None:
+            if self._asked_to_stop if self.team.size > 1 else self.stop.signal_number is not None:
                 self._interrupt()
         self._save()
         return self._end("finished" if state.step >= state.steps else "early-stopping")
@@ -174,9 +156,10 @@ class Trainer:
         # False if the step was so bad that training went back instead.
         state, config = self.state, self.config
         factor = rate_of_run(config, state, state.step)
-        loss = self._gradients()
+        loss = self._gradients(state.step)
+        of_team = [loss] if self.team.size == 1 else self._over_team(loss)
         norm, norms = self.optimizer.clip_gradients()
-        self._unread.append((loss, norm))
+        self._unread.append([norm, *of_team])
         state.step += 1
         state.tokens += self._step_tokens
         # Before the update, so that the weights are still those that gave the loss.
@@ -189,39 +172,50 @@ class Trainer:
         self._clock.step_done()
         return learned
 
-    def _gradients(self) -> Tensor:
-        # Mean loss of one optimizer step's batches, left with its gradients in the parameters.
-        total: Tensor | None = None
-        passes = self.config.accumulation
-        for number in range(self.state.step * passes, (self.state.step + 1) * passes):
-            if self.model.config.dropout:
-                # A seed for each batch makes the masks a function of its number, so that a
-                # resumed run needs no state of a random generator.
-                torch.manual_seed(_mixed_seed(self.config.seed, number))
-            inputs, targets = self.batches[number]
-            loss = self._pass(inputs, targets)
-            total = loss if total is None else total + loss
-        # With several processes, each of which has read batches of its own, this is the one place
-        # to average the gradients (and this loss) over them: after the last backward pass, and
-        # before the norm that clipping and diagnosis look at.
-        assert total is not None
-        return total / passes if passes > 1 else total
+    def _over_team(self, own_loss: Tensor) -> list[Tensor]:
+        # The mean loss of the step, and by which signals how many processes were asked to stop.
+        signals = [float(self.stop.exit_signal == number) for number in (SIGINT, SIGTERM)]
+        told = torch.tensor([0.0, *signals], dtype=torch.float64, device=own_loss.device)
+        told[0] = own_loss
+        return list(self.team.add_up(told).to(own_loss.dtype))
+
+    def _decide_steps(self) -> None:
+        budget, state, team = self._budget, self.state, self.team
+        if team.is_first:
+            budget.after_step()
+        if team.size > 1 and state.steps_decided is False:
+            state.steps, decisions = team.first(lambda: (state.steps, budget.config.step_decisions))
+            budget.config = replace(budget.config, step_decisions=decisions)
+            if decisions:
+                budget.config = replace(budget.config, steps=decisions[-1][1])
+        self.config = budget.config
 
     def _read_losses(self) -> bool:
         # Reading waits for the device, so it may be done for several steps at once. False if
         # training went back.
         unread, self._unread = self._unread, []
         # Each look at a device's memory waits for it: one for all.
-        pairs = torch.stack([torch.stack(pair) for pair in unread]).tolist() if unread else []
-        for step, (loss, norm) in enumerate(pairs, self.state.step - len(unread) + 1):
+        rows = torch.stack([torch.stack(row) for row in unread]).tolist() if unread else []
+        for step, (norm, loss, *asked) in enumerate(rows, self.state.step - len(unread) + 1):
+            for number, count in zip((SIGINT, SIGTERM)[: len(asked)], asked, strict=True):
+                if not count:
+                    continue
+                self._asked_to_stop = True
+                self.stop.signal_number = self.stop.signal_number or int(number)
             self._last = loss, norm
-            anomaly = self.detector.on_loss(step, loss, norm)
+            anomaly = self._anomaly(step, loss, norm)
             if anomaly is not None and (anomaly.is_fatal or self.config.on_spike != "warn"):
                 self._roll_back(anomaly)
                 return False
             self.state.loss_sum += loss
             self.state.loss_count += 1
         return True
+
+    def _anomaly(self, step: int, loss: float, norm: float) -> Anomaly | None:
+        if self.config.on_spike == "warn":
+            # Only what is fatal matters, which all processes see alike.
+            return self.detector.on_loss(step, loss, norm)
+        return self.team.first(lambda: self.detector.on_loss(step, loss, norm))
 
     def _roll_back(self, anomaly: Anomaly) -> None:
         state = self.state
@@ -285,6 +279,7 @@ class Trainer:
             is_last=state.step == state.steps,
         )
         if self.good_states is not None:
+            self.optimizer.collect_state()
             self.good_states.take(state.step)
         self.observer.observe(Phase(""))
         self.model.train()
@@ -293,7 +288,7 @@ class Trainer:
         state = self.state
         self.observer.observe(Phase("scoring the holdout"))
         with self._clock.timing("scoring"):
-            measured = self.hooks.evaluate(False)
+            measured = self.team.first(lambda: self.hooks.evaluate(False))
         state.holdout_loss = measured.loss
         is_best = measured.loss < state.best_holdout_loss
         if is_best:
@@ -301,6 +296,8 @@ class Trainer:
             state.evaluations_since_best = 0
         else:
             state.evaluations_since_best += 1
+        if not self.team.is_first:
+            return
         prompt, sample = self.hooks.sample()
         self.observer.observe(
             EvaluationReport(
@@ -320,6 +317,7 @@ class Trainer:
             return
         self._read_losses()
         self.state.elapsed_seconds = self._clock.elapsed()
+        self.optimizer.collect_state()
         self.hooks.save(self.state, self.config)
         self._saved_step = self.state.step
         self._clock.pause_done()
@@ -343,7 +341,7 @@ class Trainer:
 
     def _end(self, reason: str) -> RunEnd:
         final, hooks = self.state.holdout_loss, self.hooks
-        if not hooks.closes_with_evaluation:
+        if not hooks.closes_with_evaluation and self.team.is_first:
             is_whole = hooks.n_closing >= hooks.n_holdout - 1
             part = "the whole" if is_whole else f"{hooks.n_closing:,} tokens of the"
             self.observer.observe(Phase(f"scoring {part} holdout"))
@@ -370,11 +368,3 @@ class Trainer:
             final_holdout_tokens=n_scored if self.hooks.n_holdout else 0,
             best_holdout_tokens=self.hooks.n_scored if self.hooks.n_holdout else None,
         )
-
-
-def _mixed_seed(seed: int, number: int) -> int:
-    # Neighbouring numbers must give unrelated seeds: the finalizer of SplitMix64.
-    z = (seed * 0x9E3779B97F4A7C15 + number + 1) * 0x9E3779B97F4A7C15 % 2**64
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
-    return (z ^ (z >> 31)) % 2**63

@@ -35,6 +35,8 @@ from minitx.training.logging.metrics_file import read_metrics, require_metrics
 from minitx.training.observer import Observers, Phase, TrainingObserver
 from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
+from minitx.training.team import joined_team
+from minitx.workflows.follow import follow
 from minitx.workflows.run_session import run_session
 from minitx.workflows.session import (
     OPTIMIZER_FILE,
@@ -81,7 +83,9 @@ def resume(request: ResumeRequest, observers: Sequence[TrainingObserver]) -> Fin
         InstabilityError, InterruptedRunError, KeyboardInterrupt: as in `train`.
     """
     told = Observers(observers)
-    with StopRequest() as stop:
+    with StopRequest() as stop, joined_team(request.train.get("device", "auto")) as team:
+        if not team.is_first:
+            follow(team, stop)
         run = RunDirectory.open(request.run)
         _refuse_older_checkpoint(run, request.run and named_run(request.run))
         fix = f"The run is as it was; go on with: minitx resume {shell_word(run.path)}"
@@ -89,15 +93,15 @@ def resume(request: ResumeRequest, observers: Sequence[TrainingObserver]) -> Fin
             run.clear_leftovers()
             told.observe(Phase("reading the checkpoint"))
             try:
-                session = _open_session(run, request)
+                session = _open_session(run, request, team.size)
                 told.observe(Phase(""))
-                end = run_session(session, observers, stop)
+                end = run_session(session, observers, stop, team)
             finally:
                 shutil.rmtree(run.new_data, ignore_errors=True)
     return FinishedRun(run.path, end)
 
 
-def _open_session(run: RunDirectory, request: ResumeRequest) -> Session:
+def _open_session(run: RunDirectory, request: ResumeRequest, processes: int) -> Session:
     require_metrics(run.metrics_file)
     if run.config_file.is_dir():
         raise BadInputError(
@@ -110,6 +114,10 @@ def _open_session(run: RunDirectory, request: ResumeRequest) -> Session:
     if checkpoint != run.checkpoint(state.step):
         raise DamagedFileError(f"{checkpoint / STATE_FILE} is of step {state.step:,}", USE_ANOTHER)
     config = _changed_config(run, config, state, request.train)
+    if processes != config.train.processes:
+        # Each process has a part of the machine.
+        threads = request.train.get("threads", 0)
+        config = replace(config, train=replace(config.train, processes=processes, threads=threads))
     compute = choose_compute(config.train.device, config.train.dtype, config.train.threads)
     loaded = load_model(checkpoint, device=compute.device)
     if loaded.model.config != config.model:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -18,12 +19,15 @@ from minitx.evaluation.scoring import Windows, count_targets, score, windows_for
 from minitx.generation import generate
 from minitx.training.awake import AwakeClock
 from minitx.training.batches import PrefetchedBatches
+from minitx.training.gradients import number_after
 from minitx.training.hooks import HoldoutLoss, RunHooks, StopEvaluation
 from minitx.training.logging import LOGGERS
 from minitx.training.loop import Trainer
 from minitx.training.observer import OBSERVERS, Observers, RunEnd, TrainingObserver
 from minitx.training.optimizers import make_optimizer
 from minitx.training.signals import StopRequest
+from minitx.training.team import ALONE, Team
+from minitx.workflows.follow import invite
 from minitx.workflows.session import (
     Session,
     SessionSaver,
@@ -40,16 +44,23 @@ _SAMPLED_ALONE = 20_000_000
 
 
 def run_session(
-    session: Session, observers: Sequence[TrainingObserver], stop: StopRequest
+    session: Session,
+    observers: Sequence[TrainingObserver],
+    stop: StopRequest,
+    team: Team = ALONE,
 ) -> RunEnd:
     """Train to the last step; whatever happens, what was saved before stays whole.
+
+    In a team this is what the first process does; the others are invited to `follow`.
 
     Raises:
         InstabilityError, InterruptedRunError, BadInputError: see `Trainer.run`.
     """
     keep_freed_memory()
     config, compute, model = session.config.train, session.compute, session.model
+    invite(session, team)
     optimizer = make_optimizer(model, config, compute.dtype)
+    optimizer.team = team
     restore_optimizer(session, optimizer)
     for name in session.loggers:
         LOGGERS.get(name)
@@ -73,6 +84,7 @@ def run_session(
         prefetched = PrefetchedBatches(
             corpus.train_ids, model.config.context_length, config.batch_size, config.seed,
             compute.device, config.data_order,
+            after=partial(number_after, config=config, team=team),
         )  # fmt: skip
         batches = stack.enter_context(prefetched)
         told = [*observers, *map(logger, session.loggers)]
@@ -82,6 +94,7 @@ def run_session(
             model, config, compute, batches, corpus.train_ids, corpus.holdout_ids, observer
         )
         good_states = restore_detector(session, optimizer, detector)
+        team.require_agreement(None)
         # This cuts the file, so it is the last that may refuse.
         told.insert(len(observers), logger("metrics"))
         session = session.committed()
@@ -99,10 +112,14 @@ def run_session(
             detector=detector,
             good_states=good_states,
             now=stack.enter_context(AwakeClock()),
+            team=team,
         )
+        team.began(session.run.path)
         observer.observe(session.start(_short_prompt(session)))
         stop.defer()
-        return trainer.run()
+        end = trainer.run()
+        team.first(lambda: None)  # The others may go.
+        return end
 
 
 def _hooks(session: Session, saver: SessionSaver, stop: StopRequest) -> RunHooks:

@@ -56,7 +56,9 @@ from minitx.training.optimizers import OPTIMIZERS
 from minitx.training.planning import NOMINAL_RATES, TokenFigures, plan_run
 from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
+from minitx.training.team import Team, joined_team
 from minitx.training.tokenizer_planning import TextSize, learned_from, plan_capacity, plan_tokenizer
+from minitx.workflows.follow import follow
 from minitx.workflows.run_session import run_session
 from minitx.workflows.session import Session
 
@@ -111,12 +113,18 @@ def train(
             "--measure says how fast this machine is, and with --steps nothing depends on that",
             "Give --budget instead of --steps, or leave out --measure",
         )
-    with StopRequest() as stop, interrupted_before_steps(stop, fix):
+    device = request.train.get("device", "auto")
+    with (
+        StopRequest() as stop,
+        joined_team(device) as team,
+        interrupted_before_steps(stop, fix),
+    ):
+        if not team.is_first:
+            follow(team, stop)
+        request = _for_team(request, team)
         threads = request.train.get("threads", 0)
         require_range("threads", threads, 0, MOST_THREADS)
-        compute = choose_compute(
-            request.train.get("device", "auto"), request.train.get("dtype", "auto"), threads
-        )
+        compute = choose_compute(device, request.train.get("dtype", "auto"), threads)
         kernel_build()  # A MINITX_KERNELS that names none is refused before time is spent on it.
         told.observe(Phase("reading the corpus"))
         data = build(DataConfig, request.data, "data")
@@ -175,7 +183,7 @@ def train(
                     loggers=request.loggers,
                 )
                 told.observe(Phase(""))
-                end = run_session(session, observers, stop)
+                end = run_session(session, observers, stop, team)
             except BaseException as error:
                 # A run that never began is not worth a directory; one with a checkpoint is kept,
                 # and one that went wrong has something to look at. Under the lock: nobody else can
@@ -194,6 +202,16 @@ def _missing(path: Path) -> list[Path]:
     with contextlib.suppress(OSError, ValueError):
         return [directory for directory in (path, *path.parents) if not directory.exists()]
     return []
+
+
+def _for_team(request: TrainRequest, team: Team) -> TrainRequest:
+    wanted = request.train.get("processes", team.size)
+    if wanted != team.size:
+        raise BadInputError(
+            f"{wanted} processes can't be started from within one",
+            "Use minitx train --processes on the command line, or start this with torchrun",
+        )
+    return replace(request, train={**request.train, "processes": team.size})
 
 
 def _progress(told: Observers, name: str) -> Callable[[int, int], None]:

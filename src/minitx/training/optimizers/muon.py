@@ -11,7 +11,7 @@ import functools
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from minitx.engine import update_kernels
 from minitx.model import Transformer, matrix_parameters
 from minitx.training.optimizers import OPTIMIZERS
 from minitx.training.optimizers.adamw import AdamWOptimizer
+from minitx.training.team import ALONE, Team
 
 # Odd polynomials a x + b x^3 + c x^5, applied one after the other. Together they move every
 # singular value from [0.01, 1] into [0.73, 1.27], and smaller ones up by a factor of 78. Each is
@@ -69,6 +70,15 @@ def _size(rows: int, columns: int) -> float:
     return math.sqrt(max(1.0, rows / columns))
 
 
+class Section(NamedTuple):
+    """Some rows of a matrix: which matrix, the first of the rows, and how many."""
+
+    matrix: int
+    row: int
+    rows: int
+    columns: int
+
+
 class Muon:
     """Muon over the blocks' matrices, batched: equal shapes are orthogonalized together.
 
@@ -107,19 +117,51 @@ class Muon:
         self._groups = dict(groups)
 
     @torch.no_grad()
-    def step(self, learning_rate: float) -> None:
-        """Update every parameter from its `.grad`."""
+    def step(self, learning_rate: float, team: Team = ALONE) -> None:
+        """Update every parameter from its `.grad`; in a team, each process does a part of them."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if len(gradients) < len(self.parameters):
             raise RuntimeError("Muon.step needs a gradient for every matrix")
-        if self._kernels is not None and all(gradient.is_contiguous() for gradient in gradients):
-            self._step_native(learning_rate, gradients)
-            return
+        if not self._own(team.rank, team):
+            pass  # There are more processes than matrices.
+        elif self._kernels is not None and all(g.is_contiguous() for g in gradients):
+            self._step_native(learning_rate, gradients, team)
+        else:
+            self._step_torch(learning_rate, gradients, team)
+        self._exchange(self.parameters, team)
+
+    def collect_state(self, team: Team) -> None:
+        """Get the momenta of the parts that other processes do."""
+        self._exchange(self.momenta, team)
+
+    @torch.no_grad()
+    def _exchange(self, tensors: list[Tensor], team: Team) -> None:
+        # Each process's sections from that process, in one message.
+        for owner in range(team.size if team.size > 1 else 0):
+            own = self._own(owner, team)
+            views = [tensors[s.matrix][s.row : s.row + s.rows] for s in own]
+            if views:
+                packed = torch.cat([view.reshape(-1) for view in views])
+                team.share_out(packed, owner)
+                if owner != team.rank:
+                    parts = torch.split(packed, [view.numel() for view in views])
+                    torch._foreach_copy_(
+                        views, [p.view_as(v) for p, v in zip(parts, views, strict=True)]
+                    )
+
+    def _own(self, rank: int, team: Team) -> list[Section]:
+        # From the largest on, in turns: about as much work for each.
+        return self._sections[rank :: team.size]
+
+    def _step_torch(self, learning_rate: float, gradients: list[Tensor], team: Team) -> None:
         torch._foreach_lerp_(self.momenta, gradients, 1.0 - self.momentum)
         ahead = torch._foreach_lerp(gradients, self.momenta, self.momentum)
         if self.weight_decay:
             torch._foreach_mul_(self.parameters, 1.0 - learning_rate * self.weight_decay)
-        for (rows, columns), sections in self._groups.items():
+        groups: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+        for section in self._own(team.rank, team):
+            groups[section.rows, section.columns].append((section.matrix, section.row))
+        for (rows, columns), sections in groups.items():
             stacked = torch.stack([ahead[index][row : row + rows] for index, row in sections])
             updates = orthogonalize(stacked.to(self.dtype)).float()
             scale = learning_rate * _size(rows, columns)
@@ -133,16 +175,16 @@ class Muon:
         return update_kernels([*self.parameters, *self.momenta])
 
     @functools.cached_property
-    def _sections(self) -> list[Any]:
+    def _sections(self) -> list[Section]:
         sections = [
-            self._kernels.Section(index, row, *shape)
+            Section(index, row, *shape)
             for shape, group in self._groups.items()
             for index, row in group
         ]
         return sorted(sections, key=lambda section: -section.rows * section.columns)
 
-    def _step_native(self, learning_rate: float, gradients: list[Tensor]) -> None:
-        sections = self._sections
+    def _step_native(self, learning_rate: float, gradients: list[Tensor], team: Team) -> None:
+        sections = self._own(team.rank, team)
         self._kernels.muon(
             sections, gradients, self.momenta, self.parameters,
             [learning_rate * _size(section.rows, section.columns) for section in sections],
@@ -192,7 +234,11 @@ class MuonOptimizer(AdamWOptimizer):
     def update_parameters(self, rate_factor: float) -> None:
         """The step of both."""
         super().update_parameters(rate_factor)
-        self.muon.step(rate_factor * self.config.muon_learning_rate)
+        self.muon.step(rate_factor * self.config.muon_learning_rate, self.team)
+
+    def collect_state(self) -> None:
+        """Muon's momenta, of which each process of a team keeps those of its part."""
+        self.muon.collect_state(self.team)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """AdamW's moments and Muon's momenta."""

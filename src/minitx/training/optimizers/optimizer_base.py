@@ -14,6 +14,7 @@ from minitx.config.options import Config
 from minitx.config.toml import build
 from minitx.engine import update_kernels
 from minitx.model import Transformer
+from minitx.training.team import ALONE, Team
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Optimizer(ABC):
         description: for the plan of a run; its name where this is empty.
         planned_rate: `learning_rate` of a run for which none is given.
         state_bytes: at least so many bytes that it remembers of each parameter.
+        team: the processes that all make the same update, and may share out the work.
         Options: a `Config` of what it reads of `TrainConfig.optimizer_options`.
     """
 
@@ -46,6 +48,7 @@ class Optimizer(ABC):
         self.options: Any = build(self.Options, config.optimizer_options, "optimizer_options")
         self.product_dtype = product_dtype or torch.float32
         self.parameters = list(model.parameters())
+        self.team: Team = ALONE
 
     @abstractmethod
     def update_parameters(self, rate_factor: float) -> None:
@@ -54,6 +57,9 @@ class Optimizer(ABC):
     @abstractmethod
     def state_tensors(self) -> dict[str, Tensor]:
         """Everything that it remembers, by name; not copied."""
+
+    def collect_state(self) -> None:  # noqa: B027
+        """Make `state_tensors` whole on every process, of which each may remember a part."""
 
     @classmethod
     def peak_rates(cls, config: TrainConfig) -> dict[str, float]:
