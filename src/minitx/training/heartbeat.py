@@ -8,22 +8,34 @@ killed, or hangs, or whose machine is gone.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import signal
+import socket
 import sys
 import threading
 import time
 from typing import Any
 
-from minitx.errors import LostProcessError
+from minitx.errors import LostProcessError, MinitxError
+from minitx.training.launched import RUN_NOTE, told_beside
 
 PERIOD = 1.0
 """Seconds from one beat to the next."""
 
-HANGS_AFTER = 20.0
+HANGS_AFTER = 12.0
 """Seconds without one after which a process counts as lost."""
 
 GONE_AFTER = 4.0
 """The same after a collective call failed, which says already that somebody is gone."""
+
+_ENDED = "ended "
+
+
+def _error_of_other(code: int, what: str, fix: str) -> MinitxError:
+    error = MinitxError(what, fix)
+    error.exit_code = code
+    return error
 
 
 class Heartbeat:
@@ -31,7 +43,7 @@ class Heartbeat:
 
     Attributes:
         go_on: the command that continues the run; empty if there is nothing to continue.
-        is_quiet: whether a launcher tells who was killed.
+        is_quiet: whether a launcher tells who was killed; not who hangs, which it can't know.
     """
 
     def __init__(self, store: Any, rank: int, size: int, is_quiet: bool) -> None:
@@ -41,6 +53,7 @@ class Heartbeat:
         self._seen = dict.fromkeys(range(size), (b"", time.monotonic()))
 
     def __enter__(self) -> Heartbeat:
+        self._store.set(f"place/{self._rank}", f"{socket.gethostname()} {os.getpid()}")
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._thread.start()
         return self
@@ -48,20 +61,28 @@ class Heartbeat:
     def __exit__(self, *error: object) -> None:
         self.end(0)
 
-    def end(self, code: int) -> None:
-        """Tell the others that this process ends as it should, with this exit code."""
+    def end(self, code: int, what: str = "", fix: str = "") -> None:
+        """Tell the others that this process ends as it should, with which exit code, and why."""
         if not self._done.is_set():
             self._done.set()
             self._thread.join()
             with contextlib.suppress(Exception):
-                self._store.set(f"beat/{self._rank}", f"ended {code}")
+                self._store.set(f"beat/{self._rank}", _ENDED + json.dumps([code, what, fix]))
+
+    def wait_for_first(self) -> None:
+        """Return when the first process has ended, too, or beats no more."""
+        with contextlib.suppress(Exception):
+            while self._seen[0][1] < float("inf") and self._lost(HANGS_AFTER) != 0:
+                self._look()
+                time.sleep(PERIOD / 10)
 
     def tell_loss(self) -> None:
         """Find out who is gone, after a collective call failed.
 
         Raises:
-            LostProcessError: in the first process that is left.
-            SystemExit: in the others, and where the one that is gone has said why.
+            MinitxError: in the first process, with the reason of one that ended.
+            LostProcessError: in the first of those that are left.
+            SystemExit: in the others.
         """
         self._done.set()
         self._thread.join()
@@ -70,9 +91,10 @@ class Heartbeat:
         while lost is None and time.monotonic() - began < HANGS_AFTER:
             with contextlib.suppress(Exception):
                 self._store.set(f"beat/{self._rank}", f"waits {time.monotonic()}")
-            codes = self._look()
-            if codes:
-                raise SystemExit(min(codes))
+            for code, what, fix in self._look():
+                if self._rank or not what:
+                    raise SystemExit(code)
+                raise _error_of_other(code, what, fix)
             lost = self._lost(GONE_AFTER)
             time.sleep(PERIOD / 4)
         if self._speaks(lost) and not self.is_quiet:
@@ -99,23 +121,29 @@ class Heartbeat:
             if lost is not None:
                 self._leave(lost)
 
-    def _look(self) -> list[int]:
-        """Read what the others last wrote; gives the exit codes of those that ended with one."""
-        codes = []
+    def _look(self) -> list[tuple[int, str, str]]:
+        """Read what the others last wrote; gives what `end` was told by those that failed."""
+        failed: list[tuple[int, str, str]] = []
         for rank in range(self._size):
             key = f"beat/{rank}"
             beat = self._store.get(key) if self._store.check([key]) else b""
-            if beat.startswith(b"ended"):
-                codes += [code for code in [int(beat.split()[1])] if code]
+            if beat.startswith(_ENDED.encode()):
+                code, what, fix = json.loads(beat[len(_ENDED) :])
+                failed += [(code, what, fix)] if code else []
                 self._seen[rank] = (beat, float("inf"))
             elif beat != self._seen[rank][0]:
                 self._seen[rank] = (beat, time.monotonic())
-        return codes
+        return failed
 
     def _lost(self, seconds: float) -> int | None:
         now = time.monotonic()
         return next((rank for rank, (_, since) in self._seen.items()
                      if rank != self._rank and now - since > seconds), None)  # fmt: skip
+
+    def _place(self, rank: int) -> str:
+        with contextlib.suppress(Exception):
+            return str(self._store.get(f"place/{rank}").decode())
+        return ""
 
     def _speaks(self, lost: int | None) -> bool:
         # One of those that are left.
@@ -132,8 +160,15 @@ class Heartbeat:
 
     def _leave(self, lost: int | None) -> None:
         # The main thread waits in a call that nothing can interrupt.
-        if self._speaks(lost) and not self.is_quiet:
+        if self._speaks(lost):
             with contextlib.suppress(OSError, ValueError):
                 sys.stderr.write(f"error: {self._error(lost)}\n")
                 sys.stderr.flush()
+                if RUN_NOTE in os.environ:
+                    told_beside(os.environ[RUN_NOTE]).touch()
+        # One that hangs would keep its launcher waiting, and its part of the machine.
+        host, _, pid = ("" if lost is None else self._place(lost)).partition(" ")
+        if pid and host == socket.gethostname():
+            with contextlib.suppress(OSError):
+                os.kill(int(pid), signal.SIGKILL)
         os._exit(LostProcessError.exit_code)

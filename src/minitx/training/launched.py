@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 RUN_NOTE = "MINITX_RUN_NOTE"
 """Names in the environment a file for the run's directory, which the launcher then tells."""
@@ -16,3 +17,8 @@ def is_launched() -> bool:
 def is_follower() -> bool:
     """Whether it did, and another process than this has the run."""
     return is_launched() and os.environ["RANK"] != "0"
+
+
+def told_beside(note: str | Path) -> Path:
+    """A file beside that of `RUN_NOTE`: it is there if a process has told which other one hung."""
+    return Path(note).with_suffix(".told")

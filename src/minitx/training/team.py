@@ -104,9 +104,7 @@ class _JoinedTeam(Team):
     def gradient_module(self, module: torch.nn.Module) -> torch.nn.Module:
         from torch.nn.parallel import DistributedDataParallel
 
-        return DistributedDataParallel(
-            module, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        return DistributedDataParallel(module, gradient_as_bucket_view=True)
 
     def require_agreement(self, problem: str | None) -> None:
         problems: list[str | None] = [None] * self.size
@@ -145,11 +143,14 @@ def joined_team(device: str = "auto") -> Iterator[Team]:
             try:
                 yield team
             except MinitxError as error:
-                team.heartbeat.end(error.exit_code)
-                if not team.is_first:
-                    # The first one says it, or has said it.
-                    raise SystemExit(error.exit_code) from None
-                raise
+                team.heartbeat.end(error.exit_code, error.what, error.fix)
+                if team.is_first:
+                    raise
+                # The first one says it. It may save, or wait for this one.
+                with contextlib.suppress(Exception):
+                    torch.distributed.destroy_process_group()
+                team.heartbeat.wait_for_first()
+                raise SystemExit(error.exit_code) from None
             except RuntimeError as error:
                 if any(word in str(error).lower() for word in _BROKEN):
                     team.heartbeat.tell_loss()

@@ -14,7 +14,7 @@ from pathlib import Path
 from minitx.checkpoint.rundir import RunDirectory
 from minitx.errors import BadInputError, LostProcessError
 from minitx.files import shell_word
-from minitx.training.launched import RUN_NOTE, is_launched
+from minitx.training.launched import RUN_NOTE, is_launched, told_beside
 
 
 def wanted_processes(given: int | None) -> int:
@@ -56,7 +56,10 @@ def run_processes(n: int, arguments: Sequence[str]) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # What it says of processes that fail, they have said themselves.
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n)))
     with tempfile.TemporaryDirectory(prefix="minitx-") as directory:
         note = Path(directory) / "run"
@@ -77,8 +80,14 @@ def run_processes(n: int, arguments: Sequence[str]) -> None:
             raise SystemExit(128 + error.sigval) from None
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
-            if failure.exitcode >= 0:
+            if told_beside(note).exists():
+                raise SystemExit(LostProcessError.exit_code) from None
+            killed = [(r, f) for r, f in error.failures.items() if f.exitcode < 0]
+            if not killed:
                 raise SystemExit(failure.exitcode) from None
+            rank, failure = killed[0]
+            if -failure.exitcode in (signal.SIGTERM, signal.SIGINT):
+                raise SystemExit(128 - failure.exitcode) from None
             raise _killed(rank, n, -failure.exitcode, note) from None
 
 
