@@ -1,0 +1,107 @@
+"""One recipe, any number of processes: the same losses, and to the bit after a resume."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.processes.several import (
+    SMALL,
+    digests,
+    losses,
+    metrics,
+    minitx,
+    ranks,
+    start,
+    text_file,
+    wait_for_steps,
+)
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads /proc")
+
+
+def differ(one, other):
+    assert one.keys() == other.keys()
+    return max(abs(one[key] - other[key]) for key in one)
+
+
+def test_two_processes_learn_what_one_does(tmp_path):
+    text, one, two = text_file(tmp_path), tmp_path / "one", tmp_path / "two"
+    given = [*SMALL, "--steps", 20, "--dropout", 0.1, "--evaluate-every", 10]
+    minitx("train", text, "--out", one, *given)
+    minitx("train", text, "--out", two, *given, "--processes", 2)
+    assert differ(losses(one), losses(two)) < 1e-6
+    assert "processes = 2" in (two / "run.toml").read_text()
+
+
+def test_passes_are_divided_where_processes_are_more(tmp_path):
+    text, one, two = text_file(tmp_path), tmp_path / "one", tmp_path / "two"
+    given = [*SMALL, "--accumulation", 1, "--batch-size", 5, "--steps", 10, "--optimizer", "adamw"]
+    minitx("train", text, "--out", one, *given)
+    minitx("train", text, "--out", two, *given, "--processes", 2)
+    assert differ(losses(one), losses(two)) < 1e-6
+
+
+def test_a_resumed_run_is_the_undisturbed_one_to_the_bit(tmp_path):
+    text, whole, cut = text_file(tmp_path), tmp_path / "whole", tmp_path / "cut"
+    given = [*SMALL, "--steps", 12, "--dropout", 0.1, "--checkpoint-every", 6]
+    given += ["--processes", 2, "--evaluate-every", 6, "--keep-checkpoints", 9]
+    minitx("train", text, "--out", whole, *given)
+    shutil.copytree(whole, cut)
+    shutil.rmtree(cut / "checkpoints" / "step-000012")
+    minitx("resume", cut)  # In as many processes as before.
+    assert losses(cut) == losses(whole)
+    assert digests(cut, 12) == digests(whole, 12)
+
+
+def test_a_budget_is_decided_by_the_first(tmp_path):
+    text, run = text_file(tmp_path), tmp_path / "run"
+    minitx("train", text, "--out", run, *SMALL, "--budget", "4s", "--processes", 2)
+    end = metrics(run)[-1]
+    assert end["kind"] == "end"
+    assert "step_decisions = []" not in (run / "run.toml").read_text()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_is_named_and_its_run_goes_on(tmp_path, rank):
+    text, run = text_file(tmp_path), tmp_path / "run"
+    process = start(
+        "train", text, "--out", run, *SMALL, "--steps", 2000, "--checkpoint-every", 5,
+        "--processes", 2,
+    )  # fmt: skip
+    wait_for_steps(run, 8)
+    os.kill(ranks(process.pid)[rank], signal.SIGKILL)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 6
+    assert told.count("\n") == 1
+    assert f"process {rank} of 2 was killed (SIGKILL)" in told
+    assert f"minitx resume {run}" in told
+    minitx("resume", run, "--steps", 30, "--processes", 1)
+    assert metrics(run)[-1]["step"] == 30
+
+
+def test_one_that_is_asked_to_stop_stops_all_and_saves(tmp_path):
+    text, run = text_file(tmp_path), tmp_path / "run"
+    process = start("train", text, "--out", run, *SMALL, "--steps", 2000, "--processes", 2)
+    wait_for_steps(run, 8)
+    os.kill(ranks(process.pid)[1], signal.SIGTERM)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert "which is saved" in told
+    assert told.count("\n") == 1
+
+
+def test_what_the_first_refuses_is_told_once(tmp_path):
+    text = text_file(tmp_path)
+    told = minitx("train", text, "--processes", 2, "--heads", 7, "--d-model", 32, code=2)
+    assert told.count("error:") == 1
+    assert "Traceback" not in told
+
+
+def test_processes_are_not_started_from_within_one(tmp_path):
+    told = minitx("train", text_file(tmp_path), "--processes", 3, code=2, RANK="0", WORLD_SIZE="1")
+    assert "torchrun started 1" in told
