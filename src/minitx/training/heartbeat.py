@@ -50,12 +50,17 @@ class Heartbeat:
         self.go_on, self.is_quiet = "", is_quiet
         self._store, self._rank, self._size = store, rank, size
         self._done = threading.Event()
+        self._last_beat = time.monotonic()
+        self._places: dict[int | None, str] = {}  # Host and process id.
         self._seen = dict.fromkeys(range(size), (b"", time.monotonic()))
 
     def __enter__(self) -> Heartbeat:
         self._store.set(f"place/{self._rank}", f"{socket.gethostname()} {os.getpid()}")
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._thread.start()
+        threading.Thread(
+            target=self._watch_store, name="heartbeat of the store", daemon=True
+        ).start()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -102,13 +107,13 @@ class Heartbeat:
         raise SystemExit(LostProcessError.exit_code)
 
     def _beat(self) -> None:
-        number, silent_since, last = 0, time.monotonic(), time.monotonic()
+        number, silent_since = 0, time.monotonic()
         while not self._done.wait(PERIOD):
             number += 1
-            if time.monotonic() - last > 3 * PERIOD:
+            if time.monotonic() - self._last_beat > 3 * PERIOD:
                 # This process was stopped, and perhaps all were: they get time to beat again.
                 self._seen = {r: (beat, time.monotonic()) for r, (beat, _) in self._seen.items()}
-            last = time.monotonic()
+            self._last_beat = time.monotonic()
             try:
                 self._store.set(f"beat/{self._rank}", str(number))
                 self._look()
@@ -121,12 +126,24 @@ class Heartbeat:
             if lost is not None:
                 self._leave(lost)
 
+    def _watch_store(self) -> None:
+        # A call to a store whose process hangs waits for minutes.
+        last = time.monotonic()
+        while not self._done.wait(PERIOD):
+            if time.monotonic() - last > 3 * PERIOD:
+                self._last_beat = time.monotonic()  # This process was stopped.
+            last = time.monotonic()
+            if time.monotonic() - self._last_beat > HANGS_AFTER:
+                self._leave(None)
+
     def _look(self) -> list[tuple[int, str, str]]:
         """Read what the others last wrote; gives what `end` was told by those that failed."""
         failed: list[tuple[int, str, str]] = []
         for rank in range(self._size):
-            key = f"beat/{rank}"
+            key, place = f"beat/{rank}", f"place/{rank}"
             beat = self._store.get(key) if self._store.check([key]) else b""
+            if rank not in self._places and self._store.check([place]):
+                self._places[rank] = self._store.get(place).decode()
             if beat.startswith(_ENDED.encode()):
                 code, what, fix = json.loads(beat[len(_ENDED) :])
                 failed += [(code, what, fix)] if code else []
@@ -139,11 +156,6 @@ class Heartbeat:
         now = time.monotonic()
         return next((rank for rank, (_, since) in self._seen.items()
                      if rank != self._rank and now - since > seconds), None)  # fmt: skip
-
-    def _place(self, rank: int) -> str:
-        with contextlib.suppress(Exception):
-            return str(self._store.get(f"place/{rank}").decode())
-        return ""
 
     def _speaks(self, lost: int | None) -> bool:
         # One of those that are left.
@@ -167,7 +179,7 @@ class Heartbeat:
                 if RUN_NOTE in os.environ:
                     told_beside(os.environ[RUN_NOTE]).touch()
         # One that hangs would keep its launcher waiting, and its part of the machine.
-        host, _, pid = ("" if lost is None else self._place(lost)).partition(" ")
+        host, _, pid = self._places.get(lost, "").partition(" ")
         if pid and host == socket.gethostname():
             with contextlib.suppress(OSError):
                 os.kill(int(pid), signal.SIGKILL)

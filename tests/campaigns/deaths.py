@@ -1,0 +1,209 @@
+"""One of several processes dies, hangs or is asked to stop at a random instant; then resume.
+
+    python tests/campaigns/deaths.py --deaths 100 --seed 1
+
+Each run is killed and resumed until it ends, often in another number of processes; half of the
+deaths are inside the write of a checkpoint. After each, all processes must end within 30 seconds;
+at the end, the losses must be those of a run in one process that was never killed.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from kill import being_written
+from victims import RunDirectory, forked, request, scratch, table
+
+from minitx.training import heartbeat
+from minitx.workflows.resume import ResumeRequest, resume
+from minitx.workflows.train import train
+
+STEPS = 24
+EVERY = 2
+SIZES = (2, 4)
+TOLERANCE = 1e-5
+"""Of a loss: sums over another number of processes are rounded otherwise."""
+
+VARIANTS = (
+    {"optimizer": "muon", "accumulation": 4, "dropout": 0.1},
+    {"optimizer": "adamw", "accumulation": 4, "dropout": 0.0},
+)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--deaths", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no run after")
+    options = parser.parse_args()
+    # In a campaign nothing is slow enough to be mistaken for hanging.
+    heartbeat.HANGS_AFTER = 6.0
+    until = time.monotonic() + options.seconds
+    chance = random.Random(options.seed)
+    names = (
+        "deaths", "killed", "hung", "asked to stop", "inside", "of the first", "elsewhere",
+        "runs", "lost", "different", "late",
+    )  # fmt: skip
+    counts = dict.fromkeys(names, 0)
+    with scratch() as directory, a_store() as port:
+        os.environ.update({"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)})
+        os.environ["VICTIM_ERRORS"] = str(directory / "error")
+        wanted = [reference(directory, number) for number in range(len(VARIANTS))]
+        while counts["deaths"] < options.deaths and time.monotonic() < until:
+            number = counts["runs"] % len(VARIANTS)
+            live_and_die(directory, number, wanted[number], options.deaths, chance, counts)
+    table(
+        f"death campaign, seed {options.seed}",
+        [
+            ("deaths of one of 2 or 4 processes", counts["deaths"]),
+            ("by SIGKILL", counts["killed"]),
+            ("by SIGSTOP, for good", counts["hung"]),
+            ("by SIGTERM", counts["asked to stop"]),
+            ("inside the write of a checkpoint", counts["inside"]),
+            ("of the process that has the run", counts["of the first"]),
+            ("sessions that went on in another number of processes", counts["elsewhere"]),
+            ("runs brought to their end", counts["runs"]),
+            ("sessions not over within 30 seconds", counts["late"]),
+            ("runs lost", counts["lost"]),
+            ("runs whose losses differ", counts["different"]),
+        ],
+    )
+    return 1 if counts["lost"] or counts["different"] or counts["late"] else 0
+
+
+def a_request(directory, run, number):
+    keys = {"steps": STEPS, "checkpoint_every": EVERY, "evaluate_every": 5 * EVERY}
+    return request(directory, run, VARIANTS[number], **keys)
+
+
+def reference(directory, number):
+    run = directory / f"uncut-{number}"
+    _, status = os.waitpid(forked(lambda: train(a_request(directory, run, number), [])), 0)
+    assert status == 0, (directory / "error").read_text()
+    return losses(run)
+
+
+def losses(run):
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: line["loss"] for line in lines if line["kind"] == "step"}
+
+
+SESSIONS = itertools.count()
+
+
+@contextlib.contextmanager
+def a_store():
+    """The port of a store as torchrun keeps one: it outlives those that meet there."""
+    code = (
+        "import sys; from torch.distributed import TCPStore\n"
+        "store = TCPStore('localhost', 0, is_master=True, wait_for_workers=False)\n"
+        "print(store.port, flush=True); sys.stdin.read()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as process:
+        yield int(process.stdout.readline())
+        process.stdin.close()
+
+
+def start(directory, run, number, size):
+    """Begin a run in so many processes, or go on with it if it can be."""
+    goes_on, session = bool(RunDirectory(run).steps()), next(SESSIONS)
+
+    def work(rank):
+        about = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size}
+        about |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": session}
+        os.environ.update({name: str(value) for name, value in about.items()})
+        if goes_on:
+            resume(ResumeRequest(run), [])
+        else:
+            train(a_request(directory, run, number), [])
+
+    return [forked(lambda rank=rank: work(rank)) for rank in range(size)]
+
+
+def live_and_die(directory, number, wanted, most_deaths, chance, counts):
+    run, size = directory / f"killed-{counts['runs']}", None
+    while True:
+        before, size = size, chance.choice(SIZES)
+        counts["elsewhere"] += before not in (None, size)
+        children = start(directory, run, number, size)
+        died = counts["deaths"] < most_deaths and die(children, run, chance, counts)
+        codes = finish(children, counts)
+        if not died or set(codes) == {0}:
+            break
+    counts["runs"] += 1
+    if set(codes) != {0} and not has_ended(run):
+        counts["lost"] += 1
+        error = (directory / "error").read_text()
+        print(f"run {run.name} can't be resumed: exit codes {codes}, {error}", file=sys.stderr)
+    elif not alike(losses(run), wanted):
+        counts["different"] += 1
+        print(f"run {run.name} differs from the one never killed", file=sys.stderr)
+    shutil.rmtree(run)
+
+
+def die(children, run, chance, counts):
+    """Let one of them die; False if all had ended before."""
+    deadline = time.monotonic() + 20
+    wants_write = chance.random() < 0.5
+    until = time.monotonic() + chance.random() * 3
+    while time.monotonic() < (deadline if wants_write else until):
+        if wants_write and being_written(run) is not None and chance.random() < 0.3:
+            break
+        if has_ended(run):
+            return False
+        time.sleep(0.0005)
+    victim = chance.randrange(len(children))
+    signal_number = chance.choices((signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM), (6, 1, 3))[0]
+    inside = being_written(run) is not None
+    os.kill(children[victim], signal_number)
+    counts["deaths"] += 1
+    names = {signal.SIGKILL: "killed", signal.SIGSTOP: "hung", signal.SIGTERM: "asked to stop"}
+    counts[names[signal_number]] += 1
+    counts["inside"] += inside
+    counts["of the first"] += victim == 0
+    return True
+
+
+def finish(children, counts):
+    """Exit codes of all; those that do not end are killed, and counted as late."""
+    codes, left, deadline = {}, set(children), time.monotonic() + 30
+    while left:
+        for child in list(left):
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                codes[child] = os.waitstatus_to_exitcode(status)
+                left.discard(child)
+        if time.monotonic() > deadline:
+            counts["late"] += 1
+            for child in left:
+                os.kill(child, signal.SIGKILL)
+            deadline = float("inf")
+        time.sleep(0.01)
+    return [codes[child] for child in children]
+
+
+def has_ended(run):
+    try:
+        last = (run / "metrics.jsonl").read_bytes().splitlines()[-1]
+        return json.loads(last)["kind"] == "end"
+    except (OSError, IndexError, ValueError):
+        return False
+
+
+def alike(one, other):
+    return one.keys() == other.keys() and all(
+        abs(one[step] - other[step]) < TOLERANCE for step in one
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
