@@ -36,7 +36,14 @@ PARTS: dict[str, tuple[str, ...]] = {
         "diagnosis.md",
         "serving.md",
     ),
-    "Rely on it": ("install.md", "reliability.md", "reproducible.md", "performance.md", "files.md"),
+    "Rely on it": (
+        "install.md",
+        "processes.md",
+        "reliability.md",
+        "reproducible.md",
+        "performance.md",
+        "files.md",
+    ),
     "Reference": ("reference/cli.md", "reference/config.md", "reference/api.md"),
 }
 REST = "Use"

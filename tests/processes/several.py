@@ -12,7 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-SMALL = ["--layers", "2", "--heads", "2", "--d-model", "32", "--context", "32", "--batch-size", "4", "--accumulation", "4", "--dtype", "float32", "--log-every", "1"]
+SMALL = (
+    *("--layers", "2", "--heads", "2", "--d-model", "32", "--context", "32"),
+    *("--batch-size", "4", "--accumulation", "4", "--dtype", "float32", "--log-every", "1"),
+)
 
 
 def text_file(directory: Path, n_words: int = 6000) -> Path:

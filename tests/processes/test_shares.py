@@ -45,9 +45,7 @@ def test_one_alone_does_whole_passes_in_their_order(step, passes, batch_size):
 @given(passes=sizes, size=sizes, rank=st.integers(0, 8))
 def test_what_comes_after_is_what_is_asked_for_next(passes, size, rank):
     member = Member(rank % size, size)
-    config = TrainConfig(
-        steps=5, learning_rate=0.1, batch_size=16, accumulation=passes
-    )
+    config = TrainConfig(steps=5, learning_rate=0.1, batch_size=16, accumulation=passes)
     asked = [share.number for step in range(4) for share in shares(step, passes, 16, member)]
     for number, following in zip(asked, asked[1:], strict=False):
         assert number_after(number, config, member) in (following, number)
