@@ -9,6 +9,7 @@ dropout, however many processes there are.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,30 +87,29 @@ class _Loss(nn.Module):
 
 @dataclass(frozen=True)
 class Share:
-    """What a process computes in one go: some rows of a pass."""
+    """What a process computes in one go: some rows of a pass; None for all."""
 
     number: int
-    rows: slice
+    rows: slice | None = None
 
     def of(self, batch: Batch) -> tuple[Tensor, Tensor, float]:
         """Inputs and targets of these rows, and which part of the pass's targets they are."""
+        if self.rows is None:
+            return *batch, 1.0
         inputs, targets = (part[self.rows] for part in batch)
-        if len(inputs) == len(batch[0]):
-            return inputs, targets, 1.0
         counts = [int((part != NO_TARGET).sum()) for part in (targets, batch[1])]
         return inputs, targets, counts[0] / max(1, counts[1])
 
 
 def shares(step: int, passes: int, batch_size: int, team: Team) -> list[Share]:
     """What this process of a team does in a step, from 0; empty if there are too few rows."""
-    pieces = min(batch_size, -(-team.size // passes))
+    first, pieces = step * passes, min(batch_size, -(-team.size // passes))
+    own = range(team.rank, passes * pieces, team.size)
+    if pieces == 1:
+        return [Share(first + index) for index in own]
     cuts = [batch_size * piece // pieces for piece in range(pieces + 1)]
-    return [
-        Share(
-            step * passes + index // pieces, slice(cuts[index % pieces], cuts[index % pieces + 1])
-        )
-        for index in range(team.rank, passes * pieces, team.size)
-    ]
+    rows = [slice(*ends) for ends in itertools.pairwise(cuts)]
+    return [Share(first + index // pieces, rows[index % pieces]) for index in own]
 
 
 class StepGradients:
@@ -136,7 +136,9 @@ class StepGradients:
             if self._dropout:
                 # A seed for each batch makes the masks a function of its number, so that a
                 # resumed run needs no state of a random generator.
-                torch.manual_seed(_mixed_seed(config.seed, share.number, share.rows.start))
+                torch.manual_seed(
+                    _mixed_seed(config.seed, share.number, share.rows.start if share.rows else 0)
+                )
             inputs, targets, weight = share.of(self._batches[share.number])
             is_last = not own or share is own[-1]
             loss = self._pass(inputs, targets, weight if own else 0.0, is_last)

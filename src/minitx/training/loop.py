@@ -126,7 +126,7 @@ class Trainer:
             with self._clock.timing("saving"):
                 self._save()
         if self.good_states is not None:
-            self.optimizer.collect_state()
+            self._collect_state()
             self.good_states.take(state.step)
         compiling = config.engine == "torch-compile"
         if compiling:
@@ -279,7 +279,7 @@ class Trainer:
             is_last=state.step == state.steps,
         )
         if self.good_states is not None:
-            self.optimizer.collect_state()
+            self._collect_state()
             self.good_states.take(state.step)
         self.observer.observe(Phase(""))
         self.model.train()
@@ -317,10 +317,14 @@ class Trainer:
             return
         self._read_losses()
         self.state.elapsed_seconds = self._clock.elapsed()
-        self.optimizer.collect_state()
+        self._collect_state()
         self.hooks.save(self.state, self.config)
         self._saved_step = self.state.step
         self._clock.pause_done()
+
+    def _collect_state(self) -> None:
+        if self.team.size > 1:
+            self.optimizer.collect_state()
 
     def _tell_saved(self) -> None:
         for step, directory in self.hooks.saved():
