@@ -19,7 +19,7 @@ from peers import Step, Workload, minitx_model, minitx_shape, nanogpt_model
 
 from minitx.compute import Compute
 from minitx.config import TrainConfig
-from minitx.training.loop import GradientPass
+from minitx.training.gradients import GradientPass
 from minitx.training.optimizers import make_optimizer
 
 GPT2 = Workload("GPT-2 124 M", 12, 12, 768, 1024, 32, vocabulary=50304)

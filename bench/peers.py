@@ -63,7 +63,7 @@ def minitx_step(load: Workload, optimizer: str = "muon", dtype: str = "auto") ->
     """Our training step as `minitx train` takes it, with as many parameters as the peers."""
     from minitx.compute import Compute, choose_device, choose_dtype, keep_freed_memory
     from minitx.config import TrainConfig
-    from minitx.training.loop import GradientPass
+    from minitx.training.gradients import GradientPass
     from minitx.training.optimizers import make_optimizer
 
     model = minitx_model(load)

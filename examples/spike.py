@@ -31,7 +31,7 @@ def main() -> None:
     def spoil(step: int, batch: Batch) -> Batch:
         inputs, targets = batch
         if bad <= step < bad + DAMAGED:
-            targets = torch.full_like(targets, tokenizer.vocab_size - 1)
+            targets = torch.full_like(targets, int(ids.max()))
         return inputs, targets
 
     # The older architecture: without norms on queries and keys it is the easier one to upset.

@@ -21,7 +21,7 @@ from minitx.fast import layers, torch_compile
 from minitx.fast.library import library
 from minitx.model import Transformer, transformer
 from minitx.model.transformer import IGNORED
-from minitx.training.loop import GradientPass
+from minitx.training.gradients import GradientPass
 
 needs_kernels = pytest.mark.skipif(library() is None, reason="no compiled kernels here")
 CPU = Compute(torch.device("cpu"), torch.float32)

@@ -10,7 +10,7 @@ from minitx.compute import Compute
 from minitx.config import ModelConfig
 from minitx.fast.cuda_graph import WARMUP_PASSES, RecordedLoss
 from minitx.model import Transformer
-from minitx.training.loop import GradientPass
+from minitx.training.gradients import GradientPass
 
 SHAPE = ModelConfig(
     vocab_size=50, context_length=32, n_layers=2, n_heads=2, n_kv_heads=1, d_model=32, d_ff=64,

@@ -12,7 +12,7 @@ from minitx.config import ModelConfig, SamplingConfig
 from minitx.evaluation.scoring import score
 from minitx.generation import generate
 from minitx.model import transformer
-from minitx.training.loop import GradientPass
+from minitx.training.gradients import GradientPass
 from minitx.training.observer import TrainingObserver
 from minitx.workflows.train import TrainRequest, train
 

@@ -329,7 +329,7 @@ def test_a_run_that_was_trained_on_its_holdout_goes_on_with_it(tmp_path, verses,
     data = {"corpus": (str(tmp_path / "texts"),), "holdout": str(tmp_path / "texts/b.txt")}
     asked = replace(request("", tmp_path / "run", steps=4), data=data)
 
-    def split_as_before(corpus, data, directory):
+    def split_as_before(corpus, data, directory, progress):
         return split_corpus(corpus, replace(data, split="characters"), directory, leave_out=False)
 
     with monkeypatch.context() as patch:
