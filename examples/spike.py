@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="fewer steps, for tests")
     given = parser.parse_args()
-    steps, bad = (100, 70) if given.quick else (240, 120)
+    steps, bad = (150, 110) if given.quick else (240, 120)
     tokenizer, ids, _ = small_text()
 
     def spoil(step: int, batch: Batch) -> Batch:

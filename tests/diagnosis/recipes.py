@@ -29,7 +29,7 @@ OVERFLOWING = {
 }  # fmt: skip
 """Decay times rate is so large that weights grow a millionfold with each step."""
 
-COLLAPSING = {"optimizer": "adamw", "learning_rate": 0.1, "grad_clip": 0.0, "warmup_steps": 0}
+COLLAPSING = {"optimizer": "adamw", "learning_rate": 0.2, "grad_clip": 0.0, "warmup_steps": 0}
 """For an architecture whose queries and keys are not bounded."""
 
 TOO_LOW = {"learning_rate": 1e-7, "muon_learning_rate": 1e-7, "evaluate_every": 4}
