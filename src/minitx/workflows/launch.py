@@ -79,16 +79,15 @@ def run_processes(n: int, arguments: Sequence[str]) -> None:
         except SignalException as error:
             raise SystemExit(128 + error.sigval) from None
         except ChildFailedError as error:
-            rank, failure = error.get_first_failure()
             if told_beside(note).exists():
                 raise SystemExit(LostProcessError.exit_code) from None
-            killed = [(r, f) for r, f in error.failures.items() if f.exitcode < 0]
-            if not killed:
-                raise SystemExit(failure.exitcode) from None
-            rank, failure = killed[0]
-            if -failure.exitcode in (signal.SIGTERM, signal.SIGINT):
-                raise SystemExit(128 - failure.exitcode) from None
-            raise _killed(rank, n, -failure.exitcode, note) from None
+            codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+            # Others end by SIGTERM, which the launcher sends them when one has failed.
+            for rank in sorted(codes):
+                if codes[rank] < 0 and -codes[rank] not in (signal.SIGTERM, signal.SIGINT):
+                    raise _killed(rank, n, -codes[rank], note) from None
+            ended = [codes[rank] for rank in sorted(codes) if codes[rank] > 0]
+            raise SystemExit(ended[0] if ended else 128 + signal.SIGTERM) from None
 
 
 def _killed(rank: int, n: int, number: int, note: Path) -> LostProcessError:
