@@ -146,7 +146,10 @@ def live_and_die(directory, number, wanted, most_deaths, chance, counts):
         print(f"run {run.name} can't be resumed: exit codes {codes}, {error}", file=sys.stderr)
     elif not alike(losses(run), wanted):
         counts["different"] += 1
-        print(f"run {run.name} differs from the one never killed", file=sys.stderr)
+        own = losses(run)
+        apart = max((abs(own[step] - wanted[step]) for step in own if step in wanted), default=0.0)
+        about = f"by {apart:.1e}" if own.keys() == wanted.keys() else f"in its steps, {len(own)}"
+        print(f"run {run.name} differs {about} from the one never killed", file=sys.stderr)
     shutil.rmtree(run)
 
 
