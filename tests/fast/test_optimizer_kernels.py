@@ -140,7 +140,7 @@ formats = st.sampled_from(
 
 def orthogonalized(matrices, dtype, n_threads=1):
     """What Muon's kernel adds to weights of 0 for such gradients, without momentum."""
-    sections = [kernels.Section(i, 0, *m.shape) for i, m in enumerate(matrices)]
+    sections = [(i, 0, *m.shape) for i, m in enumerate(matrices)]
     weights = [torch.zeros_like(m) for m in matrices]
     torch.set_num_threads(n_threads)
     kernels.muon(

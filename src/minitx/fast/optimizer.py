@@ -8,7 +8,6 @@ is done to each number by itself. So the numbers do not depend on how many threa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from torch.autograd.graph import increment_version
 from minitx.fast.library import as_c, call, has_bfloat16_products, loaded_kernels
 from minitx.fast.support import can_update
 
-__all__ = ["Section", "adamw", "can_update", "muon", "norms", "scale"]
+__all__ = ["adamw", "can_update", "muon", "norms", "scale"]
 
 _FLOAT_BYTES = 4
 
@@ -59,18 +58,13 @@ def adamw(
     increment_version(parameters)
 
 
-class Section(NamedTuple):
-    """Some rows of a matrix of float32: which matrix, the first of the rows, and how many."""
-
-    matrix: int
-    row: int
-    rows: int
-    columns: int
+Section = tuple[int, int, int, int]
+"""Some rows of a matrix of float32: which matrix, the first of the rows, how many, and columns."""
 
 
 def _starts(sections: Sequence[Section], matrices: Sequence[Tensor]) -> list[int]:
     begins = [matrix.data_ptr() for matrix in matrices]
-    return [begins[s.matrix] + s.row * s.columns * _FLOAT_BYTES for s in sections]
+    return [begins[matrix] + row * columns * _FLOAT_BYTES for matrix, row, _, columns in sections]
 
 
 def muon(
@@ -101,7 +95,7 @@ def muon(
     n = len(sections)
     threads = min(torch.get_num_threads(), n)
     products = "bfloat16" if dtype == torch.bfloat16 and has_bfloat16_products() else "float32"
-    rows, columns = as_c([s.rows for s in sections]), as_c([s.columns for s in sections])
+    rows, columns = (as_c([section[i] for section in sections]) for i in (2, 3))
     own = getattr(loaded_kernels(), f"minitx_muon_scratch_{products}")(n, rows, columns)
     scratch = torch.empty(threads * own, dtype=torch.uint8)
     flat = [number for coefficients in polynomials for number in coefficients]

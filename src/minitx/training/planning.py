@@ -198,9 +198,9 @@ def planned_d_ff(d_model: int, architecture: Architecture) -> int:
 def _plan_batch(
     kind: TokenizerKind, model: ModelConfig, rate: float, values: Overrides, reasons: dict[str, str]
 ) -> None:
-    processes = values.get("processes", 1)
+    is_given = "accumulation" in values
+    values.setdefault("accumulation", 1)
     if "batch_size" in values:
-        values.setdefault("accumulation", 1)
         return
     if rate >= FAST:
         values["batch_size"] = between(1, FAST_BATCH_TOKENS // model.context_length, 256)
@@ -211,12 +211,11 @@ def _plan_batch(
         values["batch_size"] = between(1, tokens // model.context_length, 64)
         about = f"about {round(tokens, -2):,} tokens a step"
         reasons["batch_size"] = f"{about}: more steps help more than larger batches"
-    if "accumulation" not in values and processes > 1:
+    if not is_given and values.get("processes", 1) > 1:
         # The same batch, divided into passes: one for each process.
-        values["accumulation"] = min(processes, values["batch_size"])
+        values["accumulation"] = min(values["processes"], values["batch_size"])
         values["batch_size"] //= values["accumulation"]
         reasons["accumulation"] = "a pass for each process"
-    values.setdefault("accumulation", 1)
 
 
 def _tokens_per_step(model: ModelConfig, train: Overrides) -> int:
