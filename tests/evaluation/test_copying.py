@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitx.corpus import common_passages as copying
-from minitx.corpus.common_passages import find_copied
+from minitx.evaluation import common_passages as copying
+from minitx.evaluation.common_passages import find_copied
 
 
 def as_bytes(text):

@@ -7,7 +7,6 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from minitx.corpus.common_passages import Copied
 from minitx.evaluation.breakdown import (
     CalibrationCurve,
     ClassLoss,
@@ -16,6 +15,7 @@ from minitx.evaluation.breakdown import (
     ReliabilityBin,
     SurprisingText,
 )
+from minitx.evaluation.common_passages import Copied
 from minitx.evaluation.comparison import Comparison, Interval
 from minitx.evaluation.holdout_figures import (
     Baselines,

@@ -1,6 +1,6 @@
 """How much of what a model generates is copied from its train part.
 
-Natural language repeats itself: the same measure (`corpus.common_passages`) on as much of the
+Natural language repeats itself: the same measure (`common_passages`) on as much of the
 holdout says how much copying to expect.
 """
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from minitx.corpus.common_passages import Copied
 from minitx.evaluation.breakdown import CalibrationCurve, ClassLoss, ContextUse, SurprisingText
 from minitx.evaluation.by_document import DocumentLosses
+from minitx.evaluation.common_passages import Copied
 from minitx.evaluation.comparison import Comparison, Interval
 from minitx.evaluation.verdict import Verdict
 from minitx.files import as_plain

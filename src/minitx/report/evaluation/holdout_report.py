@@ -10,7 +10,6 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from minitx.corpus.common_passages import COPY_BYTES, Copied
 from minitx.evaluation.breakdown import (
     LETTER_KINDS,
     PASSAGES,
@@ -19,6 +18,7 @@ from minitx.evaluation.breakdown import (
     ContextUse,
 )
 from minitx.evaluation.by_document import DocumentLosses
+from minitx.evaluation.common_passages import COPY_BYTES, Copied
 from minitx.evaluation.comparison import Interval
 from minitx.evaluation.holdout_figures import (
     Baselines,

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
-ByteArray = npt.NDArray[np.uint8]
-IntArray = npt.NDArray[np.int64]
+from minitx.evaluation.arrays import ByteArray, IntArray
+
 HashArray = npt.NDArray[np.uint64]
 
 COPY_BYTES = 32
