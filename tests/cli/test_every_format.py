@@ -5,7 +5,6 @@ all of their combinations.
 """
 
 import bz2
-import csv
 import gzip
 import io
 import json
@@ -15,36 +14,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from corpus_parts import as_arrow, as_parquet, as_table
 
 TEXTS = [f"Note {i} of {i * i % 53}: to be,\nor “not” to be.\n" for i in range(50)]
 RECORDS = [{"id": i, "text": text} for i, text in enumerate(TEXTS)]
 SMALL = ("--layers", 1, "--heads", 1, "--d-model", 8, "--context", 16, "--batch-size", 2,
          "--kind", "char", "--threads", 1)  # fmt: skip
-
-
-def as_table(delimiter):
-    content = io.StringIO()
-    writer = csv.DictWriter(content, ["id", "text"], delimiter=delimiter)
-    writer.writeheader()
-    writer.writerows(RECORDS)
-    return content.getvalue().encode()
-
-
-def as_parquet():
-    pa = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
-    content = io.BytesIO()
-    parquet.write_table(pa.Table.from_pylist(RECORDS), content)
-    return content.getvalue()
-
-
-def as_arrow(way):
-    pa = pytest.importorskip("pyarrow")
-    table, content = pa.Table.from_pylist(RECORDS), io.BytesIO()
-    with getattr(pa.ipc, way)(content, table.schema) as writer:
-        writer.write_table(table)
-    return content.getvalue()
 
 
 LINES = "".join(json.dumps(record) + "\n" for record in RECORDS).encode()
@@ -54,11 +29,11 @@ FORMATS = {
     "notes.md": ("text", lambda: ("# Notes\n\n" + "\n\n".join(TEXTS)).encode()),
     "lines.jsonl": ("jsonl", lambda: LINES),
     "list.json": ("json", lambda: json.dumps(RECORDS, indent=1).encode()),
-    "table.csv": ("csv", lambda: as_table(",")),
-    "table.tsv": ("csv", lambda: as_table("\t")),
-    "table.parquet": ("parquet", as_parquet),
-    "file.arrow": ("arrow", lambda: as_arrow("new_file")),
-    "stream.arrow": ("arrow", lambda: as_arrow("new_stream")),
+    "table.csv": ("csv", lambda: as_table(RECORDS, ",").encode()),
+    "table.tsv": ("csv", lambda: as_table(RECORDS, "\t").encode()),
+    "table.parquet": ("parquet", lambda: as_parquet(RECORDS)),
+    "file.arrow": ("arrow", lambda: as_arrow(RECORDS, "new_file")),
+    "stream.arrow": ("arrow", lambda: as_arrow(RECORDS, "new_stream")),
 }
 
 
@@ -177,7 +152,7 @@ def test_standard_input(minitx, inside, content):
 
 
 def test_a_table_is_scored_as_the_run_reads_it(minitx, inside):
-    reviews = as_table(",").replace(b"id,text", b"id,review", 1)
+    reviews = as_table(RECORDS, ",").encode().replace(b"id,text", b"id,review", 1)
     Path("reviews.csv").write_bytes(reviews)
     Path("others.csv").write_bytes(reviews.replace(b"id,review", b"id,words", 1))
     done = minitx("train", "reviews.csv", "--text-field", "review", *SMALL, "--steps", 2,

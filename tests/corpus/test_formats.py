@@ -1,7 +1,6 @@
 """Every format gives the same documents, packed in every way; what can't be used is told."""
 
 import bz2
-import csv
 import gzip
 import io
 import json
@@ -12,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from corpus_parts import read
+from corpus_parts import as_arrow, as_parquet, as_table, read
 
 from minitx.corpus.documents import Reading
 from minitx.errors import BadInputError
@@ -22,43 +21,18 @@ RECORDS = [{"id": i, "text": text} for i, text in enumerate(TEXTS)]
 LINES = "".join(json.dumps(record) + "\n" for record in RECORDS)
 
 
-def as_csv(delimiter=","):
-    content = io.StringIO()
-    writer = csv.DictWriter(content, ["id", "text"], delimiter=delimiter)
-    writer.writeheader()
-    writer.writerows(RECORDS)
-    return content.getvalue()
-
-
-def as_parquet():
-    pa = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
-    content = io.BytesIO()
-    parquet.write_table(pa.Table.from_pylist(RECORDS), content)
-    return content.getvalue()
-
-
-def as_arrow(way):
-    pa = pytest.importorskip("pyarrow")
-    table, content = pa.Table.from_pylist(RECORDS), io.BytesIO()
-    with getattr(pa.ipc, way)(content, table.schema) as writer:
-        writer.write_table(table)
-    return content.getvalue()
-
-
 FORMATS = {
     "notes.jsonl": lambda: LINES,
     "notes.txt": lambda: LINES,  # By its content.
     "list.json": lambda: json.dumps(RECORDS, indent=1),
     "texts.json": lambda: json.dumps(TEXTS, ensure_ascii=False),
-    "table.csv": as_csv,
-    "semicolons.csv": lambda: as_csv(";"),
-    "marked.csv": lambda: "\ufeff" + as_csv(),
-    "table.tsv": lambda: as_csv("\t"),
-    "table.parquet": as_parquet,
-    "file.arrow": lambda: as_arrow("new_file"),
-    "stream.arrow": lambda: as_arrow("new_stream"),
+    "table.csv": lambda: as_table(RECORDS),
+    "semicolons.csv": lambda: as_table(RECORDS, ";"),
+    "marked.csv": lambda: "\ufeff" + as_table(RECORDS),
+    "table.tsv": lambda: as_table(RECORDS, "\t"),
+    "table.parquet": lambda: as_parquet(RECORDS),
+    "file.arrow": lambda: as_arrow(RECORDS, "new_file"),
+    "stream.arrow": lambda: as_arrow(RECORDS, "new_stream"),
 }
 
 
@@ -114,7 +88,7 @@ def test_archives_give_the_files_of_known_formats():
 def test_a_directory_of_any_mixture():
     Path("d").mkdir()
     for name in ("b.jsonl", "c.csv", "e.txt.gz"):
-        content = {"b.jsonl": LINES.encode(), "c.csv": as_csv().encode()}
+        content = {"b.jsonl": LINES.encode(), "c.csv": as_table(RECORDS).encode()}
         write(f"d/{name}", content.get(name, gzip.compress(b"plain")))
     assert read(["d"]) == [*TEXTS, *TEXTS, "plain"]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import socket
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,8 +24,6 @@ from minitx.engine import choose_engine
 from minitx.errors import BadInputError, MinitxError
 from minitx.model import Transformer
 from minitx.tokenizer import load_tokenizer
-from minitx.training.batches import PrefetchedBatches
-from minitx.training.gradients import number_after
 from minitx.training.hooks import AnomalyDetector, HoldoutLoss, RunHooks
 from minitx.training.loop import Trainer
 from minitx.training.observer import Observers
@@ -88,19 +85,13 @@ def follow(team: Team, stop: StopRequest) -> NoReturn:
     assert session is not None
     optimizer.team = team
     team.began(session.run.path)
-    config, ids = session.config.train, session.corpus
-    batches = PrefetchedBatches(
-        ids.train_ids, session.model.config.context_length, config.batch_size, config.seed,
-        session.compute.device, config.data_order,
-        after=partial(number_after, config=config, team=team),
-    )  # fmt: skip
-    with batches:
+    with session.batches(team) as batches:
         stop.defer()
         Trainer(
             model=session.model,
             optimizer=optimizer,
             batches=batches,
-            config=config,
+            config=session.config.train,
             compute=session.compute,
             state=session.state,
             observer=Observers([]),

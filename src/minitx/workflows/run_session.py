@@ -6,7 +6,6 @@ import contextlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
 
@@ -18,8 +17,6 @@ from minitx.evaluation.arrays import bits_per
 from minitx.evaluation.scoring import Windows, count_targets, score, windows_for
 from minitx.generation import generate
 from minitx.training.awake import AwakeClock
-from minitx.training.batches import PrefetchedBatches
-from minitx.training.gradients import number_after
 from minitx.training.hooks import HoldoutLoss, RunHooks, StopEvaluation
 from minitx.training.logging import LOGGERS
 from minitx.training.loop import Trainer
@@ -81,12 +78,7 @@ def run_session(
         writer = CheckpointWriter(session.run, config.keep_checkpoints)
         stack.push(finish)
         corpus = session.corpus
-        prefetched = PrefetchedBatches(
-            corpus.train_ids, model.config.context_length, config.batch_size, config.seed,
-            compute.device, config.data_order,
-            after=partial(number_after, config=config, team=team),
-        )  # fmt: skip
-        batches = stack.enter_context(prefetched)
+        batches = stack.enter_context(session.batches(team))
         told = [*observers, *map(logger, session.loggers)]
         told += [opened(OBSERVERS.get(name)()) for name in OBSERVERS.names()]
         observer = Observers(told)

@@ -10,6 +10,7 @@ import logging
 import platform
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,14 @@ from minitx.errors import DamagedFileError
 from minitx.files import describe_damage, json_bytes, read_json
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
+from minitx.training.batches import PrefetchedBatches
 from minitx.training.good_states import GoodStates
+from minitx.training.gradients import number_after
 from minitx.training.hooks import AnomalyDetector
 from minitx.training.observer import RunStart
 from minitx.training.optimizers.optimizer_base import Optimizer
 from minitx.training.state import TrainingState
+from minitx.training.team import Team
 
 STATE_FILE = "training_state.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -89,6 +93,15 @@ class Session:
         if self.corpus.directory == self.run.new_data:
             self.run.adopt_new_data()
         return replace(self, corpus=replace(self.corpus, directory=self.run.data))
+
+    def batches(self, team: Team) -> PrefetchedBatches:
+        """What this process of a team learns from, prepared ahead; to be used as a context."""
+        train = self.config.train
+        return PrefetchedBatches(
+            self.corpus.train_ids, self.config.model.context_length, train.batch_size, train.seed,
+            self.compute.device, train.data_order,
+            after=partial(number_after, config=train, team=team),
+        )  # fmt: skip
 
     def start(self, prompt: str) -> RunStart:
         """What observers are told before the first step; `prompt` is one to try afterwards."""
