@@ -38,7 +38,7 @@ from minitx.tokenizer import load_tokenizer
 from minitx.training.machine_speed import MachineSpeed
 from minitx.training.observer import RunStart, TrainingObserver
 from minitx.training.planning import LADDER
-from minitx.workflows import train as train_module
+from minitx.workflows import prepare
 from minitx.workflows.train import FinishedRun, TrainRequest, train
 
 LANGUAGE = "pl"
@@ -185,7 +185,7 @@ def _begin(rate: float | None, jobs: int) -> None:
         torch.set_num_threads(1)
     if rate:
         PRETENDED.append(rate)
-        train_module.kept_speed = lambda *_: MachineSpeed(rate * 1e9, time.time())
+        prepare.kept_speed = lambda *_: MachineSpeed(rate * 1e9, time.time())
 
 
 def _train(request: TrainRequest) -> FinishedRun:

@@ -39,6 +39,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "Rely on it": (
         "install.md",
         "processes.md",
+        "scaling.md",
         "reliability.md",
         "reproducible.md",
         "performance.md",

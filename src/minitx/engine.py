@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from minitx.compute import Compute, EngineChoice, LossFunction
+from minitx.config import ModelConfig
 from minitx.config.train_config import EngineName
 from minitx.errors import BadInputError
 from minitx.files import file_digest
@@ -79,6 +80,11 @@ def quantize(model: Transformer, weight_format: str) -> None:
             "Leave out --quantize and --dtype bfloat16, or install minitx again",
         )
     fast.quantize(model, weight_format)
+
+
+def native_bytes(config: ModelConfig, batch: int, dtype: torch.dtype) -> Any:
+    """`minitx.fast.native_bytes`; None where the plain model computes."""
+    return _ask_fast("native_bytes", config, batch, dtype)
 
 
 def update_kernels(tensors: Iterable[Tensor]) -> Any:

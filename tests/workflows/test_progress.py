@@ -1,5 +1,5 @@
 from minitx.training.observer import Observers
-from minitx.workflows import train
+from minitx.workflows import prepare
 
 
 class Told:
@@ -12,8 +12,8 @@ class Told:
 
 def test_a_phase_says_how_far_it_is_after_a_second_and_then_some_twenty_times(monkeypatch):
     now, told = [100.0], Told()
-    monkeypatch.setattr(train.time, "perf_counter", lambda: now[0])
-    tell = train._progress(Observers([told]), "encoding the corpus")
+    monkeypatch.setattr(prepare.time, "perf_counter", lambda: now[0])
+    tell = prepare.progress_told(Observers([told]), "encoding the corpus")
     total = 6_000_000
     for done in range(0, total, 10_000):
         now[0] = 100.0 + done / 100_000

@@ -25,8 +25,8 @@ from minitx.training import loop
 from minitx.training.clock import Clock
 from minitx.training.machine_speed import MachineSpeed
 from minitx.training.observer import TrainingObserver
+from minitx.workflows import prepare
 from minitx.workflows import session as session_module
-from minitx.workflows import train as train_module
 from minitx.workflows.resume import ResumeRequest, resume
 from minitx.workflows.train import TrainRequest, train
 
@@ -645,7 +645,7 @@ def machine(monkeypatch):
     def pretend(rate, seconds):
         ticks = itertools.count()
         speed = MachineSpeed(rate, 0.0)
-        monkeypatch.setattr(train_module, "kept_speed", lambda *_: speed)
+        monkeypatch.setattr(prepare, "kept_speed", lambda *_: speed)
         monkeypatch.setattr(
             loop, "Clock", lambda earlier, _: Clock(earlier, lambda: seconds * next(ticks))
         )

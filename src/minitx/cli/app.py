@@ -21,7 +21,7 @@ from minitx import __version__
 from minitx.cli.course_commands import learn
 from minitx.cli.model_commands import attn, evaluate, generate, serve
 from minitx.cli.run_commands import diagnose, profile, report
-from minitx.cli.training_commands import corpus, resume, tokenize, train
+from minitx.cli.training_commands import corpus, plan, resume, tokenize, train
 from minitx.errors import MinitxError, as_sentence
 from minitx.files import lookup_error
 from minitx.report.terminal.printable import visible
@@ -55,6 +55,7 @@ app = typer.Typer(
 
 app.command("corpus")(corpus)
 app.command("tokenize")(tokenize)
+app.command("plan")(plan)
 app.command("train")(train)
 app.command("resume")(resume)
 app.command("generate")(generate)

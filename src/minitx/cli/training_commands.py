@@ -12,8 +12,15 @@ import typer
 
 from minitx.cli import many_imports
 from minitx.cli.flags import Json, Loggers, RunDirectory, TensorBoard, takes
-from minitx.config import DataConfig, ModelConfig, TokenizerConfig, TokenizeRequest, TrainConfig
-from minitx.config.options import LENGTH, MACHINE, TEXT
+from minitx.config import (
+    DataConfig,
+    ModelConfig,
+    PlanSettings,
+    TokenizerConfig,
+    TokenizeRequest,
+    TrainConfig,
+)
+from minitx.config.options import LENGTH, MACHINE, TEXT, options_of
 from minitx.config.overrides import config_from_options, merged, tables_from_options, values_of
 from minitx.config.train_config import RESUMABLE
 
@@ -64,6 +71,53 @@ def corpus(json: Json = False, **options: Any) -> None:
             lambda stage: progress.update(stage, 0, 0),
         )  # fmt: skip
     print_corpus(study, json)
+
+
+_AS_TRAIN = [option.name for option in options_of(TrainConfig) if option.name != "device"]
+
+
+@takes(PlanSettings)
+@takes(TrainConfig, planned=True, only=_AS_TRAIN)
+@takes(DataConfig, TokenizerConfig, ModelConfig, planned=True)
+def plan(
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Use the tokenizer in this directory.", rich_help_panel=TEXT)
+    ] = None,
+    json: Json = False,
+    **options: Any,
+) -> None:
+    """Know before you train: memory, time and the loss to expect, here or on other devices.
+
+    minitx plan corpus.txt --budget 3m
+
+    minitx plan corpus.txt --layers 12 --d-model 768 --steps 10000 --gpus 8 --device h100
+    """
+    from minitx.report.evaluation.evaluation_progress import EvaluationProgress
+
+    settings = config_from_options(PlanSettings, options)
+    words = {option.word for option in options_of(PlanSettings)}
+    tables = tables_from_options(**{word: options[word] for word in options if word not in words})
+    with EvaluationProgress(sys.stderr) as progress:
+        progress.update("loading torch", 0, 0)
+        with many_imports():
+            from rich.console import Console
+
+            from minitx.report.terminal.printable import json_line
+            from minitx.report.training.forecast_view import forecast_json, forecast_report
+            from minitx.workflows.plan import plan as plan_run
+            from minitx.workflows.train import TrainRequest
+
+        request = TrainRequest(
+            **tables, tokenizer_directory=tokenizer, out=None, loggers=(), measure=False
+        )
+        forecast = plan_run(
+            settings, request, sys.stdin.buffer,
+            lambda stage: progress.update(stage, 0, 0),
+        )  # fmt: skip
+    if json:
+        typer.echo(json_line(forecast_json(forecast)))
+    else:
+        Console(highlight=False).print(forecast_report(forecast))
 
 
 def _print_schema(wanted: bool) -> None:

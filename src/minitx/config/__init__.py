@@ -11,6 +11,7 @@ from minitx.config.requests import Index as Index
 from minitx.config.requests import Limits as Limits
 from minitx.config.requests import LoadConfig as LoadConfig
 from minitx.config.requests import MapKind as MapKind
+from minitx.config.requests import PlanSettings as PlanSettings
 from minitx.config.requests import ReportSettings as ReportSettings
 from minitx.config.requests import ServeRequest as ServeRequest
 from minitx.config.requests import TokenizeRequest as TokenizeRequest

@@ -100,7 +100,7 @@ class ModelConfig(Config):
     @property
     def n_parameters(self) -> int:
         """Number of trainable numbers, a shared embedding counted once."""
-        d, block = self.d_model, self._block_matrices
+        d, block = self.d_model, self.block_matrices
         embeddings = self.vocab_size * d * (1 if self.tie_embeddings else 2)
         if self.architecture == "gpt2":
             biases = 3 * d + d + self.d_ff + d
@@ -116,12 +116,12 @@ class ModelConfig(Config):
         Six for each matrix weight (forward 2, backward 4) and the attention products, as counted
         in PaLM (Chowdhery et al. 2022, appendix B), with the causal half of the square.
         """
-        matrices = self.n_layers * self._block_matrices + self.vocab_size * self.d_model
+        matrices = self.n_layers * self.block_matrices + self.vocab_size * self.d_model
         attention = self.n_layers * self.n_heads * self.head_dim * self.context_length
         return 6.0 * matrices + 6.0 * attention
 
     @property
-    def _block_matrices(self) -> int:
+    def block_matrices(self) -> int:
         """Number of weights in the matrices of one block."""
         heads = 2 * self.n_heads + 2 * self.n_kv_heads  # query, output, key, value
         mlp = 2 if self.architecture == "gpt2" else 3

@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from minitx.config.checks import parse_duration, require
-from minitx.config.options import ACCESS, COUNT_OR_NONE, LIMITS, LOADED, SHOWN, Config, option
+from minitx.config.options import (
+    ACCESS,
+    COUNT_OR_NONE,
+    LENGTH,
+    LIMITS,
+    LOADED,
+    MACHINE,
+    SHOWN,
+    Config,
+    option,
+)
 from minitx.config.train_config import DeviceName, DTypeName
 from minitx.errors import BadInputError
 
@@ -67,6 +77,32 @@ class EvaluationSettings(Config, named_by_flags=True):
     )
     quantize: WeightFormat | None = option(
         None, "Round the weights, and show what it costs beside the model as it is.", LOADED
+    )
+
+
+@dataclass(frozen=True)
+class PlanSettings(Config, named_by_flags=True):
+    """Where a run is planned for, and what may be tried for it."""
+
+    device: str = option(
+        "here", "Device to plan for: here, or one of the table in docs/scaling.md, or any name.",
+        MACHINE, metavar="here|h100|NAME",
+    )  # fmt: skip
+    gpus: int = option(1, "How many of these.", MACHINE, within=(1, 2**16))
+    memory: float | None = option(
+        None, "GB of memory of each; that of the table if left out.", MACHINE, within=(1e-3, 1e6)
+    )
+    tflops: float | None = option(
+        None, "Matrix products of each, in 10^12 dense operations of 16 bits a second.", MACHINE,
+        within=(1e-3, 1e9),
+    )  # fmt: skip
+    shard: bool = option(False, "Share out weights, gradients and moments (FSDP).", MACHINE)
+    recompute: bool = option(False, "Compute blocks again on the way back.", MACHINE)
+    pilots: float = option(
+        20.0,
+        "Seconds for short runs from which the loss is predicted; 0 is none.",
+        LENGTH,
+        (0, 1e6),
     )
 
 

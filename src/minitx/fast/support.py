@@ -14,17 +14,14 @@ import sys
 import types
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules import module as torch_module
-from torch.overrides import TorchFunctionMode
 
-from minitx.config import ModelConfig
 from minitx.fast.library import LONGEST_ROW, has_bfloat16_products, library
-from minitx.model import transformer
+from minitx.model import transformer, without_memory
 from minitx.model.transformer import (
     GELUMLP,
     Attention,
@@ -156,11 +153,7 @@ def product_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-@functools.lru_cache(maxsize=8)
-def _expected(config: ModelConfig) -> Transformer:
-    # A model without memory for its weights.
-    with torch.device("meta"), _Undrawn():
-        return Transformer(config)
+_expected = functools.lru_cache(maxsize=8)(without_memory)
 
 
 _Like = tuple[bool, torch.device, torch.dtype]  # of the model: mode, device and format
@@ -217,16 +210,6 @@ def _reason_against_tensor(
     if parameter._backward_hooks:
         return "has a hook"
     return None
-
-
-class _Undrawn(TorchFunctionMode):
-    # To draw weights would move torch's generator, and on `meta` it imports torch's compiler.
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        if getattr(function, "__module__", None) == "torch.nn.init":
-            return args[0] if args else kwargs["tensor"]
-        return function(*args, **(kwargs or {}))
 
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))

@@ -1,12 +1,15 @@
-"""Where the parts of a model are: its matrices, its attention layers."""
+"""Where the parts of a model are: its matrices, its attention layers; and one without numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
+from minitx.config import ModelConfig
 from minitx.model.transformer import Attention, Block, Transformer
 
 
@@ -30,3 +33,19 @@ def matrix_parameters(model: Transformer) -> Iterator[tuple[str, nn.Parameter, t
 def attention_layers(model: Transformer) -> list[Attention]:
     """The attention layer of each block."""
     return [cast(Block, block).attention for block in model.blocks]
+
+
+def without_memory(config: ModelConfig) -> Transformer:
+    """A model whose weights have shapes and no numbers: on torch's device `meta`."""
+    with torch.device("meta"), _Undrawn():
+        return Transformer(config)
+
+
+class _Undrawn(TorchFunctionMode):
+    # To draw weights would move torch's generator, and on `meta` it imports torch's compiler.
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))

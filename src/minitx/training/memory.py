@@ -61,6 +61,15 @@ def free_memory() -> int | None:
     return min(sizes, default=None)
 
 
+def resident_bytes() -> int:
+    """Bytes that this process has in memory now; 0 where the system does not say."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
 def refuse_too_large(given: Overrides) -> None:
     """Refuse sizes whose very weights are larger than the memory, before torch is loaded.
 

@@ -37,6 +37,7 @@ from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
 from minitx.training.team import joined_team
 from minitx.workflows.follow import follow
+from minitx.workflows.prepare import require_holdout
 from minitx.workflows.run_session import run_session
 from minitx.workflows.session import (
     OPTIMIZER_FILE,
@@ -46,7 +47,7 @@ from minitx.workflows.session import (
     read_state,
     tell_other_numbers,
 )
-from minitx.workflows.train import FinishedRun, audited, require_holdout
+from minitx.workflows.train import FinishedRun, audited
 
 RESUME_FILES = (*MODEL_FILES, STATE_FILE, OPTIMIZER_FILE, CONFIG_COPY, DESCRIPTION)
 """What a checkpoint needs to be gone on from."""

@@ -7,84 +7,39 @@ run = train(request, [])
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import torch
 
-from minitx import __version__
 from minitx.checkpoint.new_run import create_run, require_name
-from minitx.checkpoint.rundir import RUNS, RunDirectory
-from minitx.compute import Compute, choose_compute
-from minitx.config import DataConfig, RunConfig, TokenizerConfig
+from minitx.checkpoint.rundir import RUNS
+from minitx.compute import choose_compute
+from minitx.config import DataConfig
 from minitx.config.checks import require_range
-from minitx.config.overrides import Overrides
 from minitx.config.toml import build, dump_toml
 from minitx.config.train_config import MOST_THREADS
-from minitx.corpus import (
-    EncodedCorpus,
-    SplitCorpus,
-    encode_corpus,
-    read_corpus,
-    require_one_window,
-    split_corpus,
-)
+from minitx.corpus import SplitCorpus, read_corpus
 from minitx.corpus.audit import audit, read_audit
 from minitx.corpus.documents import Reading
-from minitx.corpus.earlier import (
-    one_with_most_of,
-    reused_notes,
-    reused_split,
-    reused_tokenizer,
-    signature,
-)
-from minitx.corpus.training_windows import DATA_ORDER
-from minitx.engine import choose_engine, kernel_build, plan_engine
+from minitx.engine import choose_engine, kernel_build
 from minitx.errors import BadInputError, InstabilityError
 from minitx.model import Transformer
-from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer, with_end_of_text
-from minitx.training.machine_speed import kept_speed, measure_speed
 from minitx.training.memory import Workload, free_memory, require_memory
 from minitx.training.observer import Observers, Phase, RunEnd, TrainingObserver
 from minitx.training.optimizers import OPTIMIZERS
-from minitx.training.planning import NOMINAL_RATES, TokenFigures, plan_run
 from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
 from minitx.training.team import Team, joined_team
-from minitx.training.tokenizer_planning import TextSize, learned_from, plan_capacity, plan_tokenizer
 from minitx.workflows.follow import follow
+from minitx.workflows.prepare import TrainRequest, prepare, progress_told
 from minitx.workflows.run_session import run_session
 from minitx.workflows.session import Session
 
-_log = logging.getLogger("minitx")
-
-
-@dataclass(frozen=True)
-class TrainRequest:
-    """What a person fixed; the plan fills in the rest.
-
-    Attributes:
-        data, tokenizer, model, train: keys of the config of that name.
-        tokenizer_directory: use this tokenizer instead of training one.
-        out: the run directory to make; None takes the next free one under ``runs``.
-        loggers: names of those that note it beside `metrics.jsonl`, for example `tensorboard`.
-        measure: measure the machine again, although it was before.
-    """
-
-    data: Overrides = field(default_factory=dict)
-    tokenizer: Overrides = field(default_factory=dict)
-    model: Overrides = field(default_factory=dict)
-    train: Overrides = field(default_factory=dict)
-    tokenizer_directory: Path | None = None
-    out: Path | None = None
-    loggers: tuple[str, ...] = ()
-    measure: bool = False
+__all__ = ["FinishedRun", "TrainRequest", "audited", "train"]
 
 
 @dataclass(frozen=True)
@@ -137,34 +92,15 @@ def train(
         run = create_run(request.out, corpus.name)
         with run.lock():
             try:
-                earlier = list(_earlier_data(run))
-                known_by = signature(corpus, data)
-                split = reused_split(known_by, run.data, earlier) or split_corpus(
-                    corpus, data, run.data,
-                    progress=_progress(told, "reading the corpus"),
-                )  # fmt: skip
-                require_holdout(request.train.get("early_stopping", 0), split.holdout.n_bytes)
-                rate, measured = _rate(request, compute, told)
-                told.observe(Phase("training the tokenizer"))
-                notes: dict[str, Any] = {"signature": known_by}
-                tokenizer, tokenizer_config, reasons = _tokenizer(
-                    request, split, rate, earlier, notes
-                )
-                data, reasons = _resolved(data, split, reasons)
-                told.observe(Phase("encoding the corpus"))
-                progress = _progress(told, "encoding the corpus")
-                workers = data.workers or os.cpu_count() or 1
-                encoded = encode_corpus(split, tokenizer, earlier, workers, progress, notes)
-                config, planned = _plan(request, data, tokenizer_config, encoded, compute, rate)
-                if split.has_several:
-                    ended = replace(config.model, end_id=tokenizer.end_id)
-                    config = replace(config, model=ended)
+                prepared = prepare(request, corpus, data, run, compute, told)
+                split, encoded = prepared.split, prepared.encoded
+                config, planned = prepared.config, prepared.reasons
                 state_bytes = OPTIMIZERS.get(config.train.optimizer).state_bytes
                 workload = Workload(config.train.batch_size, state_bytes)
                 require_memory(config.model, workload, _free_memory(compute.device))
                 # Last, so that a refusal is all that is said.
                 data, sample = audited(config.data, split, told)
-                config, reasons = replace(config, data=data), reasons | sample
+                config, reasons = replace(config, data=data), sample
                 torch.manual_seed(config.train.seed)
                 model = Transformer(config.model).to(compute.device)
                 engine = choose_engine(model, compute, config.train.engine)
@@ -173,9 +109,9 @@ def train(
                 session = Session(
                     run=run,
                     config=config,
-                    reasons=reasons | planned | measured,
+                    reasons=reasons | planned,
                     corpus=encoded,
-                    tokenizer=tokenizer,
+                    tokenizer=prepared.tokenizer,
                     model=model,
                     compute=compute,
                     engine=engine,
@@ -214,66 +150,6 @@ def _for_team(request: TrainRequest, team: Team) -> TrainRequest:
     return replace(request, train={**request.train, "processes": team.size})
 
 
-def _progress(told: Observers, name: str) -> Callable[[int, int], None]:
-    """Tells how many bytes a phase has done that begins now: after a second, then some twenty
-    times."""
-    began = time.perf_counter()
-    due = began + 1.0
-
-    def tell(done: int, total: int) -> None:
-        nonlocal due
-        now = time.perf_counter()
-        if done and now >= due:
-            rate = done / (now - began)
-            due = now + max(1.0, 0.05 * total / rate)
-            left = (total - done) / rate
-            how_fast = f"{rate / 1e6:.1f} MB a second, {left:,.0f} s left"
-            told.observe(Phase(f"{name}: {done / total:.0%}, {how_fast}"))
-
-    return tell
-
-
-def _rate(
-    request: TrainRequest, compute: Compute, told: TrainingObserver
-) -> tuple[float, dict[str, str]]:
-    # Operations of training a second, and what to tell of them.
-    if "steps" in request.train:
-        return NOMINAL_RATES[compute.device_name], {}
-    engine = request.train.get("engine", "auto")
-    speed = None if request.measure else kept_speed(compute, engine)
-    if speed is None:
-        told.observe(Phase("measuring this machine, once, for a second"))
-        speed = measure_speed(compute, engine)
-    return speed.planned_rate, {"device": speed.told(time.time())}
-
-
-def _resolved(
-    data: DataConfig, split: SplitCorpus, reasons: dict[str, str]
-) -> tuple[DataConfig, dict[str, str]]:
-    """The settings as they are noted, with a reason for what was not given."""
-    n_documents = sum(len(part.table()) for part in (split.train, split.holdout))
-    told = dict(reasons)
-    if data.split is None and data.held_file is None:
-        few = "too few documents to choose from" if split.has_several else "of one text"
-        told["split"] = f"of {n_documents:,} documents" if split.method == "hash" else few
-    lists = {
-        "read as": split.formats if dict(split.formats).keys() != {"text"} else (),
-        "left out": split.left_out,
-        "skipped": [(f"records of {file}", count) for file, count in split.skipped],
-    }
-    found = [
-        f"{what} {', '.join(f'{count:,} {name}' for name, count in counts)}"
-        for what, counts in lists.items()
-        if counts
-    ]
-    if found:
-        told["corpus"] = "; ".join(found)
-    directory = _working_directory(data)
-    skipped = sum(count for _, count in split.skipped) or None
-    noted = replace(data, working_directory=directory, split=split.method, skipped=skipped)
-    return noted, told
-
-
 def audited(
     data: DataConfig, split: SplitCorpus, told: Observers
 ) -> tuple[DataConfig, dict[str, str]]:
@@ -283,7 +159,7 @@ def audited(
     if found is None:
         phase = "comparing the holdout with the train part"
         told.observe(Phase(phase))
-        found = audit(split, progress=_progress(told, phase))
+        found = audit(split, progress=progress_told(told, phase))
         if found is None:
             return replace(data, leaked=None, leaks=()), {}
         found.save(split.directory)
@@ -292,95 +168,7 @@ def audited(
     return replace(data, leaked=found.share, leaks=leaks), sample
 
 
-def _working_directory(data: DataConfig) -> str | None:
-    """Where relative names start from; None if there are none, or `run.toml` can't hold it."""
-    if all(name == "-" or Path(name).is_absolute() for name in data.names):
-        return None
-    with contextlib.suppress(OSError, UnicodeEncodeError):
-        return str(Path.cwd()).encode("utf-8").decode("utf-8")
-    return None
-
-
-def require_holdout(early_stopping: int, n_holdout: int) -> None:
-    """Refuse to wait for a better loss on a holdout of so many tokens, if there is none to score.
-
-    Raises:
-        BadInputError: saying what to leave out.
-    """
-    if early_stopping and n_holdout < 2:
-        raise BadInputError(
-            "early stopping waits for a better holdout loss, and there is no holdout to score",
-            "Use --early-stopping 0, or hold out a longer text",
-        )
-
-
-def _tokenizer(
-    request: TrainRequest,
-    split: SplitCorpus,
-    rate: float,
-    earlier: Sequence[Path],
-    notes: dict[str, Any],
-) -> tuple[Tokenizer, TokenizerConfig, dict[str, str]]:
-    if request.tokenizer_directory is not None:
-        if request.tokenizer:
-            raise BadInputError(
-                "--tokenizer names a finished tokenizer, and --kind or --vocab-size a new one",
-                "Give one or the other",
-            )
-        loaded = load_tokenizer(request.tokenizer_directory)
-        if split.has_several:
-            loaded = with_end_of_text(loaded)
-        config = TokenizerConfig(loaded.kind, loaded.vocab_size)
-        return loaded, config, {"kind": f"from {request.tokenizer_directory}"}
-    sizes = [noted["size"] for _, noted in reused_notes(split, earlier) if "size" in noted]
-    parts = (part for document in split.train.documents() for part in document)
-    text = TextSize(*sizes[0]) if sizes else TextSize.of(parts)
-    capacity = plan_capacity(text, rate, request.model, request.train)
-    config, reasons = plan_tokenizer(text, request.tokenizer, capacity)
-    trained = reused_tokenizer(split, config.kind, config.vocab_size, earlier)
-    if trained is None:
-        if has_most := one_with_most_of(notes["signature"], earlier):
-            _log.info("with --tokenizer %s, only what is new of this text is encoded", has_most)
-        learned = learned_from(split.train, config.kind)
-        trained = train_tokenizer(learned, config.kind, config.vocab_size)
-    notes["size"] = astuple(text)
-    notes["asked_for"] = [__version__, config.kind, config.vocab_size]
-    return trained, replace(config, vocab_size=trained.vocab_size), reasons
-
-
-def _plan(
-    request: TrainRequest,
-    data: DataConfig,
-    tokenizer_config: TokenizerConfig,
-    encoded: EncodedCorpus,
-    compute: Compute,
-    rate: float,
-) -> tuple[RunConfig, dict[str, str]]:
-    n_train, n_holdout = len(encoded.train_ids), len(encoded.holdout_ids)
-    tokens = TokenFigures(tokenizer_config.vocab_size, n_train, n_holdout)
-    config, reasons = plan_run(data, tokenizer_config, tokens, rate, request.model, request.train)
-    require_one_window(n_train, config.model.context_length, "the train part")
-    require_holdout(config.train.early_stopping, n_holdout)
-    planned_engine = plan_engine(compute.device, config.train.budget_seconds or 0.0)
-    resolved = replace(
-        config.train,
-        device=compute.device_name,
-        engine=request.train.get("engine", planned_engine),
-        dtype=compute.dtype_name,
-        threads=torch.get_num_threads(),
-        data_order=request.train.get("data_order", DATA_ORDER),
-    )
-    return replace(config, train=resolved), reasons
-
-
 def _free_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return free_memory() if device.type == "cpu" else None
-
-
-def _earlier_data(run: RunDirectory) -> Iterator[Path]:
-    """Encoded corpora of the runs beside this one, the newest first."""
-    parent = run.path.parent if run.path.parent != Path() else RUNS
-    others = [path for path in parent.glob("*/data") if path != run.data]
-    yield from sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)

@@ -1,0 +1,96 @@
+"""`minitx plan`: what a run would take and reach, as a user sees it."""
+
+import json
+
+import pytest
+import torch
+
+from minitx.model import Transformer
+
+SMALL = [
+    "--layers",
+    "2",
+    "--d-model",
+    "32",
+    "--context",
+    "32",
+    "--batch-size",
+    "4",
+    "--threads",
+    "1",
+]
+
+
+def planned(minitx, *arguments):
+    done = minitx("plan", *arguments, "--json")
+    assert done.code == 0, done
+    return json.loads(done.out)
+
+
+def test_a_plan_of_a_small_run_here(minitx, inside, verses):
+    found = planned(minitx, verses, *SMALL, "--steps", "30", "--pilots", "1", "--kind", "char")
+    assert found["steps"] == 30
+    assert found["tokens"] == 30 * 4 * 32
+    assert found["fits"] is True
+    assert found["memory"]["peak"] < found["available"]
+    assert 0 < found["loss"]["low"] < found["loss"]["loss"] < found["loss"]["high"]
+    assert found["pilots"] > 1
+    assert not list(inside.glob("runs*"))
+
+
+def test_runs_on_the_same_text_are_used(minitx, inside, verses):
+    run = ["--steps", "12", "--kind", "char", *SMALL]
+    for n in ("1", "2"):
+        assert minitx("train", verses, *run, "--seed", n).code == 0
+    found = planned(minitx, verses, *run, "--pilots", "0")
+    assert (found["pilots"], found["earlier"]) == (0, 2)
+    metrics = sorted(inside.glob("runs/*"))[-1] / "metrics.jsonl"
+    logged = [json.loads(line) for line in metrics.read_text().splitlines()]
+    losses = [line["holdout_loss"] for line in logged if line["kind"] == "evaluation"]
+    assert found["loss"]["loss"] == pytest.approx(losses[-1], rel=0.05)
+    other = planned(minitx, verses, *run, "--pilots", "0", "--optimizer", "adamw")
+    assert (other["earlier"], other["loss"]) == (0, None)
+
+
+def test_a_plan_for_devices_elsewhere_makes_no_model(minitx, inside, verses, monkeypatch):
+    def refuse(self, config):
+        raise AssertionError("a model was made")
+
+    made = Transformer.__init__
+    monkeypatch.setattr(
+        Transformer, "__init__",
+        lambda self, config: made(self, config)
+        if torch.empty(0).device.type == "meta" else refuse(self, config),
+    )  # fmt: skip
+    # The text here is short.
+    shape = ["--layers", "32", "--d-model", "4096", "--context", "32", "--batch-size", "8"]
+    asked = [verses, *shape, "--steps", "100", "--gpus", "8", "--device", "h200", "--pilots", "0"]
+    whole, parts = planned(minitx, *asked), planned(minitx, *asked, "--shard")
+    assert whole["parameters"] > 6e9
+    assert parts["memory"]["weights"] == whole["memory"]["weights"] // 8
+    assert (whole["fits"], parts["fits"]) == (True, True)
+    assert planned(minitx, *asked, "--memory", "80")["fits"] is False
+
+
+def test_a_table_for_people_fits_80_columns(minitx, inside, verses):
+    done = minitx("plan", verses, *SMALL, "--steps", "30", "--pilots", "0", "--gpus", "8",
+                  "--device", "h100")  # fmt: skip
+    assert done.code == 0
+    assert all(len(line) <= 80 for line in done.out.splitlines())
+    for word in ("memory", "a step", "the run", "loss", "8 x h100", "waiting for what is sent"):
+        assert word in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--device", "h9"], "no figures of a device h9"),
+        (["--gpus", "0"], "--gpus"), (["--memory", "-1"], "--memory"),
+        (["--pilots", "soon"], "--pilots"), (["--layers", "0"], "n_layers"),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_planned_is_refused_in_one_line(minitx, inside, verses, arguments, said):
+    done = minitx("plan", verses, *SMALL, "--steps", "5", *arguments)
+    assert done.code == 2
+    (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert said in line
