@@ -7,18 +7,8 @@ import torch
 
 from minitx.model import Transformer
 
-SMALL = [
-    "--layers",
-    "2",
-    "--d-model",
-    "32",
-    "--context",
-    "32",
-    "--batch-size",
-    "4",
-    "--threads",
-    "1",
-]
+SMALL = ["--layers", "2", "--d-model", "32", "--context", "32", "--batch-size", "4",
+         "--threads", "1"]  # fmt: skip
 
 
 def planned(minitx, *arguments):
