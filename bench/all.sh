@@ -26,6 +26,8 @@ benches() {
 13 corpus best_loss.py --corpus CORPUS --budget 12m
 60 - plan.py --budget 35
 20 - plan.py --kinds --rate 97 --budget 10 --jobs 2
+11 - plan_ahead.py
+3 - scale.py
 5 nanogpt busy.py --nanogpt NANOGPT
 1 - attention_forms.py
 1 - memory.py

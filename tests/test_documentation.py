@@ -54,7 +54,7 @@ def needs_run(page):
     return (
         page.name != "README.md"
         and first is not None
-        and first[1] not in ("train", "tokenize", "corpus")
+        and first[1] not in ("train", "tokenize", "corpus", "plan")
     )
 
 

@@ -89,11 +89,13 @@ def forecast_json(forecast: RunForecast) -> dict[str, Any]:
     config = values.pop("config")
     return {
         "model": config["model"],
+        "tokenizer": config["tokenizer"],
         "train": config["train"],
         "parameters": forecast.config.model.n_parameters,
         "operations_per_token": forecast.config.model.flops_per_token,
         **values,
         "sizes": [{"parameters": n, "peak": peak} for n, peak in forecast.sizes],
+        "step_tokens": forecast.step_tokens,
         "steps": forecast.config.train.steps,
         "tokens": forecast.tokens,
         "epochs": forecast.tokens / max(1, forecast.train_tokens),
