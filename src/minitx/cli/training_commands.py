@@ -73,7 +73,9 @@ def corpus(json: Json = False, **options: Any) -> None:
     print_corpus(study, json)
 
 
-_AS_TRAIN = [option.name for option in options_of(TrainConfig) if option.name != "device"]
+_AS_TRAIN = [
+    option.name for option in options_of(TrainConfig) if option.name not in ("device", "processes")
+]
 
 
 @takes(PlanSettings)

@@ -88,7 +88,7 @@ class PlanSettings(Config, named_by_flags=True):
         "here", "Device to plan for: here, or one of the table in docs/scaling.md, or any name.",
         MACHINE, metavar="here|h100|NAME",
     )  # fmt: skip
-    gpus: int = option(1, "How many of these.", MACHINE, within=(1, 2**16))
+    gpus: int = option(1, "How many of these.", MACHINE, within=(1, 4096))
     memory: float | None = option(
         None, "GB of memory of each; that of the table if left out.", MACHINE, within=(1e-3, 1e6)
     )

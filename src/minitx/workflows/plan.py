@@ -50,7 +50,7 @@ from minitx.training.planning import (
 from minitx.training.schedule import rate_factor
 from minitx.workflows.prepare import Prepared, TrainRequest, prepare
 
-FEWEST_STEPS = 60
+FEWEST_STEPS = 50
 """Of a pilot: shorter ones tell little."""
 
 SCORED = 40_000
@@ -62,9 +62,9 @@ SIZES = (
 )  # fmt: skip
 """Of GPT-2's four sizes (Radford et al. 2019) and of 7 B."""
 
-PILOTS = (("own", 1 / 2), ("own", 1 / 4), ("small", 2.0), ("small", 1.0), ("small", 1 / 2))
-"""The model itself, and one of a sixth of its work, each on so many times the tokens of the largest
-pilot: the small one tells what more tokens are worth, the other what the size is worth."""
+PILOTS = (("own", 1 / 2), ("small", 1 / 2), ("small", 1.0), ("small", 2.0))
+"""The model itself, and one of a sixth of its work, each on so many parts of some number of
+tokens: the small one tells what more tokens are worth, both together what the size is worth."""
 
 SCORING = 1 / 3
 """Of the work of training on a token: scoring one."""
@@ -279,7 +279,7 @@ def _pilots(
         pairs = [(own if which == "own" else small, part) for which, part in PILOTS]
         work = sum(m.flops_per_token * part for m, part in pairs if m is not None)
         largest = seconds * prepared.rate / work
-        if largest * PILOTS[1][1] >= fewest or own is rungs[-1]:
+        if largest * PILOTS[0][1] >= fewest or own is rungs[-1]:
             break
     if largest < 2 * _step_tokens(prepared.config):
         return
