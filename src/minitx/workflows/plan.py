@@ -273,20 +273,18 @@ def _pilots(
     rungs = [_like(model, shape) for shape in reversed(LADDER)]
     smaller = [rung for rung in rungs if rung.flops_per_token < 0.9 * model.flops_per_token]
     for number, own in enumerate([model, *smaller]):
-        small = next(
-            (r for r in smaller[number:] if r.flops_per_token < own.flops_per_token / 3), None
-        )
-        pairs = [(own if which == "own" else small, part) for which, part in PILOTS]
-        work = sum(m.flops_per_token * part for m, part in pairs if m is not None)
+        third = own.flops_per_token / 3
+        small = next((rung for rung in smaller[number:] if rung.flops_per_token < third), own)
+        pairs = dict.fromkeys((own if which == "own" else small, part) for which, part in PILOTS)
+        work = sum(shape.flops_per_token * part for shape, part in pairs)
         largest = seconds * prepared.rate / work
         if largest * PILOTS[0][1] >= fewest or own is rungs[-1]:
             break
     if largest < 2 * _step_tokens(prepared.config):
         return
     keep_freed_memory()
-    chosen = [(m, part) for m, part in pairs if m is not None]
-    for done, (shape, part) in enumerate(chosen, 1):
-        progress(f"pilot {done} of {len(chosen)}: {shape.n_layers} layers of {shape.d_model}")
+    for done, (shape, part) in enumerate(pairs, 1):
+        progress(f"pilot {done} of {len(pairs)}: {shape.n_layers} layers of {shape.d_model}")
         yield _pilot(prepared, shape, part * largest, compute)
 
 
