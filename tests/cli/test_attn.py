@@ -93,6 +93,8 @@ def test_json_holds_roles_lens_ablation_and_mask(attn_json, study):
         (["--lens"], ["embedding", "layer 1", "likeliest after token 14"]),
         (["--lens", "--token", 3], ["next: e"]),
         (["--check-mask"], ["No earlier logit moved"]),
+        (["--attribute"], ["What adds up to the logit of", "head 1.1", "MLP 0", "sum"]),
+        (["--attribute", "--answer", "b", "--token", 2], ["the logit of b,"]),
     ],
     ids=lambda value: " ".join(map(str, value)) or "plain",
 )
@@ -158,6 +160,9 @@ def test_files_that_cannot_be_written(minitx, tiny_run, flag):
         (["--token", -99], "token -99 does not exist"),
         (["--layer", 7], "Choose a layer from 0 to 1"),
         (["--head", 7], "Choose a head from 0 to 1"),
+        (["--answer", "b"], "--answer names the token that --attribute and --patch follow"),
+        (["--attribute", "--answer", "bb"], "'bb' is 2 tokens, and one is followed"),
+        (["--patch", "a", "b"], "--patch has prompts of its own. Leave out --prompt"),
     ],
 )
 def test_what_does_not_exist_is_named_with_what_does(minitx, tiny_run, flags, words):
@@ -188,3 +193,59 @@ def test_small_maps_say_how_many_tokens_a_spot_stands_for(minitx, tiny_run):
         shown = minitx("attn", tiny_run, "--prompt", long[:31], *flags).out
         assert "Each spot is the largest value of up to 2 of 31 tokens." in shown
         assert "Each spot" not in minitx("attn", tiny_run, "--prompt", "3 green", *flags).out
+
+
+PATCH = ["--patch", "3 green bottles", "1 green bottles"]
+
+
+def test_json_holds_attribution_and_patching(minitx, tiny_run, attn_json, study):
+    found = attn_json("--attribute", "--token", 4, "--answer", "b")["attribution"]
+    expected = study.attribution(4, "b")
+    assert found["text"] == "b"
+    assert found["total"] == pytest.approx(found["logit"], abs=1e-4)
+    assert [one["name"] for one in found["contributions"]][:3] == [
+        "embedding",
+        "head 0.0",
+        "head 0.1",
+    ]
+    for one, other in zip(found["contributions"], expected.contributions, strict=True):
+        assert one["logit"] == pytest.approx(other.logit, abs=1e-6)
+    done = minitx("attn", tiny_run, *PATCH, "--json", "--layer", 1, "--head", 0)
+    assert done.code == 0, done.err
+    whole = json.loads(done.out)
+    patching = whole["patching"]
+    assert whole["prompt"] == "3 green bottles"
+    assert "maps" not in whole
+    ours = study.patcher("1 green bottles").everywhere(study.tokenizer.piece)
+    np.testing.assert_allclose(patching["residual"], ours.residual, atol=1e-5)
+    np.testing.assert_allclose(patching["heads"], ours.heads, atol=1e-5)
+    np.testing.assert_allclose(patching["recovered"]["mlp"], ours.recovered(ours.mlp), atol=1e-4)
+    assert (patching["text"], patching["tokens"][0]) == (ours.text, "1")
+    assert len(patching["head"]["by_position"]) == 15
+
+
+@pytest.mark.parametrize("columns", ["80", "200"])
+def test_patching_is_shown_as_tables(minitx, tiny_run, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    done = minitx("attn", tiny_run, *PATCH, "--ascii", "--layer", 0, "--head", 1)
+    assert done.code == 0, done.err
+    for words in ("Logit of", "clean", "Patched: a head, at all positions", "layer 1", "0 1",
+                  "Patched: head 0.1, at one position", "14 s"):  # fmt: skip
+        assert words in done.out
+    assert max(map(len, done.out.splitlines()[1:])) <= int(columns)
+    shorter = minitx("attn", tiny_run, "--patch", "3 green", "10 green")
+    assert shorter.code == 2
+    assert "has 7 tokens and the corrupted one 8" in shorter.err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [[*PROMPT, "--attribute"], PATCH, [*PATCH, "--attribute"]],
+    ids=["sum", "patch", "both"],
+)
+def test_attribution_and_patching_are_drawn(minitx, tiny_run, inside, flags):
+    image = pytest.importorskip("matplotlib.image")
+    done = minitx("attn", tiny_run, "--png", "why.png", *flags)
+    assert done.code == 0, done.err
+    pixels = image.imread(inside / "why.png")
+    assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 30

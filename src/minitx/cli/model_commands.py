@@ -19,6 +19,7 @@ from minitx.config import (
     SamplingConfig,
     ServeRequest,
 )
+from minitx.config.checks import require
 from minitx.config.overrides import config_from_options
 
 
@@ -143,6 +144,13 @@ def attn(
     prompt: Annotated[
         str | None, typer.Option(help="Text to read; the beginning of the holdout if left out.")
     ] = None,
+    patch: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="CLEAN CORRUPT",
+            help="Two prompts: put parts of the first one's run into the second's.",
+        ),
+    ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page to explore in a browser.")] = None,
     png: Annotated[Path | None, typer.Option(help="Write a picture (needs matplotlib).")] = None,
     npz: Annotated[Path | None, typer.Option(help="Write all maps as NumPy arrays.")] = None,
@@ -150,11 +158,13 @@ def attn(
     ascii_only: Annotated[bool, typer.Option("--ascii", help="Draw with ASCII alone.")] = False,
     **options: Any,
 ) -> None:
-    """Draw what a model looks at: attention maps, head roles, logit lens, ablation.
+    """Draw what a model looks at: attention maps, head roles, logit lens, attribution, patching.
 
     With nothing but a run: its most telling head, and the role of every head.
     """
-    request = config_from_options(AttentionRequest, options)
+    clean, corrupted = patch or (prompt, None)
+    require(patch is None or prompt is None, "--patch has prompts of its own", "Leave out --prompt")
+    request = config_from_options(AttentionRequest, options, corrupted=corrupted)
     load = config_from_options(LoadConfig, options)
     from minitx.report.evaluation.evaluation_progress import EvaluationProgress
 
@@ -180,7 +190,7 @@ def attn(
             n_tokens = PAGE_PROMPT if html else SHORT_PROMPT
             study = use_checkpoint(
                 lambda: resolve_checkpoint(run, load.checkpoint),
-                lambda checkpoint: open_study(checkpoint, prompt, n_tokens, load.device),
+                lambda checkpoint: open_study(checkpoint, clean, n_tokens, load.device),
             )
             if json:
                 # Before a file is written: it may be refused.

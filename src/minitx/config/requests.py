@@ -150,9 +150,21 @@ class AttentionRequest(Config, named_by_flags=True):
     lens: bool = option(False, "Logit lens: what each layer would predict next.")
     ablate: bool = option(False, "What the loss gains when each head is off.")
     check_mask: bool = option(False, "Change future tokens; check that no past logit changes.")
+    attribute: bool = option(
+        False, "What each head and MLP adds to the logit of the next token (after --token)."
+    )
+    corrupted: str | None = option(None, "A prompt to patch parts of the first into.", flag=None)
+    answer: str | None = option(
+        None, "The token that --attribute and --patch follow; the likeliest if left out."
+    )
 
     def check(self) -> None:
-        """Refuse two kinds of map at once."""
+        """Refuse two kinds of map at once, and an answer to nothing."""
+        require(
+            self.answer is None or self.attribute or self.corrupted is not None,
+            "--answer names the token that --attribute and --patch follow",
+            "Give one of them too",
+        )
         require(
             self.average + self.rollout + self.norms <= 1,
             "--average, --rollout and --norms each name a kind of map",
@@ -170,6 +182,9 @@ class AttentionRequest(Config, named_by_flags=True):
     def wants_map(self) -> bool:
         """Whether a map is shown: by default, or because one is named."""
         named = self.layer is not None or self.head is not None or self.kind != "weight"
+        causes = self.attribute or self.corrupted is not None
+        if causes:
+            return self.kind != "weight"  # --layer and --head choose a head to patch.
         tables = self.roles or self.lens or self.ablate or self.check_mask
         return named or not tables
 

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minitx.evaluation.arrays import FloatArray, IdArray
+from minitx.evaluation.arrays import FloatArray, IdArray, IntArray
+from minitx.inspection.interventions import Change, logits_after, record
 from minitx.inspection.probe_texts import text_windows, windows_in_words
 from minitx.model import Transformer, attention_layers, evaluating
 from minitx.shown import Shown
@@ -88,6 +89,27 @@ def ablate_heads(
                 heads.append(HeadAblation(layer, head, float(change.mean()), error))
     measured_on = windows_in_words(len(windows), length, text_name)
     return Ablation(float(with_all.mean()), tuple(heads), measured_on)
+
+
+def ablate_for_token(
+    model: Transformer, ids: IntArray, token: int
+) -> tuple[FloatArray, FloatArray]:
+    """What the logit of one token after a text, (seq,) ids, gains when a part is zeroed.
+
+    Below 0, the part speaks for the token. In contrast to direct attribution, this counts what
+    later layers make of the part.
+
+    Returns:
+        Of each head (n_layers, n_heads), and of each MLP (n_layers,).
+    """
+    n_layers, n_heads = model.config.n_layers, model.config.n_heads
+    changes = [Change("heads", layer, None, head)
+               for layer in range(n_layers) for head in range(n_heads)]  # fmt: skip
+    changes += [Change("mlp", layer) for layer in range(n_layers)]
+    whole = float(record(model, ids)[1][-1, token])
+    found = logits_after(model, ids, changes)[:, token].double().cpu().numpy() - whole
+    heads = found[: n_layers * n_heads].reshape(n_layers, n_heads)
+    return heads, found[n_layers * n_heads :]
 
 
 @contextmanager

@@ -11,11 +11,14 @@ from minitx.config import AttentionRequest
 from minitx.evaluation.holdout_figures import ComparisonReport, HoldoutReport
 from minitx.inspection.ablation import Ablation
 from minitx.inspection.attention_maps import AttentionMaps
+from minitx.inspection.attribution import Attribution
 from minitx.inspection.head_roles import HeadRoles
 from minitx.inspection.logit_lens import LogitLens
 from minitx.inspection.mask_check import MaskCheck
+from minitx.inspection.patching import Patching
 from minitx.report.attention import attention_view
 from minitx.report.attention.attention_screen import attention_screen, map_name, quantity_of
+from minitx.report.attention.causes_view import Causes, attribution_table, patching_tables
 from minitx.report.evaluation.holdout_report import holdout_report
 from minitx.report.pages.attention_page import study_page
 from minitx.report.pages.templates import render
@@ -53,6 +56,10 @@ def view(shown: Shown, console: Console, width: int) -> Iterable[RenderableType]
             return [attention_view.lens_table(shown, shown.top_ids.shape[1] - 1, shading)]
         case Ablation():
             return [attention_view.ablation_table(shown, width, shading)]
+        case Attribution():
+            return [attribution_table(shown, width, shading)]
+        case Patching():
+            return patching_tables(Causes(None, shown, None), shading)
         case MaskCheck():
             return attention_view.mask_lines(shown, shading)
         case HoldoutReport() | ComparisonReport():

@@ -30,9 +30,12 @@ from minitx.inspection.attention_maps import (
     require_existing,
     require_fits,
 )
+from minitx.inspection.attribution import Attribution, attribute
 from minitx.inspection.head_roles import HeadRoles, read_roles
+from minitx.inspection.interventions import record
 from minitx.inspection.logit_lens import LogitLens, read_logit_lens
 from minitx.inspection.mask_check import MaskCheck, check_mask
+from minitx.inspection.patching import Patcher
 from minitx.model import Transformer
 from minitx.shown import Shown
 from minitx.tokenizer import Tokenizer
@@ -116,6 +119,35 @@ class AttentionStudy(Shown):
         train = run.read_config().train
         compute = choose_compute(self.model.embedding.weight.device.type, train.dtype)
         return check_mask(self.model, self.ids, compute=compute, engine=train.engine)
+
+    def attribution(self, position: int = -1, answer: str | None = None) -> Attribution:
+        """What each part adds to the logit of the token after a position: `attribute`.
+
+        The token is the likeliest if no answer is given; errors are those of `answer_id`.
+        """
+        ids = self.ids[: position % len(self.ids) + 1]
+        token = self.answer_id(answer)
+        if token is None:
+            token = int(record(self.model, ids)[1][-1].argmax())
+        return attribute(self.model, ids, token, self.tokenizer.piece(token))
+
+    def patcher(self, corrupted: str, answer: str | None = None) -> Patcher:
+        """This text as the clean prompt beside a corrupted one: `Patcher`, with its errors."""
+        ids = self.tokenizer.encode(corrupted).astype(np.int64)
+        require_fits(len(ids), self.model.config)
+        return Patcher(self.model, self.ids, ids, self.answer_id(answer))
+
+    def answer_id(self, answer: str | None) -> int | None:
+        """The id of a token's text; BadInputError if the tokenizer makes other than one of it."""
+        if answer is None:
+            return None
+        ids = self.tokenizer.encode(answer)
+        if len(ids) != 1:
+            raise BadInputError(
+                f"the answer {answer!r} is {len(ids):,} tokens, and one is followed",
+                "Give the text of one token; within a text, a word often begins with its space",
+            )
+        return int(ids[0])
 
     def choose(self, layer: Index = None, head: Index = None) -> tuple[int, int, str | None]:
         """The head asked for; where layer or head is no number, the most telling one that fits.

@@ -26,6 +26,13 @@ from minitx.report.attention.attention_screen import (
     quantity_of,
     scale_of,
 )
+from minitx.report.attention.causes_view import (
+    Grid,
+    attribution_grid,
+    causes_json,
+    causes_of,
+    patching_grids,
+)
 from minitx.report.pages.attention_page import study_page
 from minitx.report.pages.templates import write_page
 from minitx.report.terminal.heatmap import shading_for
@@ -87,6 +94,7 @@ def study_json(study: AttentionStudy, request: AttentionRequest) -> str:
         }
     if request.lens:
         values["logit_lens"] = _lens(study.lens)
+    values |= causes_json(causes_of(study, request, position))
     values = json.loads(json.dumps(values), parse_float=lambda number: round(float(number), 6))
     if request.check_mask:
         check = study.mask_check
@@ -152,12 +160,18 @@ def write_study(
             not installed.
     """
     # What can be refused is refused before a file is written.
-    position_of(study, request)
+    position = position_of(study, request)
     study.require_heads(request.layer, request.head)
     page = "" if html is None else study_page(study, request.layer, request.head)
     if png is not None:
-        maps, _ = choose_maps(study, request.kind, request.layer, request.head)
-        _save_png(maps, study.maps.tokens, png)
+        causes = causes_of(study, request, position)
+        grids = [attribution_grid(causes.attribution)] if causes.attribution else []
+        grids += patching_grids(causes) if causes.patching else ()
+        if grids:
+            _save_grids(grids, png)
+        else:
+            maps, _ = choose_maps(study, request.kind, request.layer, request.head)
+            _save_png(maps, study.maps.tokens, png)
         yield png
     if npz is not None:
         save_maps(study, npz)
@@ -167,25 +181,47 @@ def write_study(
         yield html
 
 
-def _save_png(maps: Sequence[ChosenMap], tokens: Sequence[str], path: Path) -> None:
-    """Draw one map large, or several as a grid with a row for each layer, with matplotlib."""
+def _new_figure(width: float, height: float) -> Any:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.colors import PowerNorm
         from matplotlib.figure import Figure
     except ImportError:
         raise BadInputError(
             "--png needs matplotlib, which is not installed",
             'Install it with: pip install "minitx[png]"',
         ) from None
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save_grids(grids: Sequence[Grid], path: Path) -> None:
+    """Draw grids below each other, blue above 0 and red below."""
+    heights = [0.25 * len(grid.rows) + 1.2 for grid in grids]
+    width = max(0.5 * len(grid.columns) for grid in grids) + 3
+    figure = _new_figure(max(6.0, min(24.0, width)), min(60.0, sum(heights)))
+    axes = figure.subplots(len(grids), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for grid, ax in zip(grids, axes, strict=True):
+        image = ax.imshow(grid.values, cmap="RdBu", vmin=-grid.top, vmax=grid.top, aspect="auto")
+        ax.set_title(grid.title, fontsize=10)
+        ax.set_xticks(range(len(grid.columns)), grid.columns, rotation=90, fontsize=8)
+        ax.set_yticks(range(len(grid.rows)), grid.rows, fontsize=8, family="monospace")
+        figure.colorbar(image, ax=ax)
+    with writing_where_asked(path) as file:
+        figure.savefig(file, format="png", dpi=120)
+
+
+def _save_png(maps: Sequence[ChosenMap], tokens: Sequence[str], path: Path) -> None:
+    """Draw one map large, or several as a grid with a row for each layer, with matplotlib."""
     columns = sum(shown.layer == maps[0].layer for shown in maps)
     if columns == 1:
         columns = math.ceil(math.sqrt(len(maps)))
     rows = math.ceil(len(maps) / columns)
     single = len(maps) == 1
     side = max(4.0, min(12.0, 0.22 * len(tokens) + 2)) if single else 2.2
-    figure = Figure(figsize=(side * columns + 0.8, side * rows + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _new_figure(side * columns + 0.8, side * rows + 0.4)
+    from matplotlib.colors import PowerNorm
+
     axes = figure.subplots(rows, columns, squeeze=False)
     scale = scale_of(maps)
     names = [cut_label(token_label(token), 12) for token in tokens]

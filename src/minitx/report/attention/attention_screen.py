@@ -14,6 +14,7 @@ from minitx.config import AttentionRequest, MapKind
 from minitx.inspection.attention_maps import Looked, most_looked_at, require_existing
 from minitx.inspection.head_roles import HeadRole
 from minitx.report.attention import attention_view
+from minitx.report.attention.causes_view import attribution_table, causes_of, patching_tables
 from minitx.report.terminal.heatmap import Heatmap, Quantity, Scale, Shading
 from minitx.report.terminal.printable import (
     cut_label,
@@ -132,6 +133,11 @@ class _Screen:
             last = len(study.ids) - 1
             shown_position = last if position is None else position
             yield attention_view.lens_table(study.lens, shown_position, shading)
+        causes = causes_of(study, request, position)
+        if causes.attribution is not None:
+            yield attribution_table(causes.attribution, self.width, shading)
+        if causes.patching is not None:
+            yield from patching_tables(causes, shading)
         if request.check_mask:
             yield from attention_view.mask_lines(study.mask_check, shading)
 
