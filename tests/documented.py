@@ -151,7 +151,7 @@ def rewrite(page: Path, run_line: Callable[[list[str]], str]) -> None:
 def _run_in(directory: Path) -> Callable[[list[str]], str]:
     def run_line(words: list[str]) -> str:
         program, *arguments = words
-        if program == "curl" or arguments[:1] == ["serve"]:
+        if program == "curl" or arguments[:1] in (["serve"], ["explore"]):
             # Pages show nothing of what these print.
             return ""
         command = [sys.executable, *(["-m", "minitx"] if program == "minitx" else []), *arguments]

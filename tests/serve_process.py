@@ -1,4 +1,4 @@
-"""`minitx serve` as a process of its own."""
+"""`minitx serve` or `explore` as a process of its own."""
 
 import re
 import signal
@@ -11,7 +11,7 @@ class ServeProcess:
     """A server at a free port.
 
     Args:
-        arguments: of `minitx serve`, without a port.
+        arguments: of the command, without a port.
         named: for `subprocess.Popen`.
 
     Attributes:
@@ -19,8 +19,8 @@ class ServeProcess:
         lines: what it has printed so far.
     """
 
-    def __init__(self, *arguments, **named):
-        command = [sys.executable, "-m", "minitx", "serve", *map(str, arguments), "--port", "0"]
+    def __init__(self, *arguments, command="serve", **named):
+        command = [sys.executable, "-m", "minitx", command, *map(str, arguments), "--port", "0"]
         self._process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **named
         )
@@ -29,7 +29,7 @@ class ServeProcess:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         assert self._ready.wait(120)
-        match = re.search(r"listening +(http://\S+)", "\n".join(self.lines))
+        match = re.search(r"(?:listening|page) +(http://\S+)", "\n".join(self.lines))
         assert match, (self.lines, self._process.stderr.read())
         self.url = match[1]
 

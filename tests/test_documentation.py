@@ -134,8 +134,9 @@ def run_page(page, minitx, inside, capfd, monkeypatch, request, servers):
                 if program == "curl":
                     printed += run_curl(arguments)
                     continue
-                if arguments[0] == "serve":
-                    url = servers.enter_context(ServeProcess(*arguments[1:])).url
+                if arguments[0] in ("serve", "explore"):
+                    served = ServeProcess(*arguments[1:], command=arguments[0])
+                    url = servers.enter_context(served).url
                     continue
                 if program == "python":
                     script, *arguments = arguments

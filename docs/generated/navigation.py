@@ -32,6 +32,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "generation.md",
         "evaluation.md",
         "attention.md",
+        "explore.md",
         "report.md",
         "diagnosis.md",
         "serving.md",

@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from minitx import __version__
 from minitx.cli.course_commands import learn
-from minitx.cli.model_commands import attn, evaluate, generate, serve
+from minitx.cli.model_commands import attn, evaluate, explore, generate, serve
 from minitx.cli.run_commands import diagnose, profile, report
 from minitx.cli.training_commands import corpus, plan, resume, tokenize, train
 from minitx.errors import MinitxError, as_sentence
@@ -62,6 +62,7 @@ app.command("generate")(generate)
 app.command("serve")(serve)
 app.command("eval")(evaluate)
 app.command("attn")(attn)
+app.command("explore")(explore)
 app.command("diagnose")(diagnose)
 app.command("report")(report)
 app.command("profile")(profile)

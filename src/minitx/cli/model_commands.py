@@ -1,4 +1,4 @@
-"""`minitx generate`, `serve`, `eval` and `attn`: use a trained model, measure it, look inside."""
+"""`minitx generate`, `serve`, `eval`, `attn`, `explore`: use a model, measure it, look inside."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from minitx.cli.flags import Json, Run, takes
 from minitx.config import (
     AttentionRequest,
     EvaluationSettings,
+    ExploreRequest,
     GenerationRequest,
     Limits,
     LoadConfig,
@@ -210,3 +211,26 @@ def attn(
     say_used([study.checkpoint])
     if request.check_mask and not study.mask_check.passed:
         raise typer.Exit(1)
+
+
+@takes(ExploreRequest)
+@takes(LoadConfig, only=("checkpoint", "device"))
+def explore(run: Run = None, **options: Any) -> None:
+    """Watch a model think, in a browser: type, step through a pass, ask why this token.
+
+    The page is for this machine alone, and fetches nothing from another.
+    """
+    from minitx.serving import require_extra
+
+    require_extra("explore")
+    load = config_from_options(LoadConfig, options)
+    request = config_from_options(ExploreRequest, options, run=run, load=load)
+
+    with many_imports():
+        from minitx.report.pages.explore_page import explore_page
+        from minitx.report.serving_screen import exploring
+        from minitx.workflows.explore import explore
+        from minitx.workflows.generate import refuse_text
+
+    refuse_text(run)
+    raise typer.Exit(explore(request, explore_page, exploring))

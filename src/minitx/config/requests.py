@@ -281,3 +281,15 @@ class ServeRequest(Config, named_by_flags=True):
     model_name: str | None = option(None, "As clients know it; the run's if left out.", LOADED)
     limits: Limits = field(default_factory=Limits)
     load: LoadConfig = field(default_factory=LoadConfig)
+
+
+@dataclass(frozen=True)
+class ExploreRequest(Config, named_by_flags=True):
+    """Which model the page of `minitx explore` shows (the newest run if None), and where."""
+
+    run: Path | None = None
+    prompt: str | None = option(
+        None, "Text to begin with; the beginning of the holdout if left out."
+    )
+    port: int = option(8001, "Port to listen at; 0 for any that is free.", within=(0, 65535))
+    load: LoadConfig = field(default_factory=LoadConfig)

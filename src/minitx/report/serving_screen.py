@@ -1,4 +1,4 @@
-"""What `minitx serve` prints: where it listens, a line for each request, how it ended."""
+"""What `minitx serve` prints: where it listens, each request, how it ended; and `explore`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from minitx.report.terminal.units import count, duration
 from minitx.serving.http_app import Listening
 from minitx.serving.metrics import CLIENT_LEFT, RequestRecord
 from minitx.serving.server import ExitReport
+from minitx.workflows.explore import Explorer
 from minitx.workflows.load import used_checkpoint
 
 _LONGEST_PATH = 40
@@ -99,6 +100,15 @@ class ServingScreen:
         with contextlib.suppress(OSError, ValueError):
             self._console.print(Text.assemble(*parts))
             self._out.flush()
+
+
+def exploring(explorer: Explorer, url: str) -> None:
+    """Say where the page of `minitx explore` is."""
+    console = Console(highlight=False, soft_wrap=True)
+    checkpoint = printed_name(used_checkpoint(explorer.study.checkpoint))
+    for name, fact in {"page": url, "checkpoint": checkpoint, "stop": "Ctrl-C"}.items():
+        console.print(Text.assemble((f"{name:<11}", "bold"), fact))
+    console.file.flush()
 
 
 def _span(seconds: float) -> str:

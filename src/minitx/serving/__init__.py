@@ -12,8 +12,8 @@ from minitx.errors import BadInputError
 _PACKAGES = ("prometheus_client", "starlette", "uvicorn")
 
 
-def require_extra() -> None:
-    """Refuse to go on without the packages of the extra `serve`.
+def require_extra(command: str = "serve") -> None:
+    """Refuse to go on with a command without the packages of the extra `serve`.
 
     Raises:
         BadInputError: naming what is missing.
@@ -21,7 +21,7 @@ def require_extra() -> None:
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
         raise BadInputError(
-            f"minitx serve needs {', '.join(missing)}, which {'are' if missing[1:] else 'is'}"
+            f"minitx {command} needs {', '.join(missing)}, which {'are' if missing[1:] else 'is'}"
             " not installed",
             'Install them with: pip install "minitx[serve]"',
         )

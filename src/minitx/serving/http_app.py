@@ -116,7 +116,7 @@ class Service:
             if started:
                 record.status = failure.status
             else:
-                response = _json(failure.body, failure.status, failure.headers)
+                response = json_response(failure.body, failure.status, failure.headers)
                 await response(scope, receive, noting)
         finally:
             record.seconds = time.perf_counter() - began
@@ -129,7 +129,7 @@ class Service:
     async def _complete(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.draining:
             raise stopping()
-        body = await _read_body(Request(scope, receive), self._limits)
+        body = await read_body(Request(scope, receive), self._limits)
         request = parse_completion(parse_json(body), self._limits.max_tokens)
         if len(body) <= _SMALL_BODY:
             job = self._make_job(request)
@@ -145,7 +145,7 @@ class Service:
             answer.take(updates)
             while not answer.done:
                 answer.take(await queue.take())
-        await _json(answer.whole())(scope, receive, send)
+        await json_response(answer.whole())(scope, receive, send)
 
     async def _stream(
         self,
@@ -206,16 +206,16 @@ class Service:
         return make_job(request, served, limits.max_prompt_tokens)
 
     async def _models(self, request: Request) -> Response:
-        return _json({"object": "list", "data": [self._description()]})
+        return json_response({"object": "list", "data": [self._description()]})
 
     async def _model(self, request: Request) -> Response:
         if request.path_params["name"] != self._served.name:
             raise _no_such_model(self._served.name)
-        return _json(self._description())
+        return json_response(self._description())
 
     async def _health(self, request: Request) -> Response:
         status = "failed" if self.engine.gave_up else "stopping" if self.draining else "ok"
-        return _json({"status": status}, 200 if status == "ok" else 503)
+        return json_response({"status": status}, 200 if status == "ok" else 503)
 
     async def _show_metrics(self, request: Request) -> Response:
         # In a thread: the collectors read files of the system, and wait for locks.
@@ -242,7 +242,7 @@ class Service:
                 self._queues[update.job].put(update)
 
 
-async def _read_body(request: Request, limits: Limits) -> bytes:
+async def read_body(request: Request, limits: Limits) -> bytes:
     """The body of a JSON request.
 
     Raises:
@@ -309,5 +309,8 @@ def _no_such_model(name: str) -> APIError:
     return APIError(404, f"The model served here is {name}.", "model", "model_not_found")
 
 
-def _json(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(
+    content: object, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """An answer in JSON."""
     return Response(to_json(content), status, headers, "application/json")

@@ -8,13 +8,14 @@ import functools
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Protocol
 
 import h11
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from minitx.config import Limits
@@ -231,25 +232,7 @@ def run(listening: Listening, screen: Screen, stop: ServerStop) -> ExitReport:
 
     async def main() -> ExitReport:
         service = Service(listening, screen.request)
-        server = _Server(
-            uvicorn.Config(
-                service,
-                http=functools.partial(BoundedProtocol, limits),  # type: ignore[arg-type]
-                loop="asyncio",
-                ws="none",
-                lifespan="off",
-                interface="asgi3",
-                log_config=None,
-                log_level="critical",
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                # As many are accepted at once, before those beyond the limit are closed.
-                backlog=_BACKLOG,
-                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=_CLOSING_SECONDS,
-            )
-        )
+        server = _server_of(service, limits)
         service.engine.start()
         serving = asyncio.create_task(server.serve(sockets=[listening.opened]))
         try:
@@ -271,6 +254,48 @@ def run(listening: Listening, screen: Screen, stop: ServerStop) -> ExitReport:
     report = asyncio.run(main())
     screen.ended(report)
     return report
+
+
+def run_page(
+    opened: socket.socket, app: ASGIApp, stop: ServerStop, ready: Callable[[], None]
+) -> int:
+    """Serve a page at a listening socket until a signal; the exit code, as the shell counts."""
+
+    async def main() -> None:
+        server = _server_of(app, Limits())
+        serving = asyncio.create_task(server.serve(sockets=[opened]))
+        while not server.started:
+            await asyncio.sleep(0.001)
+        ready()
+        while stop.signal_number is None:
+            await asyncio.sleep(_TICK)
+        server.should_exit = True
+        await serving
+
+    asyncio.run(main())
+    return 128 + (stop.exit_signal or 0)
+
+
+def _server_of(app: ASGIApp, limits: Limits) -> _Server:
+    return _Server(
+        uvicorn.Config(
+            app,
+            http=functools.partial(BoundedProtocol, limits),  # type: ignore[arg-type]
+            loop="asyncio",
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            # As many are accepted at once, before those beyond the limit are closed.
+            backlog=_BACKLOG,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=_CLOSING_SECONDS,
+        )
+    )
 
 
 async def _drain(service: Service, grace: float, stop: ServerStop) -> int:

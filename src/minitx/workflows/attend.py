@@ -202,11 +202,15 @@ def open_study(
 
 
 def study_model(
-    loaded: LoadedModel, prompt: str | None = None, prompt_tokens: int = SHORT_PROMPT
+    loaded: LoadedModel,
+    prompt: str | None = None,
+    prompt_tokens: int = SHORT_PROMPT,
+    stand_in: str | None = None,
 ) -> AttentionStudy:
     """Look inside a model as it is in memory, while it reads a prompt.
 
-    Without one it reads the beginning of its run's holdout, of at most `prompt_tokens` tokens.
+    Without one it reads the beginning of its run's holdout, of at most `prompt_tokens` tokens; and
+    without a holdout `stand_in`, or the first token if the vocabulary lacks that.
 
     Raises:
         BadInputError: the prompt is empty, longer than the context, or has characters that the
@@ -215,6 +219,8 @@ def study_model(
     directory, model, tokenizer = loaded.directory, loaded.model, loaded.tokenizer
     sample_ids = tokenizer.encode(_holdout(directory), unknown="replace").astype(np.int64)
     prompt_from, sample_name = None, "the holdout"
+    if prompt is None and not len(sample_ids) and stand_in is not None:
+        prompt = tokenizer.piece(0) if tokenizer.unknown_characters(stand_in) else stand_in
     if prompt is not None:
         ids = tokenizer.encode(prompt).astype(np.int64)
     elif len(sample_ids):

@@ -139,7 +139,7 @@ def patching_tables(causes: Causes, shading: Shading) -> Iterator[RenderableType
 
 def _share(value: float, scale: Scale, shading: Shading) -> Text:
     style = scale.style(value) if shading == "color" and value > 0 else ""
-    return Text(f"{100 * value:.0f}", style)
+    return Text(str(round(100 * value)), style)
 
 
 def patching_grids(causes: Causes, ascii_only: bool = False) -> Iterator[Grid]:

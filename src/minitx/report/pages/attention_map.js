@@ -46,22 +46,11 @@ const amount = (v) => {
 };
 
 // ---- words ---------------------------------------------------------------------------------
-const spoken = { " ": "space", "\n": "line end", "\t": "tab", "\r": "carriage return" };
-const marks = { "\n": "⏎", "\t": "⇥", "\r": "␍" };
-// A control character has a picture of its own; one that turns the direction of writing has none.
-const control = (c) => (/[\x00-\x1f]/.test(c) ? String.fromCharCode(0x2400 + c.charCodeAt(0))
-  : c === "\x7f" ? "␡" : /[\x80-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/.test(c) ? "\ufffd" : c);
-const visible = (token) => [...token].map((c) => marks[c] || (c === " " ? "␣" : control(c))).join("");
-const aloud = (token) => {
-  const words = token.replace(/[ \n\t\r]/g, (c) => ` ${spoken[c]} `).trim();
-  return words || "empty";
-};
 const mapName = () => {
   if (state.kind === "head") return `layer ${state.layer}, head ${state.head}`;
   if (state.kind === "layer") return `mean of layer ${state.layer}'s heads`;
   return state.layer ? `rollout of layers 0 to ${state.layer}` : "rollout of layer 0";
 };
-const piece = (token) => node("span", { class: "piece" }, visible(token));
 
 // ---- colours ---------------------------------------------------------------------------------
 const ramps = {
@@ -165,18 +154,7 @@ const drawThumbs = () => {
 };
 
 // ---- the text --------------------------------------------------------------------------------
-const spans = tokens.map((token, i) => {
-  const span = node("span", {
-    class: "token", role: "option", tabindex: "-1", "data-i": i, "aria-selected": "false",
-    "aria-label": `${i}: ${aloud(token)}`,
-  });
-  // A line end shows as a mark and still breaks the line.
-  for (const part of token.split(/(\n|\t|\r)/)) {
-    if (marks[part]) span.append(node("span", { class: "mark" }, marks[part]), part);
-    else if (part) span.append(part);
-  }
-  return span;
-});
+const spans = tokens.map(tokenSpan);
 $("text").append(...spans);
 
 const shadeText = () => {
