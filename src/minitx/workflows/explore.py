@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from minitx.checkpoint.rundir import find_run, resolve_checkpoint, use_checkpoint
@@ -19,10 +20,10 @@ from minitx.inspection.ablation import ablate_for_token
 from minitx.inspection.attention_maps import read_attention, require_existing, require_fits
 from minitx.inspection.attribution import attribute
 from minitx.inspection.forward_steps import Step, forward_steps, source
-from minitx.inspection.interventions import record
 from minitx.inspection.logit_lens import read_logit_lens
 from minitx.inspection.passages import MOST_SEARCHED, find_passages
 from minitx.inspection.patching import BY_POSITION, Patcher
+from minitx.model import evaluating
 from minitx.serving.page_app import PageApp
 from minitx.serving.server import ServerStop, listen, run_page
 from minitx.workflows.attend import AttentionStudy, study_model
@@ -66,7 +67,7 @@ class Explorer:
             require_fits(len(ids), self.model.config)
         else:
             ids = self._ids(given)
-        logits = record(self.model, ids)[1].float().log_softmax(dim=-1).cpu().numpy()
+        logits = self._logits(ids).log_softmax(dim=-1).cpu().numpy()
         chances = np.exp(logits[np.arange(len(ids) - 1), ids[1:]])
         return {
             "ids": ids.tolist(),
@@ -80,7 +81,7 @@ class Explorer:
 
     def distribution(self, given: Given) -> str:
         """Logits of the token that follows `ids`, all of the vocabulary."""
-        return _packed(record(self.model, self._ids(given))[1][-1].float().cpu().numpy())
+        return _packed(_array(self._logits(self._ids(given))[-1]))
 
     def steps(self, given: Given) -> list[Given]:
         """What happens in one pass over `ids`, in order, without the numbers."""
@@ -177,6 +178,13 @@ class Explorer:
     def _train_ids(self) -> IdArray | None:
         run = find_run(self.study.checkpoint.resolve())
         return None if run is None or not run.data.is_dir() else load_encoded(run.data).train_ids
+
+    @torch.inference_mode()
+    def _logits(self, ids: IntArray) -> Tensor:
+        text = torch.from_numpy(ids).to(self.model.embedding.weight.device)
+        with evaluating(self.model):
+            logits: Tensor = self.model(text[None])[0].float()
+        return logits
 
     def _ids(self, given: Given) -> IntArray:
         ids, size = given.get("ids"), self.model.config.vocab_size

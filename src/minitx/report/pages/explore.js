@@ -92,9 +92,9 @@ const choose = async (i) => {
     state.logits = logits;
     state.order = [...logits.keys()].sort((a, b) => logits[b] - logits[a] || a - b);
     state.token = state.order[0];
-    showNext();
+    why(state.token);
     steps = await ask("steps", { ids: context() });
-    if (mine === visit) { listSteps(); showStep(); why(state.token); }
+    if (mine === visit) { listSteps(); showStep(); }
   });
 };
 const open = (answer) => {
