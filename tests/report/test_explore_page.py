@@ -29,11 +29,13 @@ class Opened(Browser):
         return super().run(f"(() => {{ with (window.explorer ?? {{}}) return ({script}); }})()")
 
     def ready(self):
-        self.until("document.querySelector('#numbers canvas') && steps.length > 0")
+        self.until("state.of === context().join() && state.of !== ''")
+        self.until("steps.length > 0 && steps[0].shape[0] === state.at + 1")
+        self.until("document.querySelector('#numbers canvas') !== null")
 
     def type(self, text):
         self.run(f"($('prompt').value = {text!r}, $('prompt').dispatchEvent(new Event('input')))")
-        self.until(f"state.pieces.join('') === {text!r}")
+        self.until(f"state.pieces.join('') === {text!r} && state.of === state.ids.join()")
 
     def slide(self, name, value):
         self.run(f"($({name!r}).value = {value}, $({name!r}).dispatchEvent(new Event('input')))")

@@ -7,7 +7,7 @@ const ask = async (name, given = {}) => {
   if (!answer.ok) throw new Error(content.error.message);
   return content;
 };
-const state = { ids: [], pieces: [], chances: [], at: 0, logits: [], order: [], token: 0, step: 0, head: 0 };
+const state = { ids: [], pieces: [], chances: [], at: 0, logits: [], order: [], token: 0, step: 0, head: 0, of: "" };
 let vocabulary = [], steps = [], visit = 0, playing = 0, spans = [];
 const context = () => state.ids.slice(0, state.at + 1);
 const percent = (p) => (p >= 0.9995 ? "100 %" : `${(100 * p).toPrecision(p < 0.001 ? 1 : 3)} %`);
@@ -89,7 +89,7 @@ const choose = async (i) => {
   await trying("problem", async () => {
     const logits = floats(await ask("distribution", { ids: context() }));
     if (mine !== visit) return;
-    state.logits = logits;
+    Object.assign(state, { logits, of: context().join() });
     state.order = [...logits.keys()].sort((a, b) => logits[b] - logits[a] || a - b);
     state.token = state.order[0];
     why(state.token);

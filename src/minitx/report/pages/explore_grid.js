@@ -1,5 +1,9 @@
 // ---- a matrix as a picture that can be walked cell by cell, and read as a table ------------------
-const floats = (packed) => new Float32Array(Uint8Array.from(atob(packed), (c) => c.charCodeAt(0)).buffer);
+const floats = (packed) => {
+  const text = atob(packed), bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  return new Float32Array(bytes.buffer);
+};
 const shown = (v) => (v === -Infinity ? "−∞" : Math.abs(v) >= 1e5 || (v && Math.abs(v) < 1e-3)
   ? v.toExponential(3) : v.toPrecision(5)).replace(/-/, "−");
 const bar = (part, below = false) => {
@@ -32,10 +36,11 @@ const drawGrid = (host, { rows, columns, values, name, pick = null }) => {
     const style = getComputedStyle(root), above = rgb(style.getPropertyValue("--glow")), below = rgb(style.getPropertyValue("--below").trim());
     sheet.width = nColumns; sheet.height = nRows;
     const image = new ImageData(nColumns, nRows);
-    values.forEach((v, i) => {
-      image.data.set(v < 0 ? below : above, 4 * i);
-      image.data[4 * i + 3] = Number.isFinite(v) && largest ? 255 * Math.sqrt(Math.abs(v) / largest) : 0;
-    });
+    for (let i = 0, p = 0, pixels = image.data; i < values.length; i++, p += 4) {
+      const v = values[i], colour = v < 0 ? below : above;
+      pixels[p] = colour[0]; pixels[p + 1] = colour[1]; pixels[p + 2] = colour[2];
+      pixels[p + 3] = Number.isFinite(v) && largest ? 255 * Math.sqrt(Math.abs(v) / largest) : 0;
+    }
     sheet.getContext("2d").putImageData(image, 0, 0);
     draw();
   };

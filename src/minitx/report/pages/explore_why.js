@@ -5,6 +5,7 @@ const tokensBefore = () => context().map((_, i) => `${i} ${visible(state.pieces[
 const row = (name, ...contents) => cells("td", name, ...contents);
 const table = (names, rows) => node("div", { class: "wide" }, node("table", {},
   node("thead", {}, node("tr", {}, ...names.map((name) => node("th", { scope: "col" }, name)))), node("tbody", {}, ...rows)));
+const times = (n) => (n === 1 ? "once" : `${n.toLocaleString("en")} times`);
 const signed = (v) => `${v < 0 ? "−" : "+"}${Math.abs(v).toFixed(4)}`;
 
 const panels = {
@@ -43,8 +44,8 @@ const panels = {
     return (host) => {
       if (found.missing || !found.length) { host.textContent = found.missing ?? "Its last token does not occur in the training text."; return; }
       host.replaceChildren(
-        node("p", {}, `The last ${found.length} tokens occur ${found.count.toLocaleString("en")} times in the first ${found.searched.toLocaleString("en")} tokens of the training text. Then came: `,
-          ...found.following.flatMap(([, text, n]) => [piece(text), ` ${n.toLocaleString("en")} times  `])),
+        node("p", {}, `In the first ${found.searched.toLocaleString("en")} tokens of the training text, the last ${found.length} occur ${times(found.count)}. Then came: `,
+          ...found.following.flatMap(([, text, n]) => [piece(text), ` ${times(n)}  `])),
         ...found.excerpts.map((one) => node("p", { class: "passage" }, one.before, node("mark", {}, one.same), node("b", {}, one.after))));
     };
   },
@@ -99,4 +100,4 @@ trying("problem", async () => {
   await read({ text: data.prompt });
 });
 // For a browser's console.
-window.explorer = { $, root, state, settings, filtered, toStep, stop, opened, showSource, get steps() { return steps; }, get spans() { return spans; } };
+window.explorer = { $, root, state, context, settings, filtered, toStep, stop, opened, showSource, get steps() { return steps; }, get spans() { return spans; } };
