@@ -37,6 +37,7 @@ benches() {
 3 - serving.py
 2 - startup.py
 1 chromium attention_page.py
+1 chromium explore_page.py
 3 gpu,nanogpt gpu_speed.py --nanogpt NANOGPT
 4 gpu,nanogpt,corpus time_to_loss.py --device cuda --short --nanogpt NANOGPT --corpus CORPUS
 END

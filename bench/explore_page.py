@@ -2,8 +2,8 @@
 
 python bench/explore_page.py
 
-In headless Chromium (software rendering, no GPU): the heads of a token are opened, the pointer walks
-over them, every step of the pass is shown, and a slider is moved.
+In headless Chromium (software rendering, no GPU): the heads of a token are opened, the pointer
+walks over them, every step of the pass is shown, and a slider is moved.
 """
 
 from __future__ import annotations
@@ -53,6 +53,11 @@ def main() -> None:
 def _walk(browser: Browser) -> None:
     browser.until("document.querySelector('#numbers canvas') !== null")
     browser.run(FRAMES)
+    # What the page itself takes too long for, whatever else this machine does.
+    browser.run(
+        "(window.long_tasks = [], new PerformanceObserver(list => long_tasks.push("
+        "...list.getEntries().map(e => e.duration))).observe({type: 'longtask'}), 0)"
+    )
     browser.run("document.querySelector('[data-panel=attention]').open = true")
     browser.until("document.querySelector('#attention canvas') !== null")
     _report(browser, "opening the attention of all heads")
@@ -73,6 +78,7 @@ def _walk(browser: Browser) -> None:
             "(document.getElementById('temperature'))"
         )
     _report(browser, "moving a slider")
+    print(f"tasks of the page over 50 ms: {browser.run('long_tasks') or 'none'}")
 
 
 if __name__ == "__main__":
