@@ -73,9 +73,8 @@ def corpus(json: Json = False, **options: Any) -> None:
     print_corpus(study, json)
 
 
-_AS_TRAIN = [
-    option.name for option in options_of(TrainConfig) if option.name not in ("device", "processes")
-]
+_OF_PLAN = {"processes", *(option.name for option in options_of(PlanSettings))}
+_AS_TRAIN = {option.name for option in options_of(TrainConfig)} - _OF_PLAN
 
 
 @takes(PlanSettings)
