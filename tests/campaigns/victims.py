@@ -68,7 +68,7 @@ def forked(work):
         work()
         code = 0
     except BaseException as error:
-        code = getattr(error, "exit_code", 1)
+        code = error.code if isinstance(error, SystemExit) else getattr(error, "exit_code", 1)
         (Path(os.environ.get("VICTIM_ERRORS", os.devnull))).write_text(repr(error))
     finally:
         os._exit(code)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import time
@@ -43,11 +44,29 @@ def minitx(*arguments: object, code: int = 0, **environment: str) -> str:
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return begin(command(*arguments))
+
+
+def torchrun(*arguments: object) -> list[str]:
+    """A command that starts `minitx` with torchrun; options of torchrun come first."""
+    n_options = sum(str(argument).startswith("--") for argument in arguments[:5])
+    options, own = arguments[:n_options], arguments[n_options:]
+    words = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "minitx", *own]
+    return [str(word) for word in words]
+
+
+def begin(words: list[str], **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        env=environment, start_new_session=True,
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, start_new_session=True,
     )  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

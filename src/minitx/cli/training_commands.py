@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -180,8 +181,11 @@ def train(
     with _view() as view:
         tables = merged(config, overrides)
         with many_imports():
+            from minitx.training.meeting import remembered_run
             from minitx.training.memory import refuse_too_large
             from minitx.workflows.launch import run_processes, wanted_processes
+            from minitx.workflows.resume import ResumeRequest
+            from minitx.workflows.resume import resume as resume_run
             from minitx.workflows.train import TrainRequest
             from minitx.workflows.train import train as train_run
 
@@ -191,7 +195,10 @@ def train(
             **tables, tokenizer_directory=tokenizer, out=out, loggers=loggers, measure=measure
         )
         processes = wanted_processes(tables["train"].get("processes"))
-        if not processes:
+        begun = remembered_run()
+        if begun is not None:  # torchrun has started this again, after a process was lost.
+            resume_run(ResumeRequest(begun, loggers=loggers), [view])
+        elif not processes:
             train_run(request, [view], sys.stdin.buffer)
     if processes:
         run_processes(processes, sys.argv[1:])
@@ -232,15 +239,19 @@ def resume(
 @contextlib.contextmanager
 def _view() -> Iterator[TrainingObserver]:
     from minitx.report.training.training_view import choose_view
-    from minitx.training.launched import is_follower
+    from minitx.training.launched import RUN_NOTE, is_follower, is_launched
     from minitx.training.observer import Observers, Phase
 
+    if is_launched():
+        # What torch logs of processes that are gone is said in one line.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     if is_follower():
         yield Observers([])
         return
     with contextlib.closing(choose_view(sys.stdout)) as view:
         # Something to see before torch is loaded, which takes a second or two.
-        view.observe(Phase("loading torch"))
+        if RUN_NOTE not in os.environ:  # Else the process that started this one has said it.
+            view.observe(Phase("loading torch"))
         yield view
 
 

@@ -8,11 +8,11 @@ a clock, a signal or a score is decided by the first one, so that all do the sam
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from signal import SIGTERM
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -22,12 +22,9 @@ from minitx.errors import BadInputError, MinitxError
 from minitx.files import shell_word
 from minitx.training.heartbeat import Heartbeat
 from minitx.training.launched import RUN_NOTE, is_launched
+from minitx.training.meeting import met, remember_run
 
 T = TypeVar("T")
-
-_PATIENCE = datetime.timedelta(days=7)
-"""A collective call may wait so long: for the first process while it reads a large text. A process
-that is gone or hangs is noticed by its heartbeat."""
 
 _BROKEN = ("gloo", "nccl", "connection", "socket", "broken pipe", "store", "peer")
 """Words of what torch says when another process is gone."""
@@ -52,6 +49,9 @@ class Team:
         """What the first process gets from a function, which it alone calls; for all of them."""
         return function()
 
+    def wait_for_first(self) -> None:
+        """Return in the others when the first comes here; a signal stops them while they wait."""
+
     def add_up(self, numbers: Tensor) -> Tensor:
         """Sums of `numbers`, `(n,)`, over all processes, in their place."""
         return numbers
@@ -72,19 +72,20 @@ class Team:
 
     def began(self, run: Path) -> None:
         """From now on there is a run to go on with."""
+        remember_run(run)
 
 
 ALONE = Team()
 
 
 class _JoinedTeam(Team):
-    def __init__(self, store: Any) -> None:
+    def __init__(self, heartbeat: Heartbeat) -> None:
         # Not loaded where nobody needs it.
         from torch import distributed
 
         self._torch = distributed
         self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
-        self.heartbeat = Heartbeat(store, self.rank, self.size, RUN_NOTE in os.environ)
+        self.heartbeat = heartbeat
 
     def first(self, function: Callable[[], T]) -> T:
         message: list[Any] = [None]
@@ -93,6 +94,9 @@ class _JoinedTeam(Team):
         self._torch.broadcast_object_list(message, src=0)
         result: T = message[0]
         return result
+
+    def wait_for_first(self) -> None:
+        self.heartbeat.wait_at("opened")
 
     def add_up(self, numbers: Tensor) -> Tensor:
         self._torch.all_reduce(numbers)
@@ -118,66 +122,62 @@ class _JoinedTeam(Team):
 
     def began(self, run: Path) -> None:
         self.heartbeat.go_on = f"minitx resume {shell_word(run)}"
+        if self.is_first:
+            remember_run(run)
         if self.is_first and RUN_NOTE in os.environ:
             Path(os.environ[RUN_NOTE]).write_text(str(run), encoding="utf-8")
 
 
 @contextlib.contextmanager
-def joined_team(device: str = "auto") -> Iterator[Team]:
+def joined_team(
+    device: str = "auto", asked: Mapping[str, object] = MappingProxyType({})
+) -> Iterator[Team]:
     """The team of this process, for as long as the block runs.
 
+    `asked` is what this process was started with, by name.
+
     Raises:
-        BadInputError: the processes did not find each other.
+        BadInputError: the processes did not find each other, or were not started alike.
         LostProcessError: one of them ended or hangs; told by one of the others.
     """
-    if not is_launched() or int(os.environ["WORLD_SIZE"]) == 1:
+    if not is_launched() or os.environ["WORLD_SIZE"] == "1":
         yield ALONE
         return
+    local_rank = os.environ.get("LOCAL_RANK", "0")
     on_gpus = device in ("auto", "cuda") and torch.cuda.is_available()
     if on_gpus:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    store = _meet("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
-    team = _JoinedTeam(store)
-    try:
-        with team.heartbeat:
-            try:
-                yield team
-            except MinitxError as error:
-                team.heartbeat.end(error.exit_code, error.what, error.fix)
-                if team.is_first:
-                    raise
-                # The first one says it. It may save, or wait for this one.
-                with contextlib.suppress(Exception):
-                    torch.distributed.destroy_process_group()
-                team.heartbeat.wait_for_first()
-                raise SystemExit(error.exit_code) from None
-            except RuntimeError as error:
-                if any(word in str(error).lower() for word in _BROKEN):
-                    team.heartbeat.tell_loss()
+        torch.cuda.set_device(int(local_rank))
+    with contextlib.ExitStack() as stack:
+        try:
+            meeting = met("cpu:gloo,cuda:nccl" if on_gpus else "gloo", asked)
+            heartbeat = stack.enter_context(meeting)
+        except (MinitxError, KeyboardInterrupt) as error:
+            if local_rank != "0":  # One line for each machine.
+                raise SystemExit(getattr(error, "exit_code", 128 + SIGTERM)) from None
+            raise
+        try:
+            yield _JoinedTeam(heartbeat)
+        except MinitxError as error:
+            heartbeat.end(error.exit_code, error.what, error.fix)
+            if heartbeat.rank == 0:
+                if not heartbeat.go_on:
+                    heartbeat.require_no_failure()
                 raise
-    finally:
-        with contextlib.suppress(Exception):
-            torch.distributed.destroy_process_group()
-
-
-def _meet(backend: str) -> Any:
-    """Find the other processes, by the environment that torchrun sets; returns their store."""
-    from torch import distributed
-    from torch._C._distributed_c10d import PrefixStore, TCPStore
-
-    address = os.environ.get("MASTER_ADDR", "localhost")
-    port = os.environ.get("MASTER_PORT", "?")
-    try:
-        distributed.init_process_group(backend, timeout=_PATIENCE)
-        # A connection of its own, which no collective call keeps busy.
-        store = TCPStore(address, int(port), is_master=False)
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        return PrefixStore(f"minitx/{attempt}", store)
-    except (RuntimeError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise BadInputError(
-            f"process {os.environ['RANK']} on {socket.gethostname()} did not meet the others at "
-            f"{address} port {port}: {reason}",
-            "Check the address and that the port is free and let through, and start all with one "
-            "command, for example torchrun --nproc-per-node=2 -m minitx train corpus.txt",
-        ) from None
+            # The first one says it. It may save, or wait for this one.
+            with contextlib.suppress(Exception):
+                torch.distributed.destroy_process_group()
+            heartbeat.wait_for_first()
+            raise SystemExit(error.exit_code) from None
+        except KeyboardInterrupt:
+            if heartbeat.rank == 0:
+                raise
+            what = f"process {heartbeat.rank} was asked to stop before the first step"
+            heartbeat.end(128 + SIGTERM, what, "Start the command again")
+            raise SystemExit(128 + SIGTERM) from None
+        except RuntimeError as error:
+            if any(word in str(error).lower() for word in _BROKEN):
+                heartbeat.tell_loss()
+            raise
+        finally:
+            with contextlib.suppress(Exception):
+                torch.distributed.destroy_process_group()

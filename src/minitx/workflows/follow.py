@@ -14,7 +14,6 @@ from typing import NoReturn
 
 import torch
 
-from minitx import __version__
 from minitx.checkpoint import load_model
 from minitx.checkpoint.rundir import RunDirectory
 from minitx.compute import choose_compute
@@ -43,7 +42,6 @@ class Invitation:
         checkpoint: to go on from; None for a new run.
     """
 
-    version: str
     run: Path
     config: RunConfig
     data: Path
@@ -54,11 +52,12 @@ class Invitation:
 
 def invite(session: Session, team: Team) -> None:
     """Let the other processes open the session that the first one has opened."""
+    team.wait_for_first()
     if team.size > 1:
         checkpoint = session.checkpoint and session.checkpoint.absolute()
         team.first(
             lambda: Invitation(
-                __version__, session.run.path.absolute(), session.config,
+                session.run.path.absolute(), session.config,
                 session.corpus.directory.absolute(), session.corpus.digest, checkpoint,
                 session.state,
             )
@@ -71,6 +70,7 @@ def follow(team: Team, stop: StopRequest) -> NoReturn:
     Raises:
         SystemExit: with the exit code of the run.
     """
+    team.wait_for_first()
     invitation: Invitation = team.first(lambda: None)  # type: ignore[assignment]
     session, problem = None, None
     try:
@@ -106,11 +106,6 @@ def follow(team: Team, stop: StopRequest) -> NoReturn:
 
 
 def _opened(invitation: Invitation) -> Session:
-    if invitation.version != __version__:
-        raise BadInputError(
-            f"there is minitx {__version__}, and {invitation.version} at the first process",
-            "Install the same",
-        )
     if not invitation.data.is_dir():
         raise BadInputError(
             f"the run {invitation.run} is not seen", "Use a file system that all machines share"

@@ -87,7 +87,9 @@ def run_processes(n: int, arguments: Sequence[str]) -> None:
                 if codes[rank] < 0 and -codes[rank] not in (signal.SIGTERM, signal.SIGINT):
                     raise _killed(rank, n, -codes[rank], note) from None
             ended = [codes[rank] for rank in sorted(codes) if codes[rank] > 0]
-            raise SystemExit(ended[0] if ended else 128 + signal.SIGTERM) from None
+            if not ended:  # Before they could say anything.
+                raise _killed(min(codes), n, signal.SIGTERM, note) from None
+            raise SystemExit(ended[0]) from None
 
 
 def _killed(rank: int, n: int, number: int, note: Path) -> LostProcessError:

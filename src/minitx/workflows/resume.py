@@ -84,7 +84,13 @@ def resume(request: ResumeRequest, observers: Sequence[TrainingObserver]) -> Fin
         InstabilityError, InterruptedRunError, KeyboardInterrupt: as in `train`.
     """
     told = Observers(observers)
-    with StopRequest() as stop, joined_team(request.train.get("device", "auto")) as team:
+    device, asked = request.train.get("device", "auto"), {**request.train, "run": request.run}
+    unchanged = "The run is as it was; give the same command again"
+    with (
+        StopRequest() as stop,
+        interrupted_before_steps(stop, unchanged),
+        joined_team(device, asked) as team,
+    ):
         if not team.is_first:
             follow(team, stop)
         run = RunDirectory.open(request.run)

@@ -71,7 +71,8 @@ def train(
     device = request.train.get("device", "auto")
     with (
         StopRequest() as stop,
-        joined_team(device) as team,
+        interrupted_before_steps(stop, fix),
+        joined_team(device, _asked(request)) as team,
         interrupted_before_steps(stop, fix),
     ):
         if not team.is_first:
@@ -138,6 +139,12 @@ def _missing(path: Path) -> list[Path]:
     with contextlib.suppress(OSError, ValueError):
         return [directory for directory in (path, *path.parents) if not directory.exists()]
     return []
+
+
+def _asked(request: TrainRequest) -> dict[str, object]:
+    tables = (request.data, request.tokenizer, request.model, request.train)
+    asked = {key: value for table in tables for key, value in table.items()}
+    return {**asked, "out": request.out, "tokenizer": request.tokenizer_directory}
 
 
 def _for_team(request: TrainRequest, team: Team) -> TrainRequest:
