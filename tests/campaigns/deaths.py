@@ -45,7 +45,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no run after")
     options = parser.parse_args()
     # In a campaign nothing is slow enough to be mistaken for hanging.
-    heartbeat.HANGS_AFTER = 6.0
+    heartbeat.HANGS_AFTER = 8.0
     until = time.monotonic() + options.seconds
     chance = random.Random(options.seed)
     names = (
@@ -53,6 +53,7 @@ def main():
         "runs", "lost", "different", "late",
     )  # fmt: skip
     counts = dict.fromkeys(names, 0)
+    os.environ["MINITX_MEETING_SECONDS"] = "15"
     with scratch() as directory, a_store() as port:
         os.environ.update({"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)})
         os.environ["VICTIM_ERRORS"] = str(directory / "error")
@@ -135,8 +136,10 @@ def live_and_die(directory, number, wanted, most_deaths, chance, counts):
         before, size = size, chance.choice(SIZES)
         counts["elsewhere"] += before not in (None, size)
         children = start(directory, run, number, size)
-        died = counts["deaths"] < most_deaths and die(children, run, chance, counts)
-        codes = finish(children, counts)
+        died, hung = False, None
+        if counts["deaths"] < most_deaths:
+            died, hung = die(children, run, chance, counts)
+        codes = finish(children, hung, counts)
         if not died or set(codes) == {0}:
             break
     counts["runs"] += 1
@@ -154,15 +157,15 @@ def live_and_die(directory, number, wanted, most_deaths, chance, counts):
 
 
 def die(children, run, chance, counts):
-    """Let one of them die; False if all had ended before."""
+    """Let one of them die; whether it did before all had ended, and which one hangs."""
     deadline = time.monotonic() + 20
-    wants_write = chance.random() < 0.5
+    wants_write = 2 * counts["inside"] <= counts["deaths"]
     until = time.monotonic() + chance.random() * 3
     while time.monotonic() < (deadline if wants_write else until):
         if wants_write and being_written(run) is not None and chance.random() < 0.3:
             break
         if has_ended(run):
-            return False
+            return False, None
         time.sleep(0.0005)
     victim = chance.randrange(len(children))
     signal_number = chance.choices((signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM), (6, 1, 3))[0]
@@ -173,23 +176,30 @@ def die(children, run, chance, counts):
     counts[names[signal_number]] += 1
     counts["inside"] += inside
     counts["of the first"] += victim == 0
-    return True
+    return True, children[victim] if signal_number == signal.SIGSTOP else None
 
 
-def finish(children, counts):
+def finish(children, hung, counts):
     """Exit codes of all; those that do not end are killed, and counted as late."""
-    codes, left, deadline = {}, set(children), time.monotonic() + 30
+    codes, left, seconds, last = {}, set(children), 0.0, time.monotonic()
     while left:
+        # Only while this process itself was not stopped: then the others were stopped, too.
+        seconds, last = seconds + min(time.monotonic() - last, 0.5), time.monotonic()
         for child in list(left):
             done, status = os.waitpid(child, os.WNOHANG)
             if done:
                 codes[child] = os.waitstatus_to_exitcode(status)
                 left.discard(child)
-        if time.monotonic() > deadline:
+        if left == {hung}:
+            # Nobody is left to wait for it, or to end it.
+            os.kill(hung, signal.SIGKILL)
+        elif seconds > 30:
             counts["late"] += 1
+            late = [children.index(child) for child in left]
+            print(f"not over after 30 s: ranks {late} of {len(children)}", file=sys.stderr)
             for child in left:
                 os.kill(child, signal.SIGKILL)
-            deadline = float("inf")
+            seconds = -1e9
         time.sleep(0.01)
     return [codes[child] for child in children]
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.processes.several import (
     SMALL,
+    command,
     digests,
     losses,
     metrics,
@@ -94,6 +96,14 @@ def test_one_that_is_asked_to_stop_stops_all_and_saves(tmp_path):
     assert process.returncode == 143
     assert "which is saved" in told
     assert told.count("\n") == 1
+
+
+def test_each_phase_is_told_once(tmp_path):
+    words = command("train", text_file(tmp_path), "--out", tmp_path / "run", *SMALL, "--steps", 2)
+    told = subprocess.check_output([*words, "--processes", "2"], text=True, timeout=120)
+    phases = [line for line in told.splitlines() if line.startswith("phase")]
+    assert "phase loading torch" in told
+    assert len(phases) == len(set(phases))
 
 
 def test_what_the_first_refuses_is_told_once(tmp_path):

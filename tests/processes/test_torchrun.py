@@ -135,6 +135,8 @@ def test_a_network_that_goes_away_ends_both(tmp_path, machines):
     began = time.monotonic()
     told = [process.communicate(timeout=60)[1] for process in processes]
     assert time.monotonic() - began < 30
-    assert [process.returncode for process in processes] == [6, 6]
+    codes = [process.returncode for process in processes]
+    # The second is ended by the first, which takes it for one of its own machine, or by itself.
+    assert codes in ([6, 6], [6, -signal.SIGKILL])
     assert "process 1 of 2 was lost: killed, hung, or cut off" in told[0]
     assert f"go on with: minitx resume {run}" in told[0]

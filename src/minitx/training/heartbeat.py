@@ -159,6 +159,8 @@ class Heartbeat:
             self.require_no_failure()
             lost = self._lost(GONE_AFTER)
             time.sleep(PERIOD / 4)
+        if lost is None:
+            self._done.clear()  # `end` may tell why this process ends.
         return lost
 
     def tell_loss(self) -> None:
@@ -170,6 +172,7 @@ class Heartbeat:
             SystemExit: in the others.
         """
         lost = self.find_lost()
+        self._done.set()
         if self._speaks(lost) and not self.is_quiet:
             raise self.error(lost)
         raise SystemExit(LostProcessError.exit_code)
