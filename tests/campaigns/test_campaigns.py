@@ -14,6 +14,10 @@ import pytest
         ("damage.py", ["--cases", "40", "--seed", "3"], "used in silence"),
         ("disk.py", ["--cases", "10", "--seed", "3"], "last good checkpoints that were lost"),
         ("fuzz.py", ["--inputs", "70", "--seed", "3"], "tracebacks"),
+        pytest.param(
+            *("deaths.py", ["--deaths", "4", "--seed", "3"], "runs lost"),
+            marks=pytest.mark.campaign,
+        ),
     ],
 )
 def test_campaign_in_small(script, arguments, told):

@@ -140,3 +140,24 @@ def test_a_network_that_goes_away_ends_both(tmp_path, machines):
     assert codes in ([6, 6], [6, -signal.SIGKILL])
     assert "process 1 of 2 was lost: killed, hung, or cut off" in told[0]
     assert f"go on with: minitx resume {run}" in told[0]
+
+
+def test_the_job_for_slurm_begins_a_run_and_goes_on_with_it(tmp_path):
+    # SLURM's own commands, as they are on one node.
+    for name, script in (("scontrol", "echo 127.0.0.1"), ("srun", 'exec "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    run = tmp_path / "run"
+    about = {
+        "PROCESSES": "2", "PORT": str(free_port()), "RUN": str(run), "SLURM_NNODES": "1",
+        "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "one",
+        "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }  # fmt: skip
+    given = [text_file(tmp_path), *SMALL, "--steps", 6, "--checkpoint-every", 3]
+    words = ["bash", *map(str, [EXAMPLE.with_name("slurm.sbatch"), *given])]
+    for _ in range(2):
+        process = begin(words, **about)
+        _, told = process.communicate(timeout=200)
+        assert process.returncode == 0, told
+        assert metrics(run)[-1]["step"] == 6
+        shutil.rmtree(run / "checkpoints" / "step-000006")
