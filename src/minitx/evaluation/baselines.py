@@ -8,7 +8,7 @@ A compressor is a model, too: its bits per byte of the holdout compare with the 
 model it may learn from the train part first, so the figure shown is what the holdout adds to that:
 the size of both compressed together, less that of the train part compressed alone. The size of the
 holdout on its own is kept beside it. gzip looks back 32 KB, bzip2 works in blocks of 900 KB; xz and
-zstd here see all of a train part of up to 64 MB.
+zstd here see all that is compressed.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from minitx.evaluation.arrays import ByteArray, IdArray, IntArray, bits_per, token_sizes
+from minitx.evaluation.arrays import ByteArray, IdArray, bits_per, token_sizes
 from minitx.evaluation.holdout_figures import Baselines, Compressed, NGramFigures
-from minitx.evaluation.ngrams import ORDERS, NGrams
+from minitx.evaluation.ngrams import ngram_losses
 from minitx.evaluation.text_score import Beginning, ScoredText
 from minitx.tokenizer import Tokenizer
 
@@ -73,7 +73,8 @@ def measure_baselines(
         n_bytes = text.scored_size(tokenizer)[0]
     losses = [math.log(tokenizer.vocab_size)]
     if len(train):
-        losses += _ngram_losses(NGrams(train, tokenizer.vocab_size), part, index)
+        by_order = ngram_losses(train, part, tokenizer.vocab_size)
+        losses += [float(of_order[index - 1].mean()) for of_order in by_order]
     if len(part) < len(ids):
         content = content[: int(sizes[part].sum())]
     before = train_content[-MOST_TRAIN_BYTES:]
@@ -94,18 +95,6 @@ def measure_baselines(
         model_loss=scored.nats / n_tokens,
         model_bits_per_byte=bits_per(scored.nats, n_bytes),
     )
-
-
-def _ngram_losses(ngrams: NGrams, part: IntArray, index: IntArray) -> list[float]:
-    """Mean loss of the targets at `index`, by each order; a piece of the text at a time."""
-    totals = np.zeros(ORDERS)
-    for start in range(1, len(part), _AT_ONCE):
-        end = min(start + _AT_ONCE, len(part))
-        first = max(0, start - ORDERS + 1)
-        losses = ngrams.losses(part[first:end])
-        inside = index[(index >= start) & (index < end)]
-        totals += losses[:, inside - first - 1].sum(1)
-    return [float(total) / len(index) for total in totals]
 
 
 def compressors() -> dict[str, Callable[[], _Compressor]]:

@@ -17,6 +17,7 @@ any vocabulary fits in 64 bits, and everything is sorting and searching of array
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,71 +36,56 @@ class _Counts:
     backoff: FloatArray  # (contexts,) weight of the next lower order
 
 
-class NGrams:
-    """N-grams of a text, of all orders up to a highest.
+def ngram_losses(
+    ids: IdArray, text: IdArray, vocab_size: int, max_order: int = ORDERS
+) -> Iterator[FloatArray]:
+    """Loss in nats of every id of a text but the first, `(n - 1,)`, by each order, from 1 on.
+
+    Only one order at a time is in memory. A prediction sees up to `order` - 1 ids before.
 
     Args:
-        ids: `(n,)` what is counted.
+        ids: `(counted,)` what is counted.
+        text: `(n,)` what is predicted.
         vocab_size, max_order: number of ids; the highest order.
     """
-
-    def __init__(self, ids: IdArray, vocab_size: int, max_order: int = ORDERS) -> None:
-        self.vocab_size = vocab_size
-        self.max_order = max_order
-        self._keys: list[IntArray] = [np.zeros(1, np.int64)]
-        self._raw: list[_Counts] = []
-        self._continuation: list[_Counts] = []
-        ids = np.asarray(ids, dtype=np.int64)
-        # Rank of the n-gram that ends at each position; of the empty one to begin with.
-        ranks = np.zeros(len(ids) + 1, np.int64)
-        for order in range(1, max_order + 1):
-            packed = ranks[:-1] * vocab_size + ids[order - 1 :]
-            keys, ends, counts = np.unique(packed, return_inverse=True, return_counts=True)
-            if order > 1:
-                # Of each n-gram, the one without its first token: it gains a predecessor.
-                shorter = np.zeros(len(keys), np.int64)
-                shorter[ends] = ranks[1:]
-                before = np.bincount(shorter, minlength=len(self._keys[-1]))
-                self._continuation.append(_counts(self._keys, before, vocab_size))
-            self._keys.append(keys)
-            self._raw.append(_counts(self._keys, counts, vocab_size))
-            ranks = ends.reshape(-1).astype(np.int64)
-
-    def losses(self, ids: IdArray) -> FloatArray:
-        """Loss in nats of every id of a text but the first, `(max_order, n - 1)`, order 1 first.
-
-        A prediction sees up to `order` - 1 ids before.
-        """
-        text = np.asarray(ids, dtype=np.int64)
-        lower = np.full(len(text) - 1, 1.0 / self.vocab_size)
-        contexts = np.zeros_like(lower, dtype=np.int64)
-        ranks = np.zeros(len(text), np.int64)
-        by_order = []
-        for order in range(1, self.max_order + 1):
-            if order > 1:
-                contexts = ranks[:-1]
-            ranks = self._ranks(order, ranks, text)
-            grams = ranks[1:]
-            by_order.append(-np.log(_interpolated(self._raw[order - 1], contexts, grams, lower)))
-            if order < self.max_order:
-                lower = _interpolated(self._continuation[order - 1], contexts, grams, lower)
-        return np.stack(by_order)
-
-    def _ranks(self, order: int, shorter: IntArray, ids: IntArray) -> IntArray:
-        # Rank of the n-gram that ends at each position; -1 where the text lacks it, as it does
-        # every n-gram of which nothing ends one position before.
-        prefix = np.concatenate([[-1], shorter[:-1]]) if order > 1 else shorter
-        keys = self._keys[order]
-        if not len(keys):
-            return np.full_like(ids, -1)
-        wanted = prefix * self.vocab_size + ids
-        rank = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        return np.where((prefix >= 0) & (keys[rank] == wanted), rank, -1)
+    ids, text = np.asarray(ids, dtype=np.int64), np.asarray(text, dtype=np.int64)
+    # Of the n-gram that ends at each position: its rank, of the empty one to begin with; in the
+    # text -1 where it was not counted.
+    ends, ranks = np.zeros(len(ids) + 1, np.int64), np.zeros(len(text), np.int64)
+    keys, n_contexts = np.zeros(1, np.int64), 1
+    contexts = grams = np.zeros(len(text) - 1, np.int64)
+    losses = np.full(len(text) - 1, 1.0 / vocab_size)
+    for order in range(1, max_order + 1):
+        packed = ends[:-1] * vocab_size + ids[order - 1 :]
+        longer, inverse, counts = np.unique(packed, return_inverse=True, return_counts=True)
+        del packed
+        if order > 1:
+            # Of each n-gram, the one without its first token: it gains a predecessor.
+            shorter = np.zeros(len(longer), np.int64)
+            shorter[inverse] = ends[1:]
+            before = np.bincount(shorter, minlength=len(keys))
+            del shorter
+            by_context = _counts(keys // vocab_size, before, n_contexts)
+            losses = _interpolated(by_context, contexts, grams, losses)
+            contexts = ranks[:-1]
+        ends = inverse.reshape(-1)
+        keys, n_contexts = longer, max(1, len(keys))
+        ranks = _ranks(keys, vocab_size, ranks if order == 1 else np.append(-1, ranks[:-1]), text)
+        grams = ranks[1:]
+        by_context = _counts(keys // vocab_size, counts, n_contexts)
+        yield -np.log(_interpolated(by_context, contexts, grams, losses))
 
 
-def _counts(keys: list[IntArray], counts: IntArray, vocab_size: int) -> _Counts:
-    prefix = keys[-1] // vocab_size
-    n_contexts = max(1, len(keys[-2]))
+def _ranks(keys: IntArray, vocab_size: int, prefix: IntArray, text: IntArray) -> IntArray:
+    """Rank of each n-gram of a prefix and an id; -1 where it, or its prefix, was not counted."""
+    if not len(keys):
+        return np.full_like(text, -1)
+    wanted = prefix * vocab_size + text
+    rank = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where((prefix >= 0) & (keys[rank] == wanted), rank, -1)
+
+
+def _counts(prefix: IntArray, counts: IntArray, n_contexts: int) -> _Counts:
     totals = np.bincount(prefix, counts, n_contexts)
     taken = np.minimum(_estimated_discounts(counts)[np.minimum(counts, 3)], counts)
     divisor = np.maximum(totals, 1.0)
@@ -146,5 +132,5 @@ def bigram_loss(train_ids: IdArray, holdout_ids: IdArray, vocab_size: int) -> fl
     two tokens it is that on the train part itself.
     """
     text = holdout_ids if len(holdout_ids) > 1 else train_ids
-    counts = NGrams(train_ids[:MOST_COUNTED], vocab_size, max_order=2)
-    return float(counts.losses(text[:MOST_SCORED])[1].mean())
+    *_, losses = ngram_losses(train_ids[:MOST_COUNTED], text[:MOST_SCORED], vocab_size, 2)
+    return float(losses.mean())
