@@ -15,8 +15,8 @@ from minitx.evaluation.breakdown import (
     ReliabilityBin,
     SurprisingText,
 )
-from minitx.evaluation.common_passages import Copied
 from minitx.evaluation.comparison import Comparison, Interval
+from minitx.evaluation.copying import Copied
 from minitx.evaluation.holdout_figures import (
     Baselines,
     ComparisonReport,

@@ -18,14 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from minitx.corpus.part_text import PartText, block_sizes
-from minitx.corpus.shared_windows import (
-    STRIDE,
-    WINDOW,
-    ByteArray,
-    IntArray,
-    SharedWindows,
-    Stretches,
-)
+from minitx.corpus.shared_windows import STRIDE, WINDOW, IntArray, SharedWindows, Stretches
 from minitx.corpus.splitting import SplitCorpus
 from minitx.files import json_bytes, read_json, write_atomically
 
@@ -209,7 +202,7 @@ class _Comparison:
             leaked=_merged(passages.starts[leaked], passages.ends[leaked]),
             compared=_merged(passages.starts, passages.ends),
             copied_share=float(covered.mean()),
-            longest=self._longest(train, stretches),
+            longest=windows.longest(stretches, train, limits, _LONGEST).decode(errors="ignore"),
             boilerplate=_boilerplate(lines, repeated),
             train_share=train_share,
             is_sample=train_share < 1 or len(passages.content) < self._split.holdout.n_bytes,
@@ -244,19 +237,6 @@ class _Comparison:
                 float(copied[run].sum() / n_bytes), " ".join(text.split())[:_SHOWN],
             )  # fmt: skip
 
-    def _longest(self, train: ByteArray, stretches: Stretches) -> str:
-        """The longest stretch; in a text that repeats itself it may go on where others begin."""
-        if not len(stretches.start):
-            return ""
-        i = int((stretches.end - stretches.start).argmax())
-        here, place = int(stretches.start[i]), int(stretches.place[i])
-        content, end = self._passages.content, _next_limit(self._passages.limits(), here)
-        held = np.frombuffer(content, np.uint8)[here : min(end, here + _LONGEST)]
-        same = train[place : _next_limit(self._train["end"], place)][: len(held)]
-        differ = np.flatnonzero(held[: len(same)] != same)
-        n = int(differ[0]) if len(differ) else len(same)
-        return content[here : here + n].decode(errors="ignore")
-
     def _name(self, part: PartText, position: int) -> str:
         """What a passage is called: its document, or file and line if that is a whole file."""
         name, table = self._split.name_of(part, position), part.table()
@@ -271,10 +251,6 @@ class _Comparison:
             start = int(self._train["end"][-2]) if len(self._train) > 1 else 0
             line += _count_lines(self._split.train, start, int(last["end"]))
         return f"{name}, line {line:,}"
-
-
-def _next_limit(limits: IntArray, position: int) -> int:
-    return int(limits[np.searchsorted(limits, position, side="right")])
 
 
 def _same_file(one: np.void, other: np.void) -> bool:

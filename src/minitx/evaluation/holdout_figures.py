@@ -7,8 +7,8 @@ from typing import Any
 
 from minitx.evaluation.breakdown import CalibrationCurve, ClassLoss, ContextUse, SurprisingText
 from minitx.evaluation.by_document import DocumentLosses
-from minitx.evaluation.common_passages import Copied
 from minitx.evaluation.comparison import Comparison, Interval
+from minitx.evaluation.copying import Copied
 from minitx.evaluation.verdict import Verdict
 from minitx.files import as_plain
 from minitx.shown import Shown

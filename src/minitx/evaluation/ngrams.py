@@ -48,7 +48,7 @@ def ngram_losses(
         text: `(n,)` what is predicted.
         vocab_size, max_order: number of ids; the highest order.
     """
-    ids, text = np.asarray(ids, dtype=np.int64), np.asarray(text, dtype=np.int64)
+    counted, predicted = np.asarray(ids, dtype=np.int64), np.asarray(text, dtype=np.int64)
     # Of the n-gram that ends at each position: its rank, of the empty one to begin with; in the
     # text -1 where it was not counted.
     ends, ranks = np.zeros(len(ids) + 1, np.int64), np.zeros(len(text), np.int64)
@@ -56,7 +56,7 @@ def ngram_losses(
     contexts = grams = np.zeros(len(text) - 1, np.int64)
     losses = np.full(len(text) - 1, 1.0 / vocab_size)
     for order in range(1, max_order + 1):
-        packed = ends[:-1] * vocab_size + ids[order - 1 :]
+        packed = ends[:-1] * vocab_size + counted[order - 1 :]
         longer, inverse, counts = np.unique(packed, return_inverse=True, return_counts=True)
         del packed
         if order > 1:
@@ -70,7 +70,8 @@ def ngram_losses(
             contexts = ranks[:-1]
         ends = inverse.reshape(-1)
         keys, n_contexts = longer, max(1, len(keys))
-        ranks = _ranks(keys, vocab_size, ranks if order == 1 else np.append(-1, ranks[:-1]), text)
+        prefix = ranks if order == 1 else np.append(-1, ranks[:-1])
+        ranks = _ranks(keys, vocab_size, prefix, predicted)
         grams = ranks[1:]
         by_context = _counts(keys // vocab_size, counts, n_contexts)
         yield -np.log(_interpolated(by_context, contexts, grams, losses))

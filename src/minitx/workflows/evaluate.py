@@ -17,9 +17,8 @@ from minitx.errors import BadInputError
 from minitx.evaluation.arrays import ids_within, token_sizes
 from minitx.evaluation.baselines import MOST_BYTES, measure_baselines
 from minitx.evaluation.breakdown import count_ids
-from minitx.evaluation.common_passages import find_copied
 from minitx.evaluation.comparison import Blocks, compare
-from minitx.evaluation.copying import MOST_TRAIN_BYTES, sample_texts, stretches
+from minitx.evaluation.copying import MOST_TRAIN_BYTES, find_copied, sample_texts, stretches
 from minitx.evaluation.holdout_figures import (
     Baselines,
     ComparisonReport,

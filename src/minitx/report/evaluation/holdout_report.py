@@ -18,8 +18,8 @@ from minitx.evaluation.breakdown import (
     ContextUse,
 )
 from minitx.evaluation.by_document import DocumentLosses
-from minitx.evaluation.common_passages import COPY_BYTES, Copied
 from minitx.evaluation.comparison import Interval
+from minitx.evaluation.copying import COPY_BYTES, Copied
 from minitx.evaluation.holdout_figures import (
     Baselines,
     ComparisonReport,
@@ -315,8 +315,8 @@ class _Sections:
                 made.add_row(name, percent(copied.copied_share), size, longest)
         yield made
         yield _note(
-            f"Copied: share of the text in stretches of at least {COPY_BYTES} bytes that occur "
-            "word for word in the train part."
+            f"Copied: share of the text in stretches of about {COPY_BYTES} bytes or more that "
+            "occur word for word in the train part."
         )
 
 
