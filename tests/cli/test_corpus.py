@@ -20,6 +20,13 @@ def test_a_table(minitx, table):
     assert 'table.csv:2\nR e v i e w ␣ 0 , ␣ i t ␣ w a s ␣ " f i n e " . <|endoftext|>' in done.out
 
 
+def test_a_field_is_a_column_too(minitx, table):
+    column, field = (minitx("corpus", "table.csv", f"--text-{what}", "review", "--json").out
+                     for what in ("column", "field"))  # fmt: skip
+    assert json.loads(column)["formats"] == {"csv": 1}
+    assert column == field
+
+
 def test_json(minitx, table):
     done = minitx("corpus", "table.csv", "--text-field", "review", "--kind", "bpe", "--json")
     values = json.loads(done.out)
@@ -52,10 +59,12 @@ def test_the_default_and_a_pipe(minitx, inside):
         (["table.csv"], "--text-field"),
         (["table.csv", "--text-field", "text"], "has no column 'text', but stars, review"),
         (["table.csv", "--format", "cvs"], "there is no format 'cvs'"),
+        (["plain.txt", "--text-field", "review"], "plain.txt is plain text, without fields"),
     ],
 )
 def test_what_is_no_corpus_is_refused_in_one_line(minitx, table, arguments, told):
     (table / "empty.txt").write_text("\n")
+    (table / "plain.txt").write_text("Of which all is text.\n" * 50)
     done = minitx("corpus", *arguments)
     assert done.code == 2
     assert told in done.err

@@ -167,3 +167,8 @@ def test_a_table_is_scored_as_the_run_reads_it(minitx, inside):
     assert done.code == 2
     assert "has no column 'review', but id, words" in done.err
     assert "--text-field id" in done.err
+    Path("plain.txt").write_text("".join(TEXTS))
+    assert minitx("eval", "run", "plain.txt", "--quick").code == 0
+    done = minitx("eval", "run", "plain.txt", "--text-field", "words", "--quick")
+    assert done.code == 2
+    assert "--text-field words is of no use: plain.txt is plain text" in done.err

@@ -109,6 +109,32 @@ def test_a_separator_cuts_a_plain_text():
     assert read(["b.txt"], reading=Reading(separator="<br>")) == ["one"] * 3
 
 
+def test_a_field_that_nothing_has_is_refused():
+    write("a.txt", "plain")
+    reading = Reading(text_field="review")
+    with pytest.raises(BadInputError, match="--text-field review is of no use: a.txt is plain"):
+        read(["a.txt"], reading=reading)
+    write("b.jsonl", '{"review": "good"}\n')
+    assert read(["a.txt", "b.jsonl"], reading=Reading(text_field="review")) == ["plain", "good"]
+
+
+def test_files_of_unknown_structure_among_others():
+    Path("code").mkdir()
+    write("code/a.py", "pass\n")
+    package = '{\n  "name": "code"\n}\n'
+    write("code/package.json", package)
+    write("code/table.csv", "id,x\n1,2\n")
+    with pytest.raises(
+        BadInputError, match="code/package.json holds no list.*--format text.*--skip-bad"
+    ):
+        read(["code"])
+    reading = Reading(skip_bad=True)
+    assert read(["code"], reading=reading) == ["pass\n"]
+    assert reading.skipped == {"code/package.json": 1, "code/table.csv": 1}
+    texts = ["pass\n", package, "id,x\n1,2\n"]
+    assert read(["code"], reading=Reading(file_format="text")) == texts
+
+
 def test_a_format_can_be_forced():
     write("a.jsonl", LINES)
     assert read(["a.jsonl"], reading=Reading(file_format="text")) == [LINES]

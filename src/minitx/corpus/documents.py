@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 from minitx.config import DataConfig
 from minitx.errors import BadInputError
+
+
+class UnknownStructureError(BadInputError):
+    """A file has records, and which part of them is text is unknown."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        others = "read all files as plain text with --format text"
+        super().__init__(what, f"{fix}; or {others}, or leave such files out with --skip-bad")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +43,8 @@ class Reading:
         file_format: name of the reader; None to recognise it.
         separator: what stands between the documents of one plain text; None if it is one.
         text_field: key or column that holds the text; None to look for a usual one.
-        skip_bad: pass over records that can't be used.
-        skipped: how many were, by file.
+        skip_bad: pass over records that can't be used, and files of unknown structure.
+        skipped: how many records were, by file; a file counts as one.
         formats: how many files were read as each format.
         n_read, position: bytes of the files that were read, and of the one that is being read.
     """
@@ -54,6 +63,19 @@ class Reading:
         """As the settings of a run say."""
         return cls(data.format, data.document_separator, data.text_field, data.skip_bad)
 
+    def require_fields(self, named: str) -> None:
+        """Refuse a field that was named where all that was read is plain text.
+
+        Raises:
+            BadInputError: saying what to leave out.
+        """
+        if self.text_field is not None and self.formats.keys() == {"text"}:
+            raise BadInputError(
+                f"--text-field {self.text_field} is of no use: {named} is plain text, "
+                "without fields",
+                "Leave it out; or name the format of its records, for example --format jsonl",
+            )
+
     def pass_over(self, file: str, where: str, why: str) -> None:
         """Count a record that can't be used.
 
@@ -69,12 +91,38 @@ class Reading:
 
 def separated(parts: Iterable[str], separator: str, file: str) -> Iterator[Document]:
     """The documents of a text in which this stands between them; empty ones are left out."""
-    rest, number = "", 0
+    pieces, number, is_over = _cut(parts, separator), 0, False
+
+    def document() -> Iterator[str]:
+        nonlocal is_over
+        for piece in pieces:
+            if piece is None:
+                return
+            yield piece
+        is_over = True
+
+    while not is_over:
+        number += 1
+        beginning, rest = "", document()
+        for piece in rest:
+            beginning += piece
+            if piece.strip():
+                yield Document(chain([beginning], rest), file, "document", number)
+                for _ in rest:
+                    pass  # What nobody has read.
+
+
+def _cut(parts: Iterable[str], separator: str) -> Iterator[str | None]:
+    """A text in pieces, and None for each separator."""
+    held = ""
     for part in parts:
-        *ended, rest = (rest + part).split(separator)
+        *ended, held = (held + part).split(separator)
         for text in ended:
-            number += 1
-            if text.strip():
-                yield Document([text], file, "document", number)
-    if rest.strip():
-        yield Document([rest], file, "document", number + 1)
+            yield text
+            yield None
+        # Its last characters may be the beginning of a separator.
+        sure = len(held) - len(separator) + 1
+        if sure > 0:
+            yield held[:sure]
+            held = held[sure:]
+    yield held

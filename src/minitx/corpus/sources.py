@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
-from minitx.corpus.documents import Document, Reading
+from minitx.corpus.documents import Document, Reading, UnknownStructureError
 from minitx.corpus.readers import BEGINNING, READERS, format_of, known_suffixes
 from minitx.corpus.readers.plain_text import PlainText
 from minitx.corpus.unpacking import damage_told, is_packed_text, unpacked
@@ -66,6 +66,7 @@ class Corpus:
                 yield from _piped_documents(self.stdin, self.reading)
             else:
                 yield from documents_of(path, self.reading, self.only_files)
+        self.reading.require_fields(self.named)
 
 
 def read_corpus(
@@ -250,7 +251,12 @@ def _documents_in(file: io.BufferedReader, name: str, reading: Reading) -> Itera
         for inner, content in unpacked(file, name, _is_wanted):
             kind = format_of(inner, content.peek(BEGINNING), reading.file_format)
             reading.formats[kind] = reading.formats.get(kind, 0) + 1
-            yield from READERS.get(kind)().documents(content, inner, reading)
+            try:
+                yield from READERS.get(kind)().documents(content, inner, reading)
+            except UnknownStructureError:
+                if not reading.skip_bad:
+                    raise
+                reading.skipped[inner] = reading.skipped.get(inner, 0) + 1
 
 
 def plain_text_of(path: Path, what: str) -> Iterator[str]:

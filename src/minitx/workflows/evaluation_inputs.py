@@ -184,6 +184,8 @@ def file_text(subject: Subject, source: str, settings: EvaluationSettings) -> Sc
     end_id = subject.loaded.model.config.end_id
     has_ends = end_id is not None and end_id == tokenizer.end_id
     encoded = encode_file(Path(source), tokenizer, reading, has_ends)
+    if settings.text_field is not None:
+        reading.require_fields(source)
     counts = encoded.counts
     if counts.unknown == counts.tokens:
         raise BadInputError(

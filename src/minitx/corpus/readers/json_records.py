@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from minitx.corpus.documents import Document, Reading
+from minitx.corpus.documents import Document, Reading, UnknownStructureError
 from minitx.corpus.readers import READERS, CorpusReader
 from minitx.corpus.readers.plain_text import BOM, PlainText, lines_of
 from minitx.corpus.readers.records import documents_of_records
@@ -97,7 +97,7 @@ def _listed(file: BinaryIO, name: str) -> Iterator[tuple[int, Any]]:
         return held[:1]
 
     if next_character() != "[":
-        raise BadInputError(f"{name} holds no list, so which of it is text is unknown", fix)
+        raise UnknownStructureError(f"{name} holds no list, so which of it is text is unknown", fix)
     held = held[1:]
     while next_character() != "]":
         number += 1

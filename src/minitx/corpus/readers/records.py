@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from minitx.corpus.documents import Document, Reading
-from minitx.errors import BadInputError
+from minitx.corpus.documents import Document, Reading, UnknownStructureError
 
 USUAL_FIELDS = ("text", "content", "body")
 """Where texts are looked for if no field is named, the first that there is."""
@@ -60,7 +59,7 @@ def usual_field(fields: Iterable[str], file: str) -> str:
     """The usual field among these.
 
     Raises:
-        BadInputError: there is none; says which there are.
+        UnknownStructureError: there is none; says which there are.
     """
     names = list(fields)
     for field in USUAL_FIELDS:
@@ -68,11 +67,11 @@ def usual_field(fields: Iterable[str], file: str) -> str:
             return field
     shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
     if "messages" in names:
-        raise BadInputError(
+        raise UnknownStructureError(
             f"{file} has chats (messages), which minitx does not train on",
             "Write their texts under a key of their own, and name it with --text-field",
         )
-    raise BadInputError(
+    raise UnknownStructureError(
         f"{file} has records with {shown or 'no fields'}, and none of {', '.join(USUAL_FIELDS)}",
         f"Name the one that holds the text: --text-field {names[0] if names else 'text'}",
     )

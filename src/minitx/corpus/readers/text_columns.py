@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from minitx.corpus.documents import Document, Reading
+from minitx.corpus.documents import Document, Reading, UnknownStructureError
 from minitx.corpus.readers import READERS, CorpusReader
 from minitx.corpus.readers.plain_text import PlainText, lines_of
 from minitx.corpus.readers.records import documents_of_records, usual_field
@@ -131,7 +131,7 @@ def _column(names: list[str], file: str, reading: Reading) -> str:
     for column in (field, field.partition(".")[0]):
         if column in names:
             return column
-    raise BadInputError(
+    raise UnknownStructureError(
         f"{file} has no column {field!r}, but {', '.join(names)}",
         f"Name one of them: --text-field {names[0] if names else 'text'}",
     )
