@@ -45,6 +45,19 @@ def test_sizes_are_those_of_the_texts(notes):
     assert study.duplicates == 0
 
 
+def test_each_stage_says_how_far_it_is(notes):
+    told = []
+    study = study_corpus(DataConfig(("notes.jsonl",)), {}, progress=lambda *how: told.append(how))
+    text, train = (sum(part.bytes for part in study.parts.values()), study.parts["train"].bytes)
+    totals = {
+        "reading the corpus": (notes / "notes.jsonl").stat().st_size, "counting characters": text,
+        "encoding the corpus": text, "comparing the holdout with the train part": train,
+    }  # fmt: skip
+    for stage, total in totals.items():
+        assert (stage, total, total) in told
+    assert [stage for stage, done, _ in told if not done].count("training the tokenizer") == 1
+
+
 @pytest.mark.parametrize("kind", ["char", "bpe", "word"])
 def test_parts_and_tokens_are_those_of_a_training(notes, kind):
     study = study_corpus(DataConfig(("notes.jsonl",)), {"kind": kind})

@@ -62,15 +62,14 @@ def corpus(json: Json = False, **options: Any) -> None:
     from minitx.report.evaluation.evaluation_progress import EvaluationProgress
 
     data = config_from_options(DataConfig, options)
-    with EvaluationProgress(sys.stderr) as progress:
+    with EvaluationProgress(sys.stderr, "bytes") as progress:
         progress.update("loading what reads it", 0, 0)
         from minitx.report.terminal.corpus_view import print_corpus
         from minitx.workflows.corpus import study_corpus
 
         study = study_corpus(
-            data, values_of(TokenizerConfig, options), sys.stdin.buffer,
-            lambda stage: progress.update(stage, 0, 0),
-        )  # fmt: skip
+            data, values_of(TokenizerConfig, options), sys.stdin.buffer, progress.update
+        )
     print_corpus(study, json)
 
 

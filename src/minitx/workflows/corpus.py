@@ -10,6 +10,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -94,33 +95,40 @@ def study_corpus(
     data: DataConfig,
     tokenizer: Overrides,
     stdin: BinaryIO | None = None,
-    progress: Callable[[str], None] = lambda stage: None,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> CorpusStudy:
     """Read a corpus as a training would, compare all of its parts, and count.
 
     Args:
         tokenizer: keys of `TokenizerConfig` that are fixed.
-        progress: is told what is being done.
+        progress: is told what is being done, and how many bytes are done, of how many: of 0 if that
+            is not known.
 
     Raises:
         BadInputError: it can't be read.
     """
     with tempfile.TemporaryDirectory() as directory:
-        progress("reading the corpus")
+        progress("reading the corpus", 0, 0)
         corpus = read_corpus(data.corpus, stdin, reading=Reading.of(data))
-        split = split_corpus(corpus, data, Path(directory))
-        progress("counting characters")
-        counts, twice_encoded, lengths = _counted(split)
+        split = split_corpus(
+            corpus, data, Path(directory), progress=partial(progress, "reading the corpus")
+        )
+        counts, twice_encoded, lengths = _counted(split, partial(progress, "counting characters"))
         classes = _shares(counts, _class)
-        progress("training the tokenizer")
+        progress("training the tokenizer", 0, 0)
         size = TextSize.of(part for document in split.train.documents() for part in document)
         planned, _ = plan_tokenizer(size, tokenizer)
         learned = learned_from(split.train, planned.kind)
         trained = train_tokenizer(learned, planned.kind, planned.vocab_size)
-        progress("encoding the corpus")
-        encoded = encode_corpus(split, trained, n_workers=data.workers or os.cpu_count() or 1)
-        progress("comparing the holdout with the train part")
-        found = audit(split, None)
+        stage = "encoding the corpus"
+        progress(stage, 0, 0)
+        n_workers = data.workers or os.cpu_count() or 1
+        encoded = encode_corpus(
+            split, trained, n_workers=n_workers, progress=partial(progress, stage)
+        )
+        stage = "comparing the holdout with the train part"
+        progress(stage, 0, 0)
+        found = audit(split, None, partial(progress, stage))
         parts = {
             part.name: PartStudy(len(part.table()), own.bytes, own.characters, own.tokens)
             for part, own in ((split.train, encoded.train), (split.holdout, encoded.holdout))
@@ -150,17 +158,22 @@ def study_corpus(
         )
 
 
-def _counted(split: SplitCorpus) -> tuple[Counter[str], int, dict[str, int]]:
+def _counted(
+    split: SplitCorpus, progress: Callable[[int, int], None]
+) -> tuple[Counter[str], int, dict[str, int]]:
     """How often each character stands in a corpus, and how often one that was encoded twice; and
     the lengths of its documents."""
     counts = np.zeros(sys.maxunicode + 1, np.int64)
     twice_encoded, lengths = 0, []
+    done, total = 0, split.train.n_bytes + split.holdout.n_bytes
     for document in chain(split.train.documents(), split.holdout.documents()):
         lengths.append(0)
         for text in document:
             np.add.at(counts, np.frombuffer(text.encode("utf-32-le"), "<u4"), 1)
             twice_encoded += len(_TWICE_ENCODED.findall(text))
             lengths[-1] += len(text)
+            done += len(text.encode("utf-8"))
+            progress(done, total)
     characters = Counter({chr(code): int(counts[code]) for code in np.flatnonzero(counts)})
     quantiles = np.quantile(lengths, list(_LENGTHS.values()), method="nearest")
     return characters, twice_encoded, dict(zip(_LENGTHS, map(int, quantiles), strict=True))

@@ -13,9 +13,10 @@ from minitx.report.terminal.units import count, duration
 
 
 class EvaluationProgress:
-    """A bar for the scoring, with tokens, rate and time left, and a name for all else."""
+    """A bar for what is counted in some unit, with rate and time left, and a name for all else."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, unit: str = "tokens") -> None:
+        self._unit = unit
         console = Console(file=stream)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -47,7 +48,7 @@ class EvaluationProgress:
                 self._progress.remove_task(task.id)
             self._progress.add_task(visible(name), total=total or None, amount="")
         task = self._progress.tasks[0]
-        amount = f"{count(done)} of {count(total)} tokens" if total else ""
+        amount = f"{count(done)} of {count(total)} {self._unit}" if total else ""
         if total and done and task.elapsed:
             rate = done / task.elapsed
             amount += f", {count(rate)}/s, {duration((total - done) / rate)} left"
