@@ -156,10 +156,7 @@ class RunDirectory:
             _log.warning("warning: %s", damage.what)
             damaged.append(damage.what)
         if not damaged:
-            raise BadInputError(
-                f"run {self.path} has no checkpoint yet",
-                "Wait for its first checkpoint, or give the minitx train that began it once more",
-            )
+            raise _no_checkpoint(self.path)
         raise DamagedFileError(
             f"none of the {len(damaged)} checkpoints of {self.path} is whole; first: {damaged[0]}",
             "Restore the run from a copy, or train again",
@@ -323,11 +320,21 @@ def resolve_checkpoint(path: Path | None, which: Which = "best") -> Path:
     return path
 
 
+def _no_checkpoint(run: Path) -> BadInputError:
+    return BadInputError(
+        f"run {run} has no checkpoint yet",
+        "Wait for it; if the run was killed, give its minitx train command again, which encodes "
+        "only what is left",
+    )
+
+
 def _not_a_run(path: Path, wanted: str) -> BadInputError:
     if not path.exists():
         return BadInputError(f"{path} does not exist", f"Name {wanted}")
     if not path.is_dir():
         return BadInputError(f"{path} is a file", f"Name {wanted}")
+    if (path / "checkpoints").is_dir() and (path / "data").is_dir():  # Made first of all.
+        return _no_checkpoint(path)
     inside = sorted(entry.name for entry in path.glob("*") if _is_run(entry))
     hint = f", for example {path / inside[-1]}" if inside else ""
     return BadInputError(f"{path} is not {wanted}", f"Name one that minitx train made{hint}")
