@@ -20,6 +20,7 @@ from minitx.training.planning import (
     NARROW,
     TokenFigures,
     plan_run,
+    told_passes,
 )
 from minitx.training.tokenizer_planning import (
     EMBEDDING_OF_UNSEEN,
@@ -89,13 +90,20 @@ def test_a_text_that_is_not_read_once_has_longer_pieces():
     assert ids[1] * capacity.model.d_model <= EMBEDDING_OF_UNSEEN * blocks
 
 
+def test_passes_are_told_as_people_write_numbers():
+    told = [told_passes(epochs) for epochs in (0.0567, 5.678, 93.2, 187.4, 5678.0, 1.6e6)]
+    assert told == [
+        f"about {n} passes" for n in ["0.057", "5.7", "93", "190", "5,700", "1,600,000"]
+    ]
+
+
 def test_a_text_that_is_seldom_read_is_read_in_pieces_of_words():
     kinds = []
     for budget in (1.0, 10.0, 100.0, 1_000.0):
         capacity = plan_capacity(figures(1_000_000), 1e12, {}, {"budget_seconds": budget})
         config, reasons = plan_tokenizer(figures(1_000_000), {}, capacity)
         kinds.append(config.kind)
-        assert f"{capacity.n_characters / 1e6:.2g} passes over 1 MB" in reasons["kind"]
+        assert f"{told_passes(capacity.n_characters / 1e6)} over 1 MB" in reasons["kind"]
     assert (kinds[0], kinds[-1]) == ("bpe", "char")
     assert kinds == sorted(kinds)
     # Steps say nothing about time: as for five minutes.

@@ -232,8 +232,13 @@ def _epochs(model: ModelConfig, tokens: TokenFigures, rate: float, train: Overri
     return float(min(affordable, most))
 
 
+def told_passes(epochs: float) -> str:
+    """How often a text is read, to two digits: 0.57, 5.7, 5,700."""
+    return f"about {float(f'{epochs:.2g}'):,.10g} passes"
+
+
 def _choose_dropout(model: ModelConfig, epochs: float, n_train: int) -> tuple[float, str]:
-    passes = f"about {epochs:.2g} passes over the text"
+    passes = f"{told_passes(epochs)} over the text"
     memorizing = epochs * block_parameters(model) / n_train
     for least, dropout in DROPOUT:
         if memorizing >= least:

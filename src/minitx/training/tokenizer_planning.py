@@ -24,6 +24,7 @@ from minitx.training.planning import (
     choose_shape,
     planned_shape,
     tokens_per_second,
+    told_passes,
 )
 
 BYTES_PER_TOKEN = 3
@@ -133,7 +134,7 @@ def _choose_kind(text: TextSize, capacity: Capacity | None) -> tuple[TokenizerKi
     if capacity is None:
         return "char", f"{size}: each character is seen often enough to be learned"
     epochs = capacity.n_characters / max(1, text.n_characters)
-    passes = f"as characters, time for about {epochs:.2g} passes over {size}"
+    passes = f"as characters, time for {told_passes(epochs)} over {size}"
     per_character = block_parameters(capacity.of_characters) / max(1, text.n_characters)
     if epochs * per_character >= CHARACTERS_FROM:
         return "char", f"{passes}: enough to learn from single characters"
