@@ -18,6 +18,7 @@ from minitx.checkpoint.weights import model_tensors
 from minitx.errors import BadInputError
 from minitx.inspection.ablation import ablate_for_token
 from minitx.inspection.attribution import attribute
+from minitx.inspection.forward_steps import forward_steps
 from minitx.inspection.interventions import Change, logits_after, record
 from minitx.inspection.patching import Patcher
 
@@ -256,3 +257,19 @@ def test_the_answer_is_chosen_where_none_is_given():
 def test_prompts_that_cannot_be_compared(other, words):
     with pytest.raises(BadInputError, match=words):
         Patcher(built(SHAPE), CLEAN, other)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda model: attribute(model, CLEAN, 1),
+        lambda model: Patcher(model, CLEAN, CORRUPTED),
+        lambda model: ablate_for_token(model, CLEAN, 1),
+        lambda model: forward_steps(model, CLEAN),
+    ],
+)
+def test_a_model_whose_parts_are_not_ours_is_refused(ask):
+    model = built(SHAPE)
+    model.blocks = torch.nn.ModuleList()
+    with pytest.raises(BadInputError, match="are not known"):
+        ask(model)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from minitx.evaluation.arrays import IntArray
+from minitx.inspection.interventions import require_blocks
 from minitx.model import Trace, Transformer, evaluating, transformer
 
 
@@ -62,6 +63,7 @@ def line_of(code: str) -> int:
 @torch.inference_mode()
 def forward_steps(model: Transformer, ids: IntArray) -> list[Step]:
     """Run the plain model over one text, (seq,) ids, and keep what it computes."""
+    require_blocks(model)
     seen: dict[tuple[nn.Module, str], Tensor] = {}
     trace = Trace()
     text = torch.from_numpy(ids.astype("int64")).to(model.embedding.weight.device)

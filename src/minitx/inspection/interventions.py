@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from minitx.errors import BadInputError
 from minitx.evaluation.arrays import IntArray
 from minitx.model import Transformer, evaluating
 
@@ -49,11 +50,25 @@ class Change:
         here[rows, columns] = 0.0 if self.values is None else self.values[rows, columns]
 
 
+def require_blocks(model: Transformer) -> None:
+    """Refuse a model whose parts are not those of `model/transformer.py`."""
+    if len(model.blocks) != model.config.n_layers:
+        raise BadInputError(
+            "this needs the parts of a model, and those of one that is not ours are not known",
+            "Look at its predictions, or at a model that minitx builds",
+        )
+
+
 @contextmanager
 def visiting(
     model: Transformer, visit: Callable[[Part, int, Tensor], Tensor | None]
 ) -> Iterator[None]:
-    """Call `visit` with each part `(batch, seq, width)`; what it returns replaces the part."""
+    """Call `visit` with each part `(batch, seq, width)`; what it returns replaces the part.
+
+    Raises:
+        BadInputError: as `require_blocks`.
+    """
+    require_blocks(model)
 
     def before(part: Part, layer: int) -> Callable[..., Any]:
         def hook(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -221,6 +221,6 @@ $("play").onclick = () => {
   playing = setInterval(() => { if (state.step < steps.length - 1) toStep(state.step + 1); else stop(); }, 1500);
   $("play").textContent = "Pause";
 };
-const repaint = () => { paintPage(); shadeText(); grids.forEach((grid) => grid.paint()); };
+const repaint = () => { paintPage(); shadeText(); grids.forEach((grid) => grid.repaint()); };
 $("theme").onclick = () => { nextTheme(); repaint(); };
 system.onchange = repaint;

@@ -42,7 +42,6 @@ const drawGrid = (host, { rows, columns, values, name, pick = null }) => {
       pixels[p + 3] = Number.isFinite(v) && largest ? 255 * Math.sqrt(Math.abs(v) / largest) : 0;
     }
     sheet.getContext("2d").putImageData(image, 0, 0);
-    draw();
   };
   const draw = () => {
     const ratio = window.devicePixelRatio || 1, width = group.clientWidth;
@@ -99,7 +98,7 @@ const drawGrid = (host, { rows, columns, values, name, pick = null }) => {
     tell(true);
   });
   row.addEventListener("toggle", () => { if (row.open) fill(); });
-  const grid = { group, paint, draw };
+  const grid = { group, draw, repaint: () => { paint(); draw(); } };
   for (const old of grids) if (!old.group.isConnected) grids.delete(old);
   grids.add(grid);
   paint();
