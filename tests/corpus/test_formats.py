@@ -135,6 +135,13 @@ def test_files_of_unknown_structure_among_others():
     assert read(["code"], reading=Reading(file_format="text")) == texts
 
 
+def test_a_table_in_bytes_is_not_to_be_read_as_text():
+    write("table.parquet", as_parquet([{"id": 1}]))
+    with pytest.raises(BadInputError, match="--text-field id; or leave") as caught:
+        read(["table.parquet"])
+    assert "--format" not in caught.value.fix
+
+
 def test_a_format_can_be_forced():
     write("a.jsonl", LINES)
     assert read(["a.jsonl"], reading=Reading(file_format="text")) == [LINES]

@@ -13,9 +13,9 @@ from minitx.errors import BadInputError
 class UnknownStructureError(BadInputError):
     """A file has records, and which part of them is text is unknown."""
 
-    def __init__(self, what: str, fix: str) -> None:
-        others = "read all files as plain text with --format text"
-        super().__init__(what, f"{fix}; or {others}, or leave such files out with --skip-bad")
+    def __init__(self, what: str, fix: str, is_binary: bool = False) -> None:
+        as_text = "" if is_binary else "read all files as plain text with --format text, or "
+        super().__init__(what, f"{fix}; or {as_text}leave such files out with --skip-bad")
 
 
 @dataclass(frozen=True, eq=False)

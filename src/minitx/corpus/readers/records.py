@@ -55,7 +55,7 @@ def _is_encodable(text: str) -> bool:
     return True
 
 
-def usual_field(fields: Iterable[str], file: str) -> str:
+def usual_field(fields: Iterable[str], file: str, is_binary: bool = False) -> str:
     """The usual field among these.
 
     Raises:
@@ -70,10 +70,12 @@ def usual_field(fields: Iterable[str], file: str) -> str:
         raise UnknownStructureError(
             f"{file} has chats (messages), which minitx does not train on",
             "Write their texts under a key of their own, and name it with --text-field",
+            is_binary,
         )
     raise UnknownStructureError(
         f"{file} has records with {shown or 'no fields'}, and none of {', '.join(USUAL_FIELDS)}",
         f"Name the one that holds the text: --text-field {names[0] if names else 'text'}",
+        is_binary,
     )
 
 

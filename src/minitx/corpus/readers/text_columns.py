@@ -86,7 +86,7 @@ class Parquet(CorpusReader):
             from pyarrow import parquet  # type: ignore[import-untyped]
 
             source = parquet.ParquetFile(seekable(file))
-            field = _column(source.schema_arrow.names, name, reading)
+            field = _column(source.schema_arrow.names, name, reading, is_binary=True)
             batches = source.iter_batches(batch_size=1024, columns=[field])
             yield from documents_of_records(_numbered(batches), "row", name, reading)
 
@@ -112,7 +112,7 @@ class Arrow(CorpusReader):
                 batches = (source.get_batch(i) for i in range(source.num_record_batches))
             else:
                 source = batches = ipc.open_stream(file)
-            field = _column(source.schema.names, name, reading)
+            field = _column(source.schema.names, name, reading, is_binary=True)
             chosen = (batch.select([field]) for batch in batches)
             yield from documents_of_records(_numbered(chosen), "row", name, reading)
 
@@ -125,15 +125,16 @@ def _numbered(batches: Any) -> Iterator[tuple[int, Any]]:
             yield number, record
 
 
-def _column(names: list[str], file: str, reading: Reading) -> str:
+def _column(names: list[str], file: str, reading: Reading, is_binary: bool = False) -> str:
     """The column to read: the first part of a.b."""
-    field = reading.text_field or usual_field(names, file)
+    field = reading.text_field or usual_field(names, file, is_binary)
     for column in (field, field.partition(".")[0]):
         if column in names:
             return column
     raise UnknownStructureError(
         f"{file} has no column {field!r}, but {', '.join(names)}",
         f"Name one of them: --text-field {names[0] if names else 'text'}",
+        is_binary,
     )
 
 
