@@ -61,11 +61,11 @@ def free_memory() -> int | None:
     return min(sizes, default=None)
 
 
-def resident_bytes() -> int:
-    """Bytes that this process has in memory now; 0 where the system does not say."""
+def resident_bytes(peak: bool = False) -> int:
+    """Bytes that this process has in memory, now or at most so far; 0 where nobody says."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
+            if line.startswith("VmHWM:" if peak else "VmRSS:"):
                 return int(line.split()[1]) * 1024
     return 0
 

@@ -205,8 +205,10 @@ def _forecast(
         if measured is not None:
             rate = measured.operations / measured.step_seconds
         here = replace(here, rate=rate / EFFICIENCY)
-    cost = step_cost(model, work, device or here)
+    cost, parts = step_cost(model, work, device or here), memory(model, work)
     if own and device is None:
+        # Pilots of the model itself also showed what scoring takes, and libraries that load late.
+        program = max(program, resident_bytes(peak=True) - (parts.peak - parts.snapshot))
         cost = replace(cost, seconds=min(pilot.step_seconds for pilot in own))
     config, seconds = _timed(config, cost, n_holdout)
     earlier = list(_earlier_runs(prepared))
@@ -222,7 +224,7 @@ def _forecast(
         holdout_tokens=n_holdout,
         device=device,
         work=work,
-        memory=memory(model, work),
+        memory=parts,
         available=available,
         program=program,
         step=cost,
