@@ -164,6 +164,7 @@ class _Pilot:
     point: LossPoint
     operations: float
     step_seconds: float
+    peak: int
 
 
 def _forecast(
@@ -206,9 +207,11 @@ def _forecast(
             rate = measured.operations / measured.step_seconds
         here = replace(here, rate=rate / EFFICIENCY)
     cost, parts = step_cost(model, work, device or here), memory(model, work)
+    if pilots and device is None:
+        # Pilots also showed what scoring takes, and libraries that load late.
+        trained = max(pilot.peak for pilot in pilots)
+        program = max(program, resident_bytes(peak=True) - trained)
     if own and device is None:
-        # Pilots of the model itself also showed what scoring takes, and libraries that load late.
-        program = max(program, resident_bytes(peak=True) - (parts.peak - parts.snapshot))
         cost = replace(cost, seconds=min(pilot.step_seconds for pilot in own))
     config, seconds = _timed(config, cost, n_holdout)
     earlier = list(_earlier_runs(prepared))
@@ -321,7 +324,8 @@ def _pilot(prepared: Prepared, model: ModelConfig, tokens: float, compute: Compu
     n_tokens = steps * _step_tokens(prepared.config)
     point = LossPoint(model.n_parameters, n_tokens, loss)
     flops = model.flops_per_token * _step_tokens(prepared.config)
-    return _Pilot(point, flops, sorted(times)[len(times) // 2])
+    work = Workload(train.batch_size, train.optimizer, dtype=compute.dtype_name, on_cpu=False)
+    return _Pilot(point, flops, sorted(times)[len(times) // 2], memory(model, work).peak)
 
 
 def _earlier_runs(prepared: Prepared) -> Iterator[LossPoint]:
