@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from minitx.config import DataConfig
 from minitx.corpus import read_corpus, split_corpus
 from minitx.corpus.documents import Reading
-from minitx.corpus.splitting import MANY
+from minitx.corpus.splitting import FEWEST_FOR_HASH
 from minitx.errors import BadInputError
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0\ufeff"), min_size=1)
@@ -73,7 +73,7 @@ def test_a_seed_chooses_other_documents(tmp_path):
 
 
 def test_few_documents_keep_their_tail_and_many_are_hashed(tmp_path):
-    for n, method in ((MANY - 1, "tail"), (MANY, "hash")):
+    for n, method in ((FEWEST_FOR_HASH - 1, "tail"), (FEWEST_FOR_HASH, "hash")):
         _, _, split = split_texts(tmp_path / str(n), [f"text {i}\n" for i in range(n)])
         assert split.method == method
 
@@ -160,7 +160,7 @@ def test_no_holdout_is_empty_in_silence(tmp_path):
     for seed in range(40):
         options = {"split_seed": seed, "holdout_fraction": 0.1}
         train, held, split = split_texts(
-            tmp_path / str(seed), [f"text {i}\n" for i in range(MANY)], **options
+            tmp_path / str(seed), [f"text {i}\n" for i in range(FEWEST_FOR_HASH)], **options
         )
         assert train
         assert held
@@ -168,7 +168,7 @@ def test_no_holdout_is_empty_in_silence(tmp_path):
         if split.method == "tail":
             with pytest.raises(BadInputError, match="too short to split by hash"):
                 split_texts(
-                    tmp_path / f"{seed} by hash", [f"text {i}\n" for i in range(MANY)],
+                    tmp_path / f"{seed} by hash", [f"text {i}\n" for i in range(FEWEST_FOR_HASH)],
                     split="hash", **options,
                 )  # fmt: skip
     assert methods == {"hash", "tail"}

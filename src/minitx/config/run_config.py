@@ -69,7 +69,7 @@ class DataConfig(Config):
     split: str | None = option(
         None,
         "What is held out: the tail of the text, from a line on; documents, chosen by a hash of "
-        "what they say; or a file.",
+        "their content; or a file.",
         TEXT,
         details="From 20 documents on it is hash if left out, else tail. In runs of earlier "
         "versions it is not noted: they held out the tail from any character on.",

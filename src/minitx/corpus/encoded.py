@@ -1,10 +1,9 @@
 """Encoded texts: token ids in memory-mapped files, with digests of what they came from.
 
-data/
+data/                          beside the texts themselves (splitting.py)
     corpus.json                digests, counts and the ids' type; written last
     train.ids, holdout.ids     token ids, little-endian, 2 or 4 bytes each
     shards/                    while these are made: ids of stretches of the text (shards.py)
-                               and the texts themselves (splitting.py)
 """
 
 from __future__ import annotations
@@ -84,10 +83,6 @@ class EncodedCorpus(Description):
         """The first so many characters of the holdout; the rest is not read."""
         with (self.directory / "holdout.txt").open(encoding="utf-8", newline="") as file:
             return file.read(characters)
-
-
-Progress = Callable[[int, int], None]
-"""Called with how many characters are encoded, and of how many."""
 
 
 def encode_corpus(
@@ -199,16 +194,16 @@ def _known_shards(
                 known[key] = _made(note.parent, EncodedShard(**read_json(note)))
         if read_description(directory).tokenizer_digest == tokenizer.digest:
             noted = read_json(directory / DESCRIPTION).get("shards", {})
-            found: dict[str, _KnownShard] = {}
+            reused: dict[str, _KnownShard] = {}
             for name in noted:
                 first = 0
                 for shard in (EncodedShard(**values) for values in noted[name]):
                     if shard.key in wanted:
-                        found[shard.key] = _KnownShard(shard, directory / f"{name}.ids", first)
+                        reused[shard.key] = _KnownShard(shard, directory / f"{name}.ids", first)
                     first += shard.tokens
-            if found:
-                load_encoded(directory)  # Not damaged.
-            known |= found
+            if reused:
+                load_encoded(directory)  # Raises if it is damaged.
+            known |= reused
     return known
 
 
@@ -258,9 +253,9 @@ def describe_change(old: SplitCorpus, new: SplitCorpus) -> str:
     return "its documents end elsewhere"
 
 
-def _first_difference(one: Path, other: Path) -> int | None:
+def _first_difference(before: Path, after: Path) -> int | None:
     start = 0
-    with one.open("rb") as first, other.open("rb") as second:
+    with before.open("rb") as first, after.open("rb") as second:
         while True:
             left, right = first.read(_BLOCK), second.read(_BLOCK)
             if left != right:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from minitx.corpus.documents import Reading
 from minitx.corpus.encoded import PartCounts
-from minitx.corpus.shards import IdArray, ids_type
+from minitx.corpus.shards import IdArray, ids_type, write_ids
 from minitx.corpus.sources import documents_of
 from minitx.errors import BadInputError
 from minitx.files import os_errors_as_bad_input
@@ -57,7 +57,7 @@ def encode_file(
     Raises:
         BadInputError: it can't be read, has no text, is not UTF-8, or there is no room for it.
     """
-    n_tokens = n_bytes = n_characters = n_unknown = 0
+    n_bytes = n_characters = 0
     ends, numbers = array("q"), array("q")
     has_text = False
 
@@ -82,18 +82,13 @@ def encode_file(
         tempfile.TemporaryFile() as text_file,
         tempfile.TemporaryFile() as ids_file,
     ):
-        dtype = ids_type(tokenizer.vocab_size)
         n_ends = sys.maxsize if has_ends else 0
-        for ids in tokenizer.encode_documents(documents(), n_ends, "replace"):
-            n_tokens += len(ids)
-            if tokenizer.unknown_id is not None:
-                n_unknown += int(np.count_nonzero(ids == tokenizer.unknown_id))
-            ids_file.write(ids.astype(dtype).tobytes())
+        n_tokens, n_unknown = write_ids(ids_file, tokenizer, documents(), n_ends)
         if not has_text:
             raise BadInputError(f"{path} has no text in it", "Give a file with some text")
         text_file.flush()
         ids_file.flush()
-        mapped: IdArray = np.memmap(ids_file, dtype, "r")
+        mapped: IdArray = np.memmap(ids_file, ids_type(tokenizer.vocab_size), "r")
         if len(ends) == 1 and has_ends and tokenizer.end_id is not None:
             mapped, n_tokens = mapped[:-1], n_tokens - 1  # As in a corpus of one document.
         counts = PartCounts(n_tokens, n_bytes, n_characters, n_unknown)

@@ -79,7 +79,7 @@ class PartText:
     def sample(self, n_bytes: int) -> Iterator[str]:
         """Its documents; of a part that is longer than `n_bytes`, stretches of about as many.
 
-        Which ones follows from what they say, so that the sample of a text to which something was
+        Which ones follows from their content, so that the sample of a text to which something was
         added is mostly the same.
         """
         size = self.n_bytes

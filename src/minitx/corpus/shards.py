@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,11 +34,12 @@ IdArray = npt.NDArray[np.integer[Any]]
 SHORTEST, LONGEST = 4 << 20, 32 << 20
 """Bytes of text in a shard; between them, it ends after a document with a certain hash."""
 
-_WORKER = "minitx.corpus.shard_worker"
-_ENDING = 64
-_LOOKED_FOR_A_CUT = 1 << 16
 WORTH_A_PROCESS = 2 * LONGEST
 """Bytes of text from which on other processes are worth their start."""
+
+_WORKER = "minitx.corpus.shard_worker"
+_ENDS_ONE_IN = 64  # documents, by their hash
+_SEARCHED_FOR_CUT = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def plan_shards(part: PartText, tokenizer: Tokenizer, has_ends: bool) -> list[Sh
     """Where the shards of a part begin and end."""
     table = part.table()
     ends = table["end"]
-    may_end = np.flatnonzero(table["hash"] % np.uint64(_ENDING) == 0)
+    may_end = np.flatnonzero(table["hash"] % np.uint64(_ENDS_ONE_IN) == 0)
     shards: list[Shard] = []
     start = first = 0
     while first < len(ends):
@@ -102,11 +103,28 @@ def _cuts(part: PartText, start: int, end: int, tokenizer: Tokenizer) -> Iterato
     with part.path.open("rb") as file:
         for position in range(start + LONGEST, end - LONGEST, LONGEST):
             file.seek(position)
-            raw = file.read(_LOOKED_FOR_A_CUT)
+            raw = file.read(_SEARCHED_FOR_CUT)
             skipped = next(i for i in range(4) if raw[i] & 0xC0 != 0x80)
             text = raw[skipped:].decode("utf-8", "ignore")
             if (cut := tokenizer.safe_cut(text)) is not None:
                 yield position + skipped + len(text[:cut].encode("utf-8"))
+
+
+def write_ids(
+    file: IO[bytes], tokenizer: Tokenizer, documents: Iterator[Iterator[str]], n_ends: int
+) -> tuple[int, int]:
+    """Encode documents as `Tokenizer.encode_documents` does; how many tokens, and of them unknown.
+
+    What the vocabulary lacks becomes the unknown token. Ids are written as `ids_type` says.
+    """
+    dtype = ids_type(tokenizer.vocab_size)
+    n_tokens = n_unknown = 0
+    for ids in tokenizer.encode_documents(documents, n_ends, "replace"):
+        n_tokens += len(ids)
+        if tokenizer.unknown_id is not None:
+            n_unknown += int(np.count_nonzero(ids == tokenizer.unknown_id))
+        file.write(ids.astype(dtype).tobytes())
+    return n_tokens, n_unknown
 
 
 def shard_key(part: PartText, shard: Shard, tokenizer: Tokenizer) -> str:
@@ -126,8 +144,6 @@ def encode_shard(
 ) -> EncodedShard:
     """Encode a shard into a file of `directory`, named by its key, unless it is there.
 
-    What the vocabulary lacks becomes the unknown token.
-
     Raises:
         OSError: there is no room; or the process that this was done for, `parent`, is gone, and
             another may be writing the text anew.
@@ -136,7 +152,7 @@ def encode_shard(
     note = directory / f"{key}.json"
     if note.exists():
         return EncodedShard(**json.loads(note.read_bytes()))
-    n_tokens = n_characters = n_unknown = 0
+    n_characters = 0
 
     def noted(parts: Iterator[str]) -> Iterator[str]:
         nonlocal n_characters
@@ -149,11 +165,7 @@ def encode_shard(
     # A process that goes on where another was killed may meet a worker that the other has left.
     own = directory / f"{os.getpid()}.ids"
     with replacing(own) as path, path.open("wb") as file:
-        for ids in tokenizer.encode_documents(pieces, n_ends, "replace"):
-            n_tokens += len(ids)
-            if tokenizer.unknown_id is not None:
-                n_unknown += int(np.count_nonzero(ids == tokenizer.unknown_id))
-            file.write(ids.astype(ids_type(tokenizer.vocab_size)).tobytes())
+        n_tokens, n_unknown = write_ids(file, tokenizer, pieces, n_ends)
     if parent not in (None, os.getppid()):
         own.unlink()
         raise OSError(errno.ESRCH, os.strerror(errno.ESRCH))

@@ -5,7 +5,7 @@ data/
     train.documents, holdout.documents     where each ends, and what is known of it (`DOCUMENT`)
 
 Nothing, not even the tokenizer, learns from the holdout. Documents go to it whole, by a hash of
-what they say: equal texts land on one side, and one more document moves no other. Of few documents
+their content: equal texts land on one side, and one more document moves no other. Of few documents
 the holdout is the tail, which is harder than random lines, and more honest: neighbouring lines give
 each other away.
 """
@@ -31,7 +31,7 @@ from minitx.files import file_digest, os_errors_as_bad_input
 
 BoolArray = npt.NDArray[np.bool_]
 
-MANY = 20
+FEWEST_FOR_HASH = 20
 """Documents from which on a hash gives a holdout of about the size that was asked for."""
 
 _BLOCK = 1 << 20
@@ -156,16 +156,16 @@ class _Split:
             self._hold_out_file(held_file)
         else:
             write_documents((), self._holdout, self._files)
-            many = len(self._train.table()) >= MANY
-            method = method or ("hash" if many and self._chosen().any() else "tail")
+            enough = len(self._train.table()) >= FEWEST_FOR_HASH
+            method = method or ("hash" if enough and self._chosen().any() else "tail")
             if method == "hash":
                 self._hold_out_by_hash()
             elif data.holdout_fraction:
                 self._hold_out_tail(exactly=method == "characters")
-        found = self._corpus.reading
+        reading = self._corpus.reading
         return SplitCorpus(
             self._train.directory, method, tuple(self._files), tuple(self._left_out.items()),
-            tuple(found.skipped.items()), tuple(found.formats.items()),
+            tuple(reading.skipped.items()), tuple(reading.formats.items()),
         )  # fmt: skip
 
     def _told(self, documents: Iterable[Document]) -> Iterator[Document]:

@@ -31,8 +31,8 @@ class Windows:
     first: Positions
     last: Positions
 
-    def __getitem__(self, some: slice) -> Windows:
-        return Windows(self.starts[some], self.first[some], self.last[some])
+    def __getitem__(self, part: slice) -> Windows:
+        return Windows(self.starts[part], self.first[part], self.last[part])
 
 
 _NO_WINDOWS = Windows(*np.empty((3, 0), np.int64))
@@ -88,7 +88,7 @@ class WindowSampler:
             epoch, offset = divmod(sample_index, self.per_epoch)
             number, begin = divmod(offset, _AT_ONCE)
             if self._last[0] != (epoch, number):
-                self._last = (epoch, number), self._some_windows(epoch, number * _AT_ONCE)
+                self._last = (epoch, number), self._windows_from(epoch, number * _AT_ONCE)
             part = self._last[1][begin : begin + count]
             parts.append(part)
             sample_index, count = sample_index + len(part.starts), count - len(part.starts)
@@ -97,12 +97,10 @@ class WindowSampler:
         arrays = ("starts", "first", "last")
         return Windows(*(np.concatenate([getattr(p, name) for p in parts]) for name in arrays))
 
-    def _some_windows(self, epoch: int, offset: int) -> Windows:
+    def _windows_from(self, epoch: int, offset: int) -> Windows:
         # A part of an epoch: computed for a single batch, they would take a tenth of a small step.
-        length, offsets = (
-            self._context_length,
-            np.arange(offset, min(offset + _AT_ONCE, self.per_epoch)),
-        )
+        length = self._context_length
+        offsets = np.arange(offset, min(offset + _AT_ONCE, self.per_epoch))
         if self._earlier is not None:
             starts = self._earlier.starts(epoch)[offsets]
             return Windows(starts, starts + 1, starts + length)

@@ -100,7 +100,8 @@ def unpacked(
     if depth == _LARGEST_NESTING:
         raise BadInputError(f"{name} is packed more than {depth} times", "Unpack it")
     if opened is not None:
-        inner = name.removesuffix(PurePath(name).suffix) if _is_packed(name) else name
+        suffix = PurePath(name).suffix
+        inner = name.removesuffix(suffix) if suffix.lower() in COMPRESSED_SUFFIXES else name
         yield from unpacked(io.BufferedReader(opened(file)), inner, wanted, depth + 1)
         return
     members = _zip_members(file, name, wanted) if is_zip else _tar_members(file, wanted)
@@ -115,10 +116,6 @@ def is_packed_text(name: str, wanted: Wanted) -> bool:
     return suffix in ARCHIVE_SUFFIXES or (
         suffix in COMPRESSED_SUFFIXES and (wanted(inner) or inner.lower().endswith(".tar"))
     )
-
-
-def _is_packed(name: str) -> bool:
-    return PurePath(name).suffix.lower() in COMPRESSED_SUFFIXES
 
 
 def seekable(file: BinaryIO) -> BinaryIO:
@@ -186,8 +183,8 @@ def damage_told(name: str) -> Iterator[None]:
         raise BadInputError(f"{name} can't be unpacked: {reason}", "Get it anew") from None
     except Exception as error:
         is_theirs = type(error).__module__.partition(".")[0] in ("zstandard", "compression")
-        # Of bz2 for what is none.
-        says_little = getattr(error, "errno", 0) is None
-        if isinstance(error, BadInputError) or not (is_theirs or says_little):
+        # bz2 raises an OSError without a number for what is not compressed by it.
+        is_of_bz2 = isinstance(error, OSError) and error.errno is None
+        if isinstance(error, BadInputError) or not (is_theirs or is_of_bz2):
             raise
         raise BadInputError(f"{name} can't be unpacked: {error}", "Get it anew") from None

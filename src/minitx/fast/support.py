@@ -1,4 +1,4 @@
-"""The one whitelist: what the fast room may compute in place of the plain model.
+"""The one whitelist: what this package may compute in place of the plain model.
 
 A model is known if it is what its config builds, part by part: the classes themselves and not
 subclasses, the same numbers in them, nobody hooked in, no function patched. Whatever is not known

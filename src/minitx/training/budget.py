@@ -35,11 +35,11 @@ LOOK_AGAIN = 1 / 3
 """Part of the time left, or of the steps, after which the number of steps is checked again."""
 
 TOLERATED_OF_LEFT = 0.05
-"""Part of the time left that a run may end too soon or too late by, as it looks now: the next check
-will find as much. ..."""
+"""Part of the time left by which a run may end too soon or too late and the number of steps stays:
+a later check, with less time left, tolerates less; ..."""
 
 TOLERATED_OF_BUDGET = 0.005
-"""... But no less than this part of the budget, which nobody minds."""
+"""... but always this part of the budget, which nobody minds."""
 
 
 def is_early(config: TrainConfig, seconds_used: float, seconds_left: float) -> bool:

@@ -54,7 +54,8 @@ STEP_OF_PRODUCTS = 0.4
 """The same on a GPU, over the rate of large matrix products."""
 
 GRID = math.sqrt(2.0)
-"""Rates in such steps are planned with: a plan that follows from one 19 % off is as good."""
+"""Each rate of the grid that plans are made for, over the one before: at most 19 % off, with which
+a plan is as good."""
 
 SAME = 0.15
 """A new measurement that differs by less changes nothing."""
@@ -145,14 +146,14 @@ def processor_name() -> str:
     """What the system calls the processor, with its family and model where it tells them."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            told: dict[str, str] = {}
+            info: dict[str, str] = {}
             for line in Path("/proc/cpuinfo").read_text().splitlines():
                 key, _, value = line.partition(":")
-                told.setdefault(key.strip(), value.strip())
-            if "model name" in told:
+                info.setdefault(key.strip(), value.strip())
+            if "model name" in info:
                 # In a virtual machine the name alone may stand for several generations.
-                numbers = f"family {told.get('cpu family', '?')}, model {told.get('model', '?')}"
-                return f"{told['model name']} ({numbers})"
+                numbers = f"family {info.get('cpu family', '?')}, model {info.get('model', '?')}"
+                return f"{info['model name']} ({numbers})"
     return platform.processor() or platform.machine()
 
 

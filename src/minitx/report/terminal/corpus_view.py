@@ -15,7 +15,7 @@ from minitx.workflows.corpus import CorpusStudy
 
 _WAYS = {
     "tail": "the end of the text, from a line on",
-    "hash": "documents chosen by a hash of what they say",
+    "hash": "documents chosen by a hash of their content",
 }
 
 
