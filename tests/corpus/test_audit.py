@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from minitx.config import DataConfig
 from minitx.corpus import audit as audit_module
 from minitx.corpus import read_corpus, split_corpus
-from minitx.corpus.audit import MOST, audit, read_audit
+from minitx.corpus.audit import LEAKED_FROM, audit, read_audit
 from minitx.corpus.documents import Reading
 from minitx.corpus.shared_windows import STRIDE, SURE, WINDOW, SharedWindows
 
@@ -151,7 +151,7 @@ def test_pairs_name_the_worst_with_file_and_line(tmp_path):
     ]
     assert found.pairs[0].text == train[40][:80]
     assert found.longest.strip("\n") == "".join(train[40:42]).strip("\n")
-    assert not found.is_clean
+    assert found.leaked
     assert not found.is_sample
 
 
@@ -175,7 +175,7 @@ def test_equal_documents_are_found_however_short(tmp_path):
     split = split_of(tmp_path / "data", ["emma", "olivia", "ava"], ["mia", "ava"])
     found = audit(split)
     assert (found.leaked, found.share) == (((3, 6),), 0.5)
-    assert audit(split_of(tmp_path / "other", ["emma", "olivia"], ["mia", "ava"])).is_clean
+    assert not audit(split_of(tmp_path / "other", ["emma", "olivia"], ["mia", "ava"])).leaked
 
 
 @pytest.mark.parametrize("block", [4096, 1 << 22])
@@ -246,7 +246,7 @@ def test_part_of_a_passage_is_no_leak(tmp_path):
     for share in (0.5, 0.9):
         cut = int(800 * share)
         split = split_of(tmp_path / str(share), own, own[:cut] + other[: 800 - cut])
-        assert audit(split).is_clean == (share < MOST)
+        assert bool(audit(split).leaked) == (share >= LEAKED_FROM)
 
 
 def test_it_is_kept_beside_the_corpus(tmp_path):

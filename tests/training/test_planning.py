@@ -19,8 +19,8 @@ from minitx.training.planning import (
     LADDER,
     NARROW,
     TokenFigures,
+    passes_text,
     plan_run,
-    told_passes,
 )
 from minitx.training.tokenizer_planning import (
     EMBEDDING_OF_UNSEEN,
@@ -91,7 +91,7 @@ def test_a_text_that_is_not_read_once_has_longer_pieces():
 
 
 def test_passes_are_told_as_people_write_numbers():
-    told = [told_passes(epochs) for epochs in (0.0567, 5.678, 93.2, 187.4, 5678.0, 1.6e6)]
+    told = [passes_text(epochs) for epochs in (0.0567, 5.678, 93.2, 187.4, 5678.0, 1.6e6)]
     assert told == [
         f"about {n} passes" for n in ["0.057", "5.7", "93", "190", "5,700", "1,600,000"]
     ]
@@ -103,7 +103,7 @@ def test_a_text_that_is_seldom_read_is_read_in_pieces_of_words():
         capacity = plan_capacity(figures(1_000_000), 1e12, {}, {"budget_seconds": budget})
         config, reasons = plan_tokenizer(figures(1_000_000), {}, capacity)
         kinds.append(config.kind)
-        assert f"{told_passes(capacity.n_characters / 1e6)} over 1 MB" in reasons["kind"]
+        assert f"{passes_text(capacity.n_characters / 1e6)} over 1 MB" in reasons["kind"]
     assert (kinds[0], kinds[-1]) == ("bpe", "char")
     assert kinds == sorted(kinds)
     # Steps say nothing about time: as for five minutes.
@@ -142,21 +142,21 @@ def test_a_text_whose_characters_do_not_tell_the_next_has_few_pieces():
     """And smoothly more, the more they do."""
     letters = "".join(random.Random(0).choices("ACGT", (3, 2, 2, 3), k=200_000))
     size = TextSize.of([letters[:77], letters[77:]])
-    assert size.foretold == pytest.approx(0, abs=0.001)
+    assert size.predictability == pytest.approx(0, abs=0.001)
     large = replace(size, n_bytes=4_000_000)
     config, reasons = plan_tokenizer(large, {"kind": "bpe"})
     assert config.vocab_size == 512
-    assert "hardly tell the next one" in reasons["vocab_size"]
+    assert "hardly predict the next one" in reasons["vocab_size"]
     parts = (0.005, 0.01, 0.02, 0.04, 0.08, 0.1, 0.25, 1.0)
     ids = [
-        plan_tokenizer(replace(large, foretold=part), {"kind": "bpe"})[0].vocab_size
+        plan_tokenizer(replace(large, predictability=part), {"kind": "bpe"})[0].vocab_size
         for part in parts
     ]
     assert ids == [1024, 2048, 4096, 8192, 16_384, 16_384, 16_384, 16_384]
     # By the definition: the entropy of "ab" repeated is 1 bit, and nothing is left of it.
-    assert TextSize.of(["ab" * 50_000]).foretold == pytest.approx(1, abs=0.001)
-    assert TextSize.of(["aaaa"]).foretold == 1
-    assert 0.15 < TextSize.of([default_text()]).foretold < 0.35
+    assert TextSize.of(["ab" * 50_000]).predictability == pytest.approx(1, abs=0.001)
+    assert TextSize.of(["aaaa"]).predictability == 1
+    assert 0.15 < TextSize.of([default_text()]).predictability < 0.35
 
 
 @settings(max_examples=50, deadline=None)

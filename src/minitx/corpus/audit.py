@@ -24,18 +24,18 @@ from minitx.files import json_bytes, read_json, write_atomically
 
 AUDIT_FILE = "audit.json"
 
-MOST = 0.7
-"""Part of a passage that has to stand in the train part."""
+LEAKED_FROM = 0.7
+"""Part of a passage from which on it counts as standing in the train part."""
 
 MOST_HOLDOUT, MOST_TRAIN = 4 << 20, 256 << 20
-"""Bytes of each part that are compared before a training, which costs two seconds or so; of longer
-ones, pieces that lie evenly."""
+"""Bytes of each part that are compared before a training, in a few seconds; of longer parts, pieces
+that lie evenly."""
 
 _PASSAGE = 1000
 _STRETCH = 1 << 16
 _BLOCK = 4 << 20
 _SHOWN_PAIRS, _SHOWN_LINES = 3, 5
-_LONG_LINE = 20
+_SHORTEST_LINE = 20
 _OFTEN = 5
 _LONGEST = 1 << 16
 _SHOWN = 80
@@ -55,8 +55,8 @@ class Pair:
 
     def __str__(self) -> str:
         place, source = (Path(name).name for name in (self.holdout, self.train))
-        told = f"{place}: {self.share:.0%} in {source}: {self.text}"
-        return told.encode("utf-8", "replace").decode()  # A name may be none in UTF-8.
+        line = f"{place}: {self.share:.0%} in {source}: {self.text}"
+        return line.encode("utf-8", "replace").decode()  # A file's name need not be UTF-8.
 
 
 @dataclass(frozen=True)
@@ -86,37 +86,32 @@ class Audit:
     train_share: float
     is_sample: bool
 
-    @property
-    def is_clean(self) -> bool:
-        """Whether no passage was found in both parts."""
-        return not self.leaked
-
     def __str__(self) -> str:
-        return f"{told_share(self.share)}{f' ({self.sample})' if self.sample else ''}"
+        return f"{leak_text(self.share)}{f' ({self.sample})' if self.sample else ''}"
 
     @property
     def sample(self) -> str:
         """What was compared, in words; empty if it was all."""
         compared = sum(end - start for start, end in self.compared)
-        told = f"compared: {compared / 1e6:,.1f} MB with {self.train_share:.0%} of the train part"
-        return told if self.is_sample else ""
+        text = f"compared: {compared / 1e6:,.1f} MB with {self.train_share:.0%} of the train part"
+        return text if self.is_sample else ""
 
     def save(self, directory: Path) -> None:
         """Keep it beside the corpus."""
         write_atomically(directory / AUDIT_FILE, json_bytes(asdict(self)))
 
 
-def told_amount(share: float) -> str:
+def amount_text(share: float) -> str:
     """How much of something, in words."""
     if not share:
         return "none"
     return "less than 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
 
 
-def told_share(share: float) -> str:
+def leak_text(share: float) -> str:
     """How much of the holdout also stands in the train part, in words."""
     also = "also " if share else ""
-    return f"{told_amount(share)} of the holdout {also}stands in the train part"
+    return f"{amount_text(share)} of the holdout {also}stands in the train part"
 
 
 def read_audit(directory: Path) -> Audit | None:
@@ -149,7 +144,7 @@ def audit(
 @dataclass(frozen=True)
 class _Passages:
     """Passages of the holdout that are compared: from and to which byte, of which document; and
-    what they say, one after the other."""
+    their text, one after the other."""
 
     starts: IntArray
     ends: IntArray
@@ -178,7 +173,7 @@ class _Comparison:
         passages, limits = self._passages, self._train["end"]
         windows = SharedWindows(np.frombuffer(passages.content, np.uint8), passages.limits())
         lines = Counter(
-            line for line in passages.content.split(b"\n") if len(line.strip()) >= _LONG_LINE
+            line for line in passages.content.split(b"\n") if len(line.strip()) >= _SHORTEST_LINE
         )
         repeated: Counter[bytes] = Counter()
         n_compared = 0
@@ -195,7 +190,7 @@ class _Comparison:
         is_equal = np.isin(hashes, self._train["hash"]) & (hashes != 0)
         copied = np.where(is_equal, passages.sizes, copied)
         train_share = n_compared / self._split.train.n_bytes
-        leaked = np.flatnonzero(copied >= MOST * passages.sizes)
+        leaked = np.flatnonzero(copied >= LEAKED_FROM * passages.sizes)
         return Audit(
             share=float(passages.sizes[leaked].sum() / passages.sizes.sum()),
             pairs=tuple(self._pairs(leaked, copied, stretches)),
@@ -245,16 +240,13 @@ class _Comparison:
         if table[document]["number"] or table[document]["end"] - begin <= 2 * _PASSAGE:
             return name
         line = 1 + _count_lines(part, begin, position)
-        last = self._train[-1]
-        if part.name == "holdout" and not document and _same_file(last, table[0]):
+        last, first = self._train[-1], table[0]
+        is_first = part.name == "holdout" and not document
+        if is_first and all(last[key] == first[key] for key in ("file", "number")):
             # What was held out is the end of this file.
             start = int(self._train["end"][-2]) if len(self._train) > 1 else 0
             line += _count_lines(self._split.train, start, int(last["end"]))
         return f"{name}, line {line:,}"
-
-
-def _same_file(one: np.void, other: np.void) -> bool:
-    return all(one[key] == other[key] for key in ("file", "number"))
 
 
 def _count_lines(part: PartText, start: int, end: int) -> int:

@@ -100,12 +100,12 @@ class SharedWindows:
         end = start[np.append(apart, True)[: len(start)]] + self._window
         start, place = start[is_first], place[is_first]
         before = np.minimum(
-            start - _limit(self._limits, start, -1), place - _limit(limits, place, -1)
+            start - _last_limit(self._limits, start), place - _last_limit(limits, place)
         )
         shift = place - start
         last = end - 1
         after = np.minimum(
-            _limit(self._limits, last, 0) - end, _limit(limits, last + shift, 0) - end - shift
+            _next_limit(self._limits, last) - end, _next_limit(limits, last + shift) - end - shift
         )
         # The window before the first is not in common, nor is the one after the last.
         for i in range(self._stride - 1):
@@ -150,11 +150,15 @@ class SharedWindows:
 
     def _within(self, starts: IntArray, limits: IntArray) -> BoolArray:
         """Whether the windows that begin there end before the next limit, or at it."""
-        result: BoolArray = _limit(limits, starts, 0) - starts >= self._window
+        result: BoolArray = _next_limit(limits, starts) - starts >= self._window
         return result
 
 
-def _limit(limits: IntArray, positions: IntArray, which: int) -> IntArray:
-    """The first limit after each position; with -1 the last before it, or at it."""
-    i = np.searchsorted(limits, positions, side="right") + which
-    return np.where(i < 0, 0, limits[np.maximum(i, 0)])
+def _next_limit(limits: IntArray, positions: IntArray) -> IntArray:
+    """The first limit after each position."""
+    return limits[np.searchsorted(limits, positions, side="right")]
+
+
+def _last_limit(limits: IntArray, positions: IntArray) -> IntArray:
+    """The last limit before each position, or at it; 0 where there is none."""
+    return np.append(0, limits)[np.searchsorted(limits, positions, side="right")]

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, TextIO, cast
 from minitx.corpus.documents import Document, Reading, UnknownStructureError
 from minitx.corpus.readers import BEGINNING, READERS, format_of, known_suffixes
 from minitx.corpus.readers.plain_text import PlainText
-from minitx.corpus.unpacking import damage_told, is_packed_text, unpacked
+from minitx.corpus.unpacking import is_packed_text, unpacked, unpacking_errors_as_bad_input
 from minitx.errors import BadInputError
 from minitx.files import open_plain_file, os_errors_as_bad_input
 
@@ -247,7 +247,7 @@ def documents_of(
 
 
 def _documents_in(file: io.BufferedReader, name: str, reading: Reading) -> Iterator[Document]:
-    with damage_told(name):
+    with unpacking_errors_as_bad_input(name):
         for inner, content in unpacked(file, name, _is_wanted):
             kind = format_of(inner, content.peek(BEGINNING), reading.file_format)
             reading.formats[kind] = reading.formats.get(kind, 0) + 1

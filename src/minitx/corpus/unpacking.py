@@ -89,7 +89,8 @@ def unpacked(
         wanted: whether a file of an archive is read, by its name.
 
     Raises:
-        BadInputError: it is packed in a way that can't be read; `damage_told` tells the rest.
+        BadInputError: it is packed in a way that is not known, or too often. Whoever reads it needs
+            `unpacking_errors_as_bad_input` for the rest.
     """
     beginning = file.peek(_TAR_AT + len(_TAR))
     opened = next((how for mark, how in _COMPRESSED.items() if mark.match(beginning)), None)
@@ -168,8 +169,8 @@ def _tar_members(file: BinaryIO, wanted: Wanted) -> Iterator[tuple[str, Any]]:
 
 
 @contextlib.contextmanager
-def damage_told(name: str) -> Iterator[None]:
-    """Tell what is wrong with a packed file that is read in the block."""
+def unpacking_errors_as_bad_input(name: str) -> Iterator[None]:
+    """Turn what goes wrong in the block, where a packed file is read, into bad input."""
     try:
         yield
     except ImportError:

@@ -232,13 +232,13 @@ def _epochs(model: ModelConfig, tokens: TokenFigures, rate: float, train: Overri
     return float(min(affordable, most))
 
 
-def told_passes(epochs: float) -> str:
+def passes_text(epochs: float) -> str:
     """How often a text is read, to two digits: 0.57, 5.7, 5,700."""
     return f"about {float(f'{epochs:.2g}'):,.10g} passes"
 
 
 def _choose_dropout(model: ModelConfig, epochs: float, n_train: int) -> tuple[float, str]:
-    passes = f"{told_passes(epochs)} over the text"
+    passes = f"{passes_text(epochs)} over the text"
     memorizing = epochs * block_parameters(model) / n_train
     for least, dropout in DROPOUT:
         if memorizing >= least:
@@ -260,10 +260,10 @@ def choose_shape(
     """
     best, why = LADDER[0], f"the largest that trains well in {duration_text(budget)}"
     # The embedding of characters costs next to nothing.
-    with_table = WORK_FOR_SIZE * (1.0 if kind == "char" else 1.0 + EMBEDDING_TO_BLOCKS)
+    work = WORK_FOR_SIZE * (1.0 if kind == "char" else 1.0 + EMBEDDING_TO_BLOCKS)
     for shape in LADDER:
         n_parameters = block_parameters(shape)
-        if with_table * n_parameters**1.5 > rate * budget:
+        if work * n_parameters**1.5 > rate * budget:
             break
         if n_parameters > MOST_PARAMETERS_PER_TOKEN * tokens.n_train:
             why = "a larger model would memorize a text of this length"

@@ -22,9 +22,9 @@ from minitx.training.planning import (
     between,
     block_parameters,
     choose_shape,
+    passes_text,
     planned_shape,
     tokens_per_second,
-    told_passes,
 )
 
 BYTES_PER_TOKEN = 3
@@ -39,12 +39,12 @@ characters is split into those: word pieces cover more text in the same time, an
 memorizes it sooner. That is about the work that there is time for, over the square of the text's
 length, so it does not jump where the model becomes another one."""
 
-FORETOLD = 0.1
-"""Part of a character's entropy that the one before takes away (a fifth to a quarter in a language
-and in programs, next to nothing in DNA), below which a text has proportionally fewer ids: pieces
-are arbitrary there, and each is to be learned by itself."""
+LEAST_PREDICTABILITY = 0.1
+"""`TextSize.predictability` below which a text has proportionally fewer ids: pieces are arbitrary
+there, and each must be learned by itself. It is a fifth to a quarter in a language and in programs,
+and next to nothing in DNA."""
 
-FORETOLD_FROM = 1 << 20
+PREDICTABILITY_SAMPLE = 1 << 20
 """Characters of the text from which that is estimated."""
 
 EMBEDDING_OF_UNSEEN = 1.2
@@ -55,14 +55,14 @@ EMBEDDING_OF_UNSEEN = 1.2
 class TextSize:
     """What is known of a text before it is tokenized.
 
-    `n_distinct` counts characters; `foretold` is the part of a character's entropy that the one
-    before takes away.
+    `n_distinct` counts characters; `predictability` is the part of a character's entropy that is
+    gone once the one before is known: 0 if they are independent, 1 if it follows from that.
     """
 
     n_bytes: int
     n_characters: int
     n_distinct: int
-    foretold: float = 1.0
+    predictability: float = 1.0
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> TextSize:
@@ -73,12 +73,12 @@ class TextSize:
             n_bytes += len(text.encode("utf-8"))
             n_characters += len(text)
             seen[np.frombuffer(text.encode("utf-32-le"), "<u4")] = True
-            if len(beginning) < FORETOLD_FROM:
-                beginning += text[: FORETOLD_FROM - len(beginning)]
-        return cls(n_bytes, n_characters, int(seen.sum()), _foretold(beginning))
+            if len(beginning) < PREDICTABILITY_SAMPLE:
+                beginning += text[: PREDICTABILITY_SAMPLE - len(beginning)]
+        return cls(n_bytes, n_characters, int(seen.sum()), _predictability(beginning))
 
 
-def _foretold(text: str) -> float:
+def _predictability(text: str) -> float:
     codes = np.frombuffer(text.encode("utf-32-le"), "<u4").astype(np.uint64)
     alone, both = _entropy(codes), _entropy(codes[:-1] << np.uint64(32) | codes[1:])
     return max(0.0, 2.0 - both / alone) if alone else 1.0
@@ -116,11 +116,11 @@ def plan_tokenizer(
         values["kind"], reasons["kind"] = _choose_kind(text, capacity)
     if "vocab_size" not in values and values["kind"] != "char":
         # In powers of two: every piece is seen often.
-        ids = text.n_bytes / 250 * min(1.0, text.foretold / FORETOLD)
+        ids = text.n_bytes / 250 * min(1.0, text.predictability / LEAST_PREDICTABILITY)
         values["vocab_size"] = between(512, 2 ** round(math.log2(max(512.0, ids))), 32_768)
         reasons["vocab_size"] = "about one id for each 250 bytes of the train part"
-        if text.foretold < FORETOLD:
-            reasons["vocab_size"] = "few: its characters hardly tell the next one"
+        if text.predictability < LEAST_PREDICTABILITY:
+            reasons["vocab_size"] = "few: its characters hardly predict the next one"
         if capacity is not None and (most := _most_ids(text, capacity)) < values["vocab_size"]:
             values["vocab_size"] = most
             reasons["vocab_size"] = "more would take most of the work of a model of this size"
@@ -134,7 +134,7 @@ def _choose_kind(text: TextSize, capacity: Capacity | None) -> tuple[TokenizerKi
     if capacity is None:
         return "char", f"{size}: each character is seen often enough to be learned"
     epochs = capacity.n_characters / max(1, text.n_characters)
-    passes = f"as characters, time for {told_passes(epochs)} over {size}"
+    passes = f"as characters, time for {passes_text(epochs)} over {size}"
     per_character = block_parameters(capacity.of_characters) / max(1, text.n_characters)
     if epochs * per_character >= CHARACTERS_FROM:
         return "char", f"{passes}: enough to learn from single characters"
@@ -142,9 +142,9 @@ def _choose_kind(text: TextSize, capacity: Capacity | None) -> tuple[TokenizerKi
 
 
 def _most_ids(text: TextSize, capacity: Capacity) -> int:
-    is_passed_over = capacity.n_characters >= text.n_characters
-    part, model = EMBEDDING_TO_BLOCKS if is_passed_over else EMBEDDING_OF_UNSEEN, capacity.model
-    n_ids = part * model.n_parameters / model.d_model
+    has_whole_epoch = capacity.n_characters >= text.n_characters
+    part = EMBEDDING_TO_BLOCKS if has_whole_epoch else EMBEDDING_OF_UNSEEN
+    n_ids = part * capacity.model.n_parameters / capacity.model.d_model
     return between(512, 2 ** int(math.log2(n_ids)), 32_768)
 
 

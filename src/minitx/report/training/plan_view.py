@@ -12,7 +12,7 @@ from rich.containers import Lines
 from rich.text import Text
 
 from minitx.config import DataConfig, ModelConfig, TrainConfig
-from minitx.corpus.audit import told_amount, told_share
+from minitx.corpus.audit import amount_text, leak_text
 from minitx.report.terminal.printable import cut_label, text_label, visible
 from minitx.report.terminal.tables import table
 from minitx.report.terminal.units import count, duration
@@ -44,7 +44,7 @@ def plan_table(start: RunStart, width: int = 80) -> RenderableType:
     data = start.config.data
     if not data.leaked:
         return made
-    head = Text(f"{told_share(data.leaked)}, most of all:", "yellow")
+    head = Text(f"{leak_text(data.leaked)}, most of all:", "yellow")
     return Group(made, head, *(Text(cut_label(text_label(leak), width)) for leak in data.leaks))
 
 
@@ -122,7 +122,7 @@ def split_told(data: DataConfig) -> str:
 def _holdout(data: DataConfig) -> _Row:
     told = split_told(data)
     if data.leaked is not None:
-        told += f", {told_amount(data.leaked)} in the train part"
+        told += f", {amount_text(data.leaked)} in the train part"
     return ("holdout", told, ("split", "holdout", "holdout_fraction", "leaked"))
 
 
