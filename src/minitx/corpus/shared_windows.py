@@ -120,13 +120,13 @@ class SharedWindows:
             end[grows[same]] += 1
         return Stretches(start, end, place)
 
-    def longest(self, found: Stretches, other: ByteArray, limits: IntArray, most: int) -> bytes:
+    def longest(self, stretches: Stretches, other: ByteArray, limits: IntArray, most: int) -> bytes:
         """The longest of the stretches, or its first `most` bytes; in a text that repeats itself it
         may go on where others begin."""
-        if not len(found.start):
+        if not len(stretches.start):
             return b""
-        i = int((found.end - found.start).argmax())
-        start, place = int(found.start[i]), int(found.place[i])
+        i = int((stretches.end - stretches.start).argmax())
+        start, place = int(stretches.start[i]), int(stretches.place[i])
         for ends, position in ((self._limits, start), (limits, place)):
             most = min(most, int(ends[np.searchsorted(ends, position, side="right")]) - position)
         own, theirs = self._content[start : start + most], other[place : place + most]

@@ -186,16 +186,16 @@ def _no_results(files: Iterable[Path]) -> list[Path]:
         BadInputError: all are.
     """
     is_run, is_model = functools.cache(_is_run), functools.cache(_is_model)
-    found = sorted(files)
+    candidates = sorted(files)
     kept = [
         file
-        for file in found
+        for file in candidates
         # As deep as a checkpoint lies in its run.
         if not (is_model(file.parent) or any(map(is_run, list(file.absolute().parents)[:3])))
     ]
-    if found and not kept:
+    if candidates and not kept:
         raise BadInputError(
-            f"{found[0].parent} holds a run or a model, not texts",
+            f"{candidates[0].parent} holds a run or a model, not texts",
             "Name the texts; minitx resume goes on with a run",
         )
     return kept

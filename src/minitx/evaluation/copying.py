@@ -57,9 +57,9 @@ def find_copied(texts: Sequence[str], train: ByteArray) -> Copied:
     for start in range(0, len(train), _AT_ONCE):
         piece = np.asarray(train[start : start + _AT_ONCE + _WINDOW - _STRIDE])
         windows.look_up(piece, start, train_ends)
-    found = windows.stretches(train, train_ends)
-    longest = windows.longest(found, train, train_ends, len(content))
-    share = float(found.covered(len(content)).mean()) if content else 0.0
+    shared = windows.stretches(train, train_ends)
+    longest = windows.longest(shared, train, train_ends, len(content))
+    share = float(shared.covered(len(content)).mean()) if content else 0.0
     return Copied(len(content), share, longest.decode("utf-8", "ignore"), len(longest))
 
 

@@ -128,7 +128,7 @@ def study_corpus(
         )
         stage = "comparing the holdout with the train part"
         progress(stage, 0, 0)
-        found = audit(split, None, partial(progress, stage))
+        audited = audit(split, None, partial(progress, stage))
         parts = {
             part.name: PartStudy(len(part.table()), own.bytes, own.characters, own.tokens)
             for part, own in ((split.train, encoded.train), (split.holdout, encoded.holdout))
@@ -154,7 +154,7 @@ def study_corpus(
             },
             tokenizer=(trained.kind, trained.vocab_size),
             shown=_shown(split, trained),
-            audit=found,
+            audit=audited,
         )
 
 

@@ -22,11 +22,11 @@ def document_lines(
     """A table from the lowest loss to the highest, and how losses are spread; `bar` draws one."""
     made = table(["", "loss", "bits per byte", "tokens", "document", ""], numbers=range(1, 4))
     rows = [*losses.best, *reversed(losses.worst)]
-    for i, one in enumerate(rows):
+    for i, row in enumerate(rows):
         label = "best" if i == 0 else "worst" if i == len(rows) - 1 else ""
         made.add_row(
-            label, fixed(one.loss, 3), fixed(one.bits_per_byte, 3), f"{one.tokens:,}",
-            Text(cut_label(printed_name(Path(one.name).name), _LONGEST_NAME)), bar(one.loss),
+            label, fixed(row.loss, 3), fixed(row.bits_per_byte, 3), f"{row.tokens:,}",
+            Text(cut_label(printed_name(Path(row.name).name), _LONGEST_NAME)), bar(row.loss),
         )  # fmt: skip
     yield made
     tenth, half, most = (fixed(loss, 3) for loss in losses.quantiles)

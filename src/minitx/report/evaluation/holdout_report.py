@@ -281,7 +281,7 @@ class _Sections:
         yield made
 
     def _documents(self, losses: DocumentLosses) -> Iterable[RenderableType]:
-        highest = max(one.loss for one in (*losses.best, *losses.worst))
+        highest = max(document.loss for document in (*losses.best, *losses.worst))
         return document_lines(losses, lambda loss: self._bar(loss, highest, 6, 24, beside=66))
 
     def _calibration(self, curve: CalibrationCurve) -> Iterator[RenderableType]:

@@ -72,18 +72,18 @@ _PROBLEMS = {
 
 def _oddities(study: CorpusStudy) -> list[tuple[str, str]]:
     """What a person may want to mend."""
-    told = []
+    rows = []
     if study.duplicates:
         copies = f"{study.duplicates:,} documents are copies of an earlier one"
-        told.append(("duplicates", f"{copies}; --dedup leaves them out"))
+        rows.append(("duplicates", f"{copies}; --dedup leaves them out"))
     for reason, count in study.left_out.items():
-        told.append(("left out", f"{count:,} documents: {reason}"))
+        rows.append(("left out", f"{count:,} documents: {reason}"))
     for file, count in study.skipped.items():
-        told.append(("skipped", f"{count:,} records of {printed_name(file)}"))
-    found = [(name, count) for name, count in study.problems.items() if count]
-    return told + [
+        rows.append(("skipped", f"{count:,} records of {printed_name(file)}"))
+    problems = [(name, count) for name, count in study.problems.items() if count]
+    return rows + [
         ("" if i else "encoding", f"{count:,} {_PROBLEMS[name]}")
-        for i, (name, count) in enumerate(found)
+        for i, (name, count) in enumerate(problems)
     ]
 
 
