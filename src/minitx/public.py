@@ -36,6 +36,7 @@ from minitx.report.evaluation.evaluation_progress import EvaluationProgress
 from minitx.report.training.training_view import choose_view
 from minitx.training.memory import refuse_too_large
 from minitx.training.observer import TrainingObserver
+from minitx.trust import trusting
 from minitx.workflows.attend import AttentionStudy, study_model
 from minitx.workflows.evaluate import evaluate_model
 from minitx.workflows.load import LoadedModel
@@ -216,18 +217,21 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     quantize: str | None = None,
+    trust_code: bool = False,
 ) -> Model:
     """Open a run or a checkpoint.
 
     Args:
         path: a run, its name under ``runs``, or a checkpoint directory; None for the newest run.
         checkpoint, device, dtype, quantize: as for `minitx generate`.
+        trust_code: run code that the checkpoint has of its own: that of a model of somebody's own.
 
     Raises:
         BadInputError: there is no such run, or an option can't be used.
         DamagedFileError: the checkpoint is damaged.
     """
-    loaded = open_model(_path(path), checkpoint, device, dtype, quantize)
+    with trusting(trust_code):
+        loaded = open_model(_path(path), checkpoint, device, dtype, quantize)
     return Model(loaded.directory, loaded.model, loaded.tokenizer)
 
 
@@ -239,6 +243,8 @@ def train(
     tokenizer: str | Path | None = None,
     loggers: Sequence[str] = (),
     measure: bool = False,
+    model: str | Path | None = None,
+    check: bool = True,
     observers: Sequence[TrainingObserver] = (),
     progress: bool = False,
     **options: Any,
@@ -247,7 +253,8 @@ def train(
 
     Args:
         corpus: files, directories or patterns; none for the Python reference.
-        config, out, tokenizer, loggers, measure: as for `minitx train`.
+        config, out, tokenizer, loggers, measure, model: as for `minitx train`.
+        check: whether a `model` that sees what comes later is refused.
         observers: called with every event of training.
         progress: show on stdout what the command line does.
         options: those of `minitx train`, as ``steps=200, layers=2, d_model=64, budget="3m"``.
@@ -263,7 +270,7 @@ def train(
     refuse_too_large(tables["model"])
     request = TrainRequest(
         **tables, tokenizer_directory=_path(tokenizer), out=_path(out), loggers=tuple(loggers),
-        measure=measure,
+        measure=measure, model_file=_path(model), check=check,
     )  # fmt: skip
     with _watching(observers, progress) as watching:
         return train_run(request, watching)

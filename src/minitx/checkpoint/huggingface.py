@@ -14,16 +14,26 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from minitx.checkpoint.weights import model_tensors, read_weights
+from minitx.checkpoint.own_code import read_kept_code
+from minitx.checkpoint.own_model import OwnModel
+from minitx.checkpoint.weights import model_tensors, read_weights, require_sound_header
 from minitx.config import ModelConfig, SamplingConfig
 from minitx.config.toml import build
 from minitx.errors import BadInputError, DamagedFileError
-from minitx.files import json_bytes, os_errors_as_bad_input, read_json, replacing, write_atomically
+from minitx.files import (
+    describe_damage,
+    json_bytes,
+    os_errors_as_bad_input,
+    read_json,
+    replacing,
+    write_atomically,
+)
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, load_tokenizer
 from minitx.tokenizer.base import silent_ids
 
 FORMAT = 1
+_OWN = "minitx"  # the type of a model of a person's own
 _FIX = "Use another checkpoint, or write this one again"
 
 
@@ -73,7 +83,13 @@ def load_model(
     except ValueError as error:
         raise DamagedFileError(f"{path} can't be used: {error}", _FIX) from None
     config = config_from_huggingface(values, path)
-    model = read_weights(directory / "model.safetensors", config, torch.device(device), dtype)
+    path, device = directory / "model.safetensors", torch.device(device)
+    if config.code_file is None:
+        model = read_weights(path, config, device, dtype)
+    else:
+        require_sound_header(path)
+        model = OwnModel(config, read_kept_code(directory, config)).to(device)
+        model.read_tensors(path)
     tokenizer = load_tokenizer(directory)
     _require_same_tokenizer(directory, values, config, tokenizer)
     return SavedModel(directory, model.eval(), tokenizer)
@@ -81,12 +97,16 @@ def load_model(
 
 def model_files(model: Transformer, tokenizer: Tokenizer) -> dict[str, bytes]:
     """The files of a model directory beside its weights, by name."""
-    config = config_to_huggingface(model.config)
-    config["minitx"] = {
-        "format": FORMAT,
-        "dropout": model.config.dropout,
-        "tokenizer_digest": tokenizer.digest,
-    }
+    own = {"format": FORMAT, "tokenizer_digest": tokenizer.digest}
+    if isinstance(model, OwnModel):
+        config: dict[str, Any] = {
+            "model_type": _OWN,
+            "minitx": {**own, "model": vars(model.config)},
+        }
+        code = model.code.sources
+    else:
+        dropout = {"dropout": model.config.dropout}
+        config, code = {**config_to_huggingface(model.config), "minitx": own | dropout}, {}
     # No token for padding is named here, since transformers would hide it in prompts, and none for
     # the end where the model never saw one. Its tokenizer knows them.
     generation: dict[str, Any] = {
@@ -102,6 +122,7 @@ def model_files(model: Transformer, tokenizer: Tokenizer) -> dict[str, bytes]:
         "config.json": json_bytes(config),
         "generation_config.json": json_bytes(generation),
         **tokenizer.files(model.config.context_length),
+        **code,
     }
 
 
@@ -189,6 +210,13 @@ def config_from_huggingface(values: dict[str, Any], path: Path) -> ModelConfig:
             "Update minitx: pip install -U minitx",
         )
     kind = values.get("model_type")
+    if kind == _OWN:
+        try:
+            return build(ModelConfig, own["model"], str(path))
+        except (BadInputError, KeyError, AttributeError, TypeError) as error:
+            raise DamagedFileError(
+                f"{path} can't be used: {describe_damage(error)}", _FIX
+            ) from None
     if kind not in ("qwen3", "gpt2"):
         raise BadInputError(
             f"{path} describes a model of type {kind!r}", "Give one of type qwen3 or gpt2"

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from minitx.checkpoint.own_model import OwnModel
 from minitx.config import ModelConfig
 from minitx.errors import DamagedFileError
 from minitx.files import open_plain_file
@@ -55,6 +56,8 @@ def require_sound_header(path: Path) -> None:
 
 def model_tensors(model: Transformer) -> dict[str, Tensor]:
     """The weights by the names that transformers gives them, not copied where possible."""
+    if isinstance(model, OwnModel):
+        return model.tensors()
     own = dict(model.named_parameters())
     tensors = {}
     for piece in _pieces(model.config):

@@ -37,6 +37,23 @@ Loggers = Annotated[
 ]
 
 
+def _trust(wanted: bool) -> None:
+    if wanted:
+        from minitx.trust import trust_all
+
+        trust_all()
+
+
+TrustCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code",
+        callback=_trust,
+        help="Run the code that a checkpoint has of its own: a model of somebody's own.",
+    ),
+]
+
+
 def takes(
     *configs: type[Config],
     planned: bool = False,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from minitx.cli import many_imports
-from minitx.cli.flags import Json, Run, takes
+from minitx.cli.flags import Json, Run, TrustCode, takes
 from minitx.config import (
     AttentionRequest,
     EvaluationSettings,
@@ -25,7 +25,7 @@ from minitx.config.overrides import config_from_options
 
 
 @takes(SamplingConfig, GenerationRequest, LoadConfig)
-def generate(run: Run = None, **options: Any) -> None:
+def generate(run: Run = None, trust_code: TrustCode = False, **options: Any) -> None:
     """Continue a text with a trained model; the same seed gives the same text."""
     sampling = config_from_options(SamplingConfig, options)
     request = config_from_options(GenerationRequest, options, sampling=sampling)
@@ -62,7 +62,7 @@ def generate(run: Run = None, **options: Any) -> None:
 
 
 @takes(Limits, LoadConfig, ServeRequest)
-def serve(run: Run = None, **options: Any) -> None:
+def serve(run: Run = None, trust_code: TrustCode = False, **options: Any) -> None:
     """Answer OpenAI's completions API with a trained model, for many clients at once."""
     from minitx.serving import require_extra
 
@@ -100,6 +100,7 @@ def evaluate(
             help="Show all: where the loss comes from, calibration, copying, surprising passages.",
         ),
     ] = False,
+    trust_code: TrustCode = False,
     json: Json = False,
     **options: Any,
 ) -> None:
@@ -155,6 +156,7 @@ def attn(
     html: Annotated[Path | None, typer.Option(help="Write a page to explore in a browser.")] = None,
     png: Annotated[Path | None, typer.Option(help="Write a picture (needs matplotlib).")] = None,
     npz: Annotated[Path | None, typer.Option(help="Write all maps as NumPy arrays.")] = None,
+    trust_code: TrustCode = False,
     json: Json = False,
     ascii_only: Annotated[bool, typer.Option("--ascii", help="Draw with ASCII alone.")] = False,
     **options: Any,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from minitx.cli import many_imports
-from minitx.cli.flags import Json, Loggers, RunDirectory, TensorBoard, takes
+from minitx.cli.flags import Json, Loggers, RunDirectory, TensorBoard, TrustCode, takes
 from minitx.config import (
     DataConfig,
     ModelConfig,
@@ -21,7 +21,7 @@ from minitx.config import (
     TokenizeRequest,
     TrainConfig,
 )
-from minitx.config.options import LENGTH, MACHINE, TEXT, options_of
+from minitx.config.options import LENGTH, MACHINE, MODEL, TEXT, options_of
 from minitx.config.overrides import config_from_options, merged, tables_from_options, values_of
 from minitx.config.train_config import RESUMABLE
 
@@ -158,6 +158,22 @@ def train(
     tokenizer: Annotated[
         Path | None, typer.Option(help="Use the tokenizer in this directory.", rich_help_panel=TEXT)
     ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="Python file with a model of your own: model(config) gives any torch.nn.Module "
+            "from ids to logits.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    no_check: Annotated[
+        bool,
+        typer.Option(
+            "--no-check",
+            help="Train that model although it sees what comes later.",
+            rich_help_panel=MODEL,
+        ),
+    ] = False,
     measure: Annotated[
         bool,
         typer.Option(
@@ -175,6 +191,8 @@ def train(
     minitx train                           the Python reference, about 5 minutes
 
     minitx train corpus.txt --budget 3m    your text, in 3 minutes
+
+    minitx train --model my_model.py       a model that you have written
     """
     overrides = tables_from_options(**options)
     with _view() as view:
@@ -191,8 +209,9 @@ def train(
         refuse_too_large(tables["model"])
         loggers = _loggers(logger, tensorboard)
         request = TrainRequest(
-            **tables, tokenizer_directory=tokenizer, out=out, loggers=loggers, measure=measure
-        )
+            **tables, tokenizer_directory=tokenizer, out=out, loggers=loggers, measure=measure,
+            model_file=model, check=not no_check,
+        )  # fmt: skip
         processes = wanted_processes(tables["train"].get("processes"))
         begun = remembered_run()
         if begun is not None:  # torchrun has started this again, after a process was lost.
@@ -209,6 +228,7 @@ def resume(
     allow_changed_corpus: Annotated[
         bool, typer.Option("--allow-changed-corpus", help="Go on although the text has changed.")
     ] = False,
+    trust_code: TrustCode = False,
     tensorboard: TensorBoard = False,
     logger: Loggers = None,
     **options: Any,

@@ -64,6 +64,16 @@ class ModelConfig(Config):
         None, "The token that ends a document; none if it was trained on one text.",
         within=(0, 2**24), flag=None,
     )
+    code_file: str | None = option(
+        None, "The Python file that a model of one's own is from; none for a model of minitx.",
+        flag=None,
+    )
+    code_digest: str | None = option(
+        None, "SHA-256 of that file, and of those beside it that it imports.", flag=None
+    )
+    code_parameters: int | None = option(
+        None, "How many parameters that model has.", within=(0, 2**62), flag=None
+    )
     # fmt: on
 
     def check(self) -> None:
@@ -98,8 +108,15 @@ class ModelConfig(Config):
             )
 
     @property
+    def family(self) -> str:
+        """What a model is called by: its architecture, or the file that it is from."""
+        return self.code_file or self.architecture
+
+    @property
     def n_parameters(self) -> int:
         """Number of trainable numbers, a shared embedding counted once."""
+        if self.code_parameters is not None:
+            return self.code_parameters
         d, block = self.d_model, self.block_matrices
         embeddings = self.vocab_size * d * (1 if self.tie_embeddings else 2)
         if self.architecture == "gpt2":

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from minitx.checkpoint.own_model import OwnModel
 from minitx.compute import Compute
 from minitx.diagnosis.findings import Kind, look
 from minitx.evaluation.arrays import IdArray
@@ -66,7 +67,8 @@ def probe(
             last = block.get_submodule("mlp.down")
             note = last.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
             hooks.enter_context(note)
-        logits = model(ids, trace=trace)
+        # Of a model of one's own, half of it would be seen.
+        logits = model(ids, trace=None if isinstance(model, OwnModel) else trace)
     positions = torch.arange(1, ids.size(1) + 1, device=ids.device).log()
     return ProbeReport(
         step=step,
@@ -153,7 +155,7 @@ def _collapse(report: ProbeReport) -> str | None:
         and report.attention_score[layer] > LARGE_SCORE
     ]
     n_heads = sum(map(len, report.attention_entropy))
-    if len(collapsed) < COLLAPSED_PART * n_heads:
+    if not n_heads or len(collapsed) < COLLAPSED_PART * n_heads:
         return None
     lowest = min(report.attention_entropy[layer][head] for layer, head in collapsed)
     return (
@@ -172,7 +174,7 @@ def _collapse(report: ProbeReport) -> str | None:
     looks_at="probes",
 )
 def _dead(report: ProbeReport) -> str | None:
-    parts = report.dead_activations
+    parts = report.dead_activations or (0.0,)
     layer = max(range(len(parts)), key=parts.__getitem__)
     if parts[layer] < DEAD_PART:
         return None

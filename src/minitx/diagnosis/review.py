@@ -269,14 +269,17 @@ class CheckpointReview:
             self.checks["attention"] = "the text is too short"
             return
         report = probe(self.model, windows, self.step, self.compute, self.engine)
+        self.findings += InsideDetector().on_probe(report)
         entropies = [entropy for heads in report.attention_entropy for entropy in heads]
+        self.checks["attention"] = f"output logits up to {report.output_logit:.3g}"
+        if not entropies:  # a model of one's own
+            return
         self.checks["attention"] = (
             f"entropy of heads {min(entropies):.2f} to {max(entropies):.2f} nats, uniform "
             f"{report.uniform_entropy:.2f}; scores up to {max(report.attention_score):.3g}; "
             f"output logits up to {report.output_logit:.3g}; dead MLP units at most "
             f"{max(report.dead_activations):.0%} of a layer"
         )
-        self.findings += InsideDetector().on_probe(report)
 
     def _look_for_underfitting(self) -> None:
         loss = self._loss(self._text())

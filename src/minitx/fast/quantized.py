@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from minitx.checkpoint.own_model import refuse_own
 from minitx.config.checks import require_one_of
 from minitx.config.requests import WEIGHT_FORMATS, WeightFormat
 from minitx.model import Transformer, matrix_parameters
@@ -70,6 +71,7 @@ def quantize(model: Transformer, weight_format: WeightFormat | str) -> None:
         BadInputError: there is no such format.
     """
     require_one_of("quantize", weight_format, WEIGHT_FORMATS)
+    refuse_own(model, "rounding weights", "Leave out --quantize and --dtype")
     rounded = round_to_bfloat16 if weight_format == "bfloat16" else round_to_int8
     names = [name for name, _, _ in matrix_parameters(model)]
     matrices = _QUANTIZED[model] = {}

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules import module as torch_module
 
+from minitx.checkpoint.own_model import OwnModel
 from minitx.fast.library import LONGEST_ROW, has_bfloat16_products, library
 from minitx.model import transformer, without_memory
 from minitx.model.transformer import (
@@ -52,6 +53,8 @@ def reason_against(model: nn.Module) -> str | None:
     """Why a model must be left to its own code, for example ``blocks.0.attention is a
     WindowedAttention``; None if it is known.
     """
+    if isinstance(model, OwnModel):
+        return f"the model is your own, of {model.code.file}"
     if type(model) is not Transformer:
         return f"the model is a {type(model).__name__}"
     if _source_digest() != CHECKED_SOURCE:

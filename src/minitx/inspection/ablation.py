@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minitx.checkpoint.own_model import refuse_own
 from minitx.evaluation.arrays import FloatArray, IdArray, IntArray
 from minitx.inspection.interventions import Change, logits_after, record
 from minitx.inspection.probe_texts import text_windows, windows_in_words
@@ -65,6 +66,7 @@ def ablate_heads(
     `text_ids` are (tokens,) of `text_name`, best of the holdout; only some windows are read. None
     when there are fewer than two, and so no target. The model is left as it was.
     """
+    refuse_own(model, "switching a head off")
     config = model.config
     length = min(WINDOW_LENGTH, config.context_length, len(text_ids) - 1)
     if length < 1:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from minitx.checkpoint.own_model import OwnModel
 from minitx.config import ModelConfig
 from minitx.errors import BadInputError
 from minitx.evaluation.arrays import Float32Array, IdArray, IntArray
@@ -129,6 +130,14 @@ def traced(model: Transformer, ids: IdArray) -> Trace:
     trace = Trace()
     with evaluating(model):
         model(torch.from_numpy(ids.astype(np.int64)).to(model.embedding.weight.device), trace=trace)
+    shape = [(model.config.n_heads, ids.shape[1])] * model.config.n_layers
+    if [weights.shape[1:3] for weights in trace.attention] != shape:
+        raise BadInputError(
+            f"{model.config.family} does not show {model.config.n_layers} layers of "
+            f"{model.config.n_heads} heads",
+            "Compute the weights of each layer, (rows, heads, tokens, tokens), with torch's "
+            "softmax or scaled_dot_product_attention; the mask is checked all the same",
+        )
     return trace
 
 
@@ -140,8 +149,11 @@ def value_lengths(model: Transformer, trace: Trace) -> Float32Array:
     adds at position i is sum over j of weight[i, j] * W_O v_j; the norm of each summand is
     weight[i, j] * |W_O v_j| (Kobayashi et al. 2020, section 3). The second factor does not depend
     on i, so it is kept once for each head and position of the trace, which is of a batch of one
-    text: (n_layers, n_heads, seq) float32.
+    text: (n_layers, n_heads, seq) float32; NaN for a model of one's own.
     """
+    if isinstance(model, OwnModel):  # What its heads add is not known.
+        shape = [(weights.size(1), weights.size(2)) for weights in trace.attention]
+        return np.full((len(shape), *shape[0]), np.nan, np.float32)
     lengths = []
     for attention, values in zip(attention_layers(model), trace.values, strict=True):
         # (d_model, n_heads * head_dim), columns by head.

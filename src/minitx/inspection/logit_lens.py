@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
+from minitx.checkpoint.own_model import refuse_own
 from minitx.evaluation.arrays import Float32Array, IntArray
 from minitx.inspection.attention_maps import traced
 from minitx.model import Transformer, evaluating
@@ -63,6 +64,7 @@ def read_logit_lens(model: Transformer, ids: IntArray, k: int = 5) -> LogitLens:
 
     The `k` likeliest tokens are kept, or the whole vocabulary. The model is left as it was.
     """
+    refuse_own(model, "the logit lens")
     text = torch.from_numpy(ids.astype(np.int64)).to(model.embedding.weight.device)
     k = min(k, model.config.vocab_size)
     top_ids, top, following, losses = [], [], [], []

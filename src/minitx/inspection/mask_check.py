@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minitx.checkpoint.own_model import OwnModel
 from minitx.compute import Compute
 from minitx.engine import choose_engine, decoder, loss_function
 from minitx.evaluation.arrays import IdArray
@@ -36,6 +37,8 @@ MAX_CUTS = 64
 ENGINE_CUTS = 8
 _ROWS = 16
 _FED = 4  # tokens after the cut
+_SHORT = 48  # tokens of a first check
+_REACH = 24  # ... and of a look at how far ahead is seen
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def check_mask(
     """Prove, by trying, that no logit depends on a later token.
 
     Args:
-        model: any minitx model; left as it was.
+        model: any, also one's own; left as it was.
         text_ids: (tokens,) real text for every second trial; the others, and what is missing,
             are random tokens.
         seed: of the random tokens.
@@ -326,6 +329,8 @@ def _entry(
     model: Transformer, way: _Way, texts: CutTexts, still: Tensor
 ) -> tuple[int | None, tuple[int, ...], str]:
     """Go that way again, listening inside: layer, heads and name of the first that moved."""
+    if isinstance(model, OwnModel):
+        return None, (), _own_entry(model, texts)
     base = _inside(model, way, texts.base, texts)
     changed = _inside(model, way, texts.changed, texts)
     n_heads = model.config.n_heads
@@ -343,6 +348,60 @@ def _entry(
             return None, (), "before layer 0, in the embedding"
         return layer - 1, (), f"layer {layer - 1}, outside its attention heads"
     return None, (), f"after the heads of layer {model.config.n_layers - 1}, the last"
+
+
+def _own_entry(model: OwnModel, texts: CutTexts) -> str:
+    """The first module of a model of one's own that gives out what moved, in the whole text."""
+    heard: list[dict[str, Tensor]] = []
+
+    def note(name: str) -> Callable[[torch.nn.Module, tuple[object, ...], object], None]:
+        def hook(_: torch.nn.Module, inputs: tuple[object, ...], output: object) -> None:
+            if isinstance(output, Tensor) and output.shape[:2] == texts.base.shape:
+                heard[-1].setdefault(name, output.detach().clone())
+
+        return hook
+
+    with ExitStack() as hooks:
+        for name, module in model.module.named_modules():
+            hooks.enter_context(module.register_forward_hook(note(name)))
+        for ids in (texts.base, texts.changed):
+            heard.append({})
+            model(ids)
+    before, after = heard
+    positions = torch.arange(texts.base.size(1), device=texts.base.device)
+    still = positions <= texts.cuts[:, None]
+    for name, output in before.items():
+        if name in after and (moved_bits(output, after[name]).flatten(2).any(-1) & still).any():
+            return f"{name or 'the module'}, of {model.code.file}"
+    return f"outside the modules of {model.code.file}"
+
+
+def future_seen(model: Transformer) -> int:
+    """How many tokens ahead the first position sees, at most; 0 if it sees none.
+
+    With a mask that is shifted by one, that is a token for each layer.
+    """
+    length = min(_REACH, model.config.context_length)
+    ids = torch.arange(length, device=model.embedding.weight.device) % model.config.vocab_size
+    changed = ids.repeat(length, 1)
+    changed.diagonal().copy_((ids + 1) % model.config.vocab_size)
+    with torch.no_grad(), evaluating(model):
+        before, after = model(ids.repeat(length, 1))[:, 0], model(changed)[:, 0]
+    moved = moved_bits(before, after).any(-1)[1:].nonzero()
+    return int(moved.max()) + 1 if len(moved) else 0
+
+
+def first_leak(model: Transformer, compute: Compute) -> Leak | None:
+    """As `check_mask`, of a short text, and only as it is read whole and as it is trained."""
+    length = min(_SHORT, model.config.context_length)
+    if length < 2 or model.config.vocab_size < 2:
+        return None
+    texts = _draw_texts(model, length, None, seed=0)
+    with torch.no_grad(), evaluating(model):
+        checked = _check(model, "whole text", _WAYS["whole text"], texts, [slice(None)])
+    if checked.leak is not None:
+        return checked.leak
+    return check_training(model, texts.rows(slice(None, None, 8)), compute, "plain").leak
 
 
 def _inside(

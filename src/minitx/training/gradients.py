@@ -124,7 +124,8 @@ class StepGradients:
         team: Team = ALONE,
     ) -> None:
         self._config, self._batches, self._team = config, batches, team
-        self._dropout = model.config.dropout
+        # Whether a model of one's own draws anything, nobody knows.
+        self._draws = bool(model.config.dropout or model.config.code_file)
         self._pass = GradientPass(model, compute, config.accumulation, config.engine, team)
 
     def __call__(self, step: int) -> Tensor:
@@ -133,7 +134,7 @@ class StepGradients:
         config = self._config
         own = shares(step, config.accumulation, config.batch_size, self._team)
         for share in own or [Share(step * config.accumulation, slice(0, 1))]:
-            if self._dropout:
+            if self._draws:
                 # A seed for each batch makes the masks a function of its number, so that a
                 # resumed run needs no state of a random generator.
                 torch.manual_seed(

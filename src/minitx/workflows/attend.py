@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from minitx.checkpoint.own_model import refuse_own
 from minitx.checkpoint.rundir import find_run
 from minitx.compute import choose_compute
 from minitx.config import Index, MapKind
@@ -255,6 +256,8 @@ def choose_maps(
             a rollout, which have none.
     """
     study.require_heads(layer, head)
+    if kind == "norm":
+        refuse_own(study.model, "--norms")
     n_layers, n_heads = study.model.config.n_layers, study.model.config.n_heads
     layers: Sequence[int | None] = [layer] if isinstance(layer, int) else range(n_layers)
     heads: Sequence[int | None] = [head] if isinstance(head, int) else range(n_heads)

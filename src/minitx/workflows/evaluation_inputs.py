@@ -51,7 +51,7 @@ class Subject:
         rounded = f" ({self.quantize} weights)" if self.quantize else ""
         return ModelFigures(
             checkpoint=f"{self.loaded.directory}{rounded}",
-            architecture=config.architecture,
+            architecture=config.family,
             n_parameters=config.n_parameters,
             tokenizer=tokenizer.kind,
             vocab_size=tokenizer.vocab_size,

@@ -15,13 +15,14 @@ from typing import NoReturn
 import torch
 
 from minitx.checkpoint import load_model
+from minitx.checkpoint.own_code import OwnCode
+from minitx.checkpoint.own_model import new_model
 from minitx.checkpoint.rundir import RunDirectory
 from minitx.compute import choose_compute
 from minitx.config import RunConfig
 from minitx.corpus import load_encoded
 from minitx.engine import choose_engine
 from minitx.errors import BadInputError, MinitxError
-from minitx.model import Transformer
 from minitx.tokenizer import load_tokenizer
 from minitx.training.hooks import AnomalyDetector, HoldoutLoss, RunHooks
 from minitx.training.loop import Trainer
@@ -40,6 +41,7 @@ class Invitation:
     Attributes:
         data: directory of the encoded corpus, and `digest` of its text.
         checkpoint: to go on from; None for a new run.
+        code: of a model of one's own.
     """
 
     run: Path
@@ -48,6 +50,7 @@ class Invitation:
     digest: str
     checkpoint: Path | None
     state: TrainingState
+    code: OwnCode | None
 
 
 def invite(session: Session, team: Team) -> None:
@@ -59,7 +62,7 @@ def invite(session: Session, team: Team) -> None:
             lambda: Invitation(
                 session.run.path.absolute(), session.config,
                 session.corpus.directory.absolute(), session.corpus.digest, checkpoint,
-                session.state,
+                session.state, getattr(session.model, "code", None),
             )
         )  # fmt: skip
 
@@ -117,7 +120,7 @@ def _opened(invitation: Invitation) -> Session:
     compute = choose_compute(config.train.device, config.train.dtype, config.train.threads)
     if invitation.checkpoint is None:
         torch.manual_seed(config.train.seed)
-        model = Transformer(config.model).to(compute.device)
+        model = new_model(config.model, invitation.code).to(compute.device)
     else:
         model = load_model(invitation.checkpoint, device=compute.device).model
     return Session(

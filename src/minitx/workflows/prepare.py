@@ -57,6 +57,8 @@ class TrainRequest:
         out: the run directory to make; None takes the next free one under ``runs``.
         loggers: names of those that note it beside `metrics.jsonl`, for example `tensorboard`.
         measure: measure the machine again, although it was before.
+        model_file: a Python file with a model of one's own.
+        check: whether that model is refused if it sees what comes later.
     """
 
     data: Overrides = field(default_factory=dict)
@@ -67,6 +69,8 @@ class TrainRequest:
     out: Path | None = None
     loggers: tuple[str, ...] = ()
     measure: bool = False
+    model_file: Path | None = None
+    check: bool = True
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from minitx.checkpoint import load_model
+from minitx.checkpoint.own_model import refuse_own
 from minitx.checkpoint.rundir import RunDirectory, use_checkpoint
 from minitx.compute import (
     Compute,
@@ -130,6 +131,7 @@ def profile_run(
         lambda checkpoint: load_model(checkpoint, device=compute.device),
     )
     model = loaded.model
+    refuse_own(model, "a profile", "Profile a run without --model")
     ids, context_length = load_encoded(run.data).train_ids, config.model.context_length
     batches = Batches(
         ids, context_length, train.batch_size, train.seed, compute.device, train.data_order

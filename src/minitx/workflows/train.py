@@ -16,6 +16,7 @@ from typing import BinaryIO
 import torch
 
 from minitx.checkpoint.new_run import create_run, require_name
+from minitx.checkpoint.own_model import new_model
 from minitx.checkpoint.rundir import RUNS
 from minitx.compute import choose_compute
 from minitx.config import DataConfig
@@ -27,7 +28,6 @@ from minitx.corpus.audit import audit, read_audit
 from minitx.corpus.documents import Reading
 from minitx.engine import choose_engine, kernel_build
 from minitx.errors import BadInputError, InstabilityError
-from minitx.model import Transformer
 from minitx.training.memory import Workload, free_memory, require_memory
 from minitx.training.observer import Observers, Phase, RunEnd, TrainingObserver
 from minitx.training.optimizers import OPTIMIZERS
@@ -35,6 +35,7 @@ from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
 from minitx.training.team import Team, joined_team
 from minitx.workflows.follow import follow
+from minitx.workflows.own_model import SHAPE, own_code, tried
 from minitx.workflows.prepare import TrainRequest, prepare, progress_told
 from minitx.workflows.run_session import run_session
 from minitx.workflows.session import Session
@@ -81,6 +82,7 @@ def train(
         threads = request.train.get("threads", 0)
         require_range("threads", threads, 0, MOST_THREADS)
         compute = choose_compute(device, request.train.get("dtype", "auto"), threads)
+        code = own_code(request.model_file, request.model)
         kernel_build()  # A MINITX_KERNELS that names none is refused before time is spent on it.
         told.observe(Phase("reading the corpus"))
         data = build(DataConfig, request.data, "data")
@@ -102,8 +104,13 @@ def train(
                 # Last, so that a refusal is all that is said.
                 data, sample = audited(config.data, split, told)
                 config, reasons = replace(config, data=data), sample
+                if code is not None:
+                    told.observe(Phase(f"trying {code.file}"))
+                    own = tried(config.model, code, compute, config.train.seed, request.check)
+                    config = replace(config, model=own)
+                    planned = {key: why for key, why in planned.items() if key not in SHAPE}
                 torch.manual_seed(config.train.seed)
-                model = Transformer(config.model).to(compute.device)
+                model = new_model(config.model, code).to(compute.device)
                 engine = choose_engine(model, compute, config.train.engine)
                 config = replace(config, train=replace(config.train, engine=engine.engine))
                 settled = config.train.budget_seconds is None or "steps" in request.train

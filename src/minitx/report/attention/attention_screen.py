@@ -144,7 +144,7 @@ class _Screen:
     def _about(self) -> Text:
         study = self.study
         config = study.model.config
-        shape = f"  {config.architecture}, {config.n_layers} layers of {config.n_heads} heads\n"
+        shape = f"  {config.family}, {config.n_layers} layers of {config.n_heads} heads\n"
         source = f", {study.prompt_from}" if study.prompt_from else ""
         name = f"text of {count(len(study.ids))} tokens{source}: "
         prompt = text_label(study.prompt, self.ascii_only).strip()

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from minitx.checkpoint.own_model import refuse_own
 from minitx.config import Index
 from minitx.errors import BadInputError
 from minitx.evaluation.arrays import Float32Array
@@ -70,11 +71,12 @@ def study_page(study: AttentionStudy, layer: Index = None, head: Index = None) -
     Raises:
         BadInputError: when the page would be too large, or when there is no such layer or head.
     """
+    refuse_own(study.model, "a page of attention")
     config = study.model.config
     require_page_fits(len(study.ids), config.n_layers, config.n_heads)
     first_layer, first_head, _ = study.choose(layer, head)
     about = (
-        f"{study.checkpoint}: {config.architecture}, {config.n_layers} layers of "
+        f"{study.checkpoint}: {config.family}, {config.n_layers} layers of "
         f"{config.n_heads} heads, {count(config.n_parameters)} parameters; "
         f"a text of {len(study.ids)} tokens"
     )

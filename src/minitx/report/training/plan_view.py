@@ -134,6 +134,8 @@ def _corpus_name(sources: tuple[str, ...]) -> str:
 
 
 def _shape(model: ModelConfig) -> str:
+    if model.code_file is not None:  # Its widths are its own.
+        return f"{model.code_file}, {model.n_layers} layers, {model.n_heads} heads"
     groups = f" ({model.n_kv_heads} kv)" if model.n_kv_heads != model.n_heads else ""
     return (
         f"{model.architecture}, {model.n_layers} layers, {model.n_heads} heads{groups}, "

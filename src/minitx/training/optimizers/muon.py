@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from minitx.checkpoint.own_model import OwnModel
 from minitx.config import TrainConfig
 from minitx.engine import update_kernels
 from minitx.model import Transformer, matrix_parameters
@@ -217,7 +218,8 @@ class MuonOptimizer(AdamWOptimizer):
     def __init__(
         self, model: Transformer, config: TrainConfig, product_dtype: torch.dtype | None = None
     ) -> None:
-        matrices = list(matrix_parameters(model))
+        own = model.matrices() if isinstance(model, OwnModel) else None
+        matrices = list(matrix_parameters(model)) if own is None else own
         super().__init__(model, config, product_dtype, besides=[name for name, _, _ in matrices])
         self.muon = Muon(
             matrices,
