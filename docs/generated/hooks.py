@@ -8,6 +8,7 @@ from typing import Any
 from api_reference import api_reference
 from cli_reference import cli_reference
 from config_reference import config_reference
+from course_pages import course_pages
 from mkdocs.structure.files import File, Files
 from navigation import navigation
 
@@ -21,6 +22,8 @@ def on_files(files: Files, config: Any) -> Files:
     files.append(File.generated(config, "reference/cli.md", content=cli_reference(app)))
     files.append(File.generated(config, "reference/config.md", content=config_reference()))
     files.append(File.generated(config, "reference/api.md", content=api_reference()))
+    for path, content in course_pages():
+        files.append(File.generated(config, path, content=content))
     config.nav = navigation(page.src_uri for page in files.documentation_pages())
     return files
 

@@ -71,14 +71,18 @@ def check(
 @learn.command()
 def start(
     directory: Annotated[Path, typer.Argument(help="Directory to make.")],
+    notebooks: Annotated[
+        bool, typer.Option("--notebooks", help="Also as notebooks for Jupyter, one a chapter.")
+    ] = False,
 ) -> None:
     """Lay the exercises out; in a directory that has them, only what is missing."""
     from minitx.learn.progress import start_course
     from minitx.report.terminal.printable import run_path, run_word
 
-    n_files = start_course(directory)
+    n_files = start_course(directory, notebooks)
     typer.echo(f"Wrote {n_files} file{'s' if n_files != 1 else ''} to {run_path(directory)}.")
-    typer.echo(f"Next: cd {run_word(directory)}, open count_pairs.py, and call minitx learn")
+    first = "1-tokenizer-works.ipynb" if notebooks else "count_pairs.py, and call minitx learn"
+    typer.echo(f"Next: cd {run_word(directory)}, open {first}")
 
 
 @learn.command()

@@ -15,11 +15,13 @@ class Chapter:
         milestone: what is reached when all have passed.
         names: of the exercises, in order.
         questions: as in an interview, and the command that shows the answer to each.
+        lessons: pages of `docs/learn/` to read first.
     """
 
     milestone: str
     names: tuple[str, ...]
     questions: dict[str, str]
+    lessons: tuple[str, ...]
 
     @property
     def exercises(self) -> tuple[Exercise, ...]:
@@ -36,6 +38,7 @@ CHAPTERS = (
                 "minitx tokenize corpus.txt --kind bpe --vocab-size 300",
             "How do you compare models whose tokenizers differ?": "minitx eval --quick",
         },
+        ("tokens",),
     ),
     Chapter(
         "model runs",
@@ -47,6 +50,7 @@ CHAPTERS = (
             "Why several heads?": "minitx attn --roles",
             "What does each layer add to the stream?": "minitx attn --prompt 'To be' --lens",
         },
+        ("attention", "masking", "cost", "positions"),
     ),
     Chapter(
         "model learns",
@@ -56,6 +60,7 @@ CHAPTERS = (
                 "minitx train corpus.txt --steps 200",
             "How do you tell over- from underfitting?": "minitx diagnose",
         },
+        ("training", "fit", "wrong"),
     ),
     Chapter(
         "text is coherent",
@@ -66,6 +71,7 @@ CHAPTERS = (
             "Why not always take the likeliest token?":
                 "minitx generate --prompt 'To be' --temperature 0",
         },
+        ("sampling",),
     ),
     Chapter(
         "attention is visible",
@@ -75,6 +81,7 @@ CHAPTERS = (
                 "minitx attn --prompt 'To be or not to be' --layer 0 --head 0 --png map.png",
             "Is a weight an explanation?": "minitx attn --prompt 'To be or not to be' --norms",
         },
+        ("induction", "questions"),
     ),
 )  # fmt: skip
 

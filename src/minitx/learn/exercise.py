@@ -73,6 +73,15 @@ class Exercise:
         return found[1]
 
     @property
+    def line(self) -> int:
+        """The line, from 1, at which that begins."""
+        path, name = self.place.split(": ")
+        found: Any = ast.parse((ROOM.parents[1] / path).read_text(encoding="utf-8"))
+        for part in name.split("."):
+            found = next(node for node in found.body if getattr(node, "name", None) == part)
+        return int(found.lineno)
+
+    @property
     def file_name(self) -> str:
         """Of the learner's file."""
         return f"{self.name}.py"
@@ -90,8 +99,13 @@ class Exercise:
     @property
     def gaps(self) -> str:
         """The learner's file: every function emptied but for its docstring, `__init__` as it is."""
-        lines = self.answer.splitlines()
-        for function in reversed(functions(ast.parse(self.answer))):
+        return f'"""{self.page}\n"""\n\n{self.gap_code}'
+
+    @property
+    def gap_code(self) -> str:
+        """The same without the page."""
+        lines = self.code.splitlines()
+        for function in reversed(functions(ast.parse(self.code))):
             first, last = function.body[0], function.body[-1]
             start = first.end_lineno if ast.get_docstring(function) else first.lineno - 1
             lines[start : last.end_lineno] = [" " * first.col_offset + _GAP]

@@ -20,6 +20,7 @@ from minitx.files import (
 )
 from minitx.learn.course import CHAPTERS, EXERCISES, Chapter
 from minitx.learn.exercise import SCRIPT, Exercise, read_exercise, script_at_work
+from minitx.learn.notebooks import notebook_files
 
 _PROGRESS = "progress.json"
 
@@ -107,8 +108,10 @@ def open_course(directory: Path) -> Course:
     return Course(directory, passed, hints)
 
 
-def start_course(directory: Path) -> int:
+def start_course(directory: Path, notebooks: bool = False) -> int:
     """Lay out the course; what is in a course already stays as it is. Returns how many files.
+
+    With `notebooks`, also in a form for Jupyter.
 
     Raises:
         BadInputError: the directory holds something else, or can't be written.
@@ -119,6 +122,8 @@ def start_course(directory: Path) -> int:
     exercises = set(files)
     files[SCRIPT] = script_at_work()
     files["README.md"] = _read_me()
+    if notebooks:
+        files |= notebook_files()
     files[_PROGRESS] = json_bytes({"passed": {}, "hints": {}}).decode()
     with os_errors_as_bad_input(f"{directory} can't be written", "Choose another place"):
         there = {path.name for path in directory.iterdir()} if directory.exists() else set()

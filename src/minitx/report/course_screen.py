@@ -31,6 +31,8 @@ def checked_lines(checked: Checked, course: Course) -> Iterator[RenderableType]:
     place = f"{EXERCISES.index(exercise.name) + 1} of {len(EXERCISES)}"
     yield title.append(f"  {place}  {exercise.title}")
     if verdict.passed:
+        path, name = exercise.place.split(": ")
+        yield _indented(f"In minitx: {path}, line {exercise.line}: {name}", "dim")
         yield from _reached(exercise, course)
         return
     yield _indented(visible(verdict.what))
