@@ -1,6 +1,7 @@
 """The documentation as a site: it builds without a warning, and asks no other host for anything."""
 
 import functools
+import html
 import html.parser
 import http.server
 import importlib.util
@@ -94,6 +95,27 @@ def test_every_key_of_a_config_is_in_the_reference(site):
         for option in options_of(config):
             assert f"{option.name} (" in text
             assert option.help in text
+
+
+def test_each_exercise_leads_to_the_line_that_does_the_same(site):
+    from minitx.learn.course import CHAPTERS
+
+    link = re.compile(
+        r'href="\.\./(reference/[\w-]+\.html)#([\w-]+)"[^>]*>[^<]*</a>: <code>([\w.]+)'
+    )
+    for number, chapter in enumerate(CHAPTERS, start=1):
+        page = (site / f"learn/chapter-{number}.html").read_text()
+        found = link.findall(page)
+        assert len(found) == len(chapter.names)
+        for address, anchor, name in found:
+            source = (site / address).read_text()
+            line = source.partition(f'name="{anchor}"')[2].partition("\n")[0]
+            shown = html.unescape(re.sub(r"<[^>]*>", "", f"<{line}"))
+            assert re.match(rf"\s*(def|class) {name.split('.')[-1]}\b", shown), (address, shown)
+        for lesson in chapter.lessons:
+            assert f'href="{lesson}.html"' in page
+        text = " ".join(Loaded(site / f"learn/chapter-{number}.html").text.split())
+        assert all(question in text for question in chapter.questions)
 
 
 def test_an_option_without_help_stops_the_build():

@@ -7,7 +7,7 @@ new queries see all of them, and not what comes after themselves; and the new to
 positions that follow, not 0.
 
     new tokens have positions  n, n + 1, ...          n: how many the cache holds
-    cache["keys"]   (H, n, W)  ->  (H, n + T, W)      keys are kept rotated
+    cache["keys"]   (H, n, W)  ->  (H, n + T, W)      keys are kept rotated, theta 10,000
     cache["values"] (H, n, W)  ->  (H, n + T, W)
 
 The cache is a dict, empty at first. Give it what it holds now before you return.
