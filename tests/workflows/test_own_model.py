@@ -22,9 +22,9 @@ from minitx.errors import BadInputError
 from minitx.generation import generate
 from minitx.inspection.mask_check import check_mask, first_leak, future_seen
 from minitx.model import KVCache, Trace, Transformer
-from minitx.workflows.own_model import tried
 from minitx.workflows.resume import ResumeRequest, resume
 from minitx.workflows.train import TrainRequest, train
+from minitx.workflows.tried_model import tried
 
 FLOAT32 = Compute(torch.device("cpu"), torch.float32)
 CONFIG = dataclasses.replace(SHAPE, n_heads=2, n_kv_heads=2, dropout=0.0)

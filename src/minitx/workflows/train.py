@@ -35,10 +35,10 @@ from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
 from minitx.training.team import Team, joined_team
 from minitx.workflows.follow import follow
-from minitx.workflows.own_model import SHAPE, own_code, tried
 from minitx.workflows.prepare import TrainRequest, prepare, progress_told
 from minitx.workflows.run_session import run_session
 from minitx.workflows.session import Session
+from minitx.workflows.tried_model import SHAPE, own_code, tried
 
 __all__ = ["FinishedRun", "TrainRequest", "audited", "train"]
 
