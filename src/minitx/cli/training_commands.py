@@ -109,8 +109,9 @@ def plan(
             from minitx.workflows.train import TrainRequest
 
         request = TrainRequest(
-            **tables, tokenizer_directory=tokenizer, out=None, loggers=(), measure=False
-        )
+            **tables, tokenizer_directory=tokenizer, out=None, loggers=(), measure=False,
+            model_file=None, check=True,
+        )  # fmt: skip
         forecast = plan_run(
             settings, request, sys.stdin.buffer,
             lambda stage: progress.update(stage, 0, 0),
