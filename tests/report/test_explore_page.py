@@ -1,6 +1,7 @@
 """The page of `minitx explore`, clicked through in headless Chromium."""
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
@@ -104,6 +105,21 @@ def test_the_sliders_cut_as_generate_does(browser, page, temperature, top_k, top
         assert browser.run("state.draw") == draw(expected, [number])[0]
     for name, value in (("temperature", 1), ("top-k", 0), ("top-p", 1), ("min-p", 0)):
         browser.slide(name, value)
+
+
+def test_each_cut_is_where_it_should_be_among_many_tokens(browser):
+    """Logits close to each other: a cut that is a little off keeps other tokens."""
+    logits = torch.randn(300, generator=torch.Generator().manual_seed(0)).double()
+    order = logits.argsort(descending=True).tolist()
+    for temperature, top_k, top_p, min_p in ((1, 0, 1, 0.2), (1, 0, 0.6, 0), (0.7, 50, 0.9, 0.05)):
+        given = {"temperature": temperature, "topK": top_k, "topP": top_p, "minP": min_p}
+        found = browser.run(f"[...filtered({logits.tolist()}, {order}, {json.dumps(given)})]")
+        config = SamplingConfig(
+            temperature=temperature, top_k=top_k or None, top_p=top_p, min_p=min_p
+        )
+        expected = reshape(logits[None], config).softmax(-1)[0][order]
+        np.testing.assert_allclose(found, expected[: len(found)], atol=1e-12)
+        assert (expected > 0).sum() == len(found)
 
 
 def test_an_alternative_goes_on_and_the_tree_keeps_it(browser):
