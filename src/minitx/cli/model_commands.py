@@ -217,7 +217,7 @@ def attn(
 
 @takes(ExploreRequest)
 @takes(LoadConfig, only=("checkpoint", "device"))
-def explore(run: Run = None, **options: Any) -> None:
+def explore(run: Run = None, trust_code: TrustCode = False, **options: Any) -> None:
     """Watch a model think, in a browser: type, step through a pass, ask why this token.
 
     The page is for this machine alone, and fetches nothing from another.
