@@ -84,3 +84,17 @@ class InterruptedRunError(MinitxError):
     def __init__(self, what: str, fix: str, signal_number: int) -> None:
         super().__init__(what, fix)
         self.exit_code = 128 + signal_number
+
+
+_NO_MEMORY = ("not enough memory", "out of memory", "can't allocate memory", "invalid buffer size")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: that of Python, of torch on the CPU, or of a GPU.
+
+    torch tells it as a RuntimeError of the CPU's allocator, or an OutOfMemoryError of the GPU's.
+    """
+    named = isinstance(error, RuntimeError) and any(
+        words in str(error).lower() for words in _NO_MEMORY
+    )
+    return named or isinstance(error, MemoryError)

@@ -57,3 +57,24 @@ def test_a_piece_weighs_as_much_as_it_has_targets():
     targets[3, 1:] = NO_TARGET
     weights = [Share(0, slice(i, i + 2)).of((targets, targets))[2] for i in (0, 2)]
     assert weights == pytest.approx([3 / 7, 4 / 7])
+
+
+@given(step=st.integers(0, 50), passes=sizes, batch_size=sizes, size=sizes, most=sizes)
+def test_no_more_rows_are_done_at_once_than_fit(step, passes, batch_size, size, most):
+    members = [Member(rank, size) for rank in range(size)]
+    done = [shares(step, passes, batch_size, member, most) for member in members]
+    rows = [
+        (share.number, row)
+        for own in done
+        for share in own
+        for row in range(batch_size)[share.rows or slice(None)]
+    ]
+    numbers = range(step * passes, (step + 1) * passes)
+    assert sorted(rows) == [(number, row) for number in numbers for row in range(batch_size)]
+    for member, own in zip(members, done, strict=True):
+        for share in own:
+            n = len(range(batch_size)[share.rows or slice(None)])
+            assert 0 < n <= most
+        # Each keeps the passes that it had.
+        before = shares(step, passes, batch_size, member)
+        assert {share.number for share in own} == {share.number for share in before}

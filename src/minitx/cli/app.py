@@ -22,7 +22,7 @@ from minitx.cli.course_commands import learn
 from minitx.cli.model_commands import attn, evaluate, explore, generate, serve
 from minitx.cli.run_commands import diagnose, profile, report
 from minitx.cli.training_commands import corpus, plan, resume, tokenize, train
-from minitx.errors import MinitxError, as_sentence
+from minitx.errors import MinitxError, as_sentence, is_out_of_memory
 from minitx.files import lookup_error
 from minitx.report.terminal.printable import visible
 
@@ -140,10 +140,7 @@ def _usage_message(error: Exception) -> str | None:
 
 def _system_message(error: Exception) -> str | None:
     """One line where the system refuses memory, a name or output; None for other exceptions."""
-    # torch tells it as a RuntimeError of the CPU's allocator, or an OutOfMemoryError of the GPU's.
-    words = ("not enough memory", "out of memory", "can't allocate memory", "invalid buffer size")
-    named = isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
-    if named or isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return (
             "memory ran out. Lower --batch-size, --context or the sizes of the model, or close "
             "other programs"

@@ -35,6 +35,7 @@ MOST_THREADS = 512
 RESUMABLE = (
     "steps", "learning_rate", "muon_learning_rate", "grad_clip", "on_spike", "max_rollbacks",
     "early_stopping", "keep_checkpoints", "device", "engine", "threads", "processes",
+    "micro_batch_size",
 )  # fmt: skip
 """Options that a resumed run may change; all but `steps` change its numbers from there on."""
 
@@ -81,6 +82,11 @@ class TrainConfig(Config):
     )
     accumulation: int = option(
         1, "Gradient accumulation: passes averaged into one optimizer step.", LEARNING, (1, 2**16)
+    )
+    micro_batch_size: int = option(
+        0, "Sequences of a pass that are in memory at once; 0 is all.", MACHINE, (0, 2**20),
+        flag="micro-batch",
+        details="Halved where memory runs out. It changes rounding and dropout's masks alone.",
     )
     seed: int = option(
         1337, "Random seed of weights, data order and dropout.", LENGTH, (0, 2**63 - 1)

@@ -41,7 +41,7 @@ class RecordedLoss:
         self._all = parameters
         self._record = record or _CudaRecorder(parameters[0].device)
         self._recorded_for: tuple[object, ...] | None = None
-        self._replay: Callable[[], None]
+        self._replay: Callable[[], None] = _nothing
         self.replays = 0
         self.gradients: list[Tensor] = []
 
@@ -54,6 +54,8 @@ class RecordedLoss:
         if key != self._recorded_for:
             self._parameters = [parameter for parameter in self._all if parameter.requires_grad]
             self._ids, self._targets = ids.clone(), targets.clone()
+            # The memory of what was recorded before goes first; if there is too little, nothing is.
+            self._recorded_for, self._replay, self.gradients = None, _nothing, []
             # What dropout draws meanwhile is not drawn from this step's numbers.
             devices = [ids.device] if ids.is_cuda else []
             with torch.random.fork_rng(devices):
@@ -73,6 +75,10 @@ class RecordedLoss:
         # Each replay writes these anew.
         self.gradients = list(torch.autograd.grad(loss, self._parameters))
         self._mean = loss.detach()
+
+
+def _nothing() -> None:
+    pass
 
 
 class _Replayed(Function):

@@ -1,25 +1,24 @@
 """The gradients of a step: its passes, averaged, and shared out over the processes of a team.
 
 A step has `accumulation` passes over batches, whatever the number of processes: these take turns
-with whole passes, or where they are more than the passes, with the rows of one. So a step learns
-from the same windows of the text, and (but for passes that are divided) with the same masks of
-dropout, however many processes there are.
+with whole passes, or where they are more than the passes, with the rows of one. Where a pass does
+not fit into memory, it is divided, too. So a step learns from the same windows of the text, and
+(but for passes that are divided) with the same masks of dropout, however many processes there are.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from minitx.compute import Compute
 from minitx.config import TrainConfig
 from minitx.corpus.training_windows import NO_TARGET
 from minitx.engine import loss_function
+from minitx.errors import BadInputError, is_out_of_memory
 from minitx.model import Transformer
 from minitx.training.batches import Batch, Batches
 from minitx.training.team import ALONE, Team
@@ -28,61 +27,27 @@ from minitx.training.team import ALONE, Team
 class GradientPass:
     """Computes the loss of one batch, and adds its gradients to those in the parameters.
 
-    Gradients are averaged over the `passes` of an optimizer step, and by the last pass of each
-    process, over the `team`.
+    Gradients are averaged over the `passes` of an optimizer step.
 
     Raises:
         BadInputError: torch.compile was asked for where it can't be used.
     """
 
     def __init__(
-        self,
-        model: Transformer,
-        compute: Compute,
-        passes: int = 1,
-        engine: str = "auto",
-        team: Team = ALONE,
+        self, model: Transformer, compute: Compute, passes: int = 1, engine: str = "auto"
     ) -> None:
-        self._loss = loss_function(model, compute, engine)
-        self._passes, self._team = passes, team
-        # Any: `no_sync` is known to the modules of a team alone.
-        self._module: Any = None
-        if team.size > 1:
-            self._module = team.gradient_module(_Loss(model, self._loss))
+        self._loss, self._passes = loss_function(model, compute, engine), passes
 
-    def __call__(
-        self, inputs: Tensor, targets: Tensor, weight: float = 1.0, is_last: bool = True
-    ) -> Tensor:
+    def __call__(self, inputs: Tensor, targets: Tensor, weight: float = 1.0) -> Tensor:
         """Mean loss of a batch, `(batch, seq)` ids: a scalar in nats per token.
 
-        Args:
-            weight: part of a pass that the batch is.
-            is_last: whether this process has no further pass in this step.
+        `weight` is the part of a pass that the batch is; the loss is multiplied by it.
         """
-        if self._module is None:
-            loss = self._loss(inputs, targets)
-            part = loss / self._passes if self._passes > 1 else loss
-            part.backward()  # type: ignore[no-untyped-call]
-            return loss.detach()
-        with contextlib.nullcontext() if is_last else self._module.no_sync():
-            loss = self._module(inputs, targets)
-            # The mean over the team is taken afterwards.
-            (loss * (weight * self._team.size / self._passes)).backward()
-        own: Tensor = loss.detach() * weight
-        return own
-
-
-class _Loss(nn.Module):
-    # The form in which torch averages gradients over processes.
-
-    def __init__(self, model: Transformer, loss: object) -> None:
-        super().__init__()
-        self.model = model
-        self._function = loss
-
-    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        loss: Tensor = self._function(inputs, targets)  # type: ignore[operator]
-        return loss
+        loss = self._loss(inputs, targets)
+        own = loss * weight if weight != 1.0 else loss
+        part = own / self._passes if self._passes > 1 else own
+        part.backward()  # type: ignore[no-untyped-call]
+        return own.detach()
 
 
 @dataclass(frozen=True)
@@ -101,19 +66,49 @@ class Share:
         return inputs, targets, counts[0] / max(1, counts[1])
 
 
-def shares(step: int, passes: int, batch_size: int, team: Team) -> list[Share]:
-    """What this process of a team does in a step, from 0; empty if there are too few rows."""
-    first, pieces = step * passes, min(batch_size, -(-team.size // passes))
+def shares(step: int, passes: int, batch_size: int, team: Team, most_rows: int = 0) -> list[Share]:
+    """What this process of a team does in a step, from 0; empty if there are too few rows.
+
+    At most so many rows in one go; 0 is no limit.
+    """
+    first, pieces = step * passes, _pieces(passes, batch_size, team)
     own = range(team.rank, passes * pieces, team.size)
-    if pieces == 1:
+    # What a process has of a pass it divides further.
+    parts = -(-_most_of_pass(passes, batch_size, team) // most_rows) if most_rows else 1
+    if pieces == parts == 1:
         return [Share(first + index) for index in own]
-    cuts = [batch_size * piece // pieces for piece in range(pieces + 1)]
-    rows = [slice(*ends) for ends in itertools.pairwise(cuts)]
-    return [Share(first + index // pieces, rows[index % pieces]) for index in own]
+    return [
+        Share(first + index // pieces, slice(*ends))
+        for index in own
+        for start, stop in [_bounds(batch_size, pieces)[index % pieces]]
+        for ends in (
+            (start + a, start + b) for a, b in _bounds(stop - start, min(parts, stop - start))
+        )
+    ]
+
+
+def _pieces(passes: int, batch_size: int, team: Team) -> int:
+    # Processes divide a pass where they are more than the passes.
+    return min(batch_size, -(-team.size // passes))
+
+
+def _most_of_pass(passes: int, batch_size: int, team: Team) -> int:
+    # Rows of a pass that one process has, at most.
+    return -(-batch_size // _pieces(passes, batch_size, team))
+
+
+def _bounds(rows: int, pieces: int) -> list[tuple[int, int]]:
+    cuts = [rows * piece // pieces for piece in range(pieces + 1)]
+    return list(itertools.pairwise(cuts))
 
 
 class StepGradients:
-    """Leaves the gradients of a step in the parameters."""
+    """Leaves the gradients of a step in the parameters.
+
+    Attributes:
+        micro_batch_size: rows of a pass that are computed at once; 0 is all. Halved where memory
+            runs out.
+    """
 
     def __init__(
         self,
@@ -126,14 +121,38 @@ class StepGradients:
         self._config, self._batches, self._team = config, batches, team
         # Whether a model of one's own draws anything, nobody knows.
         self._draws = bool(model.config.dropout or model.config.code_file)
-        self._pass = GradientPass(model, compute, config.accumulation, config.engine, team)
+        self._pass = GradientPass(model, compute, config.accumulation, config.engine)
+        self._parameters = list(model.parameters())
+        self.micro_batch_size = config.micro_batch_size
 
     def __call__(self, step: int) -> Tensor:
-        """This process's part of the mean loss of a step: a scalar; over the team, they add up."""
-        total: Tensor | None = None
-        config = self._config
-        own = shares(step, config.accumulation, config.batch_size, self._team)
-        for share in own or [Share(step * config.accumulation, slice(0, 1))]:
+        """This process's part of the mean loss of a step: a scalar; over the team, they add up.
+
+        Raises:
+            BadInputError: memory ran out with a single sequence.
+        """
+        loss = self._own_part(step)
+        # Before any process waits for the gradients of another.
+        while self._team.any(loss is None):
+            self._halve()
+            loss = self._own_part(step)
+        assert loss is not None
+        self._team.add_up_all([p.grad for p in self._parameters if p.grad is not None])
+        return loss
+
+    def _own_part(self, step: int) -> Tensor | None:
+        try:
+            return self._passes(step)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Not in the handler, which keeps all that the pass had in memory.
+        return None
+
+    def _passes(self, step: int) -> Tensor:
+        config, total = self._config, torch.zeros((), device=self._parameters[0].device)
+        sizes = (config.accumulation, config.batch_size, self._team, self.micro_batch_size)
+        for share in shares(step, *sizes):
             if self._draws:
                 # A seed for each batch makes the masks a function of its number, so that a
                 # resumed run needs no state of a random generator.
@@ -141,11 +160,27 @@ class StepGradients:
                     _mixed_seed(config.seed, share.number, share.rows.start if share.rows else 0)
                 )
             inputs, targets, weight = share.of(self._batches[share.number])
-            is_last = not own or share is own[-1]
-            loss = self._pass(inputs, targets, weight if own else 0.0, is_last)
-            total = loss if total is None else total + loss
-        assert total is not None
+            if weight:
+                total = total + self._pass(inputs, targets, weight)
+        for parameter in self._parameters:
+            if self._team.size > 1 and parameter.grad is None:  # This process had nothing to do.
+                parameter.grad = torch.zeros_like(parameter)
         return total / config.accumulation if config.accumulation > 1 else total
+
+    def _halve(self) -> None:
+        config = self._config
+        most = _most_of_pass(config.accumulation, config.batch_size, self._team)
+        rows = min(self.micro_batch_size or most, most)
+        if rows == 1:
+            raise BadInputError(
+                "memory ran out with one sequence at a time",
+                "Lower --context or the sizes of the model, or close other programs",
+            )
+        self.micro_batch_size = -(-rows // 2)
+        for parameter in self._parameters:
+            parameter.grad = None
+        if self._parameters[0].is_cuda:
+            torch.cuda.empty_cache()
 
 
 def _mixed_seed(seed: int, number: int, row: int) -> int:

@@ -157,6 +157,8 @@ class Trainer:
         state, config = self.state, self.config
         factor = rate_of_run(config, state, state.step)
         loss = self._gradients(state.step)
+        if self._gradients.micro_batch_size != config.micro_batch_size:
+            self._keep_micro_batch()
         of_team = [loss] if self.team.size == 1 else self._over_team(loss)
         norm, norms = self.optimizer.clip_gradients()
         self._unread.append([norm, *of_team])
@@ -171,6 +173,19 @@ class Trainer:
         self._ahead.step_done()
         self._clock.step_done()
         return learned
+
+    def _keep_micro_batch(self) -> None:
+        # Also in a resumed run. A team has agreed on it.
+        rows = self._gradients.micro_batch_size
+        self._budget.config = replace(self._budget.config, micro_batch_size=rows)
+        self.config = self._budget.config
+        message = (
+            f"memory ran out: from here on, of a pass of {self.config.batch_size:,} sequences at "
+            f"most {rows:,} are computed at once; the batch stays the same"
+        )
+        fix = "Nothing: this is noted in run.toml (--micro-batch)"
+        self.observer.observe(Event(self.state.step + 1, "out-of-memory", "warning", message, fix))
+        self.hooks.save_config(self.config)
 
     def _over_team(self, own_loss: Tensor) -> list[Tensor]:
         # The mean loss of the step, and by which signals how many processes were asked to stop.

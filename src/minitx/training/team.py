@@ -8,6 +8,7 @@ a clock, a signal or a score is decided by the first one, so that all do the sam
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,9 @@ from minitx.training.launched import RUN_NOTE, is_launched
 from minitx.training.meeting import met, remember_run
 
 T = TypeVar("T")
+
+_MESSAGE = 2**24
+"""Numbers in one message."""
 
 _BROKEN = ("gloo", "nccl", "connection", "socket", "broken pipe", "store", "peer")
 """Words of what torch says when another process is gone."""
@@ -59,9 +63,12 @@ class Team:
     def share_out(self, tensor: Tensor, owner: int) -> None:
         """Make a tensor on all processes what it is on one."""
 
-    def gradient_module(self, module: torch.nn.Module) -> torch.nn.Module:
-        """A module whose backward pass leaves the mean over all processes in its gradients."""
-        return module
+    def add_up_all(self, tensors: list[Tensor]) -> None:
+        """Sums of tensors of any shapes over all processes, in their place."""
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is true in some process."""
+        return flag
 
     def require_agreement(self, problem: str | None) -> None:
         """Go on if no process has a problem.
@@ -105,10 +112,23 @@ class _JoinedTeam(Team):
     def share_out(self, tensor: Tensor, owner: int) -> None:
         self._torch.broadcast(tensor, src=owner)
 
-    def gradient_module(self, module: torch.nn.Module) -> torch.nn.Module:
-        from torch.nn.parallel import DistributedDataParallel
+    def add_up_all(self, tensors: list[Tensor]) -> None:
+        # In a few large messages. All engines but the plain one have their gradients all at once,
+        # so there is nothing to send while others are computed.
+        while tensors:
+            sizes = itertools.accumulate(tensor.numel() for tensor in tensors)
+            n = max(1, sum(size <= _MESSAGE for size in sizes))
+            some, tensors = tensors[:n], tensors[n:]
+            packed = torch.cat([tensor.reshape(-1) for tensor in some])
+            self._torch.all_reduce(packed)
+            parts = torch.split(packed, [tensor.numel() for tensor in some])
+            torch._foreach_copy_(some, [p.view_as(t) for p, t in zip(parts, some, strict=True)])
 
-        return DistributedDataParallel(module, gradient_as_bucket_view=True)
+    def any(self, flag: bool) -> bool:
+        # In the processor's memory: to ask for it waits for no GPU.
+        flags = torch.tensor([float(flag)])
+        self._torch.all_reduce(flags)
+        return bool(flags)
 
     def require_agreement(self, problem: str | None) -> None:
         problems: list[str | None] = [None] * self.size

@@ -81,6 +81,8 @@ def _rows(start: RunStart) -> list[_Row]:
     budget = [] if seconds is None else [("budget", duration(seconds), ("budget_seconds",))]
     passes = f" x {train.accumulation} passes" if train.accumulation > 1 else ""
     batch = f"{train.batch_size:,} sequences{passes}, {count(tokens_per_step)} tokens a step"
+    if 0 < train.micro_batch_size < train.batch_size:
+        batch += f", {train.micro_batch_size:,} sequences at once"
     optimizer = OPTIMIZERS.get(train.optimizer).description or train.optimizer
     clip = f"{train.grad_clip:g}" if train.grad_clip else "off"
     against = f"dropout {model.dropout:g}, weight decay {train.weight_decay:g}, grad clip {clip}"
@@ -92,7 +94,7 @@ def _rows(start: RunStart) -> list[_Row]:
         ("model", _shape(model), _MODEL_KEYS),
         ("parameters", count(start.n_parameters), ("n_parameters", "tie_embeddings")),
         ("context", f"{model.context_length:,} tokens", ("context_length",)),
-        ("batch", batch, ("batch_size", "accumulation")),
+        ("batch", batch, ("batch_size", "accumulation", "micro_batch_size")),
         ("steps", steps, ("steps",)),
         *budget,
         ("optimizer", optimizer, _OPTIMIZER_KEYS),
