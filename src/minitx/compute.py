@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from minitx.config.checks import require_one_of
-from minitx.config.train_config import DeviceName, DTypeName, EngineName
+from minitx.config.train_config import DeviceName, EngineName, TrainDTypeName
 from minitx.errors import BadInputError
 
 _FAST_BFLOAT16 = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
@@ -36,7 +36,7 @@ _OWN_PAGES_FROM = 1 << 20
 
 @dataclass(frozen=True)
 class Compute:
-    """A device and the format of its matrix products, `torch.float32` or `torch.bfloat16`.
+    """A device and the format of its matrix products: torch's float32, bfloat16 or float16.
 
     Weights stay in float32.
     """
@@ -50,9 +50,9 @@ class Compute:
         return cast(DeviceName, self.device.type)
 
     @property
-    def dtype_name(self) -> DTypeName:
-        """`float32` or `bfloat16`."""
-        return "bfloat16" if self.dtype == torch.bfloat16 else "float32"
+    def dtype_name(self) -> TrainDTypeName:
+        """`float32`, `bfloat16` or `float16`."""
+        return cast(TrainDTypeName, str(self.dtype).removeprefix("torch."))
 
     @property
     def description(self) -> str:
@@ -103,25 +103,29 @@ def choose_device(name: DeviceName | str) -> torch.device:
     return torch.device(name)
 
 
-def choose_dtype(name: DTypeName | str, device: torch.device) -> torch.dtype:
+def choose_dtype(name: TrainDTypeName | str, device: torch.device) -> torch.dtype:
     """The format of that name; of `auto`, bfloat16 on a processor whose products it makes faster.
+
+    On a GPU that lacks it, that is float16.
 
     Nothing is measured, so a busy machine chooses the same.
 
     Raises:
         BadInputError: there is no such format, or the device lacks it.
     """
-    require_one_of("dtype", name, get_args(DTypeName))
-    if name == "float32":
-        return torch.float32
+    require_one_of("dtype", name, get_args(TrainDTypeName))
+    if name in ("float32", "float16"):
+        return torch.float32 if name == "float32" else torch.float16
     has_bfloat16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
     if name == "bfloat16":
         if not has_bfloat16:
             raise BadInputError(
-                f"{device.type} on this machine does not compute in bfloat16", "Use --dtype float32"
+                f"{device.type} on this machine does not compute in bfloat16", "Use --dtype float16"
             )
         return torch.bfloat16
-    is_fast = device.type == "cuda" and has_bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if has_bfloat16 else torch.float16
+    is_fast = False
     if device.type == "cpu":
         wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
         is_fast = wide and any(getattr(torch.cpu, name, bool)() for name in _FAST_BFLOAT16)

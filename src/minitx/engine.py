@@ -6,7 +6,9 @@ is run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,18 @@ COMPILE_FROM_SECONDS = 120.0
 that is planned."""
 
 
-def choose_engine(model: Transformer, compute: Compute, engine: str = "auto") -> EngineChoice:
+def choose_engine(
+    model: Transformer, compute: Compute, engine: str = "auto", recompute: bool = False
+) -> EngineChoice:
     """What `loss_function` computes a model with, if a certain `EngineName` is asked for.
 
     Raises:
         BadInputError: torch.compile was asked for where it can't be used.
     """
+    if recompute:
+        return EngineChoice("plain", "it computes blocks again on the way back (--recompute)")
+    if compute.dtype == torch.float16:
+        return EngineChoice("plain", "it scales the loss before the backward pass (float16)")
     choice: EngineChoice | None = _ask_fast("choose_engine", model, compute, engine)
     return choice or EngineChoice("plain", "minitx.fast is not installed")
 
@@ -42,19 +50,43 @@ def plan_engine(device: torch.device, seconds: float) -> EngineName:
     return "torch-compile" if pays and fast is not None and fast.can_compile(device) else "auto"
 
 
-def loss_function(model: Transformer, compute: Compute, engine: str = "auto") -> LossFunction:
+def loss_function(
+    model: Transformer, compute: Compute, engine: str = "auto", recompute: bool = False
+) -> LossFunction:
     """The training loss of a model, by the engine of `choose_engine`.
+
+    With `recompute`, only what enters each block is kept for the way back.
 
     Raises:
         BadInputError: as there.
     """
-    faster: LossFunction | None = _ask_fast("loss_function", model, compute, engine)
+    faster: LossFunction | None = None
+    if not recompute and compute.dtype != torch.float16:
+        faster = _ask_fast("loss_function", model, compute, engine)
 
     def plain_loss(ids: Tensor, targets: Tensor) -> Tensor:
-        with compute.autocast():
+        with compute.autocast(), _recomputed(model) if recompute else contextlib.nullcontext():
             return model.loss(ids, targets)
 
     return faster or plain_loss
+
+
+@contextlib.contextmanager
+def _recomputed(model: Transformer) -> Iterator[None]:
+    # From outside, so that a model that was changed is computed as it is. Each block's random
+    # numbers are drawn again, too.
+    from torch.utils.checkpoint import checkpoint
+
+    patched = [vars(block).get("forward") for block in model.blocks]
+    for block in model.blocks:
+        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for block, own in zip(model.blocks, patched, strict=True):
+            del block.forward
+            if own is not None:
+                block.forward = own
 
 
 def decoder(model: Transformer) -> Any:

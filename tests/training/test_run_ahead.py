@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from minitx.training.loop import STEPS_AHEAD, RunAhead
+from minitx.training.run_ahead import STEPS_AHEAD, RunAhead
 
 
 @pytest.fixture

@@ -34,18 +34,28 @@ class GradientPass:
     """
 
     def __init__(
-        self, model: Transformer, compute: Compute, passes: int = 1, engine: str = "auto"
+        self,
+        model: Transformer,
+        compute: Compute,
+        passes: int = 1,
+        engine: str = "auto",
+        recompute: bool = False,
     ) -> None:
-        self._loss, self._passes = loss_function(model, compute, engine), passes
+        self._loss, self._passes = loss_function(model, compute, engine, recompute), passes
 
-    def __call__(self, inputs: Tensor, targets: Tensor, weight: float = 1.0) -> Tensor:
+    def __call__(
+        self, inputs: Tensor, targets: Tensor, weight: float = 1.0, scale: float = 1.0
+    ) -> Tensor:
         """Mean loss of a batch, `(batch, seq)` ids: a scalar in nats per token.
 
-        `weight` is the part of a pass that the batch is; the loss is multiplied by it.
+        Args:
+            weight: part of a pass that the batch is; the loss is multiplied by it.
+            scale: factor of the gradients alone.
         """
         loss = self._loss(inputs, targets)
         own = loss * weight if weight != 1.0 else loss
         part = own / self._passes if self._passes > 1 else own
+        part = part * scale if scale != 1.0 else part
         part.backward()  # type: ignore[no-untyped-call]
         return own.detach()
 
@@ -121,35 +131,39 @@ class StepGradients:
         self._config, self._batches, self._team = config, batches, team
         # Whether a model of one's own draws anything, nobody knows.
         self._draws = bool(model.config.dropout or model.config.code_file)
-        self._pass = GradientPass(model, compute, config.accumulation, config.engine)
+        self._pass = GradientPass(
+            model, compute, config.accumulation, config.engine, config.recompute
+        )
         self._parameters = list(model.parameters())
         self.micro_batch_size = config.micro_batch_size
 
-    def __call__(self, step: int) -> Tensor:
+    def __call__(self, step: int, scale: float = 1.0) -> Tensor:
         """This process's part of the mean loss of a step: a scalar; over the team, they add up.
+
+        The gradients are multiplied by `scale`.
 
         Raises:
             BadInputError: memory ran out with a single sequence.
         """
-        loss = self._own_part(step)
+        loss = self._own_part(step, scale)
         # Before any process waits for the gradients of another.
         while self._team.any(loss is None):
             self._halve()
-            loss = self._own_part(step)
+            loss = self._own_part(step, scale)
         assert loss is not None
         self._team.add_up_all([p.grad for p in self._parameters if p.grad is not None])
         return loss
 
-    def _own_part(self, step: int) -> Tensor | None:
+    def _own_part(self, step: int, scale: float) -> Tensor | None:
         try:
-            return self._passes(step)
+            return self._passes(step, scale)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         # Not in the handler, which keeps all that the pass had in memory.
         return None
 
-    def _passes(self, step: int) -> Tensor:
+    def _passes(self, step: int, scale: float) -> Tensor:
         config, total = self._config, torch.zeros((), device=self._parameters[0].device)
         sizes = (config.accumulation, config.batch_size, self._team, self.micro_batch_size)
         for share in shares(step, *sizes):
@@ -161,7 +175,7 @@ class StepGradients:
                 )
             inputs, targets, weight = share.of(self._batches[share.number])
             if weight:
-                total = total + self._pass(inputs, targets, weight)
+                total = total + self._pass(inputs, targets, weight, scale)
         for parameter in self._parameters:
             if self._team.size > 1 and parameter.grad is None:  # This process had nothing to do.
                 parameter.grad = torch.zeros_like(parameter)

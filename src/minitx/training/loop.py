@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from signal import SIGINT, SIGTERM
@@ -24,6 +23,7 @@ from minitx.training.clock import Clock
 from minitx.training.good_states import GoodStates
 from minitx.training.gradients import StepGradients
 from minitx.training.hooks import Anomaly, AnomalyDetector, RunHooks, StopEvaluation
+from minitx.training.loss_scale import LossScale
 from minitx.training.observer import (
     CheckpointSaved,
     EvaluationReport,
@@ -34,6 +34,7 @@ from minitx.training.observer import (
     TrainingObserver,
 )
 from minitx.training.optimizers.optimizer_base import Optimizer
+from minitx.training.run_ahead import RunAhead
 from minitx.training.schedule import rate_of_run
 from minitx.training.signals import StopRequest
 from minitx.training.state import TrainingState
@@ -41,32 +42,6 @@ from minitx.training.team import ALONE, Team
 
 RATE_AFTER_ROLLBACK = 0.5
 """What the learning rate is multiplied by at each rollback."""
-
-STEPS_AHEAD = 2
-"""Steps that may be under way on a GPU: while it does one, the next is prepared."""
-
-
-class RunAhead:
-    """Waits, after each step, until no more than `STEPS_AHEAD` are under way on a GPU.
-
-    A GPU is given work faster than it does it. Left alone, Python would hand out hundreds of steps
-    at once: a clock would measure how fast work is handed out, and a request to stop would come
-    late.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._under_way: deque[torch.cuda.Event] = deque()
-
-    def step_done(self) -> None:
-        """Called when everything of a step was handed to the device."""
-        if self._device.type != "cuda":
-            return
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-        self._under_way.append(event)
-        if len(self._under_way) > STEPS_AHEAD:
-            self._under_way.popleft().synchronize()
 
 
 @dataclass(eq=False)
@@ -94,7 +69,9 @@ class Trainer:
     def __post_init__(self) -> None:
         config, state, device = self.config, self.state, self.compute.device
         # Where reading a number costs nothing, or where it matters to which step it belongs.
-        self._reads_each_step = device.type == "cpu" or config.on_spike != "warn"
+        self._scale = LossScale(state) if self.compute.dtype == torch.float16 else None
+        reads = config.on_spike != "warn" or self._scale is not None
+        self._reads_each_step = device.type == "cpu" or reads
         self._gradients = StepGradients(self.model, self.batches, config, self.compute, self.team)
         self._asked_to_stop = False
         self._ahead = RunAhead(device)
@@ -153,13 +130,15 @@ class Trainer:
         return self._end("finished" if state.step >= state.steps else "early-stopping")
 
     def _step(self) -> bool:
-        # False if the step was so bad that training went back instead.
+        # False if the step was so bad that it was left out, or training went back instead.
         state, config = self.state, self.config
         factor = rate_of_run(config, state, state.step)
-        loss = self._gradients(state.step)
+        loss = self._gradients(state.step, 1.0 if self._scale is None else state.loss_scale)
         if self._gradients.micro_batch_size != config.micro_batch_size:
             self._keep_micro_batch()
         of_team = [loss] if self.team.size == 1 else self._over_team(loss)
+        if self._scale is not None:
+            self._scale.divide([p.grad for p in self.model.parameters() if p.grad is not None])
         norm, norms = self.optimizer.clip_gradients()
         self._unread.append([norm, *of_team])
         state.step += 1
@@ -206,8 +185,8 @@ class Trainer:
         self.config = budget.config
 
     def _read_losses(self) -> bool:
-        # Reading waits for the device, so it may be done for several steps at once. False if
-        # training went back.
+        # Reading waits for the device, so it may be done for several steps at once. False if there
+        # must be no update.
         unread, self._unread = self._unread, []
         # Each look at a device's memory waits for it: one for all.
         rows = torch.stack([torch.stack(row) for row in unread]).tolist() if unread else []
@@ -218,6 +197,9 @@ class Trainer:
                 self._asked_to_stop = True
                 self.stop.signal_number = self.stop.signal_number or int(number)
             self._last = loss, norm
+            if self._scale is not None and self._scale.skips(loss, norm):
+                self._skip(step)
+                return False
             anomaly = self._anomaly(step, loss, norm)
             if anomaly is not None and (anomaly.is_fatal or self.config.on_spike != "warn"):
                 self._roll_back(anomaly)
@@ -225,6 +207,13 @@ class Trainer:
             self.state.loss_sum += loss
             self.state.loss_count += 1
         return True
+
+    def _skip(self, step: int) -> None:
+        assert self._scale is not None
+        self.optimizer.clear_gradients()
+        if self._scale.is_news:
+            fix = "Nothing: it belongs to training in float16 (--dtype)"
+            self.observer.observe(Event(step, "overflow", "info", self._scale.message, fix))
 
     def _anomaly(self, step: int, loss: float, norm: float) -> Anomaly | None:
         if self.config.on_spike == "warn":

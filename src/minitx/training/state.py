@@ -29,6 +29,8 @@ class TrainingState:
         rewarm_step: step at which a finished run was lengthened, so that its learning rate rises
             gently once more; -1 if it was not.
         rate_scale: what the learning rate is multiplied with since the last rollback.
+        loss_scale, scale_kept_for, skipped_steps: see `LossScale`; the second counts steps since
+            the scale was changed.
     """
 
     steps: int
@@ -46,6 +48,9 @@ class TrainingState:
     rewarm_step: int = -1
     rollbacks: int = 0
     rate_scale: float = 1.0
+    loss_scale: float = 2.0**16
+    scale_kept_for: int = 0
+    skipped_steps: int = 0
 
     def to_json(self) -> bytes:
         """As a JSON object; floats in full, so that they come back to the bit."""
@@ -65,10 +70,15 @@ class TrainingState:
             ValueError: it is not the state of a run.
         """
         fields = {_FILE_KEYS.get(f.name, f.name): f for f in dataclasses.fields(cls)}
-        if set(values) != set(fields):
+        if not set(fields) - set(_LATER) <= set(values) <= set(fields):
             raise ValueError("its keys are not those of a training state")
-        return cls(**{f.name: _read(str(f.type), values[key], key) for key, f in fields.items()})
+        return cls(
+            **{fields[key].name: _read(str(fields[key].type), values[key], key) for key in values}
+        )
 
+
+_LATER = ("loss_scale", "scale_kept_for", "skipped_steps")
+"""Which the files of earlier versions lack."""
 
 _FILE_KEYS = {"steps_decided": "steps_settled"}
 """Names in the file where it keeps those of earlier versions."""

@@ -131,7 +131,7 @@ def _opened(invitation: Invitation) -> Session:
         tokenizer=load_tokenizer(invitation.data),
         model=model,
         compute=compute,
-        engine=choose_engine(model, compute, config.train.engine),
+        engine=choose_engine(model, compute, config.train.engine, config.train.recompute),
         state=invitation.state,
         checkpoint=invitation.checkpoint,
     )

@@ -146,7 +146,7 @@ def _open_session(run: RunDirectory, request: ResumeRequest, processes: int) -> 
         tokenizer=loaded.tokenizer,
         model=loaded.model,
         compute=compute,
-        engine=choose_engine(loaded.model, compute, config.train.engine),
+        engine=choose_engine(loaded.model, compute, config.train.engine, config.train.recompute),
         state=state,
         loggers=request.loggers,
         checkpoint=checkpoint,
@@ -192,6 +192,8 @@ def _changed_config(
         state.steps, state.steps_decided = steps, True
         state.evaluations_since_best = 0
     changes["steps"] = state.steps
+    if "recompute" in given:
+        changes = {"engine": "auto", **changes}
     if "device" in given:
         # The number format and the engine belong to the device.
         changes = {"dtype": "auto", "engine": "auto", **changes}

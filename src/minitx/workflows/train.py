@@ -99,8 +99,7 @@ def train(
                 split, encoded = prepared.split, prepared.encoded
                 config, planned = prepared.config, prepared.reasons
                 state_bytes = OPTIMIZERS.get(config.train.optimizer).state_bytes
-                rows = config.train.micro_batch_size or config.train.batch_size
-                workload = Workload(min(rows, config.train.batch_size), state_bytes)
+                workload = Workload(config.train.batch_size, state_bytes)
                 require_memory(config.model, workload, _free_memory(compute.device))
                 # Last, so that a refusal is all that is said.
                 data, sample = audited(config.data, split, told)

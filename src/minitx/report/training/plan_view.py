@@ -87,6 +87,8 @@ def _rows(start: RunStart) -> list[_Row]:
     clip = f"{train.grad_clip:g}" if train.grad_clip else "off"
     against = f"dropout {model.dropout:g}, weight decay {train.weight_decay:g}, grad clip {clip}"
     device = f"{start.device}, {start.dtype}, {start.engine} engine"
+    if train.recompute:
+        device += ", blocks computed again on the way back"
     return [
         ("corpus", corpus, ("corpus",)),
         _holdout(start.config.data),
@@ -101,7 +103,7 @@ def _rows(start: RunStart) -> list[_Row]:
         ("learning rate", _rates(train), _RATE_KEYS),
         ("regularization", against, ("dropout", "weight_decay", "grad_clip")),
         ("evaluation", _evaluation(train), _EVALUATION_KEYS),
-        ("device", device, ("device", "dtype", "engine", "threads")),
+        ("device", device, ("device", "dtype", "engine", "threads", "recompute")),
     ]
 
 

@@ -25,7 +25,10 @@ def make_optimizer(
 ) -> Optimizer:
     """The optimizer that a configuration names; see `Optimizer` for the arguments.
 
+    In float16, in which small gradients vanish, it computes in float32.
+
     Raises:
         BadInputError: there is none of that name, or its options are not those it reads.
     """
-    return OPTIMIZERS.get(config.optimizer)(model, config, product_dtype)
+    is_half = str(product_dtype) == "torch.float16"
+    return OPTIMIZERS.get(config.optimizer)(model, config, None if is_half else product_dtype)
