@@ -81,7 +81,7 @@ def test_small_gradients_do_not_vanish():
 
     exact = computed(Compute(torch.device("cpu"), torch.float32), 1.0)
     for scale, is_good in ((2.0**16, True), (1.0, False)):
-        error = (computed(HALF, scale) - exact).norm() / exact.norm()
+        error = float((computed(HALF, scale) - exact).norm() / exact.norm())
         assert (error < 0.01) is is_good, error
 
 

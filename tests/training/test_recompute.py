@@ -103,11 +103,10 @@ def test_what_is_kept_is_what_was_reckoned(shape, dtype):
     grown = kept(deep, compute, False) - kept(config, compute, False) - copies
     reckoned = kept_bytes(deep, work) - kept_bytes(config, work)
     assert grown == pytest.approx(reckoned, rel=0.1)
-    # Nothing but what enters a block, which is not autograd's.
-    assert kept(deep, compute, True) == kept(config, compute, True)
-    tokens = 8 * config.context_length
-    entering = kept_bytes(deep, work, True) - kept_bytes(config, work, True)
-    assert entering == 4 * tokens * config.d_model * 4
+    # Nothing but what enters each block.
+    grown = kept(deep, compute, True) - kept(config, compute, True)
+    reckoned = kept_bytes(deep, work, True) - kept_bytes(config, work, True)
+    assert grown == reckoned == 4 * 8 * config.context_length * config.d_model * 4
 
 
 def test_the_plan_asks_for_it_where_fewer_sequences_are_not_enough():
