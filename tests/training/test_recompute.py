@@ -102,7 +102,7 @@ def test_what_is_kept_is_what_was_reckoned(shape, dtype):
     copies = (deep.n_parameters - config.n_parameters) * 2 * (dtype == torch.bfloat16)
     grown = kept(deep, compute, False) - kept(config, compute, False) - copies
     reckoned = kept_bytes(deep, work) - kept_bytes(config, work)
-    assert grown == pytest.approx(reckoned, rel=0.1)
+    assert grown == pytest.approx(reckoned, rel=0.03)
     # Nothing but what enters each block.
     grown = kept(deep, compute, True) - kept(config, compute, True)
     reckoned = kept_bytes(deep, work, True) - kept_bytes(config, work, True)
