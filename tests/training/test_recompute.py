@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,14 +12,14 @@ from small_runs import TINY_MODEL, TINY_TRAIN
 
 from minitx.checkpoint.rundir import RunDirectory
 from minitx.compute import Compute
-from minitx.engine import choose_engine, loss_function
+from minitx.engine import loss_function
 from minitx.model import Transformer
-from minitx.training.memory import Workload, kept_bytes, reason_to_recompute, weight_bytes
+from minitx.training.cost import Workload, memory, reason_to_recompute
 from minitx.workflows import train as train_module
 from minitx.workflows.resume import ResumeRequest, resume
 from minitx.workflows.train import TrainRequest, train
 from tests.processes.several import losses
-from tests.small_models import GPT2, SHAPE, WindowedAttention, configs
+from tests.small_models import SHAPE, WindowedAttention, configs
 
 DEVICE = torch.device("cpu")
 FLOAT32 = Compute(DEVICE, torch.float32)
@@ -70,55 +69,13 @@ def test_blocks_are_as_they_were_afterwards():
     assert "forward" not in vars(model.blocks[1])
 
 
-def kept(config, compute, recompute, rows=8):
-    """Bytes that autograd holds after the forward pass, weights left out, and of the logits."""
-    model = Transformer(config)
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    held = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            held[storage.data_ptr()] = storage
-        return tensor
-
-    ids = torch.randint(config.vocab_size, (rows, config.context_length))
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss_function(model, compute, "plain", recompute)(ids, ids)
-    return sum(storage.nbytes() for storage in held.values())
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [SHAPE, GPT2])
-def test_what_is_kept_is_what_was_reckoned(shape, dtype):
-    """The share of the blocks."""
-    compute = Compute(DEVICE, dtype)
-    config = replace(
-        shape, n_heads=4, n_kv_heads=4, d_model=256, d_ff=704, head_dim=64, context_length=64,
-        n_layers=1, dropout=0.0, vocab_size=50,
-    )  # fmt: skip
-    deep, work = replace(config, n_layers=5), Workload(8, product_bytes=dtype.itemsize)
-    # Copies of weights in the format of products are kept as well, once.
-    copies = (deep.n_parameters - config.n_parameters) * 2 * (dtype == torch.bfloat16)
-    grown = kept(deep, compute, False) - kept(config, compute, False) - copies
-    reckoned = kept_bytes(deep, work) - kept_bytes(config, work)
-    assert grown == pytest.approx(reckoned, rel=0.03)
-    # Nothing but what enters each block.
-    grown = kept(deep, compute, True) - kept(config, compute, True)
-    reckoned = kept_bytes(deep, work, True) - kept_bytes(config, work, True)
-    assert grown == reckoned == 4 * 8 * config.context_length * config.d_model * 4
-
-
 def test_the_plan_asks_for_it_where_fewer_sequences_are_not_enough():
     config = replace(SHAPE, context_length=1024, d_model=512, n_layers=24, vocab_size=1000)
     for rows in (1, 4, 256):
-        work = Workload(rows)
-        least = weight_bytes(config, work) + kept_bytes(config, Workload(min(rows, 4)))
+        work = Workload(rows, native=False)
+        least = memory(config, replace(work, batch_size=min(rows, 4))).peak
         assert reason_to_recompute(config, work, least) == ""
         assert "are free" in reason_to_recompute(config, work, least - 1)
-        assert reason_to_recompute(config, work, None) == ""
-    saved = kept_bytes(config, Workload(4)) / kept_bytes(config, Workload(4), recompute=True)
-    assert saved > 3
 
 
 def request(verses, out, **given):
@@ -161,7 +118,3 @@ def test_the_plan_says_why(verses, tmp_path, monkeypatch):
     given = request(verses, tmp_path / "given", engine="plain", steps=2, recompute=False)
     train(given, [Start()])
     assert not starts[1].config.train.recompute
-    # Kernels keep less.
-    train(request(verses, tmp_path / "native", steps=2), [Start()])
-    native = choose_engine(Transformer(SHAPE), FLOAT32).engine == "native"
-    assert starts[2].config.train.recompute is not native

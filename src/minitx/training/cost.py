@@ -27,6 +27,10 @@ LOGITS = 12
 """Bytes of each logit in the plain model: its log-probability and two gradients, in float32."""
 
 
+ENOUGH_AT_ONCE = 4096
+"""Tokens that keep a device busy."""
+
+
 @dataclass(frozen=True)
 class Workload:
     """How a step is done.
@@ -34,7 +38,7 @@ class Workload:
     Attributes:
         batch_size: sequences in a pass, on each device.
         passes: of a step, one after another, on each device.
-        dtype: of products: `float32` or `bfloat16`.
+        dtype: of products: `float32`, `bfloat16` or `float16`.
         native: whether the compiled kernels for a CPU compute, where they know the model.
         on_cpu: whether a checkpoint that is being written lies in the same memory.
         processes: devices that share the batch.
@@ -89,7 +93,7 @@ def memory(config: ModelConfig, work: Workload) -> Memory:
     weights = 4 * config.n_parameters
     table = config.vocab_size * config.d_model
     matrices = config.n_layers * config.block_matrices + table
-    low = 2 * matrices if work.dtype == "bfloat16" else 0
+    low = 2 * matrices if work.dtype != "float32" else 0
     # A sharded model has one block whole at a time, with the next on its way, and the embedding.
     gathered = 4 * (2 * config.block_matrices + table) if parts > 1 else 0
     fixed = (weights + moments) // parts + gathered
@@ -115,6 +119,23 @@ def memory(config: ModelConfig, work: Workload) -> Memory:
         weights // parts, weights // parts, moments // parts, kept, logits, caches + gathered,
         snapshot, fixed + during + snapshot,
     )  # fmt: skip
+
+
+def reason_to_recompute(config: ModelConfig, work: Workload, free: int) -> str:
+    """Why a step in `free` bytes needs blocks computed again on the way back; empty if it does not.
+
+    Fewer sequences at once come first: that costs no work as long as a device is busy with them.
+    """
+    rows = min(work.batch_size, max(1, ENOUGH_AT_ONCE // config.context_length))
+    work = replace(work, batch_size=rows)
+    needed = memory(config, work).peak
+    # The kernels of a CPU may need less.
+    if needed <= free or memory(config, replace(work, native=False, recompute=True)).peak >= needed:
+        return ""
+    return (
+        f"{rows:,} x {config.context_length:,} tokens at once would take about "
+        f"{needed / 1e9:,.3g} GB, and {free / 1e9:,.3g} GB are free"
+    )
 
 
 def _kept(config: ModelConfig, size: int, recompute: bool) -> int:
