@@ -97,7 +97,6 @@ class PlanSettings(Config, named_by_flags=True):
         within=(1e-3, 1e9),
     )  # fmt: skip
     shard: bool = option(False, "Share out weights, gradients and moments (FSDP).", MACHINE)
-    recompute: bool = option(False, "Compute blocks again on the way back.", MACHINE)
     pilots: float = option(
         20.0,
         "Seconds for short runs from which the loss is predicted; 0 is none.",

@@ -181,8 +181,8 @@ def _forecast(
     work = Workload(
         batch_size=max(1, train.batch_size // -(-settings.gpus // train.accumulation)),
         optimizer=train.optimizer, passes=max(1, train.accumulation // settings.gpus), dtype=dtype,
-        native=train.engine != "plain", on_cpu=device is None, processes=settings.gpus,
-        shard=settings.shard, recompute=settings.recompute,
+        native=train.engine != "plain" and not train.recompute, on_cpu=device is None,
+        processes=settings.gpus, shard=settings.shard, recompute=train.recompute,
     )  # fmt: skip
     available = free_memory() if device is None else device.memory
     program = resident_bytes() if device is None else 0
