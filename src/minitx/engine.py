@@ -33,8 +33,11 @@ def choose_engine(
     """What `loss_function` computes a model with, if a certain `EngineName` is asked for.
 
     Raises:
-        BadInputError: torch.compile was asked for where it can't be used.
+        BadInputError: torch.compile was asked for where it can't be used, or `recompute` for a
+            model of one's own.
     """
+    if recompute and not hasattr(model, "blocks"):
+        raise BadInputError("--recompute knows no blocks in this model", "Leave it out")
     if recompute:
         return EngineChoice("plain", "it computes blocks again on the way back (--recompute)")
     if compute.dtype == torch.float16:

@@ -11,15 +11,15 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 
 from minitx.checkpoint.new_run import create_run, require_name
 from minitx.checkpoint.own_model import new_model
 from minitx.checkpoint.rundir import RUNS
-from minitx.compute import choose_compute
-from minitx.config import DataConfig
+from minitx.compute import Compute, EngineChoice, choose_compute
+from minitx.config import DataConfig, RunConfig
 from minitx.config.checks import require_range
 from minitx.config.toml import build, dump_toml
 from minitx.config.train_config import MOST_THREADS
@@ -28,7 +28,9 @@ from minitx.corpus.audit import audit, read_audit
 from minitx.corpus.documents import Reading
 from minitx.engine import choose_engine, kernel_build
 from minitx.errors import BadInputError, InstabilityError
-from minitx.training.memory import Workload, free_memory, require_memory
+from minitx.training.cost import Workload, reason_to_recompute
+from minitx.training.memory import Workload as LeastWorkload
+from minitx.training.memory import free_memory, require_memory
 from minitx.training.observer import Observers, Phase, RunEnd, TrainingObserver
 from minitx.training.optimizers import OPTIMIZERS
 from minitx.training.signals import StopRequest, interrupted_before_steps
@@ -99,8 +101,10 @@ def train(
                 split, encoded = prepared.split, prepared.encoded
                 config, planned = prepared.config, prepared.reasons
                 state_bytes = OPTIMIZERS.get(config.train.optimizer).state_bytes
-                workload = Workload(config.train.batch_size, state_bytes)
-                require_memory(config.model, workload, _free_memory(compute.device))
+                size = config.train.batch_size
+                rows = min(config.train.micro_batch_size or size, size)
+                free = _free_memory(compute.device)
+                require_memory(config.model, LeastWorkload(rows, state_bytes), free)
                 # Last, so that a refusal is all that is said.
                 data, sample = audited(config.data, split, told)
                 config, reasons = replace(config, data=data), sample
@@ -111,8 +115,15 @@ def train(
                     planned = {key: why for key, why in planned.items() if key not in SHAPE}
                 torch.manual_seed(config.train.seed)
                 model = new_model(config.model, code).to(compute.device)
-                engine = choose_engine(model, compute, config.train.engine)
-                config = replace(config, train=replace(config.train, engine=engine.engine))
+                # What blocks one's own model has, nobody knows.
+                may_recompute = code is None and "recompute" not in request.train
+                engine, why = _engine(config, model, compute, rows, free if may_recompute else None)
+                train = replace(
+                    config.train,
+                    engine=engine.engine,
+                    recompute=config.train.recompute or bool(why),
+                )
+                config, planned = replace(config, train=train), planned | why
                 settled = config.train.budget_seconds is None or "steps" in request.train
                 session = Session(
                     run=run,
@@ -139,6 +150,23 @@ def train(
                             directory.rmdir()
                 raise
     return FinishedRun(run.path, end)
+
+
+def _engine(
+    config: RunConfig, model: Any, compute: Compute, rows: int, free: int | None
+) -> tuple[EngineChoice, dict[str, str]]:
+    """What computes the model, and why it computes blocks again, if it does as `free` bytes ask."""
+    train, on_cpu = config.train, compute.device.type == "cpu"
+    engine = choose_engine(model, compute, train.engine, train.recompute)
+    work = Workload(
+        batch_size=rows, optimizer=train.optimizer, passes=train.accumulation,
+        dtype=compute.dtype_name, native=on_cpu and engine.engine == "native", on_cpu=on_cpu,
+        processes=train.processes,
+    )  # fmt: skip
+    reason = "" if free is None else reason_to_recompute(config.model, work, free)
+    if not reason:
+        return engine, {}
+    return choose_engine(model, compute, train.engine, True), {"recompute": reason}
 
 
 def _missing(path: Path) -> list[Path]:
