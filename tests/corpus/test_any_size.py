@@ -99,6 +99,18 @@ def test_what_a_killed_encoding_left_is_used(tmp_path, monkeypatch):
     assert not set(made) & set(again)
 
 
+def test_what_is_damaged_of_a_killed_encoding_is_made_again(tmp_path, monkeypatch):
+    split = split_of(tmp_path / "data", texts(300, 6))
+    planned = shards.plan_shards(split.train, BPE, True)
+    made = shards.encode_shards(planned, tmp_path / "data", BPE, tmp_path / "data/shards", 1, print)
+    for shard, kind, content in zip(
+        made, ("json", "json", "json", "ids"), (b"{", b"{}", b"[1]", b"\0"), strict=False
+    ):
+        (tmp_path / f"data/shards/{shard.key}.{kind}").write_bytes(content)
+    (tmp_path / f"data/shards/{made[4].key}.ids").unlink()
+    assert encode_corpus(split, BPE).train_ids.tolist() == ids_of(texts(300, 6))
+
+
 def test_the_same_files_are_not_read_again_and_a_changed_one_is(tmp_path, monkeypatch):
     file = tmp_path / "a.jsonl"
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts(200, 7)))

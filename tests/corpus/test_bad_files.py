@@ -208,6 +208,32 @@ def test_records_are_known_whatever_their_name():
         assert read([write("a.txt", text)]) == [text]
 
 
+def test_records_a_line_may_be_named_json():
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in ("one", "two"))
+    assert read([write("a.json", lines)]) == ["one", "two"]
+    write("a.json", json.dumps({"data": ["one"]}) + "\n")
+    assert_refused("holds no list.*--format", "a.json")
+
+
+def test_a_list_is_read_in_time_that_grows_with_its_length(monkeypatch):
+    """No record moves what follows it: of short ones a part has thousands."""
+    from minitx.corpus.readers import json_records
+
+    moved = 0
+
+    class Parts(str):
+        def __getitem__(self, key):
+            nonlocal moved
+            moved += len(found := str(self)[key])
+            return found
+
+    content = json.dumps([{"text": "x"}] * 3000)
+    text = [Parts(content[:20_000]), Parts(content[20_000:])]
+    monkeypatch.setattr(json_records.PlainText, "text", lambda file, name: iter(text))
+    assert len(list(json_records._listed(io.BytesIO(), "a.json"))) == 3000
+    assert moved < len(content)
+
+
 def test_mixed_encodings_name_the_file():
     write("d/a.txt", "na\u00efve")
     write("d/b.txt", "na\u00efve".encode("latin1"))

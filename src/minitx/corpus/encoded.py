@@ -26,6 +26,7 @@ from minitx.corpus.shards import (
     IdArray,
     encode_shards,
     ids_type,
+    made_shard,
     plan_shards,
     shard_key,
 )
@@ -190,8 +191,8 @@ def _known_shards(
     known: dict[str, _KnownShard] = {}
     with contextlib.suppress(DamagedFileError, OSError, ValueError, TypeError):
         for key in wanted:
-            if (note := directory / SHARDS / f"{key}.json").exists():
-                known[key] = _made(note.parent, EncodedShard(**read_json(note)))
+            if (shard := made_shard(directory / SHARDS, key, tokenizer)) is not None:
+                known[key] = _made(directory / SHARDS, shard)
         if read_description(directory).tokenizer_digest == tokenizer.digest:
             noted = read_json(directory / DESCRIPTION).get("shards", {})
             reused: dict[str, _KnownShard] = {}

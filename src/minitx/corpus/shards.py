@@ -10,6 +10,7 @@ A process that encodes is `shard_worker.py`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -26,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minitx.corpus.part_text import PartText, block_sizes
-from minitx.files import json_bytes, replacing
+from minitx.files import json_bytes, read_json, replacing
 from minitx.tokenizer import Tokenizer
 
 IdArray = npt.NDArray[np.integer[Any]]
@@ -139,6 +140,16 @@ def shard_key(part: PartText, shard: Shard, tokenizer: Tokenizer) -> str:
     return digest.hexdigest()[:32]
 
 
+def made_shard(directory: Path, key: str, tokenizer: Tokenizer) -> EncodedShard | None:
+    """The shard with this key, if it was made in a directory, and is whole there."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        shard = EncodedShard(**read_json(directory / f"{key}.json"))
+        size = shard.tokens * ids_type(tokenizer.vocab_size).itemsize
+        if (directory / f"{key}.ids").stat().st_size == size:
+            return shard
+    return None
+
+
 def encode_shard(
     part: PartText, shard: Shard, tokenizer: Tokenizer, directory: Path, parent: int | None = None
 ) -> EncodedShard:
@@ -149,9 +160,8 @@ def encode_shard(
             another may be writing the text anew.
     """
     key = shard_key(part, shard, tokenizer)
-    note = directory / f"{key}.json"
-    if note.exists():
-        return EncodedShard(**json.loads(note.read_bytes()))
+    if (made := made_shard(directory, key, tokenizer)) is not None:
+        return made
     n_characters = 0
 
     def noted(parts: Iterator[str]) -> Iterator[str]:
@@ -171,7 +181,7 @@ def encode_shard(
         raise OSError(errno.ESRCH, os.strerror(errno.ESRCH))
     own.replace(directory / f"{key}.ids")
     encoded = EncodedShard(key, n_tokens, shard.n_bytes, n_characters, n_unknown)
-    with replacing(note) as path:
+    with replacing(directory / f"{key}.json") as path:
         path.write_bytes(json_bytes(asdict(encoded)))
     return encoded
 

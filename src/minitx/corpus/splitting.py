@@ -156,8 +156,10 @@ class _Split:
             self._hold_out_file(held_file)
         else:
             write_documents((), self._holdout, self._files)
-            enough = len(self._train.table()) >= FEWEST_FOR_HASH
-            method = method or ("hash" if enough and self._chosen().any() else "tail")
+            if method is None:
+                chosen = self._chosen()
+                is_divided = chosen.any() and not chosen.all()  # Equal texts never are.
+                method = "hash" if len(chosen) >= FEWEST_FOR_HASH and is_divided else "tail"
             if method == "hash":
                 self._hold_out_by_hash()
             elif data.holdout_fraction:

@@ -17,6 +17,7 @@ LONGEST_RECORD = 64 << 20
 """Characters: a longer one is no note but another file in a line."""
 
 _decoder = json.JSONDecoder()
+_space: Any = re.compile(r"\s*")
 _OBJECT = re.compile(rb'\s*\{\s*"(?:[^"\\]|\\.)*"\s*:')
 
 
@@ -47,10 +48,17 @@ class JSONList(CorpusReader):
     suffixes = (".json",)
 
     def recognises(self, name: str, beginning: bytes) -> bool:
-        """By its name, or by a list that begins with an object, whatever the name."""
-        first, *others = beginning.removeprefix(BOM).split(b"[", 1)
-        is_list = not first.strip() and bool(others and _OBJECT.match(others[0]))
-        return is_list or super().recognises(name, beginning)
+        """By its name, or by a list that begins with an object, whatever the name.
+
+        Many programs name records, one a line, ``.json``, too.
+        """
+        content = beginning.removeprefix(BOM)
+        before, _, inner = content.partition(b"[")
+        if not before.strip() and _OBJECT.match(inner):
+            return True
+        line, _, others = content.partition(b"\n")
+        is_lines = bool(others.strip()) and isinstance(_parsed(line), dict)
+        return super().recognises(name, beginning) and not is_lines
 
     def documents(self, file: BinaryIO, name: str, reading: Reading) -> Iterator[Document]:
         """As in `CorpusReader`."""
@@ -86,24 +94,25 @@ def _records(file: BinaryIO, name: str, reading: Reading) -> Iterator[tuple[int,
 
 
 def _listed(file: BinaryIO, name: str) -> Iterator[tuple[int, Any]]:
-    parts, held, number = PlainText.text(file, name), "", 0
-    fix = 'Give a list of records: [{"text": ...}, ...], or one a line in a .jsonl'
+    parts, held, at, number = PlainText.text(file, name), "", 0, 0
+    fix = 'Give a list of records: [{"text": ...}, ...], or one a line with --format jsonl'
 
     def next_character() -> str:
-        nonlocal held
-        held = held.lstrip()
-        while not held and (part := next(parts, None)) is not None:
-            held = part.lstrip()
-        return held[:1]
+        nonlocal held, at
+        at = _space.match(held, at).end()
+        while at == len(held) and (part := next(parts, None)) is not None:
+            held = part
+            at = _space.match(held).end()
+        return held[at : at + 1]
 
     if next_character() != "[":
         raise UnknownStructureError(f"{name} holds no list, so which of it is text is unknown", fix)
-    held = held[1:]
+    at += 1
     while next_character() != "]":
         number += 1
         while True:
             try:
-                record, end = _decoder.raw_decode(held)
+                record, end = _decoder.raw_decode(held, at)
                 # A number may go on in the next part.
                 if end < len(held):
                     break
@@ -114,16 +123,17 @@ def _listed(file: BinaryIO, name: str) -> Iterator[tuple[int, Any]]:
             except ValueError:
                 pass
             part = next(parts, None)
-            if part is None or len(held) > LONGEST_RECORD:
+            if part is None or len(held) - at > LONGEST_RECORD:
                 why = "is no JSON, or cut" if part is None else "is too long"
                 raise BadInputError(f"{name}, record {number:,}: {why}", fix)
-            held += part
+            # Only here is anything moved: a part has thousands of records.
+            held, at = held[at:] + part, 0
         yield number, record
-        held = held[end:]
+        at = end
         if next_character() == ",":
-            held = held[1:]
+            at += 1
         elif next_character() != "]":
             raise BadInputError(f"{name}, record {number:,}: no comma follows", fix)
-    held = held[1:]
+    at += 1
     if next_character():
-        raise BadInputError(f"{name} goes on after its list, with {held[:20]!r}", fix)
+        raise BadInputError(f"{name} goes on after its list, with {held[at : at + 20]!r}", fix)
