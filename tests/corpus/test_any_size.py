@@ -2,6 +2,8 @@
 
 import json
 import random
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from minitx.config import DataConfig
 from minitx.corpus import earlier as earlier_runs
 from minitx.corpus import encode_corpus, encoded, read_corpus, shards, split_corpus
 from minitx.corpus.part_text import PartText
+from minitx.errors import BadInputError
 from minitx.tokenizer import train_tokenizer
 
 WORDS = ["the", "river", "runs", "past", "old mills", "where", "—", "über", "12345", "中文\n"]
@@ -109,6 +112,33 @@ def test_what_is_damaged_of_a_killed_encoding_is_made_again(tmp_path, monkeypatc
         (tmp_path / f"data/shards/{shard.key}.{kind}").write_bytes(content)
     (tmp_path / f"data/shards/{made[4].key}.ids").unlink()
     assert encode_corpus(split, BPE).train_ids.tolist() == ids_of(texts(300, 6))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, None])
+def test_where_encoding_stops_its_processes_end(tmp_path, monkeypatch, error):
+    """Nobody encodes on: not after Ctrl-C, nor where one of them was killed."""
+    split = split_of(tmp_path / "data", texts(300, 6))
+    planned = shards.plan_shards(split.train, BPE, True)
+    processes, done = [], []
+    start = shards.subprocess.Popen
+    monkeypatch.setattr(
+        shards.subprocess,
+        "Popen",
+        lambda *args, **more: processes.append(start(*args, **more)) or processes[-1],
+    )
+
+    def progress(n_bytes):
+        done.append(n_bytes)
+        if error is None:
+            [process.kill() for process in processes]
+        elif len(done) == 1:
+            signal.raise_signal(signal.SIGINT)
+        time.sleep(0.2)  # Time to hear of it before the next.
+
+    with pytest.raises(error or BadInputError, match="workers 1" if error is None else None):
+        shards.encode_shards(planned, tmp_path / "data", BPE, tmp_path / "data/shards", 2, progress)
+    assert len(done) < len(planned)
+    assert all(process.wait(10) is not None for process in processes)
 
 
 def test_the_same_files_are_not_read_again_and_a_changed_one_is(tmp_path, monkeypatch):

@@ -194,6 +194,25 @@ def test_rows_that_can_t_be_used_are_passed_over():
     assert reading.skipped == {"a.csv": 3}
 
 
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_rows_that_are_not_utf8_are_told_one_by_one(kind):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet as format
+
+    ends = pa.py_buffer(struct.pack("<4i", 0, 4, 8, 12))
+    column = pa.Array.from_buffers(pa.string(), 3, [None, ends, pa.py_buffer(b"goodb\xffd!fine")])
+    table = pa.table({"text": column})
+    if kind == "parquet":
+        format.write_table(table, "a.parquet")
+    else:
+        with pa.ipc.new_file("a.arrow", table.schema) as file:
+            file.write_table(table)
+    assert_refused("row 2: is not UTF-8", f"a.{kind}")
+    reading = Reading(skip_bad=True)
+    assert read([f"a.{kind}"], reading=reading) == ["good", "fine"]
+    assert reading.skipped == {f"a.{kind}": 1}
+
+
 def test_records_are_known_whatever_their_name():
     """Nothing that looks like records is taken for a text."""
     long_text = "x" * 9000

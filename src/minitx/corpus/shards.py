@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minitx.corpus.part_text import PartText, block_sizes
+from minitx.errors import BadInputError
 from minitx.files import json_bytes, read_json, replacing
 from minitx.tokenizer import Tokenizer
 
@@ -201,6 +202,7 @@ def encode_shards(
         progress: is told how many bytes were encoded, each time some were.
 
     Raises:
+        BadInputError: one of these processes was ended by somebody else.
         OSError: there is no room.
     """
     directory.mkdir(exist_ok=True)
@@ -216,23 +218,45 @@ def encode_shards(
     command = [sys.executable, "-m", _WORKER, str(texts), str(directory), str(os.getpid())]
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
 
+    processes: list[subprocess.Popen[str]] = []
+
     def work() -> None:
-        with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        ) as process:
+        # Ctrl-C in a terminal is for this process alone, which ends the others without a word.
+        with (
+            contextlib.suppress(BrokenPipeError),
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                env=environment, start_new_session=True,
+            ) as process,
+        ):  # fmt: skip
+            processes.append(process)
             assert process.stdin is not None
             assert process.stdout is not None
             # A process ends with its input, also where this one is killed.
             for i in waiting:
                 print(json.dumps(asdict(shards[i])), file=process.stdin, flush=True)
-                answer = json.loads(process.stdout.readline() or "{}")
+                if not (line := process.stdout.readline()):
+                    break
+                answer = json.loads(line)
                 if "key" not in answer:
-                    number = answer.get("errno", errno.ECHILD)
-                    raise OSError(number, os.strerror(number))
+                    raise OSError(answer["errno"], os.strerror(answer["errno"]))
                 results[i] = EncodedShard(**answer)
                 progress(shards[i].n_bytes)
+            else:
+                return
+        raise BadInputError(
+            "a process that encodes the corpus was ended, perhaps for want of memory",
+            "Do it again with --workers 1",
+        )
 
     with ThreadPoolExecutor(n_workers) as threads:
-        for worker in [threads.submit(work) for _ in range(min(n_workers, len(shards)))]:
-            worker.result()
+        try:
+            for worker in [threads.submit(work) for _ in range(min(n_workers, len(shards)))]:
+                worker.result()
+        except BaseException:
+            for _ in waiting:  # Nobody shall begin another.
+                pass
+            for process in processes:
+                process.kill()
+            raise
     return [results[i] for i in range(len(shards))]

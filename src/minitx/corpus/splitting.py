@@ -12,6 +12,7 @@ each other away.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -173,7 +174,9 @@ class _Split:
     def _told(self, documents: Iterable[Document]) -> Iterator[Document]:
         """The same, while the progress is told; also within a document, of which one may be all."""
         reading = self._corpus.reading
-        total = sum(Path(file).stat().st_size for file in self._corpus.files)
+        total = 0
+        with contextlib.suppress(OSError):  # Of one that has gone, reading it tells.
+            total = sum(Path(file).stat().st_size for file in self._corpus.files)
 
         def told(parts: Iterable[str]) -> Iterator[str]:
             for part in parts:

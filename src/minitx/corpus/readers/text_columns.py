@@ -88,7 +88,7 @@ class Parquet(CorpusReader):
             source = parquet.ParquetFile(seekable(file))
             field = _column(source.schema_arrow.names, name, reading, is_binary=True)
             batches = source.iter_batches(batch_size=1024, columns=[field])
-            yield from documents_of_records(_numbered(batches), "row", name, reading)
+            yield from documents_of_records(_numbered(batches, name, reading), "row", name, reading)
 
 
 @READERS.register("arrow")
@@ -114,15 +114,29 @@ class Arrow(CorpusReader):
                 source = batches = ipc.open_stream(file)
             field = _column(source.schema.names, name, reading, is_binary=True)
             chosen = (batch.select([field]) for batch in batches)
-            yield from documents_of_records(_numbered(chosen), "row", name, reading)
+            yield from documents_of_records(_numbered(chosen, name, reading), "row", name, reading)
 
 
-def _numbered(batches: Any) -> Iterator[tuple[int, Any]]:
+def _numbered(batches: Any, name: str, reading: Reading) -> Iterator[tuple[int, Any]]:
     number = 0
     for batch in batches:
-        for record in batch.to_pylist():
+        for record in _rows_of(batch):
             number += 1
-            yield number, record
+            if record is None:
+                reading.pass_over(name, f"row {number:,}", "is not UTF-8")
+            else:
+                yield number, record
+
+
+def _rows_of(batch: Any) -> list[Any]:
+    """The rows as Python has them; None for one with a text that is not UTF-8, which pyarrow
+    finds out this late."""
+    try:
+        rows: list[Any] = batch.to_pylist()
+    except UnicodeDecodeError:
+        one_by_one = (batch.slice(i, 1) for i in range(batch.num_rows))
+        return [None] if batch.num_rows == 1 else [_rows_of(row)[0] for row in one_by_one]
+    return rows
 
 
 def _column(names: list[str], file: str, reading: Reading, is_binary: bool = False) -> str:
