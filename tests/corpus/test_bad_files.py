@@ -102,6 +102,16 @@ def test_a_packed_file_that_is_cut_anywhere_is_refused(name):
             assert not reading.skipped
 
 
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
+def test_a_packed_text_that_is_cut_is_refused(suffix):
+    """Its text is read last, when nobody is in the reader any more."""
+    text = random.Random(2).randbytes(400_000).hex().encode()
+    whole = PACKED[f"a.jsonl{suffix}"](text)
+    assert read([write(f"a.txt{suffix}", whole)]) == [text.decode()]
+    for cut in (len(whole) // 2, len(whole) - 1):
+        assert_refused("can't be unpacked", write(f"a.txt{suffix}", whole[:cut]))
+
+
 def write(name, content):
     path = Path(name)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
@@ -252,11 +252,22 @@ def _documents_in(file: io.BufferedReader, name: str, reading: Reading) -> Itera
             kind = format_of(inner, content.peek(BEGINNING), reading.file_format)
             reading.formats[kind] = reading.formats.get(kind, 0) + 1
             try:
-                yield from READERS.get(kind)().documents(content, inner, reading)
+                for document in READERS.get(kind)().documents(content, inner, reading):
+                    if isinstance(document.parts, list):
+                        yield document
+                    else:
+                        yield replace(document, parts=_with_errors_told(document.parts, name))
             except UnknownStructureError:
                 if not reading.skip_bad:
                     raise
                 reading.skipped[inner] = reading.skipped.get(inner, 0) + 1
+
+
+def _with_errors_told(parts: Iterable[str], name: str) -> Iterator[str]:
+    """The same parts, which are read where their document is used, and not where it is given."""
+    fix = "Name a text file you may read"
+    with os_errors_as_bad_input(f"{name} can't be read", fix), damage_told(name):
+        yield from parts
 
 
 def plain_text_of(path: Path, what: str) -> Iterator[str]:
