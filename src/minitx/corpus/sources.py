@@ -266,7 +266,7 @@ def _documents_in(file: io.BufferedReader, name: str, reading: Reading) -> Itera
 def _with_errors_told(parts: Iterable[str], name: str) -> Iterator[str]:
     """The same parts, which are read where their document is used, and not where it is given."""
     fix = "Name a text file you may read"
-    with os_errors_as_bad_input(f"{name} can't be read", fix), damage_told(name):
+    with os_errors_as_bad_input(f"{name} can't be read", fix), unpacking_errors_as_bad_input(name):
         yield from parts
 
 
