@@ -62,7 +62,7 @@ def test_each_question_has_an_answer_and_a_place_or_a_lesson():
 
 def test_the_index_names_every_lesson_in_the_order_of_the_links():
     names = re.findall(r"\| \[\w[^]]*\]\((\w+\.md)\)", (LESSONS / "index.md").read_text())
-    assert {f"{page.stem}.md" for page in LESSONS.glob("*.md")} == {*names, "index.md"}
+    assert {f"{page.stem}.md" for page in LESSONS.glob("*.md")} == {*names, "index.md", "course.md"}
     for page, following in zip(names, names[1:], strict=False):
         last = (LESSONS / page).read_text().rstrip().splitlines()[-1]
         assert f"]({following})" in last, page

@@ -17,7 +17,7 @@ GENERATE = ["generate", "--prompt", "1", "--max-new-tokens", 3]
         ([*GENERATE, "--logit-bias", "3:1e30"], "numbers of at most a million"),
         ([*GENERATE, "--logit-bias", "3:-1e300"], "logit_bias is {3: -1e+300}"),
         ([*GENERATE, "--ban", "ree", "--require", "green"], "'green' is required, and 'ree' is"),
-        (["profile", "--steps", 1, "--dtype", "float16"], "dtype is 'float16'. Choose one of auto"),
+        (["profile", "--steps", 1, "--dtype", "float64"], "dtype is 'float64'. Choose one of auto"),
         (["eval", "/dev/zero"], "/dev/zero is a device. Name a text file"),
     ],
 )

@@ -236,7 +236,7 @@ class Machine(TrainingObserver):
     def train(self):
         pass
 
-    config = SimpleNamespace(context_length=10, dropout=0.0)
+    config = SimpleNamespace(context_length=10, dropout=0.0, code_file=None)
 
     def loss(self, inputs, targets):
         return torch.ones((), requires_grad=True)

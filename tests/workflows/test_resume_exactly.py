@@ -333,7 +333,7 @@ def test_a_run_that_was_trained_on_its_holdout_goes_on_with_it(tmp_path, verses,
         return split_corpus(corpus, replace(data, split="characters"), directory, leave_out=False)
 
     with monkeypatch.context() as patch:
-        patch.setattr("minitx.workflows.train.split_corpus", split_as_before)
+        patch.setattr("minitx.workflows.prepare.split_corpus", split_as_before)
         train(asked, [])
     forget(tmp_path / "run", "split", "split_seed")
     assert "2 green bottles\n2" in (tmp_path / "run/data/train.txt").read_text()

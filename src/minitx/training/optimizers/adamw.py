@@ -62,8 +62,9 @@ class AdamW:
         for name, parameter in parameters:
             group = decayed if parameter.dim() >= 2 else others
             group.parameters.append(parameter)
-            group.firsts.append(torch.zeros_like(parameter))
-            group.seconds.append(torch.zeros_like(parameter))
+            # `zeros_like` of a tensor without memory would import sympy.
+            group.firsts.append(parameter.new_zeros(parameter.shape))
+            group.seconds.append(parameter.new_zeros(parameter.shape))
             group.steps.append(torch.zeros((), dtype=torch.float32, device=parameter.device))
             self._state[f"{name}.first_moment"] = group.firsts[-1]
             self._state[f"{name}.second_moment"] = group.seconds[-1]

@@ -110,7 +110,7 @@ class Muon:
         for index, (name, parameter, row_sections) in enumerate(parameters):
             self.names.append(name)
             self.parameters.append(parameter)
-            self.momenta.append(torch.zeros_like(parameter, memory_format=torch.contiguous_format))
+            self.momenta.append(parameter.new_zeros(parameter.shape))
             row = 0
             for rows in row_sections:
                 groups[rows, parameter.size(1)].append((index, row))
