@@ -92,7 +92,7 @@ FLAGS = [
     (["--kind", "wordpiece"], ["kind is 'wordpiece'", "bpe, char, word"]),
     (["--kind", "bpe", "--vocab-size", 100], ["100", "vocab"]),
     (["--device", "tpu"], ["device is 'tpu'", "auto, cpu, cuda, mps"]),
-    (["--dtype", "float64"], ["dtype is 'float64'", "bfloat64"]),
+    (["--dtype", "float64"], ["dtype is 'float64'", "bfloat16"]),
     (["--optimizer", "sgd"], ["optimizer is 'sgd'", "adamw, muon"]),
     (["--decay", "step"], ["decay is 'step'"]),
     (["--engine", "flash"], ["engine is 'flash'"]),
