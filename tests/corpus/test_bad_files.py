@@ -241,7 +241,7 @@ def test_records_a_line_may_be_named_json():
     lines = "".join(json.dumps({"text": text}) + "\n" for text in ("one", "two"))
     assert read([write("a.json", lines)]) == ["one", "two"]
     write("a.json", json.dumps({"data": ["one"]}) + "\n")
-    assert_refused("none of text, content, body.*--text-field data", "a.json")
+    assert_refused("none of text, content, body.*text with --text-field", "a.json")
 
 
 def test_a_list_is_read_in_time_that_grows_with_its_length(monkeypatch):

@@ -137,7 +137,7 @@ def test_files_of_unknown_structure_among_others():
 
 def test_a_table_in_bytes_is_not_to_be_read_as_text():
     write("table.parquet", as_parquet([{"id": 1}]))
-    with pytest.raises(BadInputError, match="--text-field id; or leave") as caught:
+    with pytest.raises(BadInputError, match="text with --text-field; or leave") as caught:
         read(["table.parquet"])
     assert "--format" not in caught.value.fix
 
@@ -156,7 +156,8 @@ def test_a_format_can_be_forced():
         ("a.jsonl", LINES + '{"text": 3}\n', "a.jsonl, line 4: 'text' is no text"),
         ("a.jsonl", LINES + '{"text": "\\ud83d"}\n', "line 4: has half a character"),
         ("a.jsonl", LINES + "[" * 100_000 + "\n", "line 4: is nested too deeply"),
-        ("a.jsonl", '{"id": 1}\n', "records with id, and none of text.*--text-field id"),
+        ("a.jsonl", '{"id": 1}\n', "records with id, and none of text.*with --text-field"),
+        ("a.jsonl", '{"id": "a", "said": "hello"}\n', "that holds the text: --text-field said"),
         ("a.jsonl", '{"messages": []}\n', "has chats"),
         ("a.csv", "id,x\n1,2\n", "records with id, x, and none of text"),
         ("a.json", "{}", "holds no list"),

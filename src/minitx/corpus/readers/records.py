@@ -72,9 +72,13 @@ def usual_field(fields: Iterable[str], file: str, is_binary: bool = False) -> st
             "Write their texts under a key of their own, and name it with --text-field",
             is_binary,
         )
+    values = fields if isinstance(fields, Mapping) else {}
+    texts = {name: len(value) for name, value in values.items() if isinstance(value, str)}
+    # The longest text of a record is most likely what it is about.
+    named = f": --text-field {max(texts, key=lambda name: texts[name])}" if texts else ""
     raise UnknownStructureError(
         f"{file} has records with {shown or 'no fields'}, and none of {', '.join(USUAL_FIELDS)}",
-        f"Name the one that holds the text: --text-field {names[0] if names else 'text'}",
+        f"Name the one that holds the text{named or ' with --text-field'}",
         is_binary,
     )
 

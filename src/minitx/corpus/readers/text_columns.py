@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import difflib
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -145,9 +146,10 @@ def _column(names: list[str], file: str, reading: Reading, is_binary: bool = Fal
     for column in (field, field.partition(".")[0]):
         if column in names:
             return column
+    nearest = next(iter(difflib.get_close_matches(field, names, 1, 0.0)), "text")
     raise UnknownStructureError(
         f"{file} has no column {field!r}, but {', '.join(names)}",
-        f"Name one of them: --text-field {names[0] if names else 'text'}",
+        f"Name one of them: --text-field {nearest}",
         is_binary,
     )
 
