@@ -4,7 +4,10 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -146,6 +149,20 @@ def test_where_encoding_stops_its_processes_end(tmp_path, monkeypatch, error):
         signal.signal(signal.SIGINT, before)
     assert len(done) < len(planned)
     assert all(process.wait(10) is not None for process in processes)
+
+
+def test_a_worker_whose_reader_is_gone_ends_without_a_word(tmp_path):
+    split = split_of(tmp_path / "data", texts(30, 6))
+    BPE.save(tmp_path / "data")
+    command = [sys.executable, "-m", "minitx.corpus.shard_worker", str(tmp_path / "data")]
+    with subprocess.Popen(
+        [*command, str(tmp_path / "data"), str(os.getpid())],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as worker:  # fmt: skip
+        worker.stdout.close()
+        shard = shards.plan_shards(split.train, BPE, True)[0]
+        _, words = worker.communicate(json.dumps(asdict(shard)) + "\n", timeout=60)
+    assert (worker.returncode, words) == (1, "")
 
 
 def test_the_same_files_are_not_read_again_and_a_changed_one_is(tmp_path, monkeypatch):

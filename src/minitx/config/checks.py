@@ -83,6 +83,11 @@ def duration_text(seconds: float) -> str:
     return f"{seconds / _SECONDS[unit]:g}{unit}"
 
 
+def number_text(value: float, digits: int) -> str:
+    """A number to so many digits, without a power of ten where it is large: 0.57, 5.7, 5,700."""
+    return f"{float(f'{value:.{digits}g}'):,.10g}"
+
+
 def toml_tables(text: str) -> dict[str, Any]:
     """Tables of a TOML text.
 

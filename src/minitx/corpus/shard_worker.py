@@ -6,6 +6,7 @@ It reads from its input which shards, a line each, and answers in a line what ea
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +25,10 @@ def _serve(texts: Path, directory: Path, parent: int) -> None:
             answer = asdict(encode_shard(part, shard, tokenizer, directory, parent))
         except OSError as error:
             answer = {"errno": error.errno}
-        print(json.dumps(answer), flush=True)
+        try:
+            print(json.dumps(answer), flush=True)
+        except BrokenPipeError:  # The process that this was done for is gone.
+            os._exit(1)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, replace
 
 from minitx.config import DataConfig, ModelConfig, RunConfig, TokenizerConfig, TrainConfig
-from minitx.config.checks import duration_text
+from minitx.config.checks import duration_text, number_text
 from minitx.config.model_config import Architecture, derive_head_dim
 from minitx.config.overrides import Overrides
 from minitx.config.run_config import TokenizerKind
@@ -233,8 +233,8 @@ def _epochs(model: ModelConfig, tokens: TokenFigures, rate: float, train: Overri
 
 
 def passes_text(epochs: float) -> str:
-    """How often a text is read, to two digits: 0.57, 5.7, 5,700."""
-    return f"about {float(f'{epochs:.2g}'):,.10g} passes"
+    """How often a text is read."""
+    return f"about {number_text(epochs, 2)} passes"
 
 
 def _choose_dropout(model: ModelConfig, epochs: float, n_train: int) -> tuple[float, str]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minitx.config import ModelConfig, TokenizerConfig
+from minitx.config.checks import number_text
 from minitx.config.overrides import Overrides
 from minitx.config.run_config import TokenizerKind
 from minitx.config.toml import build
@@ -128,7 +129,7 @@ def plan_tokenizer(
 
 
 def _choose_kind(text: TextSize, capacity: Capacity | None) -> tuple[TokenizerKind, str]:
-    size = f"{text.n_bytes / 1e6:.3g} MB with {text.n_distinct:,} characters"
+    size = f"{number_text(text.n_bytes / 1e6, 3)} MB with {text.n_distinct:,} characters"
     if text.n_bytes >= 8_000_000 or text.n_distinct > 256:
         return "bpe", f"{size}: word pieces make the text shorter"
     if capacity is None:

@@ -12,6 +12,7 @@ from rich.containers import Lines
 from rich.text import Text
 
 from minitx.config import DataConfig, ModelConfig, TrainConfig
+from minitx.config.checks import number_text
 from minitx.corpus.audit import amount_text, leak_text
 from minitx.report.terminal.printable import cut_label, text_label, visible
 from minitx.report.terminal.tables import table
@@ -74,7 +75,7 @@ def _rows(start: RunStart) -> list[_Row]:
     tokens_per_step = train.batch_size * train.accumulation * model.context_length
     tokens = tokens_per_step * train.steps
     rounds = tokens / max(1, start.n_train_tokens)
-    steps = f"{train.steps:,}: {count(tokens)} tokens, {rounds:.2g} epochs"
+    steps = f"{train.steps:,}: {count(tokens)} tokens, {number_text(rounds, 2)} epochs"
     if start.first_step:
         steps += f"; {start.first_step:,} already done"
     seconds = train.budget_seconds
