@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from minitx.workflows.launch import run_processes
 from tests.processes.several import (
     SMALL,
     command,
@@ -116,3 +117,11 @@ def test_what_the_first_refuses_is_told_once(tmp_path):
 def test_processes_are_not_started_from_within_one(tmp_path):
     told = minitx("train", text_file(tmp_path), "--processes", 3, code=2, RANK="0", WORLD_SIZE="1")
     assert "torchrun started 1" in told
+
+
+def test_what_processes_are_started_with_stays_with_them(tmp_path):
+    """A program that starts processes twice, as the tests do, hands nothing of one to the next."""
+    before = dict(os.environ)
+    with pytest.raises(SystemExit):
+        run_processes(2, ["train", str(tmp_path / "not there")])
+    assert dict(os.environ) == before

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import sys
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from minitx.checkpoint.rundir import RunDirectory
@@ -59,11 +60,11 @@ def run_processes(n: int, arguments: Sequence[str]) -> None:
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n)))
-    with tempfile.TemporaryDirectory(prefix="minitx-") as directory:
+    with tempfile.TemporaryDirectory(prefix="minitx-") as directory, _own_environment():
         note = Path(directory) / "run"
         os.environ[RUN_NOTE] = str(note)
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n)))
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -90,6 +91,17 @@ def run_processes(n: int, arguments: Sequence[str]) -> None:
             if not ended:  # Before they could say anything.
                 raise _killed(min(codes), n, signal.SIGTERM, note) from None
             raise SystemExit(ended[0]) from None
+
+
+@contextlib.contextmanager
+def _own_environment() -> Iterator[None]:
+    """What is set in the block is for the processes started there: nothing of it stays."""
+    before = set(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before:
+            del os.environ[name]
 
 
 def _killed(rank: int, n: int, number: int, note: Path) -> LostProcessError:
