@@ -56,7 +56,7 @@ def main():
     os.environ["MINITX_MEETING_SECONDS"] = "15"
     with scratch() as directory, a_store() as port:
         os.environ.update({"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)})
-        os.environ["VICTIM_ERRORS"] = str(directory / "error")
+        os.environ["VICTIM_ERRORS"] = str(directory / "error")  # of a run in one process
         wanted = [reference(directory, number) for number in range(len(VARIANTS))]
         while counts["deaths"] < options.deaths and time.monotonic() < until:
             number = counts["runs"] % len(VARIANTS)
@@ -120,6 +120,7 @@ def start(directory, run, number, size):
     goes_on, session = bool(RunDirectory(run).steps()), next(SESSIONS)
 
     def work(rank):
+        os.environ["VICTIM_ERRORS"] = str(error_file(directory, rank))
         about = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size}
         about |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": session}
         os.environ.update({name: str(value) for name, value in about.items()})
@@ -128,7 +129,13 @@ def start(directory, run, number, size):
         else:
             train(a_request(directory, run, number), [])
 
+    for rank in range(max(SIZES)):
+        error_file(directory, rank).unlink(missing_ok=True)
     return [forked(lambda rank=rank: work(rank)) for rank in range(size)]
+
+
+def error_file(directory, rank):
+    return directory / f"error-{rank}"
 
 
 def live_and_die(directory, number, wanted, most_deaths, chance, counts):
@@ -146,9 +153,10 @@ def live_and_die(directory, number, wanted, most_deaths, chance, counts):
     counts["runs"] += 1
     if set(codes) != {0} and not has_ended(run):
         counts["lost"] += 1
-        error = (directory / "error").read_text()
-        print(f"run {run.name} can't be resumed: exit codes {codes}, {error}", file=sys.stderr)
-        shutil.rmtree(run)
+        print(f"run {run.name} can't be resumed: exit codes {codes}", file=sys.stderr)
+        for path in sorted(directory.glob("error-*")):
+            print(f"  {path.name}: {path.read_text()}", file=sys.stderr)
+        shutil.rmtree(run, ignore_errors=True)
         return
     own = losses(run)
     apart = max((abs(own[step] - wanted[step]) for step in own if step in wanted), default=0.0)

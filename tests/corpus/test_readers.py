@@ -53,6 +53,14 @@ def test_it_is_recognised_by_name_and_by_first_bytes(inside):
     assert read(["no-suffix"]) == [SPOKEN]
     assert read(["-"], io.BytesIO(SCRIPT)) == [SPOKEN]
     assert format_of("note.txt", b"A note.") == "text"
+    assert format_of("standard input", b"\xef\xbb\xbfid\tbody\r\n1\tA note.\r\n") == "csv"
+    assert format_of("standard input", b'stars,text\n5,"Good,\nand cheap."\n4,So so.\n') == "csv"
+    assert format_of("standard input", b"text, they say\nis more, or less\n") == "text"
+    assert format_of("standard input", b"id,text\nThis is no table.\n") == "text"
+    assert (
+        format_of("standard input", b'{"text":"a","body":"b"}\n{"text":"c","body":"d"}\n') != "csv"
+    )
+    assert format_of("note.txt", b"id,text\n1,A note.\n") == "text"
     assert format_of("no name that says anything", b"") == "text"
 
 

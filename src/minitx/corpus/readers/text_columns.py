@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import csv
 import difflib
+import re
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from minitx.corpus.documents import Document, Reading, UnknownStructureError
 from minitx.corpus.readers import READERS, CorpusReader
-from minitx.corpus.readers.plain_text import PlainText, lines_of
-from minitx.corpus.readers.records import documents_of_records, usual_field
+from minitx.corpus.readers.plain_text import BOM, PlainText, lines_of
+from minitx.corpus.readers.records import USUAL_FIELDS, documents_of_records, usual_field
 from minitx.corpus.unpacking import seekable
 from minitx.errors import BadInputError
 
 _LONGEST_CELL = 64 << 20
+
+_DELIMITERS = ",\t;|"
 
 
 @READERS.register("csv")
@@ -26,13 +29,29 @@ class SeparatedValues(CorpusReader):
 
     suffixes = (".csv", ".tsv")
 
+    def recognises(self, name: str, beginning: bytes) -> bool:
+        """By its name; where that says nothing, by a first row of names, a usual one among them,
+        and a second row of as many cells."""
+        if Path(name).suffix:
+            return super().recognises(name, beginning)
+        lines = beginning.removeprefix(BOM).decode("utf-8", "ignore").splitlines()
+        with contextlib.suppress(csv.Error):
+            for delimiter in _DELIMITERS:
+                rows = list(islice(csv.reader(lines, delimiter=delimiter), 2))
+                if len(rows) == 2 and len(rows[0]) == len(rows[1]) > 1:
+                    names = all(re.fullmatch(r"[\w-]+", cell) for cell in rows[0])
+                    return names and not set(USUAL_FIELDS).isdisjoint(rows[0])
+        return False
+
     def documents(self, file: BinaryIO, name: str, reading: Reading) -> Iterator[Document]:
         """As in `CorpusReader`."""
         parts = PlainText.text(file, name)
         first = next(parts, "")
         header = first.split("\n", 1)[0]
         # Of what may stand between cells, what stands most often in the first line.
-        delimiter = "\t" if Path(name).suffix.lower() == ".tsv" else max(",\t;|", key=header.count)
+        delimiter = (
+            "\t" if Path(name).suffix.lower() == ".tsv" else max(_DELIMITERS, key=header.count)
+        )
         csv.field_size_limit(_LONGEST_CELL)
         lines = lines_of(chain([first], parts), _LONGEST_CELL)
         # Strict: a quote that nobody closes is told, not taken for a text to the end of the file.
