@@ -22,6 +22,7 @@ END
 benches() {
     cat <<'END'
 10 nanogpt train_speed.py --nanogpt NANOGPT
+1 - engines.py
 8 nanogpt,corpus time_to_loss.py --nanogpt NANOGPT --corpus CORPUS
 13 corpus best_loss.py --corpus CORPUS --budget 12m
 60 - plan.py --budget 35

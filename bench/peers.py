@@ -59,7 +59,9 @@ SHAKESPEARE_GPU = Workload("10.7 M: 6 layers, 384 wide", 6, 6, 384, 256, 32)
 WORKLOADS = {"small": NANOGPT_CPU, "large": SHAKESPEARE_GPU}
 
 
-def minitx_step(load: Workload, optimizer: str = "muon", dtype: str = "auto") -> Step:
+def minitx_step(
+    load: Workload, optimizer: str = "muon", dtype: str = "auto", engine: str = "auto"
+) -> Step:
     """Our training step as `minitx train` takes it, with as many parameters as the peers."""
     from minitx.compute import Compute, choose_device, choose_dtype, keep_freed_memory
     from minitx.config import TrainConfig
@@ -71,7 +73,7 @@ def minitx_step(load: Workload, optimizer: str = "muon", dtype: str = "auto") ->
     device = choose_device("cpu")
     compute = Compute(device, choose_dtype(dtype, device))
     update = make_optimizer(model, config, compute.dtype)
-    gradient_pass = GradientPass(model, compute)
+    gradient_pass = GradientPass(model, compute, engine=engine)
     inputs, targets = load.data()
     keep_freed_memory()
 
