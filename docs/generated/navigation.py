@@ -40,6 +40,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "attention.md",
         "explore.md",
         "report.md",
+        "runs.md",
         "diagnosis.md",
         "serving.md",
     ),

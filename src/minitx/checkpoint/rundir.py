@@ -35,6 +35,9 @@ MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_
 CONFIG_COPY = "run_copy.toml"
 """In a checkpoint: `run.toml` as it stood, for when that is damaged."""
 
+REMOVED = re.compile(r"\..*\.removed", re.DOTALL)
+"""Name of a run that is being removed."""
+
 _CHECKPOINT = re.compile(r"step-(\d{6,12})")
 _RESTORE = "Restore it from a copy, or train again"
 _log = logging.getLogger("minitx")
@@ -200,14 +203,17 @@ class RunDirectory:
             if later > step:
                 self.remove(later)
 
+    def leftovers(self) -> list[Path]:
+        """What a killed process left half written or half removed."""
+        data = [path for path in (self.new_data, self._old_data) if path.exists()]
+        ends = ("part", "old")
+        return [path for end in ends for path in self.checkpoint_root.glob(f".step-*.{end}")] + data
+
     def clear_leftovers(self) -> None:
-        """Remove what a killed process left half written or half removed."""
-        for pattern in (".step-*.part", ".step-*.old"):
-            for entry in self.checkpoint_root.glob(pattern):
-                shutil.rmtree(entry, ignore_errors=True)
+        """Remove them."""
         if self._old_data.exists() and not self.data.exists():
             self._old_data.rename(self.data)
-        for entry in (self.new_data, self._old_data):
+        for entry in self.leftovers():
             shutil.rmtree(entry, ignore_errors=True)
 
     def adopt_new_data(self) -> None:
@@ -245,14 +251,25 @@ def find_run(path: Path) -> RunDirectory | None:
     """The run that a path is or lies in (a checkpoint, its parent); None if it is in none."""
     # Two levels up: run/checkpoints/step-000250.
     for candidate in (path, *list(path.absolute().parents)[:2]):
-        if _is_run(candidate):
+        if is_run(candidate):
             return RunDirectory(candidate)
     return None
 
 
-def _is_run(path: Path) -> bool:
-    # One that lost its run.toml is still a run: its checkpoints have copies.
+def is_run(path: Path) -> bool:
+    """Whether a directory is a run; also one that lost its `run.toml`: its checkpoints have copies.
+
+    What is being removed is none any more, also where a kill left a part of it.
+    """
+    if REMOVED.fullmatch(path.name):
+        return False
     return (path / "run.toml").is_file() or bool(RunDirectory(path).steps())
+
+
+def is_begun(path: Path) -> bool:
+    """Whether a directory is what a run makes first of all, before it has anything to show."""
+    has_rooms = (path / "checkpoints").is_dir() and (path / "data").is_dir()
+    return has_rooms and not REMOVED.fullmatch(path.name)
 
 
 def newest_run() -> Path:
@@ -261,13 +278,13 @@ def newest_run() -> Path:
     Raises:
         BadInputError: there is none.
     """
-    runs = [entry for entry in RUNS.glob("*") if _is_run(entry)]
+    runs = [entry for entry in RUNS.glob("*") if is_run(entry)]
     if not runs:
         raise BadInputError(
             f"there is no run yet in {RUNS}/",
             "Train one first with: minitx train corpus.txt, or name its directory",
         )
-    return max(runs, key=lambda run: (_last_trained(run), run.name))
+    return max(runs, key=lambda run: (last_trained(run), run.name))
 
 
 def use_checkpoints(
@@ -303,7 +320,7 @@ def resolve_checkpoint(path: Path | None, which: Which = "best") -> Path:
     """
     require_one_of("checkpoint", which, get_args(Which))
     path = newest_run() if path is None else named_run(path)
-    if _is_run(path):
+    if is_run(path):
         return RunDirectory(path).usable_checkpoint(which, MODEL_FILES)
     run, match = find_run(path), _CHECKPOINT.fullmatch(path.absolute().name)
     step = int(match[1]) if run is not None and match and path.is_dir() else None
@@ -333,14 +350,15 @@ def _not_a_run(path: Path, wanted: str) -> BadInputError:
         return BadInputError(f"{path} does not exist", f"Name {wanted}")
     if not path.is_dir():
         return BadInputError(f"{path} is a file", f"Name {wanted}")
-    if (path / "checkpoints").is_dir() and (path / "data").is_dir():  # Made first of all.
+    if is_begun(path):
         return _no_checkpoint(path)
-    inside = sorted(entry.name for entry in path.glob("*") if _is_run(entry))
+    inside = sorted(entry.name for entry in path.glob("*") if is_run(entry))
     hint = f", for example {path / inside[-1]}" if inside else ""
     return BadInputError(f"{path} is not {wanted}", f"Name one that minitx train made{hint}")
 
 
-def _last_trained(run: Path) -> float:
+def last_trained(run: Path) -> float:
+    """When a run was last written to by training, in seconds since 1970; 0 if nobody knows."""
     times = [0.0]
     for name in ("run.toml", "metrics.jsonl", "last"):
         with contextlib.suppress(OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import inspect
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -15,11 +16,23 @@ from minitx.config.options import GROUPS, WATCHING, Config, Option, options_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+def complete_runs(incomplete: str) -> list[str]:
+    """Bare names of runs, for the shell; where none fits, it completes files."""
+    begun = Path("runs").glob(f"{glob.escape(incomplete)}*/data")
+    return sorted(path.parent.name for path in begun)
+
+
 Run = Annotated[
-    Path | None, typer.Argument(help="Run or checkpoint directory; the newest run if left out.")
+    Path | None,
+    typer.Argument(
+        help="Run or checkpoint directory; the newest run if left out.",
+        autocompletion=complete_runs,
+    ),
 ]
 RunDirectory = Annotated[
-    Path | None, typer.Argument(help="Run directory; the newest run if left out.")
+    Path | None,
+    typer.Argument(help="Run directory; the newest run if left out.", autocompletion=complete_runs),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 TensorBoard = Annotated[
@@ -118,8 +131,9 @@ def _names(option: Option, default: Any) -> list[str]:
     return [names, *others, *([f"-{option.short_flag}"] if option.short_flag else [])]
 
 
-def _place(parameter: inspect.Parameter) -> int:
-    """Arguments and flags without a heading first, the others by heading."""
+def _place(parameter: inspect.Parameter) -> tuple[bool, int]:
+    """What must be given first, then arguments and flags without a heading, others by heading."""
     annotations = getattr(parameter.annotation, "__metadata__", ())
     panel = getattr(annotations[0], "rich_help_panel", None) if annotations else None
-    return GROUPS.index(panel) if panel in GROUPS else -1
+    heading = GROUPS.index(panel) if panel in GROUPS else -1
+    return parameter.default is not parameter.empty, heading

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from minitx import __version__
-from minitx.checkpoint.rundir import RUNS, RunDirectory
+from minitx.checkpoint.rundir import RUNS, RunDirectory, find_run, named_run
 from minitx.compute import Compute
 from minitx.config import DataConfig, RunConfig, TokenizerConfig
 from minitx.config.overrides import Overrides
@@ -43,6 +43,7 @@ from minitx.training.machine_speed import kept_speed, measure_speed
 from minitx.training.observer import Observers, Phase, TrainingObserver
 from minitx.training.planning import NOMINAL_RATES, TokenFigures, plan_run
 from minitx.training.tokenizer_planning import TextSize, learned_from, plan_capacity, plan_tokenizer
+from minitx.workflows.tokenize import open_tokenizer
 
 _log = logging.getLogger("minitx")
 
@@ -220,7 +221,9 @@ def _tokenizer(
                 "--tokenizer names a finished tokenizer, and --kind or --vocab-size a new one",
                 "Give one or the other",
             )
-        loaded = load_tokenizer(request.tokenizer_directory)
+        # A run may be named, too, by its bare name as everywhere.
+        given = named_run(request.tokenizer_directory)
+        loaded = open_tokenizer(given) if find_run(given) else load_tokenizer(given)
         if split.has_several:
             loaded = with_end_of_text(loaded)
         config = TokenizerConfig(loaded.kind, loaded.vocab_size)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from minitx.checkpoint.manifest import weights_digest
-from minitx.checkpoint.rundir import RunDirectory, resolve_checkpoint
+from minitx.checkpoint.rundir import RunDirectory, resolve_checkpoint, use_checkpoints
 from minitx.config import EvaluationSettings, ReportSettings, RunConfig
 from minitx.corpus.audit import Audit, read_audit
 from minitx.corpus.encoded import DESCRIPTION, Description, read_description
@@ -102,6 +102,21 @@ def gather(
     except MinitxError as error:
         return Stories(stories, left_out=error.what)
     return Stories(stories, comparison)
+
+
+def compare_runs(
+    paths: Sequence[Path], settings: ReportSettings, progress: Progress = no_progress
+) -> ComparisonReport:
+    """Test runs against the first, on the holdout that they have in common.
+
+    Raises:
+        BadInputError: they have none in common, or one has no checkpoint yet.
+        DamagedFileError: one has no whole checkpoint.
+    """
+    return use_checkpoints(
+        lambda: [resolve_checkpoint(path, settings.checkpoint) for path in paths],
+        lambda found: compare_checkpoints(found, None, _evaluation(settings), progress),
+    )
 
 
 def gather_run(

@@ -16,7 +16,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -85,14 +85,21 @@ def metrics_line(record: dict[str, Any]) -> bytes:
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
-def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+def read_metrics(path: Path, kinds: Collection[str] = ()) -> Iterator[dict[str, Any]]:
     """Yield the records of a `metrics.jsonl` but for lines that can't be read, like a torn one.
 
+    Of some `kinds` alone if any are named, and the very last one; what else there is isn't parsed.
     A missing file has none. Neither has one that can't be read; that is warned of.
     """
+    beginnings = tuple(f'{{"kind": "{kind}"'.encode() for kind in kinds) or (b"",)
     try:
         with open_plain_file(path) as file:
-            yield from filter(None, map(_parse, file))
+            line = b""
+            for line in file:
+                if line.startswith(beginnings) and (record := _parse(line)):
+                    yield record
+            if not line.startswith(beginnings) and (record := _parse(line)):
+                yield record
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
