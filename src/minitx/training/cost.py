@@ -96,7 +96,9 @@ def memory(config: ModelConfig, work: Workload) -> Memory:
     low = 2 * matrices if work.dtype != "float32" else 0
     # A sharded model has one block whole at a time, with the next on its way, and the embedding.
     gathered = 4 * (2 * config.block_matrices + table) if parts > 1 else 0
-    fixed = (weights + moments) // parts + gathered
+    # Passes in float32 are added up in float64.
+    sums = 2 * weights if work.passes > 1 and work.dtype == "float32" and parts == 1 else 0
+    fixed = (weights + moments) // parts + gathered + sums
     dtype = torch.bfloat16 if low else torch.float32
     found = native_bytes(config, work.batch_size, dtype) if work.native else None
     if found is not None:
@@ -116,8 +118,8 @@ def memory(config: ModelConfig, work: Workload) -> Memory:
             during = caches + kept + logits + weights // parts
     snapshot = weights + moments if work.on_cpu else 0
     return Memory(
-        weights // parts, weights // parts, moments // parts, kept, logits, caches + gathered,
-        snapshot, fixed + during + snapshot,
+        weights // parts, weights // parts + sums, moments // parts, kept, logits,
+        caches + gathered, snapshot, fixed + during + snapshot,
     )  # fmt: skip
 
 

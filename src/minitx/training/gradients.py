@@ -4,6 +4,7 @@ A step has `accumulation` passes over batches, whatever the number of processes:
 with whole passes, or where they are more than the passes, with the rows of one. Where a pass does
 not fit into memory, it is divided, too. So a step learns from the same windows of the text, and
 (but for passes that are divided) with the same masks of dropout, however many processes there are.
+In float32, passes are added up in float64: then the sum hardly depends on who added up what.
 """
 
 from __future__ import annotations
@@ -134,7 +135,9 @@ class StepGradients:
         self._pass = GradientPass(
             model, compute, config.accumulation, config.engine, config.recompute
         )
-        self._parameters = list(model.parameters())
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._in_float64 = config.accumulation > 1 and compute.dtype == torch.float32
+        self._sums: dict[int, Tensor] = {}  # of the parameter with this number, in float64
         self.micro_batch_size = config.micro_batch_size
 
     def __call__(self, step: int, scale: float = 1.0) -> Tensor:
@@ -151,7 +154,13 @@ class StepGradients:
             self._halve()
             loss = self._own_part(step, scale)
         assert loss is not None
-        self._team.add_up_all([p.grad for p in self._parameters if p.grad is not None])
+        if self._in_float64:
+            self._team.add_up_all([self._sums[number] for number in sorted(self._sums)])
+            for number, whole in self._sums.items():
+                parameter = self._parameters[number]
+                parameter.grad = whole.to(parameter.dtype)
+        else:
+            self._team.add_up_all([p.grad for p in self._parameters if p.grad is not None])
         return loss
 
     def _own_part(self, step: int, scale: float) -> Tensor | None:
@@ -166,6 +175,8 @@ class StepGradients:
     def _passes(self, step: int, scale: float) -> Tensor:
         config, total = self._config, torch.zeros((), device=self._parameters[0].device)
         sizes = (config.accumulation, config.batch_size, self._team, self.micro_batch_size)
+        for whole in self._sums.values():
+            whole.zero_()
         for share in shares(step, *sizes):
             if self._draws:
                 # A seed for each batch makes the masks a function of its number, so that a
@@ -176,10 +187,23 @@ class StepGradients:
             inputs, targets, weight = share.of(self._batches[share.number])
             if weight:
                 total = total + self._pass(inputs, targets, weight, scale)
-        for parameter in self._parameters:
-            if self._team.size > 1 and parameter.grad is None:  # This process had nothing to do.
-                parameter.grad = torch.zeros_like(parameter)
+                if self._in_float64:
+                    self._add_to_sums()
+        if self._team.size > 1:  # A process that had nothing to do joins in all the same.
+            for parameter in self._parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            if self._in_float64:
+                self._add_to_sums()
         return total / config.accumulation if config.accumulation > 1 else total
+
+    def _add_to_sums(self) -> None:
+        for number, parameter in enumerate(self._parameters):
+            if parameter.grad is not None:
+                if number not in self._sums:
+                    self._sums[number] = torch.zeros_like(parameter, dtype=torch.float64)
+                self._sums[number] += parameter.grad
+                parameter.grad = None
 
     def _halve(self) -> None:
         config = self._config
