@@ -14,7 +14,7 @@ from minitx.errors import BadInputError
 from minitx.files import read_bounded, sync_directory
 
 _UNBEGUN = re.compile(
-    r"lock|\.?(metrics\.jsonl|run\.toml)(\.part)?"
+    r"lock|\.?((metrics|film)\.jsonl|run\.toml)(\.part)?"
     r"|checkpoints(/\.step-\d{6,12}\.part(/.*)?)?"
     r"|data(/\.?((train|holdout)\.(ids|txt|documents)|(corpus|audit|tokenizer(_config)?)\.json)"
     r"(\.part)?)?"

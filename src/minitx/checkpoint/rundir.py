@@ -50,6 +50,7 @@ class RunDirectory:
         self.path = path
         self.config_file = path / "run.toml"
         self.metrics_file = path / "metrics.jsonl"
+        self.film_file = path / "film.jsonl"
         self.data = path / "data"
         # Another encoded corpus waits there until nothing can be refused any more.
         self.new_data = path / ".data.new"

@@ -52,9 +52,9 @@ def write_checkpoint(run: RunDirectory, snapshot: Snapshot, keep: int) -> Path:
         for path in beside.iterdir():
             sync_file(path)
         sync_directory(beside)
-        if run.metrics_file.exists():
+        for path in filter(Path.exists, (run.metrics_file, run.film_file)):
             # No checkpoint without the lines before it, also after a power cut.
-            sync_file(run.metrics_file)
+            sync_file(path)
         _replace_directory(beside, final)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)

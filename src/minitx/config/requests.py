@@ -152,6 +152,12 @@ class AttentionRequest(Config, named_by_flags=True):
     attribute: bool = option(
         False, "What each head and MLP adds to the logit of the next token (after --token)."
     )
+    film: bool = option(
+        False, "How roles, maps, losses and samples changed in training; of --layer and --head."
+    )
+    moment: int | None = option(
+        None, "With --film: the moment nearest to this step.", within=COUNT_OR_NONE
+    )
     corrupted: str | None = option(None, "A prompt to patch parts of the first into.", flag=None)
     answer: str | None = option(
         None, "The token that --attribute and --patch follow; the likeliest if left out."
@@ -164,6 +170,7 @@ class AttentionRequest(Config, named_by_flags=True):
             "--answer names the token that --attribute and --patch follow",
             "Give one of them too",
         )
+        require(self.film or self.moment is None, "--moment is one of a film", "Give --film too")
         require(
             self.average + self.rollout + self.norms <= 1,
             "--average, --rollout and --norms each name a kind of map",
@@ -182,7 +189,7 @@ class AttentionRequest(Config, named_by_flags=True):
         """Whether a map is shown: by default, or because one is named."""
         named = self.layer is not None or self.head is not None or self.kind != "weight"
         causes = self.attribute or self.corrupted is not None
-        if causes:
+        if causes or self.film:
             return self.kind != "weight"  # --layer and --head choose a head to patch.
         tables = self.roles or self.lens or self.ablate or self.check_mask
         return named or not tables

@@ -160,6 +160,11 @@ class TrainConfig(Config):
     max_rollbacks: int = option(
         5, "Rollbacks after which the next one stops the run.", WATCHING, (0, 10**6)
     )
+    film: bool = option(
+        True, "Keep how heads, maps and samples change, for minitx attn --film.", WATCHING,
+        details="At some moments of the run, in at most about 1 % of its time. It changes no "
+        "number of the run.",
+    )
     log_every: int = option(10, "Steps between lines of metrics.jsonl.", WATCHING, COUNT)
     device: DeviceName = option(
         "auto", "Where to compute.", MACHINE, details="`auto` takes cuda, then mps, then cpu."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from minitx.tokenizer.base import silent_ids
 
 ROWS_AT_ONCE = 64
 """Continuations drawn in one batch; more wait for their turn."""
+
+SAMPLED_ALONE = 20_000_000
+"""Parameters of the largest model whose samples one thread draws."""
 
 OnText = Callable[[int, str], None]
 
@@ -108,6 +112,35 @@ def stream(
                 yield from (row.piece for row in step if row.piece)
 
     return pieces()
+
+
+def continue_ids(
+    model: Transformer, tokenizer: Tokenizer, ids: Sequence[int], config: SamplingConfig
+) -> str:
+    """What follows at least one id, at most the context of them, on one thread if that is faster.
+
+    Raises:
+        BadInputError: a setting does not fit the vocabulary, or a logit is NaN.
+    """
+    row = Row(list(ids), config)
+    with evaluating(model), sampling_threads(model):
+        for _ in _steps(TextBatch(model, tokenizer), [row]):
+            pass
+    return row.text
+
+
+@contextmanager
+def sampling_threads(model: Transformer) -> Iterator[None]:
+    """Draw with one thread where the model is small, and all else keeps as many as it had.
+
+    Where others are busy, threads that meet at each token wait for each other longest of all.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if model.config.n_parameters <= SAMPLED_ALONE else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _steps(batch: TextBatch, rows: Sequence[Row]) -> Iterator[list[Row]]:

@@ -10,7 +10,7 @@ import torch
 from minitx.checkpoint.own_model import OwnModel
 from minitx.config import ModelConfig
 from minitx.errors import BadInputError
-from minitx.evaluation.arrays import Float32Array, IdArray, IntArray
+from minitx.evaluation.arrays import ByteArray, Float32Array, IdArray, IntArray
 from minitx.model import Trace, Transformer, attention_layers, evaluating
 from minitx.shown import Shown
 from minitx.tokenizer import Tokenizer
@@ -162,6 +162,17 @@ def value_lengths(model: Transformer, trace: Trace) -> Float32Array:
         moved = values[0].double().transpose(0, 1).unsqueeze(-2) @ by_head.permute(1, 2, 0)
         lengths.append(moved.squeeze(-2).norm(dim=-1).T.float().cpu().numpy())
     return np.stack(lengths)
+
+
+def quantise(maps: Float32Array) -> ByteArray:
+    """Lower triangles of maps, row by row, as the square root of the weight in 255 steps.
+
+    Of (n, seq, seq) weights from 0 to 1, (n, seq * (seq + 1) / 2) bytes; a byte b stands for
+    (b / 255)^2, and 0 for NaN.
+    """
+    rows, columns = np.tril_indices(maps.shape[1])
+    clipped = np.nan_to_num(np.clip(maps[:, rows, columns], 0.0, 1.0))
+    return np.round(255 * np.sqrt(clipped)).astype(np.uint8)
 
 
 def require_existing(what: str, number: int, count: int) -> None:

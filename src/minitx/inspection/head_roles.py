@@ -119,20 +119,28 @@ def read_roles(model: Transformer, text_ids: IdArray, text_name: str = "the hold
     length = min(TEXT_LENGTH, config.context_length, len(text_ids))
     count = TEXT_WINDOWS if length >= MIN_QUERY else 0
     windows = text_windows(text_ids, max(1, length), count)
+    heads = measure_heads(model, probe, windows)
+    measured_on = [windows_in_words(len(windows), length, text_name)] if len(windows) else []
+    if probe is not None:
+        measured_on.append(f"{PROBES} texts of {probe.period} random tokens, repeated")
+    in_words = " and ".join(measured_on) or "nothing: the context is too short"
+    return HeadRoles(heads, in_words)
+
+
+def measure_heads(
+    model: Transformer, probe: RepeatProbe | None, windows: IntArray
+) -> tuple[HeadRole, ...]:
+    """The roles on these texts, layer by layer; `windows` of text are `(windows, tokens)` ids."""
     heads = []
     for layer, patterns in enumerate(_patterns(model, probe, windows)):
         measured = layer_scores(patterns)
-        for head in range(config.n_heads if measured else 0):
+        for head in range(model.config.n_heads if measured else 0):
             scores = {
                 role: RoleScore(float(score[head]), float(control[head]))
                 for role, (score, control) in measured.items()
             }
             heads.append(HeadRole(layer, head, name_role(scores), scores))
-    measured_on = [windows_in_words(len(windows), length, text_name)] if len(windows) else []
-    if probe is not None:
-        measured_on.append(f"{PROBES} texts of {probe.period} random tokens, repeated")
-    in_words = " and ".join(measured_on) or "nothing: the context is too short"
-    return HeadRoles(tuple(heads), in_words)
+    return tuple(heads)
 
 
 def _patterns(

@@ -110,6 +110,8 @@ class RunHooks:
         n_holdout: tokens of the holdout; 0 if there is none to score.
         n_scored, n_closing: how many of them an evaluation, and the closing one, score.
         look: looks inside the model as an evaluation does, and keeps nothing: it is timed.
+        record: called after each step, and before the first one, with the steps done and planned:
+            keeps a moment of the run's film if one is due, and tells whether.
     """
 
     run: Path
@@ -122,6 +124,7 @@ class RunHooks:
     n_scored: int
     n_closing: int
     look: Callable[[], object] = lambda: None
+    record: Callable[[int, int], bool] = lambda step, steps: False
 
     @property
     def closes_with_evaluation(self) -> bool:

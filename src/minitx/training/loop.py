@@ -100,6 +100,7 @@ class Trainer:
         state, config, patience = self.state, self.config, self.config.early_stopping
         self.model.train()
         if state.step == 0:
+            self.hooks.record(0, state.steps)
             with self._clock.timing("saving"):
                 self._save()
         if self.good_states is not None:
@@ -116,6 +117,9 @@ class Trainer:
             if learned and (state.step % config.log_every == 0 or state.step == 1):
                 self._report_step()
             self._decide_steps()
+            # Before a checkpoint of this step, which a resumed run goes on from with the next.
+            if self.hooks.record(state.step, state.steps):
+                self._clock.pause_done()
             if state.step % config.evaluate_every == 0 or state.step == state.steps:
                 with self._clock.timing("evaluation"):
                     self._evaluate()

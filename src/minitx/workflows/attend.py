@@ -32,6 +32,7 @@ from minitx.inspection.attention_maps import (
     require_fits,
 )
 from minitx.inspection.attribution import Attribution, attribute
+from minitx.inspection.film import Film, read_film
 from minitx.inspection.head_roles import HeadRoles, read_roles
 from minitx.inspection.interventions import record
 from minitx.inspection.logit_lens import LogitLens, read_logit_lens
@@ -47,6 +48,8 @@ SHORT_PROMPT = 32
 
 PAGE_PROMPT = 128
 """As many as a page shows."""
+
+NO_FILM = "Train one with more steps: a few moments must be at most a hundredth of its time"
 
 _HOLDOUT_CHARACTERS = 1_000_000
 # Tokens within which a line is expected to begin.
@@ -110,6 +113,20 @@ class AttentionStudy(Shown):
     def ablation(self) -> Ablation | None:
         """How much the loss rises when each head is off; None if there is no target to score."""
         return ablate_heads(self.model, self.sample_ids, self.sample_name)
+
+    @cached_property
+    def film(self) -> Film:
+        """What training kept of its moments.
+
+        Raises:
+            BadInputError: it kept nothing.
+        """
+        run = find_run(self.checkpoint.resolve())
+        film = None if run is None else read_film(run.film_file)
+        if film is None:
+            what = f"{self.checkpoint} is in no run" if run is None else f"{run.path} has no film"
+            raise BadInputError(what, NO_FILM)
+        return film
 
     @cached_property
     def mask_check(self) -> MaskCheck:

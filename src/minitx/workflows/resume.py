@@ -109,7 +109,8 @@ def resume(request: ResumeRequest, observers: Sequence[TrainingObserver]) -> Fin
 
 
 def _open_session(run: RunDirectory, request: ResumeRequest, processes: int) -> Session:
-    require_metrics(run.metrics_file)
+    for path in (run.metrics_file, run.film_file):
+        require_metrics(path)
     if run.config_file.is_dir():
         raise BadInputError(
             f"{run.config_file} is a directory",

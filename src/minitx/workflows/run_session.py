@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-
-import torch
+from typing import Any, TypeVar
 
 from minitx.checkpoint.writer import CheckpointWriter
 from minitx.compute import keep_freed_memory
@@ -16,9 +15,12 @@ from minitx.diagnosis.live import LiveDiagnosis
 from minitx.evaluation.arrays import bits_per
 from minitx.evaluation.scoring import Windows, count_targets, score, windows_for
 from minitx.generation import generate
+from minitx.generation.generate_text import sampling_threads
+from minitx.inspection.film_recorder import FilmRecorder
 from minitx.training.awake import AwakeClock
 from minitx.training.hooks import HoldoutLoss, RunHooks, StopEvaluation
 from minitx.training.logging import LOGGERS
+from minitx.training.logging.metrics_file import MetricsFile, read_metrics
 from minitx.training.loop import Trainer
 from minitx.training.observer import OBSERVERS, Observers, RunEnd, TrainingObserver
 from minitx.training.optimizers import make_optimizer
@@ -36,8 +38,7 @@ _SAMPLE_TOKENS = {"cpu": 160}
 _SAMPLE_TOKENS_ELSEWHERE = 64
 """One token takes a GPU as long as a step of a small model does."""
 
-_SAMPLED_ALONE = 20_000_000
-"""Parameters of the largest model whose samples one thread draws."""
+Kept = TypeVar("Kept", bound=TrainingObserver)
 
 
 def run_session(
@@ -63,7 +64,7 @@ def run_session(
         LOGGERS.get(name)
     with contextlib.ExitStack() as stack:
 
-        def opened(observer: TrainingObserver) -> TrainingObserver:
+        def opened(observer: Kept) -> Kept:
             stack.callback(observer.close)
             return observer
 
@@ -89,8 +90,13 @@ def run_session(
         team.require_agreement(None)
         # This cuts the file, so it is the last that may refuse.
         told.insert(len(observers), logger("metrics"))
+        film = None
+        if config.film:
+            lines = opened(MetricsFile(session.run.film_file, session.state.step))
+            film = _film(session, lines.write)
         session = session.committed()
         saver = SessionSaver(session, optimizer, detector, good_states, writer)
+        hooks = replace(_hooks(session, saver, stop), look=detector.look)
         trainer = Trainer(
             model=model,
             optimizer=optimizer,
@@ -99,7 +105,7 @@ def run_session(
             compute=compute,
             state=session.state,
             observer=observer,
-            hooks=replace(_hooks(session, saver, stop), look=detector.look),
+            hooks=replace(hooks, record=film.record) if film is not None else hooks,
             stop=stop,
             detector=detector,
             good_states=good_states,
@@ -112,6 +118,14 @@ def run_session(
         end = trainer.run()
         team.first(lambda: None)  # The others may go.
         return end
+
+
+def _film(session: Session, write: Callable[[dict[str, Any]], None]) -> FilmRecorder:
+    corpus, steps = session.corpus, [-1]
+    steps += [record["step"] for record in read_metrics(session.run.film_file)]
+    text = corpus.holdout_ids if len(corpus.holdout_ids) > 1 else corpus.train_ids
+    train = session.config.train
+    return FilmRecorder(session.model, session.tokenizer, text, train, write, max(steps))
 
 
 def _hooks(session: Session, saver: SessionSaver, stop: StopRequest) -> RunHooks:
@@ -141,13 +155,8 @@ def _hooks(session: Session, saver: SessionSaver, stop: StopRequest) -> RunHooks
         return HoldoutLoss(scored.loss, bits_per(scored.loss, bytes_per_token), scored.n_tokens)
 
     def sampled() -> str:
-        # Where others are busy, threads that meet at each token wait for each other longest of all.
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1 if model.config.n_parameters <= _SAMPLED_ALONE else threads)
-        try:
+        with sampling_threads(model):
             return generate(model, tokenizer, [prompt], sampling)[0].text
-        finally:
-            torch.set_num_threads(threads)
 
     return RunHooks(
         run=session.run.path,

@@ -33,6 +33,7 @@ from minitx.report.attention.causes_view import (
     causes_of,
     patching_grids,
 )
+from minitx.report.attention.film_view import film_grids, film_json
 from minitx.report.pages.attention_page import study_page
 from minitx.report.pages.templates import write_page
 from minitx.report.terminal.heatmap import shading_for
@@ -95,6 +96,8 @@ def study_json(study: AttentionStudy, request: AttentionRequest) -> str:
     if request.lens:
         values["logit_lens"] = _lens(study.lens)
     values |= causes_json(causes_of(study, request, position))
+    if request.film:
+        values["film"] = film_json(study.film, request)
     values = json.loads(json.dumps(values), parse_float=lambda number: round(float(number), 6))
     if request.check_mask:
         check = study.mask_check
@@ -167,6 +170,7 @@ def write_study(
         causes = causes_of(study, request, position)
         grids = [attribution_grid(causes.attribution)] if causes.attribution else []
         grids += patching_grids(causes) if causes.patching else ()
+        grids += film_grids(study.film, request) if request.film else ()
         if grids:
             _save_grids(grids, png)
         else:

@@ -15,6 +15,7 @@ from minitx.inspection.attention_maps import Looked, most_looked_at, require_exi
 from minitx.inspection.head_roles import HeadRole
 from minitx.report.attention import attention_view
 from minitx.report.attention.causes_view import attribution_table, causes_of, patching_tables
+from minitx.report.attention.film_view import film_parts
 from minitx.report.terminal.heatmap import Heatmap, Quantity, Scale, Shading
 from minitx.report.terminal.printable import (
     cut_label,
@@ -103,8 +104,9 @@ class _Screen:
     def parts(self, request: AttentionRequest) -> Iterator[RenderableType]:
         study, shading = self.study, self.shading
         position = position_of(study, request)
-        yield self._about()
-        yield Text()
+        if not request.film:  # That has a text of its own.
+            yield self._about()
+            yield Text()
         if request.wants_map:
             maps, reason = choose_maps(study, request.kind, request.layer, request.head)
             if position is not None or request.top is not None:
@@ -138,6 +140,8 @@ class _Screen:
             yield attribution_table(causes.attribution, self.width, shading)
         if causes.patching is not None:
             yield from patching_tables(causes, shading)
+        if request.film:
+            yield from film_parts(study.film, request, shading, self.width)
         if request.check_mask:
             yield from attention_view.mask_lines(study.mask_check, shading)
 

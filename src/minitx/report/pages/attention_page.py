@@ -16,8 +16,8 @@ import numpy.typing as npt
 from minitx.checkpoint.own_model import refuse_own
 from minitx.config import Index
 from minitx.errors import BadInputError
-from minitx.evaluation.arrays import Float32Array
 from minitx.inspection.ablation import Ablation
+from minitx.inspection.attention_maps import quantise
 from minitx.inspection.head_roles import HeadRole
 from minitx.inspection.logit_lens import LogitLens
 from minitx.report.pages.templates import render
@@ -95,17 +95,6 @@ def require_page_fits(seq: int, n_layers: int, n_heads: int) -> None:
     if size(seq) > MAX_PAGE_BYTES:
         fitting = (n for n in range(seq, 1, -1) if size(n) <= MAX_PAGE_BYTES)
         raise _too_large(size(seq), next(fitting, 1))
-
-
-def quantise(maps: Float32Array) -> npt.NDArray[np.uint8]:
-    """Lower triangles of maps, row by row, as the square root of the weight in 255 steps.
-
-    Of (n, seq, seq) weights from 0 to 1, (n, seq * (seq + 1) / 2) bytes; a byte b stands for
-    (b / 255)^2.
-    """
-    rows, columns = np.tril_indices(maps.shape[1])
-    clipped = np.clip(maps[:, rows, columns], 0.0, 1.0)
-    return np.round(255 * np.sqrt(clipped)).astype(np.uint8)
 
 
 def _head(measured: HeadRole, ablation: Ablation | None) -> dict[str, Any]:

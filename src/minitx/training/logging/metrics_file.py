@@ -49,9 +49,12 @@ class MetricsFile(TrainingObserver):
 
     def observe(self, event: TrainingEvent) -> None:
         """Write the event's line; `write_checkpoint` puts on disk those that come before it."""
-        if not event.is_logged:
-            return
-        line = memoryview(metrics_line(event.to_line()))
+        if event.is_logged:
+            self.write(event.to_line())
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Write a record, which has a `kind` and a `step`."""
+        line = memoryview(metrics_line(record))
         try:
             while line:
                 line = line[self._file.write(line) :]
