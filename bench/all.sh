@@ -34,6 +34,7 @@ benches() {
 1 - memory.py
 15 - corpus.py --size 2GB
 3 - checkpoint_cost.py
+7 - film_cost.py
 5 nanogpt generation.py --nanogpt NANOGPT --llama=LLAMA
 3 - serving.py
 2 - startup.py

@@ -32,8 +32,8 @@ computes in float32, AVX512-BF16 multiplies in bfloat16. What was measured on on
 # Training first, then using a model; results not named here follow by name.
 ORDER = (
     "train_speed", "engines", "time_to_loss", "best_loss", "plan", "plan_kinds", "plan_ahead",
-    "scale", "busy", "attention_forms", "memory", "corpus", "checkpoint_cost", "gpu_speed",
-    "gpu_time_to_loss",
+    "scale", "busy", "attention_forms", "memory", "corpus", "checkpoint_cost", "film_cost",
+    "gpu_speed", "gpu_time_to_loss",
 )  # fmt: skip
 
 # The most common first.

@@ -15,6 +15,7 @@ from serve_process import ServeProcess
 from small_runs import VERSES
 
 from minitx.fast.library import library
+from minitx.inspection import film_recorder
 
 # Prompts of the pages, so that the small corpus here has their characters.
 TEXT = "To be, or not to be.\nABCDEFGHIJKLMNOPQRSTUVWXYZ xyz\n" * 3 + VERSES
@@ -72,7 +73,9 @@ def page_run(tmp_path_factory):
         train={"steps": 60, "threads": 1},
         out=place / "runs" / "corpus-001",
     )
-    train(request, [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(film_recorder, "SHARE", 1e9)  # So short a run has no film of its own.
+        train(request, [])
     return place
 
 
