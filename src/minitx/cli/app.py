@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 
 from minitx import __version__
 from minitx.cli.course_commands import learn
+from minitx.cli.machine_commands import doctor
 from minitx.cli.many_runs_commands import runs
 from minitx.cli.model_commands import attn, evaluate, explore, generate, serve
 from minitx.cli.run_commands import diagnose, profile, report
@@ -67,6 +68,7 @@ app.command("explore")(explore)
 app.command("diagnose")(diagnose)
 app.command("report")(report)
 app.command("profile")(profile)
+app.command("doctor")(doctor)
 app.add_typer(runs, name="runs")
 app.add_typer(learn, name="learn")
 
