@@ -19,18 +19,21 @@ from pathlib import Path
 
 import torch
 from harness import Result, Samples, Table, Target, publish
-from llama import LlamaProcess, missing_for_llama, write_gguf
+from llama import LlamaProcess, missing_for_llama
 from peak import float32_peak, product_peak
 from peers import SHAKESPEARE_GPU
 from torch import nn
 
 from minitx import engine
+from minitx.checkpoint.gguf import write_gguf
 from minitx.checkpoint.huggingface import save_model
 from minitx.config import ModelConfig, SamplingConfig
+from minitx.config.requests import GGUFType
 from minitx.generation import generate
 from minitx.generation.text_reader import TextReader
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer, train_tokenizer
+from minitx.tokenizer.llama_cpp import llama_vocabulary
 
 PROMPT = "\n"
 NEW_TOKENS = 250
@@ -40,6 +43,7 @@ RUNS_OF_MANY = 3
 FEW = 50
 LLAMA = "llama.cpp (node-llama-cpp)"
 LLAMA_FORMATS = {"float32": "float32", "int8": "q8_0"}
+GGUF_TYPES: dict[str, GGUFType] = {"float32": "f32", "q8_0": "q8_0"}
 LONG_PROMPT = 255
 
 
@@ -93,7 +97,7 @@ def main() -> None:
         contenders |= _transformers(directories)
         if given.nanogpt is not None:
             contenders["nanoGPT (no cache)"] = _nanogpt(given.nanogpt)
-        contenders |= _llama(given.llama, model, Path(temporary))
+        contenders |= _llama(given.llama, model, tokenizer, Path(temporary))
         bandwidths: list[float] = []
         peaks: list[float] = []
         timed = _turns(contenders, given.rounds, bandwidths, peaks)
@@ -189,7 +193,9 @@ def _nanogpt(checkout: Path) -> Contender:
     return Contender(lambda n: theirs.generate(start, n, temperature=0.8))
 
 
-def _llama(installed: Path | None, model: Transformer, room: Path) -> dict[str, Contender]:
+def _llama(
+    installed: Path | None, model: Transformer, tokenizer: Tokenizer, room: Path
+) -> dict[str, Contender]:
     # Each format with the number of threads that is best for it.
     found: dict[str, Contender] = {}
     if installed in (None, Path()):
@@ -198,9 +204,10 @@ def _llama(installed: Path | None, model: Transformer, room: Path) -> dict[str, 
     if lacks:
         print(f"llama.cpp is left out: {lacks}", file=sys.stderr, flush=True)
         return found
+    vocabulary = llama_vocabulary(tokenizer, model.config.vocab_size, ())
     for weight_format in LLAMA_FORMATS.values():
         path = room / f"{weight_format}.gguf"
-        write_gguf(model, path, weight_format)
+        write_gguf(path, model, tokenizer, vocabulary, GGUF_TYPES[weight_format])
         best = float("inf")
         for threads in range(1, torch.get_num_threads() + 1):
             process = LlamaProcess(installed, path, threads)

@@ -43,6 +43,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "runs.md",
         "diagnosis.md",
         "serving.md",
+        "ecosystem.md",
     ),
     "Rely on it": (
         "install.md",

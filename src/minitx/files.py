@@ -42,7 +42,9 @@ def os_errors_as_bad_input(what: str, fix: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BadInputError(f"{what} ({error.strerror})", fix) from None
+        # NumPy tells no reason where it could not write all.
+        reason = error.strerror or "the disk may be full"
+        raise BadInputError(f"{what} ({reason})", fix) from None
 
 
 @contextlib.contextmanager

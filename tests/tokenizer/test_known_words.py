@@ -1,11 +1,19 @@
 """Words that were encoded before give the ids that the library gives for the text as a whole."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, pre_tokenizers
 
 from minitx.tokenizer import known_words, train_tokenizer
-from minitx.tokenizer.bpe import _pattern
+from minitx.tokenizer.bpe import (
+    EARLIER_PATTERN,
+    GPT2_PATTERN,
+    PATTERN,
+    QWEN2_PATTERN,
+    commonest_first,
+)
 from minitx.tokenizer.known_words import KnownWords
 
 TEXT = (
@@ -20,14 +28,23 @@ def by_the_library(texts):
     return [np.asarray(encoding.ids, np.int32) for encoding in encodings]
 
 
-def lengths_of_words(texts):
+def lengths_of_words(pattern):
     """How the library cuts texts; this shows in few ids of a small vocabulary."""
-    cut = BPE.backend.pre_tokenizer.pre_tokenize_str
-    return [np.array([end - start for _, (start, end) in cut(t)], np.int32) for t in texts]
+    cut = pre_tokenizers.Split(Regex(pattern), "isolated").pre_tokenize_str
+
+    def lengths(texts):
+        return [np.array([end - start for _, (start, end) in cut(t)], np.int32) for t in texts]
+
+    return lengths
 
 
-KNOWN = KnownWords(_pattern, by_the_library)
-CUT = KnownWords(_pattern, lengths_of_words)
+KNOWN = KnownWords(commonest_first(PATTERN), by_the_library)
+PATTERNS = (PATTERN, QWEN2_PATTERN, GPT2_PATTERN, EARLIER_PATTERN)
+CUT = {
+    lengths: KnownWords(commonest_first(p), lengths)
+    for p in PATTERNS
+    for lengths in [lengths_of_words(p)]
+}
 
 pieces = st.one_of(
     st.text(max_size=6),
@@ -42,12 +59,13 @@ pieces = st.one_of(
 @given(st.lists(st.lists(pieces, max_size=15).map("".join), max_size=5))
 @settings(deadline=None, max_examples=300)
 def test_ids_are_those_of_the_library(texts):
-    for known, library in ((KNOWN, by_the_library), (CUT, lengths_of_words)):
+    for library, known in {by_the_library: KNOWN, **CUT}.items():
         for ids, expected in zip(known.ids(texts), library(texts), strict=True):
             np.testing.assert_array_equal(ids, expected)
 
 
-def test_every_character_is_cut_as_the_library_cuts_it():
+@pytest.mark.parametrize("library", CUT, ids=["llama3", "qwen2", "gpt2", "earlier"])
+def test_every_character_is_cut_as_the_library_cuts_it(library):
     # Each in a text of its own: one that is left to the library takes the others there with it. Of
     # the many that are alike, some.
     codes = {*range(0x800), 0x1680, 0x180E, *range(0x2000, 0x3100), *range(0x800, 0x20000, 23)}
@@ -55,7 +73,7 @@ def test_every_character_is_cut_as_the_library_cuts_it():
     texts = [f"a{c}b {c} 1{c}1\n{c}\n  {c}!{c}!" for c in map(chr, sorted(codes))]
     wrong = [
         text
-        for text, ids, expected in zip(texts, CUT.ids(texts), lengths_of_words(texts), strict=True)
+        for text, ids, expected in zip(texts, CUT[library].ids(texts), library(texts), strict=True)
         if ids.tolist() != expected.tolist()
     ]
     assert not wrong
@@ -68,7 +86,7 @@ def test_few_characters_are_left_to_the_library():
         asked.extend(texts)
         return by_the_library(texts)
 
-    known = KnownWords(_pattern, noted)
+    known = KnownWords(commonest_first(PATTERN), noted)
     known.ids([TEXT, TEXT])
     known.ids([TEXT])
     assert len(asked) == len(set(asked))
@@ -77,7 +95,7 @@ def test_few_characters_are_left_to_the_library():
 
 def test_words_are_forgotten_where_there_are_many(monkeypatch):
     monkeypatch.setattr(known_words, "_MOST", 3)
-    known = KnownWords(_pattern, by_the_library)
+    known = KnownWords(commonest_first(PATTERN), by_the_library)
     for text in (TEXT, "one two three four five", TEXT):
         np.testing.assert_array_equal(known.ids([text])[0], by_the_library([text])[0])
         assert len(known._known) <= 3

@@ -11,11 +11,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, pre_tokenizers
 
 from minitx.errors import BadInputError
 from minitx.tokenizer import chunks, train_tokenizer
 from minitx.tokenizer.base import END_OF_TEXT
+from minitx.tokenizer.bpe import EARLIER_PATTERN, GPT2_PATTERN, PATTERN, QWEN2_PATTERN
 from minitx.tokenizer.chunks import LINE_END, LINE_START
+from minitx.tokenizer.word_level import WORD
+
+WITH_LINE_ENDS = (PATTERN, QWEN2_PATTERN, GPT2_PATTERN)
 
 TEXT = "".join(
     f"Line {i}: the {['cat', 'dog', 'naïve fox'][i % 3]} sat on the {i % 7} mats, didn't it?\n"
@@ -89,37 +94,35 @@ pieces = st.lists(
 ).map("".join)  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["bpe", "word"])
+def cut_by(pattern):
+    return pre_tokenizers.Split(Regex(pattern), "isolated")
+
+
+@pytest.mark.parametrize("pattern", [EARLIER_PATTERN, WORD], ids=["earlier", "word"])
 @given(pieces)
 @settings(deadline=None, max_examples=400)
-def test_no_token_crosses_the_start_of_a_line(kind, text):
+def test_no_token_crosses_the_start_of_a_line(pattern, text):
     # Merges are left out: what is cut apart here is never merged.
-    tokenizer = TRAINED[kind]
-    cut = tokenizer.backend.pre_tokenizer.pre_tokenize_str
+    cut = cut_by(pattern).pre_tokenize_str
     apart = [piece for part in chunks.chunks(text, 1, LINE_START) for piece, _ in cut(part)]
     assert apart == [piece for piece, _ in cut(text)]
     assert "".join(chunks.chunks(text, 1, LINE_START)) == text
 
 
+@pytest.mark.parametrize("pattern", WITH_LINE_ENDS, ids=["llama3", "qwen2", "gpt2"])
 @given(pieces)
 @settings(deadline=None, max_examples=400)
-def test_gpt2_s_cut_never_crosses_a_lone_line_end(text):
-    from tokenizers import pre_tokenizers
-
-    cut = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str
+def test_no_token_crosses_a_lone_line_end(pattern, text):
+    cut = cut_by(pattern).pre_tokenize_str
     apart = [piece for part in chunks.chunks(text, 1, LINE_END) for piece, _ in cut(part)]
     assert apart == [piece for piece, _ in cut(text)]
 
 
-@pytest.mark.parametrize("kind", ["bpe", "word", "gpt2"])
+@pytest.mark.parametrize("pattern", [*WITH_LINE_ENDS, EARLIER_PATTERN, WORD])
 @given(pieces, st.integers(4, 40))
 @settings(deadline=None, max_examples=300)
-def test_a_text_without_breaks_is_cut_where_a_piece_starts(kind, text, size):
-    from tokenizers import pre_tokenizers
-
-    border, cut = LINE_END, pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if kind != "gpt2":
-        border, cut = LINE_START, TRAINED[kind].backend.pre_tokenizer
+def test_a_text_without_breaks_is_cut_where_a_piece_starts(pattern, text, size):
+    border, cut = LINE_END if pattern in WITH_LINE_ENDS else LINE_START, cut_by(pattern)
 
     def starts(part):
         return [start for _, (start, _) in cut.pre_tokenize_str(part)]
@@ -140,6 +143,9 @@ ONE_LINE = {
 }
 
 
+ONE_PIECE = {"one run", "empty lines"}  # to the rule of BPE
+
+
 @pytest.mark.parametrize("kind", ["bpe", "char", "word"])
 @pytest.mark.parametrize("name", ONE_LINE)
 def test_one_long_line_is_never_encoded_as_a_whole(kind, name, monkeypatch):
@@ -156,7 +162,8 @@ def test_one_long_line_is_never_encoded_as_a_whole(kind, name, monkeypatch):
     blocks = [text[i : i + 5000] for i in range(0, len(text), 5000)]
     parts = list(tokenizer.encode_parts(iter(blocks), "replace"))
     assert [int(i) for part in parts for i in part] == whole
-    assert max(map(len, given)) <= 2 * base._CHUNK
+    if kind != "bpe" or name not in ONE_PIECE:
+        assert max(map(len, given)) <= 2 * base._CHUNK
     assert "".join(given) == text
     trained = chunks.training_chunks([text], TRAINED["bpe"].backend.pre_tokenizer)
     assert max(map(len, trained)) <= 2 * chunks._TRAINING_CHUNK
@@ -251,7 +258,7 @@ def test_unknown_kind_and_invalid_unicode():
 def test_a_text_without_breaks_takes_no_longer(text):
     tokenizer = train_tokenizer(text, "bpe", 512)
     assert tokenizer.decode(tokenizer.encode(text)) == text
-    assert max(len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)) <= 65
+    assert max(len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)) <= 128
     words = train_tokenizer(text, "word", 0)
     assert words.decode(words.encode(text)) == text
     assert words.vocab_size <= 4

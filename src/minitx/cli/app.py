@@ -22,7 +22,7 @@ from minitx.cli.course_commands import learn
 from minitx.cli.machine_commands import doctor
 from minitx.cli.many_runs_commands import runs
 from minitx.cli.model_commands import attn, evaluate, explore, generate, serve
-from minitx.cli.run_commands import diagnose, profile, report
+from minitx.cli.run_commands import diagnose, export, profile, report
 from minitx.cli.training_commands import corpus, plan, resume, tokenize, train
 from minitx.errors import MinitxError, as_sentence, is_out_of_memory
 from minitx.files import lookup_error
@@ -70,6 +70,7 @@ app.command("report")(report)
 app.command("profile")(profile)
 app.command("doctor")(doctor)
 app.add_typer(runs, name="runs")
+app.command("export")(export)
 app.add_typer(learn, name="learn")
 
 

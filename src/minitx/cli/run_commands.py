@@ -1,4 +1,4 @@
-"""`minitx report`, `diagnose` and `profile`: what a run was, went wrong with, and spent time on."""
+"""`minitx report`, `diagnose`, `profile`, `export`: what a run was, and what comes out of it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from minitx.cli import many_imports
-from minitx.cli.flags import Json, RunDirectory, takes
-from minitx.config import ReportSettings
+from minitx.cli.flags import Json, Run, RunDirectory, takes
+from minitx.config import ExportRequest, LoadConfig, ReportSettings
 from minitx.config.overrides import config_from_options
 
 
@@ -112,6 +112,28 @@ def profile(
         profile = profile_run(run, steps, device, dtype)
     _print(profile_json(profile) if json else profile_report(profile))
     say_used([profile.checkpoint])
+
+
+@takes(ExportRequest)
+@takes(LoadConfig, only=("checkpoint",))
+def export(run: Run = None, **options: Any) -> None:
+    """Write a model as a file that other programs run.
+
+    minitx export --gguf model.gguf        the newest run, for llama.cpp and Ollama
+
+    minitx export runs/a --gguf a.gguf --type q8_0
+    """
+    request = config_from_options(ExportRequest, options)
+    checkpoint = config_from_options(LoadConfig, options).checkpoint
+    with many_imports():
+        from minitx.report.terminal.printable import printed_name
+        from minitx.workflows.export import export as export_model
+        from minitx.workflows.load import say_used
+
+    model, written = export_model(run, checkpoint, request)
+    for path in written:
+        typer.echo(f"Wrote {printed_name(path)}", err=True)
+    say_used([model.directory])
 
 
 def _print(result: Any) -> None:

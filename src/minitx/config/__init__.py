@@ -8,6 +8,7 @@ from minitx.config.requests import WEIGHT_FORMATS as WEIGHT_FORMATS
 from minitx.config.requests import AttentionRequest as AttentionRequest
 from minitx.config.requests import EvaluationSettings as EvaluationSettings
 from minitx.config.requests import ExploreRequest as ExploreRequest
+from minitx.config.requests import ExportRequest as ExportRequest
 from minitx.config.requests import Index as Index
 from minitx.config.requests import Limits as Limits
 from minitx.config.requests import LoadConfig as LoadConfig

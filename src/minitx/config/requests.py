@@ -23,6 +23,7 @@ from minitx.errors import BadInputError
 
 CheckpointName = Literal["best", "last"]
 WeightFormat = Literal["int8", "bfloat16"]
+GGUFType = Literal["f32", "f16", "q8_0"]
 WEIGHT_FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
 """Formats with fewer bits that weights can be kept in."""
 UnknownPolicy = Literal["error", "replace"]
@@ -41,6 +42,20 @@ class LoadConfig(Config, named_by_flags=True):
     quantize: WeightFormat | None = option(
         None, "Keep the weights in fewer bits; eval --quantize says what it costs.", LOADED
     )
+
+
+@dataclass(frozen=True)
+class ExportRequest(Config, named_by_flags=True):
+    """Which files are written for other programs."""
+
+    gguf: Path | None = option(
+        None, "Write a file for llama.cpp, and a Modelfile for Ollama beside it."
+    )
+    type: GGUFType = option("f32", "Number format of the matrices in it.")
+
+    def check(self) -> None:
+        """Refuse to write nothing."""
+        require(self.gguf is not None, "there is nothing to write", "Give --gguf FILE")
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ of the text, and what follows does not depend on what came before.
 LINE_END: Border = re.compile(rf"(?<=\S\n)(?=\S)|{_WORD_START}")
 """After a line feed that stands alone between characters that are no white space; or before a word.
 
-Also safe where white space is matched as ``\\s+(?!\\S)|\\s+``, as GPT-2 does: a single line feed
-is a piece of its own by either.
+Also safe where white space is matched as ``\\s+(?!\\S)|\\s+``, as GPT-2 does, or after
+``\\s*[\\r\\n]+``, as Llama 3 does: a single line feed ends a piece by each.
 """
 
 # White space before something else may be cut in another way where the text ends with it. (To
@@ -43,11 +43,13 @@ _LOOKAHEAD = 3
 """Characters after a piece that may decide where it ends, as a word after a run of spaces does."""
 
 
-def training_chunks(texts: Iterable[str], cut: PreTokenizer) -> Iterator[str]:
+def training_chunks(
+    texts: Iterable[str], cut: PreTokenizer, border: Border = LINE_START
+) -> Iterator[str]:
     """Each text in chunks that begin where a piece does, as the library is trained on them."""
     for text in texts:
         yield from chunks(
-            text, _TRAINING_CHUNK, LINE_START,
+            text, _TRAINING_CHUNK, border,
             lambda part: (start for _, (start, _) in cut.pre_tokenize_str(part)),
         )  # fmt: skip
 
@@ -76,7 +78,10 @@ def _next_cut(text: str, start: int, size: int, border: Border, starts: PieceSta
     match = border.search(text, start + size, near)
     if match is None and near < len(text):
         # A piece starts at `start`, so that those of this part are those of the text but the last.
-        sure = [start + i for i in starts(text[start:near]) if 0 < i <= 2 * size - _LOOKAHEAD]
+        # Where white space may go on, a line end that is yet to come may take all of it.
+        part = text[start:near]
+        known = min(len(part.rstrip()) if border is LINE_END else near, 2 * size - _LOOKAHEAD)
+        sure = [start + i for i in starts(part) if 0 < i <= known]
         safe = [cut for cut in sure if _SAFE_END.match(text, cut)]
         if safe:
             return safe[-1]

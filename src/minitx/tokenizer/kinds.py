@@ -25,14 +25,14 @@ from minitx.tokenizer.base import (
     UNKNOWN,
     Tokenizer,
 )
-from minitx.tokenizer.bpe import BYTE_OF_CHARACTER, CHARACTER_OF_BYTE, BytePairTokenizer, train_bpe
-from minitx.tokenizer.word_level import (
+from minitx.tokenizer.bpe import (
+    BYTE_OF_CHARACTER,
+    CHARACTER_OF_BYTE,
     SPELLS_BYTES,
-    CharTokenizer,
-    WordTokenizer,
-    train_char,
-    train_word,
+    BytePairTokenizer,
+    train_bpe,
 )
+from minitx.tokenizer.word_level import CharTokenizer, WordTokenizer, train_char, train_word
 
 _TRAINERS: dict[TokenizerKind, Callable[[Iterable[str], int], Tokenizer]] = {
     "bpe": train_bpe,

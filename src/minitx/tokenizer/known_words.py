@@ -22,30 +22,26 @@ WORTH_IT = 1 << 17
 _MOST = 1 << 17
 _CODES = 0x20000  # Beyond are rare characters of Chinese, and none that is assigned.
 
-PiecePattern = Callable[[str, str, str, str, str], str]
-"""The pattern of a word, from classes of characters: letters and what is put on them, numbers,
-white space that ends no line, other characters, and all but white space."""
-
 
 class KnownWords:
     """Words with their ids, as far as they fit a few megabytes.
 
     Args:
-        pattern: of a word, from the kinds of characters.
+        pattern: of a word, for the library, with classes of `_classes` alone.
         ids_of: asks the library for the ids of texts.
     """
 
     def __init__(
         self,
-        pattern: PiecePattern,
+        pattern: str,
         ids_of: Callable[[list[str]], list[Ids]],
     ) -> None:
-        letters, numbers, blanks, others = _kinds()
-        solid = letters + numbers + others
-        word = pattern(*(f"[{kind}]" for kind in (letters, numbers, blanks, others, solid)))
+        classes, known = _classes()
+        names = re.compile("|".join(map(re.escape, classes)))
+        word = names.sub(lambda name: f"[{classes[name[0]]}]", pattern)
         # What is of no kind is a word of one character, which is never known.
         self._words_in = re.compile(f"{word}|(?s:.)").findall
-        self._is_strange = re.compile(f"[^{solid}{blanks}\r\n]").fullmatch
+        self._is_strange = re.compile(f"[^{known}]").fullmatch
         self._ids_of = ids_of
         self._known: dict[str, bytes] = {}
 
@@ -71,11 +67,11 @@ class KnownWords:
 
 
 @cache
-def _kinds() -> list[str]:
-    """The characters of each kind, as `PiecePattern` has them, of which all versions of Unicode say
-    the same."""
+def _classes() -> tuple[dict[str, str], str]:
+    """The classes of the library's patterns in that of Python, and all characters that are of a
+    kind: of which all versions of Unicode say the same."""
     then = unicodedata.ucd_3_2_0
-    members: dict[str, list[int]] = {kind: [] for kind in "LNSO"}
+    members: dict[str, list[int]] = {kind: [] for kind in "LMNSO"}
     for code in range(_CODES):
         character = chr(code)
         now, before = unicodedata.category(character), then.category(character)
@@ -84,12 +80,20 @@ def _kinds() -> list[str]:
         is_settled = kind == _kind(character, before) or (before == "Cn" and kind == "O")
         if is_settled and now not in ("Cn", "Cs") and character not in "\r\n":
             members[kind].append(code)
-    return [_as_class(codes) for codes in members.values()]
+    letters, marks, numbers, blanks, others = map(_as_class, members.values())
+    solid = letters + marks + numbers + others
+    classes = {
+        r"[^\s\p{L}\p{M}\p{N}]": others, r"[^\s\p{L}\p{N}]": marks + others,
+        r"[^\r\n\p{L}\p{N}]": blanks + marks + others,
+        r"[\p{L}\p{M}]": letters + marks, r"[^\S\r\n]": blanks,
+        r"\p{L}": letters, r"\p{N}": numbers, r"\s": f"{blanks}\r\n", r"\S": solid,
+    }  # fmt: skip
+    return classes, f"{solid}{blanks}\r\n"
 
 
 def _kind(character: str, category: str) -> str:
     if category[0] in "LMN":
-        return "N" if category[0] == "N" else "L"
+        return category[0]
     # To Python alone, the separators of ASCII are white space.
     return "S" if character.isspace() and not "\x1c" <= character <= "\x1f" else "O"
 

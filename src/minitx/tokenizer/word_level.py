@@ -33,9 +33,6 @@ _RUN = f"{{1,{LONGEST_PIECE}}}"
 CHARACTER = r"[\s\S]"
 WORD = "|".join([rf"\w{_RUN}", rf"[\r\n]{_RUN}", rf"[^\S\r\n]{_RUN}", r"[^\w\s]"])
 
-SPELLS_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
-"""The second step of the pre-tokenizer; files of earlier versions have the first alone."""
-
 _EVERY_WORD = 2**24
 _SPECIAL = 2  # ids: the unknown token and the end of a document
 

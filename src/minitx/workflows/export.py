@@ -1,0 +1,97 @@
+"""A model as a file that other programs run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from minitx.checkpoint.gguf import require_gguf, write_gguf
+from minitx.checkpoint.rundir import Which, find_run
+from minitx.config import ExportRequest, SamplingConfig
+from minitx.config.requests import GGUFType
+from minitx.corpus.part_text import PARTS, PartText
+from minitx.errors import BadInputError
+from minitx.files import os_errors_as_bad_input, possible_path, read_bounded, write_atomically
+from minitx.tokenizer.llama_cpp import llama_vocabulary
+from minitx.workflows.load import LoadedModel, load
+
+MODELFILE = "Modelfile"
+
+_MADE_HERE = b"# Made by minitx export.\n"
+_READ = 16 << 20
+"""Bytes of each part of a corpus by which it is judged how another program cuts it."""
+
+
+def export(
+    run: Path | None, which: Which, request: ExportRequest
+) -> tuple[LoadedModel, list[Path]]:
+    """Write what is asked for; every file is whole before it has its name.
+
+    Raises:
+        BadInputError: a file exists or can't be written, a package is missing, or the program does
+            not run such a model.
+    """
+    if request.gguf is not None:
+        require_gguf()
+        _require_new(request.gguf)
+        _require_ours(request.gguf.with_name(MODELFILE))
+    model = load(run, which, "cpu")
+    written = []
+    if request.gguf is not None:
+        written += _to_gguf(model, request.gguf, request.type)
+    return model, written
+
+
+def _require_new(path: Path) -> None:
+    if os.path.lexists(possible_path(path)):
+        raise BadInputError(f"{path} exists", "Remove it, or name another file")
+    if not path.name.isprintable():
+        raise BadInputError(
+            f"{path.name!r} has characters that other programs can't read", "Choose plain ones"
+        )
+    if not path.parent.is_dir():
+        raise BadInputError(f"{path.parent} is not a directory", "Make it, or name another file")
+
+
+def _require_ours(path: Path) -> None:
+    if not os.path.lexists(path):
+        return
+    with contextlib.suppress(OSError, ValueError):
+        if read_bounded(path).startswith(_MADE_HERE):
+            return
+    raise BadInputError(
+        f"{path} exists, and is not of minitx export", "Name a file in another directory"
+    )
+
+
+def _to_gguf(model: LoadedModel, path: Path, weights: GGUFType) -> list[Path]:
+    config = model.model.config
+    vocabulary = llama_vocabulary(model.tokenizer, config.vocab_size, _corpus(model.directory))
+    modelfile = path.with_name(MODELFILE)
+    with os_errors_as_bad_input(f"{path} can't be written", "Make room, or write elsewhere"):
+        write_gguf(path, model.model, model.tokenizer, vocabulary, weights, path.stem)
+        write_atomically(modelfile, _modelfile(path, config.context_length))
+    return [path, modelfile]
+
+
+def _corpus(checkpoint: Path) -> Iterator[str]:
+    """The text that a checkpoint's run was trained and measured on, or some of it."""
+    run = find_run(checkpoint)
+    if run is not None:
+        for name in PARTS:
+            part = PartText(run.data, name)
+            if part.path.is_file():
+                yield from part.sample(_READ)
+
+
+def _modelfile(path: Path, context: int) -> bytes:
+    lines = [
+        f"FROM ./{path.name}",
+        f"PARAMETER num_ctx {context}",
+        f"PARAMETER temperature {SamplingConfig.temperature}",
+        "# A text is continued as it stands.",
+        'TEMPLATE """{{ .Prompt }}"""',
+    ]
+    return _MADE_HERE + "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
