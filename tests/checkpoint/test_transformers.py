@@ -152,7 +152,8 @@ def test_the_digest_is_of_what_decides_ids(tmp_path, kind):
     model = content["model"]
     # As older versions wrote it, in another order, with a step that adds nothing.
     for key in ("fuse_unk", "byte_fallback", "ignore_merges", "dropout"):
-        model.pop(key, None)
+        if not model.get(key):
+            model.pop(key, None)
     model["vocab"] = dict(reversed(model["vocab"].items()))
     if "merges" in model:
         model["merges"] = [" ".join(pair) for pair in model["merges"]]

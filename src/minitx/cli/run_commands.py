@@ -122,6 +122,8 @@ def export(run: Run = None, **options: Any) -> None:
     minitx export --gguf model.gguf        the newest run, for llama.cpp and Ollama
 
     minitx export runs/a --gguf a.gguf --type q8_0
+
+    minitx export --onnx model.onnx        for onnxruntime
     """
     request = config_from_options(ExportRequest, options)
     checkpoint = config_from_options(LoadConfig, options).checkpoint

@@ -52,10 +52,14 @@ class ExportRequest(Config, named_by_flags=True):
         None, "Write a file for llama.cpp, and a Modelfile for Ollama beside it."
     )
     type: GGUFType = option("f32", "Number format of the matrices in it.")
+    onnx: Path | None = option(None, "Write the graph from ids to logits, for onnxruntime.")
 
     def check(self) -> None:
         """Refuse to write nothing."""
-        require(self.gguf is not None, "there is nothing to write", "Give --gguf FILE")
+        require(
+            self.gguf is not None or self.onnx is not None,
+            "there is nothing to write", "Give --gguf FILE or --onnx FILE",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

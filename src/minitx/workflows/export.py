@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from minitx.checkpoint.gguf import require_gguf, write_gguf
+from minitx.checkpoint.onnx_graph import require_onnx, write_onnx
 from minitx.checkpoint.rundir import Which, find_run
 from minitx.config import ExportRequest, SamplingConfig
 from minitx.config.requests import GGUFType
@@ -19,6 +20,7 @@ from minitx.workflows.load import LoadedModel, load
 
 MODELFILE = "Modelfile"
 
+_FIX = "Make room, or write elsewhere"
 _MADE_HERE = b"# Made by minitx export.\n"
 _READ = 16 << 20
 """Bytes of each part of a corpus by which it is judged how another program cuts it."""
@@ -33,14 +35,22 @@ def export(
         BadInputError: a file exists or can't be written, a package is missing, or the program does
             not run such a model.
     """
+    # Before seconds are spent on loading.
     if request.gguf is not None:
         require_gguf()
         _require_new(request.gguf)
         _require_ours(request.gguf.with_name(MODELFILE))
+    if request.onnx is not None:
+        require_onnx()
+        _require_new(request.onnx)
     model = load(run, which, "cpu")
     written = []
     if request.gguf is not None:
         written += _to_gguf(model, request.gguf, request.type)
+    if request.onnx is not None:
+        with os_errors_as_bad_input(f"{request.onnx} can't be written", _FIX):
+            write_onnx(request.onnx, model.model)
+        written.append(request.onnx)
     return model, written
 
 
@@ -70,7 +80,7 @@ def _to_gguf(model: LoadedModel, path: Path, weights: GGUFType) -> list[Path]:
     config = model.model.config
     vocabulary = llama_vocabulary(model.tokenizer, config.vocab_size, _corpus(model.directory))
     modelfile = path.with_name(MODELFILE)
-    with os_errors_as_bad_input(f"{path} can't be written", "Make room, or write elsewhere"):
+    with os_errors_as_bad_input(f"{path} can't be written", _FIX):
         write_gguf(path, model.model, model.tokenizer, vocabulary, weights, path.stem)
         write_atomically(modelfile, _modelfile(path, config.context_length))
     return [path, modelfile]
