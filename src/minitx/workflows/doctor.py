@@ -23,7 +23,9 @@ from minitx.workflows.many_runs import facts
 
 BRINGS = {
     "data": "Parquet, Arrow and Zstandard files as a corpus",
+    "gguf": "minitx export --gguf",
     "mlflow": "--log-to mlflow",
+    "onnx": "minitx export --onnx",
     "png": "pictures of attention: minitx attn --png",
     "report": "minitx report",
     "serve": "minitx serve and minitx explore",
