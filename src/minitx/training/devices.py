@@ -15,8 +15,8 @@ IN_A_MACHINE = 8
 
 EFFICIENCY = 0.38
 """Part of the published rate that a training pass reaches: measured for 124 M parameters and 32,768
-tokens on an H100, 69 ms a pass (docs/plan.md). Elsewhere it is much the same: 0.33 to 0.39 for Llama 3.1 8B on
-8 and 128 H100 (torchtitan's benchmarks of December 2024)."""
+tokens on an H100, 69 ms a pass (docs/plan.md). Elsewhere it is much the same: 0.33 to 0.39 for
+Llama 3.1 8B on 8 and 128 H100 (torchtitan's benchmarks of December 2024)."""
 
 
 @dataclass(frozen=True)
