@@ -12,6 +12,8 @@ SHAPE = ModelConfig(
     vocab_size=29, context_length=12, n_layers=2, n_heads=4, n_kv_heads=2, d_model=16, d_ff=24,
     head_dim=4, dropout=0.1,
 )  # fmt: skip
+LLAMA = dataclasses.replace(SHAPE, architecture="llama", rope_scaling=(8.0, 1.0, 4.0, 6.0))
+QWEN2 = dataclasses.replace(SHAPE, architecture="qwen2")
 GPT2 = dataclasses.replace(SHAPE, architecture="gpt2", n_kv_heads=4)
 
 

@@ -19,10 +19,24 @@ from torch.nn.modules import module as torch_module
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from minitx.fast import support
+from minitx.fast import decoder, support
 from minitx.fast.library import library
 from minitx.model import Transformer, transformer
 from minitx.model.transformer import GELUMLP, Attention, Block, LayerNorm, RMSNorm, SwiGLU
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"architecture": "llama"}, "no kernel knows the family llama"),
+        ({"architecture": "qwen2"}, "no kernel knows the family qwen2"),
+        ({"rope_scaling": (2.0,)}, "no kernel knows scaled rotary frequencies"),
+    ],
+)
+def test_models_from_elsewhere_run_plain(change, reason):
+    model = Transformer(dataclasses.replace(SHAPE, **change)).eval()
+    assert support.reason_against(model) == reason
+    assert decoder(model) is None
 
 
 @settings(max_examples=40, deadline=None)
@@ -180,7 +194,7 @@ import torch
 from minitx.model import transformer
 from minitx.config import ModelConfig
 {patch}
-from minitx.fast import support
+from minitx.fast import decoder, support
 model = transformer.Transformer(ModelConfig(vocab_size=9, context_length=8, n_layers=1, n_heads=2,
                                 n_kv_heads=2, d_model=8, d_ff=8, head_dim=4))
 print(support.reason_against(model))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from random_models import built
-from small_models import GPT2, SHAPE
+from small_models import GPT2, QWEN2, SHAPE
 from torch.nn import functional as F
 
 from minitx.inspection.forward_steps import forward_steps, source
@@ -14,7 +14,7 @@ from minitx.inspection.forward_steps import forward_steps, source
 IDS = np.array([3, 1, 4, 1, 5, 9, 2])
 
 
-@pytest.fixture(params=[SHAPE, GPT2], ids=["qwen3", "gpt2"])
+@pytest.fixture(params=[SHAPE, GPT2, QWEN2], ids=["qwen3", "gpt2", "qwen2"])
 def model(request):
     return built(request.param).double()
 
@@ -67,9 +67,12 @@ def test_every_step_follows_from_those_before_it(model):
             values = check(where, "values", heads[at[1] :])
             group = config.n_heads // config.n_kv_heads
             if not is_gpt2:
-                queries = check(where, "norm of queries", norm(attention.query_norm, queries))
+                normed = config.query_key_norm
+                if normed:
+                    queries = check(where, "norm of queries", norm(attention.query_norm, queries))
                 queries = check(where, "rotation of queries", turned(queries))
-                keys = check(where, "norm of keys", norm(attention.key_norm, keys))
+                if normed:
+                    keys = check(where, "norm of keys", norm(attention.key_norm, keys))
                 keys = turned(keys).repeat_interleave(group, 0)
                 keys = check(where, "rotation of keys", keys)
             values = values.repeat_interleave(group, 0)

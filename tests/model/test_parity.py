@@ -4,8 +4,10 @@ import dataclasses
 
 import pytest
 import torch
+from foreign_models import CLASSES
 from torch.nn import functional as F
-from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
+from transformers.models.llama import modeling_llama
+from transformers.models.qwen2 import modeling_qwen2
 from transformers.models.qwen3 import modeling_qwen3
 
 from minitx.checkpoint.huggingface import config_to_huggingface
@@ -48,6 +50,15 @@ def gpt2(seed):
     )
 
 
+def llama(seed):
+    config = qwen3(seed)
+    return dataclasses.replace(config, architecture="llama", d_model=4 * config.n_heads)
+
+
+def qwen2(seed):
+    return dataclasses.replace(qwen3(seed), architecture="qwen2")
+
+
 def pair(config, dtype, seed=0):
     """The same weights in both, larger than at the start of training so that all matters."""
     torch.manual_seed(seed)
@@ -58,10 +69,8 @@ def pair(config, dtype, seed=0):
     values = config_to_huggingface(config)
     for key in ("architectures", "model_type", "dtype", "torch_dtype"):
         values.pop(key)
-    if config.architecture == "gpt2":
-        theirs = GPT2LMHeadModel(GPT2Config(**values, attn_implementation="eager"))
-    else:
-        theirs = Qwen3ForCausalLM(Qwen3Config(**values, attn_implementation="eager"))
+    config_kind, kind = CLASSES[config.architecture]
+    theirs = kind(config_kind(**values, attn_implementation="eager"))
     theirs = theirs.to(dtype).eval()
     weights = dict(model_tensors(ours))
     if config.tie_embeddings:
@@ -84,8 +93,8 @@ def gradients(model):
 
 
 class InDouble:
-    """`torch` for transformers' Qwen3, which computes norms and softmax in float32 whatever the
-    weights are: with this in its place, it computes them in double precision too."""
+    """`torch` for transformers' models, which compute norms and softmax in float32 whatever the
+    weights are: with this in its place, they compute them in double precision too."""
 
     float32 = torch.float64
 
@@ -111,14 +120,16 @@ class RotaryInDouble(torch.nn.Module):
 @pytest.fixture
 def in_double(monkeypatch):
     def change(theirs, config):
-        if config.architecture == "qwen3":
-            monkeypatch.setattr(modeling_qwen3, "torch", InDouble())
+        if config.architecture != "gpt2":
+            modules = {"qwen3": modeling_qwen3, "qwen2": modeling_qwen2, "llama": modeling_llama}
+            monkeypatch.setattr(modules[config.architecture], "torch", InDouble())
             theirs.model.rotary_emb = RotaryInDouble(config)
 
     return change
 
 
 CASES = [(make, seed) for make in (qwen3, gpt2) for seed in range(12)]
+CASES += [(make, seed) for make in (llama, qwen2) for seed in range(4)]
 IDS = [f"{make.__name__}-{seed}" for make, seed in CASES]
 
 

@@ -6,7 +6,9 @@ the name, shape and type of every tensor.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +21,19 @@ from torch.overrides import TorchFunctionMode
 
 from minitx.checkpoint.own_model import OwnModel
 from minitx.config import ModelConfig
-from minitx.errors import DamagedFileError
-from minitx.files import open_plain_file
+from minitx.errors import BadInputError, DamagedFileError
+from minitx.files import describe_damage, open_plain_file, read_json
 from minitx.model import Transformer
 
 LARGEST_HEADER = 8 << 20
 """Bytes; tens of thousands of tensors fit."""
+
+INDEX = "model.safetensors.index.json"
+"""Names the file of each tensor, where there are several files."""
+
+_SHARD = re.compile(r"[\w.-]+\.safetensors")
+_COMPUTED = re.compile(r"(\.rotary_emb\.inv_freq|(^|\.)attn\.(masked_)?bias)$")
+"""Tensors that some files hold, and that follow from the config."""
 
 _DTYPES = {"F32", "F16", "BF16", "F64"}
 _FIX = "Use another checkpoint, or write this one again"
@@ -67,22 +76,63 @@ def model_tensors(model: Transformer) -> dict[str, Tensor]:
     return tensors
 
 
-def read_weights(
-    path: Path, config: ModelConfig, device: torch.device, dtype: torch.dtype
-) -> Transformer:
-    """A model with the weights of a file, which must be those that the config describes.
+def shards(directory: Path) -> list[Path]:
+    """The files with a model's weights: one, or those that an index names.
 
     Raises:
-        DamagedFileError: it can't be read, or a tensor is missing, or of another shape or type.
+        BadInputError: there are none.
+        DamagedFileError: the index is not one.
     """
-    require_sound_header(path)
+    single, index = directory / "model.safetensors", directory / INDEX
+    if single.is_file():
+        return [single]
+    if not index.is_file():
+        fix = "Name a checkpoint of minitx train, or a model saved as safetensors"
+        raise BadInputError(f"{directory} has no model.safetensors", fix)
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            names = _names_in_file(path, config, file)
+        parts = read_json(index)["weight_map"]
+        names = sorted(set(parts.values()))
+        if not names or not all(_SHARD.fullmatch(name) for name in names):
+            raise ValueError("it names other files than safetensors beside it")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedFileError(f"{index} can't be used: {describe_damage(error)}", _FIX) from None
+    for name in names:
+        if not (directory / name).is_file():
+            raise BadInputError(
+                f"{directory} has no {name}, which its index names", "Download it again"
+            )
+    return [directory / name for name in names]
+
+
+def read_weights(
+    files: list[Path], config: ModelConfig, device: torch.device, dtype: torch.dtype
+) -> Transformer:
+    """A model with the weights of its files, which must be those that the config describes.
+
+    Raises:
+        BadInputError: there is a tensor that the model has no place for.
+        DamagedFileError: a file can't be read, or a tensor is missing, or of another shape or type.
+    """
+    for path in files:
+        require_sound_header(path)
+    path = files[0]
+    try:
+        with contextlib.ExitStack() as stack:
+            source: dict[str, tuple[Path, Any]] = {}
+            for path in files:
+                file = stack.enter_context(safe_open(path, framework="pt", device="cpu"))
+                for name in file.keys():  # noqa: SIM118 - it is no dict
+                    if name in source:
+                        raise DamagedFileError(
+                            f"{path} has tensor {name}, as has {source[name][0].name}", _FIX
+                        )
+                    source[name] = path, file
+            names = _names_in_files(files[0], config, source)
             with torch.device("meta"), _Unfilled():
                 model = Transformer(config)
             parts: dict[str, list[Tensor]] = {}
             for piece in _pieces(config):
+                path, file = source[names[piece.name]]
                 tensor = file.get_tensor(names[piece.name]).to(device, dtype)
                 parts.setdefault(piece.own_name, []).append(
                     tensor.T.contiguous() if piece.transposed else tensor
@@ -109,16 +159,19 @@ class _Unfilled(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _names_in_file(path: Path, config: ModelConfig, file: Any) -> dict[str, str]:
-    """For each tensor needed, its name in the file; its shape and type are as they must be."""
-    present = set(file.keys())
+def _names_in_files(
+    first: Path, config: ModelConfig, source: dict[str, tuple[Path, Any]]
+) -> dict[str, str]:
+    """For each tensor needed, its name in the files; its shape and type are as they must be, and
+    none is left over."""
     names = {}
     for piece in _pieces(config):
         name = piece.name
-        if name not in present:  # Some GPT-2 files leave out the prefix.
+        if name not in source:  # Some GPT-2 files leave out the prefix.
             name = name.removeprefix("transformer.")
-        if name not in present:
-            raise DamagedFileError(f"{path} has no tensor {piece.name}", _FIX)
+        if name not in source:
+            raise DamagedFileError(f"{first} has no tensor {piece.name}", _FIX)
+        path, file = source[name]
         entry = file.get_slice(name)
         if tuple(entry.get_shape()) != piece.shape:
             raise DamagedFileError(
@@ -128,6 +181,22 @@ def _names_in_file(path: Path, config: ModelConfig, file: Any) -> dict[str, str]
         if entry.get_dtype() not in _DTYPES:
             raise DamagedFileError(f"{path}: tensor {name} has type {entry.get_dtype()}", _FIX)
         names[piece.name] = name
+    for name in sorted(source.keys() - names.values()):
+        if _COMPUTED.search(name):
+            continue
+        path, file = source[name]
+        if name == "lm_head.weight" and config.tie_embeddings:
+            embedding = names[next(_pieces(config)).name]
+            if file.get_tensor(name).equal(source[embedding][1].get_tensor(embedding)):
+                continue
+            raise BadInputError(
+                f"{path}: {name} is not the embedding, which config.json says it is",
+                "Set tie_word_embeddings to false there",
+            )
+        raise BadInputError(
+            f"{path} has tensor {name}, for which the model that config.json describes has no use",
+            "Give a model that minitx computes; of one with an adapter, merge it first",
+        )
     return names
 
 
@@ -144,12 +213,15 @@ class _Piece:
 
 def _pieces(config: ModelConfig) -> Iterator[_Piece]:
     """Every tensor of the file; those of one parameter follow each other in the order of rows."""
-    yield from _gpt2_pieces(config) if config.architecture == "gpt2" else _qwen3_pieces(config)
+    yield from _gpt2_pieces(config) if config.architecture == "gpt2" else _rotary_pieces(config)
     if not config.tie_embeddings:
         yield _Piece("lm_head.weight", "head.weight", (config.vocab_size, config.d_model), 0)
 
 
-def _qwen3_pieces(config: ModelConfig) -> Iterator[_Piece]:
+_HEAD_NORMS = ("attention.query_norm.gain", "attention.key_norm.gain")
+
+
+def _rotary_pieces(config: ModelConfig) -> Iterator[_Piece]:
     d, width = config.d_model, config.n_heads * config.head_dim
     kv, ff, head = config.n_kv_heads * config.head_dim, config.d_ff, config.head_dim
     yield _Piece("model.embed_tokens.weight", "embedding.weight", (config.vocab_size, d), 0)
@@ -160,6 +232,9 @@ def _qwen3_pieces(config: ModelConfig) -> Iterator[_Piece]:
             ("self_attn.q_proj.weight", "attention.qkv.weight", (width, d), 0),
             ("self_attn.k_proj.weight", "attention.qkv.weight", (kv, d), width),
             ("self_attn.v_proj.weight", "attention.qkv.weight", (kv, d), width + kv),
+            ("self_attn.q_proj.bias", "attention.qkv.bias", (width,), 0),
+            ("self_attn.k_proj.bias", "attention.qkv.bias", (kv,), width),
+            ("self_attn.v_proj.bias", "attention.qkv.bias", (kv,), width + kv),
             ("self_attn.q_norm.weight", "attention.query_norm.gain", (head,), 0),
             ("self_attn.k_norm.weight", "attention.key_norm.gain", (head,), 0),
             ("self_attn.o_proj.weight", "attention.output.weight", (d, width), 0),
@@ -168,7 +243,12 @@ def _qwen3_pieces(config: ModelConfig) -> Iterator[_Piece]:
             ("mlp.up_proj.weight", "mlp.gate_up.weight", (ff, d), ff),
             ("mlp.down_proj.weight", "mlp.down.weight", (d, ff), 0),
         ):
-            yield _Piece(theirs + their_name, ours + our_name, shape, start)
+            is_absent = (
+                (our_name == "attention.qkv.bias" and not config.qkv_bias)
+                or (our_name in _HEAD_NORMS and not config.query_key_norm)
+            )  # fmt: skip
+            if not is_absent:
+                yield _Piece(theirs + their_name, ours + our_name, shape, start)
     yield _Piece("model.norm.weight", "norm.gain", (d,), 0)
 
 

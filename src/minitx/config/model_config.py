@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import MISSING, dataclass
 from typing import Literal
 
 from minitx.config.checks import require, require_range
 from minitx.config.options import FRACTION, MODEL, Config, option
 
-Architecture = Literal["qwen3", "gpt2"]
+Architecture = Literal["qwen3", "gpt2", "llama", "qwen2", "mistral"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,10 @@ class ModelConfig(Config):
     head_dim: int = option(MISSING, "Width of one head.", MODEL, (1, 2**16))
     architecture: Architecture = option(
         "qwen3", "Family of the model.", MODEL,
-        details="`qwen3`: RMSNorm, rotary embeddings, query/key norm, SwiGLU, no biases. `gpt2`: "
-        "LayerNorm, learned positions, GELU, biases.",
+        details="`qwen3`: RMSNorm, rotary embeddings, query/key norm, SwiGLU, no biases. `llama` "
+        "and `mistral`: the same without that norm. `qwen2`: instead of it, biases on queries, "
+        "keys and values. `gpt2`: LayerNorm, learned positions, GELU, biases. There are kernels "
+        "for `qwen3` and `gpt2`; the others run plain.",
     )
     tie_embeddings: bool = option(
         True, "Share one matrix between the embedding and the output head.", MODEL,
@@ -55,7 +58,12 @@ class ModelConfig(Config):
     )
     rope_theta: float = option(
         10_000.0, "Base of the rotary frequencies.", within=(1.0, 1e12),
-        details="Su et al. 2021, section 3.4; qwen3 only.", flag=None,
+        details="Su et al. 2021, section 3.4; not in gpt2.", flag=None,
+    )
+    rope_scaling: tuple[float, ...] | None = option(
+        None, "How rotary frequencies were slowed for a longer context, in models from elsewhere.",
+        details="A factor (Chen et al. 2023), or as Llama 3.1: factor, low and high frequency "
+        "factor, and the context before.", flag=None,
     )
     norm_eps: float = option(
         1e-6, "Added to the variance in every norm.", within=FRACTION, flag=None
@@ -86,6 +94,13 @@ class ModelConfig(Config):
             else f"n_kv_heads {self.n_kv_heads} does not divide n_heads {self.n_heads}",
             f"Use --kv-heads {max(n for n in divisors if n <= self.n_kv_heads)}",
         )
+        scaling = self.rope_scaling or (1.0,)
+        require(
+            len(scaling) in (1, 4) and all(map(_is_positive, scaling))
+            and (len(scaling) < 4 or scaling[1] < scaling[2]),
+            f"rope_scaling is {list(scaling)}",
+            "Give a factor, or a factor, a lower and a higher frequency factor, and a context",
+        )  # fmt: skip
         if self.architecture == "gpt2":
             other = ", or use --architecture qwen3" if self.head_dim % 2 == 0 else ""
             require(
@@ -106,11 +121,28 @@ class ModelConfig(Config):
                 f"head_dim {self.head_dim} is odd, and rotary embeddings turn pairs",
                 f"Use --head-dim {self.head_dim + 1}",
             )
+        if self.architecture == "llama":
+            require(
+                self.d_model % self.n_heads == 0,
+                f"architecture llama needs n_heads to divide d_model, got {self.n_heads} and "
+                f"{self.d_model}",
+                f"Use --d-model {self.n_heads * max(1, self.d_model // self.n_heads)}",
+            )
 
     @property
     def family(self) -> str:
         """What a model is called by: its architecture, or the file that it is from."""
         return self.code_file or self.architecture
+
+    @property
+    def query_key_norm(self) -> bool:
+        """Whether queries and keys are normalized."""
+        return self.architecture == "qwen3"
+
+    @property
+    def qkv_bias(self) -> bool:
+        """Whether queries, keys and values have biases."""
+        return self.architecture in ("gpt2", "qwen2")
 
     @property
     def n_parameters(self) -> int:
@@ -123,7 +155,11 @@ class ModelConfig(Config):
             biases = 3 * d + d + self.d_ff + d
             block += biases + 4 * d
             return self.n_layers * block + embeddings + self.context_length * d + 2 * d
-        block += 2 * d + 2 * self.head_dim
+        block += 2 * d
+        if self.query_key_norm:
+            block += 2 * self.head_dim
+        if self.qkv_bias:
+            block += (self.n_heads + 2 * self.n_kv_heads) * self.head_dim
         return self.n_layers * block + embeddings + d
 
     @property
@@ -143,6 +179,10 @@ class ModelConfig(Config):
         heads = 2 * self.n_heads + 2 * self.n_kv_heads  # query, output, key, value
         mlp = 2 if self.architecture == "gpt2" else 3
         return self.d_model * (heads * self.head_dim + mlp * self.d_ff)
+
+
+def _is_positive(number: float) -> bool:
+    return math.isfinite(number) and number > 0
 
 
 def derive_head_dim(d_model: int, n_heads: int) -> int:

@@ -34,6 +34,7 @@ from minitx.model.transformer import (
 )
 
 _OWN = (Transformer, Block, Attention, RMSNorm, LayerNorm, SwiGLU, GELUMLP)
+_ARCHITECTURES = ("qwen3", "gpt2")
 _OF_TORCH = (nn.ModuleList, nn.Linear, nn.Embedding)
 _CALLS = ("__call__", "_wrapped_call_impl", "_call_impl", "__getattr__")  # how modules are called
 _OF_TRANSFORMER = ("causal_mask", "eager_attention", "rotary_table", "rotate")
@@ -44,7 +45,7 @@ _OF_FUNCTIONAL = (
 _HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
 )  # fmt: skip
-CHECKED_SOURCE = "ec8cf7e2a7e294e350fab7dd15a70e4453eb8412f8d4c12c65b3f9ac8111aafb"
+CHECKED_SOURCE = "9925c61bc41993ca026366216b4453ddcb5e478acf20bdf3c65c7615a767ee0c"
 """SHA-256 of `model/transformer.py` as the kernels were last tested against it. Whoever edits that
 file trains and generates by its own code, until the tests of `tests/fast` pass with the new one."""
 
@@ -59,6 +60,10 @@ def reason_against(model: nn.Module) -> str | None:
         return f"the model is a {type(model).__name__}"
     if _source_digest() != CHECKED_SOURCE:
         return "model/transformer.py was edited since the kernels were tested against it"
+    if model.config.architecture not in _ARCHITECTURES:
+        return f"no kernel knows the family {model.config.architecture}"
+    if model.config.rope_scaling:
+        return "no kernel knows scaled rotary frequencies"
     patched = _patched_function()
     if patched is not None:
         return f"{patched} was changed"

@@ -126,15 +126,17 @@ def _block(model: Transformer, layer: int, seen: _Values, trace: Trace) -> Itera
     sizes = [config.n_heads, config.n_kv_heads, config.n_kv_heads]
     parts = [part.transpose(0, 1) for part in torch.split(heads, sizes, dim=1)]
     for name, letter, part in zip(("queries", "keys", "values"), "QKV", parts, strict=True):
-        yield step(name, f"{letter} = n W_{letter}{bias}", _QKV, part, "head width")
+        added = " + b" if config.qkv_bias else ""
+        yield step(name, f"{letter} = n W_{letter}{added}", _QKV, part, "head width")
     queries, keys = trace.queries[layer][0], trace.keys[layer][0]
     if not is_gpt2:
         for name, letter, module, turned in (
             ("queries", "Q", attention.query_norm, queries),
             ("keys", "K", attention.key_norm, keys),
         ):
-            normed = seen[module, "out"].transpose(0, 1)
-            yield step(f"norm of {name}", f"{letter} = {_RMS[0]}", norm_code, normed, "head width")
+            if module is not None:
+                title, normed = f"norm of {name}", seen[module, "out"].transpose(0, 1)
+                yield step(title, f"{letter} = {_RMS[0]}", norm_code, normed, "head width")
             yield step(
                 f"rotation of {name}", "(a, b) → (a cos − b sin, b cos + a sin)",
                 "return x * cosine", turned, "head width",

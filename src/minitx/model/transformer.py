@@ -2,9 +2,9 @@
 
     ids -> embedding -> block 0 -> ... -> block n-1 -> norm -> head -> logits
 
-Two architectures: `qwen3` (rotary positions, RMSNorm, SwiGLU, query/key norm, no biases) and
-`gpt2` (learned positions, LayerNorm, GELU, biases). What `minitx.fast` computes is tested against
-this file. Shapes are written in these letters:
+Families: `qwen3` (rotary positions, RMSNorm, SwiGLU, query/key norm, no biases), `llama` and
+`mistral` (without that norm), `qwen2` (instead, biases on queries, keys and values), and `gpt2`
+(learned positions, LayerNorm, GELU, biases). `minitx.fast` is tested against it. Letters of shapes:
 
     B  rows of a batch           D  width of the residual stream
     T  new tokens in each row    H  query heads, K  key/value heads
@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from minitx.config import ModelConfig
 from minitx.errors import BadInputError
 from minitx.model.kv_cache import KVCache
+from minitx.model.rope_scaling import slowed
 from minitx.model.trace import Trace
 
 IGNORED = -100  # a target that counts for no loss
@@ -94,8 +95,9 @@ def eager_attention(
 
 
 def rotary_table(
-    positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, Tensor]:
+    positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype = torch.float32,
+    scaling: tuple[float, ...] | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Cosine and sine of the angle of each position (Su et al. 2021, RoFormer, section 3.2).
 
     A head's vector is read as W / 2 points in the plane, and each point is turned by an angle
@@ -108,22 +110,21 @@ def rotary_table(
         theta: pair i turns by theta^(-2i / W) a position: the first by one radian, later ones
             ever more slowly.
         dtype: float32 or float64.
+        scaling: as `ModelConfig.rope_scaling`.
 
     Returns:
         Two tensors `(..., W)`. Elements i and i + W / 2 make up a pair: each angle stands twice.
     """
     pairs = torch.arange(0, head_dim, 2, dtype=dtype, device=positions.device)
-    angles = positions[..., None] * (1.0 / theta ** (pairs / head_dim))
+    angles = positions[..., None] * slowed(1.0 / theta ** (pairs / head_dim), scaling)
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Turn each pair by its angle: (a, b) to (a cos - b sin, b cos + a sin).
+    """Turn each pair of x, `(..., W)`, by its angle: (a, b) to (a cos - b sin, b cos + a sin).
 
-    Args:
-        x: `(..., W)`.
-        cosine, sine: rows of the tables, of a shape that broadcasts to x.
+    The rows of the tables broadcast to x.
     """
     first, second = x.chunk(2, dim=-1)
     return x * cosine.to(x.dtype) + torch.cat((-second, first), dim=-1) * sine.to(x.dtype)
@@ -143,12 +144,13 @@ class Attention(nn.Module):
         self.dropout = config.dropout
         is_gpt2 = config.architecture == "gpt2"
         rows = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim
-        self.qkv = nn.Linear(config.d_model, rows, bias=is_gpt2)
+        self.qkv = nn.Linear(config.d_model, rows, bias=config.qkv_bias)
         self.output = nn.Linear(config.n_heads * config.head_dim, config.d_model, bias=is_gpt2)
         # Queries and keys of fixed size keep scores from growing without bound in training
         # (Henry et al. 2020).
-        self.query_norm = None if is_gpt2 else RMSNorm(config.head_dim, config.norm_eps)
-        self.key_norm = None if is_gpt2 else RMSNorm(config.head_dim, config.norm_eps)
+        normed, size, eps = config.query_key_norm, config.head_dim, config.norm_eps
+        self.query_norm = RMSNorm(size, eps) if normed else None
+        self.key_norm = RMSNorm(size, eps) if normed else None
 
     def forward(self, x: Tensor, shared: Pass) -> Tensor:
         """`(B, T, D)` to `(B, T, D)`."""
@@ -157,9 +159,9 @@ class Attention(nn.Module):
         sizes = [self.n_heads, self.n_kv_heads, self.n_kv_heads]
         queries, keys, values = torch.split(heads, sizes, dim=2)
         if self.query_norm is not None and self.key_norm is not None:
-            assert shared.rotary is not None
-            queries = rotate(self.query_norm(queries), *shared.rotary)
-            keys = rotate(self.key_norm(keys), *shared.rotary)
+            queries, keys = self.query_norm(queries), self.key_norm(keys)
+        if shared.rotary is not None:
+            queries, keys = rotate(queries, *shared.rotary), rotate(keys, *shared.rotary)
         # (B, T, heads, W) to (B, heads, T, W)
         queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
         if shared.cache is not None:
@@ -345,14 +347,11 @@ class Transformer(nn.Module):
         return logits
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy in nats per target: -log softmax(logits)[target].
+        """Mean cross-entropy in nats per target: -log softmax(logits)[target]; a scalar.
 
         Args:
             ids: `(B, T)`.
             targets: `(B, T)`: the token that follows each position; `IGNORED` is left out.
-
-        Returns:
-            Scalar, float32 or better.
         """
         logits = self(ids).flatten(0, 1)
         # Half precision is too coarse for a softmax over many tokens.
@@ -396,5 +395,6 @@ class Transformer(nn.Module):
         if self.positions is None:
             precision = torch.promote_types(self.embedding.weight.dtype, torch.float32)
             where = shared.positions[..., None]  # the same for all heads
-            shared.rotary = rotary_table(where, config.head_dim, config.rope_theta, precision)
+            theta, scaling = config.rope_theta, config.rope_scaling
+            shared.rotary = rotary_table(where, config.head_dim, theta, precision, scaling)
         return shared

@@ -54,6 +54,7 @@ class Tokenizer(ABC):
         digest: SHA-256 of `json_bytes`, in hexadecimal.
         unknown_id: the id for what the vocabulary lacks; None where nothing can be lacking.
         end_id: the id that ends a document; None in tokenizers of earlier versions.
+        kept_files: its files as another program made them; empty for one of ours.
     """
 
     kind: ClassVar[TokenizerKind]
@@ -66,6 +67,7 @@ class Tokenizer(ABC):
         self.vocab_size = self.backend.get_vocab_size()
         self.unknown_id: int | None = None
         self.end_id: int | None = self.backend.token_to_id(END_OF_TEXT)
+        self.kept_files: dict[str, bytes] = {}
 
     def has_digest(self, digest: str) -> bool:
         """Whether it is the tokenizer of a digest; earlier versions took that of the file."""
@@ -75,8 +77,10 @@ class Tokenizer(ABC):
         """What a directory needs, by name, to be opened by `load_tokenizer` and `AutoTokenizer`.
 
         The latter is told of a token for padding, the beginning and the end, and of the model's
-        context.
+        context. Those of another program are given out as they are.
         """
+        if self.kept_files:
+            return self.kept_files
         special = self.special_token
         config = {
             "clean_up_tokenization_spaces": False,
@@ -98,7 +102,7 @@ class Tokenizer(ABC):
         FF, in those of other programs another special one.
         """
         if self.end_id is not None:
-            return END_OF_TEXT
+            return str(self.backend.id_to_token(self.end_id))
         added = self.backend.get_added_tokens_decoder().values()
         fallback = UNKNOWN if self.unknown_id is not None else "\u00ff"
         return next((token.content for token in added if token.special), fallback)
@@ -200,7 +204,7 @@ class Tokenizer(ABC):
         end of a document ``<|endoftext|>``. Errors are those of `token_bytes`.
         """
         if token_id in (self.unknown_id, self.end_id):
-            return UNKNOWN if token_id == self.unknown_id else END_OF_TEXT
+            return UNKNOWN if token_id == self.unknown_id else self.special_token
         text = self.token_bytes(token_id).decode("utf-8", "surrogateescape")
         return "".join(
             f"<0x{ord(character) - 0xDC00:02X}>" if "\ud800" <= character <= "\udfff" else character

@@ -17,7 +17,7 @@ from typing import Any
 from minitx.config.checks import require_one_of
 from minitx.config.run_config import TOKENIZER_KINDS, TokenizerKind
 from minitx.errors import BadInputError, DamagedFileError
-from minitx.files import os_errors_as_bad_input, read_bounded, read_json
+from minitx.files import json_bytes, os_errors_as_bad_input, read_bounded, read_json
 from minitx.tokenizer.base import (
     END_OF_TEXT,
     SETTINGS_FILE,
@@ -32,6 +32,7 @@ from minitx.tokenizer.bpe import (
     BytePairTokenizer,
     train_bpe,
 )
+from minitx.tokenizer.sentence_pieces import SentencePieceTokenizer
 from minitx.tokenizer.word_level import CharTokenizer, WordTokenizer, train_char, train_word
 
 _TRAINERS: dict[TokenizerKind, Callable[[Iterable[str], int], Tokenizer]] = {
@@ -112,16 +113,18 @@ Content = dict[str, Any]
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
-    """Open the tokenizer of a directory: one of ours, or a byte-level BPE such as GPT-2's.
+    """Open the tokenizer of a directory: one of ours, or a BPE such as GPT-2's or Llama's.
 
     Raises:
         BadInputError: there is none, or it is of a kind that minitx does not run.
         DamagedFileError: the file is not a sound `tokenizer.json`.
     """
     path = directory / TOKENIZER_FILE
-    content = _parse(path, _read(path, directory))
+    raw = _read(path, directory)
+    content = _parse(path, raw)
     try:
-        _drop_names(content, directory)
+        settings = _settings(directory)
+        _drop_names(content, settings)
         model = content["model"]
         # Files from before the library wrote types have none for BPE, which alone has merges.
         model.setdefault("type", "BPE" if "merges" in model else None)
@@ -130,6 +133,8 @@ def load_tokenizer(directory: Path) -> Tokenizer:
         _require_vocabulary(content)
         open_kind = _word_level if model["type"] == "WordLevel" else _byte_level
         tokenizer = open_kind(content, path)
+        if content["added_tokens"]:
+            _keep(tokenizer, directory, raw, settings)
         tokenizer.token_bytes(0)
     except (BadInputError, KeyboardInterrupt):
         raise
@@ -176,11 +181,30 @@ def _parse(path: Path, raw: bytes) -> Content:
     return content
 
 
-def _drop_names(content: Content, directory: Path) -> None:
-    """Leave out special tokens that no text is cut at: transformers writes them down as added."""
-    settings: Content = {}
+def _settings(directory: Path) -> Content:
     with contextlib.suppress(OSError, ValueError):
-        settings = read_json(directory / SETTINGS_FILE)
+        return read_json(directory / SETTINGS_FILE)
+    return {}
+
+
+def _keep(tokenizer: Tokenizer, directory: Path, raw: bytes, settings: Content) -> None:
+    """Note the files of a tokenizer that another program made, and the end of a text it names."""
+    tokenizer.kept_files = {TOKENIZER_FILE: raw, SETTINGS_FILE: json_bytes(settings)}
+    for name in _BESIDE:
+        if (directory / name).is_file():
+            tokenizer.kept_files[name] = read_bounded(directory / name)
+    end = settings.get("eos_token")
+    end = end.get("content") if isinstance(end, dict) else end
+    if isinstance(end, str) and tokenizer.backend.token_to_id(end) is not None:
+        tokenizer.end_id = tokenizer.backend.token_to_id(end)
+
+
+_BESIDE = ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+"""Files that other programs keep beside these two."""
+
+
+def _drop_names(content: Content, settings: Content) -> None:
+    """Leave out special tokens that no text is cut at: transformers writes them down as added."""
     if settings.get("split_special_tokens") is True:
         content["added_tokens"] = [
             token for token in content["added_tokens"] if not token.get("special")
@@ -204,6 +228,8 @@ def _require_vocabulary(content: Content) -> None:
 
 def _byte_level(content: Content, path: Path) -> Tokenizer:
     model = content["model"]
+    if model.get("byte_fallback"):
+        return _pieces(content, path)
     steps = _steps(content["pre_tokenizer"], "pretokenizers")
     if "ByteLevel" not in {step["type"] for step in steps}:
         raise _foreign(path, "its BPE is not over bytes")
@@ -220,6 +246,22 @@ def _byte_level(content: Content, path: Path) -> Tokenizer:
     if not model["vocab"].keys() >= set(CHARACTER_OF_BYTE.values()):
         raise _foreign(path, "its vocabulary lacks some of the 256 bytes")
     return BytePairTokenizer(content)
+
+
+def _pieces(content: Content, path: Path) -> Tokenizer:
+    """A BPE of SentencePiece, as Llama 2 and Mistral have it."""
+    known = {
+        "normalizer": ("Prepend", "Replace"), "pre_tokenizer": ("Metaspace",),
+        "decoder": ("Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"),
+    }  # fmt: skip
+    lists = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decoder": "decoders"}
+    for key, types in known.items():
+        for step in _steps(content[key], lists[key]):
+            if step["type"] not in types:
+                raise _foreign(path, f"its {key} is {step['type']}")
+    if not all(f"<0x{byte:02X}>" in content["model"]["vocab"] for byte in range(256)):
+        raise _foreign(path, "its vocabulary lacks some of the 256 bytes")
+    return SentencePieceTokenizer(content)
 
 
 def _require_bytes(entries: Iterable[str]) -> None:
@@ -256,7 +298,7 @@ def _steps(step: Content | None, key: str) -> list[Content]:
 def _foreign(path: Path, why: str) -> BadInputError:
     return BadInputError(
         f"{path} is of a kind that minitx does not run: {why}",
-        "Use a tokenizer of minitx tokenize, or a byte-level BPE such as GPT-2's",
+        "Use a tokenizer of minitx tokenize, or a byte-level BPE such as GPT-2's or Llama's",
     )
 
 

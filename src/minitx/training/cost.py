@@ -153,8 +153,9 @@ def _kept(config: ModelConfig, size: int, recompute: bool) -> int:
         norm = 8 * d + 4 + size * d
         # Keys and values are repeated for the query heads that share them.
         values = (0 if heads > kv_heads and is_low else qkv) + (wide if heads > kv_heads else 0)
-        # The norm of queries and keys reads them in float32.
+        # The norm of queries and keys, where there is one, reads them in float32.
         normed = (size + 4 * is_low) * (wide + keys) + 4 * (heads + kv_heads)
+        normed *= config.query_key_norm
         block += 2 * norm + normed + size * (3 * wide + values + 4 * ff)
     if recompute:
         return config.n_layers * 4 * d + block + norm

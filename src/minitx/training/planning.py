@@ -191,7 +191,7 @@ def _plan_model(
 def planned_d_ff(d_model: int, architecture: Architecture) -> int:
     """Width of the MLP's hidden layer for a width of the model."""
     # A gated MLP has three matrices where a plain one has two.
-    width = d_model * (8 / 3 if architecture == "qwen3" else 4)
+    width = d_model * (4 if architecture == "gpt2" else 8 / 3)
     return max(8, math.ceil(width / 64) * 64)
 
 
