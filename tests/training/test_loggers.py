@@ -9,6 +9,7 @@ import types
 from pathlib import Path
 
 import pytest
+from reports import evaluation, step_report
 
 from minitx.errors import BadInputError
 from minitx.training.logging.metrics_file import (
@@ -20,38 +21,10 @@ from minitx.training.logging.metrics_file import (
 from minitx.training.logging.tensorboard import TensorBoardLogger
 from minitx.training.observer import (
     CheckpointSaved,
-    EvaluationReport,
     Event,
     RunEnd,
-    StepReport,
     perplexity,
 )
-
-
-def step_report(step, loss=2.345, seconds=0.0):
-    return StepReport(
-        step=step,
-        steps=10,
-        loss=loss,
-        gradient_norm=0.5 + step,
-        learning_rate=1e-3 / step,
-        tokens=8192 * step,
-        tokens_per_second=41_000.5 + seconds,
-        elapsed_seconds=step / 3 + seconds,
-        seconds_left=1.0 + seconds,
-    )
-
-
-def evaluation(step, loss=2.0):
-    return EvaluationReport(
-        step=step,
-        train_loss=loss - 0.1,
-        holdout_loss=loss,
-        holdout_bits_per_byte=loss / math.log(2),
-        is_best=True,
-        sample='wär\n"so" \x1b[31m ☃',
-        sample_prompt="KING:\n",
-    )
 
 
 def end(step, seconds=0.0):
@@ -335,7 +308,7 @@ def test_tensorboard_absent_is_one_clear_error(tmp_path, monkeypatch):
     with pytest.raises(BadInputError) as caught:
         TensorBoardLogger(tmp_path)
     assert str(caught.value) == (
-        "TensorBoard files need the package tensorboard, which is not installed. "
+        "--log-to tensorboard needs the package tensorboard, which is not installed. "
         'Install it with: pip install "minitx[tensorboard]"'
     )
     assert caught.value.exit_code == 2
@@ -366,7 +339,8 @@ def test_tensorboard_gets_each_figure(tmp_path, monkeypatch):
     logger.observe(evaluation(3))
     logger.observe(Event(3, "plateau", "warning", "flat", "wait"))
     logger.close()
-    assert (writer.directory, writer.purge_step, writer.closed) == (str(tmp_path), 3, True)
+    directory = str(tmp_path / "tensorboard")
+    assert (writer.directory, writer.purge_step, writer.closed) == (directory, 3, True)
     assert {name: value for name, value, _ in writer.scalars} == {
         "train/loss": 2.345,
         "train/perplexity": math.exp(2.345),
@@ -394,6 +368,6 @@ def test_tensorboard_files_read_back(tmp_path):
     again = TensorBoardLogger(tmp_path, first_step=2)
     again.observe(step_report(3, loss=9.0))
     again.close()
-    accumulator = EventAccumulator(str(tmp_path)).Reload()
+    accumulator = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     losses = [(event.step, event.value) for event in accumulator.Scalars("train/loss")]
     assert losses == [(1, 4.0), (2, 2.0), (3, 9.0)]

@@ -35,15 +35,12 @@ RunDirectory = Annotated[
     typer.Argument(help="Run directory; the newest run if left out.", autocompletion=complete_runs),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-TensorBoard = Annotated[
-    bool,
-    typer.Option("--tensorboard", help="Also write TensorBoard files.", rich_help_panel=WATCHING),
-]
 Loggers = Annotated[
     list[str] | None,
     typer.Option(
-        "--logger",
-        help="Also log the run with this logger of an installed package; may be repeated.",
+        "--log-to",
+        help="Also log the run elsewhere: tensorboard, wandb, trackio, mlflow, or a logger that an "
+        "installed package adds; may be repeated.",
         metavar="NAME",
         rich_help_panel=WATCHING,
     ),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from minitx.cli import many_imports
-from minitx.cli.flags import Json, Loggers, RunDirectory, TensorBoard, TrustCode, takes
+from minitx.cli.flags import Json, Loggers, RunDirectory, TrustCode, takes
 from minitx.config import (
     DataConfig,
     ModelConfig,
@@ -183,8 +183,7 @@ def train(
             rich_help_panel=MACHINE,
         ),
     ] = False,
-    tensorboard: TensorBoard = False,
-    logger: Loggers = None,
+    log_to: Loggers = None,
     **options: Any,
 ) -> None:
     """Train a transformer on a text; sizes, rates and steps are planned unless given.
@@ -208,7 +207,7 @@ def train(
             from minitx.workflows.train import train as train_run
 
         refuse_too_large(tables["model"])
-        loggers = _loggers(logger, tensorboard)
+        loggers = tuple(log_to or ())
         request = TrainRequest(
             **tables, tokenizer_directory=tokenizer, out=out, loggers=loggers, measure=measure,
             model_file=model, check=not no_check,
@@ -230,8 +229,7 @@ def resume(
         bool, typer.Option("--allow-changed-corpus", help="Go on although the text has changed.")
     ] = False,
     trust_code: TrustCode = False,
-    tensorboard: TensorBoard = False,
-    logger: Loggers = None,
+    log_to: Loggers = None,
     **options: Any,
 ) -> None:
     """Continue a run from its last checkpoint, also to more steps than first planned.
@@ -247,7 +245,7 @@ def resume(
             from minitx.workflows.resume import ResumeRequest
             from minitx.workflows.resume import resume as resume_run
 
-        loggers = _loggers(logger, tensorboard)
+        loggers = tuple(log_to or ())
         request = ResumeRequest(run, changes, allow_changed_corpus, loggers)
         processes = wanted_processes(changes.get("processes", processes_of(run)))
         if not processes:
@@ -273,7 +271,3 @@ def _view() -> Iterator[TrainingObserver]:
         if RUN_NOTE not in os.environ:  # Else the process that started this one has said it.
             view.observe(Phase("loading torch"))
         yield view
-
-
-def _loggers(names: list[str] | None, tensorboard: bool) -> tuple[str, ...]:
-    return (*(names or ()), *(("tensorboard",) if tensorboard else ()))

@@ -31,6 +31,7 @@ from minitx.engine import choose_engine
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.files import shell_word
 from minitx.tokenizer import Tokenizer
+from minitx.training.logging import required_loggers
 from minitx.training.logging.metrics_file import read_metrics, require_metrics
 from minitx.training.observer import Observers, Phase, TrainingObserver
 from minitx.training.signals import StopRequest, interrupted_before_steps
@@ -93,6 +94,7 @@ def resume(request: ResumeRequest, observers: Sequence[TrainingObserver]) -> Fin
     ):
         if not team.is_first:
             follow(team, stop)
+        required_loggers(request.loggers)
         run = RunDirectory.open(request.run)
         _refuse_older_checkpoint(run, request.run and named_run(request.run))
         fix = f"The run is as it was; go on with: minitx resume {shell_word(run.path)}"

@@ -19,7 +19,7 @@ from minitx.generation.generate_text import sampling_threads
 from minitx.inspection.film_recorder import FilmRecorder
 from minitx.training.awake import AwakeClock
 from minitx.training.hooks import HoldoutLoss, RunHooks, StopEvaluation
-from minitx.training.logging import LOGGERS
+from minitx.training.logging import LOGGERS, GuardedLogger, required_loggers
 from minitx.training.logging.metrics_file import MetricsFile, read_metrics
 from minitx.training.loop import Trainer
 from minitx.training.observer import OBSERVERS, Observers, RunEnd, TrainingObserver
@@ -60,16 +60,11 @@ def run_session(
     optimizer = make_optimizer(model, config, compute.dtype)
     optimizer.team = team
     restore_optimizer(session, optimizer)
-    for name in session.loggers:
-        LOGGERS.get(name)
     with contextlib.ExitStack() as stack:
 
         def opened(observer: Kept) -> Kept:
             stack.callback(observer.close)
             return observer
-
-        def logger(name: str) -> TrainingObserver:
-            return opened(LOGGERS.get(name)(session.run.path, session.state.step))
 
         def finish(kind: type[BaseException] | None, *_: object) -> None:
             # A second Ctrl-C waits for nothing: the checkpoint under way is then no checkpoint.
@@ -80,7 +75,9 @@ def run_session(
         stack.push(finish)
         corpus = session.corpus
         batches = stack.enter_context(session.batches(team))
-        told = [*observers, *map(logger, session.loggers)]
+        at = session.run.path, session.state.step
+        loggers = required_loggers(session.loggers)
+        told = [*observers, *(opened(GuardedLogger(name, *at)) for name in loggers)]
         told += [opened(OBSERVERS.get(name)()) for name in OBSERVERS.names()]
         observer = Observers(told)
         detector = LiveDiagnosis(
@@ -89,7 +86,7 @@ def run_session(
         good_states = restore_detector(session, optimizer, detector)
         team.require_agreement(None)
         # This cuts the file, so it is the last that may refuse.
-        told.insert(len(observers), logger("metrics"))
+        told.insert(len(observers), opened(LOGGERS.get("metrics")(*at)))
         film = None
         if config.film:
             lines = opened(MetricsFile(session.run.film_file, session.state.step))

@@ -29,6 +29,7 @@ from minitx.corpus.documents import Reading
 from minitx.engine import choose_engine, kernel_build
 from minitx.errors import BadInputError, InstabilityError
 from minitx.training.cost import Workload, reason_to_recompute
+from minitx.training.logging import required_loggers
 from minitx.training.memory import Workload as LeastWorkload
 from minitx.training.memory import free_memory, require_memory
 from minitx.training.observer import Observers, Phase, RunEnd, TrainingObserver
@@ -81,6 +82,7 @@ def train(
         if not team.is_first:
             follow(team, stop)
         request = _for_team(request, team)
+        required_loggers(request.loggers)
         threads = request.train.get("threads", 0)
         require_range("threads", threads, 0, MOST_THREADS)
         compute = choose_compute(device, request.train.get("dtype", "auto"), threads)
