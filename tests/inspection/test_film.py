@@ -12,7 +12,7 @@ from small_runs import TINY_MODEL, TINY_TRAIN
 
 from minitx.checkpoint.own_code import OwnCode
 from minitx.checkpoint.own_model import OwnModel
-from minitx.config import ModelConfig, SamplingConfig, TrainConfig
+from minitx.config import AttentionRequest, ModelConfig, SamplingConfig, TrainConfig
 from minitx.generation import generate
 from minitx.inspection import film_recorder
 from minitx.inspection.attention_maps import read_attention
@@ -20,6 +20,7 @@ from minitx.inspection.film import Film, LensMoment, Moment, read_film
 from minitx.inspection.film_recorder import FilmRecorder, is_moment, moment_count, planned_steps
 from minitx.inspection.logit_lens import read_logit_lens
 from minitx.model import Transformer
+from minitx.report.attention.film_view import film_parts
 from minitx.tokenizer import train_tokenizer
 
 TRAIN = TrainConfig(**{**TINY_TRAIN, "learning_rate": 0.01})
@@ -163,6 +164,8 @@ def test_a_model_that_broke_is_filmed_too(tokenizer, tmp_path):
     assert math.isnan(moment.loss)
     assert moment.sample == ""
     assert not moment.map(0, 0).any()
+    parts = film_parts(Film((moment,)), AttentionRequest(film=True), "blocks", 80)
+    assert len(list(parts)) > 5
 
 
 SILENT = """

@@ -129,7 +129,8 @@ def traced(model: Transformer, ids: IdArray) -> Trace:
     """What happens inside the plain model over a batch of texts, (batch, seq) ids."""
     trace = Trace()
     with evaluating(model):
-        model(torch.from_numpy(ids.astype(np.int64)).to(model.embedding.weight.device), trace=trace)
+        text = torch.from_numpy(ids.astype(np.int64)).to(model.embedding.weight.device)
+        model(text, trace=trace, last_only=True)  # The logits are not asked for.
     shape = [(model.config.n_heads, ids.shape[1])] * model.config.n_layers
     if [weights.shape[1:3] for weights in trace.attention] != shape:
         raise BadInputError(

@@ -33,6 +33,17 @@ class LensMoment:
     chances: tuple[float, ...]
     likeliest: tuple[tuple[tuple[str, float], ...], ...]
 
+    @classmethod
+    def from_line(cls, line: Mapping[str, Any]) -> LensMoment:
+        """As in `Moment.from_line`."""
+        likeliest = (((str(text), float(p)) for text, p in some) for some in line["likeliest"])
+        return cls(
+            int(line["position"]),
+            str(line["following"]),
+            tuple(map(float, line["chances"])),
+            tuple(map(tuple, likeliest)),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Moment:
@@ -76,7 +87,7 @@ class Moment:
             KeyError, TypeError, ValueError: another version wrote it, or it is damaged.
         """
         found = {field.name: line[field.name] for field in fields(cls)}
-        found["lens"] = tuple(LensMoment(**each) for each in found["lens"])
+        found["lens"] = tuple(map(LensMoment.from_line, found["lens"]))
         found["classes"] = {str(name): float(loss) for name, loss in dict(found["classes"]).items()}
         for name, kind in (("tokens", str), ("strengths", float), ("induction", float)):
             found[name] = tuple(map(kind, found[name]))

@@ -50,7 +50,7 @@ EARLY = 8
 
 # Of a moment beside the steps of the run: the plain model in float32 beside what trains; and what
 # a layer takes in a step and in a moment whatever its size, in operations of such a device.
-_SLOWER = 2.5
+_SLOWER = 3.0
 _OF_STEP = {"cpu": 3e7}
 _OF_MOMENT = {"cpu": 7e8}
 _OF_STEP_ELSEWHERE, _OF_MOMENT_ELSEWHERE = 1e10, 2e12

@@ -16,6 +16,7 @@ from minitx.config import ExploreRequest
 from minitx.corpus import load_encoded
 from minitx.errors import BadInputError
 from minitx.evaluation.arrays import IdArray, IntArray
+from minitx.files import as_plain
 from minitx.inspection.ablation import ablate_for_token
 from minitx.inspection.attention_maps import read_attention, require_existing, require_fits
 from minitx.inspection.attribution import attribute
@@ -57,7 +58,7 @@ class Explorer:
     def answers(self) -> dict[str, Callable[[Given], Any]]:
         """The questions by name."""
         names = ("read", "vocabulary", "distribution", "steps", "numbers", "source", "attention",
-                 "lens", "attribution", "ablation", "patching", "passages")  # fmt: skip
+                 "lens", "attribution", "ablation", "patching", "passages", "film")  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
     def read(self, given: Given) -> Given:
@@ -173,6 +174,10 @@ class Explorer:
             "following": [[i, piece(i), n] for i, n in found.following[:8]],
             "searched": min(len(self._train_ids), MOST_SEARCHED),
         }  # fmt: skip
+
+    def film(self, given: Given) -> list[Given]:
+        """The moments of the run's training, as film.jsonl has them, with None for NaN."""
+        return [as_plain(moment.to_line()) for moment in self.study.film.moments]
 
     @cached_property
     def _train_ids(self) -> IdArray | None:

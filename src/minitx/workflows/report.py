@@ -20,6 +20,7 @@ from minitx.corpus.encoded import DESCRIPTION, Description, read_description
 from minitx.errors import BadInputError, MinitxError
 from minitx.evaluation.holdout_figures import ComparisonReport, HoldoutReport
 from minitx.files import read_json
+from minitx.inspection.film import Film, read_film
 from minitx.training.history import RunHistory, read_history
 from minitx.training.logging.metrics_file import read_metrics
 from minitx.workflows.attend import PAGE_PROMPT, AttentionStudy, open_study
@@ -38,6 +39,7 @@ class RunStory:
         checkpoint: that was measured; None before there is a whole one.
         weights_digest: SHA-256 of its `model.safetensors`; None without one.
         made_with: versions and the machine that made it; empty if that was not noted.
+        film: what training kept of its moments; None if it kept none.
         holdout, study: what `minitx eval` and `minitx attn` find; None if left out.
         left_out: for `eval` and `attn`, why it is not there.
     """
@@ -51,6 +53,7 @@ class RunStory:
     checkpoint: Path | None = None
     weights_digest: str | None = None
     made_with: dict[str, str] = field(default_factory=dict)
+    film: Film | None = None
     holdout: HoldoutReport | None = None
     study: AttentionStudy | None = None
     left_out: dict[str, str] = field(default_factory=dict)
@@ -132,6 +135,7 @@ def gather_run(
         DamagedFileError: its config can't be read.
     """
     story = RunStory(run, run.read_config(), read_history(read_metrics(run.metrics_file)))
+    story.film = read_film(run.film_file)
     with contextlib.suppress(MinitxError):
         story.corpus = read_description(run.data)
         story.corpus_notes = read_json(run.data / DESCRIPTION)

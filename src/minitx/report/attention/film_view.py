@@ -63,12 +63,7 @@ def film_parts(
         yield from _timeline(film, width, ascii_only)
         yield Text(induction_told(film))
     yield Text("\nLoss by class of token, nats per token", style="bold")
-    names = list(last.classes)
-    rows = [
-        [f"{each.step:,}", *(f"{loss:.2f}" for loss in (each.loss, *_losses(each, names)))]
-        for each in shown
-    ]
-    columns = ["step", "all", *names]
+    columns, rows = loss_rows(film, shown)
     yield table(columns, rows, range(len(columns)), padding=(0, 1))
     yield Text("What it would write next, the likeliest token each time", style="bold")
     room = width - 12
@@ -81,6 +76,15 @@ def film_parts(
         yield from _lens(shown, ascii_only)
     if chosen is not None:
         yield from _maps(shown, chosen, request, shading, width)
+
+
+def loss_rows(film: Film, moments: Sequence[Moment]) -> tuple[list[str], list[list[str]]]:
+    """Names of columns and a row for each moment: step, loss, and loss by class."""
+    names = list(film.moments[-1].classes)
+    return ["step", "all", *names], [
+        [f"{each.step:,}", *(f"{loss:.2f}" for loss in (each.loss, *_losses(each, names)))]
+        for each in moments
+    ]
 
 
 def induction_told(film: Film) -> str:

@@ -70,6 +70,11 @@ const why = (token, jump = false) => {
   if (jump) { $("target").scrollIntoView({ block: "center" }); $("target").focus(); }
 };
 for (const name of Object.keys(panels)) opened(name).addEventListener("toggle", () => fill(name));
+opened("film").addEventListener("toggle", async () => {
+  const host = $("film");
+  if (host.childNodes.length) return;
+  try { showFilm(host, await ask("film")); } catch (error) { host.textContent = error.message; }
+});
 
 const patch = () => trying("patch-problem", async () => {
   const given = { ids: context(), token: state.token, text: $("corrupted").value };

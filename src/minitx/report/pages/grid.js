@@ -18,9 +18,9 @@ const rgb = (text) => text.startsWith("#") ? [1, 3, 5].map((i) => parseInt(text.
 const grids = new Set();
 
 // Draws into `host`. A grid has `rows` and `columns` (names), `values` (row by row), a `name`;
-// `pick(row, column)` is called for a click or Enter, `at` is where its cursor begins. The picture has a
-// pixel a number, and the browser stretches it: nothing is measured, and nothing drawn anew to walk.
-const drawGrid = (host, { rows, columns, values, name, pick = null, at = { row: rows.length - 1, column: 0 } }) => {
+// `pick(row, column)` is called for a click or Enter, `at` is where its cursor begins, `top` the magnitude
+// of the strongest colour, if a number is not to decide it. The picture has a pixel a number, and the browser stretches it: nothing is measured, and nothing drawn anew to walk.
+const drawGrid = (host, { rows, columns, values, name, pick = null, top = 0, at = { row: rows.length - 1, column: 0 } }) => {
   const [nRows, nColumns] = [rows.length, columns.length], height = Math.max(5, Math.min(22, 420 / nRows));
   const canvas = node("canvas", { "aria-hidden": "true", width: nColumns, height: nRows });
   const cursor = node("span", { class: "cursor" }), sheet = node("div", { class: "sheet" }, canvas, cursor);
@@ -34,7 +34,7 @@ const drawGrid = (host, { rows, columns, values, name, pick = null, at = { row: 
   sheet.style.maxWidth = `${44 * nColumns}px`;
   canvas.style.height = `${nRows * height}px`;
   cursor.style.width = `${100 / nColumns}%`;
-  let largest = 0;
+  let largest = top;
   for (const v of values) if (Number.isFinite(v)) largest = Math.max(largest, Math.abs(v));
   const paint = () => {
     const style = getComputedStyle(root), above = rgb(style.getPropertyValue("--glow")), below = rgb(style.getPropertyValue("--below").trim());
@@ -81,4 +81,5 @@ const drawGrid = (host, { rows, columns, values, name, pick = null, at = { row: 
   paint();
   tell(false);
   host.replaceChildren(group, readout, row);
+  return { go: (toRow, toColumn) => { Object.assign(at, { row: toRow, column: toColumn }); tell(false); } };
 };

@@ -140,6 +140,9 @@ if (frame) {
   if (frame.contentDocument?.readyState === "complete") fit();
 }
 
+// ---- the film ----------------------------------------------------------------------------------------
+if (data.film?.length) showFilm($("film"), data.film);
+
 // ---- what a reader does ---------------------------------------------------------------------------------
 const redraw = (change) => { Object.assign(state, change); drawAll(); };
 $("measure").value = state.measure;
@@ -158,7 +161,7 @@ $("farther").onclick = () => zoomBy(2);
 $("earlier").onclick = () => move(-0.4);
 $("later").onclick = () => move(0.4);
 $("all").onclick = () => zoomTo(null);
-$("theme").onclick = () => { nextTheme(); paint(); drawAll(); };
-system.onchange = () => { paint(); drawAll(); };
-paint();
-drawAll();
+const repaint = () => { paint(); drawAll(); grids.forEach((grid) => grid.repaint()); };
+$("theme").onclick = () => { nextTheme(); repaint(); };
+system.onchange = repaint;
+repaint();

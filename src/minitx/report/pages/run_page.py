@@ -20,6 +20,9 @@ from minitx.config.run_config import TABLES
 from minitx.config.toml import config_bytes
 from minitx.errors import BadInputError, MinitxError
 from minitx.evaluation.holdout_figures import Report
+from minitx.files import as_plain
+from minitx.inspection.film import Film
+from minitx.report.attention.film_view import induction_told, loss_rows
 from minitx.report.evaluation.holdout_report import holdout_report
 from minitx.report.evaluation.surprise import LEGEND_LOSSES, LOSS_SCALE
 from minitx.report.pages.attention_page import study_page
@@ -68,6 +71,8 @@ def run_page(stories: Stories) -> str:
         "runs": [curves(run["name"], run["story"].history) for run in runs],
         "tokenizers_differ": len(digests) > 1,
     }
+    film = stories.runs[0].film if len(runs) == 1 else None
+    data["film"] = [] if film is None else film_lines(film)
     attention, why_no_attention = _attention(stories.runs[0])
     page = render(
         "run.html",
@@ -77,6 +82,7 @@ def run_page(stories: Stories) -> str:
         holdout=_holdout(stories),
         attention=attention,
         why_no_attention=why_no_attention,
+        film=None if film is None else _film(film),
         configuration=[(name, Grid(_settings(stories.runs[0], name))) for name in TABLES],
         comparison=_comparison(runs) if len(runs) > 1 else None,
         data=data,
@@ -101,6 +107,19 @@ def _attention(story: RunStory) -> tuple[str | None, str]:
         return study_page(story.study), ""
     except MinitxError as error:
         return None, error.what
+
+
+def film_lines(film: Film) -> list[Any]:
+    """The moments of a film, as film.js takes them."""
+    return [as_plain(moment.to_line()) for moment in film.moments]
+
+
+def _film(film: Film) -> dict[str, Any]:
+    names, rows = loss_rows(film, film.moments)
+    return {
+        "induction": induction_told(film),
+        "losses": Grid(rows, names, numbers=range(len(names))),
+    }
 
 
 def run_values(story: RunStory, number: int) -> dict[str, Any]:
