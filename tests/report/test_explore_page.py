@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 from browser import CHROMIUM, Browser
+from own_models import MODEL
 from small_page import exploring
 
+from minitx.checkpoint.own_code import OwnCode
+from minitx.checkpoint.own_model import OwnModel
 from minitx.checkpoint.rundir import resolve_checkpoint
 from minitx.config import ModelConfig, SamplingConfig
 from minitx.generation.filters import draw, reshape
@@ -276,6 +279,29 @@ def test_what_looks_like_markup_stays_text(tiny_run, tmp_path):
             assert browser.run("window.broken") is None
             assert browser.run("document.querySelectorAll('img').length") == 0
             assert "<img src=x" in browser.text("h1")
+            assert browser.complaints() == []
+        finally:
+            browser.close()
+
+
+def test_a_model_of_ones_own_shows_what_is_known_of_it(tmp_path):
+    tokenizer = train_tokenizer("3 green bottles", "char", 0)
+    shape = {"n_layers": 2, "n_heads": 3, "n_kv_heads": 3, "d_model": 12, "d_ff": 24}
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size, context_length=32, head_dim=4, dropout=0.0, **shape
+    )
+    model = OwnModel(config, OwnCode("mine.py", {"mine.py": MODEL.encode()})).eval()
+    with exploring(LoadedModel(tmp_path, model, tokenizer), "3 green") as page:
+        browser = Opened(tmp_path / "profile", page.url)
+        try:
+            browser.until("state.of === context().join() && state.of !== ''")
+            browser.panel("attention")
+            assert browser.run("$('attention').querySelector('canvas').height") == 2 * 3 + 2
+            assert browser.text("#problem") == ""
+            hidden = "[...document.querySelectorAll('details[hidden]')].map(e => e.dataset.panel)"
+            left_out = ["lens", "attribution", "ablation", "patching", None]
+            assert browser.run(hidden) == left_out
+            assert not browser.run("$('formula').offsetParent")
             assert browser.complaints() == []
         finally:
             browser.close()

@@ -93,6 +93,7 @@ const choose = async (i) => {
     state.order = [...logits.keys()].sort((a, b) => logits[b] - logits[a] || a - b);
     state.token = state.order[0];
     why(state.token);
+    if (!data.parts) return;
     steps = await ask("steps", { ids: context() });
     if (mine === visit) { listSteps(); showStep(); }
   });

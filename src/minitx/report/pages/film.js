@@ -6,7 +6,7 @@ const showFilm = (host, moments) => {
   const whole = (p) => `${Math.round(100 * p)} %`;
   const plain = (text) => [...text].map((c) => (c === "\n" ? c : control(c))).join("");
   const strongest = (values) => values.indexOf(Math.max(...values));
-  const now = { at: moments.length - 1, head: strongest(last.induction.length ? last.induction : last.strengths) };
+  const now = { at: moments.length - 1, head: strongest(last.roles.includes("induction") ? last.induction : last.strengths) };
   const slider = node("input", { type: "range", min: 0, max: moments.length - 1, "aria-label": "Moment of the film" });
   const said = node("p", { class: "film-said" });
   const play = node("button", { type: "button" }, "Play");
@@ -61,7 +61,7 @@ const showFilm = (host, moments) => {
   };
   slider.oninput = () => { stop(); show(+slider.value); };
 
-  host.replaceChildren(node("div", { class: "play" }, play, slider), said, node("div", { class: "film" },
+  host.replaceChildren(node("div", { class: "controls play" }, play, slider), said, node("div", { class: "film" },
     node("div", {}, last.induction.length ? part("Induction", "A row is a head, a column a moment; choose one.", strip) : null,
       heads ? part("Attention of one head", null, roles, map) : null),
     node("div", {}, part("What it would write next", null, text), part("Loss by class of token, nats per token", null, losses),
