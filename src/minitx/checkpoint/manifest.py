@@ -17,6 +17,8 @@ from minitx.errors import DamagedFileError
 from minitx.files import describe_damage, file_digest, read_json
 
 MANIFEST = "manifest.json"
+CARD = "README.md"
+"""What a checkpoint says of itself to people, who may add to it: the manifest leaves it out."""
 _FORMAT = 2
 _LARGEST_STEP = 10**12
 
@@ -29,7 +31,7 @@ def manifest_bytes(directory: Path, step: int, best_step: int | None = None) -> 
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)}
         for path in sorted(directory.iterdir())
-        if path.name != MANIFEST
+        if path.name not in (MANIFEST, CARD)
     }
     content: dict[str, Any] = {"format": _FORMAT, "step": step, "best_step": best_step}
     content["files"] = files

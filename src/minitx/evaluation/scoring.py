@@ -15,6 +15,7 @@ the one before it left, so that (after the first window) every target is predict
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -24,7 +25,8 @@ import torch
 from minitx.compute import Compute
 from minitx.corpus.encoded_file import release
 from minitx.errors import BadInputError
-from minitx.evaluation.arrays import BoolArray, Float32Array, IdArray, IntArray
+from minitx.evaluation.arrays import BoolArray, Float32Array, GroupedSums, IdArray, IntArray
+from minitx.evaluation.comparison import FEWEST_BLOCKS, MOST_BLOCKS
 from minitx.model import Transformer, evaluating
 
 Progress = Callable[[int], None]
@@ -69,12 +71,20 @@ class Windows:
     autocast_dtype: torch.dtype | None = None
 
 
+_SMALLEST_BLOCK = 128  # tokens
+
+
 @dataclass(frozen=True)
 class Score:
-    """The loss over the targets of a text that were scored."""
+    """The loss over the targets of a text that were scored.
+
+    Attributes:
+        margin: half of the 95 % interval of `loss`; NaN for a text of few blocks.
+    """
 
     total_nats: float
     n_tokens: int
+    margin: float
 
     @property
     def loss(self) -> float:
@@ -119,12 +129,23 @@ def score(
         BadInputError: fewer than 2 ids.
     """
     total, n_tokens = 0.0, 0
+    blocks = GroupedSums(min(MOST_BLOCKS, -(-len(ids) // _SMALLEST_BLOCK)))
     for chunk in token_losses(model, ids, windows or windows_for(model)):
         total += float(chunk.losses.sum(dtype=np.float64))
         n_tokens += len(chunk.losses)
+        blocks.add(chunk.index * len(blocks.counts) // len(ids), chunk.losses)
         if progress is not None:
             progress(len(chunk.losses))
-    return Score(total, n_tokens)
+    return Score(total, n_tokens, _margin(total / n_tokens, blocks))
+
+
+def _margin(loss: float, blocks: GroupedSums) -> float:
+    """Half of the interval of a ratio of sums over blocks (Cochran 1977, section 2.11)."""
+    n = np.count_nonzero(blocks.counts)
+    if n < FEWEST_BLOCKS:
+        return math.nan
+    deviations = blocks.sums[0] - loss * blocks.counts
+    return float(1.96 * np.sqrt((deviations**2).sum() * n / (n - 1)) / blocks.counts.sum())
 
 
 def token_losses(

@@ -85,11 +85,13 @@ class AnomalyDetector:
 
 @dataclass(frozen=True)
 class HoldoutLoss:
-    """What an evaluation measured: nats per token, the same in bits per byte, tokens scored."""
+    """What an evaluation measured: nats per token, the same in bits per byte, tokens scored, and
+    half of the loss's 95 % interval."""
 
     loss: float
     bits_per_byte: float
     n_tokens: int
+    margin: float = math.nan
 
 
 class StopEvaluation(Exception):  # noqa: N818

@@ -297,7 +297,8 @@ class Trainer:
         self.observer.observe(Phase("scoring the holdout"))
         with self._clock.timing("scoring"):
             measured = self.team.first(lambda: self.hooks.evaluate(False))
-        state.holdout_loss = measured.loss
+        state.holdout_loss, state.holdout_margin = measured.loss, measured.margin
+        state.holdout_tokens, state.scored_step = measured.n_tokens, state.step
         is_best = measured.loss < state.best_holdout_loss
         if is_best:
             state.best_holdout_loss, state.best_step = measured.loss, state.step

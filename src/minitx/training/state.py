@@ -26,6 +26,8 @@ class TrainingState:
         loss_sum, loss_count: of the training losses since the last evaluation.
         train_loss: mean training loss before the last evaluation; NaN before the first.
         best_step, best_holdout_loss: of the lowest holdout loss so far.
+        holdout_loss, holdout_margin, holdout_tokens, scored_step: of the last evaluation: see
+            `HoldoutLoss`, and after which step it was.
         rewarm_step: step at which a finished run was lengthened, so that its learning rate rises
             gently once more; -1 if it was not.
         rate_scale: what the learning rate is multiplied with since the last rollback.
@@ -44,6 +46,9 @@ class TrainingState:
     best_step: int = 0
     best_holdout_loss: float = math.inf
     holdout_loss: float = math.nan
+    holdout_margin: float = math.nan
+    holdout_tokens: int = 0
+    scored_step: int = 0
     evaluations_since_best: int = 0
     rewarm_step: int = -1
     rollbacks: int = 0
@@ -77,7 +82,10 @@ class TrainingState:
         )
 
 
-_LATER = ("loss_scale", "scale_kept_for", "skipped_steps")
+_LATER = (
+    "loss_scale", "scale_kept_for", "skipped_steps",
+    "holdout_margin", "holdout_tokens", "scored_step",
+)  # fmt: skip
 """Which the files of earlier versions lack."""
 
 _FILE_KEYS = {"steps_decided": "steps_settled"}

@@ -127,10 +127,8 @@ def _film(session: Session, write: Callable[[dict[str, Any]], None]) -> FilmReco
 
 def _hooks(session: Session, saver: SessionSaver, stop: StopRequest) -> RunHooks:
     config, model, tokenizer = session.config.train, session.model, session.tokenizer
-    corpus, ids = session.corpus, session.corpus.holdout_ids
-    # The first token is never scored, so its bytes are not counted.
-    unscored = sum(len(tokenizer.token_bytes(int(i))) for i in ids[:1])
-    bytes_per_token = max(1, corpus.holdout.bytes - unscored) / max(1, len(ids) - 1)
+    ids = session.corpus.holdout_ids
+    bytes_per_token = session.holdout_bytes_per_token
     prompt = _sample_prompt(session)
     sampling = SamplingConfig(
         temperature=0.8,
@@ -149,7 +147,8 @@ def _hooks(session: Session, saver: SessionSaver, stop: StopRequest) -> RunHooks
                 raise StopEvaluation
 
         scored = score(model, ids, windows(closing), check_stop)
-        return HoldoutLoss(scored.loss, bits_per(scored.loss, bytes_per_token), scored.n_tokens)
+        bits_per_byte = bits_per(scored.loss, bytes_per_token)
+        return HoldoutLoss(scored.loss, bits_per_byte, scored.n_tokens, scored.margin)
 
     def sampled() -> str:
         with sampling_threads(model):

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from minitx import __version__
 from minitx.checkpoint.huggingface import model_files
+from minitx.checkpoint.manifest import CARD
 from minitx.checkpoint.rundir import CONFIG_COPY, RunDirectory
 from minitx.checkpoint.weights import model_tensors, require_sound_header
 from minitx.checkpoint.writer import CheckpointWriter, Snapshot
@@ -43,6 +44,7 @@ from minitx.training.observer import RunStart
 from minitx.training.optimizers.optimizer_base import Optimizer
 from minitx.training.state import TrainingState
 from minitx.training.team import Team
+from minitx.workflows.model_card import model_card
 
 STATE_FILE = "training_state.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -119,6 +121,13 @@ class Session:
             n_unknown_tokens=self.corpus.holdout.unknown,
             prompt=prompt,
         )
+
+    @property
+    def holdout_bytes_per_token(self) -> float:
+        """Of the tokens that are scored: all but the first."""
+        ids = self.corpus.holdout_ids
+        unscored = sum(len(self.tokenizer.token_bytes(int(i))) for i in ids[:1])
+        return max(1, self.corpus.holdout.bytes - unscored) / max(1, len(ids) - 1)
 
     def made_with(self) -> dict[str, str]:
         """What a run's numbers depend on beside its settings (docs/reproducible.md)."""
@@ -242,9 +251,10 @@ class SessionSaver:
     writer: CheckpointWriter
 
     def __post_init__(self) -> None:
+        self._made_with = self.session.made_with()
         self._unchanging = {
             DESCRIPTION: (self.session.corpus.directory / DESCRIPTION).read_bytes(),
-            MADE_WITH_FILE: json_bytes(self.session.made_with()),
+            MADE_WITH_FILE: json_bytes(self._made_with),
         }
 
     def save(self, state: TrainingState, train: TrainConfig) -> None:
@@ -265,6 +275,14 @@ class SessionSaver:
             **model_files(session.model, session.tokenizer),
             STATE_FILE: state.to_json(),
             CONFIG_COPY: config_bytes(replace(session.config, train=train)),
+            CARD: model_card(
+                session.run.path.name,
+                replace(session.config, train=train),
+                session.corpus,
+                session.holdout_bytes_per_token,
+                state,
+                self._made_with,
+            ),
             DIAGNOSIS_FILE: (json.dumps(diagnosis) + "\n").encode(),
             **self._unchanging,
         }
