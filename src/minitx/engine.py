@@ -28,7 +28,11 @@ that is planned."""
 
 
 def choose_engine(
-    model: Transformer, compute: Compute, engine: str = "auto", recompute: bool = False
+    model: Transformer,
+    compute: Compute,
+    engine: str = "auto",
+    recompute: bool = False,
+    shard: bool = False,
 ) -> EngineChoice:
     """What `loss_function` computes a model with, if a certain `EngineName` is asked for.
 
@@ -40,6 +44,8 @@ def choose_engine(
         raise BadInputError("--recompute knows no blocks in this model", "Leave it out")
     if recompute:
         return EngineChoice("plain", "it computes blocks again on the way back (--recompute)")
+    if shard:
+        return EngineChoice("plain", "each process has some rows of each parameter (--shard)")
     if compute.dtype == torch.float16:
         return EngineChoice("plain", "it scales the loss before the backward pass (float16)")
     choice: EngineChoice | None = _ask_fast("choose_engine", model, compute, engine)

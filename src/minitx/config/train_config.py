@@ -36,7 +36,7 @@ MOST_THREADS = 512
 RESUMABLE = (
     "steps", "learning_rate", "muon_learning_rate", "grad_clip", "on_spike", "max_rollbacks",
     "early_stopping", "keep_checkpoints", "device", "engine", "threads", "processes",
-    "micro_batch_size", "recompute",
+    "micro_batch_size", "recompute", "shard",
 )  # fmt: skip
 """Options that a resumed run may change; all but `steps` change its numbers from there on."""
 
@@ -189,6 +189,11 @@ class TrainConfig(Config):
         1, "Processes on this machine that train together.", MACHINE, (1, 4096),
         details="Under torchrun, as many as it started. A step learns from the same text for any "
         "number of them.",
+    )
+    shard: bool = option(
+        False, "Share weights, gradients and moments out over the processes (FSDP).", MACHINE,
+        details="For models that do not fit one device, by the model's own code. Blocks are "
+        "gathered in the number format of products.",
     )
     # fmt: on
 

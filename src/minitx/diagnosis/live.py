@@ -24,6 +24,7 @@ from minitx.model import Transformer
 from minitx.training.batches import Batches
 from minitx.training.hooks import Anomaly, AnomalyDetector
 from minitx.training.observer import Event, HealthReport, ProbeReport, TrainingObserver
+from minitx.training.team import ALONE, Team
 
 HEALTH_STEPS = 10
 """Fewest steps from one report to the next: a copy of the weights costs a little."""
@@ -39,6 +40,7 @@ class LiveDiagnosis(AnomalyDetector):
         batches: of the run, to compute a bad one again.
         train_ids, holdout_ids: `(tokens,)` of both parts.
         observer: told of findings, health and probes.
+        meter: of the updates; that of the model if left out.
     """
 
     def __init__(
@@ -50,11 +52,12 @@ class LiveDiagnosis(AnomalyDetector):
         train_ids: IdArray,
         holdout_ids: IdArray,
         observer: TrainingObserver,
+        meter: UpdateMeter | None = None,
     ) -> None:
         self._model, self._config, self._compute = model, config, compute
         self._batches, self._observer = batches, observer
         self._uniform_loss = math.log(model.config.vocab_size)
-        self._meter = UpdateMeter(model, config.log_every)
+        self._meter = meter or UpdateMeter(model, config.log_every)
         text = holdout_ids if len(holdout_ids) > 1 else train_ids
         self._windows = probe_windows(text, model.config.context_length)
         self._pair_loss = cache(
@@ -68,7 +71,9 @@ class LiveDiagnosis(AnomalyDetector):
         """Look for spikes, divergence and NaN."""
         anomaly = super().on_loss(step, loss, gradient_norm)
         if anomaly is not None:
-            evidence = f"{anomaly.what}; {self._first_nonfinite(step)}"
+            evidence = anomaly.what
+            if not self._config.shard:  # No process has all that would have to be looked at.
+                evidence += f"; {self._first_nonfinite(step)}"
             nonfinite = instability("not-a-number", step, evidence, self._config)
             self._observer.observe(nonfinite)
             return Anomaly(evidence, nonfinite.fix, step, is_fatal=True)
@@ -148,9 +153,11 @@ def _restored(kind: type[Detector], fields: dict[str, Any]) -> Detector:
 class UpdateMeter:
     """Gradient norm and update-to-weight ratio of each layer.
 
-    Measures around the updates of a model, in some of the steps that are logged."""
+    Measures around the updates of a model, in some of the steps that are logged. If each process
+    of a `team` has some rows of it, all of them measure."""
 
-    def __init__(self, model: Transformer, log_every: int) -> None:
+    def __init__(self, model: Transformer, log_every: int, team: Team = ALONE) -> None:
+        self._team = team
         self._parameters = [p.detach() for p in model.parameters()]
         self._every = log_every * max(1, -(-HEALTH_STEPS // log_every))
         layers = [layer_of(name) for name, _ in model.named_parameters()]
@@ -176,6 +183,8 @@ class UpdateMeter:
         updates = torch.stack(torch._foreach_norm(self._before))
         self._before = None
         sums = torch.stack((self._gradient_norms.float(), updates, weights)).square()
+        if self._team.size > 1:
+            self._team.add_up(sums[1:])
         by_layer = (self._belongs @ sums.T).sqrt()
         rows = torch.stack((by_layer[:, 0], by_layer[:, 1] / by_layer[:, 2].clamp_min(1e-30)))
         gradients, ratios = rows.tolist()
@@ -184,6 +193,21 @@ class UpdateMeter:
             gradient_norms=dict(zip(self._layers, gradients, strict=True)),
             update_ratios=dict(zip(self._layers, ratios, strict=True)),
         )
+
+
+class PartOfHealth(AnomalyDetector):
+    """The detector of a process that has some rows of the model, and reports nothing itself."""
+
+    def __init__(self, meter: UpdateMeter) -> None:
+        self._meter = meter
+
+    def before_update(self, step: int, gradient_norms: Tensor) -> None:
+        """As the first process does."""
+        self._meter.before_update(step, gradient_norms)
+
+    def after_update(self, step: int) -> None:
+        """As the first process does."""
+        self._meter.after_update(step)
 
 
 def layer_of(parameter: str) -> str:

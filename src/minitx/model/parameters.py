@@ -16,13 +16,17 @@ from minitx.model.transformer import Attention, Block, Transformer
 def matrix_parameters(model: Transformer) -> Iterator[tuple[str, nn.Parameter, tuple[int, ...]]]:
     """The matrices of the blocks: name, parameter `(rows, columns)`, and how rows split.
 
-    A fused matrix holds several in its rows: queries, keys and values, or gate and up.
+    A fused matrix holds several in its rows: queries, keys and values, or gate and up. How they
+    split follows from the config, also where a parameter has only some of the rows.
     """
     config = model.config
     kv = config.n_kv_heads * config.head_dim
     sections = {
         "attention.qkv.weight": (config.n_heads * config.head_dim, kv, kv),
+        "attention.output.weight": (config.d_model,),
         "mlp.gate_up.weight": (config.d_ff, config.d_ff),
+        "mlp.up.weight": (config.d_ff,),
+        "mlp.down.weight": (config.d_model,),
     }
     for name, parameter in model.blocks.named_parameters(prefix="blocks"):
         if parameter.dim() == 2:

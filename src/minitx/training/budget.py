@@ -235,12 +235,14 @@ class BudgetController:
         """Evaluate once to see how long it takes, since a guess would decide too much.
 
         Only in a session without an evaluation before it is time to decide. The loss is not kept:
-        a run that repeats the decisions of this one does not come here.
+        a run that repeats the decisions of this one does not come here. Of a model that is shared
+        out, one process alone can't do it.
         """
         used = self.clock.elapsed()
         left = budget - used
         if (
             not self.hooks.n_holdout
+            or self.config.shard
             or self.clock.seconds_of("scoring") is not None
             or self.state.step < max(self.config.warmup_steps, UNTIMED_STEPS + 1)
             or is_early(self.config, used, left)

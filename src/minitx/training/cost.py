@@ -94,8 +94,10 @@ def memory(config: ModelConfig, work: Workload) -> Memory:
     table = config.vocab_size * config.d_model
     matrices = config.n_layers * config.block_matrices + table
     low = 2 * matrices if work.dtype != "float32" else 0
-    # A sharded model has one block whole at a time, with the next on its way, and the embedding.
-    gathered = 4 * (2 * config.block_matrices + table) if parts > 1 else 0
+    # A sharded model has one block whole at a time, with the next on its way, and the embedding;
+    # and the gradients of a block, once more in float32 as they are sent.
+    size = 2 if low else 4
+    gathered = (3 * size + 4) * config.block_matrices + 4 * table if parts > 1 else 0
     # Passes in float32 are added up in float64.
     sums = 2 * weights if work.passes > 1 and work.dtype == "float32" and parts == 1 else 0
     fixed = (weights + moments) // parts + gathered + sums
@@ -111,11 +113,13 @@ def memory(config: ModelConfig, work: Workload) -> Memory:
         rows = work.batch_size * config.context_length
         kept = rows * _kept(config, 2 if low else 4, work.recompute)
         logits = rows * config.vocab_size * LOGITS
-        caches = low // parts
+        caches = low if parts == 1 else low and 2 * table
         during = caches + max(kept + logits, weights // parts)
         if work.passes > 1 or work.processes > 1:
             # Gradients stay from pass to pass, or lie in the buffers that are sent.
             during = caches + kept + logits + weights // parts
+    if parts > 1:  # The first one gathers the weights to score the holdout.
+        during = max(during, weights)
     snapshot = weights + moments if work.on_cpu else 0
     return Memory(
         weights // parts, weights // parts + sums, moments // parts, kept, logits,
@@ -190,9 +194,10 @@ def step_cost(config: ModelConfig, work: Workload, device: Device) -> StepCost:
     update = config.n_layers * _of_optimizer(replace(config, n_layers=1), work.optimizer)[1] / n
     compute = (operations + update) / device.trains_at
     link = device.link if n <= IN_A_MACHINE else min(device.link, NETWORK)
-    # In a ring each gradient is sent twice; of a sharded model, weights twice and gradients once
-    # (Rajbhandari et al. 2020, section 7).
-    sent = (12 if work.shard else 8) * config.n_parameters * (n - 1) / n
+    # In a ring each gradient is sent twice; of a sharded model, in each pass, weights twice in the
+    # format of products, and gradients once (Rajbhandari et al. 2020, section 7).
+    of_pass = 12 if work.dtype == "float32" else 8
+    sent = (of_pass * work.passes if work.shard else 8) * config.n_parameters * (n - 1) / n
     if update:
         sent += 4 * config.n_layers * config.block_matrices * (n - 1) / n
     hidden = compute if work.shard else BACKWARD * compute

@@ -22,6 +22,7 @@ from minitx.engine import loss_function
 from minitx.errors import BadInputError, is_out_of_memory
 from minitx.model import Transformer
 from minitx.training.batches import Batch, Batches
+from minitx.training.sharding import Shards
 from minitx.training.team import ALONE, Team
 
 
@@ -113,8 +114,12 @@ def _bounds(rows: int, pieces: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(cuts))
 
 
+class NoMemoryError(Exception):
+    """Memory ran out in a pass in which other processes wait for this one."""
+
+
 class StepGradients:
-    """Leaves the gradients of a step in the parameters.
+    """Leaves the gradients of a step in the parameters, or in the rows of `shards`.
 
     Attributes:
         micro_batch_size: rows of a pass that are computed at once; 0 is all. Halved where memory
@@ -128,15 +133,20 @@ class StepGradients:
         config: TrainConfig,
         compute: Compute,
         team: Team = ALONE,
+        shards: Shards | None = None,
     ) -> None:
         self._config, self._batches, self._team = config, batches, team
+        self._shards = shards
         # Whether a model of one's own draws anything, nobody knows.
         self._draws = bool(model.config.dropout or model.config.code_file)
         self._pass = GradientPass(
             model, compute, config.accumulation, config.engine, config.recompute
         )
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._in_float64 = config.accumulation > 1 and compute.dtype == torch.float32
+        self._device = compute.device
+        self._in_float64 = (
+            config.accumulation > 1 and compute.dtype == torch.float32 and shards is None
+        )
         self._sums: dict[int, Tensor] = {}  # of the parameter with this number, in float64
         self.micro_batch_size = config.micro_batch_size
 
@@ -147,7 +157,16 @@ class StepGradients:
 
         Raises:
             BadInputError: memory ran out with a single sequence.
+            NoMemoryError: memory ran out, and there are `shards`; `micro_batch_size` is halved.
         """
+        if self._shards is not None:
+            with self._team.joint_pass():
+                loss = self._own_part(step, scale)
+            if loss is None:
+                self._halve()
+                raise NoMemoryError
+            self._shards.take_gradients()
+            return loss
         loss = self._own_part(step, scale)
         # Before any process waits for the gradients of another.
         while self._team.any(loss is None):
@@ -173,7 +192,8 @@ class StepGradients:
         return None
 
     def _passes(self, step: int, scale: float) -> Tensor:
-        config, total = self._config, torch.zeros((), device=self._parameters[0].device)
+        config, total = self._config, torch.zeros((), device=self._device)
+        n_passes = 0
         sizes = (config.accumulation, config.batch_size, self._team, self.micro_batch_size)
         for whole in self._sums.values():
             whole.zero_()
@@ -186,16 +206,31 @@ class StepGradients:
                 )
             inputs, targets, weight = share.of(self._batches[share.number])
             if weight:
-                total = total + self._pass(inputs, targets, weight, scale)
+                total, n_passes = total + self._pass(inputs, targets, weight, scale), n_passes + 1
                 if self._in_float64:
                     self._add_to_sums()
-        if self._team.size > 1:  # A process that had nothing to do joins in all the same.
+        if self._shards is not None:
+            # The others gather each block as often as the one that has most to do.
+            nothing = torch.zeros(1, 1, dtype=torch.int64, device=total.device)
+            for _ in range(n_passes, self._most_passes(step)):
+                self._pass(nothing, nothing, 0.0, scale)
+        elif self._team.size > 1:  # A process that had nothing to do joins in all the same.
             for parameter in self._parameters:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
             if self._in_float64:
                 self._add_to_sums()
         return total / config.accumulation if config.accumulation > 1 else total
+
+    def _most_passes(self, step: int) -> int:
+        # Of a process of the team in this step.
+        config, counts = self._config, []
+        for rank in range(self._team.size):
+            member = Team()
+            member.rank, member.size = rank, self._team.size
+            sizes = (config.accumulation, config.batch_size, member, self.micro_batch_size)
+            counts.append(len(shares(step, *sizes)))
+        return max(counts)
 
     def _add_to_sums(self) -> None:
         for number, parameter in enumerate(self._parameters):
@@ -217,7 +252,7 @@ class StepGradients:
         self.micro_batch_size = -(-rows // 2)
         for parameter in self._parameters:
             parameter.grad = None
-        if self._parameters[0].is_cuda:
+        if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
 

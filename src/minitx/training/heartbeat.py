@@ -46,6 +46,7 @@ class Heartbeat:
         is_quiet: whether a launcher tells who was killed; not who hangs, which it can't know.
         patience: seconds to wait for one that has not come yet, after the last that has.
         failure: exit code, reason and fix of another process that ended with an error.
+        in_joint_pass: whether it waits for others, and would wait for such a one for ever.
 
     `about` is what the others are told of this process; `host` and `pid` are of it.
     """
@@ -55,6 +56,7 @@ class Heartbeat:
     ) -> None:
         self.go_on, self.is_quiet, self.patience = "", is_quiet, HANGS_AFTER
         self.failure: tuple[int, str, str] | None = None
+        self.in_joint_pass = False
         self.rank, self._store, self._size, self._about = rank, store, size, about
         self._done = threading.Event()
         self._last_beat = time.monotonic()
@@ -102,6 +104,10 @@ class Heartbeat:
         while not self._store.check([name]):
             self.require_no_failure()
             time.sleep(PERIOD / 20)
+
+    def is_first_to(self, what: str) -> bool:
+        """Whether no other process has asked this before."""
+        return bool(self._store.add(what, 1) == 1)
 
     def require_no_failure(self) -> None:
         """Go on if no other process has ended with an error.
@@ -196,7 +202,7 @@ class Heartbeat:
             lost = self._lost(HANGS_AFTER)
             if lost is not None:
                 self._leave(lost)
-            if self.failure is not None and not self.go_on:
+            if self.failure is not None and (self.in_joint_pass or not self.go_on):
                 # Later, this process notices it at the next step, or ends for the same reason.
                 failed_since = failed_since or time.monotonic()
                 self._stop_early(time.monotonic() - failed_since)
@@ -205,7 +211,8 @@ class Heartbeat:
         # Another has failed, and this process may read a large text for hours yet.
         assert self.failure is not None
         code, what, fix = self.failure
-        if seconds == 0.0 and self.rank == 0 and callable(signal.getsignal(signal.SIGTERM)):
+        is_told = seconds > 0.0 or self.in_joint_pass
+        if not is_told and self.rank == 0 and callable(signal.getsignal(signal.SIGTERM)):
             os.kill(os.getpid(), signal.SIGTERM)
         elif seconds > HANGS_AFTER:
             self._leave(None, _error_of_other(code, what, fix) if what else None)

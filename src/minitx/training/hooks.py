@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,7 @@ class RunHooks:
         look: looks inside the model as an evaluation does, and keeps nothing: it is timed.
         record: called after each step, and before the first one, with the steps done and planned:
             keeps a moment of the run's film if one is due, and tells whether.
+        looking: entered by all processes of a team while the first looks at the model.
     """
 
     run: Path
@@ -127,6 +129,7 @@ class RunHooks:
     n_closing: int
     look: Callable[[], object] = lambda: None
     record: Callable[[int, int], bool] = lambda step, steps: False
+    looking: Callable[[], AbstractContextManager[object]] = nullcontext
 
     @property
     def closes_with_evaluation(self) -> bool:

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from minitx.compute import Compute
 from minitx.config import TrainConfig
-from minitx.errors import InstabilityError, InterruptedRunError
+from minitx.errors import BadInputError, InstabilityError, InterruptedRunError
 from minitx.files import shell_word
 from minitx.model import Transformer
 from minitx.training.batches import Batches
 from minitx.training.budget import BudgetController
 from minitx.training.clock import Clock
 from minitx.training.good_states import GoodStates
-from minitx.training.gradients import StepGradients
+from minitx.training.gradients import NoMemoryError, StepGradients
 from minitx.training.hooks import Anomaly, AnomalyDetector, RunHooks, StopEvaluation
 from minitx.training.loss_scale import LossScale
 from minitx.training.observer import (
@@ -36,6 +36,7 @@ from minitx.training.observer import (
 from minitx.training.optimizers.optimizer_base import Optimizer
 from minitx.training.run_ahead import RunAhead
 from minitx.training.schedule import rate_of_run
+from minitx.training.sharding import Shards
 from minitx.training.signals import StopRequest
 from minitx.training.state import TrainingState
 from minitx.training.team import ALONE, Team
@@ -49,7 +50,8 @@ class Trainer:
     """Trains a model, in place, from where its state stands to its last step.
 
     Good states are there if the policy is `rollback`; `now` is a clock, in seconds. In a `team`,
-    each process has a trainer; that of the first one decides, scores and saves.
+    each process has a trainer; that of the first one decides, scores and saves. With `shards`, the
+    model is their `trained`.
     """
 
     model: Transformer
@@ -65,6 +67,7 @@ class Trainer:
     good_states: GoodStates | None = None
     now: Callable[[], float] = time.perf_counter
     team: Team = ALONE
+    shards: Shards | None = None
 
     def __post_init__(self) -> None:
         config, state, device = self.config, self.state, self.compute.device
@@ -72,7 +75,9 @@ class Trainer:
         self._scale = LossScale(state) if self.compute.dtype == torch.float16 else None
         reads = config.on_spike != "warn" or self._scale is not None
         self._reads_each_step = device.type == "cpu" or reads
-        self._gradients = StepGradients(self.model, self.batches, config, self.compute, self.team)
+        self._gradients = StepGradients(
+            self.model, self.batches, config, self.compute, self.team, self.shards
+        )
         self._asked_to_stop = False
         self._ahead = RunAhead(device)
         self._unread: list[list[Tensor]] = []
@@ -137,12 +142,15 @@ class Trainer:
         # False if the step was so bad that it was left out, or training went back instead.
         state, config = self.state, self.config
         factor = rate_of_run(config, state, state.step)
-        loss = self._gradients(state.step, 1.0 if self._scale is None else state.loss_scale)
+        try:
+            loss = self._gradients(state.step, 1.0 if self._scale is None else state.loss_scale)
+        except NoMemoryError:
+            self._end_without_memory()
         if self._gradients.micro_batch_size != config.micro_batch_size:
             self._keep_micro_batch()
         of_team = [loss] if self.team.size == 1 else self._over_team(loss)
         if self._scale is not None:
-            self._scale.divide([p.grad for p in self.model.parameters() if p.grad is not None])
+            self._scale.divide([p.grad for p in self.optimizer.parameters if p.grad is not None])
         norm, norms = self.optimizer.clip_gradients()
         self._unread.append([norm, *of_team])
         state.step += 1
@@ -169,6 +177,17 @@ class Trainer:
         fix = "Nothing: this is noted in run.toml (--micro-batch)"
         self.observer.observe(Event(self.state.step + 1, "out-of-memory", "warning", message, fix))
         self.hooks.save_config(self.config)
+
+    def _end_without_memory(self) -> NoReturn:
+        # The others wait for this process inside a pass, so it can't be done again.
+        rows = self._gradients.micro_batch_size
+        if self.team.is_first_to("halve"):
+            self.hooks.save_config(replace(self.config, micro_batch_size=rows))
+        raise BadInputError(
+            f"memory ran out in process {self.team.rank} of {self.team.size}; it is noted in "
+            f"run.toml that at most {rows:,} sequences of a pass are computed at once from now on",
+            f"Go on with: minitx resume {shell_word(self.hooks.run)}",
+        )
 
     def _over_team(self, own_loss: Tensor) -> list[Tensor]:
         # The mean loss of the step, and by which signals how many processes were asked to stop.
@@ -277,15 +296,13 @@ class Trainer:
         self._read_losses()
         mean_loss = state.loss_sum / state.loss_count if state.loss_count else math.nan
         state.train_loss, state.loss_sum, state.loss_count = mean_loss, 0.0, 0
-        if self.hooks.n_holdout:
-            self._score_holdout()
-        self.detector.on_evaluation(
-            state.step,
-            state.train_loss,
-            state.holdout_loss,
-            rate_of_run(self.config, state, state.step),
-            is_last=state.step == state.steps,
-        )
+        with self.hooks.looking():
+            if self.hooks.n_holdout:
+                self._score_holdout()
+            rate, is_last = rate_of_run(self.config, state, state.step), state.step == state.steps
+            self.detector.on_evaluation(
+                state.step, state.train_loss, state.holdout_loss, rate, is_last=is_last
+            )
         if self.good_states is not None:
             self._collect_state()
             self.good_states.take(state.step)
@@ -354,15 +371,16 @@ class Trainer:
 
     def _end(self, reason: str) -> RunEnd:
         final, hooks = self.state.holdout_loss, self.hooks
-        if not hooks.closes_with_evaluation and self.team.is_first:
-            is_whole = hooks.n_closing >= hooks.n_holdout - 1
-            part = "the whole" if is_whole else f"{hooks.n_closing:,} tokens of the"
-            self.observer.observe(Phase(f"scoring {part} holdout"))
-            try:
-                final = hooks.evaluate(True).loss
-            except StopEvaluation:
-                self._interrupt()
-            self.observer.observe(Phase(""))
+        with hooks.looking():
+            if not hooks.closes_with_evaluation and self.team.is_first:
+                is_whole = hooks.n_closing >= hooks.n_holdout - 1
+                part = "the whole" if is_whole else f"{hooks.n_closing:,} tokens of the"
+                self.observer.observe(Phase(f"scoring {part} holdout"))
+                try:
+                    final = hooks.evaluate(True).loss
+                except StopEvaluation:
+                    self._interrupt()
+                self.observer.observe(Phase(""))
         self._tell_saved()
         end = self._ended(reason, final, hooks.n_closing)
         self.observer.observe(end)

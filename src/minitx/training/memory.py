@@ -26,15 +26,17 @@ _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.lim
 
 @dataclass(frozen=True)
 class Workload:
-    """Sequences of a pass, and the bytes that the optimizer remembers of each parameter."""
+    """Sequences of a pass, the bytes that the optimizer remembers of each parameter, and over how
+    many devices weights, gradients and moments are shared out."""
 
     batch_size: int = 1
     state_bytes: int = 8
+    parts: int = 1
 
 
 def weight_bytes(model: ModelConfig, workload: Workload) -> int:
     """At least so many bytes for weights, their gradients, and what the optimizer remembers."""
-    return model.n_parameters * (4 + 4 + workload.state_bytes)
+    return model.n_parameters * (4 + 4 + workload.state_bytes) // workload.parts
 
 
 def activation_bytes(model: ModelConfig, workload: Workload) -> int:

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from signal import SIGTERM
 from types import MappingProxyType
@@ -66,9 +67,25 @@ class Team:
     def add_up_all(self, tensors: list[Tensor]) -> None:
         """Sums of tensors of any shapes over all processes, in their place."""
 
+    def gather_rows(self, tensor: Tensor, n_rows: int) -> Tensor:
+        """In the first process: all rows of a tensor of which each has those of `rows_of`."""
+        return tensor
+
+    def exchange(self, pieces: list[Tensor], sizes: list[int]) -> list[Tensor]:
+        """Send each of `pieces` to the process of its number; what came from each, `(size,)`."""
+        return [piece.reshape(-1) for piece in pieces]
+
     def any(self, flag: bool) -> bool:
         """Whether it is true in some process."""
         return flag
+
+    def is_first_to(self, what: str) -> bool:
+        """Whether no other process has asked this before."""
+        return True
+
+    def joint_pass(self) -> AbstractContextManager[None]:
+        """A block in which this process waits for the others, and can't be told if one fails."""
+        return contextlib.nullcontext()
 
     def require_agreement(self, problem: str | None) -> None:
         """Go on if no process has a problem.
@@ -83,6 +100,12 @@ class Team:
 
 
 ALONE = Team()
+
+
+def rows_of(n_rows: int, rank: int, size: int) -> slice:
+    """Which of so many rows a process has of a model that is shared out, as torch's `chunk`."""
+    most = -(-n_rows // size)
+    return slice(min(n_rows, rank * most), min(n_rows, (rank + 1) * most))
 
 
 class _JoinedTeam(Team):
@@ -124,11 +147,35 @@ class _JoinedTeam(Team):
             parts = torch.split(packed, [tensor.numel() for tensor in some])
             torch._foreach_copy_(some, [p.view_as(t) for p, t in zip(parts, some, strict=True)])
 
+    def gather_rows(self, tensor: Tensor, n_rows: int) -> Tensor:
+        most = -(-n_rows // self.size)
+        padded = tensor.new_zeros(most, *tensor.shape[1:])
+        padded[: len(tensor)] = tensor.detach()
+        parts = [torch.empty_like(padded) for _ in range(self.size)] if self.is_first else None
+        self._torch.gather(padded, parts)
+        return tensor if parts is None else torch.cat(parts)[:n_rows]
+
+    def exchange(self, pieces: list[Tensor], sizes: list[int]) -> list[Tensor]:
+        sent = torch.cat([piece.reshape(-1) for piece in pieces])
+        got = sent.new_empty(sum(sizes))
+        counts = [piece.numel() for piece in pieces]
+        self._torch.all_to_all_single(got, sent, sizes, counts)
+        return list(torch.split(got, sizes))
+
     def any(self, flag: bool) -> bool:
         # In the processor's memory: to ask for it waits for no GPU.
         flags = torch.tensor([float(flag)])
         self._torch.all_reduce(flags)
         return bool(flags)
+
+    def is_first_to(self, what: str) -> bool:
+        return self.heartbeat.is_first_to(what)
+
+    @contextlib.contextmanager
+    def joint_pass(self) -> Iterator[None]:
+        self.heartbeat.in_joint_pass = True
+        yield
+        self.heartbeat.in_joint_pass = False
 
     def require_agreement(self, problem: str | None) -> None:
         problems: list[str | None] = [None] * self.size

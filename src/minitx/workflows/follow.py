@@ -6,9 +6,10 @@ open the same run, which lies where all see it.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,19 +20,29 @@ from minitx.checkpoint.own_code import OwnCode
 from minitx.checkpoint.own_model import new_model
 from minitx.checkpoint.rundir import RunDirectory
 from minitx.compute import choose_compute
-from minitx.config import RunConfig
+from minitx.config import RunConfig, TrainConfig
 from minitx.corpus import load_encoded
+from minitx.diagnosis.live import PartOfHealth, UpdateMeter
 from minitx.engine import choose_engine
 from minitx.errors import BadInputError, MinitxError
 from minitx.tokenizer import load_tokenizer
+from minitx.training.good_states import GoodStates
 from minitx.training.hooks import AnomalyDetector, HoldoutLoss, RunHooks
 from minitx.training.loop import Trainer
 from minitx.training.observer import Observers
-from minitx.training.optimizers import make_optimizer
+from minitx.training.optimizers.optimizer_base import Optimizer
+from minitx.training.sharding import Shards
 from minitx.training.signals import StopRequest
 from minitx.training.state import TrainingState
 from minitx.training.team import Team
-from minitx.workflows.session import Session, restore_detector, restore_optimizer
+from minitx.workflows.session import (
+    Session,
+    made_on,
+    restore_detector,
+    restored_optimizer,
+    saved_tensors,
+    share_out,
+)
 
 
 @dataclass(frozen=True)
@@ -78,31 +89,34 @@ def follow(team: Team, stop: StopRequest) -> NoReturn:
     session, problem = None, None
     try:
         session = _opened(invitation)
-        optimizer = make_optimizer(session.model, session.config.train, session.compute.dtype)
-        restore_optimizer(session, optimizer)
+        session, shards = share_out(session, team)
+        optimizer = restored_optimizer(session, team, shards)
         detector = AnomalyDetector()
-        good_states = restore_detector(session, optimizer, detector)
+        if shards is not None:
+            log_every = session.config.train.log_every
+            detector = PartOfHealth(UpdateMeter(shards.rows, log_every, team))
+        good_states = restore_detector(session, optimizer, detector, shards)
     except (MinitxError, OSError) as error:
         problem = f"on {socket.gethostname()}, {error}"
     team.require_agreement(problem)
     assert session is not None
-    optimizer.team = team
     team.began(session.run.path)
     with session.batches(team) as batches:
         stop.defer()
         Trainer(
-            model=session.model,
+            model=session.model if shards is None else shards.trained,
             optimizer=optimizer,
             batches=batches,
             config=session.config.train,
             compute=session.compute,
             state=session.state,
             observer=Observers([]),
-            hooks=_hooks(session),
+            hooks=_hooks(session, optimizer, good_states, shards),
             stop=stop,
             detector=detector,
             good_states=good_states,
             team=team,
+            shards=shards,
         ).run()
     team.first(lambda: None)
     raise SystemExit(0)
@@ -118,11 +132,12 @@ def _opened(invitation: Invitation) -> Session:
         raise BadInputError(f"{invitation.data} has another text", "Share one run directory")
     config = invitation.config
     compute = choose_compute(config.train.device, config.train.dtype, config.train.threads)
+    device = made_on(config.train, compute)
     if invitation.checkpoint is None:
         torch.manual_seed(config.train.seed)
-        model = new_model(config.model, invitation.code).to(compute.device)
+        model = new_model(config.model, invitation.code).to(device)
     else:
-        model = load_model(invitation.checkpoint, device=compute.device).model
+        model = load_model(invitation.checkpoint, device=device).model
     return Session(
         run=RunDirectory(invitation.run),
         config=config,
@@ -131,22 +146,37 @@ def _opened(invitation: Invitation) -> Session:
         tokenizer=load_tokenizer(invitation.data),
         model=model,
         compute=compute,
-        engine=choose_engine(model, compute, config.train.engine, config.train.recompute),
+        engine=choose_engine(
+            model, compute, config.train.engine, config.train.recompute, config.train.shard
+        ),
         state=invitation.state,
         checkpoint=invitation.checkpoint,
     )
 
 
-def _hooks(session: Session) -> RunHooks:
+def _hooks(
+    session: Session, optimizer: Optimizer, good_states: GoodStates | None, shards: Shards | None
+) -> RunHooks:
     n_ids = len(session.corpus.holdout_ids)
+
+    def save(state: TrainingState, config: TrainConfig) -> None:
+        if shards is not None:
+            saved_tensors(session, optimizer, good_states, state.step, shards)
+
+    def save_config(config: TrainConfig) -> None:
+        # What the first process notes, too, unless it waits in a pass for this one.
+        if shards is not None:
+            session.run.write_config(replace(session.config, train=config))
+
     return RunHooks(
         run=session.run.path,
         evaluate=lambda closing: HoldoutLoss(math.nan, math.nan, 0),
         sample=lambda: ("", ""),
-        save=lambda state, config: None,
+        save=save,
         saved=list,
-        save_config=lambda config: None,
+        save_config=save_config,
         n_holdout=n_ids if n_ids > 1 else 0,
         n_scored=0,
         n_closing=0,
+        looking=contextlib.nullcontext if shards is None else shards.gathered,
     )

@@ -257,7 +257,8 @@ def _plan(
     config, reasons = plan_run(data, tokenizer_config, tokens, rate, request.model, request.train)
     require_one_window(n_train, config.model.context_length, "the train part")
     require_holdout(config.train.early_stopping, n_holdout)
-    planned_engine = plan_engine(compute.device, config.train.budget_seconds or 0.0)
+    seconds = 0.0 if config.train.shard else config.train.budget_seconds or 0.0
+    planned_engine = plan_engine(compute.device, seconds)
     resolved = replace(
         config.train,
         device=compute.device_name,

@@ -34,6 +34,7 @@ from minitx.tokenizer import Tokenizer
 from minitx.training.logging import required_loggers
 from minitx.training.logging.metrics_file import read_metrics, require_metrics
 from minitx.training.observer import Observers, Phase, TrainingObserver
+from minitx.training.sharding import require_shardable
 from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
 from minitx.training.team import joined_team
@@ -45,6 +46,7 @@ from minitx.workflows.session import (
     STATE_FILE,
     USE_ANOTHER,
     Session,
+    made_on,
     read_state,
     tell_other_numbers,
 )
@@ -128,8 +130,9 @@ def _open_session(run: RunDirectory, request: ResumeRequest, processes: int) -> 
         # Each process has a part of the machine.
         threads = request.train.get("threads", 0)
         config = replace(config, train=replace(config.train, processes=processes, threads=threads))
+    require_shardable(vars(config.train), config.model.code_file is not None)
     compute = choose_compute(config.train.device, config.train.dtype, config.train.threads)
-    loaded = load_model(checkpoint, device=compute.device)
+    loaded = load_model(checkpoint, device=made_on(config.train, compute))
     if loaded.model.config != config.model:
         raise DamagedFileError(
             f"{checkpoint} holds another model than {run.config_file} describes",
@@ -149,7 +152,9 @@ def _open_session(run: RunDirectory, request: ResumeRequest, processes: int) -> 
         tokenizer=loaded.tokenizer,
         model=loaded.model,
         compute=compute,
-        engine=choose_engine(loaded.model, compute, config.train.engine, config.train.recompute),
+        engine=choose_engine(
+            loaded.model, compute, config.train.engine, config.train.recompute, config.train.shard
+        ),
         state=state,
         loggers=request.loggers,
         checkpoint=checkpoint,
@@ -195,7 +200,7 @@ def _changed_config(
         state.steps, state.steps_decided = steps, True
         state.evaluations_since_best = 0
     changes["steps"] = state.steps
-    if "recompute" in given:
+    if given.keys() & {"recompute", "shard"}:
         changes = {"engine": "auto", **changes}
     if "device" in given:
         # The number format and the engine belong to the device.

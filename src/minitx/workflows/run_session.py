@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from minitx.checkpoint.writer import CheckpointWriter
 from minitx.compute import keep_freed_memory
 from minitx.config import SamplingConfig
-from minitx.diagnosis.live import LiveDiagnosis
+from minitx.diagnosis.live import LiveDiagnosis, UpdateMeter
 from minitx.evaluation.arrays import bits_per
 from minitx.evaluation.scoring import Windows, count_targets, score, windows_for
 from minitx.generation import generate
@@ -23,7 +23,6 @@ from minitx.training.logging import LOGGERS, GuardedLogger, required_loggers
 from minitx.training.logging.metrics_file import MetricsFile, read_metrics
 from minitx.training.loop import Trainer
 from minitx.training.observer import OBSERVERS, Observers, RunEnd, TrainingObserver
-from minitx.training.optimizers import make_optimizer
 from minitx.training.signals import StopRequest
 from minitx.training.team import ALONE, Team
 from minitx.workflows.follow import invite
@@ -31,7 +30,8 @@ from minitx.workflows.session import (
     Session,
     SessionSaver,
     restore_detector,
-    restore_optimizer,
+    restored_optimizer,
+    share_out,
 )
 
 _SAMPLE_TOKENS = {"cpu": 160}
@@ -55,11 +55,10 @@ def run_session(
         InstabilityError, InterruptedRunError, BadInputError: see `Trainer.run`.
     """
     keep_freed_memory()
-    config, compute, model = session.config.train, session.compute, session.model
+    config, compute = session.config.train, session.compute
     invite(session, team)
-    optimizer = make_optimizer(model, config, compute.dtype)
-    optimizer.team = team
-    restore_optimizer(session, optimizer)
+    session, shards = share_out(session, team)
+    optimizer = restored_optimizer(session, team, shards)
     with contextlib.ExitStack() as stack:
 
         def opened(observer: Kept) -> Kept:
@@ -81,21 +80,24 @@ def run_session(
         told += [opened(OBSERVERS.get(name)()) for name in OBSERVERS.names()]
         observer = Observers(told)
         detector = LiveDiagnosis(
-            model, config, compute, batches, corpus.train_ids, corpus.holdout_ids, observer
-        )
-        good_states = restore_detector(session, optimizer, detector)
+            session.model, config, compute, batches, corpus.train_ids, corpus.holdout_ids,
+            observer, None if shards is None else UpdateMeter(shards.rows, config.log_every, team),
+        )  # fmt: skip
+        good_states = restore_detector(session, optimizer, detector, shards)
         team.require_agreement(None)
         # This cuts the file, so it is the last that may refuse.
         told.insert(len(observers), opened(LOGGERS.get("metrics")(*at)))
         film = None
-        if config.film:
+        if config.film and shards is None:
             lines = opened(MetricsFile(session.run.film_file, session.state.step))
             film = _film(session, lines.write)
         session = session.committed()
-        saver = SessionSaver(session, optimizer, detector, good_states, writer)
+        saver = SessionSaver(session, optimizer, detector, good_states, writer, shards)
         hooks = replace(_hooks(session, saver, stop), look=detector.look)
+        if shards is not None:
+            hooks = replace(hooks, looking=shards.gathered)
         trainer = Trainer(
-            model=model,
+            model=session.model if shards is None else shards.trained,
             optimizer=optimizer,
             batches=batches,
             config=config,
@@ -108,6 +110,7 @@ def run_session(
             good_states=good_states,
             now=stack.enter_context(AwakeClock()),
             team=team,
+            shards=shards,
         )
         team.began(session.run.path)
         observer.observe(session.start(_short_prompt(session)))

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -41,7 +41,9 @@ from minitx.training.good_states import GoodStates
 from minitx.training.gradients import number_after
 from minitx.training.hooks import AnomalyDetector
 from minitx.training.observer import RunStart
+from minitx.training.optimizers import make_optimizer
 from minitx.training.optimizers.optimizer_base import Optimizer
+from minitx.training.sharding import Shards
 from minitx.training.state import TrainingState
 from minitx.training.team import Team
 from minitx.workflows.model_card import model_card
@@ -175,26 +177,49 @@ def tell_other_numbers(session: Session, fixed: Collection[str]) -> None:
         _log.warning("warning: losses will differ in their last digits from here on: %s", what)
 
 
-def restore_optimizer(session: Session, optimizer: Optimizer) -> None:
-    """Give a new optimizer the state that was saved, if there is one.
+def made_on(train: TrainConfig, compute: Compute) -> torch.device:
+    """Where a model is made before it is trained."""
+    return torch.device("cpu") if train.shard else compute.device
+
+
+def share_out(session: Session, team: Team) -> tuple[Session, Shards | None]:
+    """The session whose model is shared out over a team if it is to be, and then how.
+
+    Its model is then the one that is whole where all processes gather it.
+    """
+    if not session.config.train.shard:
+        return session, None
+    shards = Shards(session.model, session.compute, team)
+    return replace(session, model=shards.whole), shards
+
+
+def restored_optimizer(session: Session, team: Team, shards: Shards | None) -> Optimizer:
+    """A new optimizer, with the state that was saved, if there is one.
 
     Raises:
-        DamagedFileError: it is of another model.
+        DamagedFileError: that is of another model.
     """
+    model = session.model if shards is None else shards.rows
+    optimizer = make_optimizer(model, session.config.train, session.compute.dtype)
+    optimizer.team, optimizer.has_rows = team, shards is not None
     if session.checkpoint is None:
-        return
+        return optimizer
     try:
-        optimizer.load_state_tensors(_load_tensors(session.checkpoint / OPTIMIZER_FILE))
+        optimizer.load_state_tensors(_load_tensors(session.checkpoint / OPTIMIZER_FILE, shards))
     except (KeyError, RuntimeError) as error:
         reason = describe_damage(error).splitlines()[0]
         raise DamagedFileError(
             f"{OPTIMIZER_FILE} of step {session.state.step:,} does not fit the model: {reason}",
             f"{USE_ANOTHER}, or train again",
         ) from None
+    return optimizer
 
 
 def restore_detector(
-    session: Session, optimizer: Optimizer, detector: AnomalyDetector
+    session: Session,
+    optimizer: Optimizer,
+    detector: AnomalyDetector,
+    shards: Shards | None = None,
 ) -> GoodStates | None:
     """Give a new detector what it remembered, and return the states that a rollback may return to.
 
@@ -216,16 +241,26 @@ def restore_detector(
         return None
     tensors: dict[str, Tensor] = {}
     if checkpoint is not None and (path := checkpoint / GOOD_STATES_FILE).exists():
-        tensors = _load_tensors(path)
-    good_states = GoodStates(session.model, optimizer, detector)
+        tensors = _load_tensors(path, shards)
+    model = session.model if shards is None else shards.rows
+    good_states = GoodStates(model, optimizer, detector)
     good_states.load(diagnosis.get("good_states", []), tensors, state.step)
     return good_states
 
 
-def _load_tensors(path: Path) -> dict[str, Tensor]:
+def _load_tensors(path: Path, shards: Shards | None) -> dict[str, Tensor]:
     require_sound_header(path)
     try:
-        return load_file(path)
+        if shards is None:
+            return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            rows = {name: shards.own_rows(name) for name in file.keys()}  # noqa: SIM118
+            return {
+                name: file.get_slice(name)[own]
+                if own is not None and file.get_slice(name).get_shape()
+                else file.get_tensor(name)
+                for name, own in rows.items()
+            }
     except (SafetensorError, OSError) as error:
         raise DamagedFileError(f"{path} can't be read: {error}", USE_ANOTHER) from None
 
@@ -249,6 +284,7 @@ class SessionSaver:
     detector: AnomalyDetector
     good_states: GoodStates | None
     writer: CheckpointWriter
+    shards: Shards | None = None
 
     def __post_init__(self) -> None:
         self._made_with = self.session.made_with()
@@ -261,16 +297,9 @@ class SessionSaver:
         """Hand a checkpoint to the writer."""
         session, good_states = self.session, self.good_states
         diagnosis: dict[str, Any] = {"watch": self.detector.state()}
-        # Copies, since the next step changes the originals while these are being written.
-        tensors = {
-            "model.safetensors": _copies(model_tensors(session.model)),
-            OPTIMIZER_FILE: _copies(self.optimizer.state_tensors()),
-        }
         if good_states is not None:
             diagnosis["good_states"] = good_states.description()
-            # Nothing changes these any more, so they need no copies.
-            if kept := good_states.tensors(state.step):
-                tensors[GOOD_STATES_FILE] = kept
+        tensors = saved_tensors(session, self.optimizer, good_states, state.step, self.shards)
         files = {
             **model_files(session.model, session.tokenizer),
             STATE_FILE: state.to_json(),
@@ -294,6 +323,31 @@ class SessionSaver:
     def save_config(self, train: TrainConfig) -> None:
         """Write `run.toml` anew."""
         self.session.run.write_config(replace(self.session.config, train=train))
+
+
+def saved_tensors(
+    session: Session,
+    optimizer: Optimizer,
+    good_states: GoodStates | None,
+    step: int,
+    shards: Shards | None = None,
+) -> dict[str, dict[str, Tensor]]:
+    """What a checkpoint holds, by file and name; nothing that follows changes it.
+
+    With `shards`, all processes call this, and the first one gets the tensors.
+    """
+    moments = optimizer.state_tensors()
+    kept = {} if good_states is None else good_states.tensors(step)
+    if shards is None:
+        # Copies, since the next step changes the originals while these are being written. Nothing
+        # changes good states any more.
+        weights, moments = _copies(model_tensors(session.model)), _copies(moments)
+    else:
+        with shards.gathered(torch.device("cpu")) as is_here:
+            weights = _copies(model_tensors(session.model)) if is_here else {}
+        moments, kept = shards.gather(moments), shards.gather(kept)
+    tensors = {"model.safetensors": weights, OPTIMIZER_FILE: moments}
+    return {**tensors, **({GOOD_STATES_FILE: kept} if kept else {})}
 
 
 def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -34,13 +34,14 @@ from minitx.training.memory import Workload as LeastWorkload
 from minitx.training.memory import free_memory, require_memory
 from minitx.training.observer import Observers, Phase, RunEnd, TrainingObserver
 from minitx.training.optimizers import OPTIMIZERS
+from minitx.training.sharding import require_shardable
 from minitx.training.signals import StopRequest, interrupted_before_steps
 from minitx.training.state import TrainingState
 from minitx.training.team import Team, joined_team
 from minitx.workflows.follow import follow
 from minitx.workflows.prepare import TrainRequest, prepare, progress_told
 from minitx.workflows.run_session import run_session
-from minitx.workflows.session import Session
+from minitx.workflows.session import Session, made_on
 from minitx.workflows.tried_model import SHAPE, own_code, tried
 
 __all__ = ["FinishedRun", "TrainRequest", "audited", "train"]
@@ -83,6 +84,7 @@ def train(
             follow(team, stop)
         request = _for_team(request, team)
         required_loggers(request.loggers)
+        require_shardable(request.train, request.model_file is not None)
         threads = request.train.get("threads", 0)
         require_range("threads", threads, 0, MOST_THREADS)
         compute = choose_compute(device, request.train.get("dtype", "auto"), threads)
@@ -106,7 +108,8 @@ def train(
                 size = config.train.batch_size
                 rows = min(config.train.micro_batch_size or size, size)
                 free = _free_memory(compute.device)
-                require_memory(config.model, LeastWorkload(rows, state_bytes), free)
+                parts = config.train.processes if config.train.shard else 1
+                require_memory(config.model, LeastWorkload(rows, state_bytes, parts), free)
                 # Last, so that a refusal is all that is said.
                 data, sample = audited(config.data, split, told)
                 config, reasons = replace(config, data=data), sample
@@ -116,7 +119,7 @@ def train(
                     config = replace(config, model=own)
                     planned = {key: why for key, why in planned.items() if key not in SHAPE}
                 torch.manual_seed(config.train.seed)
-                model = new_model(config.model, code).to(compute.device)
+                model = new_model(config.model, code).to(made_on(config.train, compute))
                 # What blocks one's own model has, nobody knows.
                 may_recompute = code is None and "recompute" not in request.train
                 engine, why = _engine(config, model, compute, rows, free if may_recompute else None)
@@ -159,16 +162,17 @@ def _engine(
 ) -> tuple[EngineChoice, dict[str, str]]:
     """What computes the model, and why it computes blocks again, if it does as `free` bytes ask."""
     train, on_cpu = config.train, compute.device.type == "cpu"
-    engine = choose_engine(model, compute, train.engine, train.recompute)
+    engine = choose_engine(model, compute, train.engine, train.recompute, train.shard)
     work = Workload(
         batch_size=rows, optimizer=train.optimizer, passes=train.accumulation,
         dtype=compute.dtype_name, native=on_cpu and engine.engine == "native", on_cpu=on_cpu,
-        processes=train.processes,
+        processes=train.processes, shard=train.shard,
     )  # fmt: skip
     reason = "" if free is None else reason_to_recompute(config.model, work, free)
     if not reason:
         return engine, {}
-    return choose_engine(model, compute, train.engine, True), {"recompute": reason}
+    again = choose_engine(model, compute, train.engine, True, train.shard)
+    return again, {"recompute": reason}
 
 
 def _missing(path: Path) -> list[Path]:

@@ -90,6 +90,8 @@ def _rows(start: RunStart) -> list[_Row]:
     device = f"{start.device}, {start.dtype}, {start.engine} engine"
     if train.recompute:
         device += ", blocks computed again on the way back"
+    if train.shard:
+        device += f", parameters shared out over {train.processes:,} processes"
     return [
         ("corpus", corpus, ("corpus",)),
         _holdout(start.config.data),
@@ -104,7 +106,7 @@ def _rows(start: RunStart) -> list[_Row]:
         ("learning rate", _rates(train), _RATE_KEYS),
         ("regularization", against, ("dropout", "weight_decay", "grad_clip")),
         ("evaluation", _evaluation(train), _EVALUATION_KEYS),
-        ("device", device, ("device", "dtype", "engine", "threads", "recompute")),
+        ("device", device, ("device", "dtype", "engine", "threads", "recompute", "shard")),
     ]
 
 

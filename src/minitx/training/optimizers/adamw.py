@@ -115,6 +115,7 @@ class AdamWOptimizer(Optimizer):
     """AdamW for every parameter, except those that the class of another optimizer names."""
 
     state_bytes = 8
+    updates_rows = True
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +22,7 @@ from minitx.engine import update_kernels
 from minitx.model import Transformer, matrix_parameters
 from minitx.training.optimizers import OPTIMIZERS
 from minitx.training.optimizers.adamw import AdamWOptimizer
-from minitx.training.team import ALONE, Team
+from minitx.training.team import ALONE, Team, rows_of
 
 # Odd polynomials a x + b x^3 + c x^5, applied one after the other. Together they move every
 # singular value from [0.01, 1] into [0.73, 1.27], and smaller ones up by a factor of 78. Each is
@@ -105,12 +105,14 @@ class Muon:
         self.names: list[str] = []
         self.parameters: list[Tensor] = []
         self.momenta: list[Tensor] = []
+        self._row_sections: list[tuple[int, ...]] = []
         # By shape (rows, columns): in which matrix each such section is, and from which row on.
         groups: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
         for index, (name, parameter, row_sections) in enumerate(parameters):
             self.names.append(name)
             self.parameters.append(parameter)
             self.momenta.append(parameter.new_zeros(parameter.shape))
+            self._row_sections.append(row_sections)
             row = 0
             for rows in row_sections:
                 groups[rows, parameter.size(1)].append((index, row))
@@ -118,11 +120,17 @@ class Muon:
         self._groups = dict(groups)
 
     @torch.no_grad()
-    def step(self, learning_rate: float, team: Team = ALONE) -> None:
-        """Update every parameter from its `.grad`; in a team, each process does a part of them."""
+    def step(self, learning_rate: float, team: Team = ALONE, has_rows: bool = False) -> None:
+        """Update every parameter from its `.grad`; in a team, each process does a part of them.
+
+        With `has_rows`, parameters and gradients are the rows that this process has of each.
+        """
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if len(gradients) < len(self.parameters):
             raise RuntimeError("Muon.step needs a gradient for every matrix")
+        if has_rows:
+            self._step_rows(learning_rate, gradients, team)
+            return
         if not self._own(team.rank, team):
             pass  # There are more processes than matrices.
         elif self._kernels is not None and all(g.is_contiguous() for g in gradients):
@@ -155,10 +163,7 @@ class Muon:
         return self._sections[rank :: team.size]
 
     def _step_torch(self, learning_rate: float, gradients: list[Tensor], team: Team) -> None:
-        torch._foreach_lerp_(self.momenta, gradients, 1.0 - self.momentum)
-        ahead = torch._foreach_lerp(gradients, self.momenta, self.momentum)
-        if self.weight_decay:
-            torch._foreach_mul_(self.parameters, 1.0 - learning_rate * self.weight_decay)
+        ahead = self._momentum_step(learning_rate, gradients)
         groups: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
         for section in self._own(team.rank, team):
             groups[section.rows, section.columns].append((section.matrix, section.row))
@@ -168,6 +173,45 @@ class Muon:
             scale = learning_rate * _size(rows, columns)
             targets = [self.parameters[index][row : row + rows] for index, row in sections]
             torch._foreach_add_(targets, list(updates.unbind(0)), alpha=-scale)
+
+    def _momentum_step(self, learning_rate: float, gradients: list[Tensor]) -> Sequence[Tensor]:
+        torch._foreach_lerp_(self.momenta, gradients, 1.0 - self.momentum)
+        if self.weight_decay:
+            torch._foreach_mul_(self.parameters, 1.0 - learning_rate * self.weight_decay)
+        return torch._foreach_lerp(gradients, self.momenta, self.momentum)
+
+    def _step_rows(self, learning_rate: float, gradients: list[Tensor], team: Team) -> None:
+        # In turns, of a matrix for each process: it gets that one whole, and sends back the rows
+        # of its update. From the largest on, so that those of a turn are about as much work.
+        ahead = self._momentum_step(learning_rate, gradients)
+        n_rows = [sum(sections) for sections in self._row_sections]
+        order = sorted(range(len(ahead)), key=lambda i: -n_rows[i] * ahead[i].size(1))
+        nothing = gradients[0].new_empty(0)
+        for start in range(0, len(order), team.size):
+            turn: list[int | None] = [*order[start : start + team.size]]
+            turn += [None] * (team.size - len(turn))
+            mine = turn[team.rank]
+            cuts = [0] * team.size
+            if mine is not None:
+                bounds = [rows_of(n_rows[mine], rank, team.size) for rank in range(team.size)]
+                cuts = [(rows.stop - rows.start) * ahead[mine].size(1) for rows in bounds]
+            asked = [nothing if i is None else ahead[i] for i in turn]
+            matrix, update = torch.cat(team.exchange(asked, cuts)), nothing
+            if mine is not None:
+                update = self._update(mine, matrix.view(n_rows[mine], -1)).reshape(-1)
+            sizes = [rows.numel() for rows in asked]
+            updates = team.exchange(list(torch.split(update, cuts)), sizes)
+            for i, rows in zip(turn, updates, strict=True):
+                if i is not None:
+                    self.parameters[i].add_(rows.view_as(ahead[i]), alpha=-learning_rate)
+
+    def _update(self, index: int, matrix: Tensor) -> Tensor:
+        # Of a whole matrix, each section by itself.
+        sections = torch.split(matrix, list(self._row_sections[index]))
+        return torch.cat([
+            orthogonalize(part[None].to(self.dtype))[0].to(part.dtype) * _size(*part.shape)
+            for part in sections
+        ])  # fmt: skip
 
     @functools.cached_property
     def _kernels(self) -> Any:
@@ -236,11 +280,13 @@ class MuonOptimizer(AdamWOptimizer):
     def update_parameters(self, rate_factor: float) -> None:
         """The step of both."""
         super().update_parameters(rate_factor)
-        self.muon.step(rate_factor * self.config.muon_learning_rate, self.team)
+        rate = rate_factor * self.config.muon_learning_rate
+        self.muon.step(rate, self.team, self.has_rows)
 
     def collect_state(self) -> None:
         """Muon's momenta, of which each process of a team keeps those of its part."""
-        self.muon.collect_state(self.team)
+        if not self.has_rows:
+            self.muon.collect_state(self.team)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """AdamW's moments and Muon's momenta."""

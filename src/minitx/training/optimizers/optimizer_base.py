@@ -32,13 +32,17 @@ class Optimizer(ABC):
         description: for the plan of a run; its name where this is empty.
         planned_rate: `learning_rate` of a run for which none is given.
         state_bytes: at least so many bytes that it remembers of each parameter.
+        updates_rows: whether it can update some rows of each parameter by those of its gradient.
+            What it remembers of a parameter has the parameter's name in its own.
         team: the processes that all make the same update, and may share out the work.
+        has_rows: whether each of them has some rows of each parameter (`rows_of`).
         Options: a `Config` of what it reads of `TrainConfig.optimizer_options`.
     """
 
     description: ClassVar[str] = ""
     planned_rate: ClassVar[float] = 0.003
     state_bytes: ClassVar[int] = 0
+    updates_rows: ClassVar[bool] = False
     Options: ClassVar[type[Config]] = NoOptions
 
     def __init__(
@@ -49,6 +53,7 @@ class Optimizer(ABC):
         self.product_dtype = product_dtype or torch.float32
         self.parameters = list(model.parameters())
         self.team: Team = ALONE
+        self.has_rows = False
 
     @abstractmethod
     def update_parameters(self, rate_factor: float) -> None:
@@ -86,6 +91,8 @@ class Optimizer(ABC):
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         kernels = update_kernels(gradients)
         norms = kernels.norms(gradients) if kernels else torch.stack(torch._foreach_norm(gradients))
+        if self.has_rows:
+            norms = self.team.add_up(norms.double().square()).sqrt().to(norms.dtype)
         norm = torch.linalg.vector_norm(norms)
         largest = self.config.grad_clip
         if largest and kernels:
