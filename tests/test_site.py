@@ -5,6 +5,7 @@ import html
 import html.parser
 import http.server
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -95,6 +96,13 @@ def test_every_key_of_a_config_is_in_the_reference(site):
         for option in options_of(config):
             assert f"{option.name} (" in text
             assert option.help in text
+
+
+def test_the_schema_for_editors_is_there(site):
+    from minitx.config.run_config import config_schema
+
+    written = json.loads((site / "reference/run.schema.json").read_text())
+    assert written == json.loads(json.dumps(config_schema()))
 
 
 def test_each_exercise_leads_to_the_line_that_does_the_same(site):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -13,6 +14,7 @@ from mkdocs.structure.files import File, Files
 from navigation import navigation
 
 from minitx.cli.app import app
+from minitx.config.run_config import config_schema
 
 _OUT_OF_DOCS = re.compile(r"\[([^\]]+)\]\((?:\.\./)+(?!docs/)[^)]*\)")
 
@@ -22,6 +24,8 @@ def on_files(files: Files, config: Any) -> Files:
     files.append(File.generated(config, "reference/cli.md", content=cli_reference(app)))
     files.append(File.generated(config, "reference/config.md", content=config_reference()))
     files.append(File.generated(config, "reference/api.md", content=api_reference()))
+    schema = json.dumps(config_schema(), indent=2)
+    files.append(File.generated(config, "reference/run.schema.json", content=schema))
     for path, content in course_pages():
         files.append(File.generated(config, path, content=content))
     config.nav = navigation(page.src_uri for page in files.documentation_pages())

@@ -19,14 +19,16 @@ from typer.core import TyperGroup
 
 from minitx import __version__
 from minitx.cli.course_commands import learn
-from minitx.cli.machine_commands import doctor
+from minitx.cli.machine_commands import doctor, man
 from minitx.cli.many_runs_commands import runs
 from minitx.cli.model_commands import attn, evaluate, explore, generate, serve
 from minitx.cli.run_commands import diagnose, export, profile, report
 from minitx.cli.training_commands import corpus, plan, resume, tokenize, train
+from minitx.cli.variables import command_line, naming_variable, warn_of_unknown
 from minitx.errors import MinitxError, as_sentence, is_out_of_memory
 from minitx.files import lookup_error
 from minitx.report.terminal.printable import visible
+from minitx.training.launched import is_launched
 
 # A full disk or quota (Windows has none), the largest file allowed, a terminal that is gone.
 _NOT_TAKEN = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG, errno.EIO)
@@ -69,6 +71,7 @@ app.command("diagnose")(diagnose)
 app.command("report")(report)
 app.command("profile")(profile)
 app.command("doctor")(doctor)
+app.command("man")(man)
 app.add_typer(runs, name="runs")
 app.command("export")(export)
 app.add_typer(learn, name="learn")
@@ -103,11 +106,14 @@ def main() -> None:
     log.setLevel(logging.INFO)
     if not log.handlers:
         log.addHandler(_LogLine())
+    commands = command_line(app)
     try:
-        code = app(prog_name="minitx", standalone_mode=False)
+        if not is_launched():  # Else the process that started this one has said it.
+            warn_of_unknown(commands, sys.argv[1:])
+        code = commands(prog_name="minitx", standalone_mode=False)
         sys.stdout.flush()
     except MinitxError as error:
-        _stop(str(error), error.exit_code)
+        _stop(naming_variable(str(error), commands, sys.argv[1:]), error.exit_code)
     except (BrokenPipeError, SystemExit) as end:
         # How rich and typer each take a reader (head, less) that went away; all is said.
         if BrokenPipeError not in (type(end), type(end.__context__)):
@@ -125,7 +131,7 @@ def main() -> None:
         message = _usage_message(error) or _system_message(error)
         if message is None:
             raise
-        _stop(message, 2)
+        _stop(naming_variable(message, commands, sys.argv[1:]), 2)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -1,4 +1,4 @@
-"""`minitx doctor`: what computes here, and what is missing."""
+"""`minitx doctor` and `man`: what computes here, and the manual page."""
 
 from __future__ import annotations
 
@@ -34,3 +34,15 @@ def doctor(
     console = Console(highlight=False)
     for part in doctor_view(found):
         console.print(part)
+
+
+def man(context: typer.Context) -> None:
+    """Open the manual page; written into a file or a pipe, it is what man reads.
+
+    minitx man
+
+    minitx man > ~/.local/share/man/man1/minitx.1
+    """
+    from minitx.cli.man_page import show_man_page
+
+    show_man_page(context.find_root().command)
