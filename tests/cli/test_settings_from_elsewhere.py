@@ -1,4 +1,4 @@
-"""Settings that are not typed: variables, the example config; and what a shell shows of commands."""
+"""Settings that are not typed: variables and the example config; and what a shell shows."""
 
 import json
 import os

@@ -206,7 +206,11 @@ def _agreed(names: list[str], sizes: list[int], freed: int, yes: bool) -> bool:
     if yes:
         return True
     require(sys.stdin.isatty(), "nobody can be asked here, and --yes was not given", "Give --yes")
-    agreed = typer.confirm(f"Remove {'it' if len(names) == 1 else 'them'} ({bytes_(freed)})?")
+    try:
+        agreed = typer.confirm(f"Remove {'it' if len(names) == 1 else 'them'} ({bytes_(freed)})?")
+    except typer.Abort:
+        typer.echo(err=True)  # Leave the line of the question.
+        raise
     if not agreed:
         typer.echo("Nothing was removed.")
     return agreed

@@ -82,8 +82,8 @@ def run_facts(facts: Mapping[str, Any], run: RunSummary) -> Iterator[RenderableT
         model, train = config["model"], config["train"]
         rows += [
             ("model", f"{model['code_file'] or model['architecture']}, "
-             f"{count(run.parameters or 0)} parameters: {model['n_layers']} layers, "
-             f"{model['n_heads']} heads, width {model['d_model']}, context "
+             f"{count(run.parameters or 0)} parameters: layers {model['n_layers']}, "
+             f"heads {model['n_heads']}, width {model['d_model']}, context "
              f"{model['context_length']:,}"),
             ("tokenizer", f"{config['tokenizer']['kind']}, {model['vocab_size']:,} tokens"),
             ("corpus", printed_name(", ".join(run.corpus)) or "-"),
