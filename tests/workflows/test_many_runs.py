@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from minitx.checkpoint import run_changes
+from minitx.checkpoint.manifest import manifest_bytes
 from minitx.checkpoint.run_changes import all_runs, disk_bytes, prunable, remove_run
 from minitx.checkpoint.rundir import RunDirectory, is_run, newest_run
 from minitx.errors import BadInputError
@@ -245,11 +246,15 @@ def test_rename_moves_all_and_overwrites_nothing(runs, minitx, inside):
 
 def test_prune_keeps_best_and_last(runs, minitx, inside):
     run = RunDirectory(runs("a"))
-    extra, best = run.checkpoint(100), run.best_step()
-    shutil.copytree(run.checkpoint(run.steps()[0]), extra)  # Its manifest names another step.
+    extra, (best, last) = run.checkpoint(100), run.steps()
+    newest = run.checkpoint(last)
+    (newest / "manifest.json").unlink()
+    (newest / "manifest.json").write_bytes(manifest_bytes(newest, last, best))
+    assert run.best_step() == best
+    shutil.copytree(run.checkpoint(best), extra)  # Its manifest names another step.
     (run.checkpoint_root / ".step-000110.part").mkdir()
     (run.checkpoint_root / ".step-000110.part/model").write_bytes(b"x" * 1000)
-    kept = {best, run.steps()[-1]}
+    kept = {best, last}
     assert extra in prunable(run)
     before = disk_bytes([run.path])[0]
     asked = minitx("runs", "prune", "a", "--yes")

@@ -134,3 +134,16 @@ def _place(parameter: inspect.Parameter) -> tuple[bool, int]:
     panel = getattr(annotations[0], "rich_help_panel", None) if annotations else None
     heading = GROUPS.index(panel) if panel in GROUPS else -1
     return parameter.default is not parameter.empty, heading
+
+
+def show_result(*results: Any) -> None:
+    """Print JSON objects for programs, or what rich draws for people."""
+    from rich.console import Console
+
+    from minitx.report.terminal.printable import json_line
+
+    for result in results:
+        if isinstance(result, dict):
+            typer.echo(json_line(result))
+        else:
+            Console(highlight=False).print(result)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from minitx.cli import many_imports
-from minitx.cli.flags import Json
+from minitx.cli.flags import Json, show_result
 
 
 def doctor(
@@ -21,19 +21,14 @@ def doctor(
 ) -> None:
     """See what computes on this machine, what is missing, and what that would bring."""
     with many_imports():
-        from rich.console import Console
-
         from minitx.report.terminal.doctor_view import doctor_view
-        from minitx.report.terminal.printable import json_line
         from minitx.workflows.doctor import bug_report, examine
 
         found = examine()
-    if json or report:
-        typer.echo(bug_report(found) if report else json_line(found))
-        return
-    console = Console(highlight=False)
-    for part in doctor_view(found):
-        console.print(part)
+    if report:
+        typer.echo(bug_report(found))
+    else:
+        show_result(*([found] if json else doctor_view(found)))
 
 
 def man(context: typer.Context) -> None:

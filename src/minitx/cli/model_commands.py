@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from minitx.cli import many_imports
-from minitx.cli.flags import Json, Run, TrustCode, takes
+from minitx.cli.flags import Json, Run, TrustCode, complete_runs, takes
 from minitx.config import (
     AttentionRequest,
     EvaluationSettings,
@@ -88,6 +88,7 @@ def evaluate(
             help="Runs or checkpoints to measure (the newest run if none), and text files to "
             "measure them on. Several runs are compared.",
             show_default=False,
+            autocompletion=complete_runs,
         ),
     ] = None,
     holdout: Annotated[

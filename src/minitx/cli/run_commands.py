@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from minitx.cli import many_imports
-from minitx.cli.flags import Json, Run, RunDirectory, takes
+from minitx.cli.flags import Json, Run, RunDirectory, complete_runs, show_result, takes
 from minitx.config import ExportRequest, LoadConfig, ReportSettings
 from minitx.config.overrides import config_from_options
 
@@ -21,6 +21,7 @@ def report(
         typer.Argument(
             help="Run directories; several are drawn over each other. The newest run if none.",
             show_default=False,
+            autocompletion=complete_runs,
         ),
     ] = None,
     out: Annotated[
@@ -80,7 +81,7 @@ def diagnose(run: RunDirectory = None, json: Json = False) -> None:
             from minitx.workflows.load import say_used
 
         diagnosis = diagnose_run(run)
-    _print(diagnosis.to_json() if json else diagnosis_report(diagnosis))
+    show_result(diagnosis.to_json() if json else diagnosis_report(diagnosis))
     say_used([diagnosis.checkpoint])
 
 
@@ -110,7 +111,7 @@ def profile(
             from minitx.workflows.profile import profile_run
 
         profile = profile_run(run, steps, device, dtype)
-    _print(profile_json(profile) if json else profile_report(profile))
+    show_result(profile_json(profile) if json else profile_report(profile))
     say_used([profile.checkpoint])
 
 
@@ -136,15 +137,3 @@ def export(run: Run = None, **options: Any) -> None:
     for path in written:
         typer.echo(f"Wrote {printed_name(path)}", err=True)
     say_used([model.directory])
-
-
-def _print(result: Any) -> None:
-    # A JSON object for programs, or what rich draws for people.
-    from rich.console import Console
-
-    from minitx.report.terminal.printable import json_line
-
-    if isinstance(result, dict):
-        typer.echo(json_line(result))
-    else:
-        Console(highlight=False).print(result)

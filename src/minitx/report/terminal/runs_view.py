@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
-from rich.console import RenderableType
-from rich.table import Table
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from minitx.report.terminal.printable import cut_label, printed_name
@@ -18,12 +18,12 @@ _STYLES = {"running": "green", "stopped": "yellow", "crashed": "red", "finished"
 _COLUMNS = ("run", "state", "step", "bits/byte", "params", "size", "age", "corpus")
 
 
-def runs_table(runs: Sequence[RunSummary], total: int, width: int) -> Iterator[RenderableType]:
-    """The table, `width` columns wide, runs that don't compare apart; `total` bytes in all."""
+def runs_table(runs: Sequence[RunSummary], total: int) -> Iterator[RenderableType]:
+    """The table, as wide as the terminal, runs that don't compare apart; `total` bytes in all."""
     rows = [_row(run) for run in runs]
     widths = [max(len(row[column]) for row in (_COLUMNS, *rows)) for column in range(7)]
     # What is left is for names and corpora, and names are what a person types next.
-    left = max(24, width - sum(widths[1:]) - 2 * 7)
+    left = max(24, Console().width - sum(widths[1:]) - 2 * 7)
     name = min(widths[0], max(left - 8, 16))
     shown = table(_COLUMNS, numbers=(2, 3, 4, 5, 6))
     for run, row, after in zip(runs, rows, [*runs[1:], None], strict=True):
@@ -64,8 +64,9 @@ def short_age(seconds: float) -> str:
     return f"{seconds:.0f}s"
 
 
-def run_facts(facts: Mapping[str, Any], run: RunSummary) -> Iterator[RenderableType]:
+def run_facts(facts: Mapping[str, Any]) -> Iterator[RenderableType]:
     """One run in full."""
+    run = RunSummary(**{field.name: facts[field.name] for field in fields(RunSummary)})
     config, made_with = facts["config"], facts["made_with"]
     yield Text(printed_name(run.name), "bold")
     steps = "an unknown number of" if run.steps is None else f"{run.steps:,}"
@@ -108,12 +109,12 @@ def run_facts(facts: Mapping[str, Any], run: RunSummary) -> Iterator[RenderableT
 
 
 def differences_table(
-    names: Sequence[str], differences: Mapping[str, tuple[Any, Any]], width: int
+    names: Sequence[str], differences: Mapping[str, tuple[Any, Any]]
 ) -> RenderableType:
     """What two runs were set to differently."""
     if not differences:
         return Text("The same settings.")
-    room = max(12, (width - max(map(len, differences)) - 6) // 2)
+    room = max(12, (Console().width - max(map(len, differences)) - 6) // 2)
 
     def cell(value: Any) -> str:
         texts = value if isinstance(value, (list, tuple)) else [value]
@@ -122,8 +123,3 @@ def differences_table(
 
     rows = [(key, *map(cell, values)) for key, values in differences.items()]
     return table(["", *(cut_label(printed_name(name), room) for name in names)], rows)
-
-
-def to_remove(freed: Iterable[tuple[str, int]]) -> Table:
-    """What would go, and what that would free."""
-    return table(["", "frees"], [(printed_name(n), bytes_(size)) for n, size in freed], numbers=[1])
