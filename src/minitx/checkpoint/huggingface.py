@@ -128,8 +128,10 @@ def _ended(config: ModelConfig, values: dict[str, Any], tokenizer: Tokenizer) ->
     several = values.get("eos_token_id")
     if isinstance(several, list) and tokenizer.end_id in several:
         config = replace(config, end_id=tokenizer.end_id)
-    if tokenizer.kept_files and tokenizer.end_id is None and config.end_id is not None:
-        tokenizer.end_id = config.end_id if config.end_id < tokenizer.vocab_size else None
+    end = config.end_id
+    lacks = bool(tokenizer.kept_files) and tokenizer.end_id is None
+    if lacks and end is not None and end < tokenizer.vocab_size:
+        tokenizer.end_with(end)
     return config
 
 

@@ -8,6 +8,7 @@ its line in the reference.
 from __future__ import annotations
 
 import dataclasses
+import keyword
 import textwrap
 import types
 import typing
@@ -82,7 +83,10 @@ class Option:
     @property
     def word(self) -> str | None:
         """What the command line calls it, as a Python name: `layers` for `n_layers`."""
-        return None if self.flag is None else self.flag.replace("-", "_")
+        if self.flag is None:
+            return None
+        word = self.flag.replace("-", "_")
+        return f"{word}_" if keyword.iskeyword(word) else word
 
     @property
     def choices(self) -> tuple[str, ...]:

@@ -68,6 +68,15 @@ class TrainConfig(Config):
         MISSING, "Sequences in one forward and backward pass.", LEARNING, (1, 2**20)
     )
     learning_rate: float = option(MISSING, "Peak learning rate of AdamW.", LEARNING, RATE)
+    start: str | None = option(
+        None, "Begin with this model: a run, a checkpoint, or a directory of transformers.",
+        LENGTH, flag="from", metavar="DIR",
+        details="Its sizes and tokenizer are kept; rates, warm-up and passes over the text are "
+        "planned for a model that is trained already.",
+    )
+    start_digest: str | None = option(
+        None, "SHA-256 of the weights that it began with.", flag=None
+    )
     budget_seconds: float | None = option(
         None, "Time to plan for, like 90s, 3m or 1h.", LENGTH, (1.0, 1e9),
         details="The number of steps follows from the measured speed. None when `steps` was given.",

@@ -6,6 +6,7 @@ the file says is what encodes.
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -68,6 +69,13 @@ class Tokenizer(ABC):
         self.unknown_id: int | None = None
         self.end_id: int | None = self.backend.token_to_id(END_OF_TEXT)
         self.kept_files: dict[str, bytes] = {}
+
+    def end_with(self, end_id: int) -> None:
+        """Let an id end a document of which the kept files do not say that it does."""
+        self.end_id = end_id
+        settings = json.loads(self.kept_files[SETTINGS_FILE])
+        settings["eos_token"] = self.special_token
+        self.kept_files[SETTINGS_FILE] = json_bytes(settings)
 
     def has_digest(self, digest: str) -> bool:
         """Whether it is the tokenizer of a digest; earlier versions took that of the file."""

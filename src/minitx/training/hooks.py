@@ -87,12 +87,16 @@ class AnomalyDetector:
 @dataclass(frozen=True)
 class HoldoutLoss:
     """What an evaluation measured: nats per token, the same in bits per byte, tokens scored, and
-    half of the loss's 95 % interval."""
+    half of the loss's 95 % interval.
+
+    `old_loss` is that on the holdout of the run that this one began with; None without one.
+    """
 
     loss: float
     bits_per_byte: float
     n_tokens: int
     margin: float = math.nan
+    old_loss: float | None = None
 
 
 class StopEvaluation(Exception):  # noqa: N818

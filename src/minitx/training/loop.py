@@ -335,6 +335,7 @@ class Trainer:
                 is_best=is_best,
                 sample=sample,
                 sample_prompt=prompt,
+                old_holdout_loss=measured.old_loss,
             )
         )
 

@@ -27,7 +27,7 @@ def perplexity(loss: float) -> float:
 
 E = TypeVar("E", bound="TrainingEvent")
 _FROM_JSON: dict[str, Callable[[Any], Any]] = {
-    "int": int, "int | None": int, "float": float, "str": str, "bool": bool,
+    "int": int, "int | None": int, "float": float, "float | None": float, "str": str, "bool": bool,
 }  # fmt: skip
 
 
@@ -190,12 +190,13 @@ class EvaluationReport(TrainingEvent):
     Attributes:
         train_loss: mean since the evaluation before.
         sample: a short continuation of `sample_prompt` drawn from the model; empty for none.
+        old_holdout_loss: on the holdout of the run that this one began with.
     """
 
     kind = "evaluation"
     logged = (
         "step", "train_loss", "holdout_loss", "holdout_perplexity", "holdout_bits_per_byte",
-        "is_best", "sample_prompt", "sample", "holdout_tokens",
+        "is_best", "sample_prompt", "sample", "holdout_tokens", "old_holdout_loss",
     )  # fmt: skip
 
     step: int
@@ -206,6 +207,7 @@ class EvaluationReport(TrainingEvent):
     sample: str
     sample_prompt: str
     holdout_tokens: int | None = None
+    old_holdout_loss: float | None = None
 
     @property
     def holdout_perplexity(self) -> float:

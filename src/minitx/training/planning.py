@@ -47,6 +47,19 @@ larger model memorizes a text in fewer epochs."""
 MOST_EPOCHS = 30
 """Further ones only make the holdout loss worse, dropout or not."""
 
+TRAINED_RATE = 0.1
+"""Learning rates for a model that is trained already, over those of a new one ..."""
+
+TRAINED_WIDTH = 256
+"""... and of a wider one, less: what a step changes adds up over the width (Yang et al. 2022, table
+3)."""
+
+TRAINED_EPOCHS = 5
+"""The most passes over the text in which such a model is trained further."""
+
+TRAINED_CONTEXT = 512
+"""The longest context in which it is, unless a person says so."""
+
 BATCH_TOKENS = 3072
 """In a step."""
 
@@ -292,19 +305,28 @@ def _plan_train(
     tokens_per_step = _tokens_per_step(model, values)
     seconds_per_step = tokens_per_step * model.flops_per_token / rate + 2e-3
     optimizer = OPTIMIZERS.get(values.get("optimizer", TrainConfig.optimizer))
+    trained = values.get("start") is not None
+    if trained and not {"learning_rate", "muon_learning_rate"} & values.keys():
+        factor = TRAINED_RATE * min(1.0, TRAINED_WIDTH / model.d_model)
+        values["learning_rate"] = optimizer.planned_rate * factor
+        values["muon_learning_rate"] = TrainConfig.muon_learning_rate * factor
+        reasons["learning_rate"] = f"the model is trained already: {factor:.2g} of a new one's"
     values.setdefault("learning_rate", optimizer.planned_rate)
+    most_epochs = TRAINED_EPOCHS if trained else MOST_EPOCHS
     if "steps" not in values:
         values["steps"] = between(10, int(values["budget_seconds"] / seconds_per_step), MOST_STEPS)
         reasons["steps"] = "an estimate; the measured speed decides before the learning rate falls"
-        most = max(100, round(MOST_EPOCHS * tokens.n_train / tokens_per_step))
+        most = max(100, round(most_epochs * tokens.n_train / tokens_per_step))
         if "max_steps" not in values and values["steps"] > most:
             values["max_steps"] = values["steps"] = most
             reasons["max_steps"] = (
-                f"{tokens.n_train:,} tokens are few for the time: after {MOST_EPOCHS} epochs the "
+                f"{tokens.n_train:,} tokens are few for the time: after {most_epochs} epochs the "
                 "model is overfitted, so training ends there although time is left"
             )
     steps = values["steps"]
-    values.setdefault("warmup_steps", between(1, steps // 20, 20))
+    # The moments of a trained model's optimizer are not known any more.
+    warmup = between(1, steps // 10, 100) if trained else between(1, steps // 20, 20)
+    values.setdefault("warmup_steps", warmup)
     # Often enough to draw a curve, rarely enough to cost a run of seconds little.
     period = round(SECONDS_BETWEEN_EVALUATIONS / seconds_per_step)
     values.setdefault("evaluate_every", between(max(1, steps // 12), period, max(1, steps // 4)))

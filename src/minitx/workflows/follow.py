@@ -17,7 +17,6 @@ import torch
 
 from minitx.checkpoint import load_model
 from minitx.checkpoint.own_code import OwnCode
-from minitx.checkpoint.own_model import new_model
 from minitx.checkpoint.rundir import RunDirectory
 from minitx.compute import choose_compute
 from minitx.config import RunConfig, TrainConfig
@@ -43,6 +42,7 @@ from minitx.workflows.session import (
     saved_tensors,
     share_out,
 )
+from minitx.workflows.start import open_start, starting_model
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,8 @@ def _opened(invitation: Invitation) -> Session:
     device = made_on(config.train, compute)
     if invitation.checkpoint is None:
         torch.manual_seed(config.train.seed)
-        model = new_model(config.model, invitation.code).to(device)
+        start = open_start(vars(config.train))
+        model = starting_model(config, invitation.code, start).to(device)
     else:
         model = load_model(invitation.checkpoint, device=device).model
     return Session(

@@ -94,10 +94,12 @@ def prepare(
     compute: Compute,
     told: Observers,
     rate: float | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Prepared:
     """Split a corpus, encode it into a run's directory, and plan the run.
 
-    `rate` is as in `plan_run`; None is that of this machine.
+    `rate` is as in `plan_run`; None is that of this machine. A `tokenizer` is that of the model
+    that the run begins with.
 
     Raises:
         BadInputError: something given can't be used.
@@ -114,14 +116,18 @@ def prepare(
         rate, measured = _rate(request, compute, told)
     told.observe(Phase("training the tokenizer"))
     notes: dict[str, Any] = {"signature": known_by}
-    tokenizer, tokenizer_config, reasons = _tokenizer(request, split, rate, earlier, notes)
+    tokenizer, tokenizer_config, reasons = (
+        _tokenizer(request, split, rate, earlier, notes)
+        if tokenizer is None
+        else (tokenizer, TokenizerConfig(tokenizer.kind, tokenizer.vocab_size), {})
+    )
     data, reasons = _resolved(data, split, reasons)
     told.observe(Phase("encoding the corpus"))
     progress = progress_told(told, "encoding the corpus")
     workers = data.workers or os.cpu_count() or 1
     encoded = encode_corpus(split, tokenizer, earlier, workers, progress, notes)
     config, planned = _plan(request, data, tokenizer_config, encoded, compute, rate)
-    if split.has_several:
+    if split.has_several and tokenizer.end_id is not None:
         config = replace(config, model=replace(config.model, end_id=tokenizer.end_id))
     return Prepared(split, encoded, tokenizer, config, reasons | planned | measured, rate)
 
@@ -253,7 +259,9 @@ def _plan(
     rate: float,
 ) -> tuple[RunConfig, dict[str, str]]:
     n_train, n_holdout = len(encoded.train_ids), len(encoded.holdout_ids)
-    tokens = TokenFigures(tokenizer_config.vocab_size, n_train, n_holdout)
+    # That of a model to begin with may be larger than its tokenizer.
+    vocab_size = request.model.get("vocab_size", tokenizer_config.vocab_size)
+    tokens = TokenFigures(vocab_size, n_train, n_holdout)
     config, reasons = plan_run(data, tokenizer_config, tokens, rate, request.model, request.train)
     require_one_window(n_train, config.model.context_length, "the train part")
     require_holdout(config.train.early_stopping, n_holdout)

@@ -130,7 +130,7 @@ def _film(session: Session, write: Callable[[dict[str, Any]], None]) -> FilmReco
 
 def _hooks(session: Session, saver: SessionSaver, stop: StopRequest) -> RunHooks:
     config, model, tokenizer = session.config.train, session.model, session.tokenizer
-    ids = session.corpus.holdout_ids
+    ids, old = session.corpus.holdout_ids, session.old_holdout()
     bytes_per_token = session.holdout_bytes_per_token
     prompt = _sample_prompt(session)
     sampling = SamplingConfig(
@@ -150,8 +150,9 @@ def _hooks(session: Session, saver: SessionSaver, stop: StopRequest) -> RunHooks
                 raise StopEvaluation
 
         scored = score(model, ids, windows(closing), check_stop)
+        before = None if old is None or closing else score(model, old, windows(False)).loss
         bits_per_byte = bits_per(scored.loss, bytes_per_token)
-        return HoldoutLoss(scored.loss, bits_per_byte, scored.n_tokens, scored.margin)
+        return HoldoutLoss(scored.loss, bits_per_byte, scored.n_tokens, scored.margin, before)
 
     def sampled() -> str:
         with sampling_threads(model):

@@ -31,6 +31,7 @@ from minitx.config import RunConfig, TrainConfig
 from minitx.config.toml import config_bytes
 from minitx.corpus import EncodedCorpus
 from minitx.corpus.encoded import DESCRIPTION
+from minitx.corpus.shards import IdArray
 from minitx.engine import kernel_build
 from minitx.errors import DamagedFileError
 from minitx.files import describe_damage, json_bytes, read_json
@@ -53,6 +54,8 @@ OPTIMIZER_FILE = "optimizer.safetensors"
 DIAGNOSIS_FILE = "diagnosis.json"
 GOOD_STATES_FILE = "good_states.safetensors"
 MADE_WITH_FILE = "made_with.json"
+OLD_HOLDOUT_FILE = "old_holdout.npy"
+"""In a run that began with another: ids of what that one held out."""
 
 _DECIDE_NUMBERS = (
     "torch", "numpy", "system", "device", "engine", "kernel_family", "kernel_version",
@@ -106,6 +109,15 @@ class Session:
             self.compute.device, train.data_order,
             after=partial(number_after, config=train, team=team),
         )  # fmt: skip
+
+    def old_holdout(self) -> IdArray | None:
+        """Ids `(tokens,)` of what the run held out that this one began with; None without one."""
+        path = self.run.path / OLD_HOLDOUT_FILE
+        if not path.is_file():
+            return None
+        with _damage_told(path):
+            ids: IdArray = np.load(path, allow_pickle=False)
+            return ids
 
     def start(self, prompt: str) -> RunStart:
         """What observers are told before the first step; `prompt` is one to try afterwards."""

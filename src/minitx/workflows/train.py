@@ -16,7 +16,6 @@ from typing import Any, BinaryIO
 import torch
 
 from minitx.checkpoint.new_run import create_run, require_name
-from minitx.checkpoint.own_model import new_model
 from minitx.checkpoint.rundir import RUNS
 from minitx.compute import Compute, EngineChoice, choose_compute
 from minitx.config import DataConfig, RunConfig
@@ -42,6 +41,7 @@ from minitx.workflows.follow import follow
 from minitx.workflows.prepare import TrainRequest, prepare, progress_told
 from minitx.workflows.run_session import run_session
 from minitx.workflows.session import Session, made_on
+from minitx.workflows.start import keep_old_holdout, open_start, starting_model
 from minitx.workflows.tried_model import SHAPE, own_code, tried
 
 __all__ = ["FinishedRun", "TrainRequest", "audited", "train"]
@@ -88,6 +88,9 @@ def train(
         threads = request.train.get("threads", 0)
         require_range("threads", threads, 0, MOST_THREADS)
         compute = choose_compute(device, request.train.get("dtype", "auto"), threads)
+        start = open_start(request.train)
+        if start is not None:
+            request = start.planned(request)
         code = own_code(request.model_file, request.model)
         kernel_build()  # A MINITX_KERNELS that names none is refused before time is spent on it.
         told.observe(Phase("reading the corpus"))
@@ -101,7 +104,8 @@ def train(
         run = create_run(request.out, corpus.name)
         with run.lock():
             try:
-                prepared = prepare(request, corpus, data, run, compute, told)
+                tokenizer = start.saved.tokenizer if start else None
+                prepared = prepare(request, corpus, data, run, compute, told, None, tokenizer)
                 split, encoded = prepared.split, prepared.encoded
                 config, planned = prepared.config, prepared.reasons
                 state_bytes = OPTIMIZERS.get(config.train.optimizer).state_bytes
@@ -119,7 +123,9 @@ def train(
                     config = replace(config, model=own)
                     planned = {key: why for key, why in planned.items() if key not in SHAPE}
                 torch.manual_seed(config.train.seed)
-                model = new_model(config.model, code).to(made_on(config.train, compute))
+                model = starting_model(config, code, start).to(made_on(config.train, compute))
+                if start is not None:
+                    planned = planned | keep_old_holdout(start, run, model, config, compute)
                 # What blocks one's own model has, nobody knows.
                 may_recompute = code is None and "recompute" not in request.train
                 engine, why = _engine(config, model, compute, rows, free if may_recompute else None)

@@ -35,7 +35,7 @@ from minitx.report.terminal.tables import labelled
 from minitx.report.terminal.units import count, duration
 from minitx.report.training.plan_view import split_told
 from minitx.report.training.training_report import (
-    EVALUATION_COLUMNS,
+    evaluation_columns,
     evaluation_figures,
     next_steps,
     spread_evaluations,
@@ -172,11 +172,12 @@ def _facts(story: RunStory) -> dict[str, str]:
 
 
 def _evaluations(story: RunStory) -> Grid:
+    columns = evaluation_columns(story.history.evaluations)
     rows = [
         [*evaluation_figures(report), "best" if report is story.history.best else ""]
         for report in spread_evaluations(story.history.evaluations, _MOST_EVALUATIONS)
     ]
-    return Grid(rows, [*EVALUATION_COLUMNS, ""], numbers=range(len(EVALUATION_COLUMNS)))
+    return Grid(rows, [*columns, ""], numbers=range(len(columns)))
 
 
 def _commands(story: RunStory) -> list[str]:

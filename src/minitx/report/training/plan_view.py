@@ -14,7 +14,7 @@ from rich.text import Text
 from minitx.config import DataConfig, ModelConfig, TrainConfig
 from minitx.config.checks import number_text
 from minitx.corpus.audit import amount_text, leak_text
-from minitx.report.terminal.printable import cut_label, text_label, visible
+from minitx.report.terminal.printable import cut_label, run_path, text_label, visible
 from minitx.report.terminal.tables import table
 from minitx.report.terminal.units import count, duration
 from minitx.training.observer import RunStart
@@ -87,6 +87,7 @@ def _rows(start: RunStart) -> list[_Row]:
     optimizer = OPTIMIZERS.get(train.optimizer).description or train.optimizer
     clip = f"{train.grad_clip:g}" if train.grad_clip else "off"
     against = f"dropout {model.dropout:g}, weight decay {train.weight_decay:g}, grad clip {clip}"
+    begun = [] if train.start is None else [("from", run_path(train.start), ("start",))]
     device = f"{start.device}, {start.dtype}, {start.engine} engine"
     if train.recompute:
         device += ", blocks computed again on the way back"
@@ -97,6 +98,7 @@ def _rows(start: RunStart) -> list[_Row]:
         _holdout(start.config.data),
         ("tokenizer", f"{tokenizer.kind}, {model.vocab_size:,} ids", ("kind", "vocab_size")),
         ("model", _shape(model), _MODEL_KEYS),
+        *begun,
         ("parameters", count(start.n_parameters), ("n_parameters", "tie_embeddings")),
         ("context", f"{model.context_length:,} tokens", ("context_length",)),
         ("batch", batch, ("batch_size", "accumulation", "micro_batch_size")),

@@ -136,18 +136,30 @@ def best_evaluation(evaluations: Sequence[EvaluationReport]) -> EvaluationReport
 
 
 EVALUATION_COLUMNS = ("step", "train loss", "holdout loss", "holdout perplexity", "bits per byte")
+OLD_HOLDOUT = "old holdout loss"
+"""In place of the perplexity, in a run that began with another."""
 _WIDTHS = (9, *map(len, EVALUATION_COLUMNS[1:]))
 EVALUATIONS_WIDTH = sum(_WIDTHS) + 2 * len(_WIDTHS) + len("* best")
 
 
 def evaluation_figures(report: EvaluationReport) -> tuple[str, ...]:
     """The figures of an evaluation, in the order of `EVALUATION_COLUMNS`."""
+    old = report.old_holdout_loss
     return (
         f"{report.step:,}",
         fixed(report.train_loss, 4),
         fixed(report.holdout_loss, 4),
-        fixed(perplexity(report.holdout_loss), 2),
+        fixed(perplexity(report.holdout_loss), 2) if old is None else fixed(old, 4),
         fixed(report.holdout_bits_per_byte, 4),
+    )
+
+
+def evaluation_columns(evaluations: Sequence[EvaluationReport]) -> tuple[str, ...]:
+    """What the figures are called; that of the perplexity says what stands there instead."""
+    has_old = any(report.old_holdout_loss is not None for report in evaluations)
+    return tuple(
+        OLD_HOLDOUT if has_old and name == "holdout perplexity" else name
+        for name in EVALUATION_COLUMNS
     )
 
 
@@ -160,7 +172,7 @@ def evaluation_lines(
         return "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, _WIDTHS, strict=True))
 
     best = best_evaluation(evaluations)
-    lines = [Text(row(EVALUATION_COLUMNS), style="dim")]
+    lines = [Text(row(evaluation_columns(evaluations)), style="dim")]
     for report in shown:
         line = Text(row(evaluation_figures(report)))
         if report is best:

@@ -17,9 +17,9 @@ from rich.text import Text
 from minitx.report.terminal.printable import going_on, run_path, visible
 from minitx.report.training.plan_view import plan_table
 from minitx.report.training.training_report import (
-    EVALUATION_COLUMNS,
     TrainingRecord,
     closing_lines,
+    evaluation_columns,
     evaluation_figures,
     sample_lines,
     step_figures,
@@ -107,7 +107,7 @@ class PlainTrainingView(observer.TrainingObserver):
 
     def on_evaluation(self, report: observer.EvaluationReport) -> None:
         """Print the figures, and the sample indented below."""
-        names, figures = EVALUATION_COLUMNS[1:], evaluation_figures(report)[1:]
+        names, figures = evaluation_columns([report])[1:], evaluation_figures(report)[1:]
         named = zip(names, figures, _EVALUATION_WIDTHS, strict=True)
         shown = [f"{name} {figure:>{width}}" for name, figure, width in named]
         best = ["best"] if report.is_best else []
