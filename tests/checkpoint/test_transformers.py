@@ -22,6 +22,7 @@ TEXT = (
 )
 TEXTS = ["the cat", "the\n  'So!' on the log", "sat <unk> \u00ff \ufffd abcdef\n\n"]
 KINDS = [(shape, kind) for shape in ("qwen3", "gpt2") for kind in ("char", "word", "bpe")]
+KINDS += [("llama", "bpe"), ("mistral", "bpe")]
 
 
 @pytest.fixture(params=KINDS, ids="-".join)

@@ -61,7 +61,8 @@ class Start:
                     f"{getattr(model, key)!r}",
                     "Leave it out, or train a new model without --from",
                 )
-        if request.tokenizer or request.tokenizer_directory:
+        own = {"kind": self.saved.tokenizer.kind, "vocab_size": self.saved.tokenizer.vocab_size}
+        if request.tokenizer_directory or not request.tokenizer.items() <= own.items():
             raise BadInputError(
                 "a model to begin with has a tokenizer, and another one was asked for",
                 "Leave out --tokenizer, --kind and --vocab-size, or --from",
