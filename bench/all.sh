@@ -35,6 +35,7 @@ benches() {
 15 - corpus.py --size 2GB
 3 - checkpoint_cost.py
 7 - film_cost.py
+4 corpus fine_tuning_rate.py CORPUS
 5 nanogpt generation.py --nanogpt NANOGPT --llama=LLAMA
 3 - serving.py
 2 - startup.py

@@ -1,6 +1,8 @@
 """Which learning rate fits a model that is trained already: losses on the new text and the old.
 
-    python bench/fine_tuning_rate.py [OLD.txt NEW.txt]
+    python bench/fine_tuning_rate.py OLD.txt [NEW.txt]
+
+NEW is the text that comes with Python if left out.
 
 Trains a model on one text, and then further on another at several fractions of a new model's
 rates. The plan takes `TRAINED_RATE` of them (docs/fine_tuning.md).
@@ -21,7 +23,7 @@ from minitx.workflows.train import TrainRequest, train
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("old", type=Path)
-    parser.add_argument("new", type=Path)
+    parser.add_argument("new", type=Path, nargs="?")
     parser.add_argument("--steps", type=int, default=1500, help="on the old text")
     parser.add_argument("--further", type=int, default=150, help="on the new one")
     parser.add_argument("--width", type=int, default=128)
@@ -48,7 +50,7 @@ def main() -> None:
             }
             done = train(
                 TrainRequest(
-                    data={"corpus": (str(asked.new),)},
+                    data={"corpus": () if asked.new is None else (str(asked.new),)},
                     train={"steps": asked.further, "start": str(first.run), **rates},
                     out=Path(place, f"further-{factor}"),
                 ),

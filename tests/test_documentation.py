@@ -37,7 +37,8 @@ def smaller(arguments):
     if "--config" in quick:
         return quick
     steps = [] if "--budget" in quick else ["--steps", "4"]
-    return [*quick, *SIZE, *steps]
+    # A model to begin with has sizes of its own.
+    return [*quick, *(["--threads", "1"] if "--from" in quick else SIZE), *steps]
 
 
 def resume_further(arguments):
