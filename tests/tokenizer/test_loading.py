@@ -261,10 +261,10 @@ DAMAGED = {
 @pytest.mark.parametrize("name", DAMAGED)
 def test_damaged_files_are_told_at_once(tmp_path, name):
     write(tmp_path, DAMAGED[name])
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(DamagedFileError, match=r"tokenizer\.json is damaged") as caught:
         load_tokenizer(tmp_path)
-    assert time.perf_counter() - begin < 2
+    assert time.process_time() - begin < 2  # However busy the machine is.
     assert "\n" not in str(caught.value)
 
 
