@@ -74,14 +74,22 @@ def test_problems_are_named(monkeypatch):
     assert "no compiled kernels" in told
     assert "close other programs" in told
     assert "of 64 cores" in told
+    library.cache_clear()
+    monkeypatch.setenv("MINITX_KERNELS", "no such kernels")
+    assert "MINITX_KERNELS names no kernels" in examine()["problems"][0]
     monkeypatch.setattr(doctor, "_computing", lambda *_: __import__("no_such_torch"))
     assert "torch can't be used (ModuleNotFoundError)" in examine()["problems"][0]
 
 
 @pytest.mark.parametrize("columns", ["80", "200"])
-def test_it_fits_the_terminal(minitx, monkeypatch, columns):
+def test_it_fits_the_terminal_also_where_everything_is_missing(minitx, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)
-    assert all(len(line) <= int(columns) for line in minitx("doctor").out.splitlines())
+    monkeypatch.setattr(doctor, "_version", lambda name: None)
+    shown = minitx("doctor").out
+    assert all(len(line) <= int(columns) for line in shown.splitlines())
+    for entry in doctor._extras():
+        assert f"{entry['brings']}  " in shown
+        assert f"{entry['install']} " in shown
 
 
 SECRET = "secretplace"

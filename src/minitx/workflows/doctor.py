@@ -17,12 +17,12 @@ from minitx import __version__
 from minitx.checkpoint.rundir import RunDirectory, newest_run
 from minitx.config.options import options_of
 from minitx.config.run_config import TABLES
-from minitx.errors import MinitxError
+from minitx.errors import BadInputError, MinitxError
 from minitx.training.memory import free_memory
 from minitx.workflows.many_runs import facts
 
 BRINGS = {
-    "data": "Parquet, Arrow and Zstandard files as a corpus",
+    "data": "Parquet, Arrow and Zstandard files",
     "gguf": "minitx export --gguf",
     "mlflow": "--log-to mlflow",
     "onnx": "minitx export --onnx",
@@ -31,7 +31,7 @@ BRINGS = {
     "serve": "minitx serve and minitx explore",
     "tensorboard": "--log-to tensorboard",
     "trackio": "--log-to trackio",
-    "transformers": "checkpoints in transformers and its pipelines",
+    "transformers": "checkpoints in transformers",
     "wandb": "--log-to wandb",
     "zstd": "files compressed with Zstandard",
 }
@@ -60,7 +60,9 @@ def examine() -> dict[str, Any]:
     }
     try:
         found |= _computing(found["cores"], problems)
-    except (ImportError, OSError, MinitxError) as error:
+    except BadInputError:
+        problems.append("MINITX_KERNELS names no kernels that are here: unset it")
+    except (ImportError, OSError) as error:
         # Its message may have a path.
         problems.append(f"torch can't be used ({type(error).__name__}): install it again")
     if disk < _LOW:
