@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -327,7 +328,10 @@ def test_tables_fit_the_terminal(runs, minitx, monkeypatch, columns):
         done = minitx("runs", *command)
         assert done.code == 0
         assert max(map(len, done.out.splitlines())) <= int(columns)
-    assert "-reason-of-his" in minitx("runs").out or columns == "80"
+    table = minitx("runs").out.splitlines()
+    assert "-reason-of-his" in table[3] or columns == "80"
+    # What is cut is a name or a corpus, and no figure.
+    assert re.search(r" finished +120 +0\.\d{4} +[\d.]+ k +\d+ kB +\d+[smhd] ", table[3])
 
 
 def test_a_bare_name_names_the_tokenizer_of_a_run(runs, minitx, verses):

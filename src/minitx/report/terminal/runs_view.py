@@ -23,9 +23,9 @@ def runs_table(runs: Sequence[RunSummary], total: int) -> Iterator[RenderableTyp
     rows = [_row(run) for run in runs]
     widths = [max(len(row[column]) for row in (_COLUMNS, *rows)) for column in range(7)]
     # What is left is for names and corpora, and names are what a person types next.
-    left = max(24, Console().width - sum(widths[1:]) - 2 * 7)
-    name = min(widths[0], max(left - 8, 16))
-    shown = table(_COLUMNS, numbers=(2, 3, 4, 5, 6))
+    left = max(24, Console().width - sum(widths[1:]) - 2 * len(_COLUMNS))
+    name = min(widths[0], max(left - 10, 14))
+    shown = table(_COLUMNS, numbers=(2, 3, 4, 5, 6), padding=(0, 1, 0, 0))
     for run, row, after in zip(runs, rows, [*runs[1:], None], strict=True):
         cells = [cut_label(row[0], name), row[1], *row[2:7], cut_label(row[7], left - name)]
         last = after is None or after.group != run.group
