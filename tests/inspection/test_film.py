@@ -132,6 +132,16 @@ def test_moments_that_are_kept_already_are_not_kept_again(tokenizer, monkeypatch
     assert [line["step"] for line in lines] == [6]
 
 
+def test_a_film_that_was_begun_has_an_end(tokenizer, monkeypatch):
+    lines = []
+    made = recorder(model_of(tokenizer), tokenizer, lines)
+    monkeypatch.setattr(film_recorder, "SHARE", 1e9)
+    made.record(0, 5000)
+    monkeypatch.setattr(film_recorder, "SHARE", 0.0)  # As if fewer steps fitted the time after all.
+    assert [made.record(step, 9) for step in (8, 9)] == [False, True]
+    assert not recorder(model_of(tokenizer), tokenizer, lines).record(9, 9)
+
+
 def test_the_prompt_follows_from_the_seed_and_leaves_room(tokenizer):
     model = model_of(tokenizer)
     tokens = [recorder(model, tokenizer).look(step).tokens for step in (0, 9)]

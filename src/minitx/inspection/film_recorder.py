@@ -126,10 +126,12 @@ class FilmRecorder:
         model, train = self._model, self._train
         planned, device = planned_steps(steps), model.embedding.weight.device.type
         count = moment_count(model.config, train, int(planned), device)
-        is_last = count > 0 and step == steps
+        # A film that was begun has an end, also where a budget came to fewer steps than it seemed.
+        is_last = step == steps and (count > 0 or self._last_step >= 0)
         is_due = step > self._last_step and (is_last or is_moment(step, planned, count))
         if is_due and len(self._prompt):
             self._write(self.look(step).to_line())
+            self._last_step = step
         return is_due
 
     def look(self, step: int) -> Moment:
