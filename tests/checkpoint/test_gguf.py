@@ -309,6 +309,32 @@ def test_llama_cpp_says_the_same(tmp_path, architecture, kind):
     assert (own[49:-1].max(1).values - chosen).max() <= 1e-3
 
 
+FAMILIES = {
+    "llama": {},
+    "llama slowed": {"rope_scaling": (8.0, 1.0, 4.0, 32.0)},
+    "mistral": {"rope_scaling": (2.0,)},
+    "qwen2": {"tie_embeddings": False},
+    "qwen2 slowed": {"rope_scaling": (3.0,)},
+}
+
+
+@with_llama_cpp
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_from_elsewhere_have_the_same_logits(tmp_path, family):
+    config = ModelConfig(
+        vocab_size=BPE.vocab_size, context_length=64, n_layers=2, n_heads=4, n_kv_heads=2,
+        head_dim=16, d_model=64, d_ff=96, architecture=family.split()[0], **FAMILIES[family],
+    )  # fmt: skip
+    model = built(config)
+    vocabulary = llama_vocabulary(BPE, config.vocab_size, ())
+    write_gguf(tmp_path / "a.gguf", model, BPE, vocabulary, "f32")
+    prompt = BPE.encode(TEXT).tolist()[:60]
+    _, _, log_probabilities = ask_llama_cpp(tmp_path / "a.gguf", text="", prompt=prompt, tokens=1)
+    with torch.no_grad():
+        own = model(torch.tensor([prompt]))[0].log_softmax(-1)
+    torch.testing.assert_close(log_probabilities, own, atol=1e-3, rtol=0)
+
+
 @with_llama_cpp
 @pytest.mark.parametrize("weights", ["f16", "q8_0"])
 def test_fewer_bits_are_nearly_the_same(tmp_path, weights):

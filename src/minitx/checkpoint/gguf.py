@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from minitx.checkpoint.own_model import OwnModel
 from minitx.checkpoint.weights import model_tensors
@@ -19,11 +20,16 @@ from minitx.config.requests import GGUFType
 from minitx.errors import BadInputError
 from minitx.files import replacing
 from minitx.model import Transformer
+from minitx.model.rope_scaling import slowed
 from minitx.tokenizer.base import Tokenizer
 from minitx.tokenizer.llama_cpp import LlamaVocabulary
 
 Array = npt.NDArray[Any]
 
+_ARCHITECTURES = {
+    **{name: name for name in ("qwen3", "qwen2", "gpt2", "llama")},
+    "mistral": "llama",
+}  # fmt: skip
 _FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7}  # llama.cpp's numbers
 _LARGEST_ERROR = {"F32": (0.0, 0.0), "F16": (2.0**-11, 2.0**-25), "Q8_0": (1 / 220, 2.0**-18)}
 """Of a weight read back: as a part of it, or of the largest of its block of 8 bits; and beside."""
@@ -77,19 +83,34 @@ def _tensors(model: Transformer, weights: GGUFType) -> dict[str, tuple[Array, st
     import gguf
 
     config = model.config
-    architecture = getattr(gguf.MODEL_ARCH, config.architecture.upper())
+    architecture = getattr(gguf.MODEL_ARCH, _ARCHITECTURES[config.architecture].upper())
     names = gguf.get_tensor_name_map(architecture, config.n_layers)
+    is_llama = architecture == gguf.MODEL_ARCH.LLAMA
     tensors: dict[str, tuple[Array, str]] = {}
     for name, tensor in model_tensors(model).items():
         theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
         is_turned = config.architecture == "gpt2" and ".h." in name and tensor.dim() == 2
         values = (tensor.T if is_turned else tensor).float().cpu().numpy()
+        if is_llama and name.endswith(("q_proj.weight", "k_proj.weight")):
+            # There a pair of rotary positions stands side by side, here half of a head apart.
+            halves = values.reshape(-1, 2, config.head_dim // 2, config.d_model)
+            values = halves.swapaxes(1, 2).reshape(values.shape)
         kind = weights.upper() if values.ndim == 2 else "F32"
         if kind == "Q8_0" and values.shape[1] % gguf.GGML_QUANT_SIZES[_type("Q8_0")][0]:
             kind = "F16"
         if kind == "F16" and np.abs(values).max() > np.finfo(np.float16).max:
             raise BadInputError(f"{name} has a weight too large for float16", "Use --type f32")
         tensors[str(theirs)] = values, kind
+    if len(config.rope_scaling or ()) > 1:
+        if not is_llama:
+            raise BadInputError(
+                f"llama.cpp does not slow the rotary positions of {config.architecture} so",
+                "Use --onnx, or transformers",
+            )
+        pairs = torch.arange(0, config.head_dim, 2, dtype=torch.float64)
+        frequencies = config.rope_theta ** (-pairs / config.head_dim)
+        divided = frequencies / slowed(frequencies, config.rope_scaling)
+        tensors["rope_freqs.weight"] = divided.float().numpy(), "F32"
     return tensors
 
 
@@ -111,7 +132,7 @@ def _write(
 ) -> None:
     import gguf
 
-    writer = gguf.GGUFWriter(path, config.architecture)
+    writer = gguf.GGUFWriter(path, _ARCHITECTURES[config.architecture])
     writer.add_name(name)
     writer.add_file_type(_FILE_TYPES[weights])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -128,6 +149,10 @@ def _write(
         writer.add_value_length(config.head_dim)
         writer.add_layer_norm_rms_eps(config.norm_eps)
         writer.add_rope_freq_base(config.rope_theta)
+        writer.add_rope_dimension_count(config.head_dim)
+        if config.rope_scaling is not None and len(config.rope_scaling) == 1:
+            writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+            writer.add_rope_scaling_factor(config.rope_scaling[0])
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(vocabulary.cut)
     writer.add_token_list(vocabulary.entries)

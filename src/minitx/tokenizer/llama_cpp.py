@@ -68,10 +68,14 @@ def llama_vocabulary(tokenizer: Tokenizer, n_ids: int, corpus: Iterable[str]) ->
     Raises:
         BadInputError: llama.cpp would make other ids of a text.
     """
-    if tokenizer.kind == "word":
+    if not isinstance(tokenizer, (BytePairTokenizer, CharTokenizer)):
         raise BadInputError(
-            "llama.cpp has no tokenizer that looks up whole words",
-            "Train with --kind bpe",
+            "llama.cpp has no tokenizer that looks up whole words"
+            if tokenizer.kind == "word"
+            else "the tokenizer is of SentencePiece, of which minitx writes no GGUF",
+            "Train with --kind bpe"
+            if tokenizer.kind == "word"
+            else "Convert the model that it is from with llama.cpp's convert_hf_to_gguf.py",
         )
     special = {tokenizer.unknown_id: EntryType.UNKNOWN, tokenizer.end_id: EntryType.CONTROL}
     added = tokenizer.backend.get_added_tokens_decoder()
@@ -93,7 +97,6 @@ def llama_vocabulary(tokenizer: Tokenizer, n_ids: int, corpus: Iterable[str]) ->
         steps = (f"{entry[:n]} {entry[n]}" for entry in joined for n in range(1, len(entry)))
         cut, merges = "gpt-2", [*dict.fromkeys(steps), "ÿ ÿ"]
     else:
-        assert isinstance(tokenizer, BytePairTokenizer)
         cut = _cut_of(tokenizer, corpus)
         model = json.loads(tokenizer.json_bytes)["model"]
         merges = [" ".join(pair) for pair in model["merges"]]
