@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from foreign_models import foreign_model, foreign_tokenizer, save_foreign
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_models import built, model_configs
@@ -19,8 +20,14 @@ from minitx.checkpoint import load_model, save_model
 from minitx.checkpoint.gguf import write_gguf
 from minitx.config import ModelConfig
 from minitx.errors import BadInputError
-from minitx.tokenizer import train_tokenizer
-from minitx.tokenizer.bpe import EARLIER_PATTERN, GPT2_PATTERN, BytePairTokenizer, cut_by
+from minitx.tokenizer import load_tokenizer, train_tokenizer
+from minitx.tokenizer.bpe import (
+    EARLIER_PATTERN,
+    GPT2_PATTERN,
+    QWEN2_PATTERN,
+    BytePairTokenizer,
+    cut_by,
+)
 from minitx.tokenizer.llama_cpp import EntryType, llama_vocabulary
 
 gguf = pytest.importorskip("gguf")
@@ -207,6 +214,24 @@ def test_the_command(minitx, tiny_gpt2_run, inside):
     assert "FROM ./b.gguf" in (inside / "Modelfile").read_text()
 
 
+def test_a_chat_template_goes_along(minitx, tiny_gpt2_run, inside):
+    shutil.copytree(tiny_gpt2_run / "checkpoints/step-000040", "chat")
+    Path("chat/manifest.json").unlink()
+    Path("chat/chat_template.jinja").write_text("{{ messages }}")
+    assert export(minitx, "chat", "--gguf", "a.gguf").code == 0
+    fields, _ = read(inside / "a.gguf")
+    assert fields["tokenizer.chat_template"] == "{{ messages }}"
+    assert "TEMPLATE" not in Path("Modelfile").read_text()
+
+
+def test_a_tokenizer_of_sentencepiece_is_refused(minitx, inside, capfd):
+    tokenizer = foreign_tokenizer("pieces")
+    save_foreign(inside / "model", foreign_model("llama", len(tokenizer)), tokenizer)
+    capfd.readouterr()
+    one_line(export(minitx, "model", "--gguf", "a.gguf"), "of SentencePiece", "convert_hf_to_gguf")
+    assert not (inside / "a.gguf").exists()
+
+
 def one_line(done, *words):
     assert done.code == 2
     assert done.err.count("\n") == 1
@@ -333,6 +358,19 @@ def test_families_from_elsewhere_have_the_same_logits(tmp_path, family):
     with torch.no_grad():
         own = model(torch.tensor([prompt]))[0].log_softmax(-1)
     torch.testing.assert_close(log_probabilities, own, atol=1e-3, rtol=0)
+
+
+@with_llama_cpp
+@pytest.mark.parametrize("pattern", [QWEN2_PATTERN, GPT2_PATTERN, None])
+def test_cuts_from_elsewhere_make_the_same_ids(tmp_path, pattern):
+    foreign_tokenizer("bytes").save_pretrained(tmp_path)
+    tokenizer = cut_another_way(BPE, pattern) if pattern else load_tokenizer(tmp_path)
+    vocabulary = llama_vocabulary(tokenizer, tokenizer.vocab_size, ())
+    config = dataclasses.replace(small()[0].config, vocab_size=tokenizer.vocab_size)
+    write_gguf(tmp_path / "a.gguf", built(config), tokenizer, vocabulary, "f32")
+    text = TEXT * 9 + "a  1234 5\n\n  x\t\n DON'T don't 'ab 'sa\r\n"
+    ids, _, _ = ask_llama_cpp(tmp_path / "a.gguf", text=text, prompt=[1, 2], tokens=1)
+    assert ids == tokenizer.encode(text).tolist()
 
 
 @with_llama_cpp

@@ -115,6 +115,8 @@ def _cut_of(tokenizer: BytePairTokenizer, corpus: Iterable[str]) -> str:
     for name, pattern in _CUTS.items():
         if tokenizer.pattern == pattern and takes_whole == (name == _WHOLE_ENTRIES):
             return name
+    if _cuts_as_smollm(definition["pre_tokenizer"]):
+        return "smollm"
     others = {name: _with_cut(definition, name) for name in _CUTS}
     n_tokens, differing = 0, dict.fromkeys(others, 0)
     for text in corpus:
@@ -131,6 +133,18 @@ def _cut_of(tokenizer: BytePairTokenizer, corpus: Iterable[str]) -> str:
         + (f", and would make others of {share} of its text's tokens" if n_tokens else ""),
         "Train again with a new tokenizer (leave out --tokenizer): those of this version are cut "
         "by a rule that llama.cpp has",
+    )
+
+
+def _cuts_as_smollm(pre_tokenizer: dict[str, Any]) -> bool:
+    """Whether each digit is a piece, and the rest is cut as GPT-2 does."""
+    steps = pre_tokenizer.get("pretokenizers", [])
+    wanted: list[dict[str, Any]] = [
+        {"type": "Digits", "individual_digits": True},
+        {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+    ]
+    return len(steps) == 2 and all(
+        step == {**step, **keys} for step, keys in zip(steps, wanted, strict=True)
     )
 
 

@@ -14,7 +14,14 @@ from minitx.config import ExportRequest, SamplingConfig
 from minitx.config.requests import GGUFType
 from minitx.corpus.part_text import PARTS, PartText
 from minitx.errors import BadInputError
-from minitx.files import os_errors_as_bad_input, possible_path, read_bounded, write_atomically
+from minitx.files import (
+    os_errors_as_bad_input,
+    possible_path,
+    read_bounded,
+    read_json,
+    write_atomically,
+)
+from minitx.tokenizer.base import SETTINGS_FILE
 from minitx.tokenizer.llama_cpp import llama_vocabulary
 from minitx.workflows.load import LoadedModel, load
 
@@ -79,10 +86,14 @@ def _require_ours(path: Path) -> None:
 def _to_gguf(model: LoadedModel, path: Path, weights: GGUFType) -> list[Path]:
     config = model.model.config
     vocabulary = llama_vocabulary(model.tokenizer, config.vocab_size, _corpus(model.directory))
-    modelfile = path.with_name(MODELFILE)
+    modelfile, chat_template = path.with_name(MODELFILE), _chat_template(model.directory)
     with os_errors_as_bad_input(f"{path} can't be written", _FIX):
-        write_gguf(path, model.model, model.tokenizer, vocabulary, weights, path.stem)
-        write_atomically(modelfile, _modelfile(path, config.context_length))
+        write_gguf(
+            path, model.model, model.tokenizer, vocabulary, weights, path.stem, chat_template
+        )
+        write_atomically(
+            modelfile, _modelfile(path, config.context_length, chat_template is not None)
+        )
     return [path, modelfile]
 
 
@@ -96,12 +107,22 @@ def _corpus(checkpoint: Path) -> Iterator[str]:
                 yield from part.sample(_READ)
 
 
-def _modelfile(path: Path, context: int) -> bytes:
+def _chat_template(checkpoint: Path) -> str | None:
+    """How a checkpoint writes a conversation, if it has been taught one."""
+    with contextlib.suppress(OSError, ValueError):
+        return read_bounded(checkpoint / "chat_template.jinja").decode("utf-8")
+    with contextlib.suppress(OSError, ValueError):
+        template = read_json(checkpoint / SETTINGS_FILE).get("chat_template")
+        return template if isinstance(template, str) else None
+    return None
+
+
+def _modelfile(path: Path, context: int, is_chat: bool) -> bytes:
     lines = [
         f"FROM ./{path.name}",
         f"PARAMETER num_ctx {context}",
         f"PARAMETER temperature {SamplingConfig.temperature}",
-        "# A text is continued as it stands.",
-        'TEMPLATE """{{ .Prompt }}"""',
     ]
-    return _MADE_HERE + "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
+    if not is_chat:
+        lines += ["# A text is continued as it stands.", 'TEMPLATE """{{ .Prompt }}"""']
+    return _MADE_HERE + "".join(f"{line}\n" for line in lines).encode("utf-8")
