@@ -16,12 +16,13 @@ const showFilm = (host, moments) => {
   const rows = (names, made) => node("div", { class: "wide" }, node("table", {},
     node("thead", {}, node("tr", {}, ...names.map((one) => node("th", { scope: "col" }, one)))), node("tbody", {}, ...made)));
 
-  const showRoles = (moment) => {
-    const button = (i) => node("button", { type: "button", "aria-pressed": String(i === now.head), onclick: () => { show(now.at, i); roles.querySelector("[aria-pressed=true]").focus(); } },
-      `${name(i)} ${moment.roles[i] ? `${moment.roles[i].replace(" token", "")} ${whole(moment.strengths[i])}` : "–"}`);
-    const made = Array.from({ length: moment.layers }, (_, layer) => cells("td", `layer ${layer}`, ...Array.from({ length: heads }, (_, head) => button(layer * heads + head))));
-    roles.replaceChildren(node("div", { class: "wide" }, node("table", { class: "film-roles" }, node("tbody", {}, ...made))));
-  };
+  const buttons = last.roles.map((_, i) => node("button", { type: "button", onclick: () => show(now.at, i) }));
+  const showRoles = (moment) => buttons.forEach((button, i) => {
+    button.textContent = `${name(i)} ${moment.roles[i] ? `${moment.roles[i].replace(" token", "")} ${whole(moment.strengths[i])}` : "–"}`;
+    button.setAttribute("aria-pressed", String(i === now.head));
+  });
+  const byLayer = Array.from({ length: last.layers }, (_, i) => cells("td", `layer ${i}`, ...buttons.slice(i * heads, (i + 1) * heads)));
+  roles.append(node("div", { class: "wide" }, node("table", { class: "film-roles" }, node("tbody", {}, ...byLayer))));
   const showMap = (moment) => {
     const seq = moment.tokens.length, packed = atob(moment.maps), size = (seq * (seq + 1)) / 2, values = new Float32Array(seq * seq);
     for (let i = 0, q = now.head * size; i < seq; i++) for (let j = 0; j <= i; j++, q++) values[i * seq + j] = (packed.charCodeAt(q) / 255) ** 2;
