@@ -54,7 +54,7 @@ def test_a_film_does_not_know_of_a_cut(filmed, verses, tmp_path):
         train(request(verses, cut), [Cut(14, number=signal.SIGTERM)])
     before = (cut / "film.jsonl").read_bytes()
     later = [json.loads(line) for line in (filmed / "film.jsonl").read_bytes().splitlines()]
-    extra = [json.dumps(line) for line in later if line["step"] in (15, 16)]
+    extra = [json.dumps(line | {"sample": "stale"}) for line in later if line["step"] in (15, 16)]
     (cut / "film.jsonl").write_bytes(before + "\n".join([*extra, '{"kind": "mom']).encode())
     resume(ResumeRequest(cut), [])
     assert (cut / "film.jsonl").read_bytes() == (filmed / "film.jsonl").read_bytes()
