@@ -20,7 +20,7 @@ from minitx.inspection.film import Film, LensMoment, Moment, read_film
 from minitx.inspection.film_recorder import FilmRecorder, is_moment, moment_count, planned_steps
 from minitx.inspection.logit_lens import read_logit_lens
 from minitx.model import Transformer
-from minitx.report.attention.film_view import film_parts
+from minitx.report.attention.film_view import film_parts, induction_told
 from minitx.tokenizer import train_tokenizer
 
 TRAIN = TrainConfig(**{**TINY_TRAIN, "learning_rate": 0.01})
@@ -216,7 +216,10 @@ def test_induction_appears_where_it_stays():
     strengths = [0.0, 0.5, 0.1, 0.3, 0.8]
     film = Film(tuple(made_up(10 * i, (value,)) for i, value in enumerate(strengths)))
     assert film.induction_since.step == 30
+    assert "from step 30 on; at the end head 0.0 has most of it, 80 %" in induction_told(film)
     assert Film((made_up(0),)).induction_since is None
+    assert induction_told(Film((made_up(0),))) == "No head did induction at any moment."
+    assert "at step 10 head 0.0 has most of it, 50 %" in induction_told(Film(film.moments[:3]))
     assert [film.at(step).step for step in (0, 14, 16, 99)] == [0, 10, 20, 40]
     assert [moment.step for moment in film.spread(3)] == [0, 20, 40]
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from minitx.config import AttentionRequest
 from minitx.inspection.film import Film, Moment
+from minitx.inspection.head_roles import NAMED_FROM
 from minitx.inspection.roles import HEAD_ROLES, all_roles
 from minitx.report.attention.attention_view import maps_grid
 from minitx.report.attention.causes_view import Grid
@@ -90,14 +91,15 @@ def loss_rows(film: Film, moments: Sequence[Moment]) -> tuple[list[str], list[li
 def induction_told(film: Film) -> str:
     """When induction appeared, in a sentence."""
     since, last = film.induction_since, film.moments[-1]
-    if since is None or not since.induction:
-        return "No head does induction at the end."
-    best = int(np.argmax(last.induction))
-    layer, head = divmod(best, last.heads)
-    return (
-        f"Induction is there from step {since.step:,} on; at the end head {layer}.{head} has most "
-        f"of it, {100 * last.induction[best]:.0f} % of what there could be."
-    )
+    top = last if since else max(film.moments, key=lambda each: max(each.induction, default=0.0))
+    if max(top.induction, default=0.0) < NAMED_FROM:
+        return "No head did induction at any moment."
+    best = int(np.argmax(top.induction))
+    layer, head = divmod(best, top.heads)
+    most = f"head {layer}.{head} has most of it, {100 * top.induction[best]:.0f} %"
+    if since is None:
+        return f"Induction came, and is gone at the end: at step {top.step:,} {most}."
+    return f"Induction is there from step {since.step:,} on; at the end {most}."
 
 
 def _timeline(film: Film, width: int, ascii_only: bool) -> Iterator[RenderableType]:
@@ -201,7 +203,7 @@ def film_grids(film: Film, request: AttentionRequest) -> Iterator[Grid]:
         yield Grid("Loss, nats per token", names, steps, values, float(np.nanmax(values)) or 1.0)
     if chosen is None:
         return
-    for each in film.spread(4) if request.moment is None else [film.at(request.moment)]:
+    for each in film.spread(3) if request.moment is None else [film.at(request.moment)]:
         tokens = [cut_label(token_label(token), 12) for token in each.tokens]
         title = f"Layer {chosen[0]}, head {chosen[1]}, at step {each.step:,}"
         yield Grid(title, tokens, tokens, each.map(*chosen).astype(np.float64), 1.0)
