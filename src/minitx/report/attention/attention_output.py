@@ -206,8 +206,8 @@ def _save_grids(grids: Sequence[Grid], path: Path) -> None:
     figure = _new_figure(max(6.0, min(16.0, width)), min(60.0, sum(heights)))
     axes = figure.subplots(len(grids), 1, squeeze=False, height_ratios=heights)[:, 0]
     for grid, ax in zip(grids, axes, strict=True):
-        colours = ("RdBu", -grid.top) if np.nanmin(grid.values) < 0 else ("Blues", 0.0)
-        image = ax.imshow(grid.values, *colours[:1], vmin=colours[1], vmax=grid.top, aspect="auto")
+        colours, low = ("RdBu", -grid.top) if np.nanmin(grid.values) < 0 else ("Blues", 0.0)
+        image = ax.imshow(grid.values, cmap=colours, vmin=low, vmax=grid.top, aspect="auto")
         ax.set_title(grid.title, fontsize=10)
         ax.set_xticks(range(len(grid.columns)), grid.columns, rotation=90, fontsize=8)
         ax.set_yticks(range(len(grid.rows)), grid.rows, fontsize=8, family="monospace")
