@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from minitx.checkpoint.own_model import OwnModel
@@ -24,6 +24,9 @@ from minitx.config import ModelConfig
 from minitx.errors import BadInputError, DamagedFileError
 from minitx.files import describe_damage, open_plain_file, read_json
 from minitx.model import Transformer
+
+LORA_SCALE = 2.0
+"""Factor of a low-rank update; in peft, `lora_alpha` is as many times the rank."""
 
 LARGEST_HEADER = 8 << 20
 """Bytes; tens of thousands of tensors fit."""
@@ -70,10 +73,29 @@ def model_tensors(model: Transformer) -> dict[str, Tensor]:
     own = dict(model.named_parameters())
     tensors = {}
     for piece in _pieces(model.config):
-        parameter = own[piece.own_name].detach()
+        parameter = _with_update(model, piece.own_name, own[piece.own_name].detach())
         rows = parameter[piece.start : piece.start + piece.shape[0]]
         tensors[piece.name] = (parameter.T if piece.transposed else rows).contiguous()
     return tensors
+
+
+def _with_update(model: Transformer, name: str, weight: Tensor) -> Tensor:
+    """A weight with its low-rank update, if it has one: see `adapter`."""
+    owner, _, kind = name.rpartition(".")
+    layer: Any = model.get_submodule(owner)
+    if kind != "weight" or not hasattr(layer, "lora_a"):
+        return weight
+    update: Tensor = layer.lora_b.detach() @ layer.lora_a.detach()
+    return weight + LORA_SCALE * update
+
+
+def linear_pieces(model: Transformer) -> Iterator[tuple[_Piece, Any]]:
+    """The tensors in a file of each linear layer of the blocks, with the layer."""
+    for piece in _pieces(model.config):
+        owner, _, kind = piece.own_name.rpartition(".")
+        layer = model.get_submodule(owner)
+        if kind == "weight" and owner.startswith("blocks.") and isinstance(layer, nn.Linear):
+            yield piece, layer
 
 
 def shards(directory: Path) -> list[Path]:

@@ -77,6 +77,16 @@ class TrainConfig(Config):
     start_digest: str | None = option(
         None, "SHA-256 of the weights that it began with.", flag=None
     )
+    lora: int = option(
+        0, "Learn a low-rank update of the matrices, of this rank, in place of the weights; 0 is "
+        "off.", LEARNING, (0, 1024), metavar="RANK",
+        details="Hu et al. 2022. Needs --from. Checkpoints have it added to the weights, and "
+        "beside them.",
+    )
+    freeze: str = option(
+        "", "Parts that stay as they are, like embedding,blocks.0-3 or all-but-head.", LEARNING,
+        metavar="PARTS",
+    )
     budget_seconds: float | None = option(
         None, "Time to plan for, like 90s, 3m or 1h.", LENGTH, (1.0, 1e9),
         details="The number of steps follows from the measured speed. None when `steps` was given.",
@@ -213,6 +223,18 @@ class TrainConfig(Config):
             f"step_decisions is {[list(pair) for pair in self.step_decisions]}",
             "Give pairs of a step and a larger number of steps, each made before the end that the "
             "one before it set",
+        )
+        whole = bool(self.freeze) + bool(self.lora)
+        require(
+            not self.lora or self.start is not None,
+            "--lora learns an update of a trained model, and none is named",
+            "Name it with --from",
+        )
+        require(whole < 2, "--lora freezes all weights, and --freeze some", "Give one of them")
+        require(
+            not (whole and self.shard),
+            "--shard shares out all weights, and --lora and --freeze train some",
+            "Leave out --shard",
         )
         for key, value in self.optimizer_options.items():
             require(

@@ -158,9 +158,10 @@ class UpdateMeter:
 
     def __init__(self, model: Transformer, log_every: int, team: Team = ALONE) -> None:
         self._team = team
-        self._parameters = [p.detach() for p in model.parameters()]
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self._parameters = [parameter.detach() for _, parameter in trained]
         self._every = log_every * max(1, -(-HEALTH_STEPS // log_every))
-        layers = [layer_of(name) for name, _ in model.named_parameters()]
+        layers = [layer_of(name) for name, _ in trained]
         self._layers = list(dict.fromkeys(layers))
         # (layers, parameters), 1 where a parameter belongs to a layer: sums by one product.
         belongs = torch.tensor([[name == layer for name in layers] for layer in self._layers])

@@ -16,8 +16,9 @@ from minitx.model.transformer import Attention, Block, Transformer
 def matrix_parameters(model: Transformer) -> Iterator[tuple[str, nn.Parameter, tuple[int, ...]]]:
     """The matrices of the blocks: name, parameter `(rows, columns)`, and how rows split.
 
-    A fused matrix holds several in its rows: queries, keys and values, or gate and up. How they
-    split follows from the config, also where a parameter has only some of the rows.
+    Those that are frozen are left out. A fused matrix holds several in its rows: queries, keys and
+    values, or gate and up. How they split follows from the config, also where a parameter has only
+    some of the rows.
     """
     config = model.config
     kv = config.n_kv_heads * config.head_dim
@@ -29,7 +30,7 @@ def matrix_parameters(model: Transformer) -> Iterator[tuple[str, nn.Parameter, t
         "mlp.down.weight": (config.d_model,),
     }
     for name, parameter in model.blocks.named_parameters(prefix="blocks"):
-        if parameter.dim() == 2:
+        if parameter.dim() == 2 and parameter.requires_grad:
             part = name.split(".", 2)[2]
             yield name, parameter, sections.get(part, (parameter.size(0),))
 

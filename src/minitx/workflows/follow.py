@@ -42,7 +42,7 @@ from minitx.workflows.session import (
     saved_tensors,
     share_out,
 )
-from minitx.workflows.start import open_start, starting_model
+from minitx.workflows.start import open_start, resumed_model, starting_model
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,8 @@ def _opened(invitation: Invitation) -> Session:
         start = open_start(vars(config.train))
         model = starting_model(config, invitation.code, start).to(device)
     else:
-        model = load_model(invitation.checkpoint, device=device).model
+        loaded = load_model(invitation.checkpoint).model
+        model = resumed_model(config, loaded, invitation.checkpoint).train().to(device)
     return Session(
         run=RunDirectory(invitation.run),
         config=config,

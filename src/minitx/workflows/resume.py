@@ -50,6 +50,7 @@ from minitx.workflows.session import (
     read_state,
     tell_other_numbers,
 )
+from minitx.workflows.start import resumed_model
 from minitx.workflows.train import FinishedRun, audited
 
 RESUME_FILES = (*MODEL_FILES, STATE_FILE, OPTIMIZER_FILE, CONFIG_COPY, DESCRIPTION)
@@ -138,6 +139,7 @@ def _open_session(run: RunDirectory, request: ResumeRequest, processes: int) -> 
             f"{checkpoint} holds another model than {run.config_file} describes",
             "Restore run.toml, or resume from a copy of the run",
         )
+    model = resumed_model(config, loaded.model, checkpoint).to(made_on(config.train, compute))
     corpus = _corpus(run, config, loaded.tokenizer, checkpoint, request.allow_changed_corpus)
     if "early_stopping" in request.train or corpus.directory == run.new_data:
         require_holdout(config.train.early_stopping, len(corpus.holdout_ids))
@@ -150,10 +152,10 @@ def _open_session(run: RunDirectory, request: ResumeRequest, processes: int) -> 
         reasons={},
         corpus=corpus,
         tokenizer=loaded.tokenizer,
-        model=loaded.model,
+        model=model,
         compute=compute,
         engine=choose_engine(
-            loaded.model, compute, config.train.engine, config.train.recompute, config.train.shard
+            model.train(), compute, config.train.engine, config.train.recompute, config.train.shard
         ),
         state=state,
         loggers=request.loggers,

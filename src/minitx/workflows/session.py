@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from minitx import __version__
+from minitx.checkpoint.adapter import ADAPTER_FILE, adapter_tensors, write_adapter
 from minitx.checkpoint.huggingface import model_files
 from minitx.checkpoint.manifest import CARD
 from minitx.checkpoint.rundir import CONFIG_COPY, RunDirectory
@@ -327,6 +328,9 @@ class SessionSaver:
             DIAGNOSIS_FILE: (json.dumps(diagnosis) + "\n").encode(),
             **self._unchanging,
         }
+        if train.lora:
+            base = str(train.start)
+            write_adapter(session.run.path / "adapter", session.model, train.lora, base)
         self.writer.submit(Snapshot(state.step, state.best_step or None, files, tensors))
         # The first one, so that a run is never without; the last, so that it is told as saved.
         if state.step == 0 or state.step >= state.steps:
@@ -359,6 +363,8 @@ def saved_tensors(
             weights = _copies(model_tensors(session.model)) if is_here else {}
         moments, kept = shards.gather(moments), shards.gather(kept)
     tensors = {"model.safetensors": weights, OPTIMIZER_FILE: moments}
+    if session.config.train.lora:
+        tensors[ADAPTER_FILE] = _copies(adapter_tensors(session.model))
     return {**tensors, **({GOOD_STATES_FILE: kept} if kept else {})}
 
 

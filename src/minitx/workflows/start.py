@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from minitx.checkpoint import SavedModel, load_model
+from minitx.checkpoint.adapter import ADAPTER_FILE, adapt, load_adapter
 from minitx.checkpoint.own_code import OwnCode
 from minitx.checkpoint.own_model import OwnModel, new_model
 from minitx.checkpoint.rundir import RunDirectory, find_run, resolve_checkpoint
@@ -23,6 +24,7 @@ from minitx.errors import BadInputError, DamagedFileError, MinitxError
 from minitx.evaluation.scoring import score, windows_for
 from minitx.files import file_digest
 from minitx.model import Transformer, without_memory
+from minitx.training.frozen import freeze
 from minitx.training.planning import TRAINED_CONTEXT
 from minitx.workflows.prepare import TrainRequest
 from minitx.workflows.session import OLD_HOLDOUT_FILE
@@ -80,7 +82,8 @@ class Start:
         if model.architecture != "gpt2":
             longest = min(longest, TRAINED_CONTEXT)
         # Optimizer, rate and what else the plan chooses for such a model: `plan_run`.
-        optimizer = "adamw" if self.run is None else self.run.train.optimizer
+        is_new = self.run is None or bool(request.train.get("lora"))
+        optimizer = "adamw" if self.run is None or is_new else self.run.train.optimizer
         train = {"optimizer": optimizer, **request.train, "start_digest": self.digest}
         train["start"] = str(self.saved.directory.absolute())
         shape = {key: value for key, value in vars(model).items() if value is not None}
@@ -117,9 +120,15 @@ def open_start(train: dict[str, object]) -> Start | None:
 
 
 def starting_model(config: RunConfig, code: OwnCode | None, start: Start | None) -> Transformer:
-    """A model of a config with the weights to begin with: those of `start`, or drawn ones."""
+    """A model of a config with the weights to begin with: those of `start`, or drawn ones.
+
+    What is not to be trained is frozen.
+
+    Raises:
+        BadInputError: it has no part that is to be frozen.
+    """
     if start is None:
-        return new_model(config.model, code)
+        return _partly_frozen(new_model(config.model, code), config)
     weights: dict[str, Tensor] = dict(start.saved.model.state_dict())
     if "positions.weight" in weights:
         rows = weights["positions.weight"][: config.model.context_length]
@@ -128,7 +137,32 @@ def starting_model(config: RunConfig, code: OwnCode | None, start: Start | None)
     model.load_state_dict(weights, assign=True)
     if config.model.tie_embeddings:
         model.head.weight = model.embedding.weight
-    return model.requires_grad_(True)
+    model.requires_grad_(True)
+    return adapt(model, config.train.lora) if config.train.lora else _partly_frozen(model, config)
+
+
+def resumed_model(config: RunConfig, loaded: Transformer, checkpoint: Path) -> Transformer:
+    """The model of a checkpoint, as its run trains it: with what is frozen, or with its update.
+
+    Raises:
+        BadInputError: the model that the update is of is gone or was changed.
+        DamagedFileError: the update can't be read.
+    """
+    if not config.train.lora:
+        return _partly_frozen(loaded, config)
+    try:
+        model = starting_model(config, None, open_start(vars(config.train)))
+    except BadInputError as error:
+        raise BadInputError(
+            f"the run learns an update of a model that is not there any more: {error.what}",
+            f"Restore it, or go on from what was learned: minitx train --from {checkpoint}",
+        ) from None
+    load_adapter(model, checkpoint / ADAPTER_FILE)
+    return model
+
+
+def _partly_frozen(model: Transformer, config: RunConfig) -> Transformer:
+    return freeze(model, config.train.freeze) if config.train.freeze else model
 
 
 def keep_old_holdout(

@@ -88,6 +88,10 @@ def _rows(start: RunStart) -> list[_Row]:
     clip = f"{train.grad_clip:g}" if train.grad_clip else "off"
     against = f"dropout {model.dropout:g}, weight decay {train.weight_decay:g}, grad clip {clip}"
     begun = [] if train.start is None else [("from", run_path(train.start), ("start",))]
+    if train.lora:
+        begun.append(("trained", f"a low-rank update, of rank {train.lora}", ("lora",)))
+    if train.freeze:
+        begun.append(("frozen", visible(train.freeze), ("freeze",)))
     device = f"{start.device}, {start.dtype}, {start.engine} engine"
     if train.recompute:
         device += ", blocks computed again on the way back"

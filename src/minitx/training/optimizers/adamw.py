@@ -125,8 +125,13 @@ class AdamWOptimizer(Optimizer):
         besides: Sequence[str] = (),
     ) -> None:
         super().__init__(model, config, product_dtype)
+        parameters = [
+            (name, p)
+            for name, p in model.named_parameters()
+            if p.requires_grad and name not in besides
+        ]
         self.adamw = AdamW(
-            [(name, p) for name, p in model.named_parameters() if name not in besides],
+            parameters,
             betas=(config.beta1, config.beta2),
             weight_decay=config.weight_decay,
         )

@@ -51,7 +51,7 @@ class Optimizer(ABC):
         self.config = config
         self.options: Any = build(self.Options, config.optimizer_options, "optimizer_options")
         self.product_dtype = product_dtype or torch.float32
-        self.parameters = list(model.parameters())
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.team: Team = ALONE
         self.has_rows = False
 
