@@ -1,6 +1,7 @@
 """Training a part of a model: `--freeze` and `--lora`."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from minitx.checkpoint.rundir import RunDirectory
 from minitx.checkpoint.weights import model_tensors
 from minitx.compute import Compute
 from minitx.config import TrainConfig
-from minitx.engine import choose_engine, decoder
+from minitx.engine import choose_engine, decoder, loss_function
 from minitx.errors import BadInputError, DamagedFileError, InterruptedRunError
 from minitx.model import Transformer
 from minitx.training.frozen import freeze, part_of
@@ -187,11 +188,24 @@ def test_lora_needs_a_model_to_begin_with(verses, minitx):
     assert "Name it with --from" in done.err
 
 
-def test_kernels_leave_such_models_alone():
+@pytest.mark.parametrize("text", ["embedding", "blocks.0", "all-but-norm", "norm,blocks.1"])
+def test_kernels_leave_what_is_frozen_alone(text):
     compute = Compute(torch.device("cpu"), torch.float32)
-    model = freeze(Transformer(SHAPE).train(), "embedding")
-    choice = choose_engine(model, compute)
-    assert choice.engine == "plain"
-    assert "weight of embedding is frozen" in choice.reason
-    assert decoder(model.eval()) is not None
-    assert decoder(adapt(Transformer(SHAPE).eval(), 2)) is None
+    ids, targets = torch.randint(29, (2, 3, 12), generator=torch.Generator().manual_seed(0))
+    found = []
+    for engine in ("plain", "auto"):
+        torch.manual_seed(0)
+        model = freeze(Transformer(replace(SHAPE, dropout=0.0)).train(), text)
+        loss_function(model, compute, engine)(ids, targets).backward()
+        found.append({name: p.grad for name, p in model.named_parameters()})
+    for name, plain in found[0].items():
+        assert (plain is None) == (found[1][name] is None), name
+        if plain is not None:
+            torch.testing.assert_close(found[1][name], plain, atol=1e-6, rtol=1e-4)
+
+
+def test_kernels_leave_an_update_to_the_model():
+    compute = Compute(torch.device("cpu"), torch.float32)
+    model = adapt(Transformer(SHAPE).train(), 2)
+    assert choose_engine(model, compute).engine == "plain"
+    assert decoder(model.eval()) is None

@@ -225,11 +225,6 @@ class TrainConfig(Config):
             "one before it set",
         )
         whole = bool(self.freeze) + bool(self.lora)
-        require(
-            not self.lora or self.start is not None,
-            "--lora learns an update of a trained model, and none is named",
-            "Name it with --from",
-        )
         require(whole < 2, "--lora freezes all weights, and --freeze some", "Give one of them")
         require(
             not (whole and self.shard),

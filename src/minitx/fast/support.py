@@ -217,8 +217,6 @@ def _reason_against_tensor(
         return "has another device or format than the embedding"
     if parameter._backward_hooks:
         return "has a hook"
-    if like[0] and not parameter.requires_grad:
-        return "is frozen"
     return None
 
 

@@ -18,6 +18,7 @@ from minitx.checkpoint.rundir import RunDirectory, find_run, resolve_checkpoint
 from minitx.checkpoint.weights import shards
 from minitx.compute import Compute
 from minitx.config import RunConfig
+from minitx.config.checks import require
 from minitx.corpus.encoded import load_encoded
 from minitx.corpus.shards import IdArray
 from minitx.errors import BadInputError, DamagedFileError, MinitxError
@@ -101,6 +102,11 @@ def open_start(train: dict[str, object]) -> Start | None:
     """
     name = train.get("start")
     if name is None:
+        require(
+            not train.get("lora"),
+            "--lora learns an update of a trained model, and none is named",
+            "Name it with --from",
+        )
         return None
     directory = resolve_checkpoint(Path(str(name)))
     digest = _digest(directory)
