@@ -72,9 +72,28 @@ def write_gguf(
         raise BadInputError(
             "a model of one's own code can't be run by llama.cpp", "Export one of minitx's own"
         )
-    tensors = _tensors(model, weights)
+    import gguf
+
+    tensors, config = _tensors(model, weights), model.config
     with replacing(path) as beside:
-        _write(beside, model.config, tokenizer, vocabulary, weights, tensors, name, chat_template)
+        writer = gguf.GGUFWriter(beside, _ARCHITECTURES[config.architecture])
+        writer.add_name(name)
+        writer.add_file_type(_FILE_TYPES[weights])
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        _add_shape(writer, config)
+        special = vocabulary.entries.index(tokenizer.special_token)
+        _add_vocabulary(writer, vocabulary, special, config.end_id)
+        if chat_template is not None:
+            writer.add_chat_template(chat_template)
+        for theirs, (values, kind) in tensors.items():
+            number = _type(kind)
+            writer.add_tensor(theirs, gguf.quants.quantize(values, number), raw_dtype=number)
+        try:
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+        finally:
+            writer.close()
         _compare(beside, vocabulary, tensors)
 
 
@@ -120,22 +139,9 @@ def _type(name: str) -> Any:
     return getattr(gguf.GGMLQuantizationType, name)
 
 
-def _write(
-    path: Path,
-    config: ModelConfig,
-    tokenizer: Tokenizer,
-    vocabulary: LlamaVocabulary,
-    weights: GGUFType,
-    tensors: dict[str, tuple[Array, str]],
-    name: str,
-    chat_template: str | None,
-) -> None:
+def _add_shape(writer: Any, config: ModelConfig) -> None:
     import gguf
 
-    writer = gguf.GGUFWriter(path, _ARCHITECTURES[config.architecture])
-    writer.add_name(name)
-    writer.add_file_type(_FILE_TYPES[weights])
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_context_length(config.context_length)
     writer.add_embedding_length(config.d_model)
     writer.add_block_count(config.n_layers)
@@ -153,29 +159,22 @@ def _write(
         if config.rope_scaling is not None and len(config.rope_scaling) == 1:
             writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
             writer.add_rope_scaling_factor(config.rope_scaling[0])
+
+
+def _add_vocabulary(
+    writer: Any, vocabulary: LlamaVocabulary, special: int, end_id: int | None
+) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(vocabulary.cut)
     writer.add_token_list(vocabulary.entries)
     writer.add_token_types(vocabulary.types)
     writer.add_token_merges(vocabulary.merges)
     # Where none is named, llama.cpp takes id 11 for the end of a text.
-    special = vocabulary.entries.index(tokenizer.special_token)
-    writer.add_eos_token_id(special if config.end_id is None else config.end_id)
+    writer.add_eos_token_id(special if end_id is None else end_id)
     writer.add_bos_token_id(special)
     writer.add_pad_token_id(special)
     writer.add_add_bos_token(False)
     writer.add_add_eos_token(False)
-    if chat_template is not None:
-        writer.add_chat_template(chat_template)
-    for theirs, (values, kind) in tensors.items():
-        number = _type(kind)
-        writer.add_tensor(theirs, gguf.quants.quantize(values, number), raw_dtype=number)
-    try:
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-    finally:
-        writer.close()
 
 
 def _compare(
@@ -185,19 +184,18 @@ def _compare(
     import gguf
 
     reader = gguf.GGUFReader(path)
-    entries = reader.fields["tokenizer.ggml.tokens"].contents()
-    if entries != vocabulary.entries:
-        raise OSError(None, "its vocabulary reads back changed")
-    if {tensor.name for tensor in reader.tensors} != tensors.keys():
-        raise OSError(None, "its tensors read back with other names")
-    for tensor in reader.tensors:
+    same = (
+        reader.fields["tokenizer.ggml.tokens"].contents() == vocabulary.entries
+        and {tensor.name for tensor in reader.tensors} == tensors.keys()
+    )
+    for tensor in reader.tensors if same else ():
         values, kind = tensors[tensor.name]
         read = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        if tensor.tensor_type.name != kind or read.shape != values.shape:
-            raise OSError(None, f"{tensor.name} reads back with another shape or format")
         size = np.abs(values)
         if kind == "Q8_0":
             size = size.reshape(-1, 32).max(1).repeat(32).reshape(values.shape)
         part, beside = _LARGEST_ERROR[kind]
-        if not (np.abs(read - values) <= part * size + beside).all():
-            raise OSError(None, f"{tensor.name} reads back with other values")
+        same &= tensor.tensor_type.name == kind and read.shape == values.shape
+        same = same and bool((np.abs(read - values) <= part * size + beside).all())
+    if not same:
+        raise OSError(None, "it reads back changed")
