@@ -327,7 +327,8 @@ def test_llama_cpp_says_the_same(tmp_path, architecture, kind):
     with torch.no_grad():
         logits = model.model(torch.tensor([prompt + greedy]))[0]
     own = logits.log_softmax(-1)
-    torch.testing.assert_close(log_probabilities, own[:50], atol=1e-3, rtol=0)
+    close = {"qwen3": 1e-4, "gpt2": 1e-3}[architecture]  # It looks GELU up in a table of 16 bits.
+    torch.testing.assert_close(log_probabilities, own[:50], atol=close, rtol=0)
     # Each time the most likely; within the tolerance, where two are as likely.
     chosen = own[49:-1].gather(1, torch.tensor(greedy)[:, None])[:, 0]
     assert len(greedy) == 200

@@ -120,7 +120,7 @@ def profile(
 def export(run: Run = None, **options: Any) -> None:
     """Write a model as a file that other programs run.
 
-    minitx export --gguf model.gguf        the newest run, for llama.cpp and Ollama
+    minitx export --gguf model.gguf        the newest run, for llama.cpp
 
     minitx export runs/a --gguf a.gguf --type q8_0
 
