@@ -118,6 +118,27 @@ def test_a_milestone_is_told_with_its_questions(course, minitx):
     assert "→ embed_tokens.py" in status
 
 
+def test_an_earlier_file_that_changed_is_named_beside_a_wrong_answer(course, minitx):
+    pass_all(course, *EXERCISES[:6])
+    solve(course, "one_head")
+    done = minitx("learn", "--dir", "course", "--exercise", "one_head")
+    assert "not passed as it is now" not in done.out
+    file = course / "scaled_scores.py"
+    file.write_text(file.read_text().replace("/ math.sqrt", "* math.sqrt"))
+    done = minitx("learn", "--dir", "course", "--exercise", "one_head")
+    assert "It uses scaled_scores.py, not passed as it is now" in " ".join(done.out.split())
+
+
+def test_status_fits_80_columns_and_takes_the_directory_on_either_side(course, minitx):
+    for name in EXERCISES:
+        for _ in range(3):
+            open_course(course).next_hint(read_exercise(name))
+    shown = minitx("learn", "status", "--dir", "course").out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert shown.count("  3 hints\n") == len(EXERCISES)
+    assert minitx("learn", "--dir", "course", "status").out == shown
+
+
 def test_the_commands_of_all_questions_are_run_by_the_page():
     page = (ROOT / "docs/learn/course.md").read_text()
     for chapter in CHAPTERS:
@@ -235,6 +256,26 @@ def test_watching_judges_at_every_save_and_goes_on(course):
         ("count_pairs", True, False),
         ("learn_merges", False, True),
     ]
+
+
+def test_watching_outlives_an_editor_that_puts_a_new_file_in_place(course):
+    file = course / "count_pairs.py"
+    opened = open_course(course)
+    waits = []
+
+    def replace_it(seconds):
+        waits.append(seconds)
+        if file.exists() and len(waits) > 1:
+            raise KeyboardInterrupt
+        if file.exists():
+            file.unlink()
+        else:
+            file.write_text(read_exercise("count_pairs").answer)
+
+    with pytest.raises(KeyboardInterrupt):
+        seen = [checked.verdict.passed for checked in checking.watch(opened, wait=replace_it)]
+        assert seen == []
+    assert opened.has_passed("count_pairs")
 
 
 def test_help_status_and_hints_need_no_torch(course, minitx_process):

@@ -37,11 +37,12 @@ def check(
 
     Without a further word it checks the next exercise.
 
-    minitx learn start course              lay the exercises out
+    minitx learn start course              lay the exercises out; then: cd course
 
     minitx learn --watch                   check the next one whenever you save it
     """
     if context.invoked_subcommand is not None:
+        context.obj = directory
         return
     from minitx.errors import BadInputError
     from minitx.learn import checking
@@ -86,12 +87,12 @@ def start(
 
 
 @learn.command()
-def status(directory: Directory = Path()) -> None:
+def status(context: typer.Context, directory: Directory = Path()) -> None:
     """Show the milestones, and which exercises have passed."""
     from minitx.learn.progress import open_course
     from minitx.report.course_screen import status_lines
 
-    _print(status_lines(open_course(directory)))
+    _print(status_lines(open_course(context.obj / directory)))
 
 
 def _print(lines: Iterable[RenderableType], is_code: bool = False) -> None:

@@ -12,7 +12,7 @@ from minitx.learn.exercise import Exercise, read_exercise
 from minitx.learn.judge import TIME_LIMIT, Judge, Verdict, early_verdict
 from minitx.learn.progress import Course
 
-_LOOKS_EVERY = 0.25
+_LOOKS_EVERY, _PUT_BACK_IN = 0.25, 1.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ def watch(
                 wait(_LOOKS_EVERY)
             if course.next() != exercise:
                 continue
+            if not course.digest(exercise):  # an editor may be putting a new file in its place
+                wait(_PUT_BACK_IN)
             seen = (exercise.name, course.digest(exercise))
             verdict = judge.verdict(course.file(exercise))
         yield _noted(course, exercise, verdict, seen[1])

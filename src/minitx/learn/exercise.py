@@ -66,6 +66,11 @@ class Exercise:
         return self.page.splitlines()[0].rstrip(".")
 
     @property
+    def uses(self) -> list[str]:
+        """Names of the earlier exercises whose code it imports."""
+        return re.findall(rf"^from {re.escape(_PACKAGE)}(\w+) import", self.solution, re.M)
+
+    @property
     def place(self) -> str:
         """`PATH: NAME` of what does the same in minitx, as the page says it."""
         found = re.search(r"In minitx: (\S+: [\w.]+)", self.page)

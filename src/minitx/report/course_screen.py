@@ -43,6 +43,12 @@ def checked_lines(checked: Checked, course: Course) -> Iterator[RenderableType]:
         yield _indented(f"{printed_name(verdict.file)}, line {verdict.line}", "dim")
     if verdict.where:
         yield _indented(visible(verdict.where), "dim")
+    changed = [name for name in exercise.uses if not course.has_passed(name)]
+    if changed:
+        names = " and ".join(f"{name}.py" for name in changed)
+        yield _indented(
+            f"It uses {names}, not passed as it is now: minitx learn checks that first."
+        )
     yield _indented("minitx learn --hint gives a hint.", "dim")
 
 
@@ -55,7 +61,10 @@ def _reached(exercise: Exercise, course: Course) -> Iterator[Text]:
         if chapter.names[-1] == exercise.name and course.has_reached(chapter):
             yield Text()
             yield Text(f"Milestone: {chapter.milestone}.", "bold green")
-            yield Text("Questions you can answer now; the command shows it:")
+            yield Text(
+                "Questions you can answer now; the command shows it, with a text of yours as"
+            )
+            yield Text("corpus.txt, and on a run of it: minitx train corpus.txt")
             for question, command in chapter.questions.items():
                 yield Text(f"  {question}")
                 yield Text(f"    {command}", "dim")
@@ -84,7 +93,7 @@ def status_lines(course: Course) -> Iterator[Text]:
         yield Text().append("✓ " if reached else "· ", "green").append(chapter.milestone, "bold")
         for exercise in chapter.exercises:
             mark = "✓" if exercise.name in passed else "→" if exercise == current else " "
-            line = Text(f"  {mark} {exercise.file_name:22}{exercise.title}")
+            line = Text(f"  {mark} {exercise.file_name:21}{exercise.title}")
             if hints := course.hints.get(exercise.name):
-                line.append(f"  ({hints} hint{'s' if hints > 1 else ''})", "dim")
+                line.append(f"  {hints} hint{'s' if hints > 1 else ''}", "dim")
             yield line
