@@ -1,5 +1,7 @@
 """What a learner's code may do, and what is said of it; never a traceback of ours."""
 
+import re
+
 import pytest
 
 from minitx.learn.exercise import read_exercise
@@ -34,6 +36,7 @@ def says(body):
         ("table += 1\nreturn table[ids]", "writes into what it is given"),
         ("return table[ids] + torch.rand(1)", "Element"),
         ("raise ValueError('a\\nb')", "It raises ValueError: a b."),
+        ("raise ValueError('a.')", "It raises ValueError: a."),
         ("raise SystemExit", "It ends the program"),
         ("return embed(ids, table)", "calls itself without end"),
         ("return no_such[ids]", "It raises NameError: name 'no_such' is not defined"),
@@ -87,6 +90,12 @@ def test_two_slips_at_once_are_both_named(judged):
     told = judged("scaled_scores", wrong)["what"]
     assert "changed places" in told
     assert "should divide" in told
+
+
+def test_an_infinity_too_many_is_no_division_by_zero_where_some_are_wanted(judged):
+    code = read_exercise("top_p").code
+    verdict = judged("top_p", code.replace("before >= p", "before > p / 2"))
+    assert re.search(r"Element \[\d, \d\] is -inf, and should be \d", verdict["what"]), verdict
 
 
 def test_a_leak_that_no_slip_explains_is_seen(judged):

@@ -147,7 +147,7 @@ def _raised(error: BaseException, file: Path, trial: Trial | None) -> dict[str, 
     elif isinstance(error, OSError) and error.errno == errno.EFBIG:
         what = "It prints or writes without end."
     else:
-        what = f"It raises {kind}: {words}." if words else f"It raises {kind}."
+        what = f"It raises {kind}: {words.rstrip('.')}." if words else f"It raises {kind}."
     return {**_wrong(what, trial.about if trial else ""), "line": line, "file": source}
 
 

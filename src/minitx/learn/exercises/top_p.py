@@ -23,7 +23,7 @@ from torch import Tensor
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Logits `(..., vocab_size)` with -inf for all but the nucleus of p, from 0 to 1."""
+    """Logits `(..., vocab_size)` with -inf for all but the nucleus of p, above 0 and up to 1."""
     probabilities, order = logits.softmax(dim=-1).sort(dim=-1, descending=True)
     before = probabilities.cumsum(dim=-1) - probabilities
     cut = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= p)
@@ -33,6 +33,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 # ---- what the judge reads ------------------------------------------------------------------------
 
 from minitx.generation import filters
+from minitx.learn.seeded import normal
 from minitx.learn.trial import Calls, Code, Trial
 
 HINTS = (
@@ -63,8 +64,9 @@ REFERENCE = Code(keep_top_p=filters.keep_top_p)
 
 
 def trials(answer: Code) -> Calls:
-    """A flat and a peaked distribution, in no order; p small, middling and large."""
+    """A flat and a peaked distribution, in no order; p small, middling and large; many tokens."""
     logits = torch.tensor([[2.0, 4.0, 1.0, 3.0, -1.0, 2.5], [0.1, 0.0, 0.5, 0.3, 0.2, 0.4]])
     for p in (0.1, 0.5, 0.8, 0.999):
         yield Trial(f"keep_top_p(logits, {p}), logits (2, 6)", answer.keep_top_p, (logits, p))
     yield Trial("keep_top_p(logits, 0.8), logits (6,)", answer.keep_top_p, (logits[0], 0.8))
+    yield Trial("keep_top_p(logits, 0.7), logits (5, 30)", answer.keep_top_p, (normal(5, 30), 0.7))
