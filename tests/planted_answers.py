@@ -61,6 +61,10 @@ def learn_merges(text, n_merges):
             ("merge(ids, best, new_id)", "merge(ids, best, new_id + 1)"): "one too late",
             ("None, 1", "None, 0"): "no pair occurs twice",
             ("range(256, 256 + n_merges)", "range(256, 255 + n_merges)"): "one pair too few",
+            (
+                "        best, most = None, 1\n        for pair, count in count_pairs(ids).items():\n            if count > most:\n                best, most = pair, count\n        if best is None:",
+                "        counts = count_pairs(ids)\n        best = max(counts, key=counts.get)\n        if counts[best] < 2:",
+            ): "max()",
         },
     ),
     "encode_text": (
@@ -139,6 +143,7 @@ def scaled_scores(queries, keys):
             ("queries.shape[-1] ** -0.5", "keys.shape[-2] ** -0.5"): "number of tokens",
             ("->...qk", "->...kq"): "changed places",
             ("** -0.5", "** -0.5 * 3"): "3 times what they should be",
+            ("queries.shape[-1] ** -0.5", "queries.shape[1] ** -0.5"): "from axis 1",
         },
     ),
     "causal_weights": (
@@ -165,6 +170,10 @@ def attention_weights(scores, mask):
             ): "become 0",
             ("powers.sum(-1,", "powers.sum(-2,"): "Element",
             ('torch.where(mask, scores, torch.tensor(float("-inf")))', "scores"): "not used",
+            (
+                "torch.exp(scores - scores.amax(-1, keepdim=True))",
+                "torch.exp(scores)",
+            ): "e^89 is infinite",
         },
     ),
     "one_head": (
@@ -250,6 +259,11 @@ def rotate(x, angles):
                 "half = x.shape[-1] // 2\n    angles = torch.pi / 2 - angles\n",
             ): "Sine and cosine",
             ("speeds)\n", "torch.cat((speeds, speeds)))\n"): "stand twice",
+            ("for i in range(width // 2)", "for i in range(0, width, 2)"): "has its 2 twice",
+            (
+                "return turned",
+                "return turned.unflatten(-1, (2, half)).mT.flatten(-2)",
+            ): "put back as neighbours",
         },
     ),
     "gated_mlp": (
@@ -315,6 +329,15 @@ class RMSNorm(nn.Module):
                 "        x = x - x.mean(-1, keepdim=True)\n        size",
             ): "mean is subtracted",
             ("size + self.eps", "size"): "eps is missing",
+            (
+                "size = (x * x).sum(-1, keepdim=True) / x.shape[-1]",
+                "size = x.std(-1, keepdim=True) ** 2",
+            ): "standard deviation",
+            ("torch.rsqrt(size + self.eps)", "1 / (size ** 0.5 + self.eps)"): "belongs under it",
+            (
+                "torch.rsqrt(size + self.eps)",
+                "1 / (x.std(-1, keepdim=True) + self.eps)",
+            ): "standard deviation",
         },
     ),
     "attention_layer": (
@@ -351,6 +374,10 @@ class Attention(nn.Module):
                 "self.key_norm(q), self.query_norm(k)",
             ): "swapped",
             ("q, k, v =", "q, v, k ="): "Keys and values are swapped",
+            (
+                "self.qkv(x).view(b, t, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)",
+                "self.qkv(x).view(b, t, self.n_heads, 3, -1).permute(3, 0, 2, 1, 4)",
+            ): "head by head",
         },
     ),
     "residual_block": (
@@ -391,6 +418,11 @@ class Block(nn.Module):
                 "        x = x + self.attention(y, angles)\n        y = self.mlp_norm(x)",
                 "        z = self.mlp_norm(x)\n        x = x + self.attention(y, angles)\n        y = z",
             ): "before the attention (a parallel block",
+            ("x = x + self.mlp(y)", "x = y + self.mlp(y)"): "MLP adds to the normalized",
+            (
+                "y = self.attention_norm(x)\n        x = x + self.attention(y, angles)\n        y = self.mlp_norm(x)\n        x = x + self.mlp(y)",
+                "x = self.attention_norm(x)\n        x = x + self.attention(x, angles)\n        x = self.mlp_norm(x)\n        x = x + self.mlp(x)",
+            ): "The normalized vector is added, and should be the stream itself: x, not norm(x). The MLP adds",
         },
     ),
     "whole_model": (
@@ -431,6 +463,14 @@ class Model(nn.Module):
                 "self.embedding.weight.T\n",
                 "self.embedding.weight.T * 2\n",
             ): "2 times what they should be",
+            (
+                "h = self.blocks[i](h, angles)",
+                "h = h + self.blocks[i](h, angles)",
+            ): "has done itself",
+            (
+                "h = self.embedding.weight[ids]",
+                "h = self.embedding.weight[ids] * self.embedding.weight.shape[1] ** 0.5",
+            ): "as in Vaswani",
         },
     ),
     "next_token_loss": (
@@ -463,6 +503,14 @@ def perplexity(loss):
                 "torch.tensor(loss).exp().item()",
                 "1 / torch.tensor(loss).exp().item()",
             ): "sign is turned",
+            (
+                "range(len(text) - 1):\n            total = total + torch.logsumexp(row[t], 0) - row[t, text[t + 1]]",
+                "range(len(text)):\n            total = total + torch.logsumexp(row[t], 0) - row[t, text[(t + 1) % len(text)]]",
+            ): "roll brings round",
+            (
+                "total = total + torch.logsumexp(row[t], 0) - row[t, text[t + 1]]\n            n += 1\n    return total / n",
+                "total = total + row[t].softmax(0)[text[t + 1]]\n            n += 1\n    return -(total / n).log()",
+            ): "mean probability",
         },
     ),
     "training_step": (
@@ -500,6 +548,7 @@ def training_step(model, optimizer, ids, max_norm):
                 "        p.grad *= factor\n",
                 "        p.grad *= min(1.0, max_norm / p.grad.norm())\n",
             ): "parameter is clipped by itself",
+            ("    parameters = list(parameters)\n", ""): "second time there are none",
         },
     ),
     "warmup_and_decay": (
@@ -539,6 +588,10 @@ def train(model, optimizer, batches, warmup, peak):
             ): "never set",
             ("in optimizer.param_groups", "in [optimizer.param_groups[0]]"): "first group",
             ("batch, 1.0)", "batch, 1e9)"): "not clipped to 1.0",
+            (
+                '        for group in optimizer.param_groups:\n            group["lr"] = rate\n        losses += [training_step(model, optimizer, batch, 1.0)]\n',
+                '        losses += [training_step(model, optimizer, batch, 1.0)]\n        for group in optimizer.param_groups:\n            group["lr"] = rate\n',
+            ): "set after the step",
         },
     ),
     "top_k": (
@@ -565,6 +618,7 @@ def keep_top_k(logits, k):
                 "torch.where(logits >= lowest, logits, -torch.inf)",
                 "logits.sort(-1, descending=True).values[..., :k]",
             ): "k logits alone",
+            ("logits >= lowest, logits, -torch.inf", "logits >= lowest, logits, torch.nan"): "NaN",
         },
     ),
     "top_p": (
@@ -628,6 +682,7 @@ def generate(model, ids, n_new, context, choose):
                 "choose(logits[:, logits.shape[1] - 1])",
                 "logits[:, logits.shape[1] - 1].argmax(-1)",
             ): "whatever `choose` says",
+            ("    return ids", "    return ids[:, -context:]"): "whole text is returned",
         },
     ),
     "key_value_cache": (
@@ -661,6 +716,14 @@ def attend(queries, keys, values, cache):
                 '    cache["keys"] = torch.cat([rotate(keys, turn), *([cache["keys"]] if n else [])], 1)\n'
                 '    cache["values"] = torch.cat([values, *([cache["values"]] if n else [])], 1)\n',
             ): "stand in front",
+            (
+                '    cache["keys"] = torch.cat([*([cache["keys"]] if n else []), rotate(keys, turn)], 1)\n',
+                '    both = torch.cat([*([cache["keys"]] if n else []), keys], 1)\n    cache["keys"] = rotate(both, rotary_angles(torch.arange(both.shape[1]), 4, 1e4))\n',
+            ): "rotated again",
+            (
+                '    cache["keys"] = torch.cat([*([cache["keys"]] if n else []), rotate(keys, turn)], 1)\n    cache["values"] = torch.cat([*([cache["values"]] if n else []), values], 1)\n    return attention(rotate(queries, turn), cache["keys"], cache["values"])',
+                '    cache["keys"] = torch.cat([*([cache["keys"]] if n else []), keys], 1)\n    cache["values"] = torch.cat([*([cache["values"]] if n else []), values], 1)\n    turned = rotate(cache["keys"], rotary_angles(torch.arange(cache["keys"].shape[1]), 4, 1e4))\n    return attention(rotate(queries, turn), turned, cache["values"])',
+            ): "not rotated",
         },
     ),
     "attention_map": (
@@ -725,6 +788,11 @@ def strongest_head(layers):
             (".mean(0)", ".sum(0) / weights.shape[1]"): "all positions",
             ("best[1:]", "best[:0:-1]"): "Layer and head are swapped",
             ("score > best", "score < best"): "weakest",
+            ("range(p, 2 * p)", "range(p - 1, 2 * p)"): "one position early",
+            (
+                "return best[1:]",
+                "return divmod(best[1] * 3 + best[2], len(layers))",
+            ): "number of layers",
         },
     ),
 }

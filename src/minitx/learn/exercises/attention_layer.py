@@ -84,6 +84,10 @@ The output matrix is missing: the heads' results stand side by side unmixed.
     self.output(merge_heads -> (merge_heads
 Keys and values are swapped: the matrix gives queries, keys, values, in this order.
     queries, keys, values = ( -> queries, values, keys = (
+The matrix is read head by head, queries, keys and values of each: here all queries come first, D
+columns, then all keys, then all values.
+    split_heads(part, self.n_heads) for part in self.qkv(x).chunk(3, dim=-1)
+    -> part.mT for part in self.qkv(x).unflatten(-1, (self.n_heads, 3, -1)).permute(3, 0, 2, 4, 1)
 """
 
 

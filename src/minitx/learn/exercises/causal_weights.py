@@ -6,7 +6,9 @@ softmax: e^-inf is exactly 0, and the other weights still sum to 1.
 
     weights[i, j] = e^scores[i, j] / sum over visible j of e^scores[i, j]
 
-Each row is one position that looks; its weights sum to 1. While generating, the queries are only
+Each row is one position that looks; its weights sum to 1. A large score needs care: in float32,
+e^89 is infinite. torch's softmax subtracts the row's largest score first, which changes nothing
+else. While generating, the queries are only
 the last T of S positions, and the mask is the bottom rows of the square:
 
     causal_mask(2, 4)   1 1 1 0
@@ -65,6 +67,9 @@ Hidden scores become 0, and e^0 is 1: they need -inf.
     -math.inf -> 0.0
 The mask is not used.
     scores.masked_fill(~mask, -math.inf) -> scores
+It takes powers of the scores as they are, and e^89 is infinite: .softmax, or subtract each row's
+largest score first.
+    masked.softmax(dim=-1) -> masked.exp() / masked.exp().sum(dim=-1, keepdim=True)
 """
 
 
@@ -86,10 +91,11 @@ REFERENCE = Code(causal_mask=_mask, attention_weights=_weights)
 
 
 def trials(answer: Code) -> Calls:
-    """Square masks and those of the last positions; the judge's own masks for the softmax."""
+    """Square masks and those of the last positions; the judge's own masks for the softmax, at last
+    with scores whose powers overflow."""
     for queries, keys in ((4, 4), (2, 5), (1, 3)):
         yield Trial(f"causal_mask({queries}, {keys})", answer.causal_mask, (queries, keys))
-    for shape in ((4, 4), (2, 3, 5, 5), (2, 5)):
-        about = f"attention_weights(scores, mask), scores {shape}"
+    for shape, size in (((4, 4), 1), ((2, 3, 5, 5), 1), ((2, 5), 1), ((6, 6), 100)):
+        about = f"attention_weights(scores, mask), scores {shape} of size {size}"
         mask = _mask(shape[-2], shape[-1])
-        yield Trial(about, answer.attention_weights, (normal(*shape), mask))
+        yield Trial(about, answer.attention_weights, (size * normal(*shape), mask))

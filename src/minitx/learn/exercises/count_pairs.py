@@ -88,8 +88,8 @@ def trials(answer: Code) -> Calls:
     """Short texts, with runs of one letter, where counting and merging differ."""
     for text in ("ababa", "hello hello", "aaaa baaab"):
         ids = list(text.encode())
-        yield Trial(f"count_pairs({text!r} as bytes)", answer.count_pairs, (ids,))
+        yield Trial(f"count_pairs(ids), the bytes of {text!r}", answer.count_pairs, (ids,))
     for text, pair in (("ababa", (97, 98)), ("aaaab", (97, 97)), ("abba", (97, 98))):
         ids = list(text.encode())
-        about = f"merge({text!r} as bytes, {pair}, 256)"
+        about = f"merge(ids, {pair}, 256), ids the bytes of {text!r}"
         yield Trial(about, answer.merge, (ids, pair, 256))

@@ -39,9 +39,10 @@ from minitx.learn.seeded import normal, token_ids
 from minitx.learn.trial import Calls, Code, Trial
 
 HINTS = (
-    "A tensor can be indexed by a tensor of ids. And ids[..., None] compared with "
-    "torch.arange(vocab_size) broadcasts to one row of True and False for each id.",
-    "== gives booleans; .float() makes 1.0 and 0.0 of them.",
+    "A tensor can be indexed by a tensor. For one_hot, ask of every column: is it the id's? One "
+    "comparison answers for all ids at once, if ids get a last axis of size 1.",
+    "ids[..., None] == torch.arange(vocab_size) gives a row of booleans for each id; .float() "
+    "makes 1.0 and 0.0 of them.",
 )
 SLIPS = """
 The rows are one id off: ids begin at 0, as the table's rows do.

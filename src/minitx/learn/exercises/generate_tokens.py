@@ -62,6 +62,8 @@ Only the new tokens are returned: give the whole text.
     return ids\n -> return ids[:, -n_new:]\n
 The likeliest token is taken, whatever `choose` says.
     choose(logits) -> logits.argmax(-1)
+The text is cut to the context: only what the model reads is cut, and the whole text is returned.
+    return ids\n -> return ids[:, -context:]\n
 """
 
 

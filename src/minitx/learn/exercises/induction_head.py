@@ -72,6 +72,11 @@ Layer and head are swapped.
     return layer, head -> return head, layer
 It is the weakest head.
     scores.argmax() -> scores.argmin()
+It begins one position early: position P - 1 belongs to the first half, and nothing stood before.
+    torch.arange(period, 2 * period) -> torch.arange(period - 1, 2 * period)
+The place of the largest is divided by the number of layers: a row of the table is one layer, with
+as many scores as heads.
+    scores.size(1)) -> scores.size(0))
 """
 
 

@@ -54,7 +54,7 @@ HINTS = (
     "Your attention already fits more keys than queries, if your mask does: attention(queries, "
     "all keys, all values).",
 )
-SLIPS = """
+SLIPS = r"""
 The cache forgets its position: new tokens stand behind those that it holds, not at 0.
     torch.arange(held, held + queries.size(1)) -> torch.arange(queries.size(1))
 The position is one too far: with n tokens held, the next has position n.
@@ -70,6 +70,15 @@ The cache is read and never filled.
     cache["keys"], cache["values"] = keys, values -> pass
 The cache is not used: each piece sees itself alone.
     if cache: -> if False:
+The cache keeps keys that are not rotated: rotate the new ones first, and the old need it no more.
+    torch.arange(held, held + queries.size(1)) -> torch.arange(held + queries.size(1))
+    rotate(queries, angles), rotate(keys, angles) -> rotate(queries, angles[held:]), keys
+    attention(queries, keys, values) -> attention(queries, rotate(keys, angles), values)
+The old keys are rotated again in every call: rotate the new ones alone, before they join the old.
+    torch.arange(held, held + queries.size(1)) -> torch.arange(held + queries.size(1))
+    rotate(queries, angles), rotate(keys, angles) -> rotate(queries, angles[held:]), keys
+    cache["keys"], cache["values"] = keys
+    -> keys = rotate(keys, angles)\n    cache["keys"], cache["values"] = keys
 """
 
 

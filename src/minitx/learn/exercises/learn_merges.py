@@ -39,7 +39,7 @@ from minitx.learn.trial import Calls, Code, Trial
 HINTS = (
     "Count again after every merge: the text has changed, and so have its pairs.",
     "max(counts, key=counts.get) gives the most frequent pair, and of several the one that was "
-    "counted first. Merge it with the id 256 + len(merges), then append it.",
+    "counted first. Merge it with the id 256 + len(merges), then append it. No text, no pairs.",
 )
 SLIPS = """
 It merges characters, not bytes: encode the text as UTF-8 first. There are 256 bytes and a million
@@ -77,7 +77,7 @@ REFERENCE = Code(learn_merges=_merges)
 
 
 def trials(answer: Code) -> Calls:
-    """Texts with ties, with characters of several bytes, and one that is soon used up."""
-    texts = {"low lower lowest slow": 6, "über über Übermut": 5, "abcabcab": 9, "abcd": 3}
+    """Texts with ties, with characters of several bytes; one soon used up, and an empty one."""
+    texts = {"low lower lowest slow": 6, "über über Übermut": 5, "abcabcab": 9, "abcd": 3, "": 1}
     for text, n in texts.items():
         yield Trial(f"learn_merges({text!r}, {n})", answer.learn_merges, (text, n))

@@ -75,6 +75,11 @@ Perplexity is a power of 2: the loss is in nats, so it is e^loss.
     math.exp(loss) -> 2**loss
 Perplexity's sign is turned: it is e^loss, at least 1.
     math.exp(loss) -> math.exp(-loss)
+The last position is compared with the text's first token, which roll brings round: leave it out.
+    logits[:, :-1] -> logits
+    ids[:, 1:] -> ids.roll(-1, dims=1)
+It is the logarithm of the mean probability: take the logarithm first, then the mean.
+    targets[..., None]).mean() -> targets[..., None]).exp().mean().log()
 """
 
 

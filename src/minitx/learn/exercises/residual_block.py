@@ -71,6 +71,8 @@ what the attention has just written.
     self.mlp_norm(h) -> self.mlp_norm(x)
 The normalized vector is added, and should be the stream itself: x, not norm(x).
     h = x + self.attention -> h = self.attention_norm(x) + self.attention
+The MLP adds to the normalized vector, and should add to the stream itself.
+    = h + self.mlp( -> = self.mlp_norm(h) + self.mlp(
 """
 
 

@@ -61,6 +61,11 @@ The gain is added, and should multiply.
     * self.gain -> + self.gain
 eps is missing: a vector of zeros divides by 0.
     mean_square + self.eps -> mean_square
+It divides by the standard deviation, which leaves the mean out (and torch's divides by one less):
+take the mean of the squares themselves.
+    x.pow(2).mean(dim=-1, keepdim=True) -> x.var(dim=-1, keepdim=True)
+eps is added to the root, and belongs under it.
+    (mean_square + self.eps).sqrt() -> (mean_square.sqrt() + self.eps)
 """
 REFERENCE = Code(RMSNorm=transformer.RMSNorm)
 

@@ -6,7 +6,7 @@ turned vectors depends on the difference of their angles alone, so on how far ap
 
 A vector of width W is read as W / 2 points in the plane; elements i and i + W/2 are one point (a,
 b). Point i turns by theta^(-2i / W) for each position: the first by one radian, later ones ever
-slower.
+slower. theta is a large number, mostly 10,000.
 
     angle[t, i] = t * theta^(-2i / W)
     (a, b)  ->  (a cos - b sin,  b cos + a sin)
@@ -68,6 +68,11 @@ The positions are one too large: the first is 0.
 The angles stand twice: one for each point, W / 2 of them.
     exponents = torch.arange(0, width, 2) / width
     -> exponents = (torch.arange(0, width, 2) / width).repeat(2)
+The exponent has its 2 twice: torch.arange(0, W, 2) is 2i already.
+    torch.arange(0, width, 2) / width -> 2 * torch.arange(0, width, 2) / width
+The turned points are put back as neighbours: both elements stay where they were, i and i + W/2.
+    torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    -> torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
 """
 
 

@@ -49,6 +49,8 @@ The scale is the root of the number of tokens, and should be that of the width: 
     math.sqrt(queries.size(-1)) -> math.sqrt(keys.size(-2))
 Queries and keys have changed places: row i belongs to the one who asks.
     queries @ keys.transpose(-2, -1) -> keys @ queries.transpose(-2, -1)
+The width is read from axis 1, and is the last axis, -1: with heads in front, axis 1 is the heads.
+    math.sqrt(queries.size(-1)) -> math.sqrt(queries.size(1))
 """
 
 

@@ -38,9 +38,10 @@ from minitx.learn.seeded import normal
 from minitx.learn.trial import Calls, Code, Trial
 
 HINTS = (
-    "split_heads: view as (B, T, H, W), then exchange axes 1 and 2.",
-    "merge_heads is the way back: x.transpose(1, 2), then flatten(2), which joins the last two "
-    "axes.",
+    "split_heads in two moves: the last axis becomes two, (H, W), in this order, as head h has "
+    "columns in a row; then the heads move before the positions. merge_heads goes back.",
+    "x.view(B, T, n_heads, -1), then .transpose(1, 2). Back: .transpose(1, 2), then .flatten(2), "
+    "which joins the last two axes, and copies where a view can't.",
 )
 SLIPS = """
 The heads are cut without transposing, so that each holds pieces of positions: view as (B, T, H, W)

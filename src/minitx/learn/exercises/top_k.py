@@ -8,8 +8,8 @@ they are not unlikely at all, and one of them derails a text.
     with_temperature(logits, t) = logits / t
     keep_top_k(logits, k)       -inf for every token but the k likeliest
 
-e^-inf is 0, so the softmax that follows shares the rest out among those that are left. Both work on
-logits of any shape `(..., vocab_size)`.
+e^-inf is 0, so the softmax that follows shares the rest out among those that are left. Tokens that
+are exactly as likely as the k-th may stay. Both work on logits of any shape `(..., vocab_size)`.
 
 Paper: Ackley et al. 1985 (temperature); Fan et al. 2018, section 5.4 (top-k).
 In minitx: generation/filters.py: keep_top_k

@@ -8,7 +8,8 @@ over all parameters together, is cut to a maximum. The direction stays.
     if norm > max_norm:  every gradient is multiplied by max_norm / norm
 
 Gradients are added up by PyTorch until someone sets them to zero. In place:
-parameter.grad.mul_(...).
+parameter.grad.mul_(...). What `model.parameters()` gives can be walked through once: for two loops,
+make a list of it.
 
 Paper: Pascanu et al. 2013, section 3.2, algorithm 1 (clipping).
 In minitx: training/optimizers/optimizer_base.py: Optimizer.clip_gradients
@@ -77,6 +78,10 @@ Every number is clipped by itself, which changes the direction: all are scaled b
     gradient.mul_(max_norm / norm) -> gradient.clamp_(-max_norm, max_norm)
 The root is missing: the norm is the root of the sum of squares.
     .sum().sqrt()) -> .sum())
+The parameters are walked through twice, and the second time there are none: `model.parameters()`
+gives each once. Make a list of them first.
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    -> gradients = (parameter.grad for parameter in parameters if parameter.grad is not None)
 """
 
 
@@ -120,7 +125,8 @@ def _clip(code: Code, max_norm: float) -> object:
     parameters = [nn.Parameter(torch.zeros(shape)) for shape in (3, 4)]
     for seed, parameter in enumerate(parameters):
         parameter.grad = normal(*parameter.shape, seed=seed)
-    norm = code.clip_gradients(parameters, max_norm)
+    # As model.parameters() is: to be walked through once.
+    norm = code.clip_gradients(iter(parameters), max_norm)
     return {"norm": norm, "gradients": [parameter.grad for parameter in parameters]}
 
 

@@ -59,7 +59,7 @@ HINTS = (
     "steps.",
     "Set the rate before the step is taken, in every step: the optimizer reads it then.",
 )
-SLIPS = """
+SLIPS = r"""
 Warmup begins at a rate of 0, so that the first step learns nothing: step + 1.
     (step + 1) / warmup -> step / warmup
 There is no warmup.
@@ -74,6 +74,11 @@ Only the first group of parameters gets the rate: set it in each.
     in optimizer.param_groups: -> in optimizer.param_groups[:1]:
 The gradients are not clipped to 1.0.
     ids, 1.0) -> ids, float("inf"))
+The rate is set after the step, which was taken with that of the step before: set it first.
+    enumerate(batches):\n
+    -> enumerate(batches):\n        losses.append(training_step(model, optimizer, ids, 1.0))\n
+    losses.append(training_step(model, optimizer, ids, 1.0))\n    return
+    -> pass\n    return
 """
 
 

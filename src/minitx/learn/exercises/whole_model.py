@@ -75,6 +75,10 @@ All positions are the same: the angles need 0, 1, 2, and so on.
     torch.arange(ids.size(1)) -> torch.zeros(ids.size(1))
 theta is not 10,000.
     10_000.0 -> 100.0
+What a block gives is added to the stream, which the block has done itself: x = block(x, angles).
+    x = block(x, angles) -> x = x + block(x, angles)
+The embedding is multiplied by the root of the width, as in Vaswani et al. 2017: here it is not.
+    x = self.embedding(ids) -> x = self.embedding(ids) * self.embedding.embedding_dim**0.5
 """
 
 
