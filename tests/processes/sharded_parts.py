@@ -109,4 +109,32 @@ for shape in SHAPES:
                 ids = torch.arange(5)[None] % config.vocab_size
                 torch.testing.assert_close(shards.whole(ids), plain(ids), rtol=1e-6, atol=1e-7)
         assert all(p.is_meta for p in shards.whole.parameters())
+
+# In other formats, where blocks are gathered in them: near the plain model, and the same to the bit
+# where they are computed again.
+torch.set_default_dtype(torch.float32)
+for dtype, scale in ((torch.bfloat16, 1.0), (torch.float16, 1024.0)):
+    for shape in SHAPES:
+        config = ModelConfig(context_length=8, n_layers=2, dropout=0.1, **shape)
+        compute, found = Compute(torch.device("cpu"), dtype), []
+        for recompute in (False, True):
+            train = TrainConfig(
+                steps=9, batch_size=2, accumulation=3, learning_rate=0.01, engine="plain",
+                recompute=recompute,
+            )  # fmt: skip
+            torch.manual_seed(3)
+            plain = Transformer(config)
+            shards = Shards(copy.deepcopy(plain), compute, TEAM)
+            parts = (plain, batches(config), train, compute)
+            loss = StepGradients(*parts)(0, scale)
+            part = StepGradients(shards.trained, *parts[1:], TEAM, shards)(0, scale)
+            torch.testing.assert_close(TEAM.add_up(part), loss, rtol=1e-2, atol=0.0)
+            gradients = {name: p.grad for name, p in shards.rows.named_parameters()}
+            assert all(gradient.dtype == torch.float32 for gradient in gradients.values())
+            found.append(shards.gather(gradients))
+            for name, gradient in found[0].items():
+                wanted = dict(plain.named_parameters())[name].grad
+                apart = torch.linalg.vector_norm(gradient - wanted)
+                assert apart < 0.05 * torch.linalg.vector_norm(wanted), (dtype, name)
+        assert all(gradient.equal(found[1][name]) for name, gradient in found[0].items())
 distributed.destroy_process_group()

@@ -51,14 +51,16 @@ def test_losses_of_200_steps_agree(tmp_path, optimizer):
 
 
 @pytest.mark.campaign
+@pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_in_float64_they_agree_to_far_more_digits(tmp_path, optimizer):
+def test_in_float64_they_agree_to_far_more_digits(tmp_path, optimizer, sharded):
     # So what grows in float32 is its rounding, and no other text, mask, rate or state.
     text, made = text_file(tmp_path), []
     given = ["--steps", 100, "--dropout", 0.1, "--optimizer", optimizer, "--evaluate-every", 50]
     for size in SIZES:
         made.append(tmp_path / f"in-{size}")
-        words = in_float64("train", text, "--out", made[-1], *SMALL, *given)
+        shard = ["--shard"] if sharded and size > 1 else []
+        words = in_float64("train", text, "--out", made[-1], *SMALL, *given, *shard)
         about = {"WORLD_SIZE": str(size), "MASTER_ADDR": "localhost"}
         about["MASTER_PORT"] = str(free_port())
         started = [begin(words, RANK=str(rank), **about) for rank in range(size)]
@@ -72,8 +74,8 @@ def test_in_float64_they_agree_to_far_more_digits(tmp_path, optimizer):
 def in_float64(*arguments):
     code = (
         "import torch; torch.set_default_dtype(torch.float64); "
-        "from minitx.diagnosis.live import LiveDiagnosis; "
-        "LiveDiagnosis.after_update = lambda self, step: None; "  # It looks on, in float32.
+        "from minitx.diagnosis.live import UpdateMeter; "
+        "UpdateMeter.after_update = lambda self, step: None; "  # It looks on, in float32.
         "from minitx.cli.app import main; main()"
     )
     return [sys.executable, "-c", code, *map(str, arguments)]
