@@ -183,11 +183,9 @@ class Trainer:
         rows = self._gradients.micro_batch_size
         if self.team.is_first_to("halve"):
             self.hooks.save_config(replace(self.config, micro_batch_size=rows))
-        raise BadInputError(
-            f"memory ran out in process {self.team.rank} of {self.team.size}; it is noted in "
-            f"run.toml that at most {rows:,} sequences of a pass are computed at once from now on",
-            f"Go on with: minitx resume {shell_word(self.hooks.run)}",
-        )
+        where = f"process {self.team.rank} of {self.team.size}"
+        what = f"memory ran out in {where}; run.toml now says --micro-batch {rows}"
+        raise BadInputError(what, f"Go on with: minitx resume {shell_word(self.hooks.run)}")
 
     def _over_team(self, own_loss: Tensor) -> list[Tensor]:
         # The mean loss of the step, and by which signals how many processes were asked to stop.

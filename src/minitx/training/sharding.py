@@ -80,13 +80,13 @@ class Shards:
         self._n_rows = {name: len(parameter) for name, parameter in model.named_parameters()}
         self.rows, self.whole = without_memory(model.config), without_memory(model.config)
         self._empty = dict(self.whole.named_parameters())
-        _assign(self.rows, {name: p.to_local().detach() for name, p in _shared(model).items()})
+        sharded: dict[str, Any] = dict(model.named_parameters())
+        _assign(self.rows, {name: p.to_local().detach() for name, p in sharded.items()})
 
     def take_gradients(self) -> None:
         """Move the gradients of the model's last passes to the parameters of `rows`."""
-        for mine, parameter in zip(
-            self.rows.parameters(), _shared(self.trained).values(), strict=True
-        ):
+        sharded: list[Any] = [*self.trained.parameters()]
+        for mine, parameter in zip(self.rows.parameters(), sharded, strict=True):
             mine.grad = parameter.grad.to_local()
             parameter.grad = None
 
@@ -133,11 +133,6 @@ class Shards:
         # "norm.gain" is also a part of "blocks.0.attention_norm.gain".
         owner = max((known for known in self._n_rows if known in name), key=len, default=None)
         return None if owner is None else self._n_rows[owner]
-
-
-def _shared(model: Transformer) -> dict[str, Any]:
-    # Parameters that are torch's DTensor.
-    return dict(model.named_parameters())
 
 
 def _assign(model: Transformer, weights: Mapping[str, Tensor]) -> None:

@@ -94,8 +94,6 @@ def run_session(
         session = session.committed()
         saver = SessionSaver(session, optimizer, detector, good_states, writer, shards)
         hooks = replace(_hooks(session, saver, stop), look=detector.look)
-        if shards is not None:
-            hooks = replace(hooks, looking=shards.gathered)
         trainer = Trainer(
             model=session.model if shards is None else shards.trained,
             optimizer=optimizer,
@@ -159,6 +157,7 @@ def _hooks(session: Session, saver: SessionSaver, stop: StopRequest) -> RunHooks
             return generate(model, tokenizer, [prompt], sampling)[0].text
 
     return RunHooks(
+        looking=contextlib.nullcontext if saver.shards is None else saver.shards.gathered,
         run=session.run.path,
         evaluate=evaluate,
         sample=lambda: (prompt, sampled()),
