@@ -61,6 +61,8 @@ def model_card(
     figures = _figures(state, bytes_per_token)
     if model.code_file is not None:
         rows["architecture"] = f"a model of its own, {model.n_parameters:,} parameters"
+    if train.start is not None:
+        rows["began with"] = f"`{_name(train.start)}`, weights of SHA-256 `{train.start_digest}`"
     lines = [
         "---", *_metadata(name, files[0], figures, model.code_file is None), "---", "",
         f"# {_name(name)}", "",
@@ -74,7 +76,7 @@ def model_card(
         "    minitx train CORPUS --config run_copy.toml", "",
         "## Licence", "",
         "None is given yet. Whoever publishes this model adds `license:` to the block at the top, "
-        "with regard to the licence of the corpus.", "",
+        "with regard to the licences of the corpus and of what it began with.", "",
     ]  # fmt: skip
     return "\n".join(lines).encode("utf-8")
 
