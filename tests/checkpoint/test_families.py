@@ -106,7 +106,7 @@ def test_a_tokenizer_of_others_gives_its_ids(kind, tmp_path):
     theirs = foreign_tokenizer(kind)
     theirs.save_pretrained(tmp_path)
     ours = load_tokenizer(tmp_path)
-    assert ours.end_id == theirs.eos_token_id
+    assert (ours.end_id, ours.first_token) == (theirs.eos_token_id, theirs.bos_token)
     for text in (*TEXTS, TEXT * 30):
         ids = ours.encode(text).tolist()
         assert ids == theirs(text, add_special_tokens=False).input_ids

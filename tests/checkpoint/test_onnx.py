@@ -43,6 +43,14 @@ def test_logits_are_ours_for_any_batch_and_length(tmp_path, architecture):
         np.testing.assert_allclose(logits, wanted, atol=1e-5, rtol=1e-5)
 
 
+def test_a_context_of_one(tmp_path):
+    config = ModelConfig(
+        vocab_size=31, context_length=1, n_layers=1, n_heads=4, d_ff=33, **SHAPES["qwen3"]
+    )
+    write_onnx(tmp_path / "a.onnx", built(config))
+    assert (tmp_path / "a.onnx").is_file()
+
+
 def test_what_computes_something_else_is_not_written(tmp_path, monkeypatch):
     model = small()
     forward = Transformer.forward

@@ -97,6 +97,16 @@ def test_directory_of_a_run_that_never_began_is_used_again(tmp_path):
         ("checkpoints/", "data/train.txt", "data/.train.ids.part", "lock"),
         ("checkpoints/.step-000000.part/model.safetensors", "data/corpus.json", ".run.toml.part"),
         ("checkpoints/", "data/corpus.json", "run.toml", "metrics.jsonl", "lock"),
+        (
+            "checkpoints/",
+            "run.toml",
+            "old_holdout.npy",
+            "adapter/adapter_config.json",
+            "adapter/.adapter_model.safetensors.part",
+            "loggers.json",
+            "film.jsonl",
+        ),
+        ("checkpoints/", "data/special_tokens_map.json", "data/.chat_template.jinja.part"),
     ],
 )
 def test_killed_at_any_instant_before_it_began(tmp_path, left):
@@ -114,6 +124,8 @@ def test_killed_at_any_instant_before_it_began(tmp_path, left):
         ("checkpoints/mine.pt", "data/"),
         ("checkpoints/step-000010/", "data/"),
         ("checkpoints/", "notes.txt"),
+        ("checkpoints/", "adapter/mine.safetensors"),
+        ("checkpoints/", "wandb/run-1/mine.log"),
     ],
 )
 def test_what_may_be_a_persons_own_is_left_alone(tmp_path, left):

@@ -94,7 +94,7 @@ def two(given, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.campaign)])
 def test_each_has_its_rows_and_they_learn_as_a_whole(size):
     words = [sys.executable, *several(size), HERE / "sharded_parts.py"]
     process = begin([*map(str, words)])
@@ -150,12 +150,13 @@ def test_all_go_back_to_a_good_state(given, tmp_path):
         assert (told["step"], "back at step 0;" in told["message"]) == (16, True)
 
 
+@pytest.mark.campaign  # The launcher waits half a minute for the others.
 def test_where_memory_runs_out_fewer_are_computed_from_then_on(given, tmp_path):
     run = tmp_path / "run"
     told = planted("memory:1:31", 2, *given, "--shard", "--out", run, code=2)
     (line,) = [line for line in told.splitlines() if line.startswith("error:")]
     assert "memory ran out in process 1 of 2" in line
-    assert 'Traceback (most recent call last):\n  File "/work' not in told
+    assert "minitx/training" not in told  # No traceback of ours.
     assert RunDirectory(run).read_config().train.micro_batch_size == 2
     minitx("resume", run)
     assert metrics(run)[-1]["step"] == 20

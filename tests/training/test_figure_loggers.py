@@ -8,6 +8,7 @@ import os
 import struct
 import sys
 import types
+from dataclasses import replace
 
 import pytest
 from reports import evaluation, step_report
@@ -75,7 +76,7 @@ def figures_in(calls):
 def test_each_gets_every_figure_under_the_same_name(name, packages, tmp_path):
     logger = LOGGERS.get(name)(tmp_path, 0)
     logger.observe(step_report(3, loss=math.inf))
-    logger.observe(evaluation(4, loss=1.5))
+    logger.observe(replace(evaluation(4, loss=1.5), old_holdout_loss=2.5))
     logger.observe(HealthReport(5, {"blocks.0": 0.25}, {"blocks.0": 0.001}))
     logger.observe(Event(6, "plateau", "warning", "flat", "wait"))
     logger.close()
@@ -83,6 +84,7 @@ def test_each_gets_every_figure_under_the_same_name(name, packages, tmp_path):
     assert found["train/loss"] == (math.inf, 3)
     assert found["train/learning_rate"] == (1e-3 / 3, 3)
     assert found["holdout/loss"] == (1.5, 4)
+    assert found["holdout/old_loss"] == (2.5, 4)
     assert found["holdout/bits_per_byte"] == (1.5 / math.log(2), 4)
     assert found["health/gradient_norm/blocks.0"] == (0.25, 5)
     assert found["health/update_ratio/blocks.0"] == (0.001, 5)

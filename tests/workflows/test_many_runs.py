@@ -213,7 +213,7 @@ def test_a_kill_leaves_nothing_that_looks_like_a_run(runs, inside, monkeypatch, 
     run, kept = runs("a"), runs("b")
     real = shutil.rmtree
 
-    def killed(path):
+    def killed(path, **options):
         for file in sorted(file for file in path.rglob("*") if file.is_file())[:n_removed]:
             file.unlink()
         raise SystemExit

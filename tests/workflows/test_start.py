@@ -132,6 +132,8 @@ def test_the_plan_is_for_a_trained_model(first, new_text, tmp_path):
         {**given, "start": "x", "learning_rate": 0.5},
     )  # fmt: skip
     assert fixed.train.learning_rate == 0.5
+    # The rate of the matrices, which was not given, is that of a trained model all the same.
+    assert fixed.train.muon_learning_rate == trained.muon_learning_rate
 
 
 def test_a_shorter_context_keeps_the_first_positions(new_text, tmp_path):

@@ -81,8 +81,7 @@ def write_gguf(
         writer.add_file_type(_FILE_TYPES[weights])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         _add_shape(writer, config)
-        special = vocabulary.entries.index(tokenizer.special_token)
-        _add_vocabulary(writer, vocabulary, special, config.end_id)
+        _add_vocabulary(writer, vocabulary, tokenizer, config.end_id)
         if chat_template is not None:
             writer.add_chat_template(chat_template)
         for theirs, (values, kind) in tensors.items():
@@ -162,8 +161,9 @@ def _add_shape(writer: Any, config: ModelConfig) -> None:
 
 
 def _add_vocabulary(
-    writer: Any, vocabulary: LlamaVocabulary, special: int, end_id: int | None
+    writer: Any, vocabulary: LlamaVocabulary, tokenizer: Tokenizer, end_id: int | None
 ) -> None:
+    special = vocabulary.entries.index(tokenizer.special_token)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(vocabulary.cut)
     writer.add_token_list(vocabulary.entries)
@@ -171,7 +171,7 @@ def _add_vocabulary(
     writer.add_token_merges(vocabulary.merges)
     # Where none is named, llama.cpp takes id 11 for the end of a text.
     writer.add_eos_token_id(special if end_id is None else end_id)
-    writer.add_bos_token_id(special)
+    writer.add_bos_token_id(vocabulary.entries.index(tokenizer.first_token))
     writer.add_pad_token_id(special)
     writer.add_add_bos_token(False)
     writer.add_add_eos_token(False)

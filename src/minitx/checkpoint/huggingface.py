@@ -152,7 +152,7 @@ def model_files(model: Transformer, tokenizer: Tokenizer) -> dict[str, bytes]:
     generation: dict[str, Any] = {
         "do_sample": True, "temperature": SamplingConfig.temperature, "top_k": 0,
         "max_length": model.config.context_length,
-        "bos_token_id": tokenizer.backend.token_to_id(tokenizer.special_token),
+        "bos_token_id": tokenizer.backend.token_to_id(tokenizer.first_token),
     }  # fmt: skip
     if model.config.end_id is not None:
         generation["eos_token_id"] = model.config.end_id

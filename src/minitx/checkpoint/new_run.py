@@ -14,11 +14,14 @@ from minitx.errors import BadInputError
 from minitx.files import read_bounded, sync_directory
 
 _UNBEGUN = re.compile(
-    r"lock|\.?((metrics|film)\.jsonl|run\.toml)(\.part)?"
+    r"lock|\.?((metrics|film)\.jsonl|run\.toml|loggers\.json|old_holdout\.npy)(\.part)?"
+    r"|adapter(/\.?(adapter_config\.json|adapter_model\.safetensors)(\.part)?)?"
     r"|checkpoints(/\.step-\d{6,12}\.part(/.*)?)?"
-    r"|data(/\.?((train|holdout)\.(ids|txt|documents)|(corpus|audit|tokenizer(_config)?)\.json)"
-    r"(\.part)?)?"
-    r"|data/shards(/\.?([0-9a-f]+\.(ids|json)|tokenizer(_config)?\.json)(\.part)?)?"
+    r"|data(/\.?((train|holdout)\.(ids|txt|documents)|(corpus|audit)\.json|{tokenizer})(\.part)?)?"
+    r"|data/shards(/\.?([0-9a-f]+\.(ids|json)|{tokenizer})(\.part)?)?".replace(
+        "{tokenizer}",
+        r"((tokenizer(_config)?|special_tokens_map|added_tokens)\.json|chat_template\.jinja)",
+    )
 )
 """Names in a run that never began. A person's own directory may have such folders, but with more
 in them."""

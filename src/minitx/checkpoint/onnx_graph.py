@@ -23,6 +23,9 @@ from minitx.model.trace import Trace
 
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 _MOST_BYTES = 2**31 - 2**20  # A file is one message of protobuf, which has a limit.
+_LONGEST = 512
+"""Tokens of a text by which a file is checked: logits of long ones fill the memory."""
+
 _CLOSE = 1e-4
 
 
@@ -62,9 +65,14 @@ def write_onnx(path: Path, model: Transformer) -> None:
         OSError: it can't be written. An existing file is then as it was.
     """
     if sum(parameter.nbytes for parameter in model.parameters()) > _MOST_BYTES:
-        raise BadInputError("an ONNX file holds at most 2 GB of weights", "Use --gguf")
+        raise BadInputError(
+            "an ONNX file holds at most 2 GB of weights", "Use --gguf, or the checkpoint itself"
+        )
     batch = torch.export.Dim("batch", min=1)
-    length = torch.export.Dim("length", min=1, max=model.config.context_length)
+    longest = model.config.context_length
+    dynamic = {0: batch}
+    if longest > 1:
+        dynamic[1] = torch.export.Dim("length", min=1, max=longest)
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -73,14 +81,14 @@ def write_onnx(path: Path, model: Transformer) -> None:
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 _Logits(model).eval(),
-                (torch.zeros(2, min(3, model.config.context_length), dtype=torch.int64),),
+                (torch.zeros(2, min(3, longest), dtype=torch.int64),),
                 input_names=["input_ids"], output_names=["logits"],
-                dynamic_shapes=({0: batch, 1: length},), dynamo=True, verbose=False,
+                dynamic_shapes=(dynamic,), dynamo=True, verbose=False,
             )  # fmt: skip
     except torch.onnx.errors.OnnxExporterError as error:
         why = str(error.__cause__ or error).splitlines()[0]
         raise BadInputError(
-            f"torch.export does not understand this model ({why})", "Use --gguf, or transformers"
+            f"torch.export does not understand this model ({why})", "Change what it names"
         ) from None
     finally:
         log.setLevel(level)
@@ -97,7 +105,8 @@ def _compare(path: Path, model: Transformer) -> None:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     context, n_ids = model.config.context_length, model.config.vocab_size
     generator = torch.Generator().manual_seed(0)
-    for batch, length in ((1, 1), (3, max(1, context // 2)), (1, context)):
+    most = min(context, _LONGEST)
+    for batch, length in ((1, 1), (3, max(1, most // 2)), (1, most)):
         ids = torch.randint(n_ids, (batch, length), generator=generator)
         with torch.no_grad():
             wanted = model(ids).numpy()

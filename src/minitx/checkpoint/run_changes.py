@@ -60,8 +60,8 @@ def remove_run(run: RunDirectory) -> None:
         raise BadInputError(f"{path} is a link to a run", f"Remove the link, or {path.readlink()}")
     with os_errors_as_bad_input(f"{path} can't be removed", _NO_ACCESS):
         for left in [entry for entry in path.parent.iterdir() if REMOVED.fullmatch(entry.name)]:
-            shutil.rmtree(left)
-        aside = path.with_name(f".{path.name}.removed")
+            shutil.rmtree(left, ignore_errors=True)
+        aside = path.with_name(f".{path.name}.minitx-removed")
         with run.lock():
             path.rename(aside)
             sync_directory(path.parent)
@@ -97,7 +97,7 @@ def prunable(run: RunDirectory) -> list[Path]:
         BadInputError, DamagedFileError: the run has no whole checkpoint.
     """
     last = run.usable_checkpoint("last")
-    before = [step for step in run.steps() if run.checkpoint(step).name < last.name]
+    before = [step for step in run.steps() if step < int(last.name.removeprefix("step-"))]
     return [*(run.checkpoint(step) for step in before if step != run.best_step()), *run.leftovers()]
 
 

@@ -35,7 +35,7 @@ MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_
 CONFIG_COPY = "run_copy.toml"
 """In a checkpoint: `run.toml` as it stood, for when that is damaged."""
 
-REMOVED = re.compile(r"\..*\.removed", re.DOTALL)
+REMOVED = re.compile(r"\..*\.minitx-removed", re.DOTALL)
 """Name of a run that is being removed."""
 
 _CHECKPOINT = re.compile(r"step-(\d{6,12})")

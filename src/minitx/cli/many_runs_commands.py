@@ -151,7 +151,7 @@ def prune(runs: Names = None, yes: Yes = False) -> None:
             typer.echo(f"{error.what}: left alone.", err=True)
     paths = [path for found in doomed.values() for path in found]
     if not paths:
-        typer.echo("Nothing to free: runs have their best and last checkpoint alone.")
+        typer.echo("Nothing to free: only the best and last checkpoints are left.")
     elif freed := _agreed_to_free(paths, yes):
         for run in doomed:
             prune_run(run)

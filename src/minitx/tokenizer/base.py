@@ -115,6 +115,14 @@ class Tokenizer(ABC):
         fallback = UNKNOWN if self.unknown_id is not None else "\u00ff"
         return next((token.content for token in added if token.special), fallback)
 
+    @property
+    def first_token(self) -> str:
+        """The entry that begins a text, in the words of other programs; ours ends one, too."""
+        named = json.loads(self.kept_files.get(SETTINGS_FILE, b"{}")).get("bos_token")
+        name = named.get("content") if isinstance(named, dict) else named
+        is_known = isinstance(name, str) and self.backend.token_to_id(name) is not None
+        return str(name) if is_known else self.special_token
+
     def encode(self, text: str, unknown: Unknown = "error") -> Ids:
         """Turn a text into ids, (tokens,) of int32.
 

@@ -306,13 +306,14 @@ def _plan_train(
     seconds_per_step = tokens_per_step * model.flops_per_token / rate + 2e-3
     optimizer = OPTIMIZERS.get(values.get("optimizer", TrainConfig.optimizer))
     trained = values.get("start") is not None
-    if trained and not {"learning_rate", "muon_learning_rate"} & values.keys():
+    if trained:
         # Low-rank updates take about ten times the rate of full ones (Schulman et al. 2025).
         factor = min(1.0, TRAINED_WIDTH / model.d_model)
         factor *= 1.0 if values.get("lora") else TRAINED_RATE
-        values["learning_rate"] = optimizer.planned_rate * factor
-        values["muon_learning_rate"] = TrainConfig.muon_learning_rate * factor
-        reasons["learning_rate"] = f"the model is trained already: {factor:.2g} of a new one's"
+        if "learning_rate" not in values:
+            reasons["learning_rate"] = f"the model is trained already: {factor:.2g} of a new one's"
+        values.setdefault("learning_rate", optimizer.planned_rate * factor)
+        values.setdefault("muon_learning_rate", TrainConfig.muon_learning_rate * factor)
     values.setdefault("learning_rate", optimizer.planned_rate)
     most_epochs = TRAINED_EPOCHS if trained else MOST_EPOCHS
     if "steps" not in values:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,6 @@ from minitx.workflows.load import LoadedModel, load
 MODELFILE = "Modelfile"
 
 _FIX = "Make room, or write elsewhere"
-_MADE_HERE = b"# Made by minitx export.\n"
 _READ = 16 << 20
 """Bytes of each part of a corpus by which it is judged how another program cuts it."""
 
@@ -45,8 +45,10 @@ def export(
     # Before seconds are spent on loading.
     if request.gguf is not None:
         require_gguf()
+        if request.gguf in (request.onnx, request.gguf.with_name(MODELFILE)):
+            raise BadInputError(f"{request.gguf} would be two files at once", "Name another file")
         _require_new(request.gguf)
-        _require_ours(request.gguf.with_name(MODELFILE))
+        _require_untouched(request.gguf.with_name(MODELFILE))
     if request.onnx is not None:
         require_onnx()
         _require_new(request.onnx)
@@ -72,14 +74,19 @@ def _require_new(path: Path) -> None:
         raise BadInputError(f"{path.parent} is not a directory", "Make it, or name another file")
 
 
-def _require_ours(path: Path) -> None:
+def _require_untouched(path: Path) -> None:
+    """Refuse to replace a Modelfile that a person wrote or changed."""
     if not os.path.lexists(path):
         return
     with contextlib.suppress(OSError, ValueError):
-        if read_bounded(path).startswith(_MADE_HERE):
-            return
+        for is_chat in (False, True):
+            ours = re.escape(_modelfile("NAME", 0, is_chat))
+            ours = ours.replace(b"NAME", b"[^\n]+").replace(rb"num_ctx\ 0", rb"num_ctx\ \d+")
+            if re.fullmatch(ours, read_bounded(path)):
+                return
     raise BadInputError(
-        f"{path} exists, and is not of minitx export", "Name a file in another directory"
+        f"{path} exists, and is not as minitx export makes it",
+        "Name a file in another directory, or rename it",
     )
 
 
@@ -87,13 +94,12 @@ def _to_gguf(model: LoadedModel, path: Path, weights: GGUFType) -> list[Path]:
     config = model.model.config
     vocabulary = llama_vocabulary(model.tokenizer, config.vocab_size, _corpus(model.directory))
     modelfile, chat_template = path.with_name(MODELFILE), _chat_template(model.directory)
+    about = _modelfile(path.name, config.context_length, chat_template is not None)
     with os_errors_as_bad_input(f"{path} can't be written", _FIX):
         write_gguf(
             path, model.model, model.tokenizer, vocabulary, weights, path.stem, chat_template
         )
-        write_atomically(
-            modelfile, _modelfile(path, config.context_length, chat_template is not None)
-        )
+        write_atomically(modelfile, about)
     return [path, modelfile]
 
 
@@ -117,12 +123,13 @@ def _chat_template(checkpoint: Path) -> str | None:
     return None
 
 
-def _modelfile(path: Path, context: int, is_chat: bool) -> bytes:
+def _modelfile(name: str, context: int, is_chat: bool) -> bytes:
     lines = [
-        f"FROM ./{path.name}",
+        "# Made by minitx export.",
+        f"FROM ./{name}",
         f"PARAMETER num_ctx {context}",
         f"PARAMETER temperature {SamplingConfig.temperature}",
     ]
     if not is_chat:
         lines += ["# A text is continued as it stands.", 'TEMPLATE """{{ .Prompt }}"""']
-    return _MADE_HERE + "".join(f"{line}\n" for line in lines).encode("utf-8")
+    return "".join(f"{line}\n" for line in lines).encode("utf-8")

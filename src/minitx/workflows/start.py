@@ -30,7 +30,7 @@ from minitx.training.planning import TRAINED_CONTEXT
 from minitx.workflows.prepare import TrainRequest
 from minitx.workflows.session import OLD_HOLDOUT_FILE
 
-_MAY_CHANGE = ("context_length", "dropout", "vocab_size")
+_MAY_CHANGE = ("context_length", "dropout", "vocab_size", "end_id")
 _log = logging.getLogger("minitx")
 
 

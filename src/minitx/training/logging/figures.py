@@ -68,6 +68,7 @@ class FigureLogger(TrainingObserver):
         """Note the settings."""
         tables = ("tokenizer", "model", "train")
         named = {name: asdict(getattr(start.config, name)) for name in tables}
+        named["train"].pop("start")  # A path.
         self.settings({f"{name}.{key}": named[name][key] for name in named for key in named[name]})
 
     def on_step(self, report: StepReport) -> None:
@@ -88,6 +89,8 @@ class FigureLogger(TrainingObserver):
             "holdout/perplexity": report.holdout_perplexity,
             "holdout/bits_per_byte": report.holdout_bits_per_byte,
         }
+        if report.old_holdout_loss is not None:
+            figures["holdout/old_loss"] = report.old_holdout_loss
         self.figures(report.step, figures)
         if report.sample:
             self.text(report.step, "sample", report.sample_prompt + report.sample)

@@ -26,7 +26,10 @@ class WandbLogger(FigureLogger):
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "minitx"), name=run.resolve().name,
             id=kept_id(run, "wandb"), resume="allow", dir=str(run), mode=mode,
-            settings=wandb.Settings(silent=True, console="off"),
+            # No host, user or command line goes along.
+            settings=wandb.Settings(
+                silent=True, console="off", disable_git=True, x_disable_meta=True
+            ),
         )  # fmt: skip
         # Its own steps only rise, and a resumed run may begin at an earlier one.
         self._run.define_metric("*", step_metric="step")
