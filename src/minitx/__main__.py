@@ -7,6 +7,7 @@ on, so that the key would have had no effect.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -24,8 +25,27 @@ def main() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
     from minitx.cli.app import main as run
+    from minitx.training.launched import is_launched
 
-    run()
+    try:
+        run()
+    except SystemExit as end:
+        if is_launched():
+            _leave(end.code if isinstance(end.code, int) else int(end.code is not None))
+        raise
+
+
+def _leave(code: int) -> NoReturn:
+    """End a process that trained with others: all is done, written and said.
+
+    A thread of gloo may just now let go of the last tensor of a broadcast. It needs the interpreter
+    for that; while the interpreter ends, it would end the process by SIGABRT instead.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,33 @@ def test_what_processes_are_started_with_stays_with_them(tmp_path):
     with pytest.raises(SystemExit):
         run_processes(2, ["train", str(tmp_path / "not there")])
     assert dict(os.environ) == before
+
+
+INTERPRETER_THAT_TELLS = """
+import atexit, os
+from minitx.__main__ import main
+
+class Kept:
+    def __del__(self):
+        os.write(1, b"the interpreter ended\\n")
+
+kept = Kept()
+atexit.register(print, "all is done")
+main()
+"""
+
+
+@pytest.mark.parametrize("launched", [False, True])
+@pytest.mark.parametrize(("asked", "code"), [("--version", 0), ("--nonsense", 2)])
+def test_a_process_of_a_team_leaves_before_the_interpreter_ends(launched, asked, code):
+    """A thread of gloo that needs the interpreter then would end the process by SIGABRT."""
+    team = {"RANK": "0", "WORLD_SIZE": "1"} if launched else {}
+    done = subprocess.run(
+        [sys.executable, "-c", INTERPRETER_THAT_TELLS, asked],
+        capture_output=True, text=True, timeout=60, env=os.environ | team,
+    )  # fmt: skip
+    assert done.returncode == code
+    assert ("minitx" in done.stdout) is (code == 0)
+    assert ("error: " in done.stderr) is (code == 2)
+    assert "all is done" in done.stdout
+    assert ("the interpreter ended" in done.stdout) is not launched
