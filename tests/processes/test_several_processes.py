@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,15 @@ def test_what_processes_are_started_with_stays_with_them(tmp_path):
     with pytest.raises(SystemExit):
         run_processes(2, ["train", str(tmp_path / "not there")])
     assert dict(os.environ) == before
+
+
+def test_a_machine_that_cannot_resolve_its_own_name(tmp_path, monkeypatch, capfd):
+    """As in a container; torchrun's launcher would wait 300 s for it."""
+    monkeypatch.setattr(socket, "getfqdn", lambda name="": "nowhere.invalid")
+    with pytest.raises(SystemExit) as end:
+        run_processes(2, ["train", str(tmp_path / "not there")])
+    assert end.value.code == 2
+    assert "not there" in capfd.readouterr().err
 
 
 INTERPRETER_THAT_TELLS = """

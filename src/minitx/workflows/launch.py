@@ -72,6 +72,7 @@ def run_processes(n: int, arguments: Sequence[str]) -> None:
             run_id=uuid.uuid4().hex,
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
+            local_addr="localhost",  # A name of this machine may not be known to itself.
             max_restarts=0,
             monitor_interval=0.1,
         )
