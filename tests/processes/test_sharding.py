@@ -131,7 +131,10 @@ def test_it_goes_on_without_sharing_and_in_another_number(one, two, tmp_path):
     require_close(losses(alone), losses(one))
     require_same(alone, one, 20)
     in_four = earlier(one, tmp_path / "in-four")
+    film = in_four / "film.jsonl"
+    film.write_text('{"kind": "moment", "step": 9}\n{"kind": "moment", "step": 11}\n')
     minitx("resume", in_four, "--shard", "--processes", 4)
+    assert film.read_text() == '{"kind": "moment", "step": 9}\n'  # Step 11 was undone.
     require_close(losses(in_four), losses(one))
     require_same(in_four, one, 20)
     assert RunDirectory(in_four).read_config().train.shard

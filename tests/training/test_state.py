@@ -1,13 +1,16 @@
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from minitx.errors import DamagedFileError
 from minitx.training.state import TrainingState
-from minitx.workflows.session import STATE_FILE, read_state
+from minitx.workflows.session import STATE_FILE, _load_tensors, read_state
 
 
 @given(
@@ -45,3 +48,13 @@ def test_damage_is_refused_in_one_line(content, tmp_path):
     with pytest.raises(DamagedFileError, match="training_state.json can't be used") as caught:
         read_state(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("own", [None, slice(0, 2), slice(1, 3), slice(3, 3)])
+def test_rows_of_a_process_are_read_also_where_it_has_none(tmp_path, own):
+    tensors = {"matrix": torch.arange(6.0).reshape(3, 2), "step": torch.tensor(4.0)}
+    save_file(tensors, tmp_path / "file.safetensors")
+    rows = _load_tensors(tmp_path / "file.safetensors", SimpleNamespace(own_rows=lambda name: own))
+    assert rows["matrix"].equal(tensors["matrix"] if own is None else tensors["matrix"][own])
+    assert rows["matrix"].shape[1] == 2
+    assert rows["step"] == 4.0

@@ -60,6 +60,15 @@ def test_a_film_does_not_know_of_a_cut(filmed, verses, tmp_path):
     assert (cut / "film.jsonl").read_bytes() == (filmed / "film.jsonl").read_bytes()
 
 
+def test_a_run_that_ends_early_has_a_last_moment(verses, tmp_path, monkeypatch):
+    monkeypatch.setattr(film_recorder, "is_moment", lambda step, planned, count: step == 0)
+    keys = {"early_stopping": 1, "learning_rate": 0.0, "muon_learning_rate": 0.0}
+    done = train(request(verses, tmp_path / "run", **keys), [])
+    assert done.end.reason == "early-stopping"
+    moments = read_film(done.run / "film.jsonl").moments
+    assert [moment.step for moment in moments] == [0, done.end.step]
+
+
 def test_a_film_that_is_no_file_refuses_to_resume_and_changes_nothing(verses, tmp_path):
     run = train(request(verses, tmp_path / "run", steps=4), []).run
     (run / "film.jsonl").unlink()
@@ -71,6 +80,14 @@ def test_a_film_that_is_no_file_refuses_to_resume_and_changes_nothing(verses, tm
     (run / "film.jsonl").rmdir()
     resume(ResumeRequest(run, train={"steps": 8}), [])
     assert [moment.step for moment in read_film(run / "film.jsonl").moments] == [5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("asked", [("--layer", 9), ("--head", 2)])
+@pytest.mark.parametrize("kind", ["--film", "--film --json"])
+def test_a_head_that_is_not_there_is_refused(filmed, minitx, asked, kind):
+    done = minitx("attn", filmed, *kind.split(), *asked)
+    assert (done.code, done.out) == (2, "")
+    assert f"{asked[0].strip('-')} {asked[1]} does not exist" in done.err
 
 
 def test_a_short_run_has_no_film_and_says_so(minitx, verses, tmp_path, monkeypatch):

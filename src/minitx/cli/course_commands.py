@@ -92,7 +92,7 @@ def status(context: typer.Context, directory: Directory = Path()) -> None:
     from minitx.learn.progress import open_course
     from minitx.report.course_screen import status_lines
 
-    _print(status_lines(open_course(context.obj / directory)))
+    _print(status_lines(open_course(context.obj if directory == Path() else directory)))
 
 
 def _print(lines: Iterable[RenderableType], is_code: bool = False) -> None:

@@ -102,7 +102,7 @@ def _of_tensors(got: Tensor, wanted: Tensor) -> str:
 def _bad_number(got: Tensor, wanted: Tensor) -> str | None:
     for name, is_bad in (("NaN", torch.isnan), ("infinite", torch.isinf)):
         wrong = is_bad(got) & ~is_bad(wanted)
-        # Where some are wanted, as those that a filter rules out, there is only one too many.
+        # Where a filter makes some -inf, one more is a wrong choice and no slip of arithmetic.
         if bool(wrong.any()) and not bool(is_bad(wanted).any()):
             place = [int(i) for i in wrong.nonzero()[0]] if wrong.dim() else []
             which = f"Element {place}" if place else "It"

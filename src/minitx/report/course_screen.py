@@ -47,7 +47,7 @@ def checked_lines(checked: Checked, course: Course) -> Iterator[RenderableType]:
     if changed:
         names = " and ".join(f"{name}.py" for name in changed)
         yield _indented(
-            f"It uses {names}, not passed as it is now: minitx learn checks that first."
+            f"It uses {names}, not passed yet or changed since: the fault may be there."
         )
     yield _indented("minitx learn --hint gives a hint.", "dim")
 
@@ -61,10 +61,8 @@ def _reached(exercise: Exercise, course: Course) -> Iterator[Text]:
         if chapter.names[-1] == exercise.name and course.has_reached(chapter):
             yield Text()
             yield Text(f"Milestone: {chapter.milestone}.", "bold green")
-            yield Text(
-                "Questions you can answer now; the command shows it, with a text of yours as"
-            )
-            yield Text("corpus.txt, and on a run of it: minitx train corpus.txt")
+            yield Text("Questions you can answer now. Each has a command that shows the answer; put")
+            yield Text("a text of yours for corpus.txt, and train on it once: minitx train corpus.txt")
             for question, command in chapter.questions.items():
                 yield Text(f"  {question}")
                 yield Text(f"    {command}", "dim")

@@ -98,8 +98,9 @@ def memory(config: ModelConfig, work: Workload) -> Memory:
     # and the gradients of a block, once more in float32 as they are sent.
     size = 2 if low else 4
     gathered = (3 * size + 4) * config.block_matrices + 4 * table if parts > 1 else 0
-    # Passes in float32 are added up in float64.
-    sums = 2 * weights if work.passes > 1 and work.dtype == "float32" and parts == 1 else 0
+    # In float32, passes and processes are added up in float64.
+    several = work.passes > 1 or work.processes > 1
+    sums = 2 * weights if several and work.dtype == "float32" and parts == 1 else 0
     fixed = (weights + moments) // parts + gathered + sums
     dtype = torch.bfloat16 if low else torch.float32
     found = native_bytes(config, work.batch_size, dtype) if work.native else None
@@ -115,7 +116,7 @@ def memory(config: ModelConfig, work: Workload) -> Memory:
         logits = rows * config.vocab_size * LOGITS
         caches = low if parts == 1 else low and 2 * table
         during = caches + max(kept + logits, weights // parts)
-        if work.passes > 1 or work.processes > 1:
+        if several:
             # Gradients stay from pass to pass, or lie in the buffers that are sent.
             during = caches + kept + logits + weights // parts
     if parts > 1:  # The first one gathers the weights to score the holdout.

@@ -145,7 +145,10 @@ class StepGradients:
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._device = compute.device
         self._in_float64 = (
-            config.accumulation > 1 and compute.dtype == torch.float32 and shards is None
+            config.accumulation > 1
+            and compute.dtype == torch.float32
+            and compute.device.type != "mps"  # has no float64
+            and shards is None
         )
         self._sums: dict[int, Tensor] = {}  # of the parameter with this number, in float64
         self.micro_batch_size = config.micro_batch_size

@@ -83,8 +83,8 @@ class Trainer:
         self._unread: list[list[Tensor]] = []
         self._last = (math.nan, math.nan)
         self._clock = Clock(state.elapsed_seconds, self.now)
-        context_length = self.model.config.context_length
-        self._step_tokens = config.batch_size * config.accumulation * context_length
+        sequences = config.batch_size * config.accumulation
+        self._step_tokens = sequences * self.model.config.context_length
         self._budget = BudgetController(
             config, state, self._clock, self.hooks, self.observer, self._step_tokens
         )
@@ -111,8 +111,7 @@ class Trainer:
         if self.good_states is not None:
             self._collect_state()
             self.good_states.take(state.step)
-        compiling = config.engine == "torch-compile"
-        if compiling:
+        if compiling := config.engine == "torch-compile":
             self.observer.observe(Phase("compiling, with the first step"))
         while state.step < state.steps and not 0 < patience <= state.evaluations_since_best:
             learned = self._step()
@@ -135,6 +134,7 @@ class Trainer:
             # After the evaluation, so that a resumed run goes on with the next step.
             if self._asked_to_stop if self.team.size > 1 else self.stop.signal_number is not None:
                 self._interrupt()
+        self.hooks.record(state.step, state.step)  # The last moment, if it ends early.
         self._save()
         return self._end("finished" if state.step >= state.steps else "early-stopping")
 

@@ -49,7 +49,7 @@ SHORT_PROMPT = 32
 PAGE_PROMPT = 128
 """As many as a page shows."""
 
-NO_FILM = "Train one with more steps: a few moments must be at most a hundredth of its time"
+NO_FILM = "Train without --no-film and --shard, and longer: a film takes at most 1 % of a run"
 
 _HOLDOUT_CHARACTERS = 1_000_000
 # Tokens within which a line is expected to begin.

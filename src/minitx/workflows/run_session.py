@@ -20,7 +20,7 @@ from minitx.inspection.film_recorder import FilmRecorder
 from minitx.training.awake import AwakeClock
 from minitx.training.hooks import HoldoutLoss, RunHooks, StopEvaluation
 from minitx.training.logging import LOGGERS, GuardedLogger, required_loggers
-from minitx.training.logging.metrics_file import MetricsFile, read_metrics
+from minitx.training.logging.metrics_file import MetricsFile, read_metrics, repair_metrics
 from minitx.training.loop import Trainer
 from minitx.training.observer import OBSERVERS, Observers, RunEnd, TrainingObserver
 from minitx.training.signals import StopRequest
@@ -91,6 +91,8 @@ def run_session(
         if config.film and shards is None:
             lines = opened(MetricsFile(session.run.film_file, session.state.step))
             film = _film(session, lines.write)
+        elif session.run.film_file.exists() and team.is_first:
+            repair_metrics(session.run.film_file, session.state.step)
         session = session.committed()
         saver = SessionSaver(session, optimizer, detector, good_states, writer, shards)
         hooks = replace(_hooks(session, saver, stop), look=detector.look)

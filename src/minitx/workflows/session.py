@@ -267,15 +267,18 @@ def _load_tensors(path: Path, shards: Shards | None) -> dict[str, Tensor]:
         if shards is None:
             return load_file(path)
         with safe_open(path, framework="pt") as file:
-            rows = {name: shards.own_rows(name) for name in file.keys()}  # noqa: SIM118
-            return {
-                name: file.get_slice(name)[own]
-                if own is not None and file.get_slice(name).get_shape()
-                else file.get_tensor(name)
-                for name, own in rows.items()
-            }
+            names = [*file.keys()]
+            return {name: _rows(file, name, shards.own_rows(name)) for name in names}
     except (SafetensorError, OSError) as error:
         raise DamagedFileError(f"{path} can't be read: {error}", USE_ANOTHER) from None
+
+
+def _rows(file: safe_open, name: str, own: slice | None) -> Tensor:
+    lazy = file.get_slice(name)
+    if own is None or not lazy.get_shape():
+        return file.get_tensor(name)
+    # safetensors refuses an empty slice, which a process has that gets no row.
+    return lazy[own] if own.start < own.stop else lazy[:1][:0]
 
 
 @contextlib.contextmanager

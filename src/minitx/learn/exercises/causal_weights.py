@@ -7,9 +7,11 @@ softmax: e^-inf is exactly 0, and the other weights still sum to 1.
     weights[i, j] = e^scores[i, j] / sum over visible j of e^scores[i, j]
 
 Each row is one position that looks; its weights sum to 1. A large score needs care: in float32,
-e^89 is infinite. torch's softmax subtracts the row's largest score first, which changes nothing
-else. While generating, the queries are only
-the last T of S positions, and the mask is the bottom rows of the square:
+e^89 is infinite. torch's softmax subtracts the row's largest score from all of them first, which
+leaves the weights as they are.
+
+The mask is a square in training. While generating, the queries are only the last T of S positions,
+and the mask is the bottom T rows of that square:
 
     causal_mask(2, 4)   1 1 1 0
                         1 1 1 1

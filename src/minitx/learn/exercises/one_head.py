@@ -3,9 +3,9 @@
 What a position gets is the sum of the values of all positions that it may see, each times its
 weight. Query and key decide who is listened to; the value is what is said.
 
-    attention(Q, K, V) = softmax(Q K^T / sqrt(W), of what the mask shows) V
+    attention(Q, K, V) = softmax(masked(Q K^T / sqrt(W))) V
 
-Your two earlier exercises do the rest: scores, mask, weights, sum. The result has a row for each
+`masked` sets the scores that the mask hides to -inf. Your two earlier exercises do the rest: scores, mask, weights, sum. The result has a row for each
 query, as wide as a value. This is the only place in a transformer where a position learns anything
 of another.
 

@@ -51,6 +51,7 @@ def study_screen(
     Raises:
         BadInputError: there is no such layer, head or token.
     """
+    study.require_heads(request.layer, request.head)
     shading = "ascii" if ascii_only else shading_for(console)
     return list(attention_screen(study, request, shading, console.width))
 
@@ -61,6 +62,7 @@ def study_json(study: AttentionStudy, request: AttentionRequest) -> str:
     Raises:
         BadInputError: when there is no such layer, head or token.
     """
+    study.require_heads(request.layer, request.head)
     values: dict[str, Any] = {
         "checkpoint": str(study.checkpoint),
         "prompt": study.prompt,

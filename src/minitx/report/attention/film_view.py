@@ -92,7 +92,9 @@ def induction_told(film: Film) -> str:
     """When induction appeared, in a sentence."""
     since, last = film.induction_since, film.moments[-1]
     top = last if since else max(film.moments, key=lambda each: max(each.induction, default=0.0))
-    if max(top.induction, default=0.0) < NAMED_FROM:
+    if not top.induction:
+        return "Induction was not measured: the context is too short to repeat a text in it."
+    if max(top.induction) < NAMED_FROM:
         return "No head did induction at any moment."
     best = int(np.argmax(top.induction))
     layer, head = divmod(best, top.heads)
