@@ -61,8 +61,8 @@ def _reached(exercise: Exercise, course: Course) -> Iterator[Text]:
         if chapter.names[-1] == exercise.name and course.has_reached(chapter):
             yield Text()
             yield Text(f"Milestone: {chapter.milestone}.", "bold green")
-            yield Text("Questions you can answer now. Each has a command that shows the answer; put")
-            yield Text("a text of yours for corpus.txt, and train on it once: minitx train corpus.txt")
+            yield Text("Questions you can answer now, each with a command that shows the answer.")
+            yield Text("Put a text of yours for corpus.txt, and first: minitx train corpus.txt")
             for question, command in chapter.questions.items():
                 yield Text(f"  {question}")
                 yield Text(f"    {command}", "dim")

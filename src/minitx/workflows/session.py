@@ -273,12 +273,15 @@ def _load_tensors(path: Path, shards: Shards | None) -> dict[str, Tensor]:
         raise DamagedFileError(f"{path} can't be read: {error}", USE_ANOTHER) from None
 
 
-def _rows(file: safe_open, name: str, own: slice | None) -> Tensor:
+def _rows(file: Any, name: str, own: slice | None) -> Tensor:
     lazy = file.get_slice(name)
     if own is None or not lazy.get_shape():
-        return file.get_tensor(name)
-    # safetensors refuses an empty slice, which a process has that gets no row.
-    return lazy[own] if own.start < own.stop else lazy[:1][:0]
+        tensor: Tensor = file.get_tensor(name)
+    elif own.start < own.stop:
+        tensor = lazy[own]
+    else:  # A process that gets no row; safetensors refuses an empty slice.
+        tensor = lazy[:1][:0]
+    return tensor
 
 
 @contextlib.contextmanager

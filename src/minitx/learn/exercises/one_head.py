@@ -5,9 +5,9 @@ weight. Query and key decide who is listened to; the value is what is said.
 
     attention(Q, K, V) = softmax(masked(Q K^T / sqrt(W))) V
 
-`masked` sets the scores that the mask hides to -inf. Your two earlier exercises do the rest: scores, mask, weights, sum. The result has a row for each
-query, as wide as a value. This is the only place in a transformer where a position learns anything
-of another.
+`masked` sets the scores that the mask hides to -inf. Your two earlier exercises do most of it:
+scores, mask, weights. The sum is left. The result has a row for each query, as wide as a value.
+This is the only place in a transformer where a position learns anything of another.
 
 Paper: Vaswani et al. 2017, section 3.2.1, equation 1.
 In minitx: model/transformer.py: eager_attention
