@@ -7,6 +7,7 @@ import math
 import os
 import struct
 import sys
+import threading
 import types
 from dataclasses import replace
 
@@ -157,12 +158,16 @@ class Failing(FigureLogger):
     """Fails at an instant, with an error of several lines."""
 
     at = ""
+    hangs = None  # or an event that it waits for instead
 
     def __init__(self, run, first_step):
         self.fail("start")
 
     def fail(self, instant):
         if instant == self.at:
+            if self.hangs:
+                self.hangs.wait()
+                return
             raise RuntimeError("no\nnetwork\x1b[31m")
 
     def settings(self, values):
@@ -222,6 +227,30 @@ def test_a_logger_that_fails_stops_no_run_and_is_told_of_once(
         assert (end.step, end.reason) == (9, "finished")
         again = 0 if at in ("step 3", "step 6") else 1
         assert len(caplog.records) == again
+
+
+@pytest.mark.parametrize(
+    ("at", "what"),
+    [
+        ("start", "did not begin within 0.2 s"), ("settings", "is 2 events behind"),
+        ("step 6", "did not end within 0.2 s"), ("close", "did not end within 0.2 s"),
+    ],
+)  # fmt: skip
+def test_a_logger_that_hangs_keeps_no_run_waiting(
+    at, what, failing, untouched, tmp_path, verses, caplog, monkeypatch
+):
+    failing(at)
+    monkeypatch.setattr(Failing, "hangs", threading.Event())
+    monkeypatch.setattr("minitx.training.logging.PATIENCE", 0.2)
+    if "behind" in what:
+        monkeypatch.setattr("minitx.training.logging._WAITING", 2)
+    run = tmp_path / "run"
+    with caplog.at_level(logging.WARNING, "minitx"):
+        assert train(request_for(verses, run), []).end.reason == "finished"
+    assert lines_of(run) == untouched
+    told = f"warning: failing {what}, and notes nothing from here on; the run goes on"
+    assert [record.getMessage() for record in caplog.records] == [told]
+    Failing.hangs.set()
 
 
 def test_what_refuses_before_the_run_has_begun_still_does(tmp_path, monkeypatch):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-from collections.abc import Callable, Iterable, Iterator
+import queue
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,17 @@ def required_loggers(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+PATIENCE = 60.0
+"""Seconds in which a logger has to begin, and to end."""
+
+_WAITING = 10_000
+"""Events that may wait for a logger."""
+
+
 class GuardedLogger(TrainingObserver):
-    """A logger that never stops a run: when it fails, that is said once, and it gets nothing more.
+    """A logger that never stops a run or keeps it waiting: it works in a thread of its own.
+
+    When it fails or hangs, that is said once, and it gets nothing more.
 
     Raises:
         MinitxError: it refuses the run before it has begun.
@@ -46,33 +57,57 @@ class GuardedLogger(TrainingObserver):
 
     def __init__(self, name: str, run: Path, first_step: int) -> None:
         self._name = name
-        self._logger: TrainingObserver | None = None
-        with self._guarded():
-            self._logger = LOGGERS.get(name)(run, first_step)
+        self._events: queue.Queue[TrainingEvent | None] = queue.Queue(_WAITING)
+        self._has_begun, self._has_ended = threading.Event(), threading.Event()
+        self._refusal: MinitxError | None = None
+        self._thread = threading.Thread(
+            target=self._work, args=(run, first_step), name=f"logger {name}", daemon=True
+        )
+        self._thread.start()
+        if not self._has_begun.wait(PATIENCE):
+            self._give_up(f"did not begin within {PATIENCE:g} s")
+        if self._refusal is not None:
+            raise self._refusal
 
     def observe(self, event: TrainingEvent) -> None:
         """Pass it on."""
-        if self._logger is not None:
-            with self._guarded():
-                self._logger.observe(event)
+        if not self._has_ended.is_set():
+            try:
+                self._events.put_nowait(event)
+            except queue.Full:
+                self._give_up(f"is {_WAITING:,} events behind")
 
     def close(self) -> None:
-        """Close it."""
-        if self._logger is not None:
-            with self._guarded():
-                self._logger.close()
+        """Close it, when it has noted what it was told."""
+        if not self._has_ended.is_set():
+            with contextlib.suppress(queue.Full):
+                self._events.put(None, timeout=PATIENCE)
+            if not self._has_ended.wait(PATIENCE):
+                self._give_up(f"did not end within {PATIENCE:g} s")
 
-    @contextlib.contextmanager
-    def _guarded(self) -> Iterator[None]:
+    def _work(self, run: Path, first_step: int) -> None:
+        logger: TrainingObserver | None = None
         try:
-            yield
-        except Exception as error:
-            logger, self._logger = self._logger, None
+            logger = LOGGERS.get(self._name)(run, first_step)
+            self._has_begun.set()
+            while not self._has_ended.is_set() and (event := self._events.get()) is not None:
+                logger.observe(event)
+            logger.close()
+        except BaseException as error:
             if logger is None and isinstance(error, MinitxError):
-                raise
-            why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            what = "warning: %s failed, and notes nothing from here on; the run goes on (%s)"
-            _log.warning(what, self._name, why)
+                self._refusal = error
+            else:
+                why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                self._give_up("failed", f" ({why})")
             with contextlib.suppress(Exception):
                 if logger is not None:
                     logger.close()
+        finally:
+            self._has_ended.set()
+            self._has_begun.set()
+
+    def _give_up(self, what: str, why: str = "") -> None:
+        if not self._has_ended.is_set():
+            self._has_ended.set()
+            told = "warning: %s %s, and notes nothing from here on; the run goes on%s"
+            _log.warning(told, self._name, what, why)
