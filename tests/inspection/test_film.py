@@ -18,7 +18,9 @@ from minitx.inspection import film_recorder
 from minitx.inspection.attention_maps import read_attention
 from minitx.inspection.film import Film, LensMoment, Moment, read_film
 from minitx.inspection.film_recorder import FilmRecorder, is_moment, moment_count, planned_steps
+from minitx.inspection.head_roles import measure_heads, read_patterns
 from minitx.inspection.logit_lens import read_logit_lens
+from minitx.inspection.probe_texts import repeat_probe
 from minitx.model import Transformer
 from minitx.report.attention.film_view import film_parts, induction_told
 from minitx.tokenizer import train_tokenizer
@@ -75,10 +77,10 @@ def test_the_film_takes_a_hundredth_of_the_operations(tokenizer):
     assert counts == sorted(counts)
     assert counts[-1] == film_recorder.MOST
     # Twice the steps, twice the moments; and fewer where a moment's share is larger.
-    few = moment_count(config, TRAIN, 6000, "cpu")
-    assert 1.8 <= moment_count(config, TRAIN, 12000, "cpu") / few <= 2.3
+    few = moment_count(config, TRAIN, 3000, "cpu")
+    assert 1.8 <= moment_count(config, TRAIN, 6000, "cpu") / few <= 2.3
     wide = TrainConfig(**{**vars(TRAIN), "batch_size": 32})
-    assert moment_count(config, wide, 6000, "cpu") > few
+    assert moment_count(config, wide, 3000, "cpu") > few
 
 
 def test_each_figure_is_that_of_the_model(tokenizer):
@@ -94,6 +96,11 @@ def test_each_figure_is_that_of_the_model(tokenizer):
         for head in range(2):
             distance = np.abs(moment.map(layer, head) - maps.head(layer, head))
             assert distance.max() <= 0.004
+    probe = repeat_probe(tokenizer.vocab_size, 32, film_recorder.PROBES, 0)
+    heads = measure_heads(read_patterns(model, probe, made._windows), 2)  # A pass for each text.
+    assert moment.roles == tuple(head.role for head in heads)
+    strengths = [head.scores["induction"].strength for head in heads]
+    assert moment.induction == pytest.approx(strengths, abs=1e-3)
     exact = model_of(tokenizer).double().eval()
     windows = torch.from_numpy(made._windows)
     logits = exact(windows[:, :-1])
@@ -147,7 +154,7 @@ def test_the_prompt_follows_from_the_seed_and_leaves_room(tokenizer):
     tokens = [recorder(model, tokenizer).look(step).tokens for step in (0, 9)]
     assert tokens[0] == tokens[1]
     wide = recorder(model_of(tokenizer, context_length=512, n_layers=2), tokenizer).look(0)
-    assert len(wide.tokens) == film_recorder.PROMPT
+    assert len(wide.tokens) == film_recorder.TEXT
     assert wide.sample
     many = model_of(tokenizer, n_layers=40, n_heads=12, n_kv_heads=12, context_length=512)
     moment = recorder(many, tokenizer).look(0)

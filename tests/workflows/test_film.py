@@ -97,6 +97,7 @@ def test_a_short_run_has_no_film_and_says_so(minitx, verses, tmp_path, monkeypat
     done = minitx("attn", run, "--film")
     assert done.code == 2
     assert "has no film" in done.err
+    assert "Train without --no-film and --shard" in done.err
     assert done.err.count("\n") == 1
 
 

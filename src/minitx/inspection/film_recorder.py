@@ -9,24 +9,26 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
-from minitx.checkpoint.own_model import OwnModel
 from minitx.config import ModelConfig, SamplingConfig, TrainConfig
 from minitx.errors import BadInputError
-from minitx.evaluation.arrays import GroupedSums, IdArray, IntArray
+from minitx.evaluation.arrays import Float32Array, GroupedSums, IdArray, IntArray
 from minitx.evaluation.breakdown import CLASS_GROUPS, CLASSES, TokenClasses, group_losses
 from minitx.generation.generate_text import continue_ids
 from minitx.inspection.attention_maps import quantise, traced
 from minitx.inspection.film import LensMoment, Moment
 from minitx.inspection.head_roles import HeadRole, measure_heads
-from minitx.inspection.logit_lens import read_logit_lens
+from minitx.inspection.logit_lens import lens_of
 from minitx.inspection.probe_texts import repeat_probe, text_windows
+from minitx.inspection.roles import LayerPatterns
 from minitx.model import Transformer, evaluating
 from minitx.tokenizer import Tokenizer
 
@@ -36,11 +38,11 @@ SHARE = 0.01
 MOST, FEWEST = 40, 4
 """Moments of a film, about; where there is time for fewer, there is none."""
 
-PROMPT, SAMPLE, WINDOW = 48, 24, 64
-"""Most tokens of the prompt, of its continuation, and of each window that is scored."""
+TEXT, SAMPLE = 48, 24
+"""Most tokens of the prompt and of each other text, and of the prompt's continuation."""
 
-WINDOWS, PROBES, LENS_POSITIONS, LENS_GUESSES = 8, 4, 6, 3
-"""Windows that are scored, half of which tell roles; repeated texts; and what the lens keeps."""
+WINDOWS, PROBES, LENS_POSITIONS, LENS_GUESSES = 4, 3, 6, 3
+"""Windows of text that are scored and looked at; repeated texts; and what the lens keeps."""
 
 MAP_BYTES = 50_000
 """Of all maps of a moment."""
@@ -50,23 +52,23 @@ EARLY = 8
 
 # Of a moment beside the steps of the run: the plain model in float32 beside what trains; and what
 # a layer takes in a step and in a moment whatever its size, in operations of such a device.
-_SLOWER = 3.0
+_SLOWER = 4.0
 _OF_STEP = {"cpu": 3e7}
-_OF_MOMENT = {"cpu": 7e8}
+_OF_MOMENT = {"cpu": 1.6e9}
 _OF_STEP_ELSEWHERE, _OF_MOMENT_ELSEWHERE = 1e10, 2e12
 
 
 def moment_count(model: ModelConfig, train: TrainConfig, steps: int, device: str) -> int:
-    """Moments of a film that take at most `SHARE` of a run of so many steps; 0 for no film."""
-    context = min(WINDOW, model.context_length)
-    # The windows are scored, and half are looked at; the prompt is, by map and by lens.
-    tokens = (1.5 * WINDOWS + 2 * PROBES) * context + 2 * PROMPT + SAMPLE
+    """Moments after the first, in at most `SHARE` of the time of so many steps; 0 for no film."""
+    # The prompt, the windows, the repeated texts and their controls are read in one pass.
+    tokens = (1 + WINDOWS + 2 * PROBES) * min(TEXT, model.context_length) + SAMPLE
     moment = tokens * _SLOWER * model.flops_per_token / 3
     moment += model.n_layers * _OF_MOMENT.get(device, _OF_MOMENT_ELSEWHERE)
     step = train.batch_size * train.accumulation * model.context_length * model.flops_per_token
     step += model.n_layers * _OF_STEP.get(device, _OF_STEP_ELSEWHERE)
-    count = min(MOST, int(SHARE * steps * step / moment))
-    return count if count >= FEWEST else 0
+    # One more is before the first step.
+    count = min(MOST, int(SHARE * steps * step / moment) - 1)
+    return count if count + 1 >= FEWEST else 0
 
 
 def planned_steps(steps: int) -> float:
@@ -112,10 +114,22 @@ class FilmRecorder:
         self._model, self._tokenizer, self._train = model, tokenizer, train
         self._write, self._last_step = write, last_step
         config = model.config
-        length = min(WINDOW, config.context_length, len(text_ids))
+        length = min(TEXT, config.context_length, len(text_ids))
         self._windows = text_windows(text_ids, max(1, length), WINDOWS if length > 1 else 0)
         self._prompt = self._chosen_prompt(text_ids)
-        self._probe = repeat_probe(config.vocab_size, min(WINDOW, config.context_length), PROBES, 0)
+        texts = {"prompt": self._prompt[None], "text": self._windows}
+        probe = repeat_probe(config.vocab_size, min(TEXT, config.context_length), PROBES, 0)
+        if probe is not None:
+            texts |= {"repeated": probe.repeated, "control": probe.control}
+        # All in one pass, where nothing of a text's end is seen before it.
+        self._places = dict[str, tuple[slice, int]]()
+        rows = list[IntArray]()
+        for name, ids in texts.items():
+            if ids.size:
+                self._places[name] = slice(len(rows), len(rows) + len(ids)), ids.shape[1]
+                rows += list(ids)
+        longest = max(map(len, rows), default=0)
+        self._rows = np.array([np.resize(row, longest) for row in rows], dtype=np.int64)
 
     @cached_property
     def _classes(self) -> TokenClasses:
@@ -137,17 +151,20 @@ class FilmRecorder:
     def look(self, step: int) -> Moment:
         """What is seen now."""
         model, shape = self._model, (self._model.config.n_layers, self._model.config.n_heads)
-        packed, heads = b"", tuple[HeadRole, ...]()
+        packed, heads, streams = b"", tuple[HeadRole, ...](), list[Tensor]()
         try:
-            maps = [
-                each[0].float().cpu().numpy()
-                for each in traced(model, self._prompt[None]).attention
-            ]
+            trace = traced(model, self._rows)
+            maps = [self._seen(layer, "prompt")[0] for layer in trace.attention]
             packed = quantise(np.concatenate(maps)).tobytes()
-            heads = measure_heads(model, self._probe, self._windows)
+            names = [name for name in self._places if name != "prompt"]
+            patterns = (
+                LayerPatterns(**{name: self._seen(layer, name) for name in names})
+                for layer in trace.attention
+            )
+            heads, streams = measure_heads(patterns, shape[1]), trace.residual
         except BadInputError:
             shape = (0, 0)  # A model of one's own that shows no attention.
-        loss, classes = self._losses()
+        loss, classes = self._losses(streams)
         return Moment(
             step=step,
             tokens=tuple(map(self._tokenizer.piece, self._prompt.tolist())),
@@ -162,7 +179,7 @@ class FilmRecorder:
             ),
             loss=_rounded(loss),
             classes=classes,
-            lens=self._lens(),
+            lens=self._lens(streams),
             sample=self._sample(),
             maps=base64.b64encode(packed).decode("ascii"),
         )
@@ -172,7 +189,7 @@ class FilmRecorder:
         # line if one is near.
         config, piece = self._model.config, self._tokenizer.piece
         cells = MAP_BYTES // (config.n_layers * config.n_heads)
-        length = min(PROMPT, max(8, int(math.sqrt(2 * cells)) - 1), config.context_length * 2 // 3)
+        length = min(TEXT, max(8, int(math.sqrt(2 * cells)) - 1), config.context_length * 2 // 3)
         length = min(max(1, length), len(text_ids))
         last = len(text_ids) - length
         start = int(np.random.default_rng(self._train.seed).integers(last + 1))
@@ -185,27 +202,39 @@ class FilmRecorder:
                 break
         return np.asarray(text_ids[start : start + length]).astype(np.int64)
 
+    def _seen(self, layer: Tensor, name: str) -> Float32Array:
+        rows, width = self._places[name]
+        return np.asarray(layer[rows, :, :width, :width].float().cpu().numpy())
+
     @torch.inference_mode()
-    def _losses(self) -> tuple[float, dict[str, float]]:
+    def _losses(self, streams: Sequence[Tensor]) -> tuple[float, dict[str, float]]:
         model, windows = self._model, self._windows
         if not len(windows):
             return math.nan, {}
         ids = torch.from_numpy(windows).to(model.embedding.weight.device)
         with evaluating(model):
-            losses = model.token_losses(ids[:, :-1], ids[:, 1:]).float().cpu().numpy().ravel()
+            if streams:
+                rows, width = self._places["text"]
+                logits = model.unembed(streams[-1][rows, : width - 1]).float()
+                of_each = F.cross_entropy(logits.mT, ids[:, 1:], reduction="none")
+            else:  # A model of one's own.
+                of_each = model.token_losses(ids[:, :-1], ids[:, 1:]).float()
+        losses = of_each.cpu().numpy().ravel()
         sums = GroupedSums(len(CLASSES))
         sums.add(self._classes.of(windows[:, 1:].ravel(), windows[:, :-1].ravel()), losses)
         groups = group_losses(sums, CLASS_GROUPS)
         return float(losses.mean()), {group.name: _rounded(group.loss) for group in groups}
 
-    def _lens(self) -> tuple[LensMoment, ...]:
-        if isinstance(self._model, OwnModel):
+    def _lens(self, streams: Sequence[Tensor]) -> tuple[LensMoment, ...]:
+        if not streams:
             return ()
-        ids, piece = self._prompt, self._tokenizer.piece
-        lens = read_logit_lens(self._model, ids, LENS_GUESSES).named(ids, piece)
+        piece, start = self._tokenizer.piece, max(0, len(self._prompt) - 1 - LENS_POSITIONS)
+        ids = self._prompt[start:]
+        read = [stream[:1, start : len(self._prompt)] for stream in streams]
+        lens = lens_of(self._model, ids, read, LENS_GUESSES).named(ids, piece)
         return tuple(
             LensMoment(
-                position=at,
+                position=start + at,
                 following=piece(int(ids[at + 1])),
                 chances=tuple(map(_rounded, lens.next_probability[:, at].tolist())),
                 likeliest=tuple(
@@ -215,7 +244,7 @@ class FilmRecorder:
                     )
                 ),
             )
-            for at in range(max(0, len(ids) - 1 - LENS_POSITIONS), len(ids) - 1)
+            for at in range(len(ids) - 1)
         )
 
     def _sample(self) -> str:

@@ -6,7 +6,7 @@ share of what could be left (like Cohen's kappa): 0 is chance, 1 is a head that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from minitx.evaluation.arrays import IdArray, IntArray
@@ -119,7 +119,7 @@ def read_roles(model: Transformer, text_ids: IdArray, text_name: str = "the hold
     length = min(TEXT_LENGTH, config.context_length, len(text_ids))
     count = TEXT_WINDOWS if length >= MIN_QUERY else 0
     windows = text_windows(text_ids, max(1, length), count)
-    heads = measure_heads(model, probe, windows)
+    heads = measure_heads(read_patterns(model, probe, windows), config.n_heads)
     measured_on = [windows_in_words(len(windows), length, text_name)] if len(windows) else []
     if probe is not None:
         measured_on.append(f"{PROBES} texts of {probe.period} random tokens, repeated")
@@ -127,14 +127,12 @@ def read_roles(model: Transformer, text_ids: IdArray, text_name: str = "the hold
     return HeadRoles(heads, in_words)
 
 
-def measure_heads(
-    model: Transformer, probe: RepeatProbe | None, windows: IntArray
-) -> tuple[HeadRole, ...]:
-    """The roles on these texts, layer by layer; `windows` of text are `(windows, tokens)` ids."""
+def measure_heads(layers: Iterable[LayerPatterns], n_heads: int) -> tuple[HeadRole, ...]:
+    """The roles that these patterns show, layer by layer."""
     heads = []
-    for layer, patterns in enumerate(_patterns(model, probe, windows)):
+    for layer, patterns in enumerate(layers):
         measured = layer_scores(patterns)
-        for head in range(model.config.n_heads if measured else 0):
+        for head in range(n_heads if measured else 0):
             scores = {
                 role: RoleScore(float(score[head]), float(control[head]))
                 for role, (score, control) in measured.items()
@@ -143,9 +141,10 @@ def measure_heads(
     return tuple(heads)
 
 
-def _patterns(
+def read_patterns(
     model: Transformer, probe: RepeatProbe | None, windows: IntArray
 ) -> list[LayerPatterns]:
+    """What each layer looks at in these texts; `windows` of text are `(windows, tokens)` ids."""
     texts = {"text": windows} if len(windows) else {}
     if probe is not None:
         texts |= {"repeated": probe.repeated, "control": probe.control}

@@ -7,11 +7,12 @@ last layer is the model's own answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from minitx.checkpoint.own_model import refuse_own
 from minitx.evaluation.arrays import Float32Array, IntArray
@@ -65,11 +66,16 @@ def read_logit_lens(model: Transformer, ids: IntArray, k: int = 5) -> LogitLens:
     The `k` likeliest tokens are kept, or the whole vocabulary. The model is left as it was.
     """
     refuse_own(model, "the logit lens")
+    return lens_of(model, ids, traced(model, ids[None]).residual, k)
+
+
+def lens_of(model: Transformer, ids: IntArray, streams: Sequence[Tensor], k: int) -> LogitLens:
+    """The same of streams that were kept, `(1, seq, d_model)` at each reading."""
     text = torch.from_numpy(ids.astype(np.int64)).to(model.embedding.weight.device)
     k = min(k, model.config.vocab_size)
     top_ids, top, following, losses = [], [], [], []
     with torch.inference_mode(), evaluating(model):
-        for stream in traced(model, ids[None]).residual:
+        for stream in streams:
             log_probabilities = model.unembed(stream)[0].float().log_softmax(dim=-1)
             best = log_probabilities.topk(k, dim=-1)
             top_ids.append(best.indices.cpu().numpy())
