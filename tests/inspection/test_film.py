@@ -225,9 +225,12 @@ def test_induction_appears_where_it_stays():
     assert film.induction_since.step == 30
     assert "from step 30 on; at the end head 0.0 has most of it, 80 %" in induction_told(film)
     assert Film((made_up(0),)).induction_since is None
-    assert induction_told(Film((made_up(0),))) == "No head did induction at any moment."
+    none = "No head did induction at any moment: the strongest had 20 %, under 30 %."
+    assert induction_told(Film((made_up(0), made_up(9, (0.2,))))) == none
     assert "was not measured" in induction_told(Film((made_up(0, ()),)))
     assert "at step 10 head 0.0 has most of it, 50 %" in induction_told(Film(film.moments[:3]))
+    assert Film((made_up(0, (math.nan,)),)).induction_since is None
+    assert "had 0 %" in induction_told(Film((made_up(0, (math.nan,)),)))
     assert [film.at(step).step for step in (0, 14, 16, 99)] == [0, 10, 20, 40]
     assert [moment.step for moment in film.spread(3)] == [0, 20, 40]
 

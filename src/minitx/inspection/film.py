@@ -125,7 +125,7 @@ class Film:
         """The moment from which on some head does induction, to the end; None if none does."""
         since = None
         for moment in reversed(self.moments):
-            if max(moment.induction, default=0.0) < NAMED_FROM:
+            if not max(moment.induction, default=0.0) >= NAMED_FROM:
                 break
             since = moment
         return since

@@ -60,7 +60,7 @@ def film_parts(
     prompt = text_label("".join(last.tokens), ascii_only)
     yield Text(f"reading: {cut_label(prompt, width - 9, ascii_only)}", style="dim")
     if last.roles:
-        yield Text("\nRole of each head, a moment a column", style="bold")
+        yield Text("\nRole of each head (layer.head), a moment a column", style="bold")
         yield from _timeline(film, width, ascii_only)
         yield Text(induction_told(film))
     yield Text("\nLoss by class of token, nats per token", style="bold")
@@ -94,11 +94,13 @@ def induction_told(film: Film) -> str:
     top = last if since else max(film.moments, key=lambda each: max(each.induction, default=0.0))
     if not top.induction:
         return "Induction was not measured: the context is too short to repeat a text in it."
-    if max(top.induction) < NAMED_FROM:
-        return "No head did induction at any moment."
     best = int(np.argmax(top.induction))
     layer, head = divmod(best, top.heads)
-    most = f"head {layer}.{head} has most of it, {100 * top.induction[best]:.0f} %"
+    strength = f"{100 * max(0.0, top.induction[best]):.0f} %"
+    if not top.induction[best] >= NAMED_FROM:  # NaN of a model that broke, too.
+        named = f"{100 * NAMED_FROM:.0f} %"
+        return f"No head did induction at any moment: the strongest had {strength}, under {named}."
+    most = f"head {layer}.{head} has most of it, {strength}"
     if since is None:
         return f"Induction came, and is gone at the end: at step {top.step:,} {most}."
     return f"Induction is there from step {since.step:,} on; at the end {most}."
@@ -158,12 +160,13 @@ def _maps(
     shown: Sequence[Moment], chosen: tuple[int, int], request: AttentionRequest, shading: Shading,
     width: int,
 ) -> Iterator[RenderableType]:  # fmt: skip
-    name = f"Attention of layer {chosen[0]}, head {chosen[1]}"
+    last, name = shown[-1], f"Attention of layer {chosen[0]}, head {chosen[1]}"
     if request.moment is not None:
         yield Text(f"{name}, at step {shown[0].step:,}", style="bold")
         yield Heatmap(shown[0].map(*chosen), shown[0].tokens, shading=shading)
         return
-    yield Text(name, style="bold")
+    role = last.roles[chosen[0] * last.heads + chosen[1]]
+    yield Text(f"{name}, {role or 'which has no role'} at the end", style="bold")
     yield Text()
     maps = [(f"step {each.step:,}", each.map(*chosen)) for each in shown]
     yield from maps_grid(maps, len(maps), Scale(1.0), shading, width)

@@ -30,8 +30,8 @@ const showFilm = (host, moments) => {
     drawGrid(map, { top: 1, rows: tokens, columns: tokens, values, name: `Attention of head ${name(now.head)} at step ${moment.step}; a row looks, a column is looked at` });
   };
   const showLens = (moment) => lens.replaceChildren(...moment.lens.slice(-1).map((one) => node("div", {},
-    node("p", {}, "After token ", String(one.position), ", ", piece(moment.tokens[one.position]), ", follows ", piece(one.following), "."),
-    rows(["after", "its chance", "likeliest"], one.likeliest.map((guesses, i) => cells("td", i ? `layer ${i - 1}` : "embedding", percentOf(one.chances[i]),
+    node("p", {}, "After token ", String(one.position), ", ", piece(moment.tokens[one.position]), ", the text goes on with ", piece(one.following), "."),
+    rows(["after", "chance of it", "likeliest"], one.likeliest.map((guesses, i) => cells("td", i ? `layer ${i - 1}` : "embedding", percentOf(one.chances[i]),
       node("span", {}, ...guesses.flatMap(([token, p]) => [piece(token), ` ${percentOf(p)}  `]))))))));
   const percentOf = (p) => (p === null ? "NaN" : `${(100 * p).toFixed(1)} %`);
   const highest = Math.max(...moments.flatMap((one) => Object.values(one.classes)));
@@ -63,8 +63,8 @@ const showFilm = (host, moments) => {
   slider.oninput = () => { stop(); show(+slider.value); };
 
   host.replaceChildren(node("div", { class: "controls play" }, play, slider), said, node("div", { class: "film" },
-    node("div", {}, last.induction.length ? part("Induction", "A row is a head, a column a moment; choose one.", strip) : null,
-      heads ? part("Attention of one head", null, roles, map) : null),
+    node("div", {}, last.induction.length ? part("Induction", "How much a head looks at what came after the same token earlier, from 0 to 1. A row is a head, 1.0 the first of layer 1; a column is a moment; choose one.", strip) : null,
+      heads ? part("Attention of one head", "Choose a head; beside its number is its role at this moment, and how strong. In the map a row is a token that looks, a column one that it looks at.", roles, map) : null),
     node("div", {}, part("What it would write next", null, text), part("Loss by class of token, nats per token", null, losses),
       last.lens.length ? part("What each layer would say", null, lens) : null)));
   const through = last.induction.length ? drawGrid(strip, {
