@@ -16,7 +16,7 @@ def known(n, d, floor=0.9, b=0.45):
 
 def points(**law):
     runs = [(8e5, 2.5e5), (8e5, 5e5), (2e5, 5e5), (2e5, 1e6), (2e5, 2e6)]
-    return [LossPoint(n, d, known(n, d, **law)) for n, d in runs]
+    return [LossPoint(n, d, known(n, d, **law), UNIQUE) for n, d in runs]
 
 
 @pytest.mark.parametrize("floor", [0.5, 1.0])
@@ -62,3 +62,22 @@ def test_what_is_read_again_is_worth_less_and_never_more_than_it_can_be():
     worth = [new_tokens(epochs * 1000, 1000) for epochs in range(1, 50)]
     assert worth == sorted(worth)
     assert all(math.isfinite(each) for each in worth)
+
+
+@pytest.mark.parametrize("memorizing", [0.01, 0.03])
+@pytest.mark.parametrize("k", [0.3, 0.6])
+def test_a_run_that_memorizes_is_foretold_from_one_on_a_part_of_the_text(memorizing, k):
+    def loss(n, d, unique):
+        repeats = max(0.0, d / unique - 1)
+        return known(n, new_tokens(d, unique)) + memorizing * repeats * (n / unique) ** k
+
+    n, unique = 3.5e5, 5e5
+    runs = [(n, 4e5, unique), (n, 4.9e5, unique), (n, 8e5, 2e6), (n, 2e6, 1e7), (n, 4e5, 5e4)]
+    points = [LossPoint(n, d, loss(n, d, u), u) for n, d, u in runs]
+    wanted = loss(n, 4e6, unique)
+    forecast = LossLaw(points, unique).at(n, 4e6)
+    assert forecast.low < wanted < forecast.high
+    assert forecast.loss == pytest.approx(wanted, rel=0.05)
+    # Those that memorized nothing do not tell it.
+    blind = LossLaw(points[:-1], unique).at(n, 4e6)
+    assert blind.loss < wanted - 0.5 * memorizing * 7 * 0.7**k

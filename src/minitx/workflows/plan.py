@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import torch
 
 from minitx.checkpoint.rundir import RUNS, RunDirectory
@@ -25,6 +26,7 @@ from minitx.config.toml import build
 from minitx.corpus import read_corpus
 from minitx.corpus.documents import Reading
 from minitx.corpus.encoded import DESCRIPTION
+from minitx.corpus.shards import IdArray
 from minitx.errors import MinitxError
 from minitx.evaluation.scoring import score, windows_for
 from minitx.files import read_json
@@ -54,7 +56,7 @@ FEWEST_STEPS = 50
 """Of a pilot: shorter ones tell little."""
 
 SCORED = 40_000
-"""Tokens of the holdout that a pilot is scored on."""
+"""Tokens of the holdout that a pilot is scored on, or as many as it learns from, if more."""
 
 SIZES = (
     Shape(12, 12, 768), Shape(24, 16, 1024), Shape(36, 20, 1280), Shape(48, 25, 1600),
@@ -65,6 +67,10 @@ SIZES = (
 PILOTS = (("own", 1 / 2), ("small", 1 / 2), ("small", 1.0), ("small", 2.0))
 """The model itself, and one of a sixth of its work, each on so many parts of some number of
 tokens: the small one tells what more tokens are worth, both together what the size is worth."""
+
+REPEATING = (("own", 1.0), ("small", 1.0), ("small", 2.0), ("part", 1.0))
+"""Those for a run that reads its text more than once: `part` is the small model on a part of the
+text, which it reads as often. It tells what a model that memorizes loses."""
 
 SCORING = 1 / 3
 """Of the work of training on a token: scoring one."""
@@ -190,9 +196,9 @@ def _forecast(
     pilots: list[_Pilot] = []
     if settings.pilots and n_holdout > 1:
         speed = kept_speed(compute, "auto") or measure_speed(compute, "auto")
-        pilots = list(
-            _pilots(_small_steps(prepared, speed.rate), compute, settings.pilots, progress)
-        )
+        epochs = train.steps * _step_tokens(config) / len(ids)
+        small = _small_steps(prepared, speed.rate)
+        pilots = list(_pilots(small, compute, settings.pilots, epochs, progress))
         if device is None:
             rate = speed.rate
     # Those of the model itself, in steps as large.
@@ -269,28 +275,47 @@ def _timed(config: RunConfig, cost: StepCost, n_holdout: int) -> tuple[RunConfig
 
 
 def _pilots(
-    prepared: Prepared, compute: Compute, seconds: float, progress: Callable[[str], None]
+    prepared: Prepared,
+    compute: Compute,
+    seconds: float,
+    epochs: float,
+    progress: Callable[[str], None],
 ) -> Iterator[_Pilot]:
     """Short runs of the model, or the largest of the ladder for which there is time, and of one of
-    a sixth of its work."""
-    model = prepared.config.model
+    a sixth of its work, for a run of so many epochs."""
+    model, ids = prepared.config.model, prepared.encoded.train_ids
+    planned = REPEATING if epochs > 1 else PILOTS
     fewest = FEWEST_STEPS * _step_tokens(prepared.config)
     rungs = [_like(model, shape) for shape in reversed(LADDER)]
     smaller = [rung for rung in rungs if rung.flops_per_token < 0.9 * model.flops_per_token]
     for number, own in enumerate([model, *smaller]):
         third = own.flops_per_token / 3
         small = next((rung for rung in smaller[number:] if rung.flops_per_token < third), own)
-        pairs = dict.fromkeys((own if which == "own" else small, part) for which, part in PILOTS)
-        work = sum(shape.flops_per_token * part for shape, part in pairs)
-        largest = seconds * prepared.rate / work
-        if largest * PILOTS[0][1] >= fewest or own is rungs[-1]:
+        runs = dict.fromkeys(
+            (own if which == "own" else small, of_unit, which == "part")
+            for which, of_unit in planned
+        )
+        work = sum(shape.flops_per_token * of_unit for shape, of_unit, _ in runs)
+        unit = seconds * prepared.rate / work
+        if unit * planned[0][1] >= fewest or own is rungs[-1]:
             break
-    if largest < 2 * _step_tokens(prepared.config):
+    if unit < 2 * _step_tokens(prepared.config):
         return
     keep_freed_memory()
-    for done, (shape, part) in enumerate(pairs, 1):
-        progress(f"pilot {done} of {len(pairs)}: {shape.n_layers} layers of {shape.d_model}")
-        yield _pilot(prepared, shape, part * largest, compute)
+    for done, (shape, of_unit, of_part) in enumerate(runs, 1):
+        progress(f"pilot {done} of {len(runs)}: {shape.n_layers} layers of {shape.d_model}")
+        tokens = of_unit * unit
+        text = _part(ids, tokens / epochs, model.context_length) if of_part else ids
+        yield _pilot(prepared, shape, text, tokens, compute, max(SCORED, round(unit)))
+
+
+def _part(ids: IdArray, tokens: float, context: int) -> IdArray:
+    # About so many tokens of a text, in pieces from all over it.
+    row = min(8 * context, len(ids))
+    n_rows = len(ids) // row
+    kept = max(1, min(n_rows, round(tokens / row)))
+    rows = np.arange(kept) * n_rows // kept
+    return np.asarray(ids[: n_rows * row]).reshape(n_rows, row)[rows].reshape(-1)
 
 
 def _like(model: ModelConfig, shape: Shape) -> ModelConfig:
@@ -301,13 +326,19 @@ def _like(model: ModelConfig, shape: Shape) -> ModelConfig:
     )  # fmt: skip
 
 
-def _pilot(prepared: Prepared, model: ModelConfig, tokens: float, compute: Compute) -> _Pilot:
+def _pilot(
+    prepared: Prepared,
+    model: ModelConfig,
+    ids: IdArray,
+    tokens: float,
+    compute: Compute,
+    scored: int,
+) -> _Pilot:
     steps = max(2, round(tokens / _step_tokens(prepared.config)))
     warmup = min(prepared.config.train.warmup_steps, max(1, steps // 20))
     train = replace(prepared.config.train, steps=steps, warmup_steps=warmup, step_decisions=())
     torch.manual_seed(train.seed)
     made = Transformer(model).to(compute.device).train()
-    ids = prepared.encoded.train_ids
     batches = Batches(
         ids, model.context_length, train.batch_size, train.seed, compute.device, train.data_order
     )
@@ -319,10 +350,10 @@ def _pilot(prepared: Prepared, model: ModelConfig, tokens: float, compute: Compu
         float(gradients(step))
         optimizer.step(rate_factor(train, step, steps))
         times.append(time.perf_counter() - began)
-    windows = windows_for(made, max_tokens=SCORED, autocast_dtype=compute.dtype)
+    windows = windows_for(made, max_tokens=scored, autocast_dtype=compute.dtype)
     loss = score(made, prepared.encoded.holdout_ids, windows).loss
     n_tokens = steps * _step_tokens(prepared.config)
-    point = LossPoint(model.n_parameters, n_tokens, loss)
+    point = LossPoint(model.n_parameters, n_tokens, loss, len(ids))
     flops = model.flops_per_token * _step_tokens(prepared.config)
     work = Workload(train.batch_size, train.optimizer, dtype=compute.dtype_name, on_cpu=False)
     return _Pilot(point, flops, sorted(times)[len(times) // 2], memory(model, work).peak)
@@ -342,4 +373,6 @@ def _earlier_runs(prepared: Prepared) -> Iterator[LossPoint]:
                 last = history.evaluations[-1]
                 tokens = history.at("tokens", last.step)
                 if config.train.optimizer == prepared.config.train.optimizer:
-                    yield LossPoint(config.model.n_parameters, tokens, last.holdout_loss)
+                    unique = len(prepared.encoded.train_ids)
+                    loss = last.holdout_loss
+                    yield LossPoint(config.model.n_parameters, tokens, loss, unique)
