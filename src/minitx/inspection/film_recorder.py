@@ -54,7 +54,7 @@ EARLY = 8
 # a layer takes in a step and in a moment whatever its size, in operations of such a device.
 _SLOWER = 4.0
 _OF_STEP = {"cpu": 3e7}
-_OF_MOMENT = {"cpu": 1.6e9}
+_OF_MOMENT = {"cpu": 2.2e9}
 _OF_STEP_ELSEWHERE, _OF_MOMENT_ELSEWHERE = 1e10, 2e12
 
 
