@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from minitx.corpus.answers import Answers
 from minitx.errors import BadInputError
 
 Positions = npt.NDArray[np.int64]
@@ -172,10 +173,15 @@ class _EarlierOrder:
 
 
 def gather(
-    ids: npt.NDArray[np.integer[Any]], windows: Windows, context_length: int
+    ids: npt.NDArray[np.integer[Any]],
+    windows: Windows,
+    context_length: int,
+    answers: Answers | None = None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Inputs and targets of windows, each `(batch, seq)`: a target is the id after its input, or
-    `NO_TARGET`."""
+    `NO_TARGET`, as all but answers are where there are `answers`."""
+    if answers is not None:
+        windows = _with_an_answer(windows, len(ids), context_length, answers)
     stretches = ids[windows.starts[:, None] + np.arange(context_length + 1)].astype(np.int64)
     inputs, targets = stretches[:, :-1], stretches[:, 1:]
     partial = np.flatnonzero(windows.last - windows.first + 1 < context_length)
@@ -186,7 +192,21 @@ def gather(
         is_target = windows.first[partial, None] <= positions
         is_target &= positions <= windows.last[partial, None]
         targets[partial] = np.where(is_target, targets[partial], NO_TARGET)
+    if answers is not None:
+        is_answer = answers.at(windows.starts[:, None] + np.arange(1, context_length + 1))
+        targets = np.where(is_answer, targets, NO_TARGET)
     return inputs, targets
+
+
+def _with_an_answer(windows: Windows, n_ids: int, context_length: int, answers: Answers) -> Windows:
+    """The same windows; the first is another where none has any part of an answer."""
+    spans = zip(windows.first, windows.last, strict=True)
+    if any(answers.first_from(int(first)) <= last for first, last in spans):
+        return windows
+    start = min(answers.first_from(int(windows.first[0])), n_ids - context_length) - 1
+    starts, first, last = windows.starts.copy(), windows.first.copy(), windows.last.copy()
+    starts[0], first[0], last[0] = start, start + 1, start + context_length
+    return Windows(starts, first, last)
 
 
 def require_one_window(n_ids: int, context_length: int, name: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from minitx.compute import Compute
 from minitx.config import RunConfig
 from minitx.corpus import EncodedCorpus
+from minitx.corpus.answers import answers_in
 from minitx.diagnosis.curves import CurveDetector, Moment
 from minitx.diagnosis.findings import KINDS, finding
 from minitx.diagnosis.inside import InsideDetector, probe, probe_windows
@@ -306,7 +307,9 @@ class CheckpointReview:
         return self.corpus.holdout_ids if self._has_holdout else self.corpus.train_ids
 
     def _loss(self, ids: IdArray, n_scored: int = _SCORED_TOKENS) -> float:
-        return score(self.model, ids, windows_for(self.model, max_tokens=n_scored)).loss
+        answers = answers_in(ids, self.tokenizer)
+        windows = windows_for(self.model, max_tokens=n_scored, answers=answers)
+        return score(self.model, ids, windows).loss
 
     def _look_at_losses(self, train: float, holdout: float, is_last: bool) -> None:
         """Find what needs no history."""

@@ -17,12 +17,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from minitx.compute import Compute
+from minitx.corpus.answers import Answers
 from minitx.corpus.encoded_file import release
 from minitx.errors import BadInputError
 from minitx.evaluation.arrays import BoolArray, Float32Array, GroupedSums, IdArray, IntArray
@@ -63,12 +64,14 @@ class Windows:
         max_tokens: score about as many targets in evenly spaced windows, the same ones each
             time; 0 scores all.
         autocast_dtype: format of the matrix products; None or float32 for that of the weights.
+        answers: what alone is scored of conversations; None scores any text whole.
     """
 
     context_length: int
     stride: int
     max_tokens: int = 0
     autocast_dtype: torch.dtype | None = None
+    answers: Answers | None = None
 
 
 _SMALLEST_BLOCK = 128  # tokens
@@ -136,6 +139,8 @@ def score(
         blocks.add(chunk.index * len(blocks.counts) // len(ids), chunk.losses)
         if progress is not None:
             progress(len(chunk.losses))
+    if not n_tokens and windows is not None:  # No answer is in the windows that were chosen.
+        return score(model, ids, replace(windows, max_tokens=0), progress)
     return Score(total, n_tokens, _margin(total / n_tokens, blocks))
 
 
@@ -183,9 +188,14 @@ def _losses(
             starts = np.array([window.start for window in batch])[:, None]
             offsets = np.arange(length)
             kept = offsets >= np.array([window.skip for window in batch])[:, None]
+            index = starts + offsets + 1
+            if windows.answers is not None:
+                kept &= windows.answers.at(index)
+                if not kept.any():
+                    continue
             position = np.broadcast_to(offsets, kept.shape)[kept]
             yield LossChunk(
-                (starts + offsets + 1)[kept],
+                index[kept],
                 position,
                 *(array.cpu().numpy()[kept] for array in measured),
             )
@@ -216,6 +226,7 @@ def windows_for(
     stride: int | None = None,
     max_tokens: int = 0,
     autocast_dtype: torch.dtype | None = None,
+    answers: Answers | None = None,
 ) -> Windows:
     """Windows that fit a model: of its context, and side by side, unless told otherwise.
 
@@ -235,7 +246,7 @@ def windows_for(
             f"stride is {stride}, outside 1 to the context length {context_length:,}",
             f"Choose a --stride from 1 to {context_length}",
         )
-    return Windows(context_length, stride, max_tokens, autocast_dtype)
+    return Windows(context_length, stride, max_tokens, autocast_dtype, answers)
 
 
 def spaced_windows(n_ids: int, windows: Windows) -> Iterator[Window]:

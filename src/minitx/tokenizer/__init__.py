@@ -6,6 +6,11 @@ assert tokenizer.decode(ids) == "To be or not to be"
 """
 
 from minitx.tokenizer.base import Tokenizer
-from minitx.tokenizer.kinds import load_tokenizer, train_tokenizer, with_end_of_text
+from minitx.tokenizer.kinds import (
+    load_tokenizer,
+    train_tokenizer,
+    with_end_of_text,
+    with_roles,
+)
 
-__all__ = ["Tokenizer", "load_tokenizer", "train_tokenizer", "with_end_of_text"]
+__all__ = ["Tokenizer", "load_tokenizer", "train_tokenizer", "with_end_of_text", "with_roles"]

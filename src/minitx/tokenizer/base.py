@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from hashlib import sha256
-from itertools import islice
+from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -23,6 +23,7 @@ from tokenizers import Tokenizer as Backend
 from minitx.config.run_config import TokenizerKind
 from minitx.errors import BadInputError
 from minitx.files import json_bytes, os_errors_as_bad_input, write_atomically
+from minitx.tokenizer.chat import MARK, MARKS, TEMPLATE, TOKENS
 from minitx.tokenizer.chunks import Border, chunks
 
 Ids = npt.NDArray[np.int32]
@@ -38,6 +39,9 @@ their pieces hold a punctuation mark alone."""
 END_OF_TEXT = "<|endoftext|>"
 """How a vocabulary names the token that stands after a document. It stands for no text, and no text
 encodes to it by that name: merges and words end between its letters and its marks."""
+
+_ANSWERED = MARKS["assistant"]
+"""Before the mark that follows an answer: the answer ends there."""
 
 # Small enough that the work of a batch is a few MB, large enough to be worth a batch.
 _CHUNK = 16_384
@@ -55,6 +59,7 @@ class Tokenizer(ABC):
         digest: SHA-256 of `json_bytes`, in hexadecimal.
         unknown_id: the id for what the vocabulary lacks; None where nothing can be lacking.
         end_id: the id that ends a document; None in tokenizers of earlier versions.
+        roles: the id of each role of a conversation; empty where it knows none.
         kept_files: its files as another program made them; empty for one of ours.
     """
 
@@ -69,6 +74,25 @@ class Tokenizer(ABC):
         self.unknown_id: int | None = None
         self.end_id: int | None = self.backend.token_to_id(END_OF_TEXT)
         self.kept_files: dict[str, bytes] = {}
+        self.roles: dict[str, int] = {}
+        self._ids_of_mark: dict[str, Ids] = {}
+
+    def add_roles(self) -> None:
+        """Let it encode conversations: each role is a new id, the end of an answer is `end_id`."""
+        content = json.loads(self.json_bytes)
+        for role, name in TOKENS.items():
+            self.roles[role] = self.vocab_size
+            flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+            token = {"id": self.vocab_size, "content": name, **flags, "special": True}
+            content["added_tokens"].append(token)
+            self.vocab_size += 1
+        self.__dict__.pop("_bytes_of", None)  # Of the ids before.
+        self.json_bytes = json_bytes(content)
+        self.digest = self._file_digest = sha256(self.json_bytes).hexdigest()
+        for role, i in self.roles.items():
+            own = [i] if self.end_id is None else [self.end_id, i]
+            self._ids_of_mark[MARKS[role]] = np.array([i], np.int32)
+            self._ids_of_mark[_ANSWERED + MARKS[role]] = np.array(own, np.int32)
 
     def end_with(self, end_id: int) -> None:
         """Let an id end a document of which the kept files do not say that it does."""
@@ -94,10 +118,12 @@ class Tokenizer(ABC):
             "clean_up_tokenization_spaces": False,
             "tokenizer_class": "PreTrainedTokenizerFast",
             **dict.fromkeys(("bos_token", "eos_token", "pad_token"), special),
-            # So that its name in a text is read as text.
-            "split_special_tokens": not self.backend.get_added_tokens_decoder(),
+            # So that its name in a text is read as text; but a template spells tokens.
+            "split_special_tokens": not (self.roles or self.backend.get_added_tokens_decoder()),
             "padding_side": "left",
         }
+        if self.roles:
+            config["chat_template"] = TEMPLATE
         if context_length is not None:
             config["model_max_length"] = context_length
         return {TOKENIZER_FILE: self.json_bytes, SETTINGS_FILE: json_bytes(config)}
@@ -185,6 +211,20 @@ class Tokenizer(ABC):
 
     def _pieces(self, texts: Iterable[str]) -> Iterator[str]:
         """A text that comes in parts, in pieces whose ids are those of the text as a whole."""
+        if not self.roles:
+            yield from self._pieces_of_turn(texts)
+            return
+        parts = (part for text in texts for part in MARK.split(text) if part)
+        before = ""
+        for is_mark, turn in groupby(parts, lambda part: part in self._ids_of_mark):
+            if not is_mark:
+                yield from self._pieces_of_turn(turn)
+                continue
+            for mark in turn:
+                yield before + mark
+                before = _ANSWERED if mark == _ANSWERED else ""
+
+    def _pieces_of_turn(self, texts: Iterable[str]) -> Iterator[str]:
         rest = ""
         for text in texts:
             *ready, rest = chunks(rest + text, _CHUNK, self._border, self._starts) or [""]
@@ -221,6 +261,8 @@ class Tokenizer(ABC):
         """
         if token_id in (self.unknown_id, self.end_id):
             return UNKNOWN if token_id == self.unknown_id else self.special_token
+        if token_id in self.roles.values():
+            return next(TOKENS[role] for role, i in self.roles.items() if i == token_id)
         text = self.token_bytes(token_id).decode("utf-8", "surrogateescape")
         return "".join(
             f"<0x{ord(character) - 0xDC00:02X}>" if "\ud800" <= character <= "\udfff" else character
@@ -230,7 +272,8 @@ class Tokenizer(ABC):
     def safe_cut(self, text: str) -> int | None:
         """Where a text may be cut, not at its beginning, without changing any ids, whatever stands
         before and after it; None if it is not known."""
-        match = self._border and self._border.search(text, 2, max(2, len(text) - 1))
+        border = None if self.roles else self._border
+        match = border and border.search(text, 2, max(2, len(text) - 1))
         return match.start() if match else None
 
     def unknown_characters(self, text: str) -> list[str]:
@@ -256,9 +299,10 @@ class Tokenizer(ABC):
     def _bytes_of(self) -> list[bytes]:
         # Where it is an added token, as other programs make it, a text can spell it.
         silent = {self.end_id} - self.backend.get_added_tokens_decoder().keys()
+        entries = self._vocabulary()[: self.vocab_size - len(self.roles)]
         return [
-            b"" if i in silent else self._bytes_of_entry(i, token)
-            for i, token in enumerate(self._vocabulary())
+            *(b"" if i in silent else self._bytes_of_entry(i, e) for i, e in enumerate(entries)),
+            *(MARKS[role].encode("utf-8") for role in self.roles),
         ]
 
     @abstractmethod
@@ -287,6 +331,11 @@ class Tokenizer(ABC):
         return [start for start in starts.values() if start <= known]
 
     def _encode_chunks(self, texts: list[str], unknown: Unknown) -> list[Ids]:
+        marks = self._ids_of_mark
+        if marks and any(text in marks for text in texts):
+            others = [text for text in texts if text not in marks]
+            encoded = iter(self._encode_chunks(others, unknown) if others else ())
+            return [marks[text] if text in marks else next(encoded) for text in texts]
         ids = self._ids_of(texts)
         lacks = self.unknown_id is not None and unknown == "error"
         if lacks and any((own == self.unknown_id).any() for own in ids):
@@ -328,7 +377,8 @@ def silent_ids(tokenizer: Tokenizer, end_id: int | None) -> list[int]:
     own_end = tokenizer.end_id
     if own_end is not None and tokenizer.token_bytes(own_end):
         own_end = None  # An added token, which texts of earlier runs could spell.
-    return sorted(i for i in {tokenizer.unknown_id, own_end} if i not in (None, end_id))
+    silent = {tokenizer.unknown_id, own_end, *tokenizer.roles.values()}
+    return sorted(i for i in silent if i not in (None, end_id))
 
 
 def _in_our_form(definition: dict[str, Any]) -> dict[str, Any]:

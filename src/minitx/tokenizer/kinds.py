@@ -32,6 +32,7 @@ from minitx.tokenizer.bpe import (
     BytePairTokenizer,
     train_bpe,
 )
+from minitx.tokenizer.chat import TEMPLATE
 from minitx.tokenizer.sentence_pieces import SentencePieceTokenizer
 from minitx.tokenizer.word_level import CharTokenizer, WordTokenizer, train_char, train_word
 
@@ -102,6 +103,25 @@ def with_end_of_text(tokenizer: Tokenizer) -> Tokenizer:
     return ended
 
 
+def with_roles(tokenizer: Tokenizer) -> Tokenizer:
+    """The same tokenizer, which encodes conversations, too.
+
+    Raises:
+        BadInputError: another program made it.
+    """
+    if tokenizer.roles:
+        return tokenizer
+    if tokenizer.kept_files:
+        raise BadInputError(
+            "the corpus has conversations, and the tokenizer is another program's",
+            "Begin with a model of minitx, or without one",
+        )
+    ended = with_end_of_text(tokenizer)
+    talking = type(ended)(json.loads(ended.json_bytes))
+    talking.add_roles()
+    return talking
+
+
 LARGEST_FILE = 64 * 2**20
 """Bytes; the largest tokenizers in use take about half of that."""
 
@@ -124,6 +144,9 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     content = _parse(path, raw)
     try:
         settings = _settings(directory)
+        has_roles = settings.get("chat_template") == TEMPLATE
+        if has_roles:  # Of minitx: they come back with `add_roles`.
+            content["added_tokens"] = []
         _drop_names(content, settings)
         model = content["model"]
         # Files from before the library wrote types have none for BPE, which alone has merges.
@@ -135,6 +158,8 @@ def load_tokenizer(directory: Path) -> Tokenizer:
         tokenizer = open_kind(content, path)
         if content["added_tokens"]:
             _keep(tokenizer, directory, raw, settings)
+        if has_roles:
+            tokenizer.add_roles()
         tokenizer.token_bytes(0)
     except (BadInputError, KeyboardInterrupt):
         raise

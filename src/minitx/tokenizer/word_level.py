@@ -26,6 +26,7 @@ from minitx.config.run_config import TokenizerKind
 from minitx.errors import BadInputError
 from minitx.tokenizer.base import END_OF_TEXT, UNKNOWN, Ids, Tokenizer
 from minitx.tokenizer.bpe import BYTE_OF_CHARACTER, CHARACTER_OF_BYTE, LONGEST_PIECE
+from minitx.tokenizer.chat import MARK, MARKS
 from minitx.tokenizer.chunks import ANYWHERE, LINE_START, training_chunks
 
 _RUN = f"{{1,{LONGEST_PIECE}}}"
@@ -51,7 +52,7 @@ class WordTokenizer(Tokenizer):
 
     def unknown_characters(self, text: str) -> list[str]:
         """As in `Tokenizer`: the words that have no id."""
-        cut = self.backend.pre_tokenizer
+        cut, text = self.backend.pre_tokenizer, MARK.sub("", text)
         chunks = training_chunks([text], cut)
         words = (word for chunk in chunks for word, _ in cut.pre_tokenize_str(chunk))
         unknown = [word for word in dict.fromkeys(words) if self.backend.token_to_id(word) is None]
@@ -92,6 +93,12 @@ class CharTokenizer(WordTokenizer):
         self._id_of = np.full(highest + 2, self.unknown_id, dtype=np.int32)
         self._id_of[self._code_of[known]] = known
 
+    def add_roles(self) -> None:
+        """As in `Tokenizer`."""
+        super().add_roles()
+        marks = np.array([ord(MARKS[role]) for role in self.roles], dtype="<u4")
+        self._code_of = np.concatenate([self._code_of, marks])
+
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """As in `Tokenizer`."""
         checked = self._checked(ids)
@@ -101,6 +108,7 @@ class CharTokenizer(WordTokenizer):
 
     def unknown_characters(self, text: str) -> list[str]:
         """As in `Tokenizer`."""
+        text = MARK.sub("", text)
         return [c for c in dict.fromkeys(text) if self._ids_of([c])[0][0] == self.unknown_id]
 
     def _ids_of(self, texts: list[str]) -> list[Ids]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from minitx.corpus import WindowSampler, gather
+from minitx.corpus.answers import Answers
 from minitx.corpus.training_windows import DATA_ORDER
 
 Batch = tuple[Tensor, Tensor]
@@ -18,7 +19,8 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(eq=False)
 class Batches:
-    """Windows of `ids`, `(tokens,)` and usually memory-mapped, drawn by `WindowSampler`."""
+    """Windows of `ids`, `(tokens,)` and usually memory-mapped, drawn by `WindowSampler`; of
+    conversations only the `answers` are targets."""
 
     ids: np.ndarray
     context_length: int
@@ -26,6 +28,7 @@ class Batches:
     seed: int
     device: torch.device
     data_order: int = DATA_ORDER
+    answers: Answers | None = None
 
     def __post_init__(self) -> None:
         self._sampler = WindowSampler(
@@ -39,7 +42,8 @@ class Batches:
     def _prepared(self, number: int) -> Batch:
         # Where it is drawn: in the memory of the processor.
         windows = self._sampler.windows(number * self.batch_size, self.batch_size)
-        inputs, targets = map(torch.from_numpy, gather(self.ids, windows, self.context_length))
+        arrays = gather(self.ids, windows, self.context_length, self.answers)
+        inputs, targets = map(torch.from_numpy, arrays)
         if self.device.type == "cuda":
             # From pinned memory the copy runs beside the step before.
             return inputs.pin_memory(), targets.pin_memory()

@@ -81,6 +81,7 @@ class RunStart(TrainingEvent):
         first_step: steps already done, 0 for a new run.
         n_unknown_tokens: of the holdout, which stand for what the tokenizer lacks.
         prompt: a short one that the model reads; empty if there is none, None if it is not known.
+        chats: whether it learns conversations.
     """
 
     kind = "start"
@@ -98,6 +99,7 @@ class RunStart(TrainingEvent):
     first_step: int
     n_unknown_tokens: int = 0
     prompt: str | None = None
+    chats: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from minitx import engine
 from minitx.checkpoint.rundir import Which, named_run, resolve_checkpoint, use_checkpoints
 from minitx.config import EvaluationSettings
+from minitx.corpus.answers import answers_in
 from minitx.errors import BadInputError
 from minitx.evaluation.arrays import ids_within, token_sizes
 from minitx.evaluation.baselines import MOST_BYTES, measure_baselines
@@ -198,6 +199,9 @@ class _Evaluation:
         else:
             progress(f"encoding {source}", 0, 0)
             self.text = file_text(self.subject, source, settings)
+        answers = answers_in(self.text.ids, loaded.tokenizer)
+        self.windows = replace(self.windows, answers=answers)
+        self.overlapping = replace(self.overlapping, answers=answers)
 
     def measure(self) -> tuple[HoldoutReport, Blocks]:
         """The report, and what was summed in each block of the text."""

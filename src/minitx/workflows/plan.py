@@ -24,6 +24,7 @@ from minitx.compute import Compute, choose_compute, keep_freed_memory
 from minitx.config import DataConfig, ModelConfig, PlanSettings, RunConfig
 from minitx.config.toml import build
 from minitx.corpus import read_corpus
+from minitx.corpus.answers import answers_in
 from minitx.corpus.documents import Reading
 from minitx.corpus.encoded import DESCRIPTION
 from minitx.corpus.shards import IdArray
@@ -340,8 +341,9 @@ def _pilot(
     torch.manual_seed(train.seed)
     made = Transformer(model).to(compute.device).train()
     batches = Batches(
-        ids, model.context_length, train.batch_size, train.seed, compute.device, train.data_order
-    )
+        ids, model.context_length, train.batch_size, train.seed, compute.device, train.data_order,
+        answers_in(ids, prepared.tokenizer),
+    )  # fmt: skip
     gradients = StepGradients(made, batches, train, compute)
     optimizer = make_optimizer(made, train, compute.dtype)
     times = []
@@ -350,8 +352,12 @@ def _pilot(
         float(gradients(step))
         optimizer.step(rate_factor(train, step, steps))
         times.append(time.perf_counter() - began)
-    windows = windows_for(made, max_tokens=scored, autocast_dtype=compute.dtype)
-    loss = score(made, prepared.encoded.holdout_ids, windows).loss
+    holdout = prepared.encoded.holdout_ids
+    windows = windows_for(
+        made, max_tokens=scored, autocast_dtype=compute.dtype,
+        answers=answers_in(holdout, prepared.tokenizer),
+    )  # fmt: skip
+    loss = score(made, holdout, windows).loss
     n_tokens = steps * _step_tokens(prepared.config)
     point = LossPoint(model.n_parameters, n_tokens, loss, len(ids))
     flops = model.flops_per_token * _step_tokens(prepared.config)

@@ -38,7 +38,14 @@ from minitx.corpus.sources import Corpus
 from minitx.corpus.training_windows import DATA_ORDER
 from minitx.engine import plan_engine
 from minitx.errors import BadInputError
-from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer, with_end_of_text
+from minitx.tokenizer import (
+    Tokenizer,
+    load_tokenizer,
+    train_tokenizer,
+    with_end_of_text,
+    with_roles,
+)
+from minitx.tokenizer.chat import turns_of
 from minitx.training.machine_speed import kept_speed, measure_speed
 from minitx.training.observer import Observers, Phase, TrainingObserver
 from minitx.training.planning import NOMINAL_RATES, TokenFigures, plan_run
@@ -116,20 +123,39 @@ def prepare(
         rate, measured = _rate(request, compute, told)
     told.observe(Phase("training the tokenizer"))
     notes: dict[str, Any] = {"signature": known_by}
-    tokenizer, tokenizer_config, reasons = (
-        _tokenizer(request, split, rate, earlier, notes)
-        if tokenizer is None
-        else (tokenizer, TokenizerConfig(tokenizer.kind, tokenizer.vocab_size), {})
-    )
+    if tokenizer is None:
+        tokenizer, tokenizer_config, reasons = _tokenizer(request, split, rate, earlier, notes)
+    else:
+        tokenizer = with_roles(tokenizer) if _has_chats(split) else tokenizer
+        # That of a model to begin with may be larger than its tokenizer.
+        n_ids = max(tokenizer.vocab_size, request.model.get("vocab_size", 0))
+        request = replace(request, model={**request.model, "vocab_size": n_ids})
+        tokenizer_config, reasons = TokenizerConfig(tokenizer.kind, tokenizer.vocab_size), {}
     data, reasons = _resolved(data, split, reasons)
     told.observe(Phase("encoding the corpus"))
     progress = progress_told(told, "encoding the corpus")
     workers = data.workers or os.cpu_count() or 1
     encoded = encode_corpus(split, tokenizer, earlier, workers, progress, notes)
     config, planned = _plan(request, data, tokenizer_config, encoded, compute, rate)
-    if split.has_several and tokenizer.end_id is not None:
+    if tokenizer.end_id is not None and (split.has_several or tokenizer.roles):
         config = replace(config, model=replace(config.model, end_id=tokenizer.end_id))
     return Prepared(split, encoded, tokenizer, config, reasons | planned | measured, rate)
+
+
+def _has_chats(split: SplitCorpus) -> bool:
+    """Whether a corpus is of conversations.
+
+    Raises:
+        BadInputError: a part of it is.
+    """
+    kinds = dict(split.formats).keys()
+    if "chats" in kinds and len(kinds) > 1:
+        raise BadInputError(
+            f"the corpus has conversations and other texts ({', '.join(sorted(kinds))}), and of "
+            "conversations only the answers are learned",
+            "Train on the other texts first, and on the conversations --from that run",
+        )
+    return "chats" in kinds
 
 
 def progress_told(told: Observers, name: str) -> Callable[[int, int], None]:
@@ -230,7 +256,9 @@ def _tokenizer(
         # A run may be named, too, by its bare name as everywhere.
         given = named_run(request.tokenizer_directory)
         loaded = open_tokenizer(given) if find_run(given) else load_tokenizer(given)
-        if split.has_several:
+        if _has_chats(split):
+            loaded = with_roles(loaded)
+        elif split.has_several:
             loaded = with_end_of_text(loaded)
         config = TokenizerConfig(loaded.kind, loaded.vocab_size)
         return loaded, config, {"kind": f"from {request.tokenizer_directory}"}
@@ -244,7 +272,11 @@ def _tokenizer(
         if has_most := one_with_most_of(notes["signature"], earlier):
             _log.info("with --tokenizer %s, only what is new of this text is encoded", has_most)
         learned = learned_from(split.train, config.kind)
+        if _has_chats(split):
+            learned = turns_of(learned)
         trained = train_tokenizer(learned, config.kind, config.vocab_size)
+    if _has_chats(split):
+        trained = with_roles(trained)
     notes["size"] = astuple(text)
     notes["asked_for"] = [__version__, config.kind, config.vocab_size]
     return trained, replace(config, vocab_size=trained.vocab_size), reasons
@@ -259,7 +291,6 @@ def _plan(
     rate: float,
 ) -> tuple[RunConfig, dict[str, str]]:
     n_train, n_holdout = len(encoded.train_ids), len(encoded.holdout_ids)
-    # That of a model to begin with may be larger than its tokenizer.
     vocab_size = request.model.get("vocab_size", tokenizer_config.vocab_size)
     tokens = TokenFigures(vocab_size, n_train, n_holdout)
     config, reasons = plan_run(data, tokenizer_config, tokens, rate, request.model, request.train)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -11,12 +12,14 @@ from typing import Any, TypeVar
 from minitx.checkpoint.writer import CheckpointWriter
 from minitx.compute import keep_freed_memory
 from minitx.config import SamplingConfig
+from minitx.corpus.answers import Answers, answers_in
 from minitx.diagnosis.live import LiveDiagnosis, UpdateMeter
 from minitx.evaluation.arrays import bits_per
 from minitx.evaluation.scoring import Windows, count_targets, score, windows_for
 from minitx.generation import generate
 from minitx.generation.generate_text import sampling_threads
 from minitx.inspection.film_recorder import FilmRecorder
+from minitx.tokenizer.chat import MARK, MARKS, without_marks
 from minitx.training.awake import AwakeClock
 from minitx.training.hooks import HoldoutLoss, RunHooks, StopEvaluation
 from minitx.training.logging import LOGGERS, GuardedLogger, required_loggers
@@ -140,9 +143,14 @@ def _hooks(session: Session, saver: SessionSaver, stop: StopRequest) -> RunHooks
         seed=config.seed,
     )
 
-    def windows(closing: bool) -> Windows:
+    answers = answers_in(ids, tokenizer)
+    old_answers = None if old is None else answers_in(old, tokenizer)
+
+    def windows(closing: bool, answers: Answers | None = answers) -> Windows:
         n_tokens = config.closing_tokens if closing else config.evaluation_tokens
-        return windows_for(model, max_tokens=n_tokens, autocast_dtype=session.compute.dtype)
+        return windows_for(
+            model, max_tokens=n_tokens, autocast_dtype=session.compute.dtype, answers=answers
+        )
 
     def evaluate(closing: bool) -> HoldoutLoss:
         def check_stop(_: int) -> None:
@@ -150,7 +158,9 @@ def _hooks(session: Session, saver: SessionSaver, stop: StopRequest) -> RunHooks
                 raise StopEvaluation
 
         scored = score(model, ids, windows(closing), check_stop)
-        before = None if old is None or closing else score(model, old, windows(False)).loss
+        before = (
+            None if old is None or closing else score(model, old, windows(False, old_answers)).loss
+        )
         bits_per_byte = bits_per(scored.loss, bytes_per_token)
         return HoldoutLoss(scored.loss, bits_per_byte, scored.n_tokens, scored.margin, before)
 
@@ -162,7 +172,7 @@ def _hooks(session: Session, saver: SessionSaver, stop: StopRequest) -> RunHooks
         looking=contextlib.nullcontext if saver.shards is None else saver.shards.gathered,
         run=session.run.path,
         evaluate=evaluate,
-        sample=lambda: (prompt, sampled()),
+        sample=lambda: (without_marks(prompt), without_marks(sampled())),
         save=saver.save,
         saved=saver.writer.written,
         save_config=saver.save_config,
@@ -172,10 +182,13 @@ def _hooks(session: Session, saver: SessionSaver, stop: StopRequest) -> RunHooks
     )
 
 
+_QUESTION = re.compile("{user}[^{system}{user}{assistant}]*{assistant}".format(**MARKS))
+
+
 def _short_prompt(session: Session) -> str:
     # One to type, of at most 24 printable characters that the tokenizer knows; empty if no token of
     # the vocabulary is such a text.
-    tokenizer, words = session.tokenizer, _sample_prompt(session).split()
+    tokenizer, words = session.tokenizer, MARK.sub(" ", _sample_prompt(session)).split()
     texts = (" ".join(words[:n]) for n in range(len(words), 0, -1))
     tokens = (tokenizer.decode([token]) for token in range(tokenizer.vocab_size))
     for text in itertools.chain(texts, tokens):
@@ -190,8 +203,11 @@ def _sample_prompt(session: Session) -> str:
     # like the corpus, but never trained on.
     tokenizer, corpus = session.tokenizer, session.corpus
     text = corpus.holdout_beginning(4000)
-    lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
     limit = session.model.config.context_length // 2
+    for question in _QUESTION.findall(text):
+        if not tokenizer.unknown_characters(question) and len(tokenizer.encode(question)) <= limit:
+            return str(question)
+    lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
     for line in [*lines, text.strip()]:
         prompt = " ".join(line.split()[:4])[:40]
         is_known = prompt and not tokenizer.unknown_characters(prompt)

@@ -10,7 +10,7 @@ import logging
 import platform
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,12 @@ from minitx.compute import Compute, EngineChoice
 from minitx.config import RunConfig, TrainConfig
 from minitx.config.toml import config_bytes
 from minitx.corpus import EncodedCorpus
+from minitx.corpus.answers import answers_in
 from minitx.corpus.encoded import DESCRIPTION
 from minitx.corpus.shards import IdArray
 from minitx.engine import kernel_build
 from minitx.errors import DamagedFileError
+from minitx.evaluation.arrays import token_sizes
 from minitx.files import describe_damage, json_bytes, read_json
 from minitx.model import Transformer
 from minitx.tokenizer import Tokenizer
@@ -108,6 +110,7 @@ class Session:
         return PrefetchedBatches(
             self.corpus.train_ids, self.config.model.context_length, train.batch_size, train.seed,
             self.compute.device, train.data_order,
+            answers_in(self.corpus.train_ids, self.tokenizer),
             after=partial(number_after, config=train, team=team),
         )  # fmt: skip
 
@@ -135,12 +138,18 @@ class Session:
             first_step=self.state.step,
             n_unknown_tokens=self.corpus.holdout.unknown,
             prompt=prompt,
+            chats=bool(self.tokenizer.roles),
         )
 
-    @property
+    @cached_property
     def holdout_bytes_per_token(self) -> float:
-        """Of the tokens that are scored: all but the first."""
+        """Of the tokens that are scored: of conversations the answers, else all but the first."""
         ids = self.corpus.holdout_ids
+        answers = answers_in(ids, self.tokenizer)
+        if answers is not None:
+            sizes = token_sizes(self.tokenizer)
+            is_answer = answers.at(np.arange(len(ids)))
+            return float(sizes[ids[is_answer]].mean()) or 1.0
         unscored = sum(len(self.tokenizer.token_bytes(int(i))) for i in ids[:1])
         return max(1, self.corpus.holdout.bytes - unscored) / max(1, len(ids) - 1)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from minitx.checkpoint import SavedModel, load_model
@@ -139,12 +140,31 @@ def starting_model(config: RunConfig, code: OwnCode | None, start: Start | None)
     if "positions.weight" in weights:
         rows = weights["positions.weight"][: config.model.context_length]
         weights["positions.weight"] = rows.clone()
+    if config.model.vocab_size > len(weights["embedding.weight"]):
+        _add_rows(weights, config)
     model = without_memory(config.model)
     model.load_state_dict(weights, assign=True)
     if config.model.tie_embeddings:
         model.head.weight = model.embedding.weight
     model.requires_grad_(True)
     return adapt(model, config.train.lora) if config.train.lora else _partly_frozen(model, config)
+
+
+def _add_rows(weights: dict[str, Tensor], config: RunConfig) -> None:
+    """Give tokens that a model does not know, as the roles of conversations, weights like those of
+    the others."""
+    require(
+        not config.train.lora,
+        "--lora changes no embedding, and the roles of conversations need one",
+        "Leave out --lora, or begin with a model that was trained on conversations",
+    )
+    random = torch.Generator().manual_seed(config.train.seed)
+    for name in ("embedding.weight", "head.weight"):
+        if name in weights:
+            old = weights[name]
+            shape = config.model.vocab_size - len(old), old.size(1)
+            drawn = torch.randn(shape, generator=random).to(old)
+            weights[name] = torch.cat([old, old.mean(0) + drawn * old.std(0)])
 
 
 def resumed_model(config: RunConfig, loaded: Transformer, checkpoint: Path) -> Transformer:

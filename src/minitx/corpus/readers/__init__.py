@@ -23,6 +23,8 @@ class CorpusReader(ABC):
     """How the files of one format, with these suffixes (in lower case), give their documents."""
 
     suffixes: ClassVar[tuple[str, ...]] = ()
+    is_special: ClassVar[bool] = False
+    """Whether it is asked before readers of a wider format."""
 
     def recognises(self, name: str, beginning: bytes) -> bool:
         """Whether a file is of this format, by its path and at most `BEGINNING` bytes of it."""
@@ -61,7 +63,7 @@ def format_of(name: str, content: bytes, file_format: str | None = None) -> str:
                 f"Choose one of {', '.join(READERS.names())}",
             )
         return file_format
-    for kind in READERS.names():
+    for kind in sorted(READERS.names(), key=lambda kind: not READERS.get(kind).is_special):
         if kind != _FALLBACK and READERS.get(kind)().recognises(name, content[:BEGINNING]):
             return kind
     return _FALLBACK

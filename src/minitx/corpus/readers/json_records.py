@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, BinaryIO
 
 from minitx.corpus.documents import Document, Reading, UnknownStructureError
@@ -38,7 +39,9 @@ class JSONLines(CorpusReader):
 
     def documents(self, file: BinaryIO, name: str, reading: Reading) -> Iterator[Document]:
         """As in `CorpusReader`."""
-        return documents_of_records(_records(file, name, reading), "line", name, reading)
+        return documents_of_records(
+            _records(PlainText.text(file, name), name, reading), "line", name, reading
+        )
 
 
 @READERS.register("json")
@@ -53,16 +56,23 @@ class JSONList(CorpusReader):
         Many programs name records, one a line, ``.json``, too.
         """
         content = beginning.removeprefix(BOM)
-        before, _, inner = content.partition(b"[")
-        if not before.strip() and _OBJECT.match(inner):
+        if self.is_list(content):
             return True
         line, _, others = content.partition(b"\n")
         is_lines = bool(others.strip()) and isinstance(_parsed(line), dict)
         return super().recognises(name, beginning) and not is_lines
 
+    @staticmethod
+    def is_list(beginning: bytes) -> bool:
+        """Whether a file begins with a list whose first record is an object."""
+        before, _, inner = beginning.removeprefix(BOM).partition(b"[")
+        return not before.strip() and bool(_OBJECT.match(inner))
+
     def documents(self, file: BinaryIO, name: str, reading: Reading) -> Iterator[Document]:
         """As in `CorpusReader`."""
-        return documents_of_records(_listed(file, name), "record", name, reading)
+        return documents_of_records(
+            _listed(PlainText.text(file, name), name), "record", name, reading
+        )
 
 
 def _parsed(line: bytes) -> Any:
@@ -72,8 +82,20 @@ def _parsed(line: bytes) -> Any:
         return None
 
 
-def _records(file: BinaryIO, name: str, reading: Reading) -> Iterator[tuple[int, Any]]:
-    lines = lines_of(PlainText.text(file, name), LONGEST_RECORD)
+def numbered_records(
+    file: BinaryIO, name: str, reading: Reading
+) -> tuple[str, Iterator[tuple[int, Any]]]:
+    """The records of a list, or one a line, with their numbers; and what these count."""
+    parts = PlainText.text(file, name)
+    first = next(parts, "")
+    parts = chain([first], parts)
+    if first.lstrip().startswith("["):
+        return "record", _listed(parts, name)
+    return "line", _records(parts, name, reading)
+
+
+def _records(parts: Iterable[str], name: str, reading: Reading) -> Iterator[tuple[int, Any]]:
+    lines = lines_of(parts, LONGEST_RECORD)
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -93,8 +115,8 @@ def _records(file: BinaryIO, name: str, reading: Reading) -> Iterator[tuple[int,
         yield number, record
 
 
-def _listed(file: BinaryIO, name: str) -> Iterator[tuple[int, Any]]:
-    parts, held, at, number = PlainText.text(file, name), "", 0, 0
+def _listed(parts: Iterator[str], name: str) -> Iterator[tuple[int, Any]]:
+    held, at, number = "", 0, 0
     fix = 'Give a list of records: [{"text": ...}, ...], or one a line with --format jsonl'
 
     def next_character() -> str:

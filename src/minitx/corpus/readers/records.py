@@ -41,13 +41,14 @@ def documents_of_records(
         if not isinstance(text, str):
             what = "is no text" if text is not None else "is missing or null"
             reading.pass_over(file, f"{unit} {number:,}", f"{field!r} {what}")
-        elif not _is_encodable(text):
+        elif not is_encodable(text):
             reading.pass_over(file, f"{unit} {number:,}", "has half a character (a lone surrogate)")
         elif text.strip():
             yield Document([text], file, unit, number)
 
 
-def _is_encodable(text: str) -> bool:
+def is_encodable(text: str) -> bool:
+    """Whether it has no half of a character."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -68,8 +69,8 @@ def usual_field(fields: Iterable[str], file: str, is_binary: bool = False) -> st
     shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
     if "messages" in names:
         raise UnknownStructureError(
-            f"{file} has chats (messages), which minitx does not train on",
-            "Write their texts under a key of their own, and name it with --text-field",
+            f"{file} has conversations (messages), and is read as other records",
+            "Read it with --format chats, for which it must be JSON, one a line or a list",
             is_binary,
         )
     values = fields if isinstance(fields, Mapping) else {}

@@ -310,6 +310,7 @@ def closing_lines(record: TrainingRecord) -> list[Text]:
             2 * end.step,
             end.reason == "interrupted",
             has_prompt=start.prompt != "",
+            chats=start.chats,
             has_holdout=start.n_holdout_tokens > 1,
             has_unknown=start.n_unknown_tokens > 0,
             vocab_size=start.config.model.vocab_size,
@@ -329,6 +330,7 @@ def next_steps(
     interrupted: bool = False,
     *,
     has_prompt: bool = True,
+    chats: bool = False,
     has_holdout: bool = True,
     has_unknown: bool = False,
     vocab_size: int | None = None,
@@ -342,7 +344,8 @@ def next_steps(
     replaced = " --unknown replace" if has_unknown else ""
     cut = " --top-k 40" if vocab_size is None or vocab_size > 40 else ""
     commands = {
-        f"minitx generate {run} --prompt {start}{cut}": has_prompt,
+        f"minitx chat {run}": chats,
+        f"minitx generate {run} --prompt {start}{cut}": has_prompt and not chats,
         f"minitx eval {run} --holdout{replaced}": has_holdout,
         f"minitx attn {run} --prompt {start}": has_prompt,
         f"minitx report {run}": find_spec("uplot") is not None,
