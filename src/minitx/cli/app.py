@@ -21,7 +21,7 @@ from minitx import __version__
 from minitx.cli.course_commands import learn
 from minitx.cli.machine_commands import doctor, man
 from minitx.cli.many_runs_commands import runs
-from minitx.cli.model_commands import attn, evaluate, explore, generate, serve
+from minitx.cli.model_commands import attn, chat, evaluate, explore, generate, serve
 from minitx.cli.run_commands import diagnose, export, profile, report
 from minitx.cli.training_commands import corpus, plan, resume, tokenize, train
 from minitx.cli.variables import command_line, naming_variable, warn_of_unknown
@@ -63,6 +63,7 @@ app.command("plan")(plan)
 app.command("train")(train)
 app.command("resume")(resume)
 app.command("generate")(generate)
+app.command("chat")(chat)
 app.command("serve")(serve)
 app.command("eval")(evaluate)
 app.command("attn")(attn)

@@ -68,6 +68,7 @@ def takes(
     *configs: type[Config],
     planned: bool = False,
     only: Collection[str] | None = None,
+    without: Collection[str] = (),
     defaults: Mapping[str, Any] | None = None,
 ) -> Callable[[F], F]:
     """Give a command the flags of configs; it gets their values as ``**options``, by word.
@@ -75,7 +76,7 @@ def takes(
     Args:
         configs: whose options.
         planned: whether what is left out is None, and chosen later, instead of the default.
-        only: names of the options to take.
+        only, without: names of the options to take, and of those not to.
         defaults: of options that a person and a program want differently.
     """
     flags = [
@@ -83,6 +84,7 @@ def takes(
         for config in configs
         for option in options_of(config)
         if option.word is not None and (only is None or option.name in only)
+        if option.name not in without
     ]
 
     def with_signature(command: F) -> F:

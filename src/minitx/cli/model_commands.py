@@ -61,6 +61,31 @@ def generate(run: Run = None, trust_code: TrustCode = False, **options: Any) -> 
         say_used([model.directory])
 
 
+@takes(SamplingConfig, without=("num_samples",))
+@takes(LoadConfig)
+def chat(
+    run: Run = None,
+    system: Annotated[
+        str | None,
+        typer.Option(help="What the model is told before the conversation.", metavar="TEXT"),
+    ] = None,
+    trust_code: TrustCode = False,
+    **options: Any,
+) -> None:
+    """Talk with a model that was trained on conversations; /help lists what else it does."""
+    sampling = config_from_options(SamplingConfig, options)
+    how = config_from_options(LoadConfig, options)
+    with many_imports():
+        from minitx.report.generation_screen import GenerationScreen, converse
+        from minitx.workflows.chat import Chat
+        from minitx.workflows.load import load, say_used
+
+    model = load(run, how.checkpoint, how.device, how.dtype, how.quantize)
+    talk = Chat(model, sampling, system, sys.stdin.isatty())
+    say_used([model.directory])
+    converse(talk, GenerationScreen(sys.stdout))
+
+
 @takes(Limits, LoadConfig, ServeRequest)
 def serve(run: Run = None, trust_code: TrustCode = False, **options: Any) -> None:
     """Answer OpenAI's completions API with a trained model, for many clients at once."""

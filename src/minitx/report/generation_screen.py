@@ -22,6 +22,7 @@ from minitx.report.terminal.tables import table
 from minitx.report.terminal.units import duration
 from minitx.tokenizer import Tokenizer
 from minitx.training.observer import perplexity
+from minitx.workflows.chat import Chat
 from minitx.workflows.generate import as_json
 from minitx.workflows.interactive import Conversation, Said
 
@@ -123,21 +124,22 @@ class GenerationScreen:
         self._console.print(Text(f"── {words} ──", style="bold"))
 
 
-def converse(conversation: Conversation, screen: GenerationScreen) -> None:
+def converse(conversation: Conversation | Chat, screen: GenerationScreen) -> None:
     """Answer what a person types, line by line, until that is to leave or the input ends.
 
     A `BadInputError` is printed, Ctrl-C stops an answer.
     """
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (gives input() a history and editing keys)
-    print("Write a text to continue, or /help")
+    print(conversation.greeting, end="")
     while True:
         try:
-            line = input("> ")
+            line = input(conversation.cue)
             said = conversation.answer(line)
             if said is None:
                 return
-            screen.show(line, said, conversation.model.tokenizer)
+            shown = line if conversation.repeats_prompt else ""
+            screen.show(shown, said, conversation.model.tokenizer)
         except BadInputError as error:
             width = shutil.get_terminal_size().columns
             # Between words; a terminal would break lines inside them.

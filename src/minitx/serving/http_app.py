@@ -9,6 +9,8 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import anyio.to_thread
 from starlette.datastructures import Headers
@@ -23,6 +25,7 @@ from minitx.serving.access import Guard
 from minitx.serving.answers import Answer, event, to_json
 from minitx.serving.api_errors import APIError, broken, stopping
 from minitx.serving.batch_engine import Engine
+from minitx.serving.chat_request import ChatAnswer, parse_chat
 from minitx.serving.completion_request import CompletionRequest, parse_completion, parse_json
 from minitx.serving.jobs import Job, ServedModel, Update, UpdateQueue, make_job
 from minitx.serving.metrics import CLIENT_LEFT, Metrics, RequestRecord
@@ -71,6 +74,7 @@ class Service:
         self._router = Router(
             [
                 Route("/v1/completions", self._completions, methods=["POST"]),
+                Route("/v1/chat/completions", self._chats, methods=["POST"]),
                 Route("/v1/models", self._models, methods=["GET"]),
                 Route("/v1/models/{name}", self._model, methods=["GET"]),
                 Route("/health", self._health, methods=["GET"]),
@@ -124,18 +128,31 @@ class Service:
             self._on_request(record)
 
     async def _completions(self, request: Request) -> ASGIApp:
-        return self._complete  # Sends its pieces itself, and watches for the client's leaving.
+        return partial(self._complete, parse=parse_completion, kind=Answer)
 
-    async def _complete(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _chats(self, request: Request) -> ASGIApp:
+        return partial(
+            self._complete, parse=partial(parse_chat, served=self._served), kind=ChatAnswer
+        )
+
+    async def _complete(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        parse: Callable[[dict[str, Any], int], CompletionRequest],
+        kind: type[Answer],
+    ) -> None:
+        # Sends its pieces itself, and watches for the client's leaving.
         if self.draining:
             raise stopping()
         body = await read_body(Request(scope, receive), self._limits)
-        request = parse_completion(parse_json(body), self._limits.max_tokens)
+        request = parse(parse_json(body), self._limits.max_tokens)
         if len(body) <= _SMALL_BODY:
             job = self._make_job(request)
         else:
             job = await anyio.to_thread.run_sync(self._make_job, request)
-        answer = Answer(job, self._served)
+        answer = kind(job, self._served)
         with self._under_way(job, scope[_RECORD]) as queue, _watching(receive, queue):
             # Before anything is sent: a job that can't begin is answered with a status of its own.
             updates = await queue.take()
@@ -298,8 +315,6 @@ def _as_api_error(error: Exception, scope: Scope) -> APIError:
         if error.status_code == 405:
             allow = (error.headers or {}).get("Allow")
             return APIError(405, "This path does not answer to that method.", allow=allow)
-        if scope["path"] == "/v1/chat/completions":
-            return APIError(404, "This model continues text and does not chat: /v1/completions")
         return APIError(404, "There is nothing at this path. Completions are at /v1/completions")
     _log.exception("a request failed, and was answered with 500", exc_info=error)
     return broken()

@@ -79,6 +79,7 @@ class Tokenizer(ABC):
 
     def add_roles(self) -> None:
         """Let it encode conversations: each role is a new id, the end of an answer is `end_id`."""
+        self._border  # noqa: B018  (is kept; it follows from the tokens before)
         content = json.loads(self.json_bytes)
         for role, name in TOKENS.items():
             self.roles[role] = self.vocab_size

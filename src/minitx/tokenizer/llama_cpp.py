@@ -25,6 +25,7 @@ from minitx.tokenizer.bpe import (
     BytePairTokenizer,
     cut_by,
 )
+from minitx.tokenizer.chat import TOKENS
 from minitx.tokenizer.word_level import CharTokenizer
 
 _CUTS = {"llama-bpe": PATTERN, "qwen2": QWEN2_PATTERN, "gpt-2": GPT2_PATTERN}
@@ -81,8 +82,10 @@ def llama_vocabulary(tokenizer: Tokenizer, n_ids: int, corpus: Iterable[str]) ->
     added = tokenizer.backend.get_added_tokens_decoder()
     for token_id, token in added.items():
         special[token_id] = EntryType.CONTROL if token.special else EntryType.USER_DEFINED
+    names = {i: TOKENS[role] for role, i in tokenizer.roles.items()}
+    special |= dict.fromkeys(names, EntryType.CONTROL)
     entries = [
-        str(tokenizer.backend.id_to_token(i))
+        names.get(i) or str(tokenizer.backend.id_to_token(i))
         if i in special
         else "".join(CHARACTER_OF_BYTE[byte] for byte in tokenizer.token_bytes(i))
         for i in range(tokenizer.vocab_size)

@@ -245,7 +245,9 @@ class _Evaluation:
         ids = self.subject.train_ids
         if not self.text.is_holdout or len(ids) < 2:
             return None
-        windows = replace(self.windows, max_tokens=min(n_scored, len(ids) - 1))
+        answers = answers_in(ids, self.subject.loaded.tokenizer)
+        most = min(n_scored, len(ids) - 1)
+        windows = replace(self.windows, max_tokens=most, answers=answers)
         told = self._counter("scoring as much of the train part", len(ids), windows)
         return score(self.subject.loaded.model, ids, windows, told).loss
 

@@ -54,6 +54,8 @@ class Conversation:
     model: LoadedModel
     config: SamplingConfig
     with_probabilities: bool = False
+    greeting, cue = "Write a text to continue, or /help\n", "> "
+    repeats_prompt = True
 
     def answer(self, line: str) -> Said | None:
         """Continue a text, or obey a command; None if that was to leave.

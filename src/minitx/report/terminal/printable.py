@@ -13,6 +13,7 @@ from typing import Any
 from rich.cells import cell_len
 
 from minitx.files import shell_word
+from minitx.tokenizer.chat import without_marks
 
 _KEPT = "\n\t"
 _REPLACEMENT = "\ufffd"
@@ -105,7 +106,8 @@ def token_label(token: str, ascii_only: bool = False) -> str:
 
 def text_label(text: str, ascii_only: bool = False) -> str:
     """Text of several tokens: a space as itself, all else that is invisible made visible."""
-    return "".join(c if c == " " else token_label(c, ascii_only) for c in text)
+    named = without_marks(text)
+    return "".join(c if c == " " else token_label(c, ascii_only) for c in named)
 
 
 def cut_label(label: str, width: int, ascii_only: bool = False) -> str:
