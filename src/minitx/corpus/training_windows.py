@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minitx.corpus.answers import Answers
+from minitx.corpus.answer_targets import Answers
 from minitx.errors import BadInputError
 
 Positions = npt.NDArray[np.int64]

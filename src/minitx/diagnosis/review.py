@@ -16,7 +16,7 @@ from typing import Any
 from minitx.compute import Compute
 from minitx.config import RunConfig
 from minitx.corpus import EncodedCorpus
-from minitx.corpus.answers import answers_in
+from minitx.corpus.answer_targets import answers_in
 from minitx.diagnosis.curves import CurveDetector, Moment
 from minitx.diagnosis.findings import KINDS, finding
 from minitx.diagnosis.inside import InsideDetector, probe, probe_windows

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from minitx.compute import Compute
-from minitx.corpus.answers import Answers
+from minitx.corpus.answer_targets import Answers
 from minitx.corpus.encoded_file import release
 from minitx.errors import BadInputError
 from minitx.evaluation.arrays import BoolArray, Float32Array, GroupedSums, IdArray, IntArray

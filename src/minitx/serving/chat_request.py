@@ -19,7 +19,7 @@ from minitx.serving.completion_request import (
     parse_completion,
 )
 from minitx.serving.jobs import Job, ServedModel
-from minitx.tokenizer.chat import conversation_text
+from minitx.tokenizer.conversation import conversation_text
 
 _NOT_OF_CHATS = ("prompt", "echo", "best_of", "suffix")
 _AS_IF_LEFT_OUT: dict[str, Sequence[Any]] = {

@@ -23,8 +23,8 @@ from tokenizers import Tokenizer as Backend
 from minitx.config.run_config import TokenizerKind
 from minitx.errors import BadInputError
 from minitx.files import json_bytes, os_errors_as_bad_input, write_atomically
-from minitx.tokenizer.chat import MARK, MARKS, TEMPLATE, TOKENS
 from minitx.tokenizer.chunks import Border, chunks
+from minitx.tokenizer.conversation import MARK, MARKS, TEMPLATE, TOKENS
 
 Ids = npt.NDArray[np.int32]
 Unknown = Literal["error", "replace"]

@@ -32,7 +32,7 @@ from minitx.tokenizer.bpe import (
     BytePairTokenizer,
     train_bpe,
 )
-from minitx.tokenizer.chat import TEMPLATE
+from minitx.tokenizer.conversation import TEMPLATE
 from minitx.tokenizer.sentence_pieces import SentencePieceTokenizer
 from minitx.tokenizer.word_level import CharTokenizer, WordTokenizer, train_char, train_word
 

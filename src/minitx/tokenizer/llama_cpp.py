@@ -25,7 +25,7 @@ from minitx.tokenizer.bpe import (
     BytePairTokenizer,
     cut_by,
 )
-from minitx.tokenizer.chat import TOKENS
+from minitx.tokenizer.conversation import TOKENS
 from minitx.tokenizer.word_level import CharTokenizer
 
 _CUTS = {"llama-bpe": PATTERN, "qwen2": QWEN2_PATTERN, "gpt-2": GPT2_PATTERN}

@@ -26,8 +26,8 @@ from minitx.config.run_config import TokenizerKind
 from minitx.errors import BadInputError
 from minitx.tokenizer.base import END_OF_TEXT, UNKNOWN, Ids, Tokenizer
 from minitx.tokenizer.bpe import BYTE_OF_CHARACTER, CHARACTER_OF_BYTE, LONGEST_PIECE
-from minitx.tokenizer.chat import MARK, MARKS
 from minitx.tokenizer.chunks import ANYWHERE, LINE_START, training_chunks
+from minitx.tokenizer.conversation import MARK, MARKS
 
 _RUN = f"{{1,{LONGEST_PIECE}}}"
 

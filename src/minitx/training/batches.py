@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from minitx.corpus import WindowSampler, gather
-from minitx.corpus.answers import Answers
+from minitx.corpus.answer_targets import Answers
 from minitx.corpus.training_windows import DATA_ORDER
 
 Batch = tuple[Tensor, Tensor]

@@ -12,7 +12,7 @@ from minitx.errors import BadInputError
 from minitx.files import os_errors_as_bad_input, shell_word
 from minitx.generation import stream
 from minitx.tokenizer import Tokenizer
-from minitx.tokenizer.chat import conversation_text
+from minitx.tokenizer.conversation import conversation_text
 from minitx.workflows.interactive import changed, settings_text
 from minitx.workflows.load import LoadedModel
 

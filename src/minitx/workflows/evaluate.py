@@ -13,7 +13,7 @@ from pathlib import Path
 from minitx import engine
 from minitx.checkpoint.rundir import Which, named_run, resolve_checkpoint, use_checkpoints
 from minitx.config import EvaluationSettings
-from minitx.corpus.answers import answers_in
+from minitx.corpus.answer_targets import answers_in
 from minitx.errors import BadInputError
 from minitx.evaluation.arrays import ids_within, token_sizes
 from minitx.evaluation.baselines import MOST_BYTES, measure_baselines

@@ -24,7 +24,7 @@ from minitx.compute import Compute, choose_compute, keep_freed_memory
 from minitx.config import DataConfig, ModelConfig, PlanSettings, RunConfig
 from minitx.config.toml import build
 from minitx.corpus import read_corpus
-from minitx.corpus.answers import answers_in
+from minitx.corpus.answer_targets import answers_in
 from minitx.corpus.documents import Reading
 from minitx.corpus.encoded import DESCRIPTION
 from minitx.corpus.shards import IdArray

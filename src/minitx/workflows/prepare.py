@@ -45,7 +45,7 @@ from minitx.tokenizer import (
     with_end_of_text,
     with_roles,
 )
-from minitx.tokenizer.chat import turns_of
+from minitx.tokenizer.conversation import turns_of
 from minitx.training.machine_speed import kept_speed, measure_speed
 from minitx.training.observer import Observers, Phase, TrainingObserver
 from minitx.training.planning import NOMINAL_RATES, TokenFigures, plan_run

@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 from minitx.checkpoint.writer import CheckpointWriter
 from minitx.compute import keep_freed_memory
 from minitx.config import SamplingConfig
-from minitx.corpus.answers import Answers, answers_in
+from minitx.corpus.answer_targets import Answers, answers_in
 from minitx.diagnosis.live import LiveDiagnosis, UpdateMeter
 from minitx.evaluation.arrays import bits_per
 from minitx.evaluation.scoring import Windows, count_targets, score, windows_for
 from minitx.generation import generate
 from minitx.generation.generate_text import sampling_threads
 from minitx.inspection.film_recorder import FilmRecorder
-from minitx.tokenizer.chat import MARK, MARKS, without_marks
+from minitx.tokenizer.conversation import MARK, MARKS, without_marks
 from minitx.training.awake import AwakeClock
 from minitx.training.hooks import HoldoutLoss, RunHooks, StopEvaluation
 from minitx.training.logging import LOGGERS, GuardedLogger, required_loggers

@@ -31,7 +31,7 @@ from minitx.compute import Compute, EngineChoice
 from minitx.config import RunConfig, TrainConfig
 from minitx.config.toml import config_bytes
 from minitx.corpus import EncodedCorpus
-from minitx.corpus.answers import answers_in
+from minitx.corpus.answer_targets import answers_in
 from minitx.corpus.encoded import DESCRIPTION
 from minitx.corpus.shards import IdArray
 from minitx.engine import kernel_build

@@ -11,7 +11,7 @@ from minitx.corpus.readers import READERS, CorpusReader
 from minitx.corpus.readers.json_records import JSONList, numbered_records
 from minitx.corpus.readers.plain_text import BOM
 from minitx.corpus.readers.records import is_encodable
-from minitx.tokenizer.chat import conversation_text, messages_of
+from minitx.tokenizer.conversation import conversation_text, messages_of
 
 _MESSAGES = re.compile(rb'[{,]\s*"messages"\s*:\s*\[')
 

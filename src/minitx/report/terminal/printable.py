@@ -13,7 +13,7 @@ from typing import Any
 from rich.cells import cell_len
 
 from minitx.files import shell_word
-from minitx.tokenizer.chat import without_marks
+from minitx.tokenizer.conversation import without_marks
 
 _KEPT = "\n\t"
 _REPLACEMENT = "\ufffd"

@@ -46,16 +46,6 @@ class Answers:
         mark = later + int(following[0]) if len(following) else int(self._begins.argmax())
         return int(self._at[mark]) + 1
 
-    @property
-    def count(self) -> int:
-        """How many tokens they have."""
-        return int((np.diff(self._at)[self._begins[:-1]]).sum()) - self._is_open
-
-    @property
-    def _is_open(self) -> int:
-        # The last has no end, of which the text is all that follows it.
-        return int(self._begins[-2])
-
 
 def answers_in(ids: IdArray, tokenizer: Tokenizer) -> Answers | None:
     """The answers of a text; None where it has no conversations, and all of it is learned from."""
