@@ -92,9 +92,7 @@ def test_large_bodies_with_and_without_a_length(loaded):
 def test_paths_methods_and_types(server):
     assert_refused(server.ask("GET", "/"), 404, "/v1/completions")
     headers = {"content-type": "application/json"}
-    assert_refused(
-        server.ask("POST", "/v1/chat/completions", b"{}", headers), 404, "does not chat"
-    )
+    assert_refused(server.ask("POST", "/v1/chat/completions", b"{}", headers), 404, "does not chat")
     for method, path, allowed in (
         ("GET", "/v1/completions", {"POST"}),
         ("PUT", "/v1/completions", {"POST"}),
