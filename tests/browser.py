@@ -100,7 +100,9 @@ class Browser:
         return found["result"].get("value")
 
     def until(self, condition):
-        for _ in range(200):
+        # Patient: on a busy machine a pass of the model may take seconds.
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
             if self.run(condition):
                 return
             time.sleep(0.02)

@@ -150,7 +150,8 @@ def run_page(page, minitx, inside, capfd, monkeypatch, request, servers):
                 arguments = smaller(arguments)
                 if arguments[0] == "resume":
                     arguments = resume_further(arguments)
-                done = minitx(*arguments)
+                said = "box 3, red?\n" if arguments[0] == "chat" else None
+                done = minitx(*arguments, stdin=said)
                 assert done.code == 0, f"{line}: {done.err}"
                 assert done.out or done.err
                 printed += done.out
