@@ -109,6 +109,9 @@ def memory(config: ModelConfig, work: Workload) -> Memory:
         # Of a batch in pieces, gradients are added up.
         pieces = 2 if dtype == torch.float32 else 1
         during = kept + max(logits + 4 * table, room + pieces * weights)
+        # What a look at the run takes in between breaks up what was freed: the room for a block is
+        # allotted once more.
+        during += kept // config.n_layers
         caches = room
     else:
         rows = work.batch_size * config.context_length
