@@ -159,8 +159,9 @@ def _result(seen: list[Seen]) -> Result:
         name="plan_ahead",
         title="What a plan says, and what the run takes",
         about="`minitx plan`, and then the run that it describes, each a process of its own. Four "
-        "texts that neither the plan nor its law of the loss was tuned to, each with the planned "
-        "shape for a minute, and four given shapes for half. Memory is the process's largest "
+        "texts, each with the planned shape for a minute, and four given shapes for half. The form of "
+        "the law of the loss and its pilots were chosen while looking at these four texts, so they "
+        "are no fresh test of it; docs/scaling.md has two that are. Memory is the process's largest "
         "resident size; time is that of training, looks at the holdout and saving included.",
         tables=[
             Table(
