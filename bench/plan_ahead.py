@@ -159,10 +159,10 @@ def _result(seen: list[Seen]) -> Result:
         name="plan_ahead",
         title="What a plan says, and what the run takes",
         about="`minitx plan`, and then the run that it describes, each a process of its own. Four "
-        "texts, each with the planned shape for a minute, and four given shapes for half. The form of "
-        "the law of the loss and its pilots were chosen while looking at these four texts, so they "
-        "are no fresh test of it; docs/scaling.md has two that are. Memory is the process's largest "
-        "resident size; time is that of training, looks at the holdout and saving included.",
+        "texts, each with the planned shape for a minute, and four given shapes for half. The form "
+        "of the law of the loss and its pilots were chosen while looking at these four texts, so "
+        "they are no fresh test of it; docs/scaling.md has two that are. Memory is the process's "
+        "largest resident size; time is that of training, with looks at the holdout and saving.",
         tables=[
             Table(
                 "Planned and measured:",
