@@ -136,3 +136,12 @@ def test_what_is_no_message_is_named(message, told):
     good = {"role": "user", "content": "a", "tool_calls": None}
     with pytest.raises(ValueError, match=f"message 2 {told}|of message 2 {told}"):
         conversation_text([good, message])
+
+
+def test_it_comes_back_from_transformers_with_its_roles(tokenizer, theirs, tmp_path):
+    """Which saves the template in a file of its own."""
+    theirs.save_pretrained(tmp_path)
+    again = load_tokenizer(tmp_path)
+    assert again.roles == tokenizer.roles
+    text = conversation_text([{"role": role, "content": "the cat sat"} for role in ROLES])
+    assert again.encode(text).tolist() == tokenizer.encode(text).tolist()

@@ -81,6 +81,9 @@ def test_the_holdout_is_scored_by_its_answers(run, minitx):
     assert told["plain"]["tokens_scored"] == is_answer.sum()
     sizes = [len(tokenizer.token_bytes(int(i))) for i in corpus.holdout_ids[is_answer]]
     assert told["plain"]["bytes_scored"] == sum(sizes)
+    # What is counted is held against the answers, too; what is compressed has no figure for them.
+    assert not told["baselines"]["compressors"]
+    assert told["baselines"]["tokens"] == is_answer.sum()
     last = [line for line in read_metrics(RunDirectory(run).metrics_file)
             if line["kind"] == "evaluation"][-1]  # fmt: skip
     assert last["holdout_loss"] == pytest.approx(told["plain"]["loss"], rel=1e-4)

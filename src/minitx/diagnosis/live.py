@@ -12,6 +12,7 @@ from torch import Tensor
 
 from minitx.compute import Compute
 from minitx.config import TrainConfig
+from minitx.corpus.answer_targets import Answers
 from minitx.diagnosis.curves import CurveDetector, Moment
 from minitx.diagnosis.findings import instability
 from minitx.diagnosis.inside import InsideDetector, probe, probe_windows
@@ -41,6 +42,7 @@ class LiveDiagnosis(AnomalyDetector):
         train_ids, holdout_ids: `(tokens,)` of both parts.
         observer: told of findings, health and probes.
         meter: of the updates; that of the model if left out.
+        answers: of conversations, in the holdout or, without one, in the train part.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class LiveDiagnosis(AnomalyDetector):
         holdout_ids: IdArray,
         observer: TrainingObserver,
         meter: UpdateMeter | None = None,
+        answers: Answers | None = None,
     ) -> None:
         self._model, self._config, self._compute = model, config, compute
         self._batches, self._observer = batches, observer
@@ -61,7 +64,7 @@ class LiveDiagnosis(AnomalyDetector):
         text = holdout_ids if len(holdout_ids) > 1 else train_ids
         self._windows = probe_windows(text, model.config.context_length)
         self._pair_loss = cache(
-            lambda: bigram_loss(train_ids, holdout_ids, model.config.vocab_size)
+            lambda: bigram_loss(train_ids, holdout_ids, model.config.vocab_size, answers)
         )
         self._losses = LossDetector(self._uniform_loss)
         self._curves = CurveDetector()

@@ -296,7 +296,8 @@ class CheckpointReview:
     def _pairs(self) -> float:
         """Loss of a bigram, nats per token."""
         corpus, vocab_size = self.corpus, self.model.config.vocab_size
-        return bigram_loss(corpus.train_ids, corpus.holdout_ids, vocab_size)
+        answers = answers_in(self._text(), self.tokenizer)
+        return bigram_loss(corpus.train_ids, corpus.holdout_ids, vocab_size, answers)
 
     @property
     def _has_holdout(self) -> bool:

@@ -52,6 +52,7 @@ def measure_baselines(
     train_ids: IdArray,
     train_content: ByteArray,
     tell: Callable[[str], None],
+    only_answers: bool = False,
 ) -> Baselines:
     """Measure all baselines at hand.
 
@@ -60,6 +61,7 @@ def measure_baselines(
         train_ids: `(tokens,)` what n-grams are counted on; empty without a train part.
         train_content: `(bytes,)` what compressors read first; empty without a train part.
         tell: called with what is measured next.
+        only_answers: whether those of conversations were scored alone; nothing is compressed then.
     """
     tell("counting n-grams")
     ids, content = text.ids, text.content
@@ -79,7 +81,8 @@ def measure_baselines(
         content = content[: int(sizes[part].sum())]
     before = train_content[-MOST_TRAIN_BYTES:]
     compressed = []
-    for name in compressors():
+    # These have no figure for the answers alone.
+    for name in compressors() if not only_answers else ():
         tell(f"compressing with {name}")
         compressed.append(compress_holdout(name, before, content))
     return Baselines(

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minitx.corpus.answer_targets import Answers
 from minitx.evaluation.arrays import BoolArray, FloatArray, IdArray, IntArray
 
 ORDERS = 6
@@ -126,12 +127,18 @@ MOST_COUNTED, MOST_SCORED = 1_000_000, 200_000
 """Tokens that `bigram_loss` counts and scores: more would take longer and change little."""
 
 
-def bigram_loss(train_ids: IdArray, holdout_ids: IdArray, vocab_size: int) -> float:
+def bigram_loss(
+    train_ids: IdArray, holdout_ids: IdArray, vocab_size: int, answers: Answers | None = None
+) -> float:
     """Loss of an interpolated bigram of the train part on the holdout, nats per token.
 
     A model must beat it to have learned more than which token follows which. Without a holdout of
-    two tokens it is that on the train part itself.
+    two tokens it is that on the train part itself; of conversations, that on the `answers` of the
+    text it is measured on.
     """
     text = holdout_ids if len(holdout_ids) > 1 else train_ids
     *_, losses = ngram_losses(train_ids[:MOST_COUNTED], text[:MOST_SCORED], vocab_size, 2)
+    if answers is not None:
+        is_answer = answers.at(np.arange(1, len(losses) + 1))
+        losses = losses[is_answer] if is_answer.any() else losses
     return float(losses.mean())

@@ -144,7 +144,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     content = _parse(path, raw)
     try:
         settings = _settings(directory)
-        has_roles = settings.get("chat_template") == TEMPLATE
+        has_roles = _template(directory, settings) == TEMPLATE
         if has_roles:  # Of minitx: they come back with `add_roles`.
             content["added_tokens"] = []
         _drop_names(content, settings)
@@ -222,6 +222,12 @@ def _keep(tokenizer: Tokenizer, directory: Path, raw: bytes, settings: Content) 
     end = end.get("content") if isinstance(end, dict) else end
     if isinstance(end, str) and tokenizer.backend.token_to_id(end) is not None:
         tokenizer.end_id = tokenizer.backend.token_to_id(end)
+
+
+def _template(directory: Path, settings: Content) -> Any:
+    # transformers moves it out of the settings when it saves a tokenizer again.
+    path = directory / "chat_template.jinja"
+    return read_bounded(path).decode("utf-8") if path.is_file() else settings.get("chat_template")
 
 
 _BESIDE = ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja")

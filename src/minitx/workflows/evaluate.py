@@ -257,7 +257,7 @@ class _Evaluation:
         subject = self.subject
         return measure_baselines(
             subject.loaded.tokenizer, self.text, scored, subject.train_ids,
-            subject.train_content(), self._tell,
+            subject.train_content(), self._tell, self.windows.answers is not None,
         )  # fmt: skip
 
     def verdict(self, report: HoldoutReport) -> Verdict | None:
@@ -266,7 +266,7 @@ class _Evaluation:
             return None
         # As diagnosis does, and whatever baselines were asked for: no option decides the verdict.
         vocab_size = self.subject.loaded.tokenizer.vocab_size
-        pairs = bigram_loss(self.subject.train_ids, self.text.ids, vocab_size)
+        pairs = bigram_loss(self.subject.train_ids, self.text.ids, vocab_size, self.windows.answers)
         loss = report.plain.loss
         beaten_by = "counting 2-grams" if loss > pairs else None
         history, step = self.subject.holdout_losses(), self.subject.loaded.step

@@ -82,9 +82,11 @@ def run_session(
         told = [*observers, *(opened(GuardedLogger(name, *at)) for name in loggers)]
         told += [opened(OBSERVERS.get(name)()) for name in OBSERVERS.names()]
         observer = Observers(told)
+        holdout = corpus.holdout_ids
         detector = LiveDiagnosis(
-            session.model, config, compute, batches, corpus.train_ids, corpus.holdout_ids,
+            session.model, config, compute, batches, corpus.train_ids, holdout,
             observer, None if shards is None else UpdateMeter(shards.rows, config.log_every, team),
+            answers_in(holdout if len(holdout) > 1 else corpus.train_ids, session.tokenizer),
         )  # fmt: skip
         good_states = restore_detector(session, optimizer, detector, shards)
         team.require_agreement(None)

@@ -330,15 +330,16 @@ def _baseline_notes(report: HoldoutReport, baselines: Baselines) -> Iterator[Tex
     if baselines.train_tokens:
         note = (
             f"N-grams: interpolated, modified Kneser-Ney, counted on {baselines.train_tokens:,} "
-            "tokens of the train part. Compressors: what the text adds to the compressed train "
-            "part."
+            "tokens of the train part."
         )
+        if baselines.compressors:
+            note += " Compressors: what the text adds to the compressed train part."
     else:
         note = "Without a train part there are no n-grams to count. Compressors: the text alone."
     if baselines.text_bytes < report.text.bytes:
         first = bytes_(baselines.text_bytes)
         note += f" All rows, the model's included, are for the first {first} of this large text."
-    elif report.plain.tokens_scored < report.text.tokens - 1:
+    elif baselines.compressors and report.plain.tokens_scored < report.text.tokens - 1:
         note += " Compressors were given the whole text."
     yield _note(note)
     best = min(baselines.ngrams, key=lambda ngram: ngram.bits_per_byte)
