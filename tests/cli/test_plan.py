@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from minitx.checkpoint.rundir import RunDirectory
 from minitx.model import Transformer
 
 SMALL = ["--layers", "2", "--d-model", "32", "--context", "32", "--batch-size", "4",
@@ -84,3 +85,26 @@ def test_what_can_not_be_planned_is_refused_in_one_line(minitx, inside, verses, 
     assert done.code == 2
     (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
     assert said in line
+
+
+def test_a_run_that_begins_with_a_trained_model(minitx, inside, verses, tiny_run):
+    length = ["--steps", "40", "--batch-size", "4"]
+    found = planned(minitx, verses, "--from", tiny_run, *length)
+    assert found["model"]["d_model"] == 16
+    assert (found["loss"], found["pilots"], found["best_size"]) == (None, 0, None)
+    tuned = ["--from", tiny_run, *length, "--learning-rate", "0", "--muon-learning-rate", "0"]
+    done = minitx("train", verses, *tuned, "--dtype", "float32", "--out", "run")
+    assert done.code == 0, done.err
+    lines = [json.loads(line) for line in (inside / "run/metrics.jsonl").read_text().splitlines()]
+    (last,) = [line["holdout_loss"] for line in lines if line["kind"] == "evaluation"][-1:]
+    assert found["loss_now"] == pytest.approx(last, rel=1e-2)  # The plan's is in bfloat16.
+    same = ("optimizer", "learning_rate", "warmup_steps", "steps", "batch_size", "weight_decay")
+    plain = planned(minitx, verses, "--from", tiny_run, *length)["train"]
+    told = minitx("train", verses, "--from", tiny_run, *length, "--out", "other")
+    assert told.code == 0, told.err
+    noted = RunDirectory(inside / "other").read_config().train
+    assert {key: plain[key] for key in same} == {key: getattr(noted, key) for key in same}
+    # A run that began so tells nothing of new ones.
+    assert planned(minitx, verses, *SMALL, *length, "--pilots", "0")["earlier"] == 0
+    shown = minitx("plan", verses, "--from", tiny_run, *length).out
+    assert "before the first step" in " ".join(shown.split())

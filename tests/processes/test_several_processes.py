@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from chats import write_chats
 
 from minitx.workflows.launch import run_processes
 from tests.processes.several import (
@@ -42,6 +43,18 @@ def test_two_processes_learn_what_one_does(tmp_path):
     minitx("train", text, "--out", two, *given, "--processes", 2)
     assert differ(losses(one), losses(two)) < 1e-6
     assert "processes = 2" in (two / "run.toml").read_text()
+
+
+def test_two_processes_learn_further_and_to_talk_as_one_does(tmp_path, tiny_run):
+    """From a trained model, on conversations, of which each has other targets."""
+    chats = write_chats(tmp_path / "chats.jsonl")
+    given = ["--from", tiny_run, *SMALL[6:], "--steps", 8, "--evaluate-every", 4]
+    for name, n in (("one", 1), ("two", 2)):
+        minitx("train", chats, "--out", tmp_path / name, *given, "--processes", n)
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert differ(one, two) < 1e-6
+    kinds = [line["kind"] for line in metrics(tmp_path / "two")]
+    assert "evaluation" in kinds
 
 
 def test_passes_are_divided_where_processes_are_more(tmp_path):

@@ -73,7 +73,7 @@ def corpus(json: Json = False, **options: Any) -> None:
     print_corpus(study, json)
 
 
-_OF_PLAN = {"processes", "start", *(option.name for option in options_of(PlanSettings))}
+_OF_PLAN = {"processes", *(option.name for option in options_of(PlanSettings))}
 _AS_TRAIN = {option.name for option in options_of(TrainConfig)} - _OF_PLAN
 
 

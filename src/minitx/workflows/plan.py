@@ -52,6 +52,7 @@ from minitx.training.planning import (
 )
 from minitx.training.schedule import rate_factor
 from minitx.workflows.prepare import Prepared, TrainRequest, prepare
+from minitx.workflows.start import open_start, starting_model
 
 FEWEST_STEPS = 50
 """Of a pilot: shorter ones tell little."""
@@ -90,6 +91,8 @@ class RunForecast:
         program: bytes of the process before a model is there; 0 on another machine.
         seconds: of the whole run, with what is scored.
         loss: in nats per token; None if there were too few runs to tell.
+        loss_now: that of the model that it begins with, on the holdout; None for a new model, of
+            which alone a loss is predicted.
         pilots, earlier: runs that tell it: done now, and those on this machine.
         best_size: parameters with which the loss is lowest in the same work.
         sizes: parameters of well-known shapes, and their peak of memory in passes of that size.
@@ -111,6 +114,7 @@ class RunForecast:
     earlier: int
     best_size: float | None
     sizes: tuple[tuple[int, int], ...]
+    loss_now: float | None = None
 
     @property
     def tokens(self) -> int:
@@ -148,6 +152,9 @@ def plan(
     if device is not None:
         train = {"engine": "plain", **train}
     request = replace(request, train=train)
+    start = open_start(train)
+    if start is not None:
+        request = start.planned(request)
     compute = choose_compute("auto", train.get("dtype", "auto"), train.get("threads", 0))
     data = build(DataConfig, request.data, "data")
     progress("reading the corpus")
@@ -157,8 +164,15 @@ def plan(
         run.path.mkdir()
         rate = device.trains_at * settings.gpus if device else None
         told = Observers([_Phases(progress)])
-        prepared = prepare(request, corpus, data, run, compute, told, rate)
-        return _forecast(settings, prepared, device, compute, progress)
+        tokenizer = start.saved.tokenizer if start else None
+        prepared = prepare(request, corpus, data, run, compute, told, rate, tokenizer)
+        forecast = _forecast(settings, prepared, device, compute, progress)
+        if start is None or forecast.holdout_tokens < 2:
+            return forecast
+        progress("scoring the model to begin with")
+        made = starting_model(prepared.config, None, start).eval()
+        loss = _holdout_loss(prepared, made, compute, SCORED)
+        return replace(forecast, loss_now=loss)
 
 
 class _Phases(TrainingObserver):
@@ -200,7 +214,7 @@ def _forecast(
     program = resident_bytes() if device is None else 0
     rate = prepared.rate
     pilots: list[_Pilot] = []
-    if settings.pilots and n_holdout > 1:
+    if settings.pilots and n_holdout > 1 and train.start is None:
         speed = kept_speed(compute, "auto") or measure_speed(compute, "auto")
         epochs = train.steps * _step_tokens(config) / len(ids)
         small = _small_steps(prepared, speed.rate)
@@ -228,7 +242,7 @@ def _forecast(
     config, seconds = _timed(config, cost, n_holdout)
     earlier = list(_earlier_runs(prepared))
     points = [pilot.point for pilot in pilots] + earlier
-    law = LossLaw(points, len(ids)) if len(points) > 1 else None
+    law = LossLaw(points, len(ids)) if len(points) > 1 and train.start is None else None
     tokens = config.train.steps * _step_tokens(config)
     others = [_like(model, shape) for shape in SIZES]
     sizes = [(other.n_parameters, memory(other, work).peak + program) for other in others]
@@ -357,18 +371,20 @@ def _pilot(
         float(gradients(step))
         optimizer.step(rate_factor(train, step, steps))
         times.append(time.perf_counter() - began)
-    holdout = prepared.encoded.holdout_ids
-    windows = windows_for(
-        made, max_tokens=scored, autocast_dtype=compute.dtype,
-        answers=answers_in(holdout, prepared.tokenizer),
-    )  # fmt: skip
-    loss = score(made, holdout, windows).loss
+    loss = _holdout_loss(prepared, made, compute, scored)
     n_tokens = steps * _step_tokens(prepared.config)
     point = LossPoint(model.n_parameters, n_tokens, loss, len(ids))
     flops = model.flops_per_token * _step_tokens(prepared.config)
     work = Workload(train.batch_size, train.optimizer, dtype=compute.dtype_name, on_cpu=False)
     median, peak = sorted(times)[len(times) // 2], memory(model, work).peak
     return _Pilot(point, flops, median, peak, resident_bytes(peak=True))
+
+
+def _holdout_loss(prepared: Prepared, model: Transformer, compute: Compute, scored: int) -> float:
+    holdout = prepared.encoded.holdout_ids
+    answers = answers_in(holdout, prepared.tokenizer)
+    windows = windows_for(model, None, None, scored, compute.dtype, answers)
+    return score(model, holdout, windows).loss
 
 
 def _earlier_runs(prepared: Prepared) -> Iterator[LossPoint]:
@@ -384,7 +400,8 @@ def _earlier_runs(prepared: Prepared) -> Iterator[LossPoint]:
             if history.ending == "finished" and history.evaluations:
                 last = history.evaluations[-1]
                 tokens = history.at("tokens", last.step)
-                if config.train.optimizer == prepared.config.train.optimizer:
+                is_new = config.train.start is None
+                if is_new and config.train.optimizer == prepared.config.train.optimizer:
                     unique = len(prepared.encoded.train_ids)
                     loss = last.holdout_loss
                     yield LossPoint(config.model.n_parameters, tokens, loss, unique)

@@ -74,6 +74,9 @@ def forecast_report(forecast: RunForecast) -> Group:
 
 
 def _loss(forecast: RunForecast) -> str:
+    if forecast.loss_now is not None:
+        now = f"{forecast.loss_now:.3f} nats per token before the first step"
+        return f"{now}; of a model that is trained already none is predicted"
     if forecast.loss is None:
         return "unknown: no time for pilots, and no earlier runs on this text"
     loss = forecast.loss
