@@ -1,6 +1,10 @@
 """A model that is trained on conversations: on their answers alone, and talked with afterwards."""
 
 import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +19,7 @@ from minitx.config import SamplingConfig
 from minitx.corpus import load_encoded
 from minitx.corpus.answer_targets import answers_in
 from minitx.errors import BadInputError, InterruptedRunError
-from minitx.tokenizer.conversation import conversation_text
+from minitx.tokenizer.conversation import TEMPLATE, conversation_text
 from minitx.training.logging.metrics_file import read_metrics
 from minitx.workflows.chat import Chat, fitting
 from minitx.workflows.load import load
@@ -142,6 +146,7 @@ def test_conversations_and_other_texts_are_not_mixed(chats, verses, tmp_path):
         ({"messages": [{"role": "assistant", "content": ["a"]}]}, "is no text"),
         ({"messages": [{"role": "tool", "content": "a"}]}, "has the role 'tool'"),
         ({"text": "a"}, "has no messages"),
+        ({"messages": [{"role": "assistant", "content": "a"}], "tools": [1]}, "has tools"),
     ],
 )
 def test_a_record_that_is_no_conversation_is_named_and_skipped(
@@ -154,6 +159,15 @@ def test_a_record_that_is_no_conversation_is_named_and_skipped(
     assert f"line 61: {told}" in done.err or f"line 61: message 1 {told}" in done.err \
         or f"line 61: the content of message 1 {told}" in done.err  # fmt: skip
     assert minitx("corpus", file, "--skip-bad").code == 0
+
+
+def test_a_field_that_is_named_is_read_in_place_of_messages(tmp_path, minitx):
+    file = tmp_path / "both.jsonl"
+    records = [{"text": f"text {i}", "messages": each} for i, each in enumerate(conversations())]
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    told = json.loads(minitx("corpus", file, "--text-field", "text", "--json").out)
+    assert dict(told["formats"]) == {"jsonl": 1}
+    assert dict(json.loads(minitx("corpus", file, "--json").out)["formats"]) == {"chats": 1}
 
 
 def test_a_list_of_conversations_is_read_too(tmp_path, minitx):
@@ -178,6 +192,17 @@ def test_the_oldest_exchanges_are_forgotten(loaded):
     chat = Chat(loaded, GREEDY)
     chat.messages = turns
     assert "oldest messages forgotten" in chat.cue
+
+
+@pytest.mark.parametrize("system", ["b" * 60, "Zulu", "a\ufdd0b"])
+def test_a_system_text_that_can_t_be_read_is_refused(loaded, system):
+    with pytest.raises(BadInputError, match="takes 6|never saw 'Z'|noncharacter"):
+        Chat(loaded, GREEDY, system=system)
+    chat = Chat(loaded, GREEDY, system="be brief")
+    with pytest.raises(BadInputError, match="takes 6|never saw 'Z'|noncharacter"):
+        chat.answer(f"/system {system}")
+    assert (chat.system, len(chat.messages)) == ("be brief", 1)
+    assert "tokens left" in chat.cue
 
 
 def test_commands_of_a_conversation(loaded, tmp_path):
@@ -232,3 +257,35 @@ def test_transformers_writes_the_same_answer(run, loaded):
     out = model.generate(ids, do_sample=False, max_new_tokens=20, pad_token_id=0)
     assert tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True) == "it is red"
     assert out[0, -1] == tokenizer.eos_token_id
+
+
+def test_llama_cpp_and_ollama_are_given_the_template(run, inside, minitx):
+    gguf = pytest.importorskip("gguf")
+    for name in ("b.gguf", "a.gguf"):  # A Modelfile of ours is written again.
+        assert minitx("export", run, "--gguf", name).code == 0
+    fields = gguf.GGUFReader(inside / "a.gguf").fields
+    assert fields["tokenizer.chat_template"].contents() == TEMPLATE
+    names = fields["tokenizer.ggml.tokens"].contents()
+    assert names[-3:] == ["<|system|>", "<|user|>", "<|assistant|>"]
+    ending = fields["tokenizer.ggml.eos_token_id"].contents()
+    assert names[ending] == "<|endoftext|>"
+    assert "{{ range .Messages }}<|{{ .Role }}|>" in (inside / "Modelfile").read_text()
+
+
+NODE_LLAMA_CPP = os.environ.get("NODE_LLAMA_CPP", "")
+"""A folder in which `npm install node-llama-cpp` was run."""
+
+
+@pytest.mark.skipif(
+    not (NODE_LLAMA_CPP and shutil.which("node")), reason="no node, or NODE_LLAMA_CPP is not set"
+)
+def test_llama_cpp_says_the_same(run, inside, minitx):
+    pytest.importorskip("gguf")
+    assert minitx("export", run, "--gguf", "a.gguf").code == 0
+    script = Path(__file__).with_name("llama_chat.mjs")
+    done = subprocess.run(
+        ["node", script, NODE_LLAMA_CPP, "a.gguf"], input='["box 3, red?", "thanks"]',
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == ["it is red", "welcome"]

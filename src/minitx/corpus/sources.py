@@ -249,7 +249,8 @@ def documents_of(
 def _documents_in(file: io.BufferedReader, name: str, reading: Reading) -> Iterator[Document]:
     with unpacking_errors_as_bad_input(name):
         for inner, content in unpacked(file, name, _is_wanted):
-            kind = format_of(inner, content.peek(BEGINNING), reading.file_format)
+            beginning, has_field = content.peek(BEGINNING), reading.text_field is not None
+            kind = format_of(inner, beginning, reading.file_format, has_field)
             reading.formats[kind] = reading.formats.get(kind, 0) + 1
             try:
                 for document in READERS.get(kind)().documents(content, inner, reading):

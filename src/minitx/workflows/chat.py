@@ -102,7 +102,7 @@ class Chat:
 
     def __post_init__(self) -> None:
         require_chat(self.model.tokenizer, str(self.model.directory))
-        self._begin()
+        self._begin(self.system)
 
     @property
     def greeting(self) -> str:
@@ -133,9 +133,10 @@ class Chat:
             return self._answer(line) if line.strip() else ""
         if command == "/help":
             return HELP
-        if command in ("/reset", "/system"):
-            self.system = self.system if command == "/reset" else given.strip() or None
-            self._begin()
+        if command == "/reset":
+            self._begin(self.system)
+        elif command == "/system":
+            self._begin(given.strip() or None)
         elif command == "/undo":
             last = max(
                 (i for i, m in enumerate(self.messages) if m["role"] == "user"), default=None
@@ -151,8 +152,15 @@ class Chat:
             self.config = changed(self.config, line.strip())
         return ""
 
-    def _begin(self) -> None:
-        self.messages = [{"role": "system", "content": self.system}] if self.system else []
+    def _begin(self, system: str | None) -> None:
+        messages = [{"role": "system", "content": system}] if system else []
+        context = self.model.model.config.context_length
+        if (n := n_tokens(messages, self.model.tokenizer)) >= context:  # Also if it can't be read.
+            raise BadInputError(
+                f"the system text takes {n:,} tokens, and the context of this model is {context:,}",
+                "Shorten it",
+            )
+        self.system, self.messages = system, messages
 
     def _answer(self, line: str) -> Iterator[str]:
         messages = [*self.messages, {"role": "user", "content": line}]

@@ -23,6 +23,7 @@ from minitx.files import (
     write_atomically,
 )
 from minitx.tokenizer.base import SETTINGS_FILE
+from minitx.tokenizer.conversation import TEMPLATE
 from minitx.tokenizer.llama_cpp import llama_vocabulary
 from minitx.workflows.load import LoadedModel, load
 
@@ -79,8 +80,8 @@ def _require_untouched(path: Path) -> None:
     if not os.path.lexists(path):
         return
     with contextlib.suppress(OSError, ValueError):
-        for is_chat in (False, True):
-            ours = re.escape(_modelfile("NAME", 0, is_chat))
+        for template in (None, TEMPLATE, ""):
+            ours = re.escape(_modelfile("NAME", 0, template))
             ours = ours.replace(b"NAME", b"[^\n]+").replace(rb"num_ctx\ 0", rb"num_ctx\ \d+")
             if re.fullmatch(ours, read_bounded(path)):
                 return
@@ -94,7 +95,7 @@ def _to_gguf(model: LoadedModel, path: Path, weights: GGUFType) -> list[Path]:
     config = model.model.config
     vocabulary = llama_vocabulary(model.tokenizer, config.vocab_size, _corpus(model.directory))
     modelfile, chat_template = path.with_name(MODELFILE), _chat_template(model.directory)
-    about = _modelfile(path.name, config.context_length, chat_template is not None)
+    about = _modelfile(path.name, config.context_length, chat_template)
     with os_errors_as_bad_input(f"{path} can't be written", _FIX):
         write_gguf(
             path, model.model, model.tokenizer, vocabulary, weights, path.stem, chat_template
@@ -123,13 +124,22 @@ def _chat_template(checkpoint: Path) -> str | None:
     return None
 
 
-def _modelfile(name: str, context: int, is_chat: bool) -> bytes:
+_OLLAMA_TEMPLATE = (
+    '{{ range .Messages }}<|{{ .Role }}|>{{ .Content }}{{ if eq .Role "assistant" }}<|endoftext|>'
+    "{{ end }}{{ end }}<|assistant|>"
+)
+"""Our template in the language of Ollama, which knows others than its own by heart alone."""
+
+
+def _modelfile(name: str, context: int, template: str | None) -> bytes:
     lines = [
         "# Made by minitx export.",
         f"FROM ./{name}",
         f"PARAMETER num_ctx {context}",
         f"PARAMETER temperature {SamplingConfig.temperature}",
     ]
-    if not is_chat:
+    if template == TEMPLATE:
+        lines.append(f'TEMPLATE """{_OLLAMA_TEMPLATE}"""')
+    elif template is None:
         lines += ["# A text is continued as it stands.", 'TEMPLATE """{{ .Prompt }}"""']
     return "".join(f"{line}\n" for line in lines).encode("utf-8")

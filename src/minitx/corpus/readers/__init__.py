@@ -47,11 +47,13 @@ READERS: Registry[type[CorpusReader]] = Registry("corpus reader", "minitx.corpus
 _FALLBACK = "text"
 
 
-def format_of(name: str, content: bytes, file_format: str | None = None) -> str:
+def format_of(
+    name: str, content: bytes, file_format: str | None = None, has_field: bool = False
+) -> str:
     """The format that was asked for; without one, the first whose reader recognises a file by its
     path (or ``standard input``) and content.
 
-    Plain text takes whatever no other does.
+    Plain text takes whatever no other does. A special one is no choice where a field is named.
 
     Raises:
         BadInputError: there is no such format.
@@ -63,7 +65,9 @@ def format_of(name: str, content: bytes, file_format: str | None = None) -> str:
                 f"Choose one of {', '.join(READERS.names())}",
             )
         return file_format
-    for kind in sorted(READERS.names(), key=lambda kind: not READERS.get(kind).is_special):
+    special = [kind for kind in READERS.names() if READERS.get(kind).is_special]
+    others = [kind for kind in READERS.names() if kind not in special]
+    for kind in others if has_field else [*special, *others]:
         if kind != _FALLBACK and READERS.get(kind)().recognises(name, content[:BEGINNING]):
             return kind
     return _FALLBACK

@@ -41,9 +41,10 @@ class Chats(CorpusReader):
 
 
 def _text(record: object) -> str:
-    messages = messages_of(record) if isinstance(record, Mapping) else None
-    if messages is None:
+    if not isinstance(record, Mapping) or (messages := messages_of(record)) is None:
         raise ValueError("has no messages")
+    if more := [key for key in ("tools", "functions") if record.get(key)]:
+        raise ValueError(f"has {more[0]}, which minitx does not know")
     text = conversation_text(messages)
     if not any(message["role"] == "assistant" for message in messages):
         raise ValueError("has no answer: a message of the role assistant")
