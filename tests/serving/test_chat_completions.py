@@ -1,5 +1,9 @@
 """Chat completions, as the `openai` client gets them, against the conversation in the library."""
 
+import os
+import subprocess
+import sys
+
 import openai
 import pytest
 from chats import write_chats
@@ -144,3 +148,20 @@ def test_other_programs_talk_with_it(client, talking):
     said = model.invoke([("user", "box 3, red?")]).content
     assert one.text.startswith(said)
     assert "".join(piece.content for piece in model.stream([("user", "box 3, red?")])) == said
+
+
+def test_llm_talks_with_it(client, talking, tmp_path):
+    """Simon Willison's `llm`, where it is installed, as docs/ecosystem.md says."""
+    pytest.importorskip("llm")
+    (tmp_path / "extra-openai-models.yaml").write_text(
+        f"- model_id: mine\n  model_name: chats-001\n  api_base: {client.base_url}\n"
+    )
+    asked = ["-m", "mine", "box 3, red?", "-o", "temperature", "0", "--key", "none", "--no-log"]
+    done = subprocess.run(
+        [sys.executable, "-m", "llm", "prompt", *asked], capture_output=True, text=True,
+        timeout=100, env={**os.environ, "LLM_USER_PATH": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (one,) = expected(talking, temperature=0.0, max_new_tokens=CONTEXT)
+    assert done.stdout.strip()
+    assert one.text.startswith(done.stdout.removesuffix("\n"))
