@@ -73,7 +73,7 @@ def test_every_tool_of_the_table_has_a_section():
     text = PAGE.read_text(encoding="utf-8")
     rows = re.findall(r"^\| \[[^\]]+\]\(#([\w-]+)\)", text, re.MULTILINE)
     sections = re.findall(r"^## (.+)$", text, re.MULTILINE)
-    assert len(rows) == 10
+    assert len(rows) == 11
     anchors = {re.sub(r"[^\w -]", "", name.lower()).replace(" ", "-") for name in sections}
     assert set(rows) == anchors
 
