@@ -19,6 +19,7 @@ from minitx.config import SamplingConfig
 from minitx.corpus import load_encoded
 from minitx.corpus.answer_targets import answers_in
 from minitx.errors import BadInputError, InterruptedRunError
+from minitx.tokenizer import load_tokenizer
 from minitx.tokenizer.conversation import TEMPLATE, conversation_text
 from minitx.training.logging.metrics_file import read_metrics
 from minitx.workflows.chat import Chat, fitting
@@ -289,3 +290,10 @@ def test_llama_cpp_says_the_same(run, inside, minitx):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == ["it is red", "welcome"]
+
+
+def test_tokenize_learns_the_turns_and_knows_the_roles(chats, run, minitx, inside):
+    assert minitx("tokenize", chats, "--kind", "char", "--out", "tokenizer").code == 0
+    tokenizer = load_tokenizer(inside / "tokenizer")
+    assert tokenizer.digest == load(run).tokenizer.digest
+    assert tokenizer.encode("\ufdd1").tolist() == [tokenizer.roles["user"]]

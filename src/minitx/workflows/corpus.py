@@ -24,8 +24,9 @@ from minitx.corpus.audit import Audit, audit
 from minitx.corpus.documents import Reading
 from minitx.corpus.encoded import encode_corpus
 from minitx.corpus.splitting import SplitCorpus
-from minitx.tokenizer import Tokenizer, train_tokenizer
-from minitx.training.tokenizer_planning import TextSize, learned_from, plan_tokenizer
+from minitx.tokenizer import Tokenizer
+from minitx.training.tokenizer_planning import TextSize, plan_tokenizer
+from minitx.workflows.tokenize import learned_tokenizer
 
 _LENGTHS = {"shortest": 0.0, "p10": 0.1, "median": 0.5, "p90": 0.9, "longest": 1.0}
 _SHOWN_DOCUMENTS, _SHOWN_TOKENS = 3, 40
@@ -118,8 +119,7 @@ def study_corpus(
         progress("training the tokenizer", 0, 0)
         size = TextSize.of(part for document in split.train.documents() for part in document)
         planned, _ = plan_tokenizer(size, tokenizer)
-        learned = learned_from(split.train, planned.kind)
-        trained = train_tokenizer(learned, planned.kind, planned.vocab_size)
+        trained = learned_tokenizer(split, planned.kind, planned.vocab_size)
         stage = "encoding the corpus"
         progress(stage, 0, 0)
         n_workers = data.workers or os.cpu_count() or 1

@@ -41,16 +41,14 @@ from minitx.errors import BadInputError
 from minitx.tokenizer import (
     Tokenizer,
     load_tokenizer,
-    train_tokenizer,
     with_end_of_text,
     with_roles,
 )
-from minitx.tokenizer.conversation import turns_of
 from minitx.training.machine_speed import kept_speed, measure_speed
 from minitx.training.observer import Observers, Phase, TrainingObserver
 from minitx.training.planning import NOMINAL_RATES, TokenFigures, plan_run
-from minitx.training.tokenizer_planning import TextSize, learned_from, plan_capacity, plan_tokenizer
-from minitx.workflows.tokenize import open_tokenizer
+from minitx.training.tokenizer_planning import TextSize, plan_capacity, plan_tokenizer
+from minitx.workflows.tokenize import has_chats, learned_tokenizer, open_tokenizer
 
 _log = logging.getLogger("minitx")
 
@@ -126,7 +124,7 @@ def prepare(
     if tokenizer is None:
         tokenizer, tokenizer_config, reasons = _tokenizer(request, split, rate, earlier, notes)
     else:
-        tokenizer = with_roles(tokenizer) if _has_chats(split) else tokenizer
+        tokenizer = with_roles(tokenizer) if has_chats(split) else tokenizer
         # That of a model to begin with may be larger than its tokenizer.
         n_ids = max(tokenizer.vocab_size, request.model.get("vocab_size", 0))
         request = replace(request, model={**request.model, "vocab_size": n_ids})
@@ -140,22 +138,6 @@ def prepare(
     if tokenizer.end_id is not None and (split.has_several or tokenizer.roles):
         config = replace(config, model=replace(config.model, end_id=tokenizer.end_id))
     return Prepared(split, encoded, tokenizer, config, reasons | planned | measured, rate)
-
-
-def _has_chats(split: SplitCorpus) -> bool:
-    """Whether a corpus is of conversations.
-
-    Raises:
-        BadInputError: a part of it is.
-    """
-    kinds = dict(split.formats).keys()
-    if "chats" in kinds and len(kinds) > 1:
-        raise BadInputError(
-            f"the corpus has conversations and other texts ({', '.join(sorted(kinds))}), and of "
-            "conversations only the answers are learned",
-            "Train on the other texts first, and on the conversations --from that run",
-        )
-    return "chats" in kinds
 
 
 def progress_told(told: Observers, name: str) -> Callable[[int, int], None]:
@@ -256,7 +238,7 @@ def _tokenizer(
         # A run may be named, too, by its bare name as everywhere.
         given = named_run(request.tokenizer_directory)
         loaded = open_tokenizer(given) if find_run(given) else load_tokenizer(given)
-        if _has_chats(split):
+        if has_chats(split):
             loaded = with_roles(loaded)
         elif split.has_several:
             loaded = with_end_of_text(loaded)
@@ -271,12 +253,7 @@ def _tokenizer(
     if trained is None:
         if has_most := one_with_most_of(notes["signature"], earlier):
             _log.info("with --tokenizer %s, only what is new of this text is encoded", has_most)
-        learned = learned_from(split.train, config.kind)
-        if _has_chats(split):
-            learned = turns_of(learned)
-        trained = train_tokenizer(learned, config.kind, config.vocab_size)
-    if _has_chats(split):
-        trained = with_roles(trained)
+        trained = learned_tokenizer(split, config.kind, config.vocab_size)
     notes["size"] = astuple(text)
     notes["asked_for"] = [__version__, config.kind, config.vocab_size]
     return trained, replace(config, vocab_size=trained.vocab_size), reasons

@@ -19,12 +19,14 @@ import numpy as np
 from minitx.checkpoint.rundir import named_run, resolve_checkpoint, use_checkpoint
 from minitx.config import DataConfig, TokenizeRequest
 from minitx.config.overrides import Overrides
+from minitx.config.run_config import TokenizerKind
 from minitx.corpus import SplitCorpus, read_corpus, split_corpus
 from minitx.corpus.documents import Reading
 from minitx.corpus.sources import piped_text
 from minitx.errors import BadInputError
-from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from minitx.tokenizer import Tokenizer, load_tokenizer, train_tokenizer, with_roles
 from minitx.tokenizer.base import Ids, Unknown
+from minitx.tokenizer.conversation import turns_of
 from minitx.training.tokenizer_planning import TextSize, learned_from, plan_tokenizer
 
 MOST_CHARACTERS = 1 << 24
@@ -191,8 +193,35 @@ def train_on(
     split = split_corpus(corpus, config, directory)
     text = TextSize.of(part for document in split.train.documents() for part in document)
     planned, reasons = plan_tokenizer(text, given)
-    learned = learned_from(split.train, planned.kind)
-    return train_tokenizer(learned, planned.kind, planned.vocab_size), split, reasons
+    return learned_tokenizer(split, planned.kind, planned.vocab_size), split, reasons
+
+
+def learned_tokenizer(split: SplitCorpus, kind: TokenizerKind, vocab_size: int) -> Tokenizer:
+    """Train a tokenizer on the train part of a corpus; that of conversations knows the roles.
+
+    Raises:
+        BadInputError: as in `train_tokenizer`, or as `has_chats`.
+    """
+    learned = learned_from(split.train, kind)
+    if not has_chats(split):
+        return train_tokenizer(learned, kind, vocab_size)
+    return with_roles(train_tokenizer(turns_of(learned), kind, vocab_size))
+
+
+def has_chats(split: SplitCorpus) -> bool:
+    """Whether a corpus is of conversations.
+
+    Raises:
+        BadInputError: a part of it is.
+    """
+    kinds = dict(split.formats).keys()
+    if "chats" in kinds and len(kinds) > 1:
+        raise BadInputError(
+            f"the corpus has conversations and other texts ({', '.join(sorted(kinds))}), and of "
+            "conversations only the answers are learned",
+            "Train on the other texts first, and on the conversations --from that run",
+        )
+    return "chats" in kinds
 
 
 def open_tokenizer(path: Path | None) -> Tokenizer:
