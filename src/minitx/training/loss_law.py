@@ -3,10 +3,10 @@
     loss = E + A / N^a + B / D^b + P R (N / U)^k
 
 for N parameters and D tokens (Hoffmann et al. 2022, section 3.3), of a text with U tokens that is
-read R times more than once: what a model memorizes adds to the loss of what it has not read
-(Lovelace et al. 2026). Few runs do not fix seven numbers. So all that fit about as well are
-weighted by how well, and by what is usual for the exponents; the spread of what they say of another
-run is its uncertainty.
+read R times more than once: what a model memorizes adds to the loss of what it has not read, as
+Lovelace et al. 2026 find; the form of that term is ours. Few runs do not fix seven numbers. So all
+that fit about as well are weighted by how well, and by what is usual for the exponents; the spread
+of what they say of another run is its uncertainty.
 """
 
 from __future__ import annotations
