@@ -41,7 +41,7 @@ def _answers_twice(ids):
     return False
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=500)
 @given(ids_of_texts)
 def test_they_are_those_between_the_assistant_and_the_end(ids):
     with pytest.MonkeyPatch.context() as patch:
@@ -50,6 +50,7 @@ def test_they_are_those_between_the_assistant_and_the_end(ids):
         wanted = read_one_by_one(ids)
         positions = np.arange(len(ids))
         assert found.at(positions).tolist() == wanted
+        assert found.share * len(ids) == pytest.approx(sum(wanted))
         for position in positions:
             assert (position in found) == wanted[position]
             later = [i for i in positions if i >= position and wanted[i]]

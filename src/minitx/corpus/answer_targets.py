@@ -27,6 +27,7 @@ class Answers:
         # Two more, so that there is one before and one after each position.
         self._at = np.concatenate([[-1], *parts, [len(ids)]])
         begins = ids[self._at[1:-1]] == tokenizer.roles["assistant"]
+        begins &= self._at[1:-1] < len(ids) - 1  # After the last id nothing follows.
         self._begins = np.concatenate([[False], begins, [False]])
 
     def __contains__(self, position: int) -> bool:
@@ -36,6 +37,13 @@ class Answers:
         """Whether the ids at these positions, of any shape, are a part of an answer."""
         is_answer: npt.NDArray[np.bool_] = self._begins[np.searchsorted(self._at, positions) - 1]
         return is_answer
+
+    @property
+    def share(self) -> float:
+        """Which part of the tokens they are."""
+        # Each up to the next mark, which is its end; the last may have none.
+        n_answers = np.diff(self._at)[self._begins[:-1]].sum() - self._begins[-2]
+        return float(n_answers) / max(1, int(self._at[-1]))
 
     def first_from(self, position: int) -> int:
         """Where the first part of an answer stands from a position on; of the text if none does."""

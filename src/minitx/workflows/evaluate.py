@@ -289,6 +289,8 @@ class _Evaluation:
     def _counter(self, name: str, n_ids: int, windows: Windows) -> Callable[[int], None]:
         """Turn counts of newly scored tokens into progress."""
         total = count_targets(n_ids, windows)
+        if windows.answers is not None:
+            total = round(total * windows.answers.share)
         done = 0
         self.progress(name, 0, total)
 
