@@ -13,7 +13,6 @@ from typing import Any
 from rich.cells import cell_len
 
 from minitx.files import shell_word
-from minitx.tokenizer.conversation import without_marks
 
 _KEPT = "\n\t"
 _REPLACEMENT = "\ufffd"
@@ -106,6 +105,9 @@ def token_label(token: str, ascii_only: bool = False) -> str:
 
 def text_label(text: str, ascii_only: bool = False) -> str:
     """Text of several tokens: a space as itself, all else that is invisible made visible."""
+    # Not loaded, with NumPy, where a shell completes a name.
+    from minitx.tokenizer.conversation import without_marks
+
     named = without_marks(text)
     return "".join(c if c == " " else token_label(c, ascii_only) for c in named)
 
