@@ -109,19 +109,6 @@ def test_llama_cpp_is_told_of_the_roles(tokenizer):
         assert (vocabulary.entries[i], vocabulary.types[i]) == (TOKENS[role], EntryType.CONTROL)
 
 
-def test_the_tokenizer_of_another_program_is_refused(tmp_path):
-    plain = train_tokenizer(TEXT, "bpe", 300)
-    plain.save(tmp_path)
-    (tmp_path / "tokenizer_config.json").unlink()
-    path = tmp_path / "tokenizer.json"
-    content = json.loads(path.read_text())
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    content["added_tokens"] = [{"id": plain.vocab_size, "content": "<s>", "special": True, **flags}]
-    path.write_text(json.dumps(content))
-    with pytest.raises(BadInputError, match="another program's"):
-        with_roles(load_tokenizer(tmp_path))
-
-
 @pytest.mark.parametrize(
     ("message", "told"),
     [

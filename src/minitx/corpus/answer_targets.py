@@ -1,7 +1,7 @@
 """Which tokens of a text are answers: of conversations, these alone are learned and scored.
 
-That follows from the ids: an answer is what stands after the token of the assistant, up to and with
-the end of the text. So nothing of it is kept beside them.
+That follows from the ids: an answer is what stands after those that the assistant's turn begins
+with, up to and with the one that ends it. So nothing of it is kept beside them.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ class Answers:
     """The answers in the ids of a text, `(tokens,)`, that may be mapped."""
 
     def __init__(self, ids: IdArray, tokenizer: Tokenizer) -> None:
-        marks = np.array([*tokenizer.roles.values(), tokenizer.end_id], ids.dtype)
-        parts = [
-            start + np.flatnonzero(np.isin(ids[start : start + _BLOCK], marks))
-            for start in range(0, len(ids), _BLOCK)
-        ]
-        # Two more, so that there is one before and one after each position.
-        self._at = np.concatenate([[-1], *parts, [len(ids)]])
-        begins = ids[self._at[1:-1]] == tokenizer.roles["assistant"]
-        begins &= self._at[1:-1] < len(ids) - 1  # After the last id nothing follows.
-        self._begins = np.concatenate([[False], begins, [False]])
+        opening, ends = (np.array(marks, ids.dtype) for marks in tokenizer.answer_marks)
+        at, begins = [np.array([-1])], [np.array([False])]
+        for start in range(0, len(ids) if len(opening) else 0, _BLOCK):
+            block = ids[start : start + _BLOCK]
+            is_opened = _ends_of(opening, ids, start, len(block))
+            marks = np.flatnonzero(is_opened | np.isin(block, ends))
+            at.append(start + marks)
+            begins.append(is_opened[marks])
+        # One more at each end, so that there is one before and one after each position.
+        self._at = np.concatenate([*at, [len(ids)]])
+        self._begins = np.concatenate([*begins, [False]])
+        self._has_any = bool(self._begins.any())
+        self._begins &= self._at < len(ids) - 1  # After the last id nothing follows.
 
     def __contains__(self, position: int) -> bool:
         return bool(self.at(np.array([position]))[0])
@@ -37,6 +40,9 @@ class Answers:
         """Whether the ids at these positions, of any shape, are a part of an answer."""
         is_answer: npt.NDArray[np.bool_] = self._begins[np.searchsorted(self._at, positions) - 1]
         return is_answer
+
+    def __bool__(self) -> bool:
+        return self._has_any
 
     @property
     def share(self) -> float:
@@ -57,9 +63,14 @@ class Answers:
 
 def answers_in(ids: IdArray, tokenizer: Tokenizer) -> Answers | None:
     """The answers of a text; None where it has no conversations, and all of it is learned from."""
-    if not tokenizer.roles:
-        return None
-    assistant = tokenizer.roles["assistant"]
-    blocks = range(0, len(ids), _BLOCK)
-    has = any((ids[start : start + _BLOCK] == assistant).any() for start in blocks)
-    return Answers(ids, tokenizer) if has else None
+    return Answers(ids, tokenizer) or None
+
+
+def _ends_of(opening: IdArray, ids: IdArray, start: int, length: int) -> npt.NDArray[np.bool_]:
+    """At which ids, `length` from `start` on, these end: `(length,)`."""
+    is_end = np.ones(length, bool)
+    for before, i in enumerate(opening[::-1]):
+        first = min(length, max(0, before - start))
+        is_end[:first] = False
+        is_end[first:] &= ids[start + first - before : max(0, start + length - before)] == i
+    return is_end

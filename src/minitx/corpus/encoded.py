@@ -42,7 +42,8 @@ from minitx.files import (
     write_atomically,
 )
 from minitx.tokenizer import Tokenizer
-from minitx.tokenizer.base import SETTINGS_FILE, TOKENIZER_FILE
+from minitx.tokenizer.base import TOKENIZER_FILE
+from minitx.tokenizer.chat_template import SETTINGS_FILE
 
 DESCRIPTION = "corpus.json"
 SHARDS = "shards"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from minitx.corpus.part_text import PartText
 from minitx.corpus.shards import Shard, encode_shard
+from minitx.errors import BadInputError
 from minitx.tokenizer import load_tokenizer
 
 
@@ -25,6 +26,8 @@ def _serve(texts: Path, directory: Path, parent: int) -> None:
             answer = asdict(encode_shard(part, shard, tokenizer, directory, parent))
         except OSError as error:
             answer = {"errno": error.errno}
+        except BadInputError as error:
+            answer = {"what": error.what, "fix": error.fix}
         try:
             print(json.dumps(answer), flush=True)
         except BrokenPipeError:  # The process that this was done for is gone.

@@ -238,6 +238,8 @@ def encode_shards(
                 if not (line := process.stdout.readline()):
                     break
                 answer = json.loads(line)
+                if "what" in answer:
+                    raise BadInputError(**answer)
                 if "key" not in answer:
                     raise OSError(answer["errno"], os.strerror(answer["errno"]))
                 results[i] = EncodedShard(**answer)

@@ -53,10 +53,13 @@ def bits_per(total_nats: float, n: float) -> float:
 
 
 def token_sizes(tokenizer: Tokenizer) -> IntArray:
-    """Bytes that each id stands for, `(vocab_size,)`; the unknown token counts as one."""
+    """Bytes that each id stands for, `(vocab_size,)`; the unknown token counts as one, the end of
+    an answer as none."""
     sizes = np.array(
         [len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)], dtype=np.int64
     )
+    if tokenizer.template is not None:
+        sizes[tokenizer.template.end_id] = 0
     if tokenizer.unknown_id is not None:
         sizes[tokenizer.unknown_id] = 1
     return sizes

@@ -151,7 +151,12 @@ class Details:
     ) -> None:
         self.beginning = Beginning(n_beginning)
         self._text, self._windows, self._tokenizer = text, windows, tokenizer
-        self.documents = None if text.documents is None else _sums_by_document(text, tokenizer)
+        # What another program writes between messages stands for no bytes of the text.
+        may_have = windows.answers is None or tokenizer.template is None
+        self.documents = (
+            None if text.documents is None or not may_have
+            else _sums_by_document(text, tokenizer, windows.answers is None)
+        )  # fmt: skip
         self.positions = GroupedSums(windows.context_length, 2)
         self.class_of = TokenClasses(tokenizer)
         self.classes = GroupedSums(len(CLASSES))
@@ -195,7 +200,7 @@ class Details:
         )
 
 
-def _sums_by_document(text: ScoredText, tokenizer: Tokenizer) -> DocumentSums:
+def _sums_by_document(text: ScoredText, tokenizer: Tokenizer, has_one_end: bool) -> DocumentSums:
     assert text.documents is not None
     sizes = token_sizes(tokenizer).astype(np.float64)
     n_unknown, unknown = text.figures.unknown_tokens, tokenizer.unknown_id
@@ -204,4 +209,6 @@ def _sums_by_document(text: ScoredText, tokenizer: Tokenizer) -> DocumentSums:
         known = float(count_ids(text.ids, tokenizer.vocab_size) @ sizes) - n_unknown
         sizes[unknown] = max(0.0, (text.figures.bytes - known) / n_unknown)
     n_bytes = text.figures.bytes
-    return DocumentSums(text.documents, n_bytes, sizes, tokenizer.end_id)
+    # A conversation has an end after each answer.
+    end_id = tokenizer.end_id if has_one_end else None
+    return DocumentSums(text.documents, n_bytes, sizes, end_id)

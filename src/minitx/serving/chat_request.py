@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from minitx.errors import BadInputError, as_sentence
+from minitx.generation.answer_end import ending_answers
 from minitx.serving.answers import Answer, event
 from minitx.serving.api_errors import APIError
 from minitx.serving.completion_request import (
@@ -38,7 +40,7 @@ def parse_chat(
         APIError: 400, naming the field; 404 if the model was not trained on conversations.
     """
     tokenizer, context = served.tokenizer, served.model.config.context_length
-    if not tokenizer.roles:
+    if not tokenizer.writes_chats:
         raise APIError(404, "This model continues text and does not chat: /v1/completions")
     fields = {name: value for name, value in content.items() if value is not None}
     for name, values in _AS_IF_LEFT_OUT.items():
@@ -68,7 +70,9 @@ def parse_chat(
     fields["max_tokens"] = longest if asked is None else min(asked, longest)
     if wants_logprobs:
         fields["logprobs"] = most
-    return parse_completion({**fields, "prompt": text}, longest)
+    parsed = parse_completion({**fields, "prompt": text}, longest)
+    sampling = ending_answers(parsed.sampling, tokenizer, served.model.config.end_id)
+    return replace(parsed, sampling=sampling)
 
 
 def _text(messages: Any) -> str:

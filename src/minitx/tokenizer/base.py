@@ -6,12 +6,13 @@ the file says is what encodes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from hashlib import sha256
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -23,14 +24,19 @@ from tokenizers import Tokenizer as Backend
 from minitx.config.run_config import TokenizerKind
 from minitx.errors import BadInputError
 from minitx.files import json_bytes, os_errors_as_bad_input, write_atomically
+from minitx.tokenizer.chat_template import (
+    SETTINGS_FILE,
+    ChatTemplate,
+    kept_template,
+    learned_template,
+)
 from minitx.tokenizer.chunks import Border, chunks
-from minitx.tokenizer.conversation import MARK, MARKS, TEMPLATE, TOKENS
+from minitx.tokenizer.conversation import MARK, MARKS, TEMPLATE, TOKENS, without_marks
 
 Ids = npt.NDArray[np.int32]
 Unknown = Literal["error", "replace"]
 
 TOKENIZER_FILE = "tokenizer.json"
-SETTINGS_FILE = "tokenizer_config.json"
 
 UNKNOWN = "<unk>"
 """How `char` and `word` vocabularies name the unknown token. No text encodes to it by that name:
@@ -59,7 +65,7 @@ class Tokenizer(ABC):
         digest: SHA-256 of `json_bytes`, in hexadecimal.
         unknown_id: the id for what the vocabulary lacks; None where nothing can be lacking.
         end_id: the id that ends a document; None in tokenizers of earlier versions.
-        roles: the id of each role of a conversation; empty where it knows none.
+        roles: the id of each role of a conversation; empty where it knows none of minitx's.
         kept_files: its files as another program made them; empty for one of ours.
     """
 
@@ -95,6 +101,43 @@ class Tokenizer(ABC):
             self._ids_of_mark[MARKS[role]] = np.array([i], np.int32)
             self._ids_of_mark[_ANSWERED + MARKS[role]] = np.array(own, np.int32)
 
+    def keep(self, files: dict[str, bytes]) -> None:
+        """Note that another program made it, with these files."""
+        self.kept_files = files
+        if (template := kept_template(files)) is not None:
+            self.digest = sha256(self.json_bytes + template.encode("utf-8")).hexdigest()
+
+    @cached_property
+    def template(self) -> ChatTemplate | None:
+        """How it writes conversations, if another program made it; None if it writes none."""
+        with contextlib.suppress(BadInputError):
+            return self.require_template()
+        return None
+
+    def require_template(self) -> ChatTemplate:
+        """The same.
+
+        Raises:
+            BadInputError: saying why it writes none.
+        """
+        added = self.backend.get_added_tokens_decoder().keys()
+        return learned_template(self.kept_files, self._backend_ids, added, self._may_cut)
+
+    @property
+    def writes_chats(self) -> bool:
+        """Whether it encodes conversations."""
+        return bool(self.roles) or self.template is not None
+
+    @property
+    def answer_marks(self) -> tuple[list[int], list[int]]:
+        """Of conversations, the ids that stand before each answer, and those that each may end
+        with; nothing of one that writes none."""
+        if self.template is not None:
+            return self.template.opening, [self.template.end_id]
+        if self.roles and self.end_id is not None:
+            return [self.roles["assistant"]], [self.end_id, *self.roles.values()]
+        return [], []
+
     def end_with(self, end_id: int) -> None:
         """Let an id end a document of which the kept files do not say that it does."""
         self.end_id = end_id
@@ -104,7 +147,8 @@ class Tokenizer(ABC):
 
     def has_digest(self, digest: str) -> bool:
         """Whether it is the tokenizer of a digest; earlier versions took that of the file."""
-        return digest in (self.digest, self._file_digest)
+        known = {self.digest, self._file_digest, sha256(self.json_bytes).hexdigest()}
+        return digest in known
 
     def files(self, context_length: int | None = None) -> dict[str, bytes]:
         """What a directory needs, by name, to be opened by `load_tokenizer` and `AutoTokenizer`.
@@ -213,7 +257,8 @@ class Tokenizer(ABC):
     def _pieces(self, texts: Iterable[str]) -> Iterator[str]:
         """A text that comes in parts, in pieces whose ids are those of the text as a whole."""
         if not self.roles:
-            yield from self._pieces_of_turn(texts)
+            for part in self._written(texts):
+                yield from self._pieces_of_turn(part)
             return
         parts = (part for text in texts for part in MARK.split(text) if part)
         before = ""
@@ -224,6 +269,23 @@ class Tokenizer(ABC):
             for mark in turn:
                 yield before + mark
                 before = _ANSWERED if mark == _ANSWERED else ""
+
+    def _written(self, texts: Iterable[str]) -> Iterator[Iterable[str]]:
+        """A text as it is, or a conversation as another program writes it, in parts."""
+        waiting = iter(texts)
+        first = next(filter(None, waiting), "")
+        if not MARK.match(first) or self.template is None:
+            yield chain([first], waiting)
+            return
+        conversation = first + "".join(waiting)
+        try:
+            yield from ([part] for part in self.template.parts(conversation))
+        except ValueError as error:
+            beginning = without_marks(conversation[:60]).replace("\n", " ")
+            raise BadInputError(
+                f"a conversation can't be written for this model: {error}",
+                f"Leave it out, or change it; it begins: {beginning}",
+            ) from None
 
     def _pieces_of_turn(self, texts: Iterable[str]) -> Iterator[str]:
         rest = ""
@@ -273,7 +335,7 @@ class Tokenizer(ABC):
     def safe_cut(self, text: str) -> int | None:
         """Where a text may be cut, not at its beginning, without changing any ids, whatever stands
         before and after it; None if it is not known."""
-        border = None if self.roles else self._border
+        border = None if self.writes_chats else self._border
         match = border and border.search(text, 2, max(2, len(text) - 1))
         return match.start() if match else None
 
@@ -346,6 +408,12 @@ class Tokenizer(ABC):
                 "Leave it out, or train with --kind bpe",
             )
         return ids
+
+    def _backend_ids(self, text: str) -> list[int]:
+        return list(self.backend.encode(text, add_special_tokens=False).ids)
+
+    _may_cut: ClassVar[bool] = True
+    """Whether parts of a text that are encoded apart have the ids of the whole."""
 
     def _ids_of(self, texts: list[str]) -> list[Ids]:
         try:

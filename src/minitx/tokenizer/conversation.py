@@ -73,6 +73,24 @@ def without_marks(text: str) -> str:
     return MARK.sub(lambda mark: TOKENS[ROLES[ord(mark[0]) - 0xFDD0]], text)
 
 
+def messages_in(text: str) -> tuple[list[dict[str, str]], bool]:
+    """The messages of a conversation that is kept as a text, and whether an answer is asked for.
+
+    Raises:
+        ValueError: it begins with no mark.
+    """
+    before, *turns = MARK.split(text)
+    if before or not turns:
+        raise ValueError("a conversation begins with a role, and this text does not")
+    role_of = {mark: role for role, mark in MARKS.items()}
+    messages = [
+        {"role": role_of[mark], "content": content}
+        for mark, content in zip(turns[::2], turns[1::2], strict=True)
+    ]
+    is_asked = messages[-1] == {"role": "assistant", "content": ""}
+    return messages[: len(messages) - is_asked], is_asked
+
+
 def messages_of(record: Mapping[str, Any]) -> Sequence[Any] | None:
     """The messages of a record of a corpus; None if it has none."""
     messages = record.get("messages")

@@ -20,7 +20,6 @@ from minitx.errors import BadInputError, DamagedFileError
 from minitx.files import json_bytes, os_errors_as_bad_input, read_bounded, read_json
 from minitx.tokenizer.base import (
     END_OF_TEXT,
-    SETTINGS_FILE,
     TOKENIZER_FILE,
     UNKNOWN,
     Tokenizer,
@@ -32,6 +31,7 @@ from minitx.tokenizer.bpe import (
     BytePairTokenizer,
     train_bpe,
 )
+from minitx.tokenizer.chat_template import SETTINGS_FILE, TEMPLATE_FILE
 from minitx.tokenizer.conversation import TEMPLATE
 from minitx.tokenizer.sentence_pieces import SentencePieceTokenizer
 from minitx.tokenizer.word_level import CharTokenizer, WordTokenizer, train_char, train_word
@@ -107,15 +107,13 @@ def with_roles(tokenizer: Tokenizer) -> Tokenizer:
     """The same tokenizer, which encodes conversations, too.
 
     Raises:
-        BadInputError: another program made it.
+        BadInputError: another program made it, with no chat template of which the answers are
+            known.
     """
-    if tokenizer.roles:
-        return tokenizer
     if tokenizer.kept_files:
-        raise BadInputError(
-            "the corpus has conversations, and the tokenizer is another program's",
-            "Begin with a model of minitx, or without one",
-        )
+        tokenizer.require_template()
+    if tokenizer.writes_chats:
+        return tokenizer
     ended = with_end_of_text(tokenizer)
     talking = type(ended)(json.loads(ended.json_bytes))
     talking.add_roles()
@@ -214,10 +212,8 @@ def _settings(directory: Path) -> Content:
 
 def _keep(tokenizer: Tokenizer, directory: Path, raw: bytes, settings: Content) -> None:
     """Note the files of a tokenizer that another program made, and the end of a text it names."""
-    tokenizer.kept_files = {TOKENIZER_FILE: raw, SETTINGS_FILE: json_bytes(settings)}
-    for name in _BESIDE:
-        if (directory / name).is_file():
-            tokenizer.kept_files[name] = read_bounded(directory / name)
+    beside = {n: read_bounded(directory / n) for n in _BESIDE if (directory / n).is_file()}
+    tokenizer.keep({TOKENIZER_FILE: raw, SETTINGS_FILE: json_bytes(settings), **beside})
     end = settings.get("eos_token")
     end = end.get("content") if isinstance(end, dict) else end
     if isinstance(end, str) and tokenizer.backend.token_to_id(end) is not None:
@@ -226,11 +222,11 @@ def _keep(tokenizer: Tokenizer, directory: Path, raw: bytes, settings: Content) 
 
 def _template(directory: Path, settings: Content) -> Any:
     # transformers moves it out of the settings when it saves a tokenizer again.
-    path = directory / "chat_template.jinja"
+    path = directory / TEMPLATE_FILE
     return read_bounded(path).decode("utf-8") if path.is_file() else settings.get("chat_template")
 
 
-_BESIDE = ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+_BESIDE = ("special_tokens_map.json", "added_tokens.json", TEMPLATE_FILE)
 """Files that other programs keep beside these two."""
 
 

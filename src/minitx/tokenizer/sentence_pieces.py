@@ -33,7 +33,9 @@ class SentencePieceTokenizer(Tokenizer):
         encoding = self.backend.encode("a", add_special_tokens=False)
         return encoding.tokens[0].startswith("▁")
 
-    def _pieces(self, texts: Iterable[str]) -> Iterator[str]:
+    _may_cut = False
+
+    def _pieces_of_turn(self, texts: Iterable[str]) -> Iterator[str]:
         # Cut, each part would get a space of its own.
         if text := "".join(texts):
             yield text

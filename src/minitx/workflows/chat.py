@@ -11,6 +11,7 @@ from minitx.config import SamplingConfig
 from minitx.errors import BadInputError
 from minitx.files import os_errors_as_bad_input, shell_word
 from minitx.generation import stream
+from minitx.generation.answer_end import ending_answers
 from minitx.tokenizer import Tokenizer
 from minitx.tokenizer.conversation import conversation_text
 from minitx.workflows.interactive import changed, settings_text
@@ -40,7 +41,9 @@ def require_chat(tokenizer: Tokenizer, name: str) -> None:
     Raises:
         BadInputError: saying how it would learn.
     """
-    if not tokenizer.roles:
+    if not tokenizer.roles and tokenizer.kept_files:
+        tokenizer.require_template()
+    if not tokenizer.writes_chats:
         raise BadInputError(
             f"{name} was not trained on conversations",
             f"Train it on some: minitx train chats.jsonl --from {shell_word(name)}; or continue a "
@@ -56,7 +59,8 @@ def fitting(
 
     Whole exchanges are left out, the oldest first.
     """
-    context = model.model.config.context_length
+    context, end_id = model.model.config.context_length, model.model.config.end_id
+    config = ending_answers(config, model.tokenizer, end_id)
     room = min(config.max_new_tokens, max(1, context // _LEAST_ROOM))
     system = messages[:1] if messages[:1] and messages[0]["role"] == "system" else []
     turns = messages[len(system) :]
@@ -70,7 +74,9 @@ def fitting(
 
 
 def n_tokens(messages: list[Message], tokenizer: Tokenizer) -> int:
-    """How many tokens a model reads before it answers."""
+    """How many tokens a model reads before it answers; of no messages, none."""
+    if not messages:
+        return 0
     return len(tokenizer.encode(_text(messages)))
 
 

@@ -22,7 +22,7 @@ from minitx.files import (
     read_json,
     write_atomically,
 )
-from minitx.tokenizer.base import SETTINGS_FILE
+from minitx.tokenizer.chat_template import SETTINGS_FILE
 from minitx.tokenizer.conversation import TEMPLATE
 from minitx.tokenizer.llama_cpp import llama_vocabulary
 from minitx.workflows.load import LoadedModel, load

@@ -135,8 +135,11 @@ def prepare(
     workers = data.workers or os.cpu_count() or 1
     encoded = encode_corpus(split, tokenizer, earlier, workers, progress, notes)
     config, planned = _plan(request, data, tokenizer_config, encoded, compute, rate)
-    if tokenizer.end_id is not None and (split.has_several or tokenizer.roles):
-        config = replace(config, model=replace(config.model, end_id=tokenizer.end_id))
+    end_id = tokenizer.end_id if split.has_several or tokenizer.roles else None
+    if has_chats(split) and tokenizer.template is not None:
+        end_id = tokenizer.template.end_id
+    if end_id is not None:
+        config = replace(config, model=replace(config.model, end_id=end_id))
     return Prepared(split, encoded, tokenizer, config, reasons | planned | measured, rate)
 
 

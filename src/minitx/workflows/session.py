@@ -138,7 +138,7 @@ class Session:
             first_step=self.state.step,
             n_unknown_tokens=self.corpus.holdout.unknown,
             prompt=prompt,
-            chats=bool(self.tokenizer.roles),
+            chats=bool(answers_in(self.corpus.train_ids, self.tokenizer)),
         )
 
     @cached_property
