@@ -1,13 +1,10 @@
 """Conversations as ids: what transformers makes of the same messages, and no text is a token."""
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitx.errors import BadInputError
 from minitx.tokenizer import load_tokenizer, train_tokenizer, with_roles
 from minitx.tokenizer.conversation import (
     MARKS,

@@ -187,13 +187,26 @@ def learned_template(
 def _compiled(source: str) -> Callable[..., str]:
     # As transformers runs it, but for the date: the same seed, the same result.
     from jinja2 import TemplateError
+    from jinja2.ext import Extension
+    from jinja2.nodes import Scope
+    from jinja2.parser import Parser
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     def refuse(told: str) -> None:
         raise TemplateError(told)
 
+    class Generation(Extension):
+        """What transformers is told to be an answer, for its own masks."""
+
+        tags = {"generation"}  # noqa: RUF012  (Jinja's own form)
+
+        def parse(self, parser: Parser) -> Scope:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return Scope(body, lineno=line)
+
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
     )
     environment.globals["raise_exception"] = refuse
     environment.filters["tojson"] = lambda value, **how: json.dumps(
