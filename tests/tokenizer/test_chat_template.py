@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import transformers
 from chat_templates import KINDS, TEMPLATES, chat_tokenizer
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -104,7 +105,6 @@ def test_a_text_that_is_no_conversation_is_as_before(theirs, own):
 @pytest.mark.parametrize(
     ("template", "told"),
     [
-        (None, "has no chat template"),
         ("{% for m in messages %}{{ m.content }", "it is no Jinja"),
         ("{{ raise_exception('not today') }}", "not today"),
         ("{{ messages[7].content }}", "refuses it"),
@@ -124,6 +124,29 @@ def test_a_template_of_which_answers_are_not_known_is_refused(tmp_path, template
     assert len(tokenizer.encode("the cat")) > 0
     with pytest.raises(BadInputError, match=told):
         with_roles(tokenizer)
+
+
+def test_one_without_a_template_gets_the_roles_of_minitx(tmp_path):
+    theirs = chat_tokenizer(None)
+    theirs.save_pretrained(tmp_path / "before")
+    before = load_tokenizer(tmp_path / "before")
+    own = with_roles(before)
+    assert sorted(own.roles.values())[-1] == own.vocab_size - 1
+    own.save(tmp_path / "after")
+    again = load_tokenizer(tmp_path / "after")
+    assert (again.digest, again.roles, again.end_id) == (own.digest, own.roles, own.end_id)
+    text = "the cat sat on the mat, \u00e9t\u00e9"
+    assert again.encode(text).tolist() == before.encode(text).tolist()
+    assert again.token_bytes(int(before.encode("<|im_start|>")[0])) == b"<|im_start|>"
+    for spelled in ("<|im_start|>", "<|user|>"):
+        assert len(again.encode(spelled)) > 1
+    opened = transformers.AutoTokenizer.from_pretrained(tmp_path / "after")
+    messages = [{"role": "user", "content": text}, {"role": "assistant", "content": "so"}]
+    expected = opened.apply_chat_template(messages, return_dict=False)
+    assert [*again.encode(conversation_text(messages)), again.end_id] == expected
+    chat_tokenizer(None, "pieces").save_pretrained(tmp_path / "pieces")
+    with pytest.raises(BadInputError, match="SentencePiece tokenizer without"):
+        with_roles(load_tokenizer(tmp_path / "pieces"))
 
 
 def test_a_message_that_spells_what_begins_an_answer_is_refused(own):

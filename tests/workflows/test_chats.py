@@ -96,6 +96,17 @@ def test_the_holdout_is_scored_by_its_answers(run, minitx):
     assert last["sample_prompt"].startswith("<|user|>")
 
 
+def test_each_conversation_has_the_loss_of_its_own_answers(run, minitx):
+    (told,) = json.loads(minitx("eval", run, "--holdout", "--full", "--json").out)["reports"]
+    said = [[m["content"] for m in each if m["role"] == "assistant"] for each in conversations()]
+    documents = told["documents"]["best"] + told["documents"]["worst"]
+    for document in documents:
+        number = int(document["name"].rpartition(":")[2])
+        # A character a token, and the end of each.
+        assert document["tokens"] == sum(len(text) + 1 for text in said[number - 1])
+    assert len(documents) >= 4
+
+
 def test_it_goes_on_to_the_bit(chats, tmp_path):
     whole = train(request(chats, tmp_path / "whole"), []).run
     cut = tmp_path / "cut"

@@ -38,7 +38,7 @@ def foreign(tmp_path_factory):
     """As it comes: the end of an answer is not the end of a text in its config."""
     directory = tmp_path_factory.mktemp("foreign") / "model"
     tokenizer = chat_tokenizer("turns")
-    ends = {"eos_token_id": tokenizer.eos_token_id}
+    ends = {"eos_token_id": tokenizer.eos_token_id, "vocab_size": len(tokenizer)}
     foreign_model("llama", context=96, width=32, head_dim=8, **ends).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
@@ -122,7 +122,7 @@ def test_it_chats_as_it_comes_and_stops_where_its_template_ends(foreign, minitx)
     done = minitx("chat", foreign, "--temperature", 0, "--max-new-tokens", 16, "--system",
                   "be brief", stdin="box 3, red?\n")  # fmt: skip
     assert done.code == 0, done.err
-    assert len(done.out.splitlines()) == 1
+    assert len(done.out.strip().splitlines()) == 1
 
 
 def _end(loaded):
@@ -174,3 +174,22 @@ def test_a_template_whose_answers_are_not_known_is_refused(chats, tmp_path, mini
         assert done.code == 2
         assert "answers can't be told in the chat template" in done.err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("n_ids", [None, 320], ids=["new rows", "padded"])
+def test_one_without_a_template_learns_the_roles(chats, tmp_path, n_ids):
+    tokenizer = chat_tokenizer(None)
+    vocab_size = n_ids or len(tokenizer)
+    foreign_model("gpt2", context=96, vocab_size=vocab_size).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    run = train(request(chats, tmp_path / "model", tmp_path / "run"), []).run
+    loaded = load(run, device="cpu")
+    assert loaded.model.config.vocab_size == (n_ids or len(tokenizer) + 4)  # The end is new, too.
+    said = "".join(Chat(loaded, GREEDY, system="be brief").answer("box 3, red?"))
+    directory = resolve_checkpoint(run)
+    theirs = transformers.AutoTokenizer.from_pretrained(directory)
+    model = transformers.AutoModelForCausalLM.from_pretrained(directory)
+    asked = {"add_generation_prompt": True, "return_dict": False, "return_tensors": "pt"}
+    ids = theirs.apply_chat_template(QUESTION, **asked)
+    written = model.generate(ids, do_sample=False, max_new_tokens=16, pad_token_id=0)
+    assert said == theirs.decode(written[0, ids.shape[1] :], skip_special_tokens=True)

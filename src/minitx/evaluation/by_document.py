@@ -138,7 +138,7 @@ class DocumentSums:
         elif self._end_id is not None and self._document:
             document = np.full(len(part), min(self._document, last))
         else:
-            document = self._of(position)
+            document = self._of(position - (sizes == 0))
         self._read_ids, self._position = end, float(ends[-1])
         # An end stands for no bytes, and belongs to what is before it.
         return position - (sizes == 0), document

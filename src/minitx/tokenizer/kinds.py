@@ -31,7 +31,7 @@ from minitx.tokenizer.bpe import (
     BytePairTokenizer,
     train_bpe,
 )
-from minitx.tokenizer.chat_template import SETTINGS_FILE, TEMPLATE_FILE
+from minitx.tokenizer.chat_template import SETTINGS_FILE, TEMPLATE_FILE, kept_template
 from minitx.tokenizer.conversation import TEMPLATE
 from minitx.tokenizer.sentence_pieces import SentencePieceTokenizer
 from minitx.tokenizer.word_level import CharTokenizer, WordTokenizer, train_char, train_word
@@ -104,17 +104,29 @@ def with_end_of_text(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def with_roles(tokenizer: Tokenizer) -> Tokenizer:
-    """The same tokenizer, which encodes conversations, too.
+    """The same tokenizer, which encodes conversations, too: as its own chat template does, if it
+    has one, else with the roles of minitx as new ids.
+
+    In a tokenizer of another program that gets these, no text spells a special token any more.
 
     Raises:
-        BadInputError: another program made it, with no chat template of which the answers are
-            known.
+        BadInputError: answers can't be found in what its template writes, or it has none and is
+            one of SentencePiece.
     """
-    if tokenizer.kept_files:
+    if kept_template(tokenizer.kept_files) is not None:
         tokenizer.require_template()
     if tokenizer.writes_chats:
         return tokenizer
-    ended = with_end_of_text(tokenizer)
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        raise BadInputError(
+            "the corpus has conversations, and the model to begin with has a SentencePiece "
+            "tokenizer without a chat template",
+            "Begin with one that was tuned to answer, or with a model of minitx",
+        )
+    content = json.loads(tokenizer.json_bytes)
+    vocabulary, added = content["model"]["vocab"], content["added_tokens"]
+    vocabulary |= {token["content"]: token["id"] for token in added}
+    ended = with_end_of_text(type(tokenizer)({**content, "added_tokens": []}))
     talking = type(ended)(json.loads(ended.json_bytes))
     talking.add_roles()
     return talking
