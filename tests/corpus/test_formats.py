@@ -137,9 +137,11 @@ def test_files_of_unknown_structure_among_others():
 
 def test_a_table_in_bytes_is_not_to_be_read_as_text():
     write("table.parquet", as_parquet([{"id": 1}]))
-    with pytest.raises(BadInputError, match="text with --text-field; or leave") as caught:
+    with pytest.raises(BadInputError, match="text with --text-field") as caught:
         read(["table.parquet"])
     assert "--format" not in caught.value.fix
+    # Without the only file, nothing would be left.
+    assert "--skip-bad" not in caught.value.fix
 
 
 def test_a_format_can_be_forced():

@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from minitx.errors import LostProcessError
+from minitx.training.heartbeat import Heartbeat
 from tests.processes.several import SMALL, begin, command, free_port, minitx, text_file
 
 SECONDS = "4"
@@ -134,3 +136,14 @@ def test_one_that_is_killed_on_the_way_ends_the_others(tmp_path, rank, module, f
     assert told[1 - rank].count("\n") == 1
     # The first keeps the store here: without it, nobody can say more.
     assert rank == 0 or "process 1 of 2 was lost" in told[0]
+
+
+def test_an_error_that_names_gloo_is_not_hidden_while_all_live(monkeypatch):
+    """Only where a process is gone is it told instead of the error."""
+    beating = Heartbeat(store=None, rank=0, size=2, is_quiet=True, about={})
+    monkeypatch.setattr(beating, "find_lost", lambda: None)
+    beating.tell_loss()  # Returns, so that the error goes on.
+    monkeypatch.setattr(beating, "find_lost", lambda: 1)
+    with pytest.raises(SystemExit) as ended:
+        beating.tell_loss()
+    assert ended.value.code == LostProcessError.exit_code

@@ -86,10 +86,12 @@ def test_a_budget_is_decided_by_the_first(tmp_path):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_process_is_named_and_its_run_goes_on(tmp_path, rank):
+def test_a_killed_process_is_named_and_its_run_goes_on(tmp_path, tiny_run, rank):
     text, run = text_file(tmp_path), tmp_path / "run"
+    # Once from nothing, and once from a trained model.
+    model = ["--from", tiny_run, *SMALL[6:]] if rank else SMALL
     process = start(
-        "train", text, "--out", run, *SMALL, "--steps", 2000, "--checkpoint-every", 5,
+        "train", text, "--out", run, *model, "--steps", 2000, "--checkpoint-every", 5,
         "--processes", 2,
     )  # fmt: skip
     wait_for_steps(run, 8)

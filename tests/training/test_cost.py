@@ -123,3 +123,15 @@ def test_a_device_is_one_of_the_table_or_has_its_figures_given():
     assert all(device.source for device in DEVICES.values())
     with pytest.raises(BadInputError, match="no figures of a device h9"):
         device_named("h9", memory=3)
+
+
+def test_passes_are_added_up_in_float64_and_processes_alone_are_not():
+    shape = config()
+    work = Workload(native=False, dtype="float32")
+    several = {
+        (n, passes): memory(shape, replace(work, processes=n, accumulation=passes)).gradients
+        for n in (1, 2)
+        for passes in (1, 4)
+    }
+    assert several[1, 1] == several[2, 1]
+    assert several[1, 4] == several[2, 4] == several[1, 1] + 8 * shape.n_parameters

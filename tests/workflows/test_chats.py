@@ -1,5 +1,7 @@
 """A model that is trained on conversations: on their answers alone, and talked with afterwards."""
 
+import contextlib
+import copy
 import json
 import os
 import shutil
@@ -15,12 +17,17 @@ from small_runs import TINY_TRAIN
 
 from minitx.checkpoint import load_model
 from minitx.checkpoint.rundir import RunDirectory, resolve_checkpoint
-from minitx.config import SamplingConfig
+from minitx.compute import choose_compute
+from minitx.config import SamplingConfig, TrainConfig
 from minitx.corpus import load_encoded
 from minitx.corpus.answer_targets import answers_in
+from minitx.corpus.documents import Reading
+from minitx.corpus.sources import documents_of
 from minitx.errors import BadInputError, InterruptedRunError
 from minitx.tokenizer import load_tokenizer
 from minitx.tokenizer.conversation import TEMPLATE, conversation_text
+from minitx.training.batches import Batches, PrefetchedBatches
+from minitx.training.gradients import StepGradients
 from minitx.training.logging.metrics_file import read_metrics
 from minitx.workflows.chat import Chat, fitting
 from minitx.workflows.load import load
@@ -76,6 +83,31 @@ def test_only_answers_have_a_gradient(run):
     losses = saved.model.token_losses(ids[None, :-1], ids[None, 1:])[0]
     loss = saved.model.loss(ids[None, :-1], targets[None])
     torch.testing.assert_close(loss, losses[is_answer].mean())
+
+
+@pytest.mark.parametrize("prefetched", [False, True])
+def test_each_answer_counts_alike_in_whatever_pass_it_is(run, prefetched):
+    corpus, saved = load_encoded(RunDirectory(run).data), load_model(resolve_checkpoint(run))
+    answers = answers_in(corpus.train_ids, saved.tokenizer)
+    found = []
+    for passes in (1, 2, 4):
+        kind = PrefetchedBatches if prefetched else Batches
+        batches = kind(corpus.train_ids, 48, 8 // passes, 3, torch.device("cpu"), answers=answers)
+        model = copy.deepcopy(saved.model).eval()  # Nothing is dropped.
+        config = TrainConfig(
+            steps=1, batch_size=8 // passes, accumulation=passes, learning_rate=0.1, engine="plain"
+        )
+        gradients = StepGradients(model, batches, config, choose_compute("cpu", "float32"))
+        with batches if prefetched else contextlib.nullcontext():
+            loss = gradients(5)
+            counts = {batches.n_targets(i) for i in range(5 * passes, 6 * passes)}
+        assert passes == 1 or len(counts) > 1  # Else nothing is tested.
+        found.append((loss, [parameter.grad for parameter in model.parameters()]))
+    (loss, whole), *divided = found
+    for other, parts in divided:
+        torch.testing.assert_close(other, loss, rtol=1e-6, atol=1e-7)
+        for part, expected in zip(parts, whole, strict=True):
+            torch.testing.assert_close(part, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_the_holdout_is_scored_by_its_answers(run, minitx):
@@ -159,6 +191,8 @@ def test_conversations_and_other_texts_are_not_mixed(chats, verses, tmp_path):
         ({"messages": [{"role": "tool", "content": "a"}]}, "has the role 'tool'"),
         ({"text": "a"}, "has no messages"),
         ({"messages": [{"role": "assistant", "content": "a"}], "tools": [1]}, "has tools"),
+        ({"conversations": [{"from": "tool", "value": "a"}]}, "has the role 'tool'"),
+        ({"conversations": [{"from": "gpt"}]}, "is no text"),
     ],
 )
 def test_a_record_that_is_no_conversation_is_named_and_skipped(
@@ -188,6 +222,55 @@ def test_a_list_of_conversations_is_read_too(tmp_path, minitx):
     done = minitx("corpus", file)
     assert done.code == 0, done.err
     assert "chats" in done.out
+
+
+OTHER_NAMES = {"user": "human", "assistant": "gpt"}
+
+
+def as_others_have_it(messages):
+    """With `from` and `value`."""
+    return [{"from": OTHER_NAMES.get(m["role"], m["role"]), "value": m["content"]}
+            for m in messages]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["others.jsonl", "messages.parquet", "others.parquet",
+                                  "messages.arrow", "others.arrow"])  # fmt: skip
+def test_other_forms_of_conversations_are_the_same_text(chats, tmp_path, name):
+    if name.startswith("others"):
+        rows = [{"conversations": as_others_have_it(each)} for each in conversations()]
+    else:
+        rows = [{"prompt": "a", "messages": each, "text": None} for each in conversations()]
+    file = tmp_path / name
+    if file.suffix == ".jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        table = pyarrow.Table.from_pylist(rows)
+        if file.suffix == ".parquet":
+            pytest.importorskip("pyarrow.parquet").write_table(table, file)
+        else:
+            with (
+                pyarrow.OSFile(str(file), "wb") as out,
+                pyarrow.ipc.new_file(out, table.schema) as to,
+            ):
+                to.write_table(table)
+    reading = Reading()
+    read, plain = (
+        ["".join(document.parts) for document in documents_of(path, reading)]
+        for path in (file, chats)
+    )
+    assert read == plain
+    assert reading.formats == {"chats": 2}
+
+
+def test_a_column_that_is_named_is_read_in_place_of_messages(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    rows = [{"text": "some text", "messages": each} for each in conversations()]
+    file = tmp_path / "both.parquet"
+    pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(rows), file)
+    reading = Reading(text_field="text")
+    assert ["".join(d.parts) for d in documents_of(file, reading)] == ["some text"] * 60
+    assert reading.formats == {"parquet": 1}
 
 
 def test_the_oldest_exchanges_are_forgotten(loaded):
@@ -255,6 +338,14 @@ def test_it_is_talked_with_through_a_pipe(run, minitx):
     assert done.code == 0
     assert done.out.splitlines()[:2] == ["it is red", "welcome"]
     assert "there is no setting /nonsense" in done.out
+    settings = minitx(*asked, stdin="/settings\n/num-samples 3\n").out
+    assert "/temperature 0.0\n" in settings
+    assert "num-samples" not in settings.replace("no setting /num-samples", "")
+
+
+def test_the_card_says_that_it_learned_conversations(run, tiny_run):
+    cards = [(resolve_checkpoint(each) / "README.md").read_text() for each in (run, tiny_run)]
+    assert ["| conversations | their answers alone" in card for card in cards] == [True, False]
 
 
 def test_transformers_writes_the_same_answer(run, loaded):

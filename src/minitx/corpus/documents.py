@@ -16,6 +16,11 @@ class UnknownStructureError(BadInputError):
     def __init__(self, what: str, fix: str, is_binary: bool = False) -> None:
         as_text = "" if is_binary else "read all files as plain text with --format text, or "
         super().__init__(what, f"{fix}; or {as_text}leave such files out with --skip-bad")
+        self._own_fix = fix + ("" if is_binary else "; or read it as plain text: --format text")
+
+    def of_only_file(self) -> BadInputError:
+        """The same of a corpus of one file: without it, nothing would be left."""
+        return BadInputError(self.what, self._own_fix)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +51,7 @@ class Reading:
         skip_bad: pass over records that can't be used, and files of unknown structure.
         skipped: how many records were, by file; a file counts as one.
         formats: how many files were read as each format.
+        n_files: of the corpus; 0 if that is not known.
         n_read, position: bytes of the files that were read, and of the one that is being read.
     """
 
@@ -55,8 +61,15 @@ class Reading:
     skip_bad: bool = False
     skipped: dict[str, int] = field(default_factory=dict)
     formats: dict[str, int] = field(default_factory=dict)
+    n_files: int = 0
     n_read: int = 0
     position: Callable[[], int] = lambda: 0
+
+    def found_chats(self, kind: str) -> None:
+        """Count a file of this format as one of conversations, which is known this late."""
+        self.formats[kind] -= 1
+        self.formats = {name: n for name, n in self.formats.items() if n}
+        self.formats["chats"] = self.formats.get("chats", 0) + 1
 
     @classmethod
     def of(cls, data: DataConfig) -> Reading:

@@ -61,6 +61,7 @@ class Corpus:
         """
         if self.name == DEFAULT_NAME and not self.paths:
             yield Document([default_text()], DEFAULT_NAME)
+        self.reading.n_files = len(self.paths)
         for path in self.paths:
             if path is None:
                 yield from _piped_documents(self.stdin, self.reading)
@@ -258,9 +259,10 @@ def _documents_in(file: io.BufferedReader, name: str, reading: Reading) -> Itera
                         yield document
                     else:
                         yield replace(document, parts=_with_errors_told(document.parts, name))
-            except UnknownStructureError:
+            except UnknownStructureError as error:
                 if not reading.skip_bad:
-                    raise
+                    is_only = reading.n_files == 1 and inner == name
+                    raise (error.of_only_file() if is_only else error) from None
                 reading.skipped[inner] = reading.skipped.get(inner, 0) + 1
 
 

@@ -62,7 +62,9 @@ def _reached(exercise: Exercise, course: Course) -> Iterator[Text]:
             yield Text()
             yield Text(f"Milestone: {chapter.milestone}.", "bold green")
             yield Text("Questions you can answer now, each with a command that shows the answer.")
-            yield Text("Put a text of yours for corpus.txt, and first: minitx train corpus.txt")
+            yield Text(
+                "First train on a text of your own, here corpus.txt: minitx train corpus.txt"
+            )
             for question, command in chapter.questions.items():
                 yield Text(f"  {question}")
                 yield Text(f"    {command}", "dim")

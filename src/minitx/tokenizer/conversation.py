@@ -91,10 +91,27 @@ def messages_in(text: str) -> tuple[list[dict[str, str]], bool]:
     return messages[: len(messages) - is_asked], is_asked
 
 
+FIELDS = ("messages", "conversations")
+"""Where a record of a corpus has its messages: as OpenAI has them, or with `from` and `value`."""
+
+_ROLE_OF = {"human": "user", "gpt": "assistant"}
+
+
 def messages_of(record: Mapping[str, Any]) -> Sequence[Any] | None:
-    """The messages of a record of a corpus; None if it has none."""
-    messages = record.get("messages")
-    return messages if isinstance(messages, list) else None
+    """The messages of a record of a corpus, each with `role` and `content`; None if it has none."""
+    for field in FIELDS:
+        messages = record.get(field)
+        if isinstance(messages, list):
+            return [_with_role(message) for message in messages]
+    return None
+
+
+def _with_role(message: Any) -> Any:
+    if not isinstance(message, Mapping) or "from" not in message or message.get("role"):
+        return message
+    rest = {key: value for key, value in message.items() if key not in ("from", "value", "role")}
+    role = _ROLE_OF.get(str(message["from"]), message["from"])
+    return {**rest, "role": role, "content": message.get("value")}
 
 
 def turns_of(texts: str | Iterable[str]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minitx.corpus import WindowSampler, gather
 from minitx.corpus.answer_targets import Answers
-from minitx.corpus.training_windows import DATA_ORDER
+from minitx.corpus.training_windows import DATA_ORDER, NO_TARGET
 
 Batch = tuple[Tensor, Tensor]
 
@@ -38,6 +38,10 @@ class Batches:
     def __getitem__(self, number: int) -> Batch:
         """Batch `number`: inputs and targets, each `(batch, seq)` of int64."""
         return self._moved(self._prepared(number))
+
+    def n_targets(self, number: int) -> int:
+        """How many targets batch `number` has."""
+        return int((self._prepared(number)[1] != NO_TARGET).sum())
 
     def _prepared(self, number: int) -> Batch:
         # Where it is drawn: in the memory of the processor.
@@ -72,6 +76,10 @@ class PrefetchedBatches(Batches):
 
     def __exit__(self, *error: object) -> None:
         self._thread.shutdown(cancel_futures=True)
+
+    def n_targets(self, number: int) -> int:
+        """As in `Batches`."""
+        return self._thread.submit(super().n_targets, number).result()
 
     def __getitem__(self, number: int) -> Batch:
         asked_number, asked = self._ahead or (None, None)

@@ -38,6 +38,7 @@ class Workload:
     Attributes:
         batch_size: sequences in a pass, on each device.
         passes: of a step, one after another, on each device.
+        accumulation: passes of a step on all devices; 0 for `passes` on one.
         dtype: of products: `float32`, `bfloat16` or `float16`.
         native: whether the compiled kernels for a CPU compute, where they know the model.
         on_cpu: whether a checkpoint that is being written lies in the same memory.
@@ -55,6 +56,7 @@ class Workload:
     processes: int = 1
     shard: bool = False
     recompute: bool = False
+    accumulation: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,10 @@ def memory(config: ModelConfig, work: Workload) -> Memory:
     # and the gradients of a block, once more in float32 as they are sent.
     size = 2 if low else 4
     gathered = (3 * size + 4) * config.block_matrices + 4 * table if parts > 1 else 0
-    # In float32, passes and processes are added up in float64.
     several = work.passes > 1 or work.processes > 1
-    sums = 2 * weights if several and work.dtype == "float32" and parts == 1 else 0
+    # In float32, passes are added up in float64.
+    in_float64 = max(work.passes, work.accumulation) > 1 and work.dtype == "float32"
+    sums = 2 * weights if in_float64 and parts == 1 else 0
     fixed = (weights + moments) // parts + gathered + sums
     dtype = torch.bfloat16 if low else torch.float32
     found = native_bytes(config, work.batch_size, dtype) if work.native else None
@@ -187,6 +190,11 @@ class StepCost:
     compute_seconds: float
     sent_seconds: float
     seconds: float
+
+    @property
+    def all_operations(self) -> float:
+        """With those of the optimizer."""
+        return self.operations + self.update_operations
 
 
 def step_cost(config: ModelConfig, work: Workload, device: Device) -> StepCost:

@@ -2,7 +2,8 @@
 
 A step has `accumulation` passes over batches, whatever the number of processes: these take turns
 with whole passes, or where they are more than the passes, with the rows of one. Where a pass does
-not fit into memory, it is divided, too. So a step learns from the same windows of the text, and
+not fit into memory, it is divided, too. Of conversations each target counts alike, however many of
+them a pass has. So a step learns from the same windows of the text, and
 (but for passes that are divided) with the same masks of dropout, however many processes there are.
 In float32, passes are added up in float64: then the sum hardly depends on who added up what.
 """
@@ -147,7 +148,7 @@ class StepGradients:
         self._in_float64 = (
             config.accumulation > 1
             and compute.dtype == torch.float32
-            and compute.device.type != "mps"  # has no float64
+            and compute.device.type != "mps"  # Apple's GPUs have no float64.
             and shards is None
         )
         self._sums: dict[int, Tensor] = {}  # of the parameter with this number, in float64
@@ -200,6 +201,7 @@ class StepGradients:
         sizes = (config.accumulation, config.batch_size, self._team, self.micro_batch_size)
         for whole in self._sums.values():
             whole.zero_()
+        weights = self._weights(step)
         for share in shares(step, *sizes):
             if self._draws:
                 # A seed for each batch makes the masks a function of its number, so that a
@@ -208,6 +210,7 @@ class StepGradients:
                     _mixed_seed(config.seed, share.number, share.rows.start if share.rows else 0)
                 )
             inputs, targets, weight = share.of(self._batches[share.number])
+            weight *= weights.get(share.number, 1.0)
             if weight:
                 total, n_passes = total + self._pass(inputs, targets, weight, scale), n_passes + 1
                 if self._in_float64:
@@ -224,6 +227,15 @@ class StepGradients:
             if self._in_float64:
                 self._add_to_sums()
         return total / config.accumulation if config.accumulation > 1 else total
+
+    def _weights(self, step: int) -> dict[int, float]:
+        # Of the passes of a step, if they may have more targets or fewer: on average 1.
+        passes = self._config.accumulation
+        if passes == 1 or self._batches.answers is None:
+            return {}
+        counts = {i: self._batches.n_targets(i) for i in range(step * passes, (step + 1) * passes)}
+        total = max(1, sum(counts.values()))
+        return {i: count * passes / total for i, count in counts.items()}
 
     def _most_passes(self, step: int) -> int:
         # Of a process of the team in this step.

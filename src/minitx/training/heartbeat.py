@@ -170,7 +170,7 @@ class Heartbeat:
         return lost
 
     def tell_loss(self) -> None:
-        """Say which process is gone, after a collective call has failed.
+        """Say which process is gone, after a collective call has failed; return if none is.
 
         Raises:
             MinitxError: in the first process, with the reason of one that ended.
@@ -178,6 +178,8 @@ class Heartbeat:
             SystemExit: in the others.
         """
         lost = self.find_lost()
+        if lost is None:
+            return
         self._done.set()
         if self._speaks(lost) and not self.is_quiet:
             raise self.error(lost)

@@ -14,7 +14,7 @@ from minitx.generation import stream
 from minitx.generation.answer_end import ending_answers
 from minitx.tokenizer import Tokenizer
 from minitx.tokenizer.conversation import conversation_text
-from minitx.workflows.interactive import changed, settings_text
+from minitx.workflows.interactive import SETTINGS, changed, settings_text
 from minitx.workflows.load import LoadedModel
 
 HELP = """\
@@ -28,6 +28,8 @@ Write, and the model answers. A line that begins with / is a command:
   /help                 show this help
   /quit                 leave (or Ctrl-D; Ctrl-C stops an answer, and keeps what was said)
 """
+
+_SETTINGS = [name for name in SETTINGS if name != "num_samples"]
 
 _LEAST_ROOM = 4
 """One part in so many of a context is kept for an answer, at most as much as it may have."""
@@ -153,9 +155,9 @@ class Chat:
         elif command == "/save":
             return self._save(given.strip())
         elif command in ("/settings", "/set"):
-            return settings_text(self.config)
+            return settings_text(self.config, settings=_SETTINGS)
         else:
-            self.config = changed(self.config, line.strip())
+            self.config = changed(self.config, line.strip(), _SETTINGS)
         return ""
 
     def _begin(self, system: str | None) -> None:

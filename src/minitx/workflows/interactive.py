@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from minitx.config import SamplingConfig
@@ -14,7 +14,8 @@ from minitx.errors import BadInputError
 from minitx.generation import Generation, stream
 from minitx.workflows.load import LoadedModel
 
-_SETTINGS = [option.name for option in options_of(SamplingConfig) if option.kind in (int, float)]
+SETTINGS = [option.name for option in options_of(SamplingConfig) if option.kind in (int, float)]
+"""What can be changed at a prompt."""
 
 HELP = """\
 Write a text, and the model continues it. A line that begins with / is a command:
@@ -80,16 +81,18 @@ class Conversation:
         return ""
 
 
-def changed(config: SamplingConfig, line: str) -> SamplingConfig:
-    """Apply one setting, like ``/top-k 40``; a name alone changes nothing.
+def changed(
+    config: SamplingConfig, line: str, settings: Sequence[str] = SETTINGS
+) -> SamplingConfig:
+    """Apply one of the settings, like ``/top-k 40``; a name alone changes nothing.
 
     Raises:
         BadInputError: there is no such setting, or its value can't be.
     """
     key, value = _key_and_value(line)
     name = key.replace("_", "-")
-    if key not in _SETTINGS:
-        near = difflib.get_close_matches(key, _SETTINGS, n=1)
+    if key not in settings:
+        near = difflib.get_close_matches(key, settings, n=1)
         fix = f"Did you mean /{near[0].replace('_', '-')}?" if near else "See /settings"
         raise BadInputError(f"there is no setting /{name}", fix)
     if not value:
@@ -103,9 +106,11 @@ def changed(config: SamplingConfig, line: str) -> SamplingConfig:
     return dataclasses.replace(config, **{key: typed(SamplingConfig, key, parsed, "setting")})
 
 
-def settings_text(config: SamplingConfig, only: str | None = None) -> str:
+def settings_text(
+    config: SamplingConfig, only: str | None = None, settings: Sequence[str] = SETTINGS
+) -> str:
     """All settings, or one of them, as lines that can be typed."""
-    values = {key: getattr(config, key) for key in _SETTINGS if only in (None, key)}
+    values = {key: getattr(config, key) for key in settings if only in (None, key)}
     return "".join(
         f"/{key.replace('_', '-')} {'off' if value is None else value}\n"
         for key, value in values.items()

@@ -26,6 +26,7 @@ def model_card(
     bytes_per_token: float,
     state: TrainingState,
     made_with: dict[str, str],
+    has_chats: bool = False,
 ) -> bytes:
     """The file, where a run stands.
 
@@ -33,6 +34,7 @@ def model_card(
         name: of the run.
         bytes_per_token: of the holdout.
         made_with: versions and machine, as in `made_with.json`.
+        has_chats: whether it learned the answers of conversations.
     """
     data, model, train = config.data, config.model, config.train
     files = list(dict.fromkeys(_name(file) for file in data.names)) or ["(none named)"]
@@ -58,6 +60,10 @@ def model_card(
         )
         + f"; {made_with['device']}, {made_with['dtype']}",
     }
+    if has_chats:
+        rows["conversations"] = (
+            "their answers alone are learned and scored; `chat_template` says how they are written"
+        )
     figures = _figures(state, bytes_per_token)
     if model.code_file is not None:
         rows["architecture"] = f"a model of its own, {model.n_parameters:,} parameters"

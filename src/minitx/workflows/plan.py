@@ -10,55 +10,45 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-import torch
-
 from minitx.checkpoint.rundir import RUNS, RunDirectory
-from minitx.compute import Compute, choose_compute, keep_freed_memory
-from minitx.config import DataConfig, ModelConfig, PlanSettings, RunConfig
+from minitx.compute import Compute, choose_compute
+from minitx.config import DataConfig, PlanSettings, RunConfig
 from minitx.config.toml import build
 from minitx.corpus import read_corpus
-from minitx.corpus.answer_targets import answers_in
 from minitx.corpus.documents import Reading
 from minitx.corpus.encoded import DESCRIPTION
-from minitx.corpus.shards import IdArray
 from minitx.errors import MinitxError
-from minitx.evaluation.scoring import score, windows_for
 from minitx.files import read_json
-from minitx.model import Transformer
-from minitx.training.batches import Batches
 from minitx.training.cost import Memory, StepCost, Workload, memory, step_cost
 from minitx.training.devices import EFFICIENCY, Device, device_named
-from minitx.training.gradients import StepGradients
 from minitx.training.history import read_history
 from minitx.training.logging.metrics_file import read_metrics
 from minitx.training.loss_law import Forecast, LossLaw, LossPoint
 from minitx.training.machine_speed import kept_speed, measure_speed
 from minitx.training.memory import free_memory, resident_bytes
 from minitx.training.observer import Observers, Phase, TrainingObserver
-from minitx.training.optimizers import make_optimizer
 from minitx.training.planning import (
-    BATCH_TOKENS,
-    FAST_BATCH_TOKENS,
-    LADDER,
     Shape,
-    planned_d_ff,
 )
-from minitx.training.schedule import rate_factor
+from minitx.workflows.pilots import (
+    SCORED,
+    Pilot,
+    holdout_loss,
+    in_small_steps,
+    like,
+    on_this_machine,
+    pilot_run,
+    short_runs,
+    step_tokens,
+)
 from minitx.workflows.prepare import Prepared, TrainRequest, prepare
+from minitx.workflows.run_session import SAMPLE_TOKENS
 from minitx.workflows.start import open_start, starting_model
-
-FEWEST_STEPS = 50
-"""Of a pilot: shorter ones tell little."""
-
-SCORED = 40_000
-"""Tokens of the holdout that a pilot is scored on, or as many as it learns from, if more."""
 
 SIZES = (
     Shape(12, 12, 768), Shape(24, 16, 1024), Shape(36, 20, 1280), Shape(48, 25, 1600),
@@ -66,17 +56,13 @@ SIZES = (
 )  # fmt: skip
 """Of GPT-2's four sizes (Radford et al. 2019) and of 7 B."""
 
-PILOTS = (("own", 1 / 2), ("small", 1 / 2), ("small", 1.0), ("small", 2.0))
-"""The model itself, and one of a sixth of its work, each on so many parts of some number of
-tokens: the small one tells what more tokens are worth, both together what the size is worth."""
+TRIED, TRIED_SCORES = 5, 8_192
+"""Steps of a model that no pilot is as large as, and tokens that it is scored on, to see how long
+both take; or fewer, at least two steps and a window, for which there is time."""
 
-REPEATING = (("own", 1.0), ("small", 1.0), ("small", 2.0), ("part", 1.0))
-"""Those for a run that reads its text more than once: `part` is the small model on a part of the
-text, which it reads as often. It tells what a model that memorizes loses."""
-
-LOOKS = 20_000_000
-"""Bytes that a run's samples, film and probes take beside, and no pilot has: measured at the first
-ones of 4 layers of 128."""
+LOOKS = 75_000_000
+"""Bytes that a run's samples, film and probes take beside, and no pilot has: 40 to 120 MB
+were measured."""
 
 SCORING = 1 / 3
 """Of the work of training on a token: scoring one."""
@@ -124,7 +110,7 @@ class RunForecast:
     @property
     def step_tokens(self) -> int:
         """Of a step, on all devices."""
-        return _step_tokens(self.config)
+        return step_tokens(self.config)
 
     @property
     def fits(self) -> bool | None:
@@ -171,7 +157,7 @@ def plan(
             return forecast
         progress("scoring the model to begin with")
         made = starting_model(prepared.config, None, start).eval()
-        loss = _holdout_loss(prepared, made, compute, SCORED)
+        loss = holdout_loss(prepared, made, compute, SCORED)
         return replace(forecast, loss_now=loss)
 
 
@@ -182,15 +168,6 @@ class _Phases(TrainingObserver):
     def on_phase(self, phase: Phase) -> None:
         if phase.name:
             self._progress(phase.name)
-
-
-@dataclass(frozen=True)
-class _Pilot:
-    point: LossPoint
-    operations: float
-    step_seconds: float
-    peak: int
-    resident: int
 
 
 def _forecast(
@@ -209,23 +186,21 @@ def _forecast(
         optimizer=train.optimizer, passes=max(1, train.accumulation // settings.gpus), dtype=dtype,
         native=train.engine != "plain" and not train.recompute, on_cpu=device is None,
         processes=settings.gpus, shard=settings.shard, recompute=train.recompute,
+        accumulation=train.accumulation,
     )  # fmt: skip
     available = free_memory() if device is None else device.memory
     program = resident_bytes() if device is None else 0
     rate = prepared.rate
-    pilots: list[_Pilot] = []
+    pilots: list[Pilot] = []
     if settings.pilots and n_holdout > 1 and train.start is None:
         speed = kept_speed(compute, "auto") or measure_speed(compute, "auto")
-        epochs = train.steps * _step_tokens(config) / len(ids)
-        small = _small_steps(prepared, speed.rate)
-        pilots = list(_pilots(small, compute, settings.pilots, epochs, progress))
+        epochs = train.steps * step_tokens(config) / len(ids)
+        small = in_small_steps(prepared, speed.rate)
+        pilots = list(short_runs(small, compute, settings.pilots, epochs, progress))
         if device is None:
             rate = speed.rate
     # Those of the model itself, in steps as large.
-    own = [
-        pilot for pilot in pilots
-        if pilot.operations == model.flops_per_token * _step_tokens(config)
-    ]  # fmt: skip
+    own = [p for p in pilots if (p.model, p.step_tokens) == (model, step_tokens(config))]
     here = Device("here", float(available or 0), 0.0, math.inf)
     if device is None:
         measured = max(pilots, key=lambda p: p.operations / p.step_seconds, default=None)
@@ -233,18 +208,30 @@ def _forecast(
             rate = measured.operations / measured.step_seconds
         here = replace(here, rate=rate / EFFICIENCY)
     cost, parts = step_cost(model, work, device or here), memory(model, work)
+    scoring, sample = _scoring(config, cost), 0.0
     if pilots and device is None:
-        # The first one also showed what scoring takes, and libraries that load late. Those after it
-        # had other shapes, and find what it freed in pieces.
-        program = max(program, pilots[0].resident - pilots[0].peak) + LOOKS
-    if own and device is None:
-        cost = replace(cost, seconds=min(pilot.step_seconds for pilot in own))
-    config, seconds = _timed(config, cost, n_holdout)
+        if not own and _may_be_tried(settings, cost, parts, program, available):
+            # No pilot is of its size, and small models say little of the rate of large ones.
+            progress("some steps of the model itself")
+            whole = replace(prepared, config=replace(config, train=on_this_machine(train)))
+            scored = round(settings.pilots / 4 / _scoring(config, cost))
+            scored = max(model.context_length, min(scored, TRIED_SCORES))
+            n_tokens, most = TRIED * step_tokens(config), settings.pilots / 2
+            own = [pilot_run(whole, model, ids, n_tokens, compute, scored, most)]
+        # It also showed what scoring takes, and libraries that load late. Those after the first one
+        # find what that freed in pieces, unless they are far larger.
+        shown = (own or pilots)[0]
+        program = max(program, shown.resident - shown.peak) + LOOKS
+        if own and settings.gpus == 1:
+            cost = replace(cost, seconds=min(pilot.step_seconds for pilot in own))
+            scoring = min(pilot.scoring for pilot in own)
+            sample = SAMPLE_TOKENS["cpu"] * min(pilot.writing for pilot in own)
+    config, seconds = _timed(config, cost, n_holdout, scoring, sample)
     earlier = list(_earlier_runs(prepared))
     points = [pilot.point for pilot in pilots] + earlier
     law = LossLaw(points, len(ids)) if len(points) > 1 and train.start is None else None
-    tokens = config.train.steps * _step_tokens(config)
-    others = [_like(model, shape) for shape in SIZES]
+    tokens = config.train.steps * step_tokens(config)
+    others = [like(model, shape) for shape in SIZES]
     sizes = [(other.n_parameters, memory(other, work).peak + program) for other in others]
     return RunForecast(
         config=config,
@@ -266,125 +253,36 @@ def _forecast(
     )
 
 
-def _small_steps(prepared: Prepared, rate: float) -> Prepared:
-    # At the rate of this machine, in one process, and in steps that it can do in numbers.
-    train = prepared.config.train
-    train = replace(train, processes=1, engine="auto", device="auto")
-    if _step_tokens(prepared.config) > FAST_BATCH_TOKENS:
-        context = prepared.config.model.context_length
-        train = replace(train, batch_size=max(1, BATCH_TOKENS // context), accumulation=1)
-    return replace(prepared, config=replace(prepared.config, train=train), rate=rate)
+def _may_be_tried(
+    settings: PlanSettings, cost: StepCost, parts: Memory, program: int, available: float | None
+) -> bool:
+    """Whether some steps of a model are worth their time, and surely fit the memory."""
+    is_short = settings.gpus == 1 and 2 * cost.seconds < settings.pilots
+    return is_short and available is not None and 2 * (parts.peak + program) < available
 
 
-def _step_tokens(config: RunConfig) -> int:
+def _scoring(config: RunConfig, cost: StepCost) -> float:
+    """Seconds to score a token, at the rate of a step."""
+    pass_seconds = cost.seconds * cost.operations / cost.all_operations
+    return SCORING * pass_seconds / step_tokens(config)
+
+
+def _timed(
+    config: RunConfig, cost: StepCost, n_holdout: int, scoring: float, sample: float
+) -> tuple[RunConfig, float]:
+    # The config with as many steps as fit its budget, and the seconds of the run, of which scoring
+    # takes so many a token, and a sample so many.
     train = config.train
-    return train.batch_size * train.accumulation * config.model.context_length
-
-
-def _timed(config: RunConfig, cost: StepCost, n_holdout: int) -> tuple[RunConfig, float]:
-    # The config with as many steps as fit its budget, and the seconds of the run.
-    train, per_token = config.train, SCORING * cost.seconds / _step_tokens(config)
-    looks = per_token * min(train.evaluation_tokens or n_holdout, n_holdout)
-    closing = per_token * min(train.closing_tokens or n_holdout, n_holdout)
-    every = cost.seconds + looks / train.evaluate_every
+    looks = scoring * min(train.evaluation_tokens or n_holdout, n_holdout) + sample
+    closing = scoring * min(train.closing_tokens or n_holdout, n_holdout)
     if train.budget_seconds is not None:
+        every = cost.seconds + looks / train.evaluate_every
         steps = max(1, int((train.budget_seconds - closing) / every))
         steps = min(steps, train.max_steps or steps)
-        config = replace(config, train=replace(train, steps=steps))
-    return config, config.train.steps * every + closing
-
-
-def _pilots(
-    prepared: Prepared,
-    compute: Compute,
-    seconds: float,
-    epochs: float,
-    progress: Callable[[str], None],
-) -> Iterator[_Pilot]:
-    """Short runs of the model, or the largest of the ladder for which there is time, and of one of
-    a sixth of its work, for a run of so many epochs."""
-    model, ids = prepared.config.model, prepared.encoded.train_ids
-    planned = REPEATING if epochs > 1 else PILOTS
-    fewest = FEWEST_STEPS * _step_tokens(prepared.config)
-    rungs = [_like(model, shape) for shape in reversed(LADDER)]
-    smaller = [rung for rung in rungs if rung.flops_per_token < 0.9 * model.flops_per_token]
-    for number, own in enumerate([model, *smaller]):
-        third = own.flops_per_token / 3
-        small = next((rung for rung in smaller[number:] if rung.flops_per_token < third), own)
-        runs = dict.fromkeys(
-            (own if which == "own" else small, of_unit, which == "part")
-            for which, of_unit in planned
-        )
-        work = sum(shape.flops_per_token * of_unit for shape, of_unit, _ in runs)
-        unit = seconds * prepared.rate / work
-        if unit * planned[0][1] >= fewest or own is rungs[-1]:
-            break
-    if unit < 2 * _step_tokens(prepared.config):
-        return
-    keep_freed_memory()
-    for done, (shape, of_unit, of_part) in enumerate(runs, 1):
-        progress(f"pilot {done} of {len(runs)}: {shape.n_layers} layers of {shape.d_model}")
-        tokens = of_unit * unit
-        text = _part(ids, tokens / epochs, model.context_length) if of_part else ids
-        yield _pilot(prepared, shape, text, tokens, compute, max(SCORED, round(unit)))
-
-
-def _part(ids: IdArray, tokens: float, context: int) -> IdArray:
-    # About so many tokens of a text, in pieces from all over it.
-    row = min(8 * context, len(ids))
-    n_rows = len(ids) // row
-    kept = max(1, min(n_rows, round(tokens / row)))
-    rows = np.arange(kept) * n_rows // kept
-    return np.asarray(ids[: n_rows * row]).reshape(n_rows, row)[rows].reshape(-1)
-
-
-def _like(model: ModelConfig, shape: Shape) -> ModelConfig:
-    return replace(
-        model, n_layers=shape.n_layers, n_heads=shape.n_heads, n_kv_heads=shape.n_heads,
-        d_model=shape.d_model, head_dim=shape.d_model // shape.n_heads,
-        d_ff=planned_d_ff(shape.d_model, model.architecture),
-    )  # fmt: skip
-
-
-def _pilot(
-    prepared: Prepared,
-    model: ModelConfig,
-    ids: IdArray,
-    tokens: float,
-    compute: Compute,
-    scored: int,
-) -> _Pilot:
-    steps = max(2, round(tokens / _step_tokens(prepared.config)))
-    warmup = min(prepared.config.train.warmup_steps, max(1, steps // 20))
-    train = replace(prepared.config.train, steps=steps, warmup_steps=warmup, step_decisions=())
-    torch.manual_seed(train.seed)
-    made = Transformer(model).to(compute.device).train()
-    batches = Batches(
-        ids, model.context_length, train.batch_size, train.seed, compute.device, train.data_order,
-        answers_in(ids, prepared.tokenizer),
-    )  # fmt: skip
-    gradients = StepGradients(made, batches, train, compute)
-    optimizer = make_optimizer(made, train, compute.dtype)
-    times = []
-    for step in range(steps):
-        began = time.perf_counter()
-        float(gradients(step))
-        optimizer.step(rate_factor(train, step, steps))
-        times.append(time.perf_counter() - began)
-    loss = _holdout_loss(prepared, made, compute, scored)
-    n_tokens = steps * _step_tokens(prepared.config)
-    point = LossPoint(model.n_parameters, n_tokens, loss, len(ids))
-    flops = model.flops_per_token * _step_tokens(prepared.config)
-    work = Workload(train.batch_size, train.optimizer, dtype=compute.dtype_name, on_cpu=False)
-    median, peak = sorted(times)[len(times) // 2], memory(model, work).peak
-    return _Pilot(point, flops, median, peak, resident_bytes(peak=True))
-
-
-def _holdout_loss(prepared: Prepared, model: Transformer, compute: Compute, scored: int) -> float:
-    holdout = prepared.encoded.holdout_ids
-    answers = answers_in(holdout, prepared.tokenizer)
-    windows = windows_for(model, None, None, scored, compute.dtype, answers)
-    return score(model, holdout, windows).loss
+        train = replace(train, steps=steps)
+    n_looks = -(-train.steps // train.evaluate_every)
+    seconds = train.steps * cost.seconds + n_looks * looks + closing
+    return replace(config, train=train), seconds
 
 
 def _earlier_runs(prepared: Prepared) -> Iterator[LossPoint]:

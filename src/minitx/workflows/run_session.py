@@ -37,7 +37,7 @@ from minitx.workflows.session import (
     share_out,
 )
 
-_SAMPLE_TOKENS = {"cpu": 160}
+SAMPLE_TOKENS = {"cpu": 160}
 _SAMPLE_TOKENS_ELSEWHERE = 64
 """One token takes a GPU as long as a step of a small model does."""
 
@@ -141,7 +141,7 @@ def _hooks(session: Session, saver: SessionSaver, stop: StopRequest) -> RunHooks
     sampling = SamplingConfig(
         temperature=0.8,
         top_k=min(40, model.config.vocab_size),
-        max_new_tokens=_SAMPLE_TOKENS.get(session.compute.device.type, _SAMPLE_TOKENS_ELSEWHERE),
+        max_new_tokens=SAMPLE_TOKENS.get(session.compute.device.type, _SAMPLE_TOKENS_ELSEWHERE),
         seed=config.seed,
     )
 

@@ -138,8 +138,13 @@ class Session:
             first_step=self.state.step,
             n_unknown_tokens=self.corpus.holdout.unknown,
             prompt=prompt,
-            chats=bool(answers_in(self.corpus.train_ids, self.tokenizer)),
+            chats=self.has_chats,
         )
+
+    @cached_property
+    def has_chats(self) -> bool:
+        """Whether it learns the answers of conversations."""
+        return answers_in(self.corpus.train_ids, self.tokenizer) is not None
 
     @cached_property
     def holdout_bytes_per_token(self) -> float:
@@ -339,6 +344,7 @@ class SessionSaver:
                 session.holdout_bytes_per_token,
                 state,
                 self._made_with,
+                session.has_chats,
             ),
             DIAGNOSIS_FILE: (json.dumps(diagnosis) + "\n").encode(),
             **self._unchanging,

@@ -1,9 +1,9 @@
-"""Conversations: records of JSON with `messages`, one a line or in a list."""
+"""Conversations: records with `messages`, in JSON (one a line or in a list) or in a table."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import BinaryIO
 
 from minitx.corpus.documents import Document, Reading
@@ -13,12 +13,13 @@ from minitx.corpus.readers.plain_text import BOM
 from minitx.corpus.readers.records import is_encodable
 from minitx.tokenizer.conversation import conversation_text, messages_of
 
-_MESSAGES = re.compile(rb'[{,]\s*"messages"\s*:\s*\[')
+_MESSAGES = re.compile(rb'[{,]\s*"(messages"\s*:\s*\[|conversations"\s*:\s*\[\s*\{)')
 
 
 @READERS.register("chats")
 class Chats(CorpusReader):
-    """A conversation a record: `messages`, each with `role` and `content`."""
+    """A conversation a record: `messages`, each with `role` and `content`, or `conversations`,
+    each with `from` and `value`."""
 
     is_special = True
 
@@ -31,13 +32,20 @@ class Chats(CorpusReader):
     def documents(self, file: BinaryIO, name: str, reading: Reading) -> Iterator[Document]:
         """As in `CorpusReader`."""
         unit, records = numbered_records(file, name, reading)
-        for number, record in records:
-            try:
-                text = _text(record)
-            except ValueError as error:
-                reading.pass_over(name, f"{unit} {number:,}", str(error))
-            else:
-                yield Document([text], name, unit, number)
+        yield from conversations(records, unit, name, reading)
+
+
+def conversations(
+    records: Iterable[tuple[int, object]], unit: str, file: str, reading: Reading
+) -> Iterator[Document]:
+    """A document of each numbered record."""
+    for number, record in records:
+        try:
+            text = _text(record)
+        except ValueError as error:
+            reading.pass_over(file, f"{unit} {number:,}", str(error))
+        else:
+            yield Document([text], file, unit, number)
 
 
 def _text(record: object) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from minitx.corpus.documents import Document, Reading, UnknownStructureError
+from minitx.tokenizer.conversation import FIELDS
 
 USUAL_FIELDS = ("text", "content", "body")
 """Where texts are looked for if no field is named, the first that there is."""
@@ -67,9 +68,9 @@ def usual_field(fields: Iterable[str], file: str, is_binary: bool = False) -> st
         if field in names:
             return field
     shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-    if "messages" in names:
+    if chats := set(FIELDS) & set(names):
         raise UnknownStructureError(
-            f"{file} has conversations (messages), and is read as other records",
+            f"{file} has conversations ({chats.pop()}), and is read as other records",
             "Read it with --format chats, for which it must be JSON, one a line or a list",
             is_binary,
         )

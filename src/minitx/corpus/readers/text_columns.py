@@ -6,17 +6,19 @@ import contextlib
 import csv
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from minitx.corpus.documents import Document, Reading, UnknownStructureError
 from minitx.corpus.readers import READERS, CorpusReader
+from minitx.corpus.readers.chats import conversations
 from minitx.corpus.readers.plain_text import BOM, PlainText, lines_of
 from minitx.corpus.readers.records import USUAL_FIELDS, documents_of_records, usual_field
 from minitx.corpus.unpacking import seekable
 from minitx.errors import BadInputError
+from minitx.tokenizer.conversation import FIELDS
 
 _LONGEST_CELL = 64 << 20
 
@@ -106,9 +108,11 @@ class Parquet(CorpusReader):
             from pyarrow import parquet  # type: ignore[import-untyped]
 
             source = parquet.ParquetFile(seekable(file))
-            field = _column(source.schema_arrow.names, name, reading, is_binary=True)
-            batches = source.iter_batches(batch_size=1024, columns=[field])
-            yield from documents_of_records(_numbered(batches, name, reading), "row", name, reading)
+
+            def rows_of(field: str) -> Any:
+                return source.iter_batches(batch_size=1024, columns=[field])
+
+            yield from _documents(source.schema_arrow, rows_of, "parquet", name, reading)
 
 
 @READERS.register("arrow")
@@ -132,9 +136,25 @@ class Arrow(CorpusReader):
                 batches = (source.get_batch(i) for i in range(source.num_record_batches))
             else:
                 source = batches = ipc.open_stream(file)
-            field = _column(source.schema.names, name, reading, is_binary=True)
-            chosen = (batch.select([field]) for batch in batches)
-            yield from documents_of_records(_numbered(chosen, name, reading), "row", name, reading)
+
+            def rows_of(field: str) -> Any:
+                return (batch.select([field]) for batch in batches)
+
+            yield from _documents(source.schema, rows_of, "arrow", name, reading)
+
+
+def _documents(
+    schema: Any, rows_of: Callable[[str], Any], kind: str, name: str, reading: Reading
+) -> Iterator[Document]:
+    """Those of a table: its conversations, if it has a column of them and none is named."""
+    has_lists = (field.name for field in schema if "list" in str(field.type))
+    chats = next((field for field in has_lists if field in FIELDS), None)
+    if chats is not None and reading.text_field in (None, chats):
+        reading.found_chats(kind)
+        yield from conversations(_numbered(rows_of(chats), name, reading), "row", name, reading)
+    else:
+        rows = rows_of(_column(schema.names, name, reading, is_binary=True))
+        yield from documents_of_records(_numbered(rows, name, reading), "row", name, reading)
 
 
 def _numbered(batches: Any, name: str, reading: Reading) -> Iterator[tuple[int, Any]]:
