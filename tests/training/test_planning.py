@@ -283,3 +283,15 @@ def test_every_plan_can_be_trained(vocab_size, n_train, n_holdout, rate, budget)
     assert 1 <= run.train.warmup_steps <= run.train.steps
     assert 1 <= run.train.evaluate_every <= run.train.steps
     assert all(reasons.values())
+
+
+@pytest.mark.parametrize(
+    ("n_train", "n_conversation", "context"),
+    [(2_000, 0, 16), (2_000, 41, 64), (10**6, 41, 128), (10**6, 300, 512), (10**6, 9_000, 512),
+     (300, 400, 299)],
+)  # fmt: skip
+def test_a_conversation_fits_the_context(n_train, n_conversation, context):
+    tokens = TokenFigures(65, n_train, 180 if n_train < 10**6 else 10**5, n_conversation)
+    run, reasons = plan(tokens, steps=10)
+    assert run.model.context_length == context
+    assert ("conversation" in reasons["context_length"]) == (context not in (16, 128))

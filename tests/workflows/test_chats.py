@@ -73,6 +73,11 @@ def test_it_answers_and_ends_its_answer(loaded):
     assert [m["role"] for m in chat.messages] == ["user", "assistant"] * 2
 
 
+def test_the_planned_context_has_room_for_a_conversation(chats, minitx, inside):
+    done = minitx("plan", chats, "--steps", "1", "--kind", "char", "--pilots", "0")
+    assert "context 64" in done.out
+
+
 def test_only_answers_have_a_gradient(run):
     """What is not a part of one may be anything: the loss of a batch stays as it is."""
     corpus, saved = load_encoded(RunDirectory(run).data), load_model(resolve_checkpoint(run))

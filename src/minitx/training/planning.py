@@ -60,6 +60,9 @@ TRAINED_EPOCHS = 5
 TRAINED_CONTEXT = 512
 """The longest context in which it is, unless a person says so."""
 
+LONGEST_PLANNED_CHAT = 512
+"""The longest context that is planned for a conversation to fit."""
+
 BATCH_TOKENS = 3072
 """In a step."""
 
@@ -110,11 +113,15 @@ LADDER = (
 
 @dataclass(frozen=True)
 class TokenFigures:
-    """What is known of the encoded corpus: its token ids, and the tokens of its two parts."""
+    """What is known of the encoded corpus: its token ids, and the tokens of its two parts.
+
+    `n_conversation`: how many tokens all but the longest conversations have; 0 of other texts.
+    """
 
     vocab_size: int
     n_train: int
     n_holdout: int
+    n_conversation: int = 0
 
 
 def plan_run(
@@ -193,6 +200,10 @@ def _plan_model(
         most = 256 if rate * budget >= WORK_FOR_CONTEXT_256 else 128
         values["context_length"] = between(8, 2 ** int(math.log2(max(8, longest))), most)
         reasons["context_length"] = "a longer context would leave too few steps"
+        most = min(LONGEST_PLANNED_CHAT, tokens.n_train - 1)
+        if values["context_length"] < min(tokens.n_conversation, most):
+            values["context_length"] = min(most, 2 ** math.ceil(math.log2(tokens.n_conversation)))
+            reasons["context_length"] = "a conversation fits, as a shorter context could not answer"
     if "tie_embeddings" not in values and values["vocab_size"] <= MOST_UNTIED:
         values["tie_embeddings"] = False
         reasons["tie_embeddings"] = (

@@ -13,6 +13,7 @@ from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from minitx import __version__
@@ -134,7 +135,7 @@ def prepare(
     progress = progress_told(told, "encoding the corpus")
     workers = data.workers or os.cpu_count() or 1
     encoded = encode_corpus(split, tokenizer, earlier, workers, progress, notes)
-    config, planned = _plan(request, data, tokenizer_config, encoded, compute, rate)
+    config, planned = _plan(request, data, tokenizer_config, split, encoded, compute, rate)
     end_id = tokenizer.end_id if split.has_several or tokenizer.roles else None
     if has_chats(split) and tokenizer.template is not None:
         end_id = tokenizer.template.end_id
@@ -266,13 +267,18 @@ def _plan(
     request: TrainRequest,
     data: DataConfig,
     tokenizer_config: TokenizerConfig,
+    split: SplitCorpus,
     encoded: EncodedCorpus,
     compute: Compute,
     rate: float,
 ) -> tuple[RunConfig, dict[str, str]]:
     n_train, n_holdout = len(encoded.train_ids), len(encoded.holdout_ids)
     vocab_size = request.model.get("vocab_size", tokenizer_config.vocab_size)
-    tokens = TokenFigures(vocab_size, n_train, n_holdout)
+    n_conversation = 0
+    if has_chats(split):
+        n_bytes = np.quantile(np.diff(split.train.table()["end"], prepend=0), 0.95)
+        n_conversation = round(n_bytes * n_train / split.train.n_bytes)
+    tokens = TokenFigures(vocab_size, n_train, n_holdout, n_conversation)
     config, reasons = plan_run(data, tokenizer_config, tokens, rate, request.model, request.train)
     require_one_window(n_train, config.model.context_length, "the train part")
     require_holdout(config.train.early_stopping, n_holdout)
