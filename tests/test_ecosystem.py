@@ -1,11 +1,14 @@
-"""What docs/ecosystem.md shows of tools that the tests do not install, where they are installed."""
+"""The first commands of docs/ecosystem.md, and what it shows of tools that the tests do not
+install, where they are installed."""
 
+import contextlib
 import json
 import linecache
 import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -14,6 +17,7 @@ from pydoc_data import topics
 
 import pytest
 import torch
+from foreign_models import foreign_model, foreign_tokenizer, save_foreign
 from small_runs import TINY_TRAIN, VERSES
 
 from minitx.inspection.attention_maps import traced
@@ -40,6 +44,109 @@ def shown(heading, directory):
     Path("shown.py").write_text(code)
     linecache.clearcache()
     return runpy.run_path("shown.py", {"minitx": minitx, "directory": directory})
+
+
+def first_commands():
+    """Those of the table at the top of the page, in order."""
+    table = PAGE.read_text(encoding="utf-8").split("| to | in a shell |\n")[1].split("\n\n")[0]
+    return re.findall(r"`([^`]+)` \|$", table, re.MULTILINE)
+
+
+TRAIN, TALK, TALK_IN_NODE, TUNE, SCORE = first_commands()
+QUESTIONS = ["box 5, blue?", "box 11, white?", "box 3, red?"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """What the first commands find: a folder of conversations, one of texts, a model of the Hub."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "chats").mkdir()
+    (home / "notes").mkdir()
+    page = (PAGE.parent / "chat.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
+    with contextlib.chdir(home / "chats"):
+        exec(code, {})
+    (home / "notes/verses.txt").write_text(VERSES, encoding="utf-8")
+    (home / "notes/plain.md").write_text(topics.topics["assert"] * 9, encoding="utf-8")
+    tokenizer = foreign_tokenizer()
+    save_foreign(home / "llama", foreign_model("llama", len(tokenizer)), tokenizer)
+    return home
+
+
+@pytest.fixture
+def run_line(home, minitx, monkeypatch):
+    """Runs a command of the page, within this process, unless what it makes is there."""
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("MINITX_THREADS", "1")
+
+    def run_line(line, made):
+        program, *arguments = shlex.split(line)
+        assert program == "minitx"
+        if not Path(made).exists():
+            done = minitx(*arguments)
+            assert done.code == 0, done.err
+
+    return run_line
+
+
+def test_a_folder_is_trained_on_and_talked_with(run_line, minitx):
+    run_line(TRAIN, "runs/talk")
+    said = minitx("chat", "runs/talk", "--temperature", "0", "--system", "Be brief.",
+                  stdin="\n".join(QUESTIONS))  # fmt: skip
+    assert said.out.split("\n")[:3] == ["it is blue", "it is white", "it is red"]
+
+
+LLAMA_CLI = os.environ.get("LLAMA_CLI") or shutil.which("llama-cli")
+NODE_LLAMA_CPP = os.environ.get("NODE_LLAMA_CPP", "")
+
+
+@pytest.mark.skipif(not LLAMA_CLI, reason="no llama-cli")
+@pytest.mark.parametrize("weights", ["f32", "q8_0"])
+def test_llama_cli_talks_as_minitx_does(run_line, weights):
+    pytest.importorskip("gguf")
+    run_line(TRAIN, "runs/talk")
+    export, talk = TALK.split(" && ")
+    Path("talk.gguf").unlink(missing_ok=True)
+    run_line(f"{export} --type {weights}", "talk.gguf")
+    done = subprocess.run(
+        [LLAMA_CLI, *shlex.split(talk)[1:], "--simple-io"], input="\n".join(QUESTIONS) + "\n",
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    answers = re.findall(r"^> (.+)$", done.stdout, re.MULTILINE)
+    assert answers == ["it is blue", "it is white", "it is red"], done.stderr
+
+
+@pytest.mark.skipif(
+    not (NODE_LLAMA_CPP and shutil.which("npx")), reason="no npx, or NODE_LLAMA_CPP is not set"
+)
+def test_node_llama_cpp_talks_as_minitx_does(home, run_line):
+    pytest.importorskip("gguf")
+    run_line(TRAIN, "runs/talk")
+    run_line(TALK.split(" && ")[0], "talk.gguf")
+    program, name, *arguments, model = shlex.split(TALK_IN_NODE)
+    done = subprocess.run(
+        [program, "--offline", name, *arguments, "--prompt", QUESTIONS[0], home / model],
+        cwd=NODE_LLAMA_CPP, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert "AI: it is blue\n" in done.stdout, done.stderr
+
+
+def test_a_model_of_the_hub_is_tuned_with_lora(home, run_line):
+    run_line(TUNE, "runs/tuned")
+    assert (home / "runs/tuned/adapter").is_dir()
+    before, after = (load(home / name).model.state_dict() for name in ("llama", "runs/tuned"))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_lm_eval_scores_it(home, run_line, minitx):
+    pytest.importorskip("lm_eval")
+    run_line(TUNE, "runs/tuned")
+    task = next(block for block in indented("lm-evaluation-harness") if block.startswith("task:"))
+    (home / "holdout.yaml").write_text(task.split("\n\n")[0])
+    theirs = scores(home, SCORE, "holdout")["bits_per_byte,none"]
+    told = json.loads(minitx("eval", "runs/tuned", "--holdout", "--quick", "--json").out)
+    ours = told["reports"][0]["plain"]["bits_per_byte"]
+    assert theirs == pytest.approx(ours, abs=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +202,11 @@ def test_trl(model, tmp_path, monkeypatch):
 def lm_eval(place, task, model_args):
     *_, command = (block for block in indented("lm-evaluation-harness") if "lm_eval run" in block)
     command = command[command.index("lm_eval") :].replace("DIRECTORY", model_args)
-    command = command.replace("--tasks holdout", f"--tasks {task}")
+    return scores(place, command.replace("--tasks holdout", f"--tasks {task}"), task)
+
+
+def scores(place, command, task):
+    """What a command of lm_eval says of a task."""
     out = place / "scores"
     done = subprocess.run(
         [sys.executable, "-m", *shlex.split(command), "--output_path", out],
@@ -111,7 +222,7 @@ def lm_eval(place, task, model_args):
 def test_lm_evaluation_harness_says_the_bits_per_byte_of_eval(model, place, minitx):
     pytest.importorskip("lm_eval")
     task = next(block for block in indented("lm-evaluation-harness") if block.startswith("task:"))
-    task = task.split("\n\n")[0].replace("runs/corpus-001/data/holdout.txt", "rest.txt")
+    task = task.split("\n\n")[0].replace("runs/tuned/data/holdout.txt", "rest.txt")
     (place / "holdout.yaml").write_text(task)
     text = (model.run / "data/holdout.txt").read_text(encoding="utf-8")
     (place / "rest.txt").write_text(text[1:], encoding="utf-8")

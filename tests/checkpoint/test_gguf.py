@@ -263,6 +263,17 @@ def test_a_full_disk_leaves_nothing(minitx, tiny_run, inside, monkeypatch):
     assert not list(inside.iterdir())
 
 
+def test_a_disk_that_is_full_before_the_modelfile_leaves_nothing(
+    minitx, tiny_run, inside, monkeypatch
+):
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("minitx.workflows.export.write_atomically", full)
+    one_line(export(minitx, tiny_run, "--gguf", "a.gguf"), "a.gguf can't be written", "No space")
+    assert not list(inside.iterdir())
+
+
 def test_without_the_package(minitx, tiny_run, inside, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gguf", None)
     one_line(export(minitx, tiny_run, "--gguf", "a.gguf"), 'pip install "minitx[gguf]"')

@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from random import Random
 
+import jinja2
 import numpy as np
 import pytest
 import torch
@@ -377,7 +379,50 @@ def test_llama_cpp_and_ollama_are_given_the_template(run, inside, minitx):
     assert names[-3:] == ["<|system|>", "<|user|>", "<|assistant|>"]
     ending = fields["tokenizer.ggml.eos_token_id"].contents()
     assert names[ending] == "<|endoftext|>"
-    assert "{{ range .Messages }}<|{{ .Role }}|>" in (inside / "Modelfile").read_text()
+    modelfile = (inside / "Modelfile").read_text()
+    assert "{{ range .Messages }}<|{{ .Role }}|>" in modelfile
+    assert 'PARAMETER repeat_penalty 1\nPARAMETER stop "<|system|>"\n' in modelfile
+
+
+@pytest.mark.skipif(not shutil.which("go"), reason="no go")
+def test_go_writes_the_conversations_of_the_modelfile(run, inside, minitx):
+    pytest.importorskip("gguf")
+    assert minitx("export", run, "--gguf", "a.gguf").code == 0
+    template = (inside / "Modelfile").read_text().split('"""')[1]
+    random = Random(0)
+    odd = [
+        "a",
+        " ",
+        "\n",
+        "{{ .X }}",
+        '"',
+        "<|user|>",
+        "&lt;<b>",
+        "\\",
+        "'",
+        "`",
+        "日本",
+        "\U0001f642",
+    ]
+    talks = []
+    for _ in range(300):
+        roles = ["system"] * random.randrange(2) + ["user", "assistant"] * random.randrange(1, 6)
+        roles = roles[: len(roles) - random.randrange(2)]
+        contents = ["".join(random.choices(odd, k=random.randrange(9))) for _ in roles]
+        talks.append(
+            [{"Role": role, "Content": text} for role, text in zip(roles, contents, strict=True)]
+        )
+    done = subprocess.run(
+        ["go", "run", Path(__file__).with_name("ollama_template.go")], check=True,
+        input=json.dumps({"Template": template, "Talks": talks}), capture_output=True, text=True,
+        env={**os.environ, "GOCACHE": str(inside / "go")}, timeout=200,
+    )  # fmt: skip
+    for talk, theirs in zip(talks, json.loads(done.stdout), strict=True):
+        messages = [{"role": turn["Role"], "content": turn["Content"]} for turn in talk]
+        ours = jinja2.Template(TEMPLATE).render(
+            messages=messages, eos_token="<|endoftext|>", add_generation_prompt=True
+        )
+        assert theirs == ours
 
 
 NODE_LLAMA_CPP = os.environ.get("NODE_LLAMA_CPP", "")

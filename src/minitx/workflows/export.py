@@ -23,7 +23,7 @@ from minitx.files import (
     write_atomically,
 )
 from minitx.tokenizer.chat_template import SETTINGS_FILE
-from minitx.tokenizer.conversation import TEMPLATE
+from minitx.tokenizer.conversation import TEMPLATE, TOKENS
 from minitx.tokenizer.llama_cpp import llama_vocabulary
 from minitx.workflows.load import LoadedModel, load
 
@@ -100,7 +100,11 @@ def _to_gguf(model: LoadedModel, path: Path, weights: GGUFType) -> list[Path]:
         write_gguf(
             path, model.model, model.tokenizer, vocabulary, weights, path.stem, chat_template
         )
-        write_atomically(modelfile, about)
+        try:
+            write_atomically(modelfile, about)
+        except BaseException:
+            path.unlink()  # One without the other would be half of it.
+            raise
     return [path, modelfile]
 
 
@@ -137,8 +141,11 @@ def _modelfile(name: str, context: int, template: str | None) -> bytes:
         f"FROM ./{name}",
         f"PARAMETER num_ctx {context}",
         f"PARAMETER temperature {SamplingConfig.temperature}",
+        # Ollama's leave out unlikely tokens, and did punish a letter that is said twice.
+        *("PARAMETER top_k 0", "PARAMETER top_p 1", "PARAMETER repeat_penalty 1"),
     ]
     if template == TEMPLATE:
+        lines += [f'PARAMETER stop "{token}"' for token in TOKENS.values()]
         lines.append(f'TEMPLATE """{_OLLAMA_TEMPLATE}"""')
     elif template is None:
         lines += ["# A text is continued as it stands.", 'TEMPLATE """{{ .Prompt }}"""']
