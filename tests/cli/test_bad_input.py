@@ -6,6 +6,7 @@ import re
 import shutil
 
 import pytest
+from own_models import MODEL
 
 SMALL = ["--layers", 1, "--heads", 2, "--d-model", 16, "--context", 16, "--batch-size", 2,
          "--steps", 4, "--dtype", "float32", "--threads", 1]  # fmt: skip
@@ -123,6 +124,38 @@ def test_train_names_the_flag(minitx, inside, verses, flags, words):
     assert_refused(minitx("train", verses, *SMALL, *flags), *words)
     runs = inside / "runs"
     assert not runs.exists() or not os.listdir(runs)
+
+
+FROM = [
+    (["nowhere"], ["nowhere does not exist", "Name a run or checkpoint directory"]),
+    (["photos"], ["photos is not a run"]),
+    (["begun"], ["run begun has no checkpoint yet"]),
+    (["verses.txt"], ["verses.txt is a file"]),
+    (["RUN", "--layers", 9], ["n_layers is 9, and that of the model to begin with is", "Leave it"]),
+    (["RUN", "--architecture", "gpt2"], ["architecture is 'gpt2'", "Leave it out"]),
+    (["RUN", "--context", 9999], ["knows 32 positions", "--context 32 or less"]),
+    (["RUN", "--kind", "bpe"], ["has a tokenizer", "Leave out --tokenizer, --kind"]),
+    (["RUN", "--vocab-size", 999], ["has a tokenizer", "--vocab-size"]),
+    (["RUN", "--tokenizer", "RUN"], ["has a tokenizer", "Leave out --tokenizer"]),
+    (["RUN", "--model", "own.py"], ["--from and --model each name a model", "Give one"]),
+    (["RUN", "--lora", -1], ["lora is -1"]),
+    (["RUN", "--freeze", "no.such.part"], ["no.such.part"]),
+]
+
+
+@pytest.mark.parametrize(("flags", "words"), FROM, ids=[" ".join(map(str, f)) for f, _ in FROM])
+def test_a_model_to_begin_with_that_can_t_be(minitx, inside, verses, tiny_run, flags, words):
+    shutil.copy(verses, inside / "verses.txt")
+    (inside / "own.py").write_text(MODEL)
+    (inside / "photos").mkdir()
+    shutil.copytree(tiny_run, inside / "begun", ignore=shutil.ignore_patterns("step-*", "best"))
+    flags = [tiny_run if word == "RUN" else word for word in flags]
+    assert_refused(minitx("train", "verses.txt", "--steps", 4, "--from", *flags), *words)
+    assert not (inside / "runs").exists() or not os.listdir(inside / "runs")
+
+
+def test_an_update_of_no_model(minitx, inside, verses):
+    assert_refused(minitx("train", verses, *SMALL, "--lora", 2), "--lora", "Name it with --from")
 
 
 def test_missing_gpu_is_told_with_a_working_alternative(minitx, verses):

@@ -2,7 +2,8 @@
 
     PLANT=what:rank:pass python planted_run.py train ...
 
-What: `kill` (SIGKILL), `nan` (a loss that is NaN), `memory` (it runs out).
+What: `kill` (SIGKILL), `nan` (a loss that is NaN), `memory` (it runs out), `error` (one that names
+gloo, though all processes live).
 """
 
 import os
@@ -26,6 +27,8 @@ def planted(*arguments):
             os.kill(os.getpid(), signal.SIGKILL)
         if kind == "memory":
             raise MemoryError
+        if kind == "error":
+            raise RuntimeError("gloo: planted")
         return loss(ids, targets) * float("nan")
 
     return of

@@ -16,8 +16,10 @@ from chats import write_chats
 from minitx.workflows.launch import run_processes
 from tests.processes.several import (
     SMALL,
+    begin,
     command,
     digests,
+    free_port,
     losses,
     metrics,
     minitx,
@@ -181,3 +183,19 @@ def test_a_process_of_a_team_leaves_before_the_interpreter_ends(launched, asked,
     assert ("error: " in done.stderr) is (code == 2)
     assert "all is done" in done.stdout
     assert ("the interpreter ended" in done.stdout) is not launched
+
+
+@pytest.mark.campaign  # Whether a process is gone is known after twelve seconds.
+def test_an_error_that_names_gloo_while_all_live_is_told(tmp_path):
+    process = begin(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"),
+            *("--master-port", str(free_port()), str(Path(__file__).parent / "planted_run.py")),
+            *map(str, ("train", text_file(tmp_path), *SMALL, "--steps", 20)),
+            *("--out", str(tmp_path / "run")),
+        ],
+        PLANT="error:0:5",
+    )
+    _, told = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "RuntimeError: gloo: planted" in told
