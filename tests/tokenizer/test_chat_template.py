@@ -59,7 +59,10 @@ def test_the_ids_are_those_of_transformers(theirs, own, messages):
         with pytest.raises(BadInputError, match="refuses it"):
             own.encode(text)
     else:
-        assert own.encode(text).tolist() == expected
+        ids = own.encode(text)
+        assert ids.tolist() == expected
+        # SentencePiece puts a space after a special token.
+        assert own.decode(ids) == own.written(text) or not own._may_cut
 
 
 @settings(deadline=None, max_examples=60)

@@ -254,6 +254,14 @@ class Tokenizer(ABC):
                  for part in ((own, end) if ended else (own,))]  # fmt: skip
         return np.concatenate(parts) if parts else np.empty(0, np.int32)
 
+    def written(self, text: str) -> str:
+        """What is encoded: of a conversation what its template writes, else the text itself.
+
+        Raises:
+            BadInputError: as in `encode`.
+        """
+        return "".join(piece for part in self._written([text]) for piece in part)
+
     def _pieces(self, texts: Iterable[str]) -> Iterator[str]:
         """A text that comes in parts, in pieces whose ids are those of the text as a whole."""
         if not self.roles:

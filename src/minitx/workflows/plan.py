@@ -60,7 +60,7 @@ TRIED, TRIED_SCORES = 5, 8_192
 """Steps of a model that no pilot is as large as, and tokens that it is scored on, to see how long
 both take; or fewer, at least two steps and a window, for which there is time."""
 
-LOOKS = 75_000_000
+LOOKS = 60_000_000
 """Bytes that a run's samples, film and probes take beside, and no pilot has: 40 to 120 MB
 were measured."""
 

@@ -248,7 +248,7 @@ def tokenization(tokenizer: Tokenizer, text: str, unknown: Unknown = "error") ->
         n_bytes=len(text.encode("utf-8")),
         n_words=sum(1 for _ in _WORD.finditer(text)),
         n_unknown=0 if unknown_id is None else int(np.count_nonzero(ids == unknown_id)),
-        round_trip=tokenizer.decode(ids) == text,
+        round_trip=tokenizer.decode(ids) == tokenizer.written(text),
     )
 
 
