@@ -8,14 +8,17 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from minitx.checkpoint import run_changes
 from minitx.checkpoint.manifest import manifest_bytes
 from minitx.checkpoint.run_changes import all_runs, disk_bytes, prunable, remove_run
 from minitx.checkpoint.rundir import RunDirectory, is_run, newest_run
 from minitx.errors import BadInputError
+from minitx.report.terminal.runs_view import run_facts, runs_table
 from minitx.training.logging.metrics_file import metrics_line, read_metrics
 from minitx.workflows.many_runs import differences, facts, overview
 
@@ -332,6 +335,33 @@ def test_tables_fit_the_terminal(runs, minitx, monkeypatch, columns):
     assert "-reason-of-his" in table[3] or columns == "80"
     # What is cut is a name or a corpus, and no figure.
     assert re.search(r" finished +120 +0\.\d{4} +[\d.]+ k +\d+ kB +\d+[smhd] ", table[3])
+
+
+def test_no_figure_is_cut_where_a_run_has_many_steps(runs, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    long = replace(overview([runs("a-run-with-a-long-name")])[0], steps=2_000_000_000)
+    lines = printed(*runs_table([long], 0), width=80).splitlines()
+    assert "bits/byte" in lines[1]
+    assert re.search(r" finished +120/2,000,000,000 +0\.\d{4} +(\d+ kB +)?\d+[smhd] ", lines[3])
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_run_says_what_it_began_with(runs):
+    known = facts(RunDirectory(runs("a")))
+    assert "begun with" not in shown(known)
+    known["config"]["train"]["start"] = "runs/b/checkpoints/step-000120"
+    assert "runs/b/checkpoints/step-000120" in shown({**known, "state": "running"})
+    assert " ago" not in shown({**known, "state": "running"})
+
+
+def shown(known):
+    return printed(*run_facts(known), width=200)
+
+
+def printed(*parts, width):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(*parts, sep="\n")
+    return console.file.getvalue()
 
 
 def test_a_bare_name_names_the_tokenizer_of_a_run(runs, minitx, verses):

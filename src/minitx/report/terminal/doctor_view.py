@@ -23,12 +23,13 @@ def doctor_view(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     ]
     if "device" in found:
         others = ", ".join(found["families_built"]) or "none"
+        plural = "" if found["threads"] == 1 else "s"
         rows += [
             ("device", ", ".join([found["device"], *found["gpus"]])),
             ("products", f"{found['dtype']}, as this processor or GPU does best"),
             ("engine", f"{found['engine']}: {found['engine_reason']}"),
             ("kernels", f"{found['kernel_family']}, of {others}"),
-            ("torch has", f"{found['vectors_of_torch']}, {found['threads']} threads"),
+            ("torch has", f"{found['vectors_of_torch']}, {found['threads']} thread{plural}"),
         ]
     memory = "?" if found["memory_free"] is None else bytes_(found["memory_free"])
     rows.append(("free", f"{memory} of memory, {bytes_(found['disk_free'])} on this disk"))

@@ -9,28 +9,40 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from minitx.report.terminal.printable import cut_label, printed_name
+from minitx.report.terminal.printable import cut_label, printed_name, run_path
 from minitx.report.terminal.tables import labelled, table
 from minitx.report.terminal.units import bytes_, count, duration, percent
 from minitx.workflows.many_runs import RunSummary
 
 _STYLES = {"running": "green", "stopped": "yellow", "crashed": "red", "finished": ""}
 _COLUMNS = ("run", "state", "step", "bits/byte", "params", "size", "age", "corpus")
+_NAMES = 24
+"""Columns that names and corpora need at least."""
 
 
 def runs_table(runs: Sequence[RunSummary], total: int) -> Iterator[RenderableType]:
     """The table, as wide as the terminal, runs that don't compare apart; `total` bytes in all."""
     rows = [_row(run) for run in runs]
     widths = [max(len(row[column]) for row in (_COLUMNS, *rows)) for column in range(7)]
-    # What is left is for names and corpora, and names are what a person types next.
-    left = max(24, Console().width - sum(widths[1:]) - 2 * len(_COLUMNS))
+    # What is left is for names and corpora, and names are what a person types next. So columns that
+    # `minitx runs show` has, too, give way to them where there is too little.
+    columns = list(range(8))
+
+    def room() -> int:
+        return Console().width - sum(widths[i] for i in columns[1:-1]) - 2 * len(columns)
+
+    for dropped in (4, 5, 6):
+        if room() < _NAMES:
+            columns.remove(dropped)
+    left = max(_NAMES, room())
     name = min(widths[0], max(left - 10, 14))
-    shown = table(_COLUMNS, numbers=(2, 3, 4, 5, 6), padding=(0, 1, 0, 0))
+    numbers = [at for at, i in enumerate(columns) if 2 <= i <= 6]
+    shown = table([_COLUMNS[i] for i in columns], numbers=numbers, padding=(0, 1, 0, 0))
     for run, row, after in zip(runs, rows, [*runs[1:], None], strict=True):
         cells = [cut_label(row[0], name), row[1], *row[2:7], cut_label(row[7], left - name)]
         last = after is None or after.group != run.group
         styled = [Text(cells[0]), Text(cells[1], _STYLES[run.state]), *map(Text, cells[2:])]
-        shown.add_row(*styled, end_section=last)
+        shown.add_row(*(styled[i] for i in columns), end_section=last)
     yield shown
     yield Text(f"{len(runs)} run{'s' if len(runs) > 1 else ''}, {bytes_(total)} on disk", "dim")
     if len({run.group for run in runs}) > 1:
@@ -70,7 +82,8 @@ def run_facts(facts: Mapping[str, Any]) -> Iterator[RenderableType]:
     config, made_with = facts["config"], facts["made_with"]
     yield Text(printed_name(run.name), "bold")
     steps = "an unknown number of" if run.steps is None else f"{run.steps:,}"
-    state = f"{run.state} at step {run.step:,} of {steps}, {short_age(run.age)} ago"
+    ago = "" if run.state == "running" else f", {short_age(run.age)} ago"
+    state = f"{run.state} at step {run.step:,} of {steps}{ago}"
     rows = [("state", state)]
     if facts["seconds"] is not None and facts["tokens"] is not None:
         took = f"{duration(facts['seconds'])} of training, {count(facts['tokens'])} tokens"
@@ -88,6 +101,7 @@ def run_facts(facts: Mapping[str, Any]) -> Iterator[RenderableType]:
              f"{model['context_length']:,}"),
             ("tokenizer", f"{config['tokenizer']['kind']}, {model['vocab_size']:,} tokens"),
             ("corpus", printed_name(", ".join(run.corpus)) or "-"),
+            *([("begun with", run_path(train["start"]))] if train["start"] else []),
             ("training", f"{train['optimizer']}, batch {train['batch_size']:,}, seed "
              f"{train['seed']}, {train['dtype']}"),
         ]  # fmt: skip
@@ -114,6 +128,8 @@ def differences_table(
     """What two runs were set to differently."""
     if not differences:
         return Text("The same settings.")
+    if "train.start" in differences:  # Then their weights differ, too.
+        differences = {k: v for k, v in differences.items() if k != "train.start_digest"}
     room = max(12, (Console().width - max(map(len, differences)) - 6) // 2)
 
     def cell(value: Any) -> str:
