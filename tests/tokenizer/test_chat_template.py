@@ -105,6 +105,13 @@ def test_a_text_that_is_no_conversation_is_as_before(theirs, own):
     assert answers_in(own.encode("the cat sat"), own) is None
 
 
+def test_a_text_that_quotes_a_conversation_is_learned_whole(own):
+    turns = [{"role": "user", "content": "cat"}, {"role": "assistant", "content": "dog"}]
+    quoted = own.written(conversation_text(turns))
+    assert answers_in(own.encode(conversation_text(turns)), own) is not None
+    assert answers_in(own.encode(f"the cat said:\n{quoted}\nso"), own) is None
+
+
 @pytest.mark.parametrize(
     ("template", "told"),
     [

@@ -63,6 +63,10 @@ class Answers:
 
 def answers_in(ids: IdArray, tokenizer: Tokenizer) -> Answers | None:
     """The answers of a text; None where it has no conversations, and all of it is learned from."""
+    template = tokenizer.template
+    # Any text may spell what another program writes before an answer: it quotes a conversation.
+    if template and ids[: len(template.beginning)].tolist() != template.beginning:
+        return None
     return Answers(ids, tokenizer) or None
 
 

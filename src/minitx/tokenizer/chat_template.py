@@ -29,7 +29,8 @@ class ChatTemplate:
     """A template, and where answers are in what it writes.
 
     Attributes:
-        opening: the ids that stand before each answer.
+        beginning: the ids that each conversation begins with; may be empty.
+        opening: those that stand before each answer.
         end_id: the id that ends each.
 
     Raises:
@@ -43,6 +44,7 @@ class ChatTemplate:
         self._render, self._names, self._encode = _compiled(source), names, encode
         self._may_cut = may_cut
         self._opening = ""  # Nothing is cut, or counted, until it is known.
+        self._no_system = ""  # Why no conversation may have a system text.
         asked = [self.text([_user(said)], True) for said in _SAID]
         known = [self.text([_user(said)], False) for said in _SAID]
         added = {text.removeprefix(before) for text, before in zip(asked, known, strict=True)}
@@ -71,10 +73,12 @@ class ChatTemplate:
         Raises:
             ValueError: it refuses them, or their text spells its marks.
         """
+        if self._no_system and any(message["role"] == "system" for message in messages):
+            raise ValueError(f"its chat template has no use for a system text: {self._no_system}")
         try:
             text = self._render(
                 messages=[dict(message) for message in messages], add_generation_prompt=is_asked,
-                **self._names,
+                tools=None, documents=None, **self._names,
             )  # fmt: skip
         except Exception as error:  # A template may do anything.
             told = (str(error) or type(error).__name__).splitlines()[0]
@@ -111,28 +115,30 @@ class ChatTemplate:
         said = [_user(text) for text in _SAID]
         told = [_answer(text) for text in _ANSWERED]
         turns = [turn for pair in zip(said, told, strict=True) for turn in pair]
-        system = {"role": "system", "content": "Be brief."}
-        for messages in (turns[:2], turns[:4], turns, [system, *turns[:4]]):
-            try:
-                ids = self.ids(messages, False)
-            except ValueError:
-                if messages[0] is system:
-                    continue  # Not every template has one.
-                raise
-            starts = [
-                i for i in range(len(self.opening), len(ids))
-                if ids[i - len(self.opening) : i] == self.opening
-            ]  # fmt: skip
-            asked = [
-                self.ids(messages[:i], True)
-                for i, message in enumerate(messages)
-                if message["role"] == "assistant"
-            ]
-            if [ids[:start] for start in starts] != asked:
-                raise ValueError("what it asks with is not what it writes before an answer")
-            ends = [ids.index(self.end_id, start) for start in starts if self.end_id in ids[start:]]
-            if len(ends) < len(starts) or any(map(int.__ge__, ends, starts[1:])):
-                raise ValueError("no special token ends each answer that it writes")
+        # Each begins with another text.
+        samples = (turns[:2], turns[2:], [*turns[4:], *turns[:4]])
+        written = [self._checked(messages) for messages in samples]
+        try:
+            written.append(self._checked([{"role": "system", "content": "Be brief."}, *turns[:4]]))
+        except ValueError as error:
+            self._no_system = str(error)
+        self.beginning = written[0][: _common_end([ids[::-1] for ids in written])]
+
+    def _checked(self, messages: Messages) -> list[int]:
+        # The ids of a conversation, if before each answer stands what is asked with.
+        ids, size = self.ids(messages, False), len(self.opening)
+        starts = [i for i in range(size, len(ids)) if ids[i - size : i] == self.opening]
+        asked = [
+            self.ids(messages[:i], True)
+            for i, message in enumerate(messages)
+            if message["role"] == "assistant"
+        ]
+        if [ids[:start] for start in starts] != asked:
+            raise ValueError("what it asks with is not what it writes before an answer")
+        ends = [ids.index(self.end_id, start) for start in starts if self.end_id in ids[start:]]
+        if len(ends) < len(starts) or any(map(int.__ge__, ends, starts[1:])):
+            raise ValueError("no special token ends each answer that it writes")
+        return ids
 
 
 def kept_template(files: Mapping[str, bytes]) -> str | None:
