@@ -158,7 +158,7 @@ def test_a_conversation_that_its_template_refuses_is_named(chats, tmp_path, fore
     done = minitx("train", chats, "--from", directory, "--steps", 2, "--out", tmp_path / "run")
     assert done.code == 2
     line = done.err.strip().splitlines()[-1]
-    assert "roles must take turns" in line
+    assert "its chat template takes no system text" in line
     assert "<|system|>be brief" in line
     assert not (tmp_path / "run").exists()
 

@@ -44,7 +44,7 @@ class ChatTemplate:
         self._render, self._names, self._encode = _compiled(source), names, encode
         self._may_cut = may_cut
         self._opening = ""  # Nothing is cut, or counted, until it is known.
-        self._no_system = ""  # Why no conversation may have a system text.
+        self._has_system = True
         asked = [self.text([_user(said)], True) for said in _SAID]
         known = [self.text([_user(said)], False) for said in _SAID]
         added = {text.removeprefix(before) for text, before in zip(asked, known, strict=True)}
@@ -73,8 +73,8 @@ class ChatTemplate:
         Raises:
             ValueError: it refuses them, or their text spells its marks.
         """
-        if self._no_system and any(message["role"] == "system" for message in messages):
-            raise ValueError(f"its chat template has no use for a system text: {self._no_system}")
+        if not self._has_system and any(message["role"] == "system" for message in messages):
+            raise ValueError("its chat template takes no system text")
         try:
             text = self._render(
                 messages=[dict(message) for message in messages], add_generation_prompt=is_asked,
@@ -120,8 +120,8 @@ class ChatTemplate:
         written = [self._checked(messages) for messages in samples]
         try:
             written.append(self._checked([{"role": "system", "content": "Be brief."}, *turns[:4]]))
-        except ValueError as error:
-            self._no_system = str(error)
+        except ValueError:
+            self._has_system = False
         self.beginning = written[0][: _common_end([ids[::-1] for ids in written])]
 
     def _checked(self, messages: Messages) -> list[int]:
