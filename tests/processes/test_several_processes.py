@@ -101,7 +101,9 @@ def test_a_killed_process_is_named_and_its_run_goes_on(tmp_path, tiny_run, rank)
     _, told = process.communicate(timeout=30)
     assert process.returncode == 6
     assert told.count("\n") == 1
-    assert f"process {rank} of 2 was killed (SIGKILL)" in told
+    # The launcher tells it; where it has to wait for the processor, the other process does.
+    assert f"process {rank} of 2 was killed (SIGKILL)" in told \
+        or f"process {rank} of 2 was lost: killed" in told  # fmt: skip
     assert f"minitx resume {run}" in told
     minitx("resume", run, "--steps", 30, "--processes", 1)
     assert metrics(run)[-1]["step"] == 30
