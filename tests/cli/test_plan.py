@@ -7,6 +7,7 @@ import torch
 
 from minitx.checkpoint.rundir import RunDirectory
 from minitx.model import Transformer
+from minitx.workflows import plan as plan_module
 
 SMALL = ["--layers", "2", "--d-model", "32", "--context", "32", "--batch-size", "4",
          "--threads", "1"]  # fmt: skip
@@ -108,3 +109,21 @@ def test_a_run_that_begins_with_a_trained_model(minitx, inside, verses, tiny_run
     assert planned(minitx, verses, *SMALL, *length, "--pilots", "0")["earlier"] == 0
     shown = minitx("plan", verses, "--from", tiny_run, *length).out
     assert "before the first step" in " ".join(shown.split())
+
+
+def test_a_model_that_no_pilot_is_as_large_as_is_timed_itself(minitx, inside, verses, monkeypatch):
+    tried, original = [], plan_module.pilot_run
+
+    def noted(*arguments):
+        tried.append(original(*arguments))
+        return tried[-1]
+
+    monkeypatch.setattr(plan_module, "pilot_run", noted)
+    shape = ["--layers", "4", "--d-model", "128", "--context", "64", "--batch-size", "16"]
+    found = planned(minitx, verses, *shape, "--threads", "1", "--steps", "30", "--kind", "char",
+                    "--pilots", "1")  # fmt: skip
+    (pilot,) = tried
+    assert pilot.model.d_model == 128
+    assert found["step"]["seconds"] == pilot.step_seconds
+    # What its optimizer computes belongs to its rate.
+    assert pilot.operations > 1.2 * pilot.model.flops_per_token * pilot.step_tokens

@@ -187,7 +187,7 @@ def pilot_run(
     continue_ids(made, prepared.tokenizer, ids[:1].tolist(), sampling)
     writing = (time.perf_counter() - began) / _WRITTEN
     of_step = step_tokens(prepared.config)
-    point = LossPoint(model.n_parameters, steps * of_step, loss, len(ids))
+    point = LossPoint(model.n_parameters, len(times) * of_step, loss, len(ids))
     work = Workload(
         train.batch_size, train.optimizer, train.accumulation, compute.dtype_name, on_cpu=False
     )

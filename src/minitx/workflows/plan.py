@@ -47,7 +47,7 @@ from minitx.workflows.pilots import (
     step_tokens,
 )
 from minitx.workflows.prepare import Prepared, TrainRequest, prepare
-from minitx.workflows.run_session import SAMPLE_TOKENS
+from minitx.workflows.run_session import sample_tokens
 from minitx.workflows.start import open_start, starting_model
 
 SIZES = (
@@ -225,7 +225,7 @@ def _forecast(
         if own and settings.gpus == 1:
             cost = replace(cost, seconds=min(pilot.step_seconds for pilot in own))
             scoring = min(pilot.scoring for pilot in own)
-            sample = SAMPLE_TOKENS["cpu"] * min(pilot.writing for pilot in own)
+            sample = sample_tokens(compute.device.type) * min(pilot.writing for pilot in own)
     config, seconds = _timed(config, cost, n_holdout, scoring, sample)
     earlier = list(_earlier_runs(prepared))
     points = [pilot.point for pilot in pilots] + earlier

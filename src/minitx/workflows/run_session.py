@@ -37,9 +37,15 @@ from minitx.workflows.session import (
     share_out,
 )
 
-SAMPLE_TOKENS = {"cpu": 160}
+_SAMPLE_TOKENS = {"cpu": 160}
 _SAMPLE_TOKENS_ELSEWHERE = 64
 """One token takes a GPU as long as a step of a small model does."""
+
+
+def sample_tokens(device_type: str) -> int:
+    """How many tokens each sample of a run has on such a device."""
+    return _SAMPLE_TOKENS.get(device_type, _SAMPLE_TOKENS_ELSEWHERE)
+
 
 Kept = TypeVar("Kept", bound=TrainingObserver)
 
@@ -141,7 +147,7 @@ def _hooks(session: Session, saver: SessionSaver, stop: StopRequest) -> RunHooks
     sampling = SamplingConfig(
         temperature=0.8,
         top_k=min(40, model.config.vocab_size),
-        max_new_tokens=SAMPLE_TOKENS.get(session.compute.device.type, _SAMPLE_TOKENS_ELSEWHERE),
+        max_new_tokens=sample_tokens(session.compute.device.type),
         seed=config.seed,
     )
 
